@@ -1,0 +1,61 @@
+"""`finetune VERB …`: the same as train.py and what stands beside it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import finetune
+
+app = typer.Typer(
+    name="finetune",
+    help="Fine-tune embedding models from YAML: checked before it starts, measured before and after.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(finetune.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+@app.command(context_settings=_ANY)
+def train(ctx: typer.Context) -> None:
+    """Check, evaluate, train, evaluate again, save and report one run.
+
+    Takes Hydra overrides; all groups and keys: finetune train --cfg job
+
+    Example: finetune train model=bert data=csv data.path=pairs.csv 'data.columns=[question,answer]'
+    """
+    from finetune.launch.entry import main as launch  # noqa: PLC0415
+
+    raise typer.Exit(launch(ctx.args))
+
+
+@app.command(context_settings=_ANY)
+def check(ctx: typer.Context) -> None:
+    """Look for mistakes in a config and its data, all at once, and start nothing.
+
+    Example: finetune check recipe=reverse_dictionary trainer.max_epochs=2
+    """
+    from finetune.launch.entry import main as launch  # noqa: PLC0415
+
+    raise typer.Exit(launch([*ctx.args, "check=true"]))
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app())

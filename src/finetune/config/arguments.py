@@ -1,0 +1,119 @@
+"""A node of the config against the signature of what it builds, before anything is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from finetune.config.annotations import complaint, evaluate, hint
+from finetune.config.rules import ARGUMENTS, GROUPS
+from finetune.config.source import Definition, Opaque, Signature, signature
+from finetune.config.spelling import did_you_mean, nearest
+from finetune.config.targets import is_under, resolve
+from finetune.config.values import UNKNOWN
+from finetune.errors import Problem
+
+
+def check_node(node: Any, key: str, group: str) -> Iterator[Problem]:
+    """Everything wrong with one node that is to be built, and with the nodes inside it."""
+    definition, problems = resolve(node["_target_"], group, f"{key}._target_")
+    yield from problems
+    is_outermost = key.count(".") == GROUPS[group].named
+    if definition is not None:
+        yield from _check_arguments(node, key, group if is_outermost else "", definition)
+    yield from (Problem(f"{key}.{name}", *_special(name)) for name in node if is_special(name) and name != "_target_")
+    for name, value in node.items():
+        yield from _check_inside(value, f"{key}.{name}", group)
+
+
+def is_special(name: str) -> bool:
+    """Whether a key is one of those that Hydra gives a meaning of its own, as `_partial_`."""
+    return name.startswith("_") and name.endswith("_")
+
+
+def takes(target: object, group: str, name: str) -> bool:
+    """Whether what a node builds has a parameter of this name, as far as its source tells."""
+    return name in parameter_names(target, group)
+
+
+def parameter_names(target: object, group: str) -> list[str]:
+    """The parameters that a config can set on a target; none when the source does not tell."""
+    definition, _ = resolve(target, group, "")
+    known = _signature(definition) if definition else None
+    return [name for name in known.parameters if name not in GROUPS[group].given] if known else []
+
+
+def _check_inside(value: Any, key: str, group: str) -> Iterator[Problem]:
+    if isinstance(value, dict) and "_target_" in value:
+        yield from check_node(value, key, group)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _check_inside(inner, f"{key}.{name}", group)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _check_inside(inner, f"{key}.{index}", group)
+
+
+def _check_arguments(node: dict[str, Any], key: str, group: str, definition: Definition) -> Iterator[Problem]:
+    known = _signature(definition)
+    if known is None:
+        return
+    given = GROUPS[group].given if group else frozenset()
+    offered = GROUPS[group].offered if group else frozenset()
+    for name, value in node.items():
+        if is_special(name):
+            continue
+        if name in given:
+            yield Problem(f"{key}.{name}", "this is set by the run itself.", "Leave it out.")
+        elif name in known.parameters:
+            yield from _check_value(value, f"{key}.{name}", name, known, definition)
+        elif not known.is_open:
+            yield _unknown(name, key, [word for word in known.parameters if word not in given], definition)
+    for name, parameter in known.parameters.items():
+        if parameter.required and name not in node and name not in given | offered:
+            what = f"{definition.node.name} cannot be built without '{name}'."
+            yield Problem(f"{key}.{name}", what, f"Add it: +{key}.{name}=...")
+
+
+def _check_value(value: Any, key: str, name: str, known: Signature, definition: Definition) -> Iterator[Problem]:
+    if _is_open(value):
+        return
+    parameter = known.parameters[name]
+    annotation = _rule(definition, name)
+    if annotation is None:
+        annotation = evaluate(parameter.annotation, parameter.scope)
+    wrong = complaint(value, annotation)
+    if wrong is not None:
+        yield Problem(key, f"{wrong}.", hint(value, annotation, key))
+
+
+def _unknown(name: str, key: str, parameters: list[str], definition: Definition) -> Problem:
+    what = f"{definition.node.name} has no parameter '{name}'."
+    if nearest(name, parameters):
+        return Problem(f"{key}.{name}", what, did_you_mean(f"{key}.{name}", (f"{key}.{word}" for word in parameters)))
+    return Problem(f"{key}.{name}", what, f"It has: {', '.join(parameters)}." if parameters else "It has none.")
+
+
+def _special(name: str) -> tuple[str, str]:
+    return f"'{name}' is not allowed in a config.", "Of Hydra's special keys only _target_ is."
+
+
+def _signature(definition: Definition) -> Signature | None:
+    try:
+        return signature(definition)
+    except Opaque:
+        return None
+
+
+def _rule(definition: Definition, name: str) -> Any:
+    for prefix, rules in ARGUMENTS.items():
+        if is_under(definition.name, (prefix,)) and name in rules:
+            return rules[name]
+    return None
+
+
+def _is_open(value: Any) -> bool:
+    # What is inside is unknown, or becomes an object: neither can be held against a plain type.
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_is_open, value.values()))
+    return any(map(_is_open, value)) if isinstance(value, list) else value is UNKNOWN

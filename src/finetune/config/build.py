@@ -1,0 +1,92 @@
+"""Builds what a node of a checked config names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.config.arguments import is_special
+from finetune.config.rules import GROUPS
+from finetune.config.spelling import did_you_mean
+from finetune.config.targets import allowed_prefixes, is_under, refusal
+from finetune.errors import CheckFailed, Problem
+
+
+def build(node: DictConfig | Mapping[str, Any], key: str, /, **runtime_arguments: Any) -> Any:
+    """Build the object that a node describes, and those inside it; `key` is the node's place in the config.
+
+    Not Hydra's `instantiate`: here every object, inner ones too, is held against the allow-list of its group
+    after it is imported, and every call against the real signature, with the config's key in the answer.
+    Raises CheckFailed if either does not hold; whatever the object itself raises passes through.
+    """
+    return _build(_plain(node), key, runtime_arguments)
+
+
+def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
+    """The names of the parameters of what a node would build; `key` is the node's place unless it is in its config."""
+    target = _find(node["_target_"], key or str(node._get_full_key(None)))
+    return frozenset(inspect.signature(target).parameters)
+
+
+def _plain(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
+
+
+def _build(value: Any, key: str, runtime_arguments: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_build(item, f"{key}.{index}", {}) for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _build(item, f"{key}.{name}", {}) for name, item in value.items() if name != "_target_"}
+    if "_target_" not in value:
+        return inner
+    target = _find(value["_target_"], key)
+    _bind(target, key, inner, runtime_arguments)
+    return target(**inner, **runtime_arguments)
+
+
+def _find(name: object, key: str) -> Any:
+    """Import a class or function, if its group may build it under this name and where it is really defined."""
+    group, place = key.partition(".")[0], f"{key}._target_"
+    prefixes = allowed_prefixes(group)
+    if not isinstance(name, str) or not is_under(name, prefixes):
+        raise CheckFailed([refusal(str(name), group, place)])
+    module, _, attribute = name.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise CheckFailed([Problem(place, f"{name} cannot be imported: {error}.")]) from error
+    origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    if not (inspect.isclass(target) or inspect.isfunction(target)) or not is_under(origin, prefixes):
+        raise CheckFailed([refusal(name, group, place, origin.strip("."))])
+    return target
+
+
+def _bind(target: Any, key: str, arguments: Mapping[str, Any], runtime_arguments: Mapping[str, Any]) -> None:
+    problems = [
+        Problem(f"{key}.{name}", f"'{name}' is not allowed in a config.") for name in arguments if is_special(name)
+    ]
+    problems += [
+        Problem(f"{key}.{name}", "this is set by the run itself.", "Leave it out.")
+        for name in arguments.keys() & runtime_arguments.keys()
+    ]
+    parameters = inspect.signature(target).parameters
+    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    problems += [
+        Problem(f"{key}.{name}", f"{target.__name__} has no parameter '{name}'.", did_you_mean(name, parameters))
+        for name in arguments
+        if name not in parameters and not is_open and not is_special(name)
+    ]
+    try:
+        inspect.signature(target).bind(**{**arguments, **runtime_arguments})
+    except TypeError as error:
+        if not problems:
+            problems.append(Problem(key, f"{target.__name__} cannot be built: {error}."))
+    if problems:
+        raise CheckFailed(problems)

@@ -1,0 +1,148 @@
+"""From the command line's overrides to one composed config, with the user's own groups found first."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from finetune.config.mishaps import as_problem
+from finetune.errors import CheckFailed, Problem
+
+
+def compose(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
+    """Compose the config, with its `hydra` node, as a run with these overrides would see it.
+
+    Raises CheckFailed with the first problem that keeps it from being composed.
+    """
+    with composer(config_dir, config_name) as compositor:
+        return compositor.compose(overrides)
+
+
+def search_path(config_dir: Path | None = None) -> list[Path]:
+    """The folders that hold config groups, the first one that has a file wins: the user's, then the shipped one.
+
+    The user's folder is `config_dir`, or `conf` in the working directory when there is one.
+    Raises CheckFailed when `config_dir` is not a folder.
+    """
+    own = Path.cwd() / "conf" if config_dir is None else Path(config_dir).absolute()
+    if config_dir is not None and not own.is_dir():
+        raise CheckFailed([Problem("--config-dir", f"there is no folder '{config_dir}'.", "Give a folder of groups.")])
+    shipped = shipped_folder()
+    # In a source checkout ./conf is what is shipped.
+    return [own, shipped] if own.is_dir() and not own.samefile(shipped) else [shipped]
+
+
+def shipped_folder() -> Path:
+    """The folder of the groups that come with the package."""
+    spec = importlib.util.find_spec("finetune.conf")
+    assert spec is not None, "finetune.conf is not installed"
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def hydra_arguments(config_dir: Path | None = None) -> tuple[str, list[str]]:
+    """What `hydra.main` needs to search the same folders: its `config_path`, and overrides to put before the user's."""
+    _search_shipped_groups()
+    return str(search_path(config_dir)[0]), []
+
+
+class Composer:
+    """Hydra's config loader over one search path."""
+
+    def __init__(self, loader: ConfigLoader, folders: list[Path], config_name: str) -> None:
+        self._loader = loader
+        self._folders = folders
+        self._config_name = config_name
+
+    def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
+        """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
+        try:
+            return self._loader.load_configuration(self._config_name, overrides, run_mode=RunMode.RUN, from_shell=False)
+        except Exception as error:
+            # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
+            where = blame or self._config_name
+            raise CheckFailed([as_problem(error, where, self._folders)]) from error
+
+    def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
+        """Compose with all overrides that Hydra takes: the config, these overrides, and a problem for each other.
+
+        The config is None when there is none even without overrides.
+        """
+        try:
+            return self.compose(overrides), overrides, []
+        except CheckFailed:
+            pass
+        try:
+            config = self.compose([])
+        except CheckFailed as failed:
+            return None, [], failed.problems
+        kept: list[str] = []
+        problems: list[Problem] = []
+        for override in overrides:
+            try:
+                config = self.compose([*kept, override], blame=override)
+                kept.append(override)
+            except CheckFailed as failed:
+                problems += failed.problems
+        return config, kept, problems
+
+    def is_group(self, name: str) -> bool:
+        """Whether some folder on the search path holds this group."""
+        return bool(name) and bool(self.options(name) or self.groups(name))
+
+    def groups(self, parent: str = "") -> list[str]:
+        """The names of the groups directly in `parent`."""
+        return self._list(parent, ObjectType.GROUP)
+
+    def options(self, group: str) -> list[str]:
+        """What can be chosen in a group, the user's own files included."""
+        return self._list(group, ObjectType.CONFIG)
+
+    def _list(self, parent: str, kind: ObjectType) -> list[str]:
+        if any(part in (".", "..") for part in parent.split("/")) or os.path.isabs(parent):
+            return []  # a group is a name below the search path, never a way out of it
+        try:
+            return self._loader.get_group_options(parent, kind)
+        except (OSError, ValueError, ModuleNotFoundError):
+            return []
+
+
+@contextmanager
+def composer(config_dir: Path | None = None, config_name: str = "train") -> Iterator[Composer]:
+    """A composer over the user's and the shipped groups; leaves Hydra's global state as it was."""
+    folders = search_path(config_dir)
+    _search_shipped_groups()
+    with initialize_config_dir(str(folders[0]), job_name=config_name, version_base="1.3"):
+        yield Composer(GlobalHydra.instance().config_loader(), folders, config_name)
+
+
+class _ShippedGroups(SearchPathPlugin):
+    """Puts the shipped groups behind the user's.
+
+    A `hydra.searchpath` override would do so too, but Hydra looks for the root config before it reads
+    that, and so a user's folder without a train.yaml of its own would not do.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        shipped = str(shipped_folder())
+        if all(element.path != shipped for element in search_path.get_path()):
+            search_path.append(provider="finetune", path=shipped)
+
+
+@cache
+def _search_shipped_groups() -> None:
+    Plugins.instance().register(_ShippedGroups)

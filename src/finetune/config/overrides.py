@@ -1,0 +1,186 @@
+"""What was typed, one argument at a time: can it be read, and is there such a group, option, or key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from finetune.config.arguments import parameter_names
+from finetune.config.compose import Composer
+from finetune.config.mishaps import listing
+from finetune.config.rules import GROUPS
+from finetune.config.spelling import did_you_mean
+from finetune.config.values import keys_of
+from finetune.errors import Problem
+
+MOST_LISTED = 25  # keys in an answer to a word that is near to none
+
+
+def parse(texts: list[str]) -> tuple[list[Override], list[Problem]]:
+    """The overrides that can be read, and a problem for each that cannot or that asks for a sweep."""
+    parser = OverridesParser.create()
+    overrides: list[Override] = []
+    problems: list[Problem] = []
+    for text in texts:
+        try:
+            override = parser.parse_override(text)
+        except (HydraException, ValueError, RecursionError) as error:
+            problems.append(_unreadable(text, error))
+            continue
+        if not override.key_or_group:
+            problems.append(Problem(text, "there is no key before the '='.", "Overrides are written KEY=VALUE."))
+        elif override.is_sweep_override():
+            problems.append(_sweep(override))
+        else:
+            overrides.append(override)
+    return overrides, problems
+
+
+def chooses(override: Override, composer: Composer) -> bool:
+    """Whether an override chooses (or drops) an option of a group, rather than setting a key."""
+    # model={name: x} sets keys of the chosen option.
+    return not isinstance(override.value(), dict) and composer.is_group(override.key_or_group)
+
+
+def choice_problem(override: Override, composer: Composer) -> Problem | None:
+    """What is wrong with the choice of an option."""
+    group, value, text = override.key_or_group, override.value(), str(override.input_line)
+    if override.is_delete():
+        return None
+    if override.is_force_add():
+        return Problem(text, "a group is added with one plus, or changed with none.", f"Write {text.lstrip('+')}.")
+    if value is None:
+        return Problem(text, f"expected an option of group {group}, found null.", f"~{group} takes it out.")
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str) or not _is_option(group, name, composer):
+            options = composer.options(group)
+            advice = f"{did_you_mean(str(name), options)} {listing(options)}".strip()
+            return Problem(text, f"group {group} has no '{name}'.", advice)
+    return None
+
+
+def key_problem(override: Override, tree: dict[str, Any], composer: Composer) -> Problem | None:
+    """What is wrong with setting, adding or deleting this key in the composed (unresolved) tree."""
+    key, text = override.key_or_group, str(override.input_line)
+    if override.package is not None:
+        groups = composer.groups()
+        return Problem(text, f"there is no group '{key}'.", did_you_mean(key, groups) or listing(groups))
+    adds = override.is_add() or override.is_force_add()
+    at, node, missing = _follow(key, tree)
+    if missing is None:
+        is_there = node is not None and not isinstance(override.value(), dict | list)
+        if override.is_add() and is_there:
+            return Problem(text, "this key is there already.", f"Leave out the plus: {text[1:]}")
+        return None if adds or override.is_delete() else _dict_problem(override, key, node, tree, composer)
+    if isinstance(node, str) and "${" in node:
+        return None  # where an interpolation leads is Hydra's to follow
+    if not isinstance(node, dict) and not (adds and node is None):
+        return Problem(text, f"'{at}' is a value and has no '{missing}' below it.", f"Set it as a whole: {at}=...")
+    return None if adds else _absent(text, key, at, node, tree, composer)
+
+
+def apply(override: Override, tree: dict[str, Any]) -> None:
+    """Set, add or delete the key in the plain tree, so that the next override is held against what is then there."""
+    *path, last = override.key_or_group.split(".")
+    node: Any = tree
+    for part in path:
+        if isinstance(node, list):
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[part]
+    value = override.value()
+    if isinstance(node, list):
+        node[int(last)] = value
+    elif override.is_delete():
+        node.pop(last, None)
+    elif isinstance(value, dict) and isinstance(node.get(last), dict):
+        node[last] = {**node[last], **value}
+    else:
+        node[last] = value
+
+
+def _unreadable(text: str, error: Exception) -> Problem:
+    if not text.strip():
+        return Problem(f"'{text}'", "an empty argument.", "Overrides are written KEY=VALUE; leave it out.")
+    key, equals, value = text.partition("=")
+    if not equals:
+        return Problem(text, "expected KEY=VALUE, found no '='.", "Overrides are written KEY=VALUE without spaces.")
+    if not re.fullmatch(r"[~+]{0,2}[\w$/@:.-]*", key, re.ASCII) or ".." in key:
+        return Problem(
+            text, f"'{key}' cannot be a key.", "Keys are words of a to z, 0 to 9, - and _, with dots between."
+        )
+    if value[:1] in ("[", "{", "'", '"'):
+        return Problem(
+            text, f"the value cannot be read: {_first_line(error)}.", "Look at its brackets, commas and quotes."
+        )
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return Problem(text, "the value has characters that need quotes.", f"Write '{key}=\"{escaped}\"' (both quotes).")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _sweep(override: Override) -> Problem:
+    text, (key, _, value) = str(override.input_line), str(override.input_line).partition("=")
+    advice = "Add -m to run them all"
+    if override.is_choice_sweep():
+        advice += f", or write '{key}=[{value}]' for a list, or '{key}=\"{value}\"' for one text"
+    return Problem(text, "this asks for several runs.", f"{advice}.")
+
+
+def _is_option(group: str, name: str, composer: Composer) -> bool:
+    if "${" in name:
+        return True
+    folder, _, option = f"{group}/{name}".rpartition("/")
+    return option.removesuffix(".yaml") in composer.options(folder)
+
+
+def _follow(key: str, tree: Any) -> tuple[str, Any, str | None]:
+    """How far the key leads: the dotted place, what is there, and the first part that is not (None if all are)."""
+    at: list[str] = []
+    for part in key.split("."):
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, list) and part.isdecimal() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
+            return ".".join(at), tree, part
+        at.append(part)
+    return key, tree, None
+
+
+def _dict_problem(override: Override, key: str, node: Any, tree: dict[str, Any], composer: Composer) -> Problem | None:
+    # optimizer={lr: 1} sets each key inside, and each has to be there.
+    value = override.value()
+    if isinstance(value, dict) and isinstance(node, dict):
+        for name in value:
+            if name not in node:
+                return _absent(str(override.input_line), f"{key}.{name}", key, node, tree, composer)
+    return None
+
+
+def _absent(text: str, key: str, at: str, node: dict[str, Any], tree: dict[str, Any], composer: Composer) -> Problem:
+    group, name = at.partition(".")[0], key.rpartition(".")[2]
+    can_be_added = []
+    if "_target_" in node and group in GROUPS:
+        can_be_added = [word for word in parameter_names(node["_target_"], group) if word not in node]
+    if name in can_be_added and key == f"{at}.{name}":
+        return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{text.lstrip('+~')}")
+    is_hydra = key.startswith("hydra")
+    candidates = [word for word in keys_of(tree) if word.startswith("hydra") == is_hydra]
+    candidates += [f"{at}.{word}" for word in can_be_added]
+    candidates += [f"hydra/{word}" for word in composer.groups("hydra")] if is_hydra else composer.groups()
+    what = f"there is no key '{key}'." if "." in key else f"there is no group or key '{key}'."
+    advice = did_you_mean(key, (word for word in candidates if word != key))
+    if not advice and 0 < len(node) <= MOST_LISTED:
+        names = ", ".join(str(word) for word in node if word != "hydra")
+        advice = f"{at} has: {names}." if at else f"There are: {names}."
+    return Problem(text, what, advice)

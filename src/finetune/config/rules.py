@@ -1,0 +1,122 @@
+"""What a config may hold: its groups, its own keys, and bounds that third-party annotations leave out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from finetune.config.types import (
+    CountFromZero,
+    FolderName,
+    Fraction,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    Range,
+)
+
+# The run directory is offered to whatever has a parameter of one of these names.
+_DIRECTORIES = frozenset({"directory", "save_dir"})
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one group of the config may build.
+
+    `prefixes` are the dotted names under which it must be defined. A `named` group holds any number of
+    nodes, each under a name. `given` arguments always come from the run, `offered` ones when a node wants
+    them and the config has none.
+    """
+
+    prefixes: tuple[str, ...]
+    named: bool = False
+    given: frozenset[str] = frozenset()
+    offered: frozenset[str] = frozenset()
+
+
+GROUPS: dict[str, Group] = {
+    "model": Group(("finetune.models",)),
+    "data": Group(("finetune.data",)),
+    "loss": Group(("finetune.losses",)),
+    "engine": Group(("finetune.training.engine",)),
+    "optimizer": Group(("torch.optim", "finetune.training"), given=frozenset({"params"})),
+    "scheduler": Group(("finetune.training.schedules",)),
+    "trainer": Group(
+        # The first is the name to write, the second where it is defined.
+        ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
+        given=frozenset(
+            {"callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing", "enable_progress_bar"}
+            | {"enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler"}
+        ),
+    ),
+    "callbacks": Group(
+        ("finetune.training.callbacks", "pytorch_lightning.callbacks"), named=True, offered=_DIRECTORIES
+    ),
+    "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
+    "evaluation": Group(("finetune.evaluation",), named=True),
+}
+
+# Keys beside the groups; train.yaml says what each is for.
+KEYS: dict[str, Any] = {
+    "experiment": Annotated[str, FolderName()],
+    "name": Annotated[str, FolderName()] | None,
+    "output_root": Annotated[str, NotEmpty()],
+    "seed": Annotated[int, Range(at_least=0, at_most=2**32 - 1)],
+    "resume": Annotated[str, NotEmpty()],
+    "check": bool,
+}
+
+_Share = CountFromZero | Fraction  # Lightning: a whole number counts, a fraction is a share
+_Decay = Annotated[float, Range(at_least=0, below=1)]
+
+# Arguments whose own annotation says too little, by the dotted prefix of what is built.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "pytorch_lightning.trainer.trainer.Trainer": {
+        "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
+        "devices": PositiveInt | list[CountFromZero] | Literal["auto", -1],
+        "num_nodes": PositiveInt,
+        "precision": Literal[
+            "auto",
+            "32-true",
+            "bf16-mixed",
+            "bf16-true",
+            "16-mixed",
+            "16-true",
+            "64-true",
+            "32",
+            "16",
+            "64",
+            "bf16",
+            32,
+            16,
+            64,
+        ]
+        | None,
+        "max_epochs": PositiveInt | Literal[-1] | None,
+        "min_epochs": CountFromZero | None,
+        "max_steps": PositiveInt | Literal[-1],
+        "min_steps": CountFromZero | None,
+        "accumulate_grad_batches": PositiveInt,
+        "gradient_clip_val": NotNegative | None,
+        "gradient_clip_algorithm": Literal["norm", "value"] | None,
+        "log_every_n_steps": CountFromZero | None,
+        "check_val_every_n_epoch": PositiveInt | None,
+        "fast_dev_run": bool | CountFromZero,
+        "overfit_batches": _Share,
+        "limit_train_batches": _Share | None,
+        "limit_val_batches": _Share | None,
+        "profiler": Literal["simple", "advanced", "pytorch", "xla"] | None,
+        "deterministic": bool | Literal["warn"] | None,
+    },
+    "torch.optim": {
+        "lr": Annotated[float, Range(above=0, at_most=1)],
+        "weight_decay": NotNegative,
+        "betas": tuple[_Decay, _Decay],
+        "eps": Positive,
+        "momentum": Fraction,
+        "dampening": NotNegative,
+        "foreach": bool | None,
+        "fused": bool | None,
+    },
+}

@@ -1,0 +1,61 @@
+"""Which names a config may build, and what they are, told from source text."""
+
+from __future__ import annotations
+
+import os
+
+from finetune.config.rules import GROUPS
+from finetune.config.source import Definition, NotThere, Opaque, define
+from finetune.config.spelling import did_you_mean
+from finetune.errors import Problem
+
+ALLOW = "FINETUNE_ALLOW"
+
+
+def is_under(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of the prefixes or lies below one."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def allowed_prefixes(group: str) -> tuple[str, ...]:
+    """The dotted names under which a group's nodes must be defined.
+
+    A user's own come from the environment, never from a config: a config can come from anywhere.
+    """
+    own = (prefix.strip().rstrip(".") for prefix in os.environ.get(ALLOW, "").split(","))
+    shipped = GROUPS[group].prefixes if group in GROUPS else ()
+    return (*shipped, *filter(None, own))
+
+
+def resolve(target: object, group: str, key: str) -> tuple[Definition | None, list[Problem]]:
+    """What a `_target_` names and what is wrong with it; nothing for what only an import could tell."""
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        return None, [Problem(key, f"expected the dotted name of a class, found {target!r}.", _what_is_allowed(group))]
+    if not is_under(target, allowed_prefixes(group)):
+        return None, [refusal(target, group, key)]
+    try:
+        definition = define(target)
+    except Opaque as answer:
+        # Unknown is fine as long as it is unknown within what is allowed; build() looks at the real object.
+        inside = is_under(answer.name, allowed_prefixes(group))
+        return None, [] if inside else [refusal(target, group, key, answer.name)]
+    except NotThere as answer:
+        place = target.rpartition(".")[0]
+        # The suggestion is the whole name: that is what has to be typed.
+        near = did_you_mean(target, (f"{place}.{name}" for name in answer.near))
+        return None, [Problem(key, f"{answer}.", near)]
+    if not is_under(definition.name, allowed_prefixes(group)):
+        return None, [refusal(target, group, key, definition.name)]
+    return definition, []
+
+
+def refusal(target: str, group: str, key: str, origin: str = "") -> Problem:
+    """The answer to a name that the group may not build."""
+    source = f" (it comes from {origin})" if origin and origin != target else ""
+    return Problem(key, f"{group} may not build {target}{source}.", _what_is_allowed(group))
+
+
+def _what_is_allowed(group: str) -> str:
+    shipped = GROUPS[group].prefixes[:1] if group == "trainer" else allowed_prefixes(group)
+    names = [name if name.rpartition(".")[2][:1].isupper() else f"{name}.*" for name in shipped]
+    return f"Allowed: {', '.join(names)}; for your own code set the environment variable {ALLOW}=your_package."

@@ -1,0 +1,82 @@
+"""Types for config values, with their ranges, used as annotations by everything a config can build.
+
+The check reads these annotations from the source text, so that a wrong value is answered without
+importing what would be built. Only names from this module, builtins and `typing` may stand in them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a finite number; `None` leaves a side open, `above` and `below` exclude their own value."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether the value lies within the bounds; infinity and not-a-number never do."""
+        return (
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {
+            "of at least": self.at_least,
+            "above": self.above,
+            "of at most" if self.at_least is None and self.above is None else "at most": self.at_most,
+            "below": self.below,
+        }
+        return " and ".join(f"{words} {bound:.12g}" for words, bound in bounds.items() if bound is not None)
+
+
+@dataclass(frozen=True)
+class FolderName:
+    """A text that can be the name of one folder on every common file system."""
+
+    longest: int = 200  # bytes; file systems end at 255, and suffixes for uniqueness come after the name
+
+    def holds(self, value: str) -> bool:
+        """Whether the text names one visible folder below its parent."""
+        return (
+            0 < len(value.encode("utf-8", "surrogatepass")) <= self.longest
+            and value.isprintable()
+            and not set(value) & set("/\\")
+            and not value.startswith(".")
+            and value == value.strip()
+        )
+
+    def __str__(self) -> str:
+        return (
+            "that can name a folder (no slash, no control character, no dot in front, "
+            f"no space at its ends, 1 to {self.longest} bytes)"
+        )
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """A text with at least one character that is not a space."""
+
+    def holds(self, value: str) -> bool:
+        """Whether anything but spaces is there."""
+        return bool(value.strip()) and "\0" not in value
+
+    def __str__(self) -> str:
+        return "that is not empty"
+
+
+PositiveInt = Annotated[int, Range(at_least=1)]
+CountFromZero = Annotated[int, Range(at_least=0)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(at_least=0)]
+Fraction = Annotated[float, Range(at_least=0, at_most=1)]

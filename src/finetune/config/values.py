@@ -1,0 +1,113 @@
+"""Every value of a composed config, interpolations resolved; those that cannot be had are named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from finetune.config.spelling import did_you_mean
+from finetune.errors import Problem
+
+UNKNOWN = object()
+"""Stands in the tree for a value that is missing or cannot be resolved."""
+
+_RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "now")
+
+
+def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """The config without its `hydra` node as plain dicts and lists, and a problem for each value that cannot be had.
+
+    Of the `hydra` node only the directories are looked at; the rest is Hydra's own, and full of values that
+    exist in a running job only.
+    """
+    problems: list[Problem] = []
+    with _hydra_resolver(config):
+        keys = [key for key in keys_of(OmegaConf.to_container(config, resolve=False)) if not key.startswith("hydra")]
+        walk = _Walk(keys, problems)
+        tree = {str(name): walk.value(config, name, str(name), ()) for name in config if name != "hydra"}
+        for part, name in (("run", "dir"), ("sweep", "dir")):
+            walk.value(config.hydra[part], name, f"hydra.{part}.{name}", ())
+    return tree, problems
+
+
+def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a plain tree, nodes and leaves."""
+    if not isinstance(tree, dict):
+        return
+    for name, value in tree.items():
+        yield f"{prefix}{name}"
+        yield from keys_of(value, f"{prefix}{name}.")
+
+
+class _Walk:
+    """Goes through a config leaf by leaf: OmegaConf's own walk stops at the first broken interpolation."""
+
+    def __init__(self, keys: list[str], problems: list[Problem]) -> None:
+        self._keys = keys
+        self._problems = problems
+
+    def value(self, parent: DictConfig | ListConfig, name: Any, key: str, trail: tuple[str, ...]) -> Any:
+        try:
+            value = parent[name]
+        except MissingMandatoryValue:
+            return self._unknown(key, "has no value yet.", f"Set it: {key}=...")
+        except Exception as error:
+            # Resolvers are code (a user's too) and raise what they like.
+            return self._unknown(key, *self._why(error, _raw(parent, name)))
+        if not isinstance(value, DictConfig | ListConfig):
+            return value
+        return self._container(value, key, trail)
+
+    def _container(self, node: DictConfig | ListConfig, key: str, trail: tuple[str, ...]) -> Any:
+        # An interpolation can lead to a node that we are in already.
+        place = node._get_full_key(None)
+        if place in trail:
+            return self._unknown(key, f"the interpolation leads back to {place}, which holds it.")
+        trail = (*trail, place)
+        if isinstance(node, ListConfig):
+            return [self.value(node, index, f"{key}.{index}", trail) for index in range(len(node))]
+        return {str(name): self.value(node, name, f"{key}.{name}", trail) for name in node}
+
+    def _unknown(self, key: str, what: str, advice: str = "") -> object:
+        self._problems.append(Problem(key, what, advice))
+        return UNKNOWN
+
+    def _why(self, error: Exception, raw: str) -> tuple[str, str]:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, InterpolationToMissingValueError):
+            return f"'{raw}' leads to a key that has no value yet.", "Set that key."
+        if isinstance(error, RecursionError):
+            return f"'{raw}' leads back to itself.", "Give one of the keys in the circle a value."
+        if found := re.search(r"Environment variable '([^']*)' not found", first):
+            return (
+                f"the environment variable {found[1]} is not set.",
+                f"Set it, or write ${{oc.env:{found[1]},default}}.",
+            )
+        if found := re.search(r"Interpolation key '([^']*)' not found", first):
+            return f"'{raw}' names the key '{found[1]}', which is not there.", did_you_mean(found[1], self._keys)
+        if found := re.search(r"Unsupported interpolation type (\S+)", first):
+            return f"'{raw}' names '{found[1]}', which is not a resolver.", did_you_mean(found[1], _RESOLVERS)
+        return f"'{raw}' cannot be resolved: {first.rstrip('.')}.", ""
+
+
+def _raw(parent: DictConfig | ListConfig, name: Any) -> str:
+    return str(OmegaConf.to_container(parent, resolve=False)[name])
+
+
+@contextmanager
+def _hydra_resolver(config: DictConfig) -> Iterator[None]:
+    # ${hydra:...} reads a global that Hydra sets when the job starts.
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.cfg = cast(Any, OmegaConf.masked_copy(config, "hydra"))
+    holder.cfg.hydra._set_parent(config)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        holder.cfg = before

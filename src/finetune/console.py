@@ -1,0 +1,98 @@
+"""What a person sees in the terminal: plain lines, progress, problems."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from finetune.errors import CheckFailed, FinetuneError, Problem
+
+# Only the first process of a run speaks; the others of the same run would say everything again.
+_quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
+console = Console(highlight=False, soft_wrap=True, quiet=_quiet)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def say(text: str, style: str = "") -> None:
+    """Print one plain line; markup in `text` is not read, since it may hold somebody's data."""
+    console.print(Text(text, style=style))
+
+
+def complain(error: FinetuneError) -> None:
+    """Print an error as text: every problem of a failed check, or one sentence and the way out."""
+    if isinstance(error, CheckFailed):
+        count = len(error.problems)
+        errors.print(Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red"))
+        for problem in error.problems:
+            errors.print(_block(problem))
+        return
+    errors.print(Text(error.what, style="bold red"))
+    if error.advice:
+        errors.print(Text(f"  {error.advice}"))
+
+
+def _block(problem: Problem) -> Text:
+    text = Text(problem.where, style="bold")
+    text.append(f"\n    {problem.what}", style="not bold")
+    if problem.advice:
+        text.append(f"\n    {problem.advice}", style="not bold")
+    return text
+
+
+class Bar:
+    """A progress bar in a terminal, a line now and then in a log file.
+
+    `unit` names what is counted. Use as a context manager and call `update`.
+    """
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self._started = self._last_line = time.monotonic()
+        self._first = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit} · {{task.fields[text]}}"),
+            TimeElapsedColumn(),
+            TextColumn("· left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(description, total=total, text="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start_at(self, done: int) -> None:
+        """Begin at `done` instead of 0, as a resumed run does, so that the time left is not misjudged."""
+        self._first = done
+        self._progress.update(self._task, completed=done)
+
+    def update(self, done: int, text: str = "") -> None:
+        """Show that `done` of `total` are done, and `text` beside it."""
+        self._progress.update(self._task, completed=done, text=text)
+        now = time.monotonic()
+        if not console.is_terminal and (now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total):
+            self._last_line = now
+            left = self.seconds_left(done)
+            tail = f" · {left:.0f} s left" if done < self.total else ""
+            say(f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}")
+
+    def seconds_left(self, done: int) -> float:
+        """Estimate the seconds still to go from the pace so far."""
+        pace = (time.monotonic() - self._started) / max(1, done - self._first)
+        return pace * (self.total - done)

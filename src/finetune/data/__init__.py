@@ -1,0 +1,1 @@
+"""From any source to items, relations, tokens and batches."""

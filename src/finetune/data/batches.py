@@ -1,0 +1,119 @@
+"""Batches: the pairs of an epoch in random order, each distinct text of a batch once; resumable at any batch.
+
+B relations and N items of a batch, T tokens, n negatives of a row, E edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.items import ABSENT
+from finetune.data.arrays import Ints
+from finetune.data.relations import KnownPositives, Relations
+from finetune.data.tokens import Tokens
+
+
+@dataclass  # not frozen: Lightning's half-precision plugins rebuild a dataclass field by field
+class Batch:
+    """What one step sees: N distinct items with their tokens, and B relations between them.
+
+    `items_N` item numbers, sorted · `ids_T` token ids of the items one after the other · `lengths_N` tokens of each ·
+    `anchor_B`, `positive_B`, `negatives_Bn` places among the N items, -1 for no negative · `known_E2` pairs of places
+    that are known positives of each other, both directions. All int64. `lengths_cpu` is `lengths_N` as a list that
+    stays on the CPU, so that planning micro-batches waits for no device.
+    """
+
+    items_N: Tensor
+    ids_T: Tensor
+    lengths_N: Tensor
+    anchor_B: Tensor
+    positive_B: Tensor
+    negatives_Bn: Tensor
+    known_E2: Tensor
+    lengths_cpu: list[int]
+
+    def __len__(self) -> int:
+        return len(self.anchor_B)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
+        """Return the batch with its tensors on `device`; further arguments go to `Tensor.to`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**{**values, **moved})
+
+
+class Batches:
+    """An epoch of training batches, to be iterated again for every epoch.
+
+    Every relation comes once an epoch, in an order that depends on `seed` and the epoch alone. The batches are as few
+    as `batch_size` allows and differ by at most one row: a small last batch would have few negatives and a noisy
+    gradient. `state_dict` is where the next batch to be handed out stands; a loader with that state goes on there.
+    """
+
+    def __init__(self, relations: Relations, tokens: Tokens, known: KnownPositives, batch_size: int, seed: int) -> None:
+        self.relations = relations
+        self.tokens = tokens
+        self.known = known
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.position = 0  # batches of this epoch that were handed out
+
+    def __len__(self) -> int:
+        return ceil(len(self.relations) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Runs at the first `next`, not at `iter`: Lightning makes the iterator first and sets the epoch later.
+        if self.position >= len(self):
+            self.set_epoch(self.epoch + 1)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.relations))
+        bounds = np.linspace(0, len(order), len(self) + 1).astype(np.int64)
+        for position in range(self.position, len(self)):
+            # Counted before it is handed out: the next batch is asked for only after the step, and a checkpoint at
+            # the end of the step must not name this batch again. Lightning reads a sized loader without prefetching.
+            self.position = position + 1
+            yield self.batch(order[bounds[position] : bounds[position + 1]])
+
+    def batch(self, rows: Ints) -> Batch:
+        """Return the batch of these relations."""
+        table = self.relations.take(rows).columns()
+        items_N, places = np.unique(table, return_inverse=True)
+        places = places.reshape(table.shape)
+        if absent := int(len(items_N) > 0 and items_N[0] == ABSENT):
+            items_N, places = items_N[1:], places - absent  # what was absent becomes place -1
+        ids_T, lengths_N = self.tokens.take(items_N)
+        return Batch(
+            items_N=torch.from_numpy(items_N),
+            ids_T=torch.from_numpy(ids_T.astype(np.int64)),
+            lengths_N=torch.from_numpy(lengths_N),
+            anchor_B=torch.from_numpy(places[:, 0].copy()),
+            positive_B=torch.from_numpy(places[:, 1].copy()),
+            negatives_Bn=torch.from_numpy(places[:, 2:].copy()),
+            known_E2=torch.from_numpy(self.known.pairs_within(items_N)),
+            lengths_cpu=lengths_N.tolist(),
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch`, unless it is the one that is under way."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    @property
+    def sampler(self) -> Batches:
+        """Itself: Lightning calls `set_epoch` on a loader's `sampler` as each epoch begins."""
+        return self
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where to go on: the epoch, and how many of its batches were handed out."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` says."""
+        self.epoch, self.position = state["epoch"], state["position"]

@@ -1,0 +1,36 @@
+"""From a dataset to the batches Lightning iterates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+
+from finetune.console import Bar
+from finetune.data.batches import Batches
+from finetune.data.dataset import Dataset
+from finetune.data.tokens import Tokens
+
+
+class RelationDataModule(LightningDataModule):
+    """Tokenises every distinct item once and feeds batches of relations.
+
+    Raises:
+        FinetuneError: a text tokenises to nothing.
+    """
+
+    def __init__(self, dataset: Dataset, tokenizer: Any, batch_size: int, max_length: int, seed: int) -> None:
+        super().__init__()
+        self.dataset = dataset
+        with Bar("tokenising", len(dataset.items), "texts") as bar:
+            self.tokens = Tokens.build(dataset.items, tokenizer, max_length, progress=lambda done, _: bar.update(done))
+        self._batches = Batches(dataset.train, self.tokens, dataset.train.known_positives(), batch_size, seed)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches of one pass over the training relations."""
+        return len(self._batches)
+
+    def train_dataloader(self) -> Batches:
+        """Return the loader; it carries its own position, so that a resumed run goes on with the next batch."""
+        return self._batches

@@ -1,0 +1,59 @@
+"""The few errors a user can meet. Everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it is, what it is, and what to do about it.
+
+    `where` is a config key (`trainer.max_epochs`) or a place in a file (`pairs.csv:17`).
+    """
+
+    where: str
+    what: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" {self.advice}" if self.advice else "")
+
+
+class FinetuneError(Exception):
+    """A mistake or a mishap that a person can mend: shown as text, never as a traceback.
+
+    `exit_code` is what the command line ends with: 2 for a mistake in what was asked.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what} {advice}".strip())
+        self.what = what
+        self.advice = advice
+
+
+class CheckFailed(FinetuneError):
+    """Everything that is wrong with a config or its data, found before anything was started."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ModelError(FinetuneError):
+    """A model that cannot be had, read, or used as asked."""
+
+
+class RunError(FinetuneError):
+    """A run that could not go on: a full disk, a directory that cannot be written, a loss that is not a number."""
+
+    exit_code = 1
+
+
+class Interrupted(FinetuneError):
+    """A run that a person or the system stopped; it can be resumed."""
+
+    exit_code = 130

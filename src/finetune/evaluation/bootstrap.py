@@ -1,0 +1,95 @@
+"""Is a change of a mean real? A paired bootstrap over the queries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DRAWS_AT_ONCE = 2**22
+# Five changes in the same direction happen by chance once in 16, six once in 32: fewer cannot carry 95 %.
+_FEWEST = 6
+_SAME = 1e-12  # differences of rounding only
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric before and after: its means, their difference with a 95 % interval, and the queries behind it."""
+
+    mean_before: float
+    mean_after: float
+    change: float
+    low: float
+    high: float
+    won: int
+    lost: int
+    tied: int
+    standard_error: float
+
+    @property
+    def queries(self) -> int:
+        """How many queries were measured."""
+        return self.won + self.lost + self.tied
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval excludes zero and enough queries changed for it to mean something."""
+        return (self.low > 0 or self.high < 0) and self.won + self.lost >= _FEWEST
+
+    def more_queries(self) -> int | None:
+        """Roughly how many more queries would tell, were the change as large as it looks: n (1.96 se / change)^2 - n.
+
+        None where that says nothing: no change at all, or more than a hundred times the queries at hand.
+        """
+        if self.certain or not self.change:
+            return None
+        needed = math.ceil(self.queries * (1.96 * self.standard_error / self.change) ** 2)
+        return needed - self.queries if self.queries < needed <= 100 * self.queries else None
+
+    def verdict(self, metric: str) -> str:
+        """One line of plain words, as in `better: +0.081 nDCG@10, certain`."""
+        if self.certain:
+            return f"{'better' if self.change > 0 else 'worse'}: {self.change:+.3f} {metric}, certain"
+        words = f"no visible change: {self.change:+.3f} {metric}"
+        if 0 < self.won + self.lost < _FEWEST:
+            return f"{words}, and only {self.won + self.lost} of {self.queries} queries changed, too few to tell"
+        more = self.more_queries()
+        return f"{words}, needs about {_round(more):,} more queries to tell" if more else words
+
+
+def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating], samples: int, seed: int) -> Change:
+    """The change of the mean with its 95 % percentile interval over `samples` resamples of the queries.
+
+    Both arrays are (Q,) of the same queries in the same order, Q >= 1. Memory is bounded.
+    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    difference_Q = after_Q.astype(np.float64) - before_Q.astype(np.float64)
+    low, high = np.quantile(_resampled_means(difference_Q, samples, seed), [0.025, 0.975])
+    won, lost = int((difference_Q > _SAME).sum()), int((difference_Q < -_SAME).sum())
+    return Change(
+        mean_before=float(before_Q.mean()),
+        mean_after=float(after_Q.mean()),
+        change=float(difference_Q.mean()),
+        low=float(low),
+        high=float(high),
+        won=won,
+        lost=lost,
+        tied=len(difference_Q) - won - lost,
+        standard_error=float(difference_Q.std() / math.sqrt(len(difference_Q))),
+    )
+
+
+def _resampled_means(values_Q: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:
+    random = np.random.default_rng(seed)
+    rows = max(1, _DRAWS_AT_ONCE // len(values_Q))
+    sizes = [min(rows, samples - start) for start in range(0, samples, rows)]
+    draws = (random.integers(len(values_Q), size=(size, len(values_Q)), dtype=np.int32) for size in sizes)
+    return np.concatenate([values_Q[draw].mean(axis=1) for draw in draws])
+
+
+def _round(number: int) -> int:
+    """To one leading digit below 100 and two above: more would pretend to know."""
+    digits = 1 if number < 100 else 2
+    return max(1, int(float(f"{number:.{digits - 1}e}")))

@@ -1,0 +1,69 @@
+"""Two results of the same queries side by side: every metric's change, and the queries that changed most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.errors import FinetuneError
+from finetune.evaluation.bootstrap import Change, paired_change
+from finetune.evaluation.retrieval import Ints, RetrievalResult
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric and its change."""
+
+    metric: str
+    change: Change
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One evaluator before and after training; the headline metric is the first of the `rows`."""
+
+    before: RetrievalResult
+    after: RetrievalResult
+    rows: list[Row]
+
+    @property
+    def headline(self) -> Change:
+        """The change of the metric that the run is judged by."""
+        return self.rows[0].change
+
+    @property
+    def verdict(self) -> str:
+        """The headline in plain words."""
+        return self.headline.verdict(self.rows[0].metric)
+
+    def gained(self, count: int) -> Ints:
+        """Positions of the queries whose headline metric rose most, largest first, at most `count`."""
+        return self._most(1, count)
+
+    def lost(self, count: int) -> Ints:
+        """Positions of the queries whose headline metric fell most, largest first, at most `count`."""
+        return self._most(-1, count)
+
+    def _most(self, sign: int, count: int) -> Ints:
+        metric = self.after.headline
+        change_Q = sign * (self.after.per_query[metric] - self.before.per_query[metric])
+        best = np.argsort(-change_Q, kind="stable")[:count]
+        return best[change_Q[best] > 0]
+
+
+def compare(before: RetrievalResult, after: RetrievalResult, seed: int = 0) -> Comparison:
+    """Every metric of `after` against `before`, with paired-bootstrap intervals over the queries.
+
+    Raises FinetuneError if they are not of the same queries and metrics.
+    """
+    if not np.array_equal(before.queries, after.queries) or before.per_query.keys() != after.per_query.keys():
+        raise FinetuneError(
+            f"the results on {before.name} and {after.name} are not of the same queries and metrics.",
+            "Evaluate both models on the same judgments with the same settings.",
+        )
+    rows = [
+        Row(metric, paired_change(before.per_query[metric], values, after.bootstrap_samples, seed))
+        for metric, values in after.per_query.items()
+    ]
+    return Comparison(before, after, sorted(rows, key=lambda row: row.metric != after.headline))

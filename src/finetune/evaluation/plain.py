@@ -1,0 +1,44 @@
+"""Anybody's text as text: on one line, cut to length, and with no meaning to Markdown or HTML."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Bidirectional overrides and isolates would reorder what stands beside the text; a byte-order mark is noise.
+_DROPPED = re.compile(
+    "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)
+# Beside Markdown's own: $ (mathematics), # and @ (mentions), : and www. (emoji names, links) of common renderers.
+# Inside a word _ and @ mean nothing and stay, so that names in the source of a report can be read.
+_MARKUP = re.compile(
+    r"[\\`*\[\]|~<>&$#]|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@|:(?=[/\w])|(?<=www)\.",
+    re.IGNORECASE,
+)
+_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
+
+
+def one_line(text: str, width: int = 120) -> str:
+    """The text with all white space as single blanks, without control characters, at most `width` characters."""
+    # Ten times the width is enough to fill it, and spares the work on a cell of megabytes.
+    line = " ".join(_DROPPED.sub("", text[: 10 * width]).split())
+    shortened = len(line) > width or len(text) > 10 * width
+    return line[: width - 1].rstrip() + "…" if shortened else line
+
+
+def markdown(text: str, width: int = 120) -> str:
+    """`one_line` with every character escaped that Markdown or HTML would take for markup, also in a table cell.
+
+    Character references rather than backslashes: readers of Markdown disagree about backslashes in tables.
+    """
+    line = one_line(text, width)
+    escaped = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line)
+    right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL") for character in line)
+    return f"{_FIRST_STRONG_ISOLATE}{escaped}{_POP_ISOLATE}" if right_to_left else escaped
+
+
+def fenced(code: str, language: str = "") -> str:
+    """A code block whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"

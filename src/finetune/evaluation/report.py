@@ -1,0 +1,219 @@
+"""What a run found, as plain data (report.json), as Markdown (report.md) and as a table for the terminal.
+
+`report_data` gathers everything into one JSON-able dict; `report_markdown` renders nothing but that dict, so
+that a report can be rebuilt from its own report.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from finetune.evaluation.bootstrap import Change
+from finetune.evaluation.comparison import Comparison, Row, compare
+from finetune.evaluation.plain import fenced, markdown, one_line
+from finetune.evaluation.retrieval import Ints, RetrievalResult
+
+__all__ = ["Comparison", "Row", "compare", "render_table", "report_data", "report_markdown"]
+
+Take = Callable[[np.ndarray], list[str]]
+Facts = Mapping[str, Any]
+
+EXAMPLES = 5  # of each kind
+TOP = 5  # hits shown of each example
+_KEPT = 300  # characters of a text in report.json
+_CERTAIN = "* certain: the interval excludes zero, and enough queries changed"
+_CHANGE_COLUMNS = ("metric", "before", "after", "change", "95 % interval", "won / lost / tied")
+
+
+def report_data(
+    *,
+    run: str,
+    model_path: str,
+    evaluations: Mapping[str, Comparison | RetrievalResult],
+    take: Take,
+    data: Facts,
+    notes: Sequence[str],
+    cost: Facts,
+    again: Facts,
+) -> dict[str, Any]:
+    """Everything the report says, as dicts, lists, numbers and strings.
+
+    `evaluations` maps an evaluator's name to its comparison, or to a single result where there was only one
+    measurement; it may be empty. `take` gives the texts of item rows. `data`, `cost` and `again` are shown as
+    tables of name and value; in `again`, `command` is shown as code and a value may be a mapping (versions).
+    """
+    return {
+        "run": run,
+        "model_path": model_path,
+        "evaluations": {name: _evaluation(result, take) for name, result in evaluations.items()},
+        "data": dict(data),
+        "notes": list(notes),
+        "cost": dict(cost),
+        "again": dict(again),
+    }
+
+
+def report_markdown(report: Mapping[str, Any]) -> str:
+    """The report as GitHub-flavoured Markdown, from what `report_data` made; any text in it shows as text."""
+    evaluations = report["evaluations"].items()
+    headlines = [f"- **{markdown(name)}**: {markdown(part['headline'])}" for name, part in evaluations]
+    sections = [
+        f"# {markdown(report['run'])}",
+        "\n".join(headlines) or "Not evaluated (`evaluation=none`).",
+        *(_evaluation_markdown(name, part) for name, part in evaluations),
+        "## Data",
+        _facts_markdown(report["data"]),
+        "\n".join(f"- {markdown(note, 400)}" for note in report["notes"]),
+        "## What it cost",
+        _facts_markdown(report["cost"]),
+        "## How to do it again",
+        fenced(report["again"]["command"], "sh") if "command" in report["again"] else "",
+        _facts_markdown({name: value for name, value in report["again"].items() if name != "command"}),
+        "## How to use the model",
+        fenced(_usage(report["model_path"]), "python"),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def render_table(comparison: Comparison) -> Table:
+    """The changes as a table for the terminal; certain ones in colour and marked, so that colour is not needed."""
+    table = Table(title=Text(one_line(comparison.after.name)), caption=Text(f"{comparison.verdict}\n{_CERTAIN}"))
+    for column in _CHANGE_COLUMNS:
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for row in comparison.rows:
+        colour = ("green" if row.change.change > 0 else "red") if row.change.certain else "default"
+        table.add_row(*(Text(cell) for cell in _cells(row.metric, _change(row.change))), style=colour)
+    return table
+
+
+def _evaluation(result: Comparison | RetrievalResult, take: Take) -> dict[str, Any]:
+    if isinstance(result, RetrievalResult):
+        metrics = [{"metric": metric, "value": mean} for metric, mean in result.means.items()]
+        headline = f"{result.headline} {result.means[result.headline]:.3f}, measured once: nothing to compare it with"
+        return _described(result, headline) | {"metrics": metrics, "examples": {}}
+    changes = [{"metric": row.metric} | _change(row.change) for row in result.rows]
+    examples = {
+        "largest losses": [_example(result, query, take) for query in result.lost(EXAMPLES)],
+        "largest gains": [_example(result, query, take) for query in result.gained(EXAMPLES)],
+    }
+    return _described(result.after, result.verdict) | {"metrics": changes, "examples": examples}
+
+
+def _described(result: RetrievalResult, headline: str) -> dict[str, Any]:
+    return {
+        "judgments": result.name,
+        "headline": headline,
+        "metric": result.headline,
+        "counts": result.counts,
+        "seconds": result.seconds,
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "before": change.mean_before,
+        "after": change.mean_after,
+        "change": change.change,
+        "low": change.low,
+        "high": change.high,
+        "certain": change.certain,
+        "won": change.won,
+        "lost": change.lost,
+        "tied": change.tied,
+    }
+
+
+def _example(comparison: Comparison, query: int, take: Take) -> dict[str, Any]:
+    before, after = comparison.before, comparison.after
+    return {
+        "query": _texts(after.queries[query : query + 1], take)[0],
+        "right": _texts(after.right[query, :TOP], take),
+        "before": {"score": float(before.per_query[before.headline][query]), "hits": _hits(before, query, take)},
+        "after": {"score": float(after.per_query[after.headline][query]), "hits": _hits(after, query, take)},
+    }
+
+
+def _hits(result: RetrievalResult, query: int, take: Take) -> list[dict[str, Any]]:
+    texts = _texts(result.hits[query, :TOP], take)
+    return [{"text": text, "right": bool(gain > 0)} for text, gain in zip(texts, result.gains[query], strict=False)]
+
+
+def _texts(rows: Ints, take: Take) -> list[str]:
+    # Rows of -1 (fewer hits than places) stand only at the end.
+    return [one_line(text, _KEPT) for text in take(rows[rows >= 0])]
+
+
+def _evaluation_markdown(name: str, part: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{count:,} {markdown(what)}" for what, count in part["counts"].items() if count)
+    rows = [_cells(metric["metric"], metric) for metric in part["metrics"]]
+    metrics = _table(_CHANGE_COLUMNS if len(rows[0]) > 2 else ("metric", "value"), rows)
+    legend = f"\\{_CERTAIN}." if any(metric.get("certain") for metric in part["metrics"]) else ""
+    sections = [f"## {markdown(name)}", f"On {markdown(part['judgments'])}: {counts}.", metrics, legend]
+    for kind, examples in part["examples"].items():
+        sections += [f"### The {kind}"] if examples else []
+        sections += [_example_markdown(example, part["metric"]) for example in examples]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _example_markdown(example: Mapping[str, Any], metric: str) -> str:
+    before, after = example["before"], example["after"]
+    right = "; ".join(markdown(text) for text in example["right"])
+    places = max(len(before["hits"]), len(after["hits"]))
+    rows = [(str(n + 1), _hit(before["hits"], n), _hit(after["hits"], n)) for n in range(places)]
+    return "\n\n".join(
+        [
+            f"**Query:** {markdown(example['query'])}  \n**Right:** {right}",
+            _table(("", f"before ({metric} {before['score']:.2f})", f"after ({metric} {after['score']:.2f})"), rows),
+        ]
+    )
+
+
+def _hit(hits: Sequence[Mapping[str, Any]], place: int) -> str:
+    if place >= len(hits):
+        return ""
+    return ("✓ " if hits[place]["right"] else "") + markdown(hits[place]["text"], 80)
+
+
+def _cells(metric: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """One row under `_CHANGE_COLUMNS`, or only metric and value of a single measurement."""
+    if "change" not in values:
+        return (metric, f"{values['value']:.3f}")
+    return (
+        metric,
+        f"{values['before']:.3f}",
+        f"{values['after']:.3f}",
+        f"{values['change']:+.3f}" + (" *" if values["certain"] else ""),
+        f"{values['low']:+.3f} to {values['high']:+.3f}",
+        f"{values['won']} / {values['lost']} / {values['tied']}",
+    )
+
+
+def _facts_markdown(facts: Facts) -> str:
+    return _table(("what", "value"), [(markdown(name), markdown(_value(value), 400)) for name, value in facts.items()])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _usage(model_path: str) -> str:
+    return f"""from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({model_path!r})
+queries = model.encode(["what you look for"])
+documents = model.encode(["one text", "another text"])
+print(model.similarity(queries, documents))"""

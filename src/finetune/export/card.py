@@ -1,0 +1,67 @@
+"""The model card that is saved with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a reader of the card wants to know."""
+
+    run: str
+    base_model: str
+    command: str
+    pairs: int
+    width: int
+    max_length: int
+    pooling: str
+    results: list[tuple[str, float, float]]  # metric, before, after
+    version: str
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the card as Markdown with the front matter that model hubs read."""
+    front = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "finetune"],
+        "base_model": facts.base_model,
+    }
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False)}---
+
+# {facts.run}
+
+An embedding model: {facts.base_model}, fine-tuned on {facts.pairs:,} pairs with finetune {facts.version}.
+It maps a text of up to {facts.max_length} tokens to {facts.width} dimensions ({facts.pooling} pooling).
+
+## Use it
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+embeddings = model.encode(["first text", "second text"])
+print(model.similarity(embeddings, embeddings))
+```
+{_results(facts)}
+## How it was made
+
+    {facts.command}
+"""
+
+
+def _results(facts: CardFacts) -> str:
+    if not facts.results:
+        return ""
+    rows = "\n".join(f"| {metric} | {before:.4f} | {after:.4f} |" for metric, before, after in facts.results)
+    return f"""
+## Results on the run's validation queries
+
+| metric | before | after |
+|---|---:|---:|
+{rows}
+"""

@@ -1,0 +1,135 @@
+"""Which directory a run gets: a new one of its own, or the one it goes on in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from finetune.errors import FinetuneError
+from finetune.runs.atomic import write_json_atomically, write_text_atomically
+from finetune.runs.directory import RunDirectory
+from finetune.runs.environment import describe_environment
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Keys that say where and how a run is started, not what it computes: they may differ when it goes on.
+_NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
+
+
+def is_first_process() -> bool:
+    """Return whether this process speaks and writes for its run; the others were started by it."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def overrides_of_run(overrides: list[str]) -> list[str]:
+    """Return the overrides, with `resume=<path>` replaced by what that run was started with.
+
+    Raises:
+        FinetuneError: there is no run at that path.
+    """
+    paths = [value for key, _, value in (o.partition("=") for o in overrides) if key == "resume"]
+    if not paths or paths[-1] in ("auto", "never"):
+        return overrides
+    folder = Path(paths[-1].strip("'\"")).expanduser()
+    if folder.is_file():  # a checkpoint inside the run's checkpoints/
+        folder = folder.parent.parent
+    run = RunDirectory(folder)
+    if not run.overrides_path.is_file():
+        raise FinetuneError(
+            f"resume={paths[-1]}: there is no run.", "Give a run directory, such as outputs/<experiment>/<run>."
+        )
+    started_with = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8")) or []
+    typed = [o for o in overrides if not o.startswith("resume=")]
+    where = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [*started_with, *typed, f"hydra.run.dir='{where}'"]
+
+
+def find_run(cfg: DictConfig) -> tuple[RunDirectory, Path | None]:
+    """Return the run's directory and the checkpoint to go on from, `None` for a new run.
+
+    Raises:
+        FinetuneError: the directory belongs to a finished run, to another config, or to something else.
+        RunError: it cannot be made.
+    """
+    told = any(o.startswith("hydra.run.dir=") for o in cfg.hydra.overrides.hydra)
+    path = Path(cfg.hydra.run.dir)
+    if not is_first_process():
+        return RunDirectory(path), _last_checkpoint(RunDirectory(path))
+    if cfg.name is None and not told:
+        parent = Path(cfg.output_root) / cfg.experiment
+        return RunDirectory.claim(parent, None, _stem(cfg)), None
+    if not path.exists():
+        return RunDirectory.claim(path.parent, path.name, ""), None
+    return _go_on(cfg, RunDirectory(path))
+
+
+def record(cfg: DictConfig, run: RunDirectory, overrides: list[str]) -> None:
+    """Write down what this run is: its whole config, what was typed, the machine."""
+    write_text_atomically(run.config_path, yaml.safe_dump(_resolved(cfg) | {"name": run.name}, sort_keys=False))
+    typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
+    write_text_atomically(run.overrides_path, yaml.safe_dump(typed))
+    write_json_atomically(run.environment_path, describe_environment(Path.cwd()))
+    run.write_status("created")
+
+
+def _go_on(cfg: DictConfig, run: RunDirectory) -> tuple[RunDirectory, Path | None]:
+    state = run.read_status().get("state")
+    if not state or not run.config_path.is_file():
+        raise FinetuneError(f"{run.path} exists and is no run of finetune; it was not touched.", "Choose another name=.")
+    if state == "finished":
+        raise FinetuneError(
+            f"The run {run.path} is finished; it is not trained again.", "Choose another name=, or remove the directory."
+        )
+    if cfg.resume == "never":
+        raise FinetuneError(
+            f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
+        )
+    differences = _differences(yaml.safe_load(run.config_path.read_text(encoding="utf-8")), _resolved(cfg))
+    if differences:
+        raise FinetuneError(
+            f"The run {run.path} was started with another config: {'; '.join(differences)}.",
+            f"Choose another name=, or go on with exactly its own config: resume={run.path}",
+        )
+    return run, _last_checkpoint(run)
+
+
+def _last_checkpoint(run: RunDirectory) -> Path | None:
+    path = run.checkpoints / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    flat_then, flat_now = _flat(then), _flat(now)
+    keys = [key for key in sorted(flat_then | flat_now) if key.split(".")[0] not in _NOT_COMPARED]
+    return [
+        f"{key} was {flat_then.get(key, 'not there')}, now {flat_now.get(key, 'not there')}"
+        for key in keys
+        if flat_then.get(key) != flat_now.get(key)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _stem(cfg: DictConfig) -> str:
+    choices = cfg.hydra.runtime.choices
+    return f"{choices.get('model')}_{choices.get('data')}"

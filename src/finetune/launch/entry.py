@@ -1,0 +1,136 @@
+"""The way from a command line to a run: check everything, claim the directory, start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.config.check import check
+from finetune.config.compose import hydra_arguments
+from finetune.console import complain, say
+from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
+from finetune.launch.arguments import Arguments, parse
+from finetune.launch.claim import find_run, is_first_process, overrides_of_run, record
+from finetune.launch.outcome import outcome
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from finetune.data.dataset import Dataset
+    from finetune.runs.directory import RunDirectory
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit code: 0, 2 for a mistake in it, 1 for a failed run."""
+    # A bug keeps its whole traceback; Hydra would cut it. And a hub is asked for a model, never told about a run.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        if arguments.show:
+            return _show(arguments)
+        if arguments.multirun:
+            from finetune.launch.sweep import sweep  # noqa: PLC0415
+
+            return sweep(arguments)
+        return _run(arguments)
+    except FinetuneError as error:
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain(Interrupted("Stopped by Ctrl-C."))
+        return Interrupted.exit_code
+
+
+def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset]:
+    """Check the config, then the data, and return both ready to be used.
+
+    Raises:
+        CheckFailed: with everything that is wrong; of the data only what shows at a glance if the config is wrong.
+    """
+    from finetune.config.build import build  # noqa: PLC0415
+
+    try:
+        cfg = check(overrides, arguments.config_dir, arguments.config_name)
+    except CheckFailed as failed:
+        raise CheckFailed([*failed.problems, *_data_at_a_glance(arguments, overrides)]) from failed
+    return cfg, build(cfg.data, "data").load(cfg.seed)
+
+
+def _data_at_a_glance(arguments: Arguments, overrides: list[str]) -> list[Problem]:
+    """Look at the head of the data file although the config is wrong elsewhere: one answer instead of two."""
+    from finetune.config.build import build  # noqa: PLC0415
+
+    about_data = [override for override in overrides if override.startswith("data")]
+    try:
+        cfg = check(about_data, arguments.config_dir, arguments.config_name)
+        problems: list[Problem] = build(cfg.data, "data").check_head()
+    except CheckFailed:
+        return []
+    return problems
+
+
+def start_hydra(arguments: Arguments, overrides: list[str], flags: list[str], task: Callable[[DictConfig], None]) -> None:
+    """Hand over to Hydra with the same search path that the check used.
+
+    Raises:
+        FinetuneError: what `task` raised, which Hydra would wrap.
+    """
+    import hydra  # noqa: PLC0415
+
+    config_path, extra = hydra_arguments(arguments.config_dir)
+    # Lightning starts a run's further processes from sys.argv, so it must name a file that can be started.
+    sys.argv = [str(Path(__file__).with_name("__main__.py")), *flags, *overrides, *extra]
+    failures: list[FinetuneError] = []
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except FinetuneError as error:
+            failures.append(error)
+
+    hydra.main(version_base="1.3", config_path=config_path, config_name=arguments.config_name)(guarded)()
+    for failure in failures:
+        raise failure
+
+
+def _show(arguments: Arguments) -> int:
+    start_hydra(arguments, arguments.overrides, arguments.show, lambda _: None)
+    return 0
+
+
+def _run(arguments: Arguments) -> int:
+    overrides = overrides_of_run(arguments.overrides)
+    cfg, dataset = check_all(arguments, overrides)
+    for note in dataset.notes:
+        say(note)
+    if cfg.check:
+        _say_fine(dataset)
+        return 0
+    run, checkpoint = find_run(cfg)
+    if is_first_process():
+        say(f"run directory: {run.path}")
+        record(cfg, run, overrides)
+    here = f"hydra.run.dir={_quoted(str(run.path))}"
+    start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
+    return 0
+
+
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None) -> None:
+    with outcome(run):
+        from finetune.training.fit import fit  # noqa: PLC0415
+
+        fit(cfg, dataset, run, checkpoint)
+
+
+def _say_fine(dataset: Dataset) -> None:
+    say("The config and the data are fine; nothing was started.", style="bold green")
+    for name, value in dataset.facts.items():
+        say(f"  {name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"  {name.replace('_', ' ')}: {value}")
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,74 @@
+"""How a run ended, written down whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.launch.claim import is_first_process
+from finetune.runs.directory import RunDirectory, State
+
+
+@contextmanager
+def outcome(run: RunDirectory) -> Iterator[None]:
+    """Hold the run's lock and keep its status true: running, then finished, failed or interrupted with the reason.
+
+    Raises:
+        Interrupted: somebody or the system stopped it; `resume=` goes on.
+        RunError: memory or disk ran out.
+    """
+    if not is_first_process():
+        yield
+        return
+    with run.lock(), _terminated_like_interrupted():
+        run.write_status("running")
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+            # Lightning answers Ctrl-C with SystemExit.
+            what = error.what if isinstance(error, Interrupted) else "Stopped at once, in the middle of a step."
+            _write(run, "interrupted", what)
+            raise Interrupted(what, f"Go on with: python train.py resume={run.path}") from error
+        except FinetuneError as error:
+            _write(run, "failed", error.what)
+            raise
+        except Exception as error:
+            shortage = _out_of_memory(error)
+            _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}")
+            if shortage:
+                raise shortage from error
+            raise
+        run.write_status("finished")
+
+
+def _write(run: RunDirectory, state: State, reason: str) -> None:
+    # The disk may be full: the first error is the one to show, not that of writing it down.
+    with contextlib.suppress(RunError):
+        run.write_status(state, reason)
+
+
+def _out_of_memory(error: Exception) -> RunError | None:
+    # By name, because this room does not import torch.
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
+        return RunError(
+            "Memory ran out.", "Use a smaller engine.token_budget, data.batch_size or data.max_length, or close other programs."
+        )
+    return None
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM outside of training ends the run like Ctrl-C does; in training, StopOnSignal takes both over."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,1 @@
+"""Losses: modules over embeddings and relations; each returns one number."""

@@ -1,0 +1,1 @@
+"""Encoders: items in, embeddings out; a saved folder out."""

@@ -1,0 +1,67 @@
+"""From token embeddings to one embedding per text; padding never has a say.
+
+Shapes: N texts, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from finetune.errors import ModelError
+
+MODES = ("mean", "cls", "max")
+
+
+def pool(tokens_NTD: Tensor, mask_NT: Tensor | None, mode: str) -> Tensor:
+    """Pool token embeddings `(N, T, D)` to `(N, D)` in fp32.
+
+    `mask_NT` is 1 for a token and 0 for padding; `None` says that nothing is padded.
+    `mean`, `cls` and `max` are those of Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084.
+    """
+    tokens_NTD = tokens_NTD.float()
+    if mode == "cls":
+        return tokens_NTD[:, 0]
+    if mask_NT is None:
+        return tokens_NTD.mean(1) if mode == "mean" else tokens_NTD.amax(1)
+    mask_NT1 = mask_NT.unsqueeze(-1).to(tokens_NTD.dtype)
+    if mode == "mean":
+        return (tokens_NTD * mask_NT1).sum(1) / mask_NT1.sum(1).clamp(min=1)
+    return tokens_NTD.masked_fill(mask_NT1 == 0, torch.finfo(tokens_NTD.dtype).min).amax(1)
+
+
+def pooling_of(folder: Path) -> str | None:
+    """Return the pooling that a sentence-transformers folder declares, `None` if it is a plain transformers folder.
+
+    Raises:
+        ModelError: the folder has modules that would be lost (a dense layer, several poolings).
+    """
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return None
+    mode = None
+    for module in json.loads(modules.read_text(encoding="utf-8")):
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            mode = _mode_in(folder / module["path"] / "config.json")
+        elif kind not in ("Transformer", "Normalize"):
+            raise ModelError(
+                f"model.name={folder}: this sentence-transformers model has a {kind} module, which cannot be trained yet.",
+                "Take a model of a transformer, a pooling and a normalisation.",
+            )
+    return mode
+
+
+def _mode_in(path: Path) -> str:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
+    # Written as one name since sentence-transformers 6, as one flag per mode before.
+    mode = config.get("pooling_mode") or "+".join(
+        names.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
+    )
+    if mode not in MODES:
+        raise ModelError(f"{path}: the pooling {mode!r} is not known.", f"Set model.pooling to one of {', '.join(MODES)}.")
+    return str(mode)

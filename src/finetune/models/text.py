@@ -1,0 +1,158 @@
+"""A text encoder: a transformers backbone, a pooling over its tokens, unit length.
+
+Shapes: N texts, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.config.types import Fraction
+from finetune.errors import ModelError
+from finetune.models.locate import locate
+from finetune.models.pooling import pool, pooling_of
+
+_DROPOUT_KEYS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+# Families whose first position is pad_token_id + 1, so that their table holds fewer positions than it has rows.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
+
+
+class TextEncoder(nn.Module):
+    """Token ids in, embeddings `(N, D)` in fp32 out.
+
+    Raises:
+        ModelError: the model cannot be had, is damaged, needs code of its own, or has no safetensors weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pooling: Literal["auto", "mean", "cls", "max"] = "auto",
+        normalize: bool = True,
+        dropout: Fraction | None = None,
+        random_init: bool = False,
+    ) -> None:
+        super().__init__()
+        folder = locate(name)
+        declared = pooling_of(folder)
+        self.name = name
+        self.pooling = pooling if pooling != "auto" else declared or "mean"
+        self.normalize = normalize
+        self.backbone = _load_backbone(folder, name, dropout, random_init)
+        self.tokenizer = _load_tokenizer(folder, name)
+        self._leave_out_unused()
+
+    @property
+    def width(self) -> int:
+        """The number of dimensions of an embedding."""
+        return int(self.backbone.config.hidden_size)
+
+    @property
+    def longest(self) -> int | None:
+        """The largest number of tokens the backbone has positions for; `None` if it has no such limit."""
+        config = self.backbone.config
+        rows = getattr(config, "max_position_embeddings", None)
+        if rows is None:
+            return None
+        if config.model_type in _OFFSET_POSITIONS:
+            rows -= (config.pad_token_id or 0) + 1
+        return int(rows)
+
+    @property
+    def pad_id(self) -> int:
+        """The token id that fills a row up; masked, so a tokenizer without one may use any."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def forward(self, ids_NT: Tensor, mask_NT: Tensor | None) -> Tensor:
+        """Embed padded token ids; `mask_NT` is `None` when nothing is padded, which attention computes faster."""
+        tokens_NTD = self.backbone(input_ids=ids_NT, attention_mask=mask_NT).last_hidden_state
+        emb_ND = pool(tokens_NTD, mask_NT, self.pooling)
+        return nn.functional.normalize(emb_ND, dim=-1) if self.normalize else emb_ND
+
+    def _leave_out_unused(self) -> None:
+        # BERT's pooler head never reaches the loss: it would only cost optimizer memory and stop DDP.
+        pooler = getattr(self.backbone, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)
+
+
+def _load_backbone(folder: Path, name: str, dropout: float | None, random_init: bool) -> Any:
+    from transformers import AutoConfig, AutoModel  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if dropout is not None:
+            _set_dropout(config, dropout, name)
+        if random_init:
+            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        # fp32 master weights, always said: transformers would take whatever the file was saved in.
+        return AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _explain(error, folder, name) from error
+
+
+def _load_tokenizer(folder: Path, name: str) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"model.name={name}: its tokenizer cannot be read ({_first_line(error)}).",
+            "The folder must hold tokenizer.json, as save_pretrained writes it.",
+        ) from error
+    # The length is the run's (data.max_length); tokenizers would warn about texts that are cut on purpose.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+def _set_dropout(config: Any, dropout: float, name: str) -> None:
+    keys = [key for key in _DROPOUT_KEYS if hasattr(config, key)]
+    if not keys:
+        raise ModelError(
+            f"model.dropout={dropout}: the model {name} ({config.model_type}) has no dropout to set.",
+            "Leave model.dropout=null.",
+        )
+    for key in keys:
+        setattr(config, key, dropout)
+
+
+def _explain(error: Exception, folder: Path, name: str) -> ModelError:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"model.name={name} needs Python code of its own from the hub, which is never run.",
+            "Take a model of an architecture that transformers itself knows.",
+        )
+    if not list(folder.glob("*.safetensors")):
+        return ModelError(
+            f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
+            "Convert it once where you trust it: AutoModel.from_pretrained(...).save_pretrained(folder).",
+        )
+    return ModelError(
+        f"model.name={name} cannot be read: {_first_line(error)}",
+        "The folder may be incomplete or damaged: get it again.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300]

@@ -1,0 +1,1 @@
+"""The run directory, its status and its environment: plain files, readable without this program."""

@@ -1,0 +1,105 @@
+"""Files that are either whole or not there, and plain words for a disk that says no."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import RunError
+
+_ELSEWHERE = "Choose another place with output_root=/path/to/a/disk."
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", f"Free some space there, or: {_ELSEWHERE}"),
+    errno.EDQUOT: ("your disk quota is used up", f"Free some space there, or: {_ELSEWHERE}"),
+    errno.EFBIG: ("the file is larger than the system allows", "Raise the limit (ulimit -f)."),
+    errno.EROFS: ("the file system is read-only", _ELSEWHERE),
+    errno.EACCES: ("permission denied", _ELSEWHERE),
+    errno.EPERM: ("the system does not permit it", _ELSEWHERE),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", _ELSEWHERE),
+    errno.EISDIR: ("there is a folder of that name", "Rename or remove it."),
+    errno.ENOENT: ("the folder is gone", "Was it moved or removed while the run was going on?"),
+    errno.ENAMETOOLONG: ("the path is too long", "Choose a shorter name= or output_root=."),
+    errno.EIO: ("the disk reports an input/output error", "Check the disk before you trust what is on it."),
+    errno.ESTALE: ("the network file system lost the file", "Try again when the file server is back."),
+}
+
+
+def explain(error: OSError, doing: str) -> RunError:
+    """Says in plain words why the system refused, and what to do; `doing` completes "could not …"."""
+    fallback = (error.strerror or str(error) or type(error).__name__, _ELSEWHERE)
+    reason, advice = _REASONS.get(error.errno or 0, fallback)
+    return RunError(f"could not {doing}: {reason}.", advice)
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turns any OSError inside into the RunError of `explain`."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, doing) from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a UTF-8 file that is, at every moment and after a power cut, the old or the new one.
+
+    Raises RunError when the system refuses; the old file is then untouched.
+    """
+    # In the same folder because a rename is atomic only within one file system.
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    with explained(f"write {path}"):
+        try:
+            with draft.open("wb") as file:
+                # Names from the command line may hold bytes that are no UTF-8 (lone surrogates).
+                file.write(text.encode("utf-8", "backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json_atomically(path: Path, content: Any) -> None:
+    """Writes `content` as strict JSON (see `to_json`), indented for people."""
+    write_text_atomically(path, to_json(content, indent=2) + "\n")
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Strict JSON: NaN and infinities become null, NumPy numbers and arrays plain ones, anything else its text."""
+    return json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):  # bool is an int
+        return value
+    # Duck typing spares this room the imports of NumPy and torch.
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable; some file systems cannot, and the file is whole without it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,100 @@
+"""What a run ran on: versions, machine, git state, command. Nothing about the person or their secrets."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import finetune
+
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "transformers",
+    "tokenizers",
+    "sentence-transformers",
+    "safetensors",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "pyarrow",
+    "numpy",
+)
+_SECRET = re.compile(r"([^=]*(?:token|secret|password|passwd|api_?key|credentials))=.*", re.IGNORECASE | re.DOTALL)
+
+
+def describe_environment(cwd: Path) -> dict[str, Any]:
+    """What is needed to know why a run differs elsewhere; what cannot be found is null, and nothing is raised.
+
+    `git` is the state of the folder the command was typed in, `finetune_git` that of finetune's own checkout
+    where it runs from one.
+    """
+    checkout = Path(finetune.__file__).parents[2]
+    # An installed package may lie inside somebody's repository (.venv), whose state is not finetune's.
+    from_source = (checkout / "setup.cfg").is_file()
+    return {
+        "finetune": finetune.__version__,
+        "finetune_git": git_state(checkout) if from_source else None,
+        "git": git_state(cwd),
+        "command": command_line(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "cpu_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command as one would type it again in the same folder; values of passwords, tokens and keys are hidden."""
+    program, *arguments = argv or [""]
+    start = ["python", program] if program.endswith(".py") else [Path(program).name]
+    return shlex.join(start + [_SECRET.sub(r"\1=***", argument) for argument in arguments])
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit of `folder` and whether tracked files differ from it; null outside of git or where it fails."""
+    # fsmonitor off: a repository's own settings must not start programs; untracked files can be millions.
+    command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    settings = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    try:
+        answer = subprocess.run(command, cwd=folder, env=settings, capture_output=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = answer.decode(errors="replace").splitlines()
+    heads = [line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")]
+    sha = heads[0] if heads and heads[0] != "(initial)" else None
+    return {"sha": sha, "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or None)
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None

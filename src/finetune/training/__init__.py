@@ -1,0 +1,1 @@
+"""One run: the module, the micro-batch engine, the callbacks, `fit`."""

@@ -1,0 +1,71 @@
+"""Progress of a training in the terminal and in the run's status."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from finetune.console import Bar
+from finetune.data.batches import Batch
+from finetune.runs.directory import RunDirectory
+
+_SECONDS_BETWEEN_STATUS = 5.0
+_SECONDS_BETWEEN_DRAWINGS = 0.25
+
+
+class Progress(Callback):
+    """Shows loss, texts per second and time left; writes step and time left to `status.json`.
+
+    `directory` is given by the run.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        self._run = RunDirectory(Path(directory or "."))
+        self._bar: Bar | None = None
+        # The pace of the last few steps; the first of a run is slow and would spoil a mean over all.
+        self._recent: deque[tuple[float, int]] = deque(maxlen=20)
+        self._texts = 0
+        self._status_written = self._drawn = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Open the bar where the run stands."""
+        self._bar = Bar("training", module.total_steps, "steps")
+        self._bar.start_at(trainer.global_step)
+        self._bar.__enter__()
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Batch, _: int) -> None:
+        """Show the step that just ended."""
+        assert self._bar is not None
+        self._texts += 2 * len(batch.anchor_B)
+        now = time.monotonic()
+        self._recent.append((now, self._texts))
+        step = trainer.global_step
+        # Reading the loss waits for the device, so it is read no more often than an eye can follow.
+        if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS and step < module.total_steps:
+            return
+        self._drawn = now
+        self._bar.update(step, f"loss {float(outputs['loss']):.3f} · {self._texts_per_second():,.0f} texts/s")
+        if trainer.is_global_zero and now - self._status_written >= _SECONDS_BETWEEN_STATUS:
+            self._status_written = now
+            self._run.write_status("running", step=step, eta_seconds=round(self._bar.seconds_left(step)))
+
+    def _texts_per_second(self) -> float:
+        (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]
+        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the error is not drawn over."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

@@ -1,0 +1,56 @@
+"""Stop a training between two steps when a person or the system asks for it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from finetune.console import say
+from finetune.training.callbacks.checkpoint import LAST
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopOnSignal(Callback):
+    """On Ctrl-C or SIGTERM, end the current step, save, and stop; a second Ctrl-C stops at once.
+
+    Nothing is saved inside the handler itself: it may interrupt anything, another save included.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.stopped_by: str | None = None
+        self._path = directory / "checkpoints" / LAST
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start to listen."""
+        self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save and stop, if somebody asked."""
+        if self.stopped_by and not trainer.should_stop:
+            trainer.save_checkpoint(self._path, weights_only=False)
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Stop listening."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._restore()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by:
+            raise KeyboardInterrupt
+        self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        say(f"{self.stopped_by}: stopping after this step; once more stops at once.")
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,250 @@
+"""One run, in the order in which things happen: build, evaluate, train, evaluate, save, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+import finetune
+from finetune.config.build import build, parameters_of
+from finetune.console import Bar, console, say
+from finetune.data.datamodule import RelationDataModule
+from finetune.data.dataset import Dataset
+from finetune.errors import Interrupted, ModelError
+from finetune.evaluation.report import Comparison, compare, render_table, report_data, report_markdown
+from finetune.evaluation.retrieval import RetrievalResult
+from finetune.export.card import CardFacts, model_card
+from finetune.export.sentence_transformers import save
+from finetune.models.text import TextEncoder
+from finetune.runs.atomic import write_json_atomically, write_text_atomically
+from finetune.runs.directory import RunDirectory
+from finetune.training.callbacks import StopOnSignal
+from finetune.training.callbacks.checkpoint import AtomicCheckpointIO
+from finetune.training.engine import Engine
+from finetune.training.module import EmbeddingModule
+
+
+@dataclass
+class Parts:
+    """Everything a run is made of, built."""
+
+    encoder: TextEncoder
+    data: RelationDataModule
+    engine: Engine
+    module: EmbeddingModule
+    trainer: pl.Trainer
+    stop: StopOnSignal
+    evaluators: dict[str, Any]
+
+
+def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None = None) -> None:
+    """Run one checked config to its end; everything it makes lands in `run`.
+
+    `checkpoint` is where to go on from. In a run of several processes every process calls this; the first one
+    evaluates, saves and reports.
+
+    Raises:
+        FinetuneError: the model cannot be had, the disk is full, the loss is no number, somebody interrupted.
+    """
+    _quieten()
+    pl.seed_everything(cfg.seed, verbose=False)
+    parts = assemble(cfg, dataset, run)
+    first = parts.trainer.is_global_zero
+    before = _evaluate(parts, "before") if first else {}
+    started = time.monotonic()
+    _train(parts, checkpoint)
+    seconds = time.monotonic() - started
+    if first:
+        after = _evaluate(parts, "after")
+        comparisons = {name: compare(before[name], after[name]) for name in after}
+        _save_model(cfg, parts, run, comparisons)
+        _report(parts, run, cfg, comparisons, seconds)
+
+
+def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
+    """Build encoder, data, module and trainer from the config."""
+    offered = {"directory": str(run.path), "save_dir": str(run.path)}
+    encoder = build(cfg.model, "model")
+    _check_length(encoder, cfg.data.max_length)
+    data = RelationDataModule(dataset, encoder.tokenizer, cfg.data.batch_size, cfg.data.max_length, cfg.seed)
+    engine = build(cfg.engine, "engine")
+    stop = StopOnSignal(run.path)
+    callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
+    loggers = [_build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
+    trainer = build_trainer(cfg.trainer, run, [*callbacks, stop], loggers)
+    module = EmbeddingModule(
+        encoder,
+        build(cfg.loss, "loss"),
+        engine,
+        cfg.optimizer,
+        build(cfg.scheduler, "scheduler"),
+        total_steps(trainer, data.batches_per_epoch),
+    )
+    evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
+    return Parts(encoder, data, engine, module, trainer, stop, evaluators)
+
+
+def build_trainer(node: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
+    """Build Lightning's Trainer with what every run needs and no config should have to say."""
+    settings = OmegaConf.merge(node, {"precision": resolve_precision(node.precision, node.accelerator)})
+    return build(
+        settings,
+        "trainer",
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run.path),
+        enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # batches are cut by data/batches.py
+    )
+
+
+def resolve_precision(precision: str | int, accelerator: str) -> str | int:
+    """Return `precision`, with `auto` replaced: bf16 on a GPU that computes in it, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
+    """Return the optimizer steps of the whole run.
+
+    Lightning's own estimate would load the data once before a resumed run does, and lose the loader's position.
+    """
+    limit = trainer.limit_train_batches or batches_per_epoch
+    batches = min(batches_per_epoch, int(limit * batches_per_epoch) if isinstance(limit, float) else limit)
+    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
+    steps = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+    return int(min(steps, trainer.max_steps if trainer.max_steps > 0 else math.inf))
+
+
+def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:
+    # A logger or callback that wants to know where the run lives says so by a parameter of that name.
+    wanted = parameters_of(node, where)
+    return build(node, where, **{key: value for key, value in offered.items() if key in wanted and key not in node})
+
+
+def _check_length(encoder: TextEncoder, max_length: int) -> None:
+    if encoder.longest is not None and max_length > encoder.longest:
+        raise ModelError(
+            f"data.max_length={max_length} is longer than {encoder.name} can read: {encoder.longest} tokens.",
+            f"Set data.max_length={encoder.longest} or less.",
+        )
+
+
+def _train(parts: Parts, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        say(f"going on from {checkpoint}")
+    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    if parts.stop.stopped_by:
+        raise Interrupted(
+            f"Stopped by {parts.stop.stopped_by} at step {parts.trainer.global_step} of {parts.module.total_steps}.",
+            "The checkpoint is saved.",
+        )
+
+
+def _evaluate(parts: Parts, when: str) -> dict[str, RetrievalResult]:
+    judgments = parts.data.dataset.validation
+    if judgments is None or not parts.evaluators:
+        return {}
+    # Always fp32, whatever it trains in: that is how the saved model will be used and compared.
+    parts.encoder.to(parts.trainer.strategy.root_device).float().eval()
+    total = len(np.unique(np.concatenate([judgments.queries, judgments.corpus])))
+    results = {}
+    for name, evaluator in parts.evaluators.items():
+        with Bar(f"evaluating {when}", total, "texts") as bar:
+            results[name] = evaluator.evaluate(judgments, lambda items, bar=bar: _embed(parts, items, bar))
+        for logger in parts.trainer.loggers:
+            logger.log_metrics(
+                {f"{name}/{when}/{metric}": value for metric, value in results[name].means.items()},
+                step=parts.trainer.global_step - 1,
+            )
+    return results
+
+
+def _embed(parts: Parts, items: np.ndarray, bar: Bar) -> np.ndarray:
+    emb_ND = np.empty((len(items), parts.encoder.width), dtype=np.float32)
+    done = 0
+    for rows, part in parts.engine.embed(parts.encoder, parts.data.tokens, items, parts.encoder.pad_id):
+        emb_ND[rows] = part.cpu().numpy()
+        done += len(rows)
+        bar.update(done)
+    return emb_ND
+
+
+def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Mapping[str, Comparison]) -> None:
+    encoder = parts.encoder.cpu().float().eval()
+    rows = [row for comparison in comparisons.values() for row in comparison.rows]
+    card = model_card(
+        CardFacts(
+            run=run.name,
+            base_model=encoder.name,
+            command=command(run),
+            pairs=len(parts.data.dataset.train),
+            width=encoder.width,
+            max_length=cfg.data.max_length,
+            pooling=encoder.pooling,
+            results=[(row.metric, row.change.mean_before, row.change.mean_after) for row in rows],
+            version=finetune.__version__,
+        )
+    )
+    save(encoder, run.model, cfg.data.max_length, card)
+
+
+def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison], seconds: float) -> None:
+    dataset = parts.data.dataset
+    environment = json.loads(run.environment_path.read_text(encoding="utf-8"))
+    report = report_data(
+        run=run.name,
+        model_path=str(run.model),
+        evaluations=findings,
+        take=dataset.items.take,
+        data=dataset.facts | parts.data.tokens.facts(),
+        notes=dataset.notes,
+        cost={
+            "training seconds": round(seconds, 1),
+            "optimizer steps": parts.trainer.global_step,
+            "texts per second": round(2 * len(dataset.train) * parts.trainer.current_epoch / seconds),
+            "device": str(parts.trainer.strategy.root_device),
+            "precision": parts.trainer.precision,
+        },
+        again={"command": command(run), "seed": cfg.seed, "versions": environment["packages"]},
+    )
+    write_json_atomically(run.report_data_path, report)
+    write_text_atomically(run.report_path, report_markdown(report))
+    for finding in findings.values():
+        console.print(render_table(finding))
+    say(f"model:  {run.model}")
+    say(f"report: {run.report_path}")
+
+
+def command(run: RunDirectory) -> str:
+    """Return the command that makes this run again."""
+    return shlex.join(["python", "train.py", *yaml.safe_load(run.overrides_path.read_text(encoding="utf-8"))])
+
+
+def _quieten() -> None:
+    # Lightning reports what the run says itself, and its handlers would print every line twice under Hydra.
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")

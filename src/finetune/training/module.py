@@ -1,0 +1,121 @@
+"""One training step: encode, loss, log.
+
+Shapes: N distinct items of the batch, B relations, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from finetune.config.build import build
+from finetune.errors import RunError
+from finetune.models.text import TextEncoder
+from finetune.training.engine import Engine
+from finetune.training.schedules import Constant
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from finetune.data.batches import Batch
+
+
+class EmbeddingModule(LightningModule):
+    """An encoder and a loss over its embeddings, trained by Lightning's automatic optimization.
+
+    `optimizer` is the config node, built here so that no built object has to live in a checkpoint.
+    `total_steps` are optimizer steps, for the schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        loss: nn.Module,
+        engine: Engine,
+        optimizer: DictConfig,
+        schedule: Constant,
+        total_steps: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.loss = loss
+        self.engine = engine
+        self.total_steps = total_steps
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._random_state: dict[str, Tensor] = {}
+        self._step_started = 0.0
+
+    def on_train_start(self) -> None:
+        """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
+        self.train()
+        if self._random_state:
+            _set_random_state(self._random_state)
+        self._step_started = time.monotonic()
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Return the loss of one batch: `(N, D)` embeddings of its distinct items, scored by its relations."""
+        emb_ND = self.engine.encode(self.encoder, batch.ids_T, np.array(batch.lengths_cpu), self.encoder.pad_id)
+        # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
+        with torch.autocast(self.device.type, enabled=False):
+            loss: Tensor = self.loss(emb_ND.float(), batch)
+        self.log("loss", loss, batch_size=len(batch.anchor_B))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Log speed and stop on a loss that is no number; only where lines are written, so no step waits for it."""
+        elapsed, self._step_started = time.monotonic() - self._step_started, time.monotonic()
+        if self.global_step % self.trainer.log_every_n_steps:
+            return
+        loss = float(outputs["loss"])
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise RunError(
+                f"The run diverged: the loss is {loss} at step {self.global_step}.",
+                "Try a smaller optimizer.lr, a longer scheduler.warmup, or trainer.precision=32-true.",
+            )
+        lengths = np.array(batch.lengths_cpu)
+        self.log_dict(
+            {
+                "texts_per_second": 2 * len(batch.anchor_B) / elapsed,
+                "tokens_per_second": float(lengths.sum()) / elapsed,
+                "padding_share": self.engine.padding_share(lengths),
+                "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            }
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimizer over decayed and undecayed weights, and the schedule that steps with every step."""
+        optimizer = build(self._optimizer, "optimizer", params=self._parameter_groups())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self._schedule.factor(min(step, self.total_steps - 1), self.total_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
+        return [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state, so that dropout goes on where it was."""
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the random state back; it is set when training starts, after everything else that draws numbers."""
+        self._random_state = checkpoint["random_state"]
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,90 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from finetune.evaluation.bootstrap import paired_change
+
+
+def test_what_it_says() -> None:
+    before = np.array([0.1, 0.5, 0.5, 0.9])
+    after = np.array([0.3, 0.5, 0.4, 1.0])
+    change = paired_change(before, after, 1000, seed=0)
+    assert (change.won, change.lost, change.tied, change.queries) == (2, 1, 1, 4)
+    assert change.mean_before == pytest.approx(0.5)
+    assert change.mean_after == pytest.approx(0.55)
+    assert change.change == pytest.approx(0.05)
+    assert change.low < 0.05 < change.high
+    assert change.standard_error == pytest.approx(np.std([0.2, 0, -0.1, 0.1]) / 2)
+
+
+def test_the_interval_is_that_of_scipy() -> None:
+    random = np.random.default_rng(1)
+    before = random.random(300)
+    after = before + random.normal(0.02, 0.2, 300)
+    change = paired_change(before, after, 20_000, seed=0)
+    reference = stats.bootstrap((after - before,), np.mean, n_resamples=20_000, method="percentile", batch=500, rng=1)
+    # Two runs of 20,000 resamples differ by chance in the third digit of the interval's width.
+    width = reference.confidence_interval.high - reference.confidence_interval.low
+    assert change.low == pytest.approx(reference.confidence_interval.low, abs=0.03 * width)
+    assert change.high == pytest.approx(reference.confidence_interval.high, abs=0.03 * width)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(2)
+    differences = random.choice([-1.0, 0.0, 0.0, 1.0], p=[0.1, 0.3, 0.4, 0.2], size=(400, 100))
+    intervals = [paired_change(np.zeros(100), row, 500, seed=n) for n, row in enumerate(differences)]
+    share = np.mean([change.low <= 0.1 <= change.high for change in intervals])
+    assert 0.91 < share < 0.98
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    before, after = np.random.default_rng(0).random((2, 50))
+    assert paired_change(before, after, 500, seed=3) == paired_change(before, after, 500, seed=3)
+    assert paired_change(before, after, 500, seed=3) != paired_change(before, after, 500, seed=4)
+
+
+def test_memory_is_bounded() -> None:
+    before, after = np.random.default_rng(0).random((2, 200_000))
+    tracemalloc.start()
+    paired_change(before, after, 100, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All draws at once would take 240 MB.
+    assert peak < 80e6
+
+
+def _change(difference: np.ndarray):
+    return paired_change(np.full(len(difference), 0.5), 0.5 + difference, 2000, seed=0)
+
+
+def test_verdicts() -> None:
+    up = np.tile([0.1, 0.05, 0.0, 0.174], 50)
+    assert _change(up).verdict("nDCG@10") == "better: +0.081 nDCG@10, certain"
+    assert _change(-up).verdict("nDCG@10") == "worse: -0.081 nDCG@10, certain"
+    assert _change(np.zeros(50)).verdict("nDCG@10") == "no visible change: +0.000 nDCG@10"
+
+
+def test_an_uncertain_change_says_how_many_queries_would_tell() -> None:
+    difference = np.tile([0.5, -0.4], 50)  # mean 0.05, deviation 0.45: needs (1.96 * 0.45 / 0.05)^2 = 312
+    change = _change(difference)
+    assert change.low < 0 < change.high
+    assert change.more_queries() == 212
+    assert change.verdict("MRR@10") == "no visible change: +0.050 MRR@10, needs about 210 more queries to tell"
+    # Were there as many as it says, it would tell.
+    assert _change(np.tile([0.5, -0.4], 160)).certain
+
+
+@pytest.mark.parametrize("queries", [1, 5, 1000])
+def test_a_handful_of_changed_queries_is_never_certain(queries: int) -> None:
+    difference = np.zeros(queries)
+    difference[:5] = 0.3
+    change = _change(difference)
+    assert not change.certain
+    assert f"only {min(queries, 5)} of {queries} queries changed, too few to tell" in change.verdict("nDCG@10")
+
+
+def test_hopeless_numbers_are_not_named() -> None:
+    difference = np.tile([1.0, -0.9999], 20)
+    assert _change(difference).verdict("nDCG@10") == "no visible change: +0.000 nDCG@10"

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune.evaluation import metrics
+
+# Two queries: A finds grades 0 2 1 and misses one of grade 3; B finds nothing.
+GAINS = np.array([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+RELEVANT = np.array([3, 1])
+IDEAL = np.array([[3.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
+
+
+def test_worked_by_hand() -> None:
+    assert metrics.recall(GAINS, RELEVANT, 2) == pytest.approx([1 / 3, 0])
+    assert metrics.recall(GAINS, RELEVANT, 3) == pytest.approx([2 / 3, 0])
+    assert metrics.precision(GAINS, 2) == pytest.approx([1 / 2, 0])
+    assert metrics.precision(GAINS, 10) == pytest.approx([2 / 10, 0])
+    assert metrics.hit_rate(GAINS, 1) == pytest.approx([0, 0])
+    assert metrics.hit_rate(GAINS, 2) == pytest.approx([1, 0])
+    assert metrics.reciprocal_rank(GAINS, 1) == pytest.approx([0, 0])
+    assert metrics.reciprocal_rank(GAINS, 3) == pytest.approx([1 / 2, 0])
+    assert metrics.average_precision(GAINS, RELEVANT, 3) == pytest.approx([(1 / 2 + 2 / 3) / 3, 0])
+    dcg = 2 / np.log2(3) + 1 / np.log2(4)
+    assert metrics.ndcg(GAINS, IDEAL, 3) == pytest.approx([dcg / (3 + 2 / np.log2(3) + 1 / np.log2(4)), 0])
+
+
+def test_a_query_without_right_documents_scores_zero() -> None:
+    nothing = np.zeros((1, 3))
+    assert metrics.recall(nothing, np.array([0]), 3) == [0]
+    assert metrics.average_precision(nothing, np.array([0]), 3) == [0]
+    assert metrics.ndcg(nothing, nothing, 3) == [0]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 30), st.integers(1, 40))
+def test_equal_to_trec_eval(seed: int, queries: int, documents: int, k: int) -> None:
+    random = np.random.default_rng(seed)
+    # Grade 0 is judged and wrong, -1 stands for not judged; trec_eval counts negative grades as no gain too.
+    grades = random.choice([-1, 0, 1, 2, 3], size=(queries, documents), p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    ranking = random.permuted(np.tile(np.arange(documents), (queries, 1)), axis=1)
+    qrels = {f"q{q}": {f"d{d}": int(g) for d, g in enumerate(row)} for q, row in enumerate(grades)}
+    run = {f"q{q}": {f"d{d}": float(-rank) for rank, d in enumerate(row)} for q, row in enumerate(ranking)}
+    names = {"recall", "P", "success", "map_cut", "ndcg_cut"}
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {f"{name}.{k}" for name in names} | {"recip_rank"})
+    expected = evaluator.evaluate(run)
+
+    gains = np.take_along_axis(grades, ranking, axis=1).astype(float)
+    relevant = (grades > 0).sum(axis=1)
+    ideal = -np.sort(-np.maximum(grades, 0), axis=1).astype(float)
+    ours = {
+        f"recall_{k}": metrics.recall(gains, relevant, k),
+        f"P_{k}": metrics.precision(gains, k),
+        f"success_{k}": metrics.hit_rate(gains, k),
+        f"map_cut_{k}": metrics.average_precision(gains, relevant, k),
+        f"ndcg_cut_{k}": metrics.ndcg(gains, ideal, k),
+        "recip_rank": metrics.reciprocal_rank(gains, documents),
+    }
+    for name, values in ours.items():
+        np.testing.assert_allclose(values, [expected[f"q{q}"][name] for q in range(queries)], rtol=0, atol=1e-9)
