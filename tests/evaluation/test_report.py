@@ -39,7 +39,11 @@ def _report(evaluations, texts=lambda row: f"text {row}", **changes) -> dict:
         "data": {"rows read": 12_000, "share cut": 0.0123},
         "notes": ["3 duplicate rows were kept once"],
         "cost": {"training": "3 min", "texts/s": 512.3},
-        "again": {"command": "python train.py model=bert", "seed": 42, "versions": {"torch": "2.13", "numpy": "2.4"}},
+        "again": {
+            "command": "python train.py model=bert",
+            "seed": 42,
+            "versions": {"torch": "2.13", "no": None, "numpy": "2.4"},
+        },
     }
     return report_data(evaluations=evaluations, take=lambda rows: [texts(int(row)) for row in rows], **facts | changes)
 
@@ -145,7 +149,7 @@ HOSTILE = [
     "| a | b |\n| - | - |",
     "`code` ```\n# not a heading\n",
     "x" * 10_000,
-    "\u202eשלום | עולם",
+    "\u202e\u05d0 | \u05d1",
     "👨‍👩‍👧 | 🤷🏽‍♀️",
     "</td></table><img src=x onerror=alert(1)>",
     "[a](javascript:alert(1)) ![b](http://example.org/pixel)",

@@ -116,6 +116,20 @@ def test_a_query_never_finds_itself() -> None:
     assert result.means["MRR@10"] == 0.5
 
 
+def test_leaving_a_query_out_of_its_ranking_costs_no_place() -> None:
+    positions = {0: 1.0} | {item: 1.0 - item / 100 for item in range(10, 30)}
+    task = judgments([0], [0, 0, *range(10, 30)], [(0, 11, 1)])
+    result = retrieval(recall_at=[10], map_at=10).evaluate(task, on_a_line(positions))
+    assert result.hits[0].tolist() == list(range(10, 20))
+    assert result.means["recall@10"] == 1.0
+
+
+def test_places_beyond_the_corpus_are_nobodys_right_documents() -> None:
+    task = judgments([0, 1], [10, 11], [(0, 1, 1), (1, 0, 1)])
+    result = retrieval().evaluate(task, on_a_line({0: 1.0, 1: 1.0, 10: 0.2, 11: 0.9}))
+    assert result.gains.tolist() == [[1, 0] + [0] * 8, [0, 1] + [0] * 8]
+
+
 def test_a_query_that_is_only_its_own_answer_is_left_out() -> None:
     task = judgments([0, 1], [0, 10], [(0, 0, 1), (1, 1, 1)])
     result = retrieval().evaluate(task, on_a_line({0: 1.0, 1: 1.0, 10: 0.9}))

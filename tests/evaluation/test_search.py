@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.search import top_k
+from finetune.evaluation.search import _pack, top_k
 
 
 def brute_force(queries: np.ndarray, corpus: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +46,12 @@ def test_equal_scores_go_by_index_also_at_the_cut_and_between_blocks(embeddings,
 def test_a_collapsed_model_ranks_by_index() -> None:
     _, index = top_k(np.ones((3, 8), np.float32), np.ones((5000, 8), np.float32), 7, block=999)
     np.testing.assert_array_equal(index, [range(7)] * 3)
+
+
+def test_zero_equals_negative_zero() -> None:
+    # Whether a matrix product gives -0.0 depends on the library and the device.
+    keys = _pack(torch.tensor([0.0, -0.0, 1.0, -1.0]), torch.tensor([5, 4, 9, 1]))
+    assert keys.argsort(descending=True).tolist() == [2, 1, 0, 3]
 
 
 def test_k_beyond_the_corpus_gives_all_of_it() -> None:

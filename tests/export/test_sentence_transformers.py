@@ -35,7 +35,9 @@ def test_changed_real_weights_encode_the_same_and_load_again(minilm, tmp_path):
             parameter.add_(torch.randn_like(parameter) * 0.01)
     save(encoder, tmp_path / "model", 64, CARD)
     ours = embed(encoder, TEXTS)
-    np.testing.assert_allclose(SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS), ours, atol=1e-5)
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS), ours, atol=1e-5
+    )
     again = TextEncoder(str(tmp_path / "model"))
     assert again.pooling == "mean"
     np.testing.assert_allclose(embed(again, TEXTS), ours, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from finetune.errors import ModelError
-from finetune.models.locate import locate
+from finetune.models.locate import locate, longest
 from finetune.models.text import TextEncoder
 
 TEXTS = ["a cat", "the quick brown fox jumps over the lazy dog " * 8, "", "Zürich, 北京, 🎉", "word"]
@@ -57,7 +57,9 @@ def test_random_init_needs_no_weights(tiny_model, tmp_path):
     folder = copy(tiny_model, tmp_path)
     (folder / "model.safetensors").unlink()
     first, second = (TextEncoder(str(folder), random_init=True) for _ in range(2))
-    assert not torch.equal(first.backbone.embeddings.word_embeddings.weight, second.backbone.embeddings.word_embeddings.weight)
+    assert not torch.equal(
+        first.backbone.embeddings.word_embeddings.weight, second.backbone.embeddings.word_embeddings.weight
+    )
 
 
 def test_dropout_is_set_in_every_layer(tiny_model):
@@ -66,9 +68,16 @@ def test_dropout_is_set_in_every_layer(tiny_model):
     assert rates == {0.3}
 
 
-def test_longest_counts_positions(tiny_model, minilm):
-    assert TextEncoder(str(tiny_model)).longest == 64
-    assert TextEncoder(str(minilm)).longest == 512
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "t5"}, None),
+    ],
+)
+def test_longest_counts_positions(config, expected):
+    assert longest(config) == expected
 
 
 @pytest.mark.parametrize(

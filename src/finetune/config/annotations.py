@@ -14,7 +14,10 @@ from finetune.config.source import DEEPEST, Import, Module, NotThere, Opaque, lo
 from finetune.config.spelling import did_you_mean
 
 _BUILTINS = {kind.__name__: kind for kind in (bool, int, float, str, list, dict, tuple)}
-_TYPING = {name: getattr(typing, name) for name in "Any Annotated Literal Optional Union List Dict Tuple".split()}
+_TYPING = {
+    name: getattr(typing, name)
+    for name in ("Any", "Annotated", "Literal", "Optional", "Union", "List", "Dict", "Tuple")
+}
 _NAMES: dict[str, Any] = {
     **_BUILTINS,
     **_TYPING,
@@ -25,10 +28,17 @@ _NAMES: dict[str, Any] = {
     **{name: value for name, value in vars(config_types).items() if value.__class__ is type(Annotated[int, 1])},
 }
 _RULES = {rule.__name__: rule for rule in (config_types.Range, config_types.FolderName, config_types.NotEmpty)}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "null"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    type(None): "null",
+}
 
 
-def evaluate(expression: ast.expr | None, scope: Module, depth: int = 0) -> Any:
+def evaluate(expression: ast.expr | None, scope: Module, depth: int = 0) -> Any:  # noqa: PLR0911
     """The type that an annotation's text names; `Any` for whatever the source text does not tell."""
     if depth > DEEPEST:
         return Any
@@ -106,7 +116,7 @@ def describe(annotation: Any) -> str:
         return f"a list{length} (each: {_either(map(describe, arguments))})" if arguments else "a list"
     if kind in (dict, Mapping):
         return "a mapping"
-    return _KINDS.get(kind) or ("a path" if kind is Path else getattr(kind, "__name__", str(kind)))
+    return _KINDS.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def show(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune.config.annotations import complaint, evaluate, hint
-from finetune.config.rules import ARGUMENTS, GROUPS
+from finetune.config.rules import ARGUMENTS, GROUPS, Group
 from finetune.config.source import Definition, Opaque, Signature, signature
 from finetune.config.spelling import did_you_mean, nearest
 from finetune.config.targets import is_under, resolve
@@ -14,13 +14,15 @@ from finetune.config.values import UNKNOWN
 from finetune.errors import Problem
 
 
-def check_node(node: Any, key: str, group: str) -> Iterator[Problem]:
-    """Everything wrong with one node that is to be built, and with the nodes inside it."""
+def check_node(node: dict[str, Any], key: str, group: str, is_inner: bool = False) -> Iterator[Problem]:
+    """Everything wrong with one node that is to be built, and with the nodes inside it.
+
+    Only the outermost node gets arguments from the run; an inner one has to be complete.
+    """
     definition, problems = resolve(node["_target_"], group, f"{key}._target_")
     yield from problems
-    is_outermost = key.count(".") == GROUPS[group].named
     if definition is not None:
-        yield from _check_arguments(node, key, group if is_outermost else "", definition)
+        yield from _check_arguments(node, key, Group(()) if is_inner else GROUPS[group], definition)
     yield from (Problem(f"{key}.{name}", *_special(name)) for name in node if is_special(name) and name != "_target_")
     for name, value in node.items():
         yield from _check_inside(value, f"{key}.{name}", group)
@@ -29,11 +31,6 @@ def check_node(node: Any, key: str, group: str) -> Iterator[Problem]:
 def is_special(name: str) -> bool:
     """Whether a key is one of those that Hydra gives a meaning of its own, as `_partial_`."""
     return name.startswith("_") and name.endswith("_")
-
-
-def takes(target: object, group: str, name: str) -> bool:
-    """Whether what a node builds has a parameter of this name, as far as its source tells."""
-    return name in parameter_names(target, group)
 
 
 def parameter_names(target: object, group: str) -> list[str]:
@@ -45,7 +42,7 @@ def parameter_names(target: object, group: str) -> list[str]:
 
 def _check_inside(value: Any, key: str, group: str) -> Iterator[Problem]:
     if isinstance(value, dict) and "_target_" in value:
-        yield from check_node(value, key, group)
+        yield from check_node(value, key, group, is_inner=True)
     elif isinstance(value, dict):
         for name, inner in value.items():
             yield from _check_inside(inner, f"{key}.{name}", group)
@@ -54,23 +51,21 @@ def _check_inside(value: Any, key: str, group: str) -> Iterator[Problem]:
             yield from _check_inside(inner, f"{key}.{index}", group)
 
 
-def _check_arguments(node: dict[str, Any], key: str, group: str, definition: Definition) -> Iterator[Problem]:
+def _check_arguments(node: dict[str, Any], key: str, group: Group, definition: Definition) -> Iterator[Problem]:
     known = _signature(definition)
     if known is None:
         return
-    given = GROUPS[group].given if group else frozenset()
-    offered = GROUPS[group].offered if group else frozenset()
     for name, value in node.items():
         if is_special(name):
             continue
-        if name in given:
+        if name in group.given:
             yield Problem(f"{key}.{name}", "this is set by the run itself.", "Leave it out.")
         elif name in known.parameters:
             yield from _check_value(value, f"{key}.{name}", name, known, definition)
         elif not known.is_open:
-            yield _unknown(name, key, [word for word in known.parameters if word not in given], definition)
+            yield _unknown(name, key, [word for word in known.parameters if word not in group.given], definition)
     for name, parameter in known.parameters.items():
-        if parameter.required and name not in node and name not in given | offered:
+        if parameter.required and name not in node and name not in group.given | group.offered:
             what = f"{definition.node.name} cannot be built without '{name}'."
             yield Problem(f"{key}.{name}", what, f"Add it: +{key}.{name}=...")
 
@@ -91,7 +86,8 @@ def _unknown(name: str, key: str, parameters: list[str], definition: Definition)
     what = f"{definition.node.name} has no parameter '{name}'."
     if nearest(name, parameters):
         return Problem(f"{key}.{name}", what, did_you_mean(f"{key}.{name}", (f"{key}.{word}" for word in parameters)))
-    return Problem(f"{key}.{name}", what, f"It has: {', '.join(parameters)}." if parameters else "It has none.")
+    has = f"It has: {', '.join(parameters)}." if parameters else "It has none."
+    return Problem(f"{key}.{name}", what, f"{has} ~{key}.{name} takes this out.")
 
 
 def _special(name: str) -> tuple[str, str]:

@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import is_special
-from finetune.config.rules import GROUPS
 from finetune.config.spelling import did_you_mean
 from finetune.config.targets import allowed_prefixes, is_under, refusal
 from finetune.errors import CheckFailed, Problem
@@ -59,9 +58,12 @@ def _find(name: object, key: str) -> Any:
         raise CheckFailed([refusal(str(name), group, place)])
     module, _, attribute = name.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+        home = importlib.import_module(module)
+    except ModuleNotFoundError as error:
         raise CheckFailed([Problem(place, f"{name} cannot be imported: {error}.")]) from error
+    target = getattr(home, attribute, None)
+    if target is None:
+        raise CheckFailed([Problem(place, f"{module} has no '{attribute}'.", did_you_mean(attribute, vars(home)))])
     origin = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     if not (inspect.isclass(target) or inspect.isfunction(target)) or not is_under(origin, prefixes):
         raise CheckFailed([refusal(name, group, place, origin.strip("."))])

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.annotations import complaint, hint
+from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.compose import Composer, composer
 from finetune.config.overrides import apply, choice_problem, chooses, key_problem, parse
@@ -91,27 +91,30 @@ def _check_keys(tree: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _check_group(group: str, tree: dict[str, Any]) -> Iterator[Problem]:
-    node = tree.get(group)
+    node: Any = tree.get(group)
     if node is UNKNOWN:
         return
     if not GROUPS[group].named:
         yield from _check_one(node, group, group, [])
     elif node is not None and not isinstance(node, dict):
-        yield Problem(group, f"expected named nodes, found {node!r}.", f"~{group} takes all out.")
+        yield Problem(group, f"expected names with what to build under each, found {show(node)}.")
     else:
-        for name, inner in (node or {}).items():
-            yield from _check_one(
-                inner, f"{group}.{name}", group, [f"{group}.{other}" for other in node if other != name]
-            )
+        nodes = node or {}
+        for name, inner in nodes.items():
+            siblings = [f"{group}.{other}" for other in nodes if other != name]
+            yield from _check_one(inner, f"{group}.{name}", group, siblings)
 
 
 def _check_one(node: Any, key: str, group: str, siblings: list[str]) -> Iterator[Problem]:
     if isinstance(node, dict) and "_target_" in node:
         yield from check_node(node, key, group)
+    elif isinstance(node, dict) and node:
+        advice = did_you_mean(key, siblings) or f"Say it with +{key}._target_=..."
+        yield Problem(key, "it does not say what to build (it has no _target_).", advice)
     elif GROUPS[group].named:
         if node is not UNKNOWN:
-            remedy = f"Say it with +{key}._target_=..." if isinstance(node, dict) else f"~{key} takes it out."
-            advice = did_you_mean(key, siblings) or remedy
-            yield Problem(key, "it does not say what to build (it has no _target_).", advice)
+            yield Problem(key, f"expected keys with a _target_, found {show(node)}.", f"~{key} takes it out.")
+    elif node:
+        yield Problem(key, f"expected keys with a _target_, found {show(node)}.")
     else:
-        yield Problem(key, "a run needs one, and nothing here says what to build.", f"Choose one: {group}=...")
+        yield Problem(key, "a run cannot do without one.", f"Choose one: {group}=...")

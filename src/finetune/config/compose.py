@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from finetune.config.mishaps import as_problem
-from finetune.errors import CheckFailed, Problem
+from finetune.errors import CheckFailed, FinetuneError, Problem
 
 
 def compose(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
@@ -47,10 +47,12 @@ def search_path(config_dir: Path | None = None) -> list[Path]:
 
 
 def shipped_folder() -> Path:
-    """The folder of the groups that come with the package."""
+    """The folder of the groups that come with the package; raises FinetuneError if it is not installed."""
     spec = importlib.util.find_spec("finetune.conf")
-    assert spec is not None, "finetune.conf is not installed"
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise FinetuneError(
+            "The config groups of finetune are not installed.", "Install it: pip install -e . in a checkout."
+        )
     return Path(spec.origin).parent
 
 
@@ -71,7 +73,12 @@ class Composer:
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
         try:
-            return self._loader.load_configuration(self._config_name, overrides, run_mode=RunMode.RUN, from_shell=False)
+            with warnings.catch_warnings():
+                # Hydra only warns of a hydra.searchpath that leads nowhere, and then does not find what is in it.
+                warnings.filterwarnings("error", message=".*is not available")
+                return self._loader.load_configuration(
+                    self._config_name, overrides, run_mode=RunMode.RUN, from_shell=False
+                )
         except Exception as error:
             # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
             where = blame or self._config_name
@@ -113,7 +120,7 @@ class Composer:
         return self._list(group, ObjectType.CONFIG)
 
     def _list(self, parent: str, kind: ObjectType) -> list[str]:
-        if any(part in (".", "..") for part in parent.split("/")) or os.path.isabs(parent):
+        if any(part in (".", "..") for part in parent.split("/")) or parent.startswith("/"):
             return []  # a group is a name below the search path, never a way out of it
         try:
             return self._loader.get_group_options(parent, kind)

@@ -81,7 +81,7 @@ def key_problem(override: Override, tree: dict[str, Any], composer: Composer) ->
         return None  # where an interpolation leads is Hydra's to follow
     if not isinstance(node, dict) and not (adds and node is None):
         return Problem(text, f"'{at}' is a value and has no '{missing}' below it.", f"Set it as a whole: {at}=...")
-    return None if adds else _absent(text, key, at, node, tree, composer)
+    return None if adds else _absent(text, key, tree, composer)
 
 
 def apply(override: Override, tree: dict[str, Any]) -> None:
@@ -107,8 +107,9 @@ def apply(override: Override, tree: dict[str, Any]) -> None:
 
 
 def _unreadable(text: str, error: Exception) -> Problem:
-    if not text.strip():
-        return Problem(f"'{text}'", "an empty argument.", "Overrides are written KEY=VALUE; leave it out.")
+    if not text.strip() or not text.isprintable():
+        what = "this is empty." if not text.strip() else "this has characters that cannot be printed."
+        return Problem(repr(text), what, "Overrides are written KEY=VALUE.")
     key, equals, value = text.partition("=")
     if not equals:
         return Problem(text, "expected KEY=VALUE, found no '='.", "Overrides are written KEY=VALUE without spaces.")
@@ -163,11 +164,12 @@ def _dict_problem(override: Override, key: str, node: Any, tree: dict[str, Any],
     if isinstance(value, dict) and isinstance(node, dict):
         for name in value:
             if name not in node:
-                return _absent(str(override.input_line), f"{key}.{name}", key, node, tree, composer)
+                return _absent(str(override.input_line), f"{key}.{name}", tree, composer)
     return None
 
 
-def _absent(text: str, key: str, at: str, node: dict[str, Any], tree: dict[str, Any], composer: Composer) -> Problem:
+def _absent(text: str, key: str, tree: dict[str, Any], composer: Composer) -> Problem:
+    at, node, _ = _follow(key, tree)
     group, name = at.partition(".")[0], key.rpartition(".")[2]
     can_be_added = []
     if "_target_" in node and group in GROUPS:

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from finetune.config.spelling import nearest
+
 DEEPEST = 30  # re-exports and bases followed before giving up; only a circle is longer
 
 
-class NotThere(Exception):  # noqa: N818 (an answer, not an error)
-    """The name does not exist; `near` are the names that stand beside where it should be."""
+class NotThere(Exception):
+    """The name does not exist; `near` are the dotted names that could have been meant."""
 
     def __init__(self, what: str, near: Iterable[str] = ()) -> None:
         super().__init__(what)
         self.near = list(near)
 
 
-class Opaque(Exception):  # noqa: N818 (an answer, not an error)
+class Opaque(Exception):
     """Source text cannot tell (compiled, assigned, made at run time); `name` is the dotted name where it ends."""
 
     def __init__(self, name: str) -> None:
@@ -84,11 +86,9 @@ def define(dotted: str, depth: int = 0) -> Definition:
 
     Raises NotThere if there is no such name, Opaque if the source does not tell.
     """
-    if depth > DEEPEST:
-        raise Opaque(dotted)
     module, rest = _longest_module(dotted)
     if not rest:
-        raise NotThere(f"{dotted} is a module", _classes(module))
+        raise NotThere(f"{dotted} is a module, not a class", _below(module, _classes(module)))
     return _member(module, rest, depth)
 
 
@@ -164,8 +164,7 @@ def _child(part: str, folders: list[Path], name: str) -> tuple[Path | None, list
     namespaces = [folder / part for folder in folders if part.isidentifier() and (folder / part).is_dir()]
     if namespaces:
         return None, namespaces
-    near = {child.stem for folder in folders for child in folder.iterdir() if child.suffix == ".py" or child.is_dir()}
-    raise NotThere(f"there is no module {name}", (word for word in near if not word.startswith("_")))
+    raise NotThere(f"there is no module {name}")
 
 
 def _longest_module(dotted: str) -> tuple[Module, list[str]]:
@@ -180,6 +179,8 @@ def _longest_module(dotted: str) -> tuple[Module, list[str]]:
 
 def _member(module: Module, rest: list[str], depth: int) -> Definition:
     name, *inner = rest
+    if depth > DEEPEST:
+        raise Opaque(f"{module.name}.{name}")
     symbol = module.symbols.get(name)
     if symbol is None:
         return _through_stars(module, rest, depth)
@@ -190,7 +191,9 @@ def _member(module: Module, rest: list[str], depth: int) -> Definition:
     if isinstance(symbol, ast.expr):
         raise Opaque(f"{module.name}.{name}")
     if inner:
-        raise NotThere(f"{'.'.join(rest)} is not a class or function of {module.name} itself", _classes(module))
+        raise NotThere(
+            f"{'.'.join(rest)} is not a class or function of {module.name} itself", _below(module, _classes(module))
+        )
     return Definition(module, symbol)
 
 
@@ -202,7 +205,14 @@ def _through_stars(module: Module, rest: list[str], depth: int) -> Definition:
             continue
     if "__getattr__" in module.symbols:
         raise Opaque(module.name)
-    raise NotThere(f"{module.name} has no '{rest[0]}'", [*_classes(module), *module.submodules])
+    name, *inner = rest
+    # With more behind the name it is a module that is misspelt.
+    near = _below(module, nearest(name, module.submodules), *inner) if inner else _below(module, _classes(module))
+    raise NotThere(f"{module.name} has no '{name}'", near)
+
+
+def _below(module: Module, names: Iterable[str], *inner: str) -> list[str]:
+    return [".".join([module.name, name, *inner]) for name in names]
 
 
 def _classes(module: Module) -> list[str]:

@@ -40,10 +40,8 @@ def resolve(target: object, group: str, key: str) -> tuple[Definition | None, li
         inside = is_under(answer.name, allowed_prefixes(group))
         return None, [] if inside else [refusal(target, group, key, answer.name)]
     except NotThere as answer:
-        place = target.rpartition(".")[0]
-        # The suggestion is the whole name: that is what has to be typed.
-        near = did_you_mean(target, (f"{place}.{name}" for name in answer.near))
-        return None, [Problem(key, f"{answer}.", near)]
+        advice = did_you_mean(target, answer.near) or (f"There are: {', '.join(answer.near)}." if answer.near else "")
+        return None, [Problem(key, f"{answer}.", advice)]
     if not is_under(definition.name, allowed_prefixes(group)):
         return None, [refusal(target, group, key, definition.name)]
     return definition, []

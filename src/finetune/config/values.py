@@ -28,7 +28,7 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     """
     problems: list[Problem] = []
     with _hydra_resolver(config):
-        keys = [key for key in keys_of(OmegaConf.to_container(config, resolve=False)) if not key.startswith("hydra")]
+        keys = [key for key in keys_of(OmegaConf.to_container(config, resolve=False)) if not key.startswith("hydra.")]
         walk = _Walk(keys, problems)
         tree = {str(name): walk.value(config, name, str(name), ()) for name in config if name != "hydra"}
         for part, name in (("run", "dir"), ("sweep", "dir")):
@@ -72,7 +72,7 @@ class _Walk:
         trail = (*trail, place)
         if isinstance(node, ListConfig):
             return [self.value(node, index, f"{key}.{index}", trail) for index in range(len(node))]
-        return {str(name): self.value(node, name, f"{key}.{name}", trail) for name in node}
+        return {str(name): self.value(node, name, f"{key}.{name!s}", trail) for name in node}
 
     def _unknown(self, key: str, what: str, advice: str = "") -> object:
         self._problems.append(Problem(key, what, advice))
@@ -82,8 +82,8 @@ class _Walk:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, InterpolationToMissingValueError):
             return f"'{raw}' leads to a key that has no value yet.", "Set that key."
-        if isinstance(error, RecursionError):
-            return f"'{raw}' leads back to itself.", "Give one of the keys in the circle a value."
+        if re.search("Recursive interpolation|Interpolation to parent", first):
+            return f"'{raw}' leads back to itself.", "Give a key of the circle a value of its own."
         if found := re.search(r"Environment variable '([^']*)' not found", first):
             return (
                 f"the environment variable {found[1]} is not set.",
@@ -97,7 +97,8 @@ class _Walk:
 
 
 def _raw(parent: DictConfig | ListConfig, name: Any) -> str:
-    return str(OmegaConf.to_container(parent, resolve=False)[name])
+    plain: Any = OmegaConf.to_container(parent, resolve=False)
+    return str(plain[name])
 
 
 @contextmanager

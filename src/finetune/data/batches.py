@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.items import ABSENT
 from finetune.data.arrays import Ints
+from finetune.data.items import ABSENT
 from finetune.data.relations import KnownPositives, Relations
 from finetune.data.tokens import Tokens
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finetune.data.judgments import Judgments
 from finetune.data.arrays import Ints
+from finetune.data.judgments import Judgments
 from finetune.errors import CheckFailed, Problem
 
 SHOWN = 20  # problems that are shown one by one; more of the same kind help nobody

@@ -19,6 +19,7 @@ CHUNK_ROWS = 100_000
 ADVICE = {
     "ragged": "A cell that holds the delimiter or a line end must stand in double quotes.",
     "unclosed": 'Close it with a double quote; a quote inside a quoted cell is written twice ("").',
+    "stray": 'A quote inside a quoted cell is written twice ("").',
     "undecodable": "If the whole file is like that, set data.encoding=cp1252 (Windows, Excel) or latin-1.",
     "nul": "Remove it; many of them mean that the file is utf-16 (data.encoding=utf-16).",
     "long": "If it is meant, raise data.max_cell_characters.",
@@ -121,10 +122,21 @@ class _Judge:
             return Fault("unclosed", swallowed, opened)
         if len(row.cells) != self.width:
             return Fault("ragged", self._ragged(row), row.line)
+        if row.stray and (fault := self._stray_fault(row)):
+            return fault
         for place in self.places:
             if fault := self._cell_fault(row, place):
                 return fault
         return self._pair_fault(row)
+
+    def _stray_fault(self, row: Row) -> Fault | None:
+        # Such a cell swallowed rows. Without a line end in it, the text is what was meant, as in 5" or "a"b.
+        for place in self.places:
+            cell = row.cells[place]
+            if '"' in cell and count_lines(cell):
+                what = f"a quote that opens here closes {count_lines(cell)} lines later, in the middle of a cell"
+                return Fault("stray", f"{what}: {cut(cell)}", self._line_of(row, place))
+        return None
 
     def _ragged(self, row: Row) -> str:
         found = f"found {len(row.cells)} {'cell' if len(row.cells) == 1 else 'cells'}, the header has {self.width}"

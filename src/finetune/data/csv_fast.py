@@ -58,6 +58,8 @@ def _all_good(columns: list[pa.ChunkedArray], max_cell_characters: int) -> bool:
     bad = [_blank(anchor), _blank(positive), pc.equal(anchor, positive)]
     bad += [pc.equal(negative, positive) for negative in negatives]
     bad += [pc.match_substring(column, "\0") for column in columns]
+    # A quote and a line end in one cell may be rows swallowed by a forgotten quote: only the raw text tells.
+    bad += [pc.and_(pc.match_substring(c, '"'), pc.match_substring_regex(c, r"[\r\n]")) for c in columns]
     bad += [pc.greater(pc.utf8_length(column), max_cell_characters) for column in columns]
     return not any(pc.any(rows).as_py() for rows in bad)
 

@@ -25,11 +25,16 @@ codecs.register_error(_HANDLER, _mark_undecodable)
 
 
 class Row(NamedTuple):
-    """One row: the line of the file it begins in (from 1), its cells, and whether its last quote was closed."""
+    """One row: the line of the file it begins in (from 1), its cells, and how its quotes stand.
+
+    `closed`: its last quote was closed before the file ended. `stray`: it spans lines, and a closing quote is followed
+    by more text, as happens where a quote was forgotten and the next one, rows below, was taken for its end.
+    """
 
     line: int
     cells: list[str]
     closed: bool
+    stray: bool
 
 
 def python_codec(encoding: str) -> str:
@@ -46,10 +51,13 @@ def open_text(path: Path, encoding: str) -> TextIO:
 def rows(stream: TextIO, delimiter: str) -> Iterator[Row]:
     """Yield all rows that are not blank, the header too, however long their cells are."""
     ended = False
+    raw: list[str] = []
 
     def lines() -> Iterator[str]:
         nonlocal ended
-        yield from stream
+        for text in stream:
+            raw.append(text)
+            yield text
         ended = True
 
     with _unlimited_cells():
@@ -59,8 +67,16 @@ def rows(stream: TextIO, delimiter: str) -> Iterator[Row]:
             # A whole row is handed out before the next line is asked for: a row that comes after the end of
             # the file was asked for is one whose quote is still open.
             if cells:
-                yield Row(line, cells, closed=not ended)
+                yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not _strict(raw, delimiter))
+            raw.clear()
             line = reader.line_num + 1
+
+
+def _strict(raw: list[str], delimiter: str) -> bool:
+    try:
+        return len(list(csv.reader(raw, delimiter=delimiter, strict=True))) == 1
+    except csv.Error:
+        return False
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from finetune.data.arrays import Ints, distinct
 from finetune.data.beir import Beir
 from finetune.data.items import Items
 from finetune.data.judgments import Judgments
-from finetune.data.arrays import Ints, distinct
 from finetune.data.relations import Relations
 from finetune.data.split import MAX_QUERIES, hold_out, judge
 from finetune.errors import CheckFailed, Problem

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from finetune.data.items import ABSENT
 from finetune.data.arrays import Ints, distinct, flat_ranges
+from finetune.data.items import ABSENT
 
 
 def _no_negatives() -> Ints:

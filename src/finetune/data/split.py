@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from finetune.data.judgments import Judgments
 from finetune.data.arrays import Ints, distinct
+from finetune.data.judgments import Judgments
 from finetune.data.relations import Relations
 
 MAX_QUERIES = 2_000  # a bootstrap over 2,000 queries is narrow enough; more only takes longer, twice a run

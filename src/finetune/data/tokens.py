@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.items import Items
 from finetune.data.arrays import Ints, flat_ranges
+from finetune.data.items import Items
 
 CHUNK_TEXTS = 4096  # texts at a time: enough to keep all cores busy, few enough for a progress bar to move
 

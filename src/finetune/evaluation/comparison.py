@@ -66,4 +66,4 @@ def compare(before: RetrievalResult, after: RetrievalResult, seed: int = 0) -> C
         Row(metric, paired_change(before.per_query[metric], values, after.bootstrap_samples, seed))
         for metric, values in after.per_query.items()
     ]
-    return Comparison(before, after, sorted(rows, key=lambda row: row.metric != after.headline))
+    return Comparison(before, after, rows)

@@ -9,10 +9,11 @@ import unicodedata
 _DROPPED = re.compile(
     "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
 )
-# Beside Markdown's own: $ (mathematics), # and @ (mentions), : and www. (emoji names, links) of common renderers.
-# Inside a word _ and @ mean nothing and stay, so that names in the source of a report can be read.
+# Beside Markdown's own: $ (mathematics), # and @ (mentions), : and www. (emoji names, links) of common renderers, and
+# what starts a list. Inside a word _ and @ mean nothing and stay, so that the source of a report can be read; a _
+# before a word can open but, with all others escaped, nothing closes it.
 _MARKUP = re.compile(
-    r"[\\`*\[\]|~<>&$#]|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@|:(?=[/\w])|(?<=www)\.",
+    r"[\\`*\[\]|~<>&$#]|^[-+=]|(?<=\d)[.)](?=\s|$)|_(?![^\W_])|(?<!\w)@|:(?=[/\w])|(?<=www)\.",
     re.IGNORECASE,
 )
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"

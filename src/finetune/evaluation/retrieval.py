@@ -32,9 +32,9 @@ SHOWN = 10
 class RetrievalResult:
     """What one model found, per query; items are row numbers, -1 where there is none.
 
-    `per_query` maps names such as `nDCG@10` to (Q,) float64. `hits` (Q, S) are the best hits, `gains` (Q, S)
-    their grades, `right` (Q, S) the documents that should have been found, best grade first. `seconds` is the
-    time of encoding, search and metrics together.
+    `per_query` maps names such as `nDCG@10` to (Q,) float64, the headline first. `hits` (Q, S) are the best hits,
+    `gains` (Q, S) their grades, `right` (Q, S) the documents that should have been found, best grade first.
+    `seconds` is the time of encoding, search and metrics together.
     """
 
     name: str

@@ -54,7 +54,9 @@ def _write(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> No
         ],
     )
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine" if encoder.normalize else "dot"})
+    _write_json(
+        folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine" if encoder.normalize else "dot"}
+    )
     _write_json(folder / "1_Pooling" / "config.json", _pooling(encoder))
     if encoder.normalize:
         (folder / "2_Normalize").mkdir()

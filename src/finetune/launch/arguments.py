@@ -54,7 +54,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     if unknown:
         raise FinetuneError(f"there is no option {unknown[0]}.", _did_you_mean(unknown[0]))
     if known.config_dir is not None and not known.config_dir.is_dir():
-        raise FinetuneError(f"--config-dir {known.config_dir}: there is no such folder.", "Give the folder of your own groups.")
+        raise FinetuneError(
+            f"--config-dir {known.config_dir}: there is no such folder.", "Give the folder of your own groups."
+        )
     return Arguments(rest, known.multirun, _shown(known), known.config_dir, known.config_name)
 
 
@@ -64,10 +66,12 @@ def _is_override(word: str) -> bool:
 
 def _did_you_mean(word: str) -> str:
     flags = [*_SHOW, "--multirun", "--config-dir", "--config-name", "--resolve", "--package"]
-    close = difflib.get_close_matches(word.split("=")[0], flags, n=1)
+    close = difflib.get_close_matches(word.split("=", maxsplit=1)[0], flags, n=1)
     if close:
         return f"Did you mean {close[0]}?"
-    return f"Overrides are written without dashes: {word.lstrip('-').replace('-', '_') if '=' in word else 'key=value'}."
+    return (
+        f"Overrides are written without dashes: {word.lstrip('-').replace('-', '_') if '=' in word else 'key=value'}."
+    )
 
 
 def _shown(known: object) -> list[str]:

@@ -79,10 +79,13 @@ def record(cfg: DictConfig, run: RunDirectory, overrides: list[str]) -> None:
 def _go_on(cfg: DictConfig, run: RunDirectory) -> tuple[RunDirectory, Path | None]:
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
-        raise FinetuneError(f"{run.path} exists and is no run of finetune; it was not touched.", "Choose another name=.")
+        raise FinetuneError(
+            f"{run.path} exists and is no run of finetune; it was not touched.", "Choose another name=."
+        )
     if state == "finished":
         raise FinetuneError(
-            f"The run {run.path} is finished; it is not trained again.", "Choose another name=, or remove the directory."
+            f"The run {run.path} is finished; it is not trained again.",
+            "Choose another name=, or remove the directory.",
         )
     if cfg.resume == "never":
         raise FinetuneError(
@@ -103,9 +106,11 @@ def _last_checkpoint(run: RunDirectory) -> Path | None:
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
+    plain = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=True
+    )
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

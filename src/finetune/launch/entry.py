@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 from finetune.config.check import check
 from finetune.config.compose import hydra_arguments
 from finetune.console import complain, say
-from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
+from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.claim import find_run, is_first_process, overrides_of_run, record
 from finetune.launch.outcome import outcome
+from finetune.models.locate import find_here, locate, longest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.show:
             return _show(arguments)
         if arguments.multirun:
-            from finetune.launch.sweep import sweep  # noqa: PLC0415
+            from finetune.launch.sweep import sweep
 
             return sweep(arguments)
         return _run(arguments)
@@ -51,18 +53,40 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     Raises:
         CheckFailed: with everything that is wrong; of the data only what shows at a glance if the config is wrong.
     """
-    from finetune.config.build import build  # noqa: PLC0415
+    from finetune.config.build import build
 
     try:
         cfg = check(overrides, arguments.config_dir, arguments.config_name)
     except CheckFailed as failed:
         raise CheckFailed([*failed.problems, *_data_at_a_glance(arguments, overrides)]) from failed
-    return cfg, build(cfg.data, "data").load(cfg.seed)
+    problems = check_model(cfg)
+    try:
+        dataset = build(cfg.data, "data").load(cfg.seed)
+    except CheckFailed as failed:
+        problems += failed.problems
+    if problems:
+        raise CheckFailed(problems)
+    return cfg, dataset
+
+
+def check_model(cfg: DictConfig) -> list[Problem]:
+    """Look at the model's folder, if it is on this machine, without loading anything."""
+    try:
+        folder = find_here(cfg.model.name)
+    except ModelError as error:
+        return [Problem("model.name", error.what, error.advice)]
+    if folder is None:
+        return []
+    limit = longest(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if limit is not None and cfg.data.max_length > limit:
+        what = f"{cfg.model.name} can read {limit} tokens, not {cfg.data.max_length}."
+        return [Problem("data.max_length", what, f"Set data.max_length={limit} or less.")]
+    return []
 
 
 def _data_at_a_glance(arguments: Arguments, overrides: list[str]) -> list[Problem]:
     """Look at the head of the data file although the config is wrong elsewhere: one answer instead of two."""
-    from finetune.config.build import build  # noqa: PLC0415
+    from finetune.config.build import build
 
     about_data = [override for override in overrides if override.startswith("data")]
     try:
@@ -73,13 +97,15 @@ def _data_at_a_glance(arguments: Arguments, overrides: list[str]) -> list[Proble
     return problems
 
 
-def start_hydra(arguments: Arguments, overrides: list[str], flags: list[str], task: Callable[[DictConfig], None]) -> None:
+def start_hydra(
+    arguments: Arguments, overrides: list[str], flags: list[str], task: Callable[[DictConfig], None]
+) -> None:
     """Hand over to Hydra with the same search path that the check used.
 
     Raises:
         FinetuneError: what `task` raised, which Hydra would wrap.
     """
-    import hydra  # noqa: PLC0415
+    import hydra
 
     config_path, extra = hydra_arguments(arguments.config_dir)
     # Lightning starts a run's further processes from sys.argv, so it must name a file that can be started.
@@ -110,6 +136,7 @@ def _run(arguments: Arguments) -> int:
     if cfg.check:
         _say_fine(dataset)
         return 0
+    locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it
     run, checkpoint = find_run(cfg)
     if is_first_process():
         say(f"run directory: {run.path}")
@@ -121,7 +148,7 @@ def _run(arguments: Arguments) -> int:
 
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None) -> None:
     with outcome(run):
-        from finetune.training.fit import fit  # noqa: PLC0415
+        from finetune.training.fit import fit
 
         fit(cfg, dataset, run, checkpoint)
 
@@ -129,7 +156,11 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Pat
 def _say_fine(dataset: Dataset) -> None:
     say("The config and the data are fine; nothing was started.", style="bold green")
     for name, value in dataset.facts.items():
-        say(f"  {name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"  {name.replace('_', ' ')}: {value}")
+        say(
+            f"  {name.replace('_', ' ')}: {value:,}"
+            if isinstance(value, int)
+            else f"  {name.replace('_', ' ')}: {value}"
+        )
 
 
 def _quoted(value: str) -> str:

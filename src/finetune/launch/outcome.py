@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ def outcome(run: RunDirectory) -> Iterator[None]:
             raise Interrupted(what, f"Go on with: python train.py resume={run.path}") from error
         except FinetuneError as error:
             _write(run, "failed", error.what)
+            if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
+                # A mistake that only showed while building (a damaged model): there is no run to speak of.
+                shutil.rmtree(run.path, ignore_errors=True)
             raise
         except Exception as error:
             shortage = _out_of_memory(error)
@@ -55,7 +59,8 @@ def _out_of_memory(error: Exception) -> RunError | None:
     # By name, because this room does not import torch.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
         return RunError(
-            "Memory ran out.", "Use a smaller engine.token_budget, data.batch_size or data.max_length, or close other programs."
+            "Memory ran out.",
+            "Use a smaller engine.token_budget, data.batch_size or data.max_length, or close other programs.",
         )
     return None
 
@@ -64,7 +69,7 @@ def _out_of_memory(error: Exception) -> RunError | None:
 def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM outside of training ends the run like Ctrl-C does; in training, StopOnSignal takes both over."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)

@@ -37,7 +37,9 @@ class InfoNCE(nn.Module):
         back = self._one_direction(emb_ND, batch, batch.positive_B, batch.anchor_B, batch.anchor_B)
         return (loss + back) / 2
 
-    def _one_direction(self, emb_ND: Tensor, batch: Batch, source_B: Tensor, target_B: Tensor, candidates: Tensor) -> Tensor:
+    def _one_direction(
+        self, emb_ND: Tensor, batch: Batch, source_B: Tensor, target_B: Tensor, candidates: Tensor
+    ) -> Tensor:
         # Scored against all N items and masked down to the candidates: no index shuffling, no device sync.
         logits_BN = emb_ND[source_B] @ emb_ND.T / self.temperature
         excluded_BN = _known(batch, len(emb_ND))[source_B]

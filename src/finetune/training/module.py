@@ -5,12 +5,14 @@ Shapes: N distinct items of the batch, B relations, D width.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from finetune.config.build import build
@@ -50,6 +52,7 @@ class EmbeddingModule(LightningModule):
         self._schedule = schedule
         self._random_state: dict[str, Tensor] = {}
         self._step_started = 0.0
+        self.texts_seen = 0  # since this process started, for the pace
 
     def on_train_start(self) -> None:
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
@@ -64,16 +67,18 @@ class EmbeddingModule(LightningModule):
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = self.loss(emb_ND.float(), batch)
-        self.log("loss", loss, batch_size=len(batch.anchor_B))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({"loss": loss, "learning_rate": rate}, batch_size=len(batch))
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log speed and stop on a loss that is no number; only where lines are written, so no step waits for it."""
         elapsed, self._step_started = time.monotonic() - self._step_started, time.monotonic()
-        if self.global_step % self.trainer.log_every_n_steps:
+        self.texts_seen += 2 * len(batch)
+        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         loss = float(outputs["loss"])
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        if not math.isfinite(loss):
             raise RunError(
                 f"The run diverged: the loss is {loss} at step {self.global_step}.",
                 "Try a smaller optimizer.lr, a longer scheduler.warmup, or trainer.precision=32-true.",
@@ -81,20 +86,40 @@ class EmbeddingModule(LightningModule):
         lengths = np.array(batch.lengths_cpu)
         self.log_dict(
             {
-                "texts_per_second": 2 * len(batch.anchor_B) / elapsed,
+                "texts_per_second": 2 * len(batch) / elapsed,
                 "tokens_per_second": float(lengths.sum()) / elapsed,
                 "padding_share": self.engine.padding_share(lengths),
-                "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Build the optimizer over decayed and undecayed weights, and the schedule that steps with every step."""
-        optimizer = build(self._optimizer, "optimizer", params=self._parameter_groups())
+        settings, plugin = self._optimizer.copy(), self.trainer.precision_plugin
+        if "fused" in settings and isinstance(plugin, MixedPrecision) and plugin.scaler:
+            settings.fused = False  # fp16 gradients must be unscaled before they are clipped
+        optimizer = build(settings, "optimizer", params=self._parameter_groups())
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._schedule.factor(min(step, self.total_steps - 1), self.total_steps)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip also where Lightning refuses to.
+
+        It refuses all fused optimizers in mixed precision because fp16 gradients are still scaled; bf16 has no scaler.
+        """
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            by_value = gradient_clip_algorithm == "value"
+            clip = plugin.clip_grad_by_value if by_value else plugin.clip_grad_by_norm
+            clip(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

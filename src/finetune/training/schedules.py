@@ -24,7 +24,7 @@ class Constant:
             return (step + 1) / warmup_steps
         return self.after_warmup((step + 1 - warmup_steps) / max(1, total - warmup_steps + 1))
 
-    def after_warmup(self, progress: float) -> float:  # noqa: ARG002 - the shapes below use it
+    def after_warmup(self, progress: float) -> float:
         """Return the share of the peak at `progress` (0 to 1) of the steps after the warm-up."""
         return 1.0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from finetune.config.types import PositiveInt
 from finetune.runs.atomic import explain
@@ -17,7 +17,7 @@ LAST = "last.ckpt"
 
 
 class Checkpoint(Callback):
-    """Saves `last.ckpt` every `every_n_steps` optimizer steps and at the end of every epoch.
+    """Saves `last.ckpt` every `every_n_steps` optimizer steps, at the end of every epoch, and at the end of the run.
 
     `directory` is given by the run.
     """
@@ -27,26 +27,24 @@ class Checkpoint(Callback):
         self.path = Path(directory or ".") / "checkpoints" / LAST
         self._saved_at = 0
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Save when a multiple of `every_n_steps` has just been reached."""
-        if trainer.global_step % self.every_n_steps == 0:
-            self.save(trainer)
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        """Save if it is time.
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save, so that a finished epoch is never lost."""
-        self.save(trainer, again=True)
-
-    def save(self, trainer: Trainer, *, again: bool = False) -> None:
-        """Save now; with accumulation several batches share a step, and the second save would be the first again."""
-        if again or trainer.global_step != self._saved_at:
+        All saves are made here, those at an epoch's end too: from the hook that Lightning has for those, a resumed run
+        loses batches (after a stop within an epoch, or with `max_steps`).
+        """
+        step = trainer.global_step
+        wanted = step % self.every_n_steps == 0 or trainer.is_last_batch or step >= module.total_steps
+        # With accumulation several batches share a step; a second save would be the first again.
+        if wanted and step != self._saved_at:
             trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved_at = trainer.global_step
+            self._saved_at = step
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside the old one and puts it in its place when it is whole and on disk."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save `checkpoint` to `path`.
 
         Raises:
@@ -74,7 +72,7 @@ class _Recorder:
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         try:
-            torch.save(checkpoint, self)
+            torch.save(checkpoint, cast(IO[bytes], self))
         except RuntimeError:
             if self._error is None:
                 raise

@@ -44,7 +44,7 @@ class StopOnSignal(Callback):
         """Stop listening."""
         self._restore()
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int, _: FrameType | None) -> None:
         if self.stopped_by:
             raise KeyboardInterrupt
         self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

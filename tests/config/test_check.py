@@ -1,0 +1,334 @@
+"""The check through its front door: what is typed, and what is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from finetune.config.check import check
+from finetune.config.compose import shipped_folder
+from finetune.config.rules import GROUPS
+from finetune.errors import Problem
+
+from .conftest import problems_of, write
+
+# One override (or several, split by " | "), where the answer points, and words that it must have.
+ANSWERS = [
+    # what cannot be read
+    ("model", "model", ["KEY=VALUE"]),
+    ("a..b=1", "a..b=1", ["cannot be a key"]),
+    ("=3", "=3", ["no key"]),
+    ("ü=3", "ü=3", ["cannot be a key"]),
+    ("data.path=ü.csv", "data.path=ü.csv", ["'data.path=\"ü.csv\"'"]),
+    ("data.path=a(b).csv", "data.path=a(b).csv", ["quotes"]),
+    ("data.columns=[a,b", "data.columns=[a,b", ["brackets"]),
+    # groups and options
+    ("modle=bert", "modle=bert", ["no group or key 'modle'", "Did you mean model?"]),
+    ("+modle=bert", "modle", ["no group or key 'modle'", "Did you mean model?"]),
+    ("model=brt", "model=brt", ["group model has no 'brt'", "Did you mean bert?", "There are: bert"]),
+    ("model=", "model=", ["group model has no ''", "There are: bert"]),
+    ("trainer=5", "trainer=5", ["group trainer has no '5'"]),
+    ("recipe=null", "recipe=null", ["~recipe"]),
+    ("+model=bert", "+model=bert", ["Leave out the plus"]),
+    ("++model=bert", "++model=bert", ["Write model=bert"]),
+    ("model@x=bert", "model@x=bert", ["model@x"]),
+    ("nope@x=bert", "nope@x=bert", ["no group 'nope'"]),
+    ("hydra/launcher=bassic", "hydra/launcher=bassic", ["Did you mean basic?"]),
+    ("hydra/launchr=basic", "hydra/launchr=basic", ["Did you mean hydra/launcher?"]),
+    ("hydra.run.dri=x", "hydra.run.dri=x", ["Did you mean hydra.run.dir"]),
+    ("hydra.searchpath=[file:///nope]", "hydra.searchpath=[file:///nope]", ["no folder '/nope'"]),
+    # keys
+    ("trainer.max_epcohs=3", "trainer.max_epcohs=3", ["Did you mean trainer.max_epochs?"]),
+    ("+trainer.max_epcohs=3", "trainer.max_epcohs", ["Trainer has no parameter", "Did you mean trainer.max_epochs?"]),
+    ("++optimizer.lrr=1", "optimizer.lrr", ["AdamW has no parameter 'lrr'", "Did you mean optimizer.lr?"]),
+    ("trainer.overfit_batches=1", "trainer.overfit_batches=1", ["with a plus: +trainer.overfit_batches=1"]),
+    ("+trainer.max_epochs=3", "+trainer.max_epochs=3", ["Leave out the plus"]),
+    ("lr=1e-5", "lr=1e-5", ["Did you mean optimizer.lr?"]),
+    ("batch_size=8", "batch_size=8", ["Did you mean data.batch_size?"]),
+    ("epochs=3", "epochs=3", ["trainer.max_epochs"]),
+    ("model/name=x", "model/name=x", ["Did you mean model.name?"]),
+    ("optimizer.lr.x=1", "optimizer.lr.x=1", ["'optimizer.lr' is a value"]),
+    ("optimizer.betas.7=0.5", "optimizer.betas.7=0.5", ["no '7' below it"]),
+    ("optimizer={lrr: 1}", "optimizer={lrr: 1}", ["Did you mean optimizer.lr?"]),
+    ("~callbacks.progres", "~callbacks.progres", ["Did you mean callbacks.progress?"]),
+    ("~nope", "~nope", ["no group or key 'nope'"]),
+    ("+foo=3", "foo", ["no group or key 'foo'", "There are:"]),
+    ("+callbacks.x.y=1", "callbacks.x", ["no _target_"]),
+    ("++callbacks.chekpoint.every_n_steps=4", "callbacks.chekpoint", ["Did you mean callbacks.checkpoint?"]),
+    ("callbacks.progress=null", "callbacks.progress", ["found null", "~callbacks.progress"]),
+    # sweeps
+    ("optimizer.lr=1e-5,3e-5", "optimizer.lr=1e-5,3e-5", ["-m", "'optimizer.lr=[1e-5,3e-5]'"]),
+    ("seed=range(1,3)", "seed=range(1,3)", ["-m"]),
+    # what is missing
+    ("~loss", "loss", ["cannot do without one", "loss=..."]),
+    ("~experiment", "experiment", ["needed"]),
+    ("~model.name", "model.name", ["TextEncoder cannot be built without 'name'"]),
+    ("model.name=???", "model.name", ["no value yet"]),
+    # interpolations
+    (
+        "model.name=${modle.pooling}",
+        "model.name",
+        ["'modle.pooling', which is not there", "Did you mean model.pooling?"],
+    ),
+    ("model.name=${oc.env:FINETUNE_NOT_SET}", "model.name", ["FINETUNE_NOT_SET is not set"]),
+    ("model.name=${oc.evn:HOME}", "model.name", ["'oc.evn', which is not a resolver", "Did you mean oc.env?"]),
+    ("model.name=${model.pooling} | model.pooling=${model.name}", "model.pooling", ["leads back to itself"]),
+    ("data.columns=${loss} | loss.temperature=${data}", "data.columns.temperature", ["leads back to data"]),
+    ("data.columns=${data}", "data.columns", ["leads back to itself"]),
+    ("experiment=${nope}", "hydra.run.dir", ["nope"]),
+    ("hydra.run.dir=${nope}", "hydra.run.dir", ["'nope', which is not there"]),
+]
+
+# The same for values; those of different keys are checked together, because one check answers all.
+VALUES = [
+    ("trainer.max_epochs=0", "trainer.max_epochs", ["expected a whole number of at least 1", "found 0"]),
+    ("trainer.max_epochs=-5", "trainer.max_epochs", ["found -5"]),
+    ("trainer.max_steps=0", "trainer.max_steps", ["found 0"]),
+    ("trainer.devices=0", "trainer.devices", ["found 0"]),
+    ("trainer.accelerator=gup", "trainer.accelerator", ["Did you mean gpu?"]),
+    ("trainer.precision=bf17", "trainer.precision", ["'bf16-mixed'", "found 'bf17'", "Did you mean bf16?"]),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val", ["at least 0"]),
+    ("trainer.deterministic=wran", "trainer.deterministic", ["Did you mean warn?"]),
+    ("data.batch_size=1", "data.batch_size", ["expected a whole number of at least 2, found 1"]),
+    ("data.batch_size=2.5", "data.batch_size", ["expected a whole number", "found 2.5"]),
+    ("data.validation_fraction=2", "data.validation_fraction", ["at most 1", "found 2"]),
+    ("loss.temperature=0", "loss.temperature", ["expected a number above 0, found 0"]),
+    ("loss.temperature=nan", "loss.temperature", ["found nan"]),
+    ("loss.temperature=inf", "loss.temperature", ["found inf"]),
+    ("loss.symmetric=1", "loss.symmetric", ["expected true or false, found 1"]),
+    ("optimizer.lr=-1", "optimizer.lr", ["above 0", "found -1"]),
+    ("optimizer.lr=true", "optimizer.lr", ["expected a number", "found true"]),
+    ("optimizer.lr='1e-5'", "optimizer.lr", ["without quotes: 1.0e-05"]),
+    ("optimizer.betas=[0.9]", "optimizer.betas", ["a list of 2"]),
+    ("optimizer.betas.0=1.8", "optimizer.betas", ["found [1.8, 0.999]"]),
+    ("optimizer.weight_decay=null", "optimizer.weight_decay", ["found null"]),
+    ("scheduler.warmup=1.5", "scheduler.warmup", ["at most 1"]),
+    ("model.pooling=meen", "model.pooling", ["Did you mean mean?"]),
+    ("model.name=null", "model.name", ["expected a text, found null"]),
+    ("evaluation.retrieval.recall_at=[1,0]", "evaluation.retrieval.recall_at", ["at least 1", "found [1, 0]"]),
+    ("callbacks.checkpoint.every_n_steps=0", "callbacks.checkpoint.every_n_steps", ["at least 1"]),
+    # the run's own keys
+    ("seed=-1", "seed", ["at least 0", "found -1"]),
+    ("seed=4294967296", "seed", ["at most 4294967295"]),
+    ("experiment=a/b", "experiment", ["name a folder"]),
+    ("experiment=..", "experiment", ["name a folder"]),
+    ("experiment=''", "experiment", ["name a folder"]),
+    ("experiment=2024", "experiment", ["'experiment=\"2024\"'"]),
+    ("name=.x", "name", ["name a folder"]),
+    ("name=' x'", "name", ["name a folder"]),
+    (f"name={'x' * 201}", "name", ["200 bytes"]),
+    ("check=maybe", "check", ["true or false"]),
+    ("resume=''", "resume", ["not empty"]),
+]
+
+# The same for what may be built, and with which arguments.
+TARGETS = [
+    (
+        "model._target_=os.system",
+        "model._target_",
+        ["model may not build os.system", "finetune.models.*", "FINETUNE_ALLOW"],
+    ),
+    ("model._target_=finetune.runs.os.system", "model._target_", ["may not build"]),
+    ("model._target_=5", "model._target_", ["dotted name"]),
+    ("loss._target_=finetune.losses.infonce.torch.load", "loss._target_", ["it comes from torch.serialization.load"]),
+    (
+        "callbacks.progress._target_=finetune.training.callbacks.checkpoint.os.system",
+        "callbacks.progress._target_",
+        ["os"],
+    ),
+    ("trainer._target_=pytorch_lightning.LightningModule", "trainer._target_", ["Allowed: pytorch_lightning.Trainer"]),
+    ("model.name={_target_: os.system, command: ls}", "model.name._target_", ["may not build os.system"]),
+    ("data.columns=[{_target_: os.system}]", "data.columns.0._target_", ["may not build os.system"]),
+    ("optimizer._target_=torch.optim.AdamX", "optimizer._target_", ["Did you mean torch.optim.Adam"]),
+    ("loss._target_=finetune.losses.infonec.InfoNCE", "loss._target_", ["mean finetune.losses.infonce.InfoNCE?"]),
+    ("loss._target_=finetune.losses.infonce", "loss._target_", ["is a module"]),
+    ("+callbacks.x._target_=pytorch_lightning.callbacks.EarlyStoping", "callbacks.x._target_", ["EarlyStopping?"]),
+    ("+callbacks.x._target_=pytorch_lightning.callbacks.EarlyStopping", "callbacks.x.monitor", ["without 'monitor'"]),
+    ("+optimizer._partial_=true", "optimizer._partial_", ["not allowed"]),
+    ("+optimizer._args_=[1]", "optimizer._args_", ["not allowed"]),
+    ("+trainer.callbacks=[1]", "trainer.callbacks", ["set by the run itself"]),
+    ("+optimizer.params=[1]", "optimizer.params", ["set by the run itself"]),
+    ("optimizer._target_=torch.optim.SGD", "optimizer.betas", ["SGD has no parameter", "~optimizer.betas"]),
+]
+
+FINE = [
+    "",
+    "data.columns=[question,answer]",
+    "data.columns={anchor: q, positive: a, negative: [bad]}",
+    "optimizer.betas.0=0.8",
+    "optimizer={lr: 1e-3}",
+    "~callbacks.progress",
+    "+callbacks.mine._target_=pytorch_lightning.callbacks.EarlyStopping | +callbacks.mine.monitor=loss",
+    "+callbacks.mine={_target_: pytorch_lightning.callbacks.Timer, duration: 1} | callbacks.mine.duration=2",
+    "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger",
+    "+trainer.overfit_batches=1",
+    "trainer.gradient_clip_val=null",
+    "trainer.devices=[0,1]",
+    "trainer.max_steps=5 | trainer.max_epochs=-1",
+    "optimizer.lr=1e-5 | optimizer.eps=1e-6 | data.limit=10",
+    "experiment='a \"b\" c' | name='it\\'s ü'",
+    "name=${experiment}-${seed}",
+    "name=${oc.env:FINETUNE_NOT_SET,plain}",
+    "name=${hydra:job.name}",
+    "hydra.run.dir=/x",
+    "hydra/launcher=basic",
+    "hydra.verbose=true",
+    "loss.temperature=1 | loss.temperature=2",
+    "~optimizer.betas | ~optimizer.eps | optimizer._target_=torch.optim.SGD | +optimizer.momentum=0.9",
+]
+
+
+Answer = tuple[str, str, list[str]]
+
+
+def layers(answers: list[Answer], depth: int) -> list[list[Answer]]:
+    """The answers in as few lists as possible, no key twice in one as far as its first `depth` parts go."""
+    made: list[list[Answer]] = []
+    for answer in answers:
+        key = answer[1].split(".")[:depth]
+        free = [layer for layer in made if all(other[1].split(".")[:depth] != key for other in layer)]
+        (free[0] if free else made.append([]) or made[-1]).append(answer)
+    return made
+
+
+def split(line: str) -> list[str]:
+    return line.split(" | ") if line else []
+
+
+@pytest.mark.parametrize(("typed", "where", "words"), ANSWERS, ids=lambda value: str(value)[:60])
+def test_answers_what_is_wrong_where_it_is(typed: str, where: str, words: list[str]) -> None:
+    assert_answered(problems_of(*split(typed)), where, words)
+
+
+@pytest.mark.parametrize("layer", layers(VALUES, 9), ids=lambda layer: f"{len(layer)} values")
+def test_answers_every_value_that_does_not_fit(layer: list[Answer]) -> None:
+    problems = problems_of(*(typed for typed, _, _ in layer))
+    for _, where, words in layer:
+        assert_answered(problems, where, words)
+    assert len(problems) == len(layer), "nothing else is wrong"
+
+
+@pytest.mark.parametrize("layer", layers(TARGETS, 1), ids=lambda layer: f"{len(layer)} targets")
+def test_answers_every_target_that_cannot_be_built(layer: list[Answer]) -> None:
+    problems = problems_of(*(typed for typed, _, _ in layer))
+    for _, where, words in layer:
+        assert_answered(problems, where, words)
+
+
+def assert_answered(problems: list[Problem], where: str, words: list[str]) -> None:
+    there = [problem for problem in problems if problem.where == where]
+    assert there, f"nothing at {where}: {problems}"
+    assert all(word in str(there[0]) for word in words), str(there[0])
+    assert there[0].what.endswith((".", "?")), "the advice follows in the same line"
+    assert "\n" not in str(there[0])
+
+
+@pytest.mark.parametrize("typed", FINE)
+def test_lets_pass_what_is_right(typed: str) -> None:
+    assert problems_of(*split(typed)) == []
+
+
+def test_answers_everything_at_once() -> None:
+    typed = ["model=brt", "trainer.max_epcohs=3", "lr=1", "seed=-1", "x", "optimizer.lr=1,2", "loss.temperature=0"]
+    found = [problem.where for problem in problems_of(*typed)]
+    assert sorted(found) == sorted([*typed[:3], "seed", "x", "optimizer.lr=1,2", "loss.temperature"])
+
+
+def test_an_empty_argument_is_answered() -> None:
+    assert [problem.where for problem in problems_of("", "  ")] == ["''", "'  '"]
+
+
+def test_returns_the_config_with_what_was_set() -> None:
+    config = check(["optimizer.lr=1e-5", "name=mine"])
+    assert config.optimizer.lr == 1e-5
+    assert config.hydra.run.dir == "outputs/default/mine"
+
+
+@pytest.mark.parametrize(
+    "file", sorted(shipped_folder().rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_every_shipped_yaml_composes_and_checks(file: Path) -> None:
+    group = file.parent.relative_to(shipped_folder()).as_posix()
+    assert problems_of(*([] if group == "." else [f"{group}={file.stem}"])) == []
+
+
+def test_every_shipped_argument_is_a_parameter_with_a_fitting_type() -> None:
+    # If the checks of arguments were skipped (source not found), the test above would prove nothing.
+    config = check([])
+    nodes = [group for group in GROUPS if not GROUPS[group].named]
+    nodes += [f"{group}.{name}" for group in GROUPS if GROUPS[group].named for name in config[group]]
+    problems = problems_of(*(f"+{node}.not_a_parameter=1" for node in nodes))
+    assert sorted(problem.where for problem in problems) == sorted(f"{node}.not_a_parameter" for node in nodes)
+
+
+def test_number_in_quotes_in_a_file_is_answered(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/loss/mine.yaml": '_target_: finetune.losses.infonce.InfoNCE\ntemperature: "5e-2"\n'})
+    (problem,) = problems_of("loss=mine")
+    assert (problem.where, problem.advice) == ("loss.temperature", "Write the number without quotes: 0.05.")
+
+
+def test_numbers_of_files_are_numbers(elsewhere: Path) -> None:
+    # PyYAML alone reads 5e-2 as a text.
+    write(elsewhere, {"conf/loss/mine.yaml": "_target_: finetune.losses.infonce.InfoNCE\ntemperature: 5e-2\n"})
+    assert check(["loss=mine"]).loss.temperature == 0.05
+
+
+class TestOwnCode:
+    """A user's own classes, allowed by the environment."""
+
+    def test_is_refused_without_leave(self, own_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("FINETUNE_ALLOW")
+        (problem,) = problems_of("+callbacks.x={_target_: mine.parts.Fields, size: 3}")
+        assert problem.where == "callbacks.x._target_"
+
+    @pytest.mark.parametrize(
+        ("node", "where", "words"),
+        [
+            ("mine.parts.Base, size: 0", "size", "at least 1"),
+            ("mine.parts.Base, size: 1, mode: fsat", "mode", "Did you mean fast?"),
+            ("mine.Renamed, size: 1, share: 2", "share", "at most 1"),
+            ("mine.Base, sise: 1, size: 1", "sise", "Did you mean callbacks.x.size?"),
+            ("mine.parts.alias", "size", "cannot be built without 'size'"),
+            ("mine.parts.Open, size: one, more: 3", "size", "expected a whole number"),
+            ("mine.parts.Fields, size: 10", "size", "of at least 2 and below 10"),
+            ("mine.parts.Fields, size: 2, names: [1]", "names", "a list"),
+            ("mine.parts.Fields, size: 2, kind: y", "kind", "no parameter"),
+            ("mine.parts.Fields, size: 2, made: 1", "made", "no parameter"),
+            ("mine.parts.MoreFields, size: 2, deep: {a: b}", "deep", "mapping"),
+            ("mine.parts.function, size: 1, path: 2", "path", "expected a text"),
+            ("mine.parts.subprocess.run", "_target_", "it comes from subprocess.run"),
+            ("mine.os.system", "_target_", "may not build"),
+            ("mine.parts.Base.__init__", "_target_", "not a class or function of"),
+            ("mine.parts.Bose", "_target_", "Did you mean mine.parts.Base?"),
+            ("mine.prats.Base", "_target_", "Did you mean mine.parts.Base?"),
+            ("mine.parts.Fields, size: 2, inner: {_target_: mine.parts.Base}", "inner.size", "without 'size'"),
+        ],
+    )
+    def test_arguments_are_held_against_its_source(self, own_code: Path, node: str, where: str, words: str) -> None:
+        problems = problems_of(f"+callbacks.x={{_target_: {node}}}")
+        there = [problem for problem in problems if problem.where == f"callbacks.x.{where}"]
+        assert there, problems
+        assert words in str(there[0])
+
+    @pytest.mark.parametrize(
+        "node",
+        [
+            "mine.parts.Base, size: 1, share: null",
+            "mine.Renamed, size: 1, mode: exact",
+            "mine.parts.Open, anything: 3",
+            "mine.parts.Unreadable, whatever: 3",
+            "mine.parts.MoreFields, size: 2, deep: {a: 1}",
+            "mine.parts.Fields, size: 2, inner: {_target_: mine.parts.Base, size: 1}",
+        ],
+    )
+    def test_what_fits_passes(self, own_code: Path, node: str) -> None:
+        assert problems_of(f"+callbacks.x={{_target_: {node}}}") == []
+
+
+def test_the_callers_hydra_state_is_left_alone() -> None:
+    check([])
+    assert not GlobalHydra.instance().is_initialized()
+    assert HydraConfig.instance().cfg is None

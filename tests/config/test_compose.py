@@ -1,0 +1,138 @@
+"""The user's groups before the shipped ones, and mistakes in YAML files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.config.compose import compose, hydra_arguments, search_path, shipped_folder
+from finetune.errors import CheckFailed
+
+from .conftest import problems_of, write
+
+
+def test_shipped_groups_alone(elsewhere: Path) -> None:
+    assert search_path() == [shipped_folder()]
+    config = compose(["model.name=x"])
+    assert config.model.name == "x"
+    assert config.hydra.runtime.choices.model == "bert"
+
+
+def test_own_files_are_found_first_and_the_shipped_ones_stay(elsewhere: Path) -> None:
+    own = "_target_: finetune.losses.infonce.InfoNCE\ntemperature: 0.5\n"
+    write(elsewhere, {"conf/loss/infonce.yaml": own, "conf/loss/mine.yaml": own.replace("0.5", "0.7")})
+    assert compose([]).loss.temperature == 0.5
+    assert compose(["loss=mine"]).loss.temperature == 0.7
+    assert compose(["scheduler=cosine"]).scheduler.floor == 0.0
+
+
+def test_own_root_config(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/train.yaml": (shipped_folder() / "train.yaml").read_text().replace("seed: 42", "seed: 7")})
+    assert compose([]).seed == 7
+
+
+def test_config_dir_takes_the_place_of_conf(elsewhere: Path) -> None:
+    write(
+        elsewhere, {"conf/debug/here.yaml": "# @package _global_\nseed: 1\n", "o t'her/debug/there.yaml": "seed: 1\n"}
+    )
+    there = elsewhere / "o t'her"
+    assert search_path(there) == [there, shipped_folder()]
+    assert compose(["debug=there"], there).debug.seed == 1
+    with pytest.raises(CheckFailed):
+        compose(["debug=here"], there)
+
+
+def test_the_shipped_folder_is_not_listed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert search_path(shipped_folder()) == [shipped_folder()]
+    sources = compose([], shipped_folder()).hydra.runtime.config_sources
+    assert [source.path for source in sources].count(str(shipped_folder())) == 1
+
+
+def test_a_config_dir_that_is_not_there() -> None:
+    (problem,) = problems_of(config_dir=Path("nope"))
+    assert problem.where == "--config-dir"
+
+
+def test_a_root_config_that_is_not_there() -> None:
+    with pytest.raises(CheckFailed, match=r"no file 'trian\.yaml'"):
+        compose([], config_name="trian")
+
+
+def test_hydra_searchpath_adds_groups(elsewhere: Path) -> None:
+    write(elsewhere, {"more/debug/more.yaml": "# @package _global_\nseed: 3\n"})
+    assert compose([f"hydra.searchpath=[file://{elsewhere}/more]", "debug=more"]).seed == 3
+
+
+def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/debug/own.yaml": "# @package _global_\nseed: 11\n"})
+    program = """
+        import sys, hydra
+        from finetune.config.compose import hydra_arguments
+        config_path, extra = hydra_arguments()
+        sys.argv += ["debug=own", "scheduler=cosine", "hydra.run.dir=.", *extra]
+        hydra.main(version_base="1.3", config_path=config_path, config_name="train")(
+            lambda cfg: print(cfg.seed, cfg.scheduler.floor))()
+    """
+    write(elsewhere, {"main.py": program})
+    done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["11", "0.0"], done.stderr
+    assert hydra_arguments()[0] == str(elsewhere / "conf")
+
+
+@pytest.mark.parametrize(
+    ("files", "typed", "where", "words"),
+    [
+        ({"model/x.yaml": "a: [1\nb: 2\n"}, "model=x", "conf/model/x.yaml:2", "not valid YAML"),
+        ({"model/x.yaml": "a: 1\na: 2\n"}, "model=x", "conf/model/x.yaml:2", "duplicate key"),
+        ({"model/x.yaml": "a: '${'\n"}, "model=x", "model=x", "cannot be read"),
+        ({"model/x.yaml": "- a\n"}, "model=x", "model", "found ['a']"),
+        ({"model/x.yaml": "text"}, "model=x", "model", "_target_"),
+        ({"model/x.yaml": ""}, "model=x", "model", "cannot do without"),
+        ({"model/x.yaml": ""}, "model=y", "model=y", "There are: bert, x."),
+        (
+            {"recipe/x.yaml": "# @package _global_\ndefaults:\n  - override /model: brt\n"},
+            "recipe=x",
+            "conf/recipe/x.yaml:3",
+            "Did you mean bert?",
+        ),
+        (
+            {"recipe/x.yaml": "# @package _global_\ndefaults:\n  - override /modle: bert\n"},
+            "recipe=x",
+            "conf/recipe/x.yaml:3",
+            "Did you mean model?",
+        ),
+        (
+            {"recipe/x.yaml": "# @package _global_\ntrainer:\n  max_epcohs: 3\n"},
+            "recipe=x",
+            "trainer.max_epcohs",
+            "Did you mean trainer.max_epochs?",
+        ),
+        ({"recipe/x.yaml": "# @package _global_\nopimizer: {}\n"}, "recipe=x", "opimizer", "Did you mean optimizer?"),
+        ({"miner/x.yaml": "a: 1\n"}, "miner=x", "miner=x", "with a plus"),
+    ],
+)
+def test_mistakes_in_files(elsewhere: Path, files: dict[str, str], typed: str, where: str, words: str) -> None:
+    write(elsewhere / "conf", files)
+    problems = problems_of(typed)
+    there = [problem for problem in problems if problem.where == where]
+    assert there, problems
+    assert words in str(there[0])
+
+
+def test_a_file_that_is_not_utf8_is_named(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/model/x.yaml": ""})
+    (elsewhere / "conf/model/x.yaml").write_bytes(b"name: caf\xe9\n")
+    (problem,) = problems_of("model=x")
+    assert (problem.where, problem.what) == ("conf/model/x.yaml", "this file is not UTF-8 text.")
+
+
+def test_a_broken_file_does_not_hide_other_problems(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/model/x.yaml": "a: [1\n"})
+    assert {problem.where.split(":")[0] for problem in problems_of("model=x", "seed=-1", "lr=3")} == {
+        "conf/model/x.yaml",
+        "seed",
+        "lr=3",
+    }

@@ -1,0 +1,250 @@
+"""The front door: a CSV file in, a data set or one screen of text out."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.data.dataset import Dataset
+from tests.data.conftest import csv_data, told
+
+PAIRS = "question,answer\nq1,a1\nq2,a2\nq3,a3\n"
+
+
+def pairs_of(dataset: Dataset) -> list[tuple[str, str]]:
+    train = dataset.train
+    anchors, positives = dataset.items.take(train.anchor), dataset.items.take(train.positive)
+    return list(zip(anchors, positives, strict=True))
+
+
+EXPECTED = [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PAIRS.encode(),
+        b"\xef\xbb\xbf" + PAIRS.encode(),
+        PAIRS.replace("\n", "\r\n").encode(),
+        PAIRS.replace("\n", "\r").encode(),
+        (PAIRS + "\n\n\r\n").encode(),
+        ("\n" + PAIRS.replace("\n", "\n\n")).encode(),
+        PAIRS.rstrip("\n").encode(),
+        b'"Question","ANSWER"\n"q1","a1"\nq2,a2\n"q3","a3"',
+        b"id, Question ,answer\n1,q1,a1\n2,q2,a2\n3,q3,a3\n",
+        b"answer,question\na1,q1\na2,q2\na3,q3\n",
+    ],
+    ids=["plain", "bom", "crlf", "cr", "trailing", "blank-lines", "no-end", "quoted", "more-columns", "other-order"],
+)
+def test_files_that_say_the_same_are_read_the_same(content, write):
+    assert pairs_of(csv_data(write(content)).load()) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declared"),
+    [("utf-16", "utf-16"), ("utf-16-le", "utf-16-le"), ("latin-1", "latin-1"), ("cp1252", "cp1252"), ("utf-8", "UTF8")],
+)
+def test_other_encodings(encoding, declared, write):
+    path = write("question,answer\nqué,ça\nnaïf,été\n".encode(encoding))
+    assert pairs_of(csv_data(path, encoding=declared).load()) == [("qué", "ça"), ("naïf", "été")]
+
+
+@pytest.mark.parametrize(("delimiter", "typed"), [("\t", "\t"), ("\t", r"\t"), (";", ";"), ("|", "|"), ("§", "§")])
+def test_other_delimiters(delimiter, typed, write):
+    path = write(PAIRS.replace(",", delimiter))
+    assert pairs_of(csv_data(path, delimiter=typed).load()) == EXPECTED
+
+
+def test_quoted_cells_may_hold_everything(write):
+    path = write('question,answer\n"a, b","line 1\nline 2"\n"say ""hi""",5" wide\n')
+    assert pairs_of(csv_data(path).load()) == [("a, b", "line 1\nline 2"), ('say "hi"', '5" wide')]
+
+
+def test_negatives_may_be_absent(write):
+    path = write("question,answer,negative,negative_2\nq1,a1,n1,n2\nq2,a2,,a1\nq3,a3,  ,\n")
+    data = csv_data(path).load()
+    texts = [[data.items.take(np.array([n]))[0] if n >= 0 else None for n in row] for row in data.train.negatives]
+    assert texts == [["n1", "n2"], [None, "a1"], [None, None]]
+
+
+def test_duplicates_are_kept_once_and_counted(write):
+    data = csv_data(write(PAIRS + "q2,a2\nq2,a1\nq1,a1\n")).load()
+    assert pairs_of(data) == [*EXPECTED, ("q2", "a1")]
+    assert data.facts["duplicate_rows"] == 2
+    assert data.facts["distinct_texts"] == 6
+    assert any("2 duplicate rows" in note for note in data.notes)
+
+
+def test_limit_is_the_same_sample_whatever_the_seed(write):
+    path = write("question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(500)))
+    one, other = (csv_data(path, limit=50).load(seed=seed) for seed in (1, 2))
+    assert pairs_of(one) == pairs_of(other)
+    assert len(one.train) == 50
+    assert len(one.items) == 100  # texts of rows that were left out are gone
+    rows = [int(anchor[1:]) for anchor, _ in pairs_of(one)]
+    assert rows == sorted(rows)
+    assert rows[0] < 100 and rows[-1] > 400
+
+
+def test_same_seed_same_split_other_seed_other_split(write):
+    path = write("question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(300)))
+    splits = [pairs_of(csv_data(path, validation_fraction=0.1).load(seed=seed)) for seed in (1, 1, 2)]
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_fingerprint_is_that_of_the_file(write):
+    assert csv_data(write(PAIRS)).load().facts["sha256"] == hashlib.sha256(PAIRS.encode()).hexdigest()
+
+
+def test_a_batch_larger_than_the_data_is_said(write):
+    assert any("batch_size is 8" in note for note in csv_data(write(PAIRS)).load().notes)
+
+
+# What is wrong with a file, and words that the answer must have.
+REFUSED = {
+    "empty": (b"", ["is empty"]),
+    "blank": (b"\n\n\r\n", ["is empty"]),
+    "header only": (b"question,answer\n", ["pairs.csv:1", "nothing below"]),
+    "one column": (b"question\nq1\nq2\n", ["pairs.csv:1", "one column only"]),
+    "one column, other delimiter": (b"question;answer\nq1;a1\nq2;a2\n", ['data.delimiter=";"']),
+    "duplicate names": (b"question,answer,question\nq,a,b\nr,c,d\n", ["'question' more than once"]),
+    "ragged": (b"question,answer\nq1,a1\nq2\nq3,a3,x\n", ["pairs.csv:3: found 1 cell", "pairs.csv:4: found 3 cells"]),
+    "empty cell": (
+        b"question,answer\nq1,a1\n  ,a2\nq3,\n",
+        [":3: column 'question'", ":4: column 'answer'"],
+    ),
+    "nul": (b"question,answer\nq1,a1\nq2,a\x002\n", ["pairs.csv:3: column 'answer' has a NUL byte: a\\x002"]),
+    "latin-1": (
+        "question,answer\nq1,a1\nq2,caf\xe9\n".encode("latin-1"),
+        ["pairs.csv:3: column 'answer' has the byte 0xE9, which is not utf-8: caf\\xe9", "data.encoding=cp1252"],
+    ),
+    "latin-1 header": ("qu\xe9,answer\nq1,a1\n".encode("latin-1"), ["pairs.csv:1", "0xE9", "data.encoding=cp1252"]),
+    "unclosed": (b'question,answer\nq1,a1\nq2,"a2\nq3,a3\n', ["pairs.csv:3: a quote that opens here is never closed"]),
+    "unclosed, last line": (b'question,answer\nq1,a1\nq2,"a2', ["pairs.csv:3: a quote"]),
+    "unclosed header": (b'question,"answer\nq1,a1\nq2,a2\n', ["pairs.csv:1", "never closed"]),
+    "quote closed late": (
+        b'question,answer\nq1,"a1\nq2,a2\nq3,"a3"\n',
+        [":2: a quote that opens here closes 2 lines later"],
+    ),
+    "ragged after a quote": (b'question,answer\nq1,"a1\nq2,"a2",\n', ["pairs.csv:2: found 3", "opens on line 2?"]),
+    "line after a long cell": (b'question,answer\nq1,"a\n\nb"\nq2,\n', ["pairs.csv:5: column 'answer' is empty"]),
+    "same text": (b"question,answer\nq1,q1\nq2,a2\n", ["pairs.csv:2: anchor and positive are the same"]),
+    "negative": (b"query,answer,negative\nq1,a1,a1\nq2,a2,n\n", ["pairs.csv:2: a negative is the same"]),
+    "all anchors": (b"question,answer\nq,a1\nq,a2\nq,a3\n", ["all 3 anchors are the same text"]),
+    "all positives": (b"question,answer\nq1,a\nq2,a\n", ["all 2 positives are the same text"]),
+    "one pair": (b"question,answer\nq,a\nq,a\n", ["only 1 usable pair"]),
+    "utf-16": (PAIRS.encode("utf-16"), ["byte-order mark of utf-16", "data.encoding=utf-16"]),
+    "gzip": (gzip.compress(PAIRS.encode()), ["not a text file; it looks like gzip"]),
+    "parquet": (b"PAR1" + bytes(100), ["looks like Parquet"]),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), ["looks like a PNG image"]),
+    "binary": (bytes(range(32)) * 20, ["not a text file"]),
+    "score": (b"text1,text2,score\na,b,0.5\nc,d,0.1\n", ["scored or labelled", "data.columns=[text1,text2]"]),
+    "label": (b"text,label\na,1\nb,2\n", ["scored or labelled", "data.columns=[text,label]"]),
+    "unknown names": (b"x,y,z\n1,2,3\n4,5,6\n", ["'x', 'y', 'z'", "data.columns=[x,y]"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_files_are_answered_with_the_place_and_the_way_out(case, write, monkeypatch):
+    content, expected = REFUSED[case]
+    path = write(content)
+    monkeypatch.chdir(path.parent)
+    answer = told(csv_data("pairs.csv"))
+    for words in expected:
+        assert words in answer
+    assert len(answer.splitlines()) <= 4
+
+
+def test_a_huge_cell_is_one_line(write):
+    path = write("question,answer\nq1,a1\nq2," + "x" * 10_000_000 + "\n")
+    answer = told(csv_data(path))
+    assert ":3: column 'answer' has 10,000,000 characters, more than 1,000,000" in answer
+    assert max(map(len, answer.splitlines())) < 400
+
+
+def test_only_twenty_bad_rows_are_shown_and_all_are_counted(write):
+    path = write("question,answer\n" + "q,a\n" * 10 + "broken\n" * 57)
+    lines = told(csv_data(path)).splitlines()
+    assert len(lines) == 21
+    assert "57 of 67 rows are bad, the first 20 are shown" in lines[-1]
+
+
+def test_bad_rows_can_be_left_out(write):
+    path = write(b'question,answer\nq1,a1\nbroken\nq2,a2\n,x\nq3,\xff\nq4,a\0\nq5,a5\nq6,"open\n')
+    data = csv_data(path, on_bad_rows="skip").load()
+    assert pairs_of(data) == [("q1", "a1"), ("q2", "a2"), ("q5", "a5")]
+    assert (data.facts["rows_read"], data.facts["rows_skipped"]) == (8, 5)
+    assert any("5 bad rows were left out" in note for note in data.notes)
+
+
+def test_a_missing_file_is_answered_with_its_neighbours(write):
+    path = write(PAIRS, "my_pairs.csv")
+    assert "In that folder there is: my_pairs.csv" in told(csv_data(path.with_name("my_pair.csv")))
+    assert "no folder" in told(csv_data(path.parent / "nowhere" / "x.csv"))
+
+
+def test_a_folder_is_no_file(write):
+    path = write(PAIRS)
+    assert "is a folder. Name the CSV file in it. It holds: pairs.csv." in told(csv_data(path.parent))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(write):
+    path = write(PAIRS)
+    path.chmod(0)
+    assert "cannot be read: Permission denied" in told(csv_data(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"delimiter": ",,"}, "data.delimiter: must be one character"),
+        ({"delimiter": '"'}, "data.delimiter: must be one character"),
+        ({"delimiter": ""}, "data.delimiter: must be one character"),
+        ({"encoding": "utf-9"}, "data.encoding: there is no text encoding 'utf-9'"),
+        ({"encoding": "base64"}, "data.encoding: there is no text encoding"),
+        ({"columns": ["question", "anwser"]}, "no column 'anwser'. Did you mean 'answer'?"),
+        ({"columns": ["question"]}, "data.columns: names 1 columns"),
+        ({"columns": ["question", "question"]}, "names 'question' twice"),
+        ({"columns": {"anchor": "question", "postive": "answer"}}, "data.columns.postive: there is no such role. Did"),
+        ({"columns": {"anchor": "question"}}, "names no positive column"),
+        ({"validation_path": "nowhere"}, "data.validation_path: there is no folder 'nowhere'"),
+    ],
+)
+def test_bad_settings_are_answered_by_their_key(changes, expected, write):
+    data = csv_data(write(PAIRS), **changes)
+    assert expected in "\n".join(map(str, data.check_head()))
+    assert expected in told(data)
+
+
+def test_all_that_is_wrong_comes_at_once(write):
+    answer = told(csv_data(write(PAIRS), delimiter="", encoding="utf-9", columns=["a"], validation_path="nowhere"))
+    for key in ("data.delimiter", "data.encoding", "data.columns", "data.validation_path"):
+        assert key in answer
+
+
+def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
+    path = tmp_path / "huge.csv"
+    path.write_text(PAIRS + "q,a\n" * 500_000)
+    os.truncate(path, 50_000_000_000)  # a hole: no disk is used, but reading it all would take minutes
+    start = time.perf_counter()
+    assert csv_data(path).check_head() == []
+    assert time.perf_counter() - start < 1
+
+
+def test_names_with_spaces_and_quotes(write):
+    assert len(csv_data(write(PAIRS, 'my "best" pairs\' file\n.csv')).load().train) == 3
+
+
+def test_reading_imports_no_torch():
+    code = "import sys, finetune.data.csv; print({'torch', 'pytorch_lightning', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

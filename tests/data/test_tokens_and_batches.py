@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from finetune.data.batches import Batches
+from finetune.data.items import Items
+from finetune.data.relations import Relations
+from finetune.data.tokens import CHUNK_TEXTS, Tokens
+
+rows = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(-1, 9)), min_size=1, max_size=40)
+
+
+def tokens_for(count: int) -> Tokens:
+    """Item i has i % 4 + 1 tokens, all with the id i."""
+    lengths = np.arange(count) % 4 + 1
+    return Tokens(np.repeat(np.arange(count), lengths).astype(np.int32), np.concatenate([[0], lengths.cumsum()]))
+
+
+def batches_of(table: Any, batch_size: int = 4, seed: int = 0) -> Batches:
+    table = np.array(table, np.int64)
+    relations = Relations(table[:, 0], table[:, 1], table[:, 2:])
+    return Batches(relations, tokens_for(int(table.max()) + 1), relations.known_positives(), batch_size, seed)
+
+
+def rows_of(batch: Any) -> list[tuple[int, ...]]:
+    """The relations of a batch as item numbers, read back through its places."""
+    items = batch.items_N.tolist()
+    places = torch.column_stack([batch.anchor_B, batch.positive_B, batch.negatives_Bn]).tolist()
+    return [tuple(items[place] if place >= 0 else -1 for place in row) for row in places]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, **{f"w{i}": i + 3 for i in range(50)}}
+    inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 1), ("[SEP]", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+
+
+def test_tokens_are_those_of_the_tokenizer_one_by_one(tokenizer):
+    rng = np.random.default_rng(0)
+    texts = {" ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(2, 12))) for _ in range(CHUNK_TEXTS + 300)}
+    items, _ = Items.from_columns([pa.array(sorted(texts))])
+    assert len(items) > CHUNK_TEXTS
+    seen: list[tuple[int, int]] = []
+    tokens = Tokens.build(items, tokenizer, 8, lambda done, total: seen.append((done, total)))
+    expected = [tokenizer(text)["input_ids"] for text in items.texts.to_pylist()]
+    assert tokens.truncated == sum(len(ids) > 8 for ids in expected)
+    assert sum(len(ids) == 8 for ids in expected) > 0  # those fit, and must not be counted
+    assert tokens.lengths.tolist() == [min(len(ids), 8) for ids in expected]
+    chosen = rng.integers(0, len(items), 50)
+    ids, lengths = tokens.take(chosen)
+    cut = [tokenizer(items.take(np.array([i]))[0], truncation=True, max_length=8)["input_ids"] for i in chosen]
+    assert ids.tolist() == [*chain.from_iterable(cut)]
+    assert lengths.tolist() == [len(ids) for ids in cut]
+    assert seen == [(CHUNK_TEXTS, len(items)), (len(items), len(items))]
+
+
+@given(table=rows, batch_size=st.integers(2, 9), seed=st.integers(0, 3), epoch=st.integers(0, 3))
+def test_an_epoch_has_every_relation_once_in_even_batches(table, batch_size, seed, epoch):
+    batches = batches_of(table, batch_size, seed)
+    batches.set_epoch(epoch)
+    found = [rows_of(batch) for batch in batches]
+    assert sorted(chain.from_iterable(found)) == sorted(table)
+    sizes = [len(batch) for batch in found]
+    assert len(found) == len(batches)
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+
+
+@given(table=rows, batch_size=st.integers(2, 9))
+def test_a_batch_has_each_text_once_with_its_tokens_and_known_positives(table, batch_size):
+    batches = batches_of(table, batch_size)
+    graph = {(a, b) for x, y, _ in table for a, b in ((x, y), (y, x)) if a != b}
+    for batch in batches:
+        items = batch.items_N.tolist()
+        assert items == sorted({item for row in rows_of(batch) for item in row if item >= 0})
+        assert batch.lengths_cpu == batch.lengths_N.tolist() == [item % 4 + 1 for item in items]
+        assert batch.ids_T.tolist() == [item for item in items for _ in range(item % 4 + 1)]
+        known = [(items[i], items[j]) for i, j in batch.known_E2.tolist()]
+        assert known == sorted((a, b) for a in items for b in items if (a, b) in graph)
+
+
+@settings(deadline=None)
+@given(table=rows, seed=st.integers(0, 3), data=st.data())
+def test_a_resume_goes_on_with_just_the_next_batch(table, seed, data):
+    full = batches_of(table, 4, seed)
+    expected = [rows_of(batch) for _ in range(3) for batch in full]
+    at = data.draw(st.integers(0, len(expected)))
+    first = batches_of(table, 4, seed)
+    stream = (batch for _ in range(3) for batch in first)
+    for _ in range(at):
+        next(stream)
+    resumed = batches_of(table, 4, seed)
+    resumed.load_state_dict(first.state_dict())
+    rest: list[Any] = []
+    while len(rest) < len(expected) - at:
+        rest += [rows_of(batch) for batch in resumed]
+    assert rest == expected[at:]
+
+
+def test_epochs_and_seeds_differ():
+    table = [(i, i + 50) for i in range(50)]
+    orders = []
+    for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
+        batches = batches_of(table, 50, seed)
+        batches.set_epoch(epoch)
+        orders.append(rows_of(next(iter(batches))))
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_a_batch_moves_whole():
+    batch = next(iter(batches_of([(0, 1, -1), (2, 3, 1)])))
+    moved = batch.to("meta")
+    assert {tensor.device.type for tensor in vars(moved).values() if isinstance(tensor, torch.Tensor)} == {"meta"}
+    assert moved.lengths_cpu == batch.lengths_cpu
+    assert all(t.dtype == torch.int64 for t in vars(batch).values() if isinstance(t, torch.Tensor))
+
+
+class Recorder(pl.LightningModule):
+    """Notes which items each step saw; saves a checkpoint after step `save_at`."""
+
+    def __init__(self, save_at: int = -1, path: str = "") -> None:
+        super().__init__()
+        self.weight = torch.nn.Linear(1, 1)
+        self.seen: list[list[int]] = []
+        self.save_at, self.path = save_at, path
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        self.seen.append(batch.items_N.tolist())
+        return self.weight(torch.ones(1, 1)).sum()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.global_step == self.save_at:
+            self.trainer.save_checkpoint(self.path)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(module: Recorder, checkpoint: str | None = None, **settings: Any) -> list[list[int]]:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", enable_checkpointing=False, **quiet, **settings)
+    trainer.fit(module, batches_of([(i, i + 26) for i in range(26)], 7, seed=3), ckpt_path=checkpoint)
+    return module.seen
+
+
+@pytest.mark.parametrize("extra", [{}, {"limit_train_batches": 3}, {"max_steps": 10}], ids=str)
+def test_lightning_resumes_at_any_step(extra, tmp_path):
+    full = fit(Recorder(), **extra)
+    assert len(full) == {"limit_train_batches": 9, "max_steps": 10}.get(*[*extra, ""][:1], 12)
+    assert len({str(batch) for batch in full}) == len(full)  # every epoch has its own order
+    for at in range(1, len(full)):
+        path = str(tmp_path / f"{at}.ckpt")
+        fit(Recorder(at, path), **extra)
+        torch.load(path, weights_only=True)
+        assert fit(Recorder(), path, **extra) == full[at:]

@@ -1,0 +1,124 @@
+"""What a mistake on the command line gets: one screen, exit code 2, no traceback, no run directory."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from finetune.launch.arguments import parse
+from tests.conftest import ROOT, run_train, write_pairs
+
+
+def mistaken(*overrides, cwd):
+    answer = run_train(*overrides, cwd=cwd)
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert len(answer.stderr.splitlines()) < 40
+    assert not (cwd / "outputs").exists()
+    return answer.stderr
+
+
+def test_everything_wrong_comes_in_one_answer_of_config_and_data(tmp_path):
+    answer = mistaken(
+        "trainer.max_epcohs=3", "model=brt", "loss.temperature=0", "lr=1e-4", "data.path=nowhere.csv", cwd=tmp_path
+    )
+    for words in ("trainer.max_epochs", "bert", "loss.temperature", "optimizer.lr", "nowhere.csv"):
+        assert words in answer
+
+
+def test_a_config_mistake_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys; from finetune.launch.entry import main; code = main(['trainer.max_epcohs=3']);"
+        "heavy = {'torch', 'pytorch_lightning', 'transformers', 'tokenizers', 'sentence_transformers'} & set(sys.modules);"
+        "sys.exit(code if not heavy else f'imported {heavy}')"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2, answer.stderr
+
+
+@pytest.mark.parametrize("flag", ["--lr=3", "--max_epochs", "-x"])
+def test_an_unknown_flag_is_answered_with_how_overrides_are_written(tmp_path, flag):
+    assert "no option" in mistaken(flag, cwd=tmp_path)
+
+
+def test_a_missing_model_folder_is_found_before_a_run_directory_is_made(tmp_path):
+    assert "does not exist" in mistaken("model.name=./no-such-model", cwd=tmp_path)
+
+
+def test_a_length_the_model_cannot_read_is_refused(tmp_path, tiny_model):
+    write_pairs(tmp_path / "pairs.csv")
+    answer = mistaken(f"model.name={tiny_model}", "data.path=pairs.csv", "data.max_length=65", cwd=tmp_path)
+    assert "data.max_length=64" in answer
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_root_without_permission(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    answer = run_train("output_root=locked", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "permission" in answer.stderr
+
+
+def test_an_output_root_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = run_train("output_root=file", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "is a file" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_check_reports_the_data_and_starts_nothing(tmp_path):
+    answer = run_train("check=true", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert "nothing was started" in answer.stdout
+    assert "training pairs" in answer.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
+def test_hydras_own_flags_work_and_leave_nothing(tmp_path, flags):
+    answer = run_train(*flags, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "finetune.models.text.TextEncoder" in answer.stdout or "infonce" in answer.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_has_help_with_examples():
+    for arguments in ([], ["train"], ["check"]):
+        answer = subprocess.run(
+            [sys.executable, "-m", "finetune", *arguments, "--help"], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0
+        assert "finetune" in answer.stdout
+        assert not arguments or "Example" in answer.stdout
+
+
+def test_a_damaged_model_leaves_no_run_directory(tmp_path, tiny_model):
+    shutil.copytree(tiny_model, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"damaged")
+    write_pairs(tmp_path / "pairs.csv")
+    answer = run_train("model.name=./damaged", "data.path=pairs.csv", "data.max_length=16", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "cannot be read" in answer.stderr
+    assert not list((tmp_path / "outputs").rglob("*.json"))
+
+
+def test_flags_and_overrides_are_told_apart():
+    arguments = parse(["model=bert", "-m", "optimizer.lr=1e-4,2e-4", "~callbacks.progress", "--config-name", "other"])
+    assert arguments.overrides == ["model=bert", "optimizer.lr=1e-4,2e-4", "~callbacks.progress"]
+    assert arguments.multirun
+    assert arguments.config_name == "other"
+
+
+def test_train_py_is_a_few_lines():
+    assert len((ROOT / "train.py").read_text().splitlines()) < 20
+
+
+def test_answers_a_wrong_word_quickly(tmp_path):
+    # Not a benchmark: torch alone takes seconds to import, so this only fails if something heavy came in.
+    started = time.monotonic()
+    mistaken("modle=bert", cwd=tmp_path)
+    assert time.monotonic() - started < 5

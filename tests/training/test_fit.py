@@ -1,0 +1,151 @@
+"""A run inside one process: train mode, resume to the same weights, what the optimizer gets."""
+
+import json
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from finetune.config.check import check
+from finetune.config.build import build
+from finetune.errors import Interrupted, RunError
+from finetune.launch.claim import record
+from finetune.runs.directory import RunDirectory
+from finetune.training import fit as fit_module
+from finetune.training.fit import assemble, fit, total_steps
+from tests.conftest import quick, write_pairs
+
+
+@pytest.fixture
+def start(tiny_model, tmp_path, monkeypatch):
+    """Make a checked config with its data and a fresh run directory."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "pairs.csv")
+
+    def make(name, *more):
+        cfg = check(quick(tiny_model, *more))
+        dataset = build(cfg.data, "data").load(cfg.seed)
+        run = RunDirectory.claim(tmp_path / "runs", name, "")
+        record(cfg, run, quick(tiny_model, *more))
+        return cfg, dataset, run
+
+    return make
+
+
+class Spy(pl.Callback):
+    """Looks at the module in the middle of training."""
+
+    def __init__(self, stop_at=None, fail=None):
+        self.modes, self.stop_at, self.fail, self.dropped = [], stop_at, fail, 0
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.modes.append(all(m.training for m in module.modules()))
+        hooks = [
+            m.register_forward_hook(lambda _, given, out: self.count(given[0], out))
+            for m in module.modules()
+            if isinstance(m, nn.Dropout)
+        ]
+        self.hooks = hooks
+
+    def count(self, given, out):
+        self.dropped += int(((out == 0) & (given != 0)).sum())
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        for hook in self.hooks:
+            hook.remove()
+        if self.fail:
+            raise self.fail
+        if trainer.global_step == self.stop_at:
+            parts_stop(trainer).stopped_by = "Ctrl-C"
+
+
+def parts_stop(trainer):
+    return next(c for c in trainer.callbacks if type(c).__name__ == "StopOnSignal")
+
+
+def fit_with(spy, monkeypatch, *arguments, **kwargs):
+    real = fit_module.build_trainer
+    # The spy comes first, so that a wish to stop is seen in the same step, as a signal would be.
+    monkeypatch.setattr(
+        fit_module, "build_trainer", lambda node, run, calls, logs: real(node, run, [spy, *calls], logs)
+    )
+    fit(*arguments, **kwargs)
+
+
+def weights(run):
+    return torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_training_is_in_train_mode_with_dropout_after_an_evaluation(start, monkeypatch):
+    spy = Spy()
+    fit_with(spy, monkeypatch, *start("mode", "trainer.max_steps=3"))
+    assert spy.modes == [True] * 3
+    assert spy.dropped > 0
+
+
+@pytest.mark.parametrize("stop_at", [3, 7, 10])  # inside the first epoch, at its end, inside the second
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_interrupted_run_ends_with_the_same_weights(start, monkeypatch, stop_at, accumulate):
+    more = [f"trainer.accumulate_grad_batches={accumulate}", "evaluation=none"]
+    cfg, dataset, whole = start("whole", *more)
+    fit(cfg, dataset, whole)
+    cfg, dataset, broken = start("broken", *more)
+    with pytest.raises(Interrupted, match=f"at step {stop_at}"):
+        fit_with(Spy(stop_at=stop_at), monkeypatch, cfg, dataset, broken)
+    monkeypatch.undo()
+    fit(cfg, dataset, broken, checkpoint=broken.checkpoints / "last.ckpt")
+    ours, plain = weights(broken), weights(whole)
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
+    losses = [json.loads(line)["loss"] for line in broken.metrics_path.read_text().splitlines() if "loss" in line]
+    expected = [json.loads(line)["loss"] for line in whole.metrics_path.read_text().splitlines() if "loss" in line]
+    assert losses == expected
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(start):
+    runs = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        cfg, dataset, run = start(name, f"seed={seed}", "evaluation=none", "trainer.max_steps=4")
+        fit(cfg, dataset, run)
+        runs[name] = weights(run)
+    assert all(torch.equal(runs["a"][key], runs["b"][key]) for key in runs["a"])
+    assert not all(torch.equal(runs["a"][key], runs["c"][key]) for key in runs["a"])
+
+
+def test_norms_and_biases_are_not_decayed_and_the_unused_head_is_not_trained(start):
+    parts = assemble(*start("groups"))
+    parts.trainer.strategy._lightning_module = parts.module
+    parts.module._trainer = parts.trainer
+    groups = parts.module.configure_optimizers()["optimizer"].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    by_id = {id(p): name for name, p in parts.module.named_parameters()}
+    decayed, kept = ([by_id[id(p)] for p in group["params"]] for group in groups)
+    assert all(name.endswith("weight") and "LayerNorm" not in name for name in decayed)
+    assert all(name.endswith("bias") or "LayerNorm" in name for name in kept)
+    assert len(decayed) + len(kept) == len(by_id) - 2  # the pooler's weight and bias
+
+
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ([], 21),  # 108 training pairs in batches of 16 are 7 a pass
+        (["trainer.max_steps=5"], 5),
+        (["trainer.accumulate_grad_batches=2"], 12),  # the last of 7 batches is a step of its own
+        (["trainer.max_epochs=null", "trainer.max_steps=30"], 30),
+        (["+trainer.limit_train_batches=2"], 6),
+    ],
+)
+def test_total_steps_are_those_that_lightning_makes(start, more, steps):
+    cfg, dataset, run = start("steps", *more, "evaluation=none")
+    parts = assemble(cfg, dataset, run)
+    assert parts.module.total_steps == total_steps(parts.trainer, parts.data.batches_per_epoch) == steps
+    parts.trainer.fit(parts.module, datamodule=parts.data)
+    assert parts.trainer.global_step == steps
+
+
+def test_a_loss_that_is_no_number_stops_the_run(start, monkeypatch):
+    cfg, dataset, run = start("nan", "evaluation=none")
+    monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", lambda self, emb, batch: emb.sum() * float("nan"))
+    with pytest.raises(RunError, match="diverged: the loss is nan at step 1"):
+        fit(cfg, dataset, run)
