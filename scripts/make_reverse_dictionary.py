@@ -145,7 +145,8 @@ def training_pairs(
 ) -> list[tuple[str, str]]:
     """Pair descriptions with words of the training side, over all senses that were counted.
 
-    A synset that touches the held-out side, by its description or by any of its words, is left out.
+    A synset that touches the held-out side, by its description or by any of its words, is left out; so is a word that
+    is itself, letter for letter, an asked description ("get rid of").
     """
     words: dict[str, list[str]] = defaultdict(list)
     for word, senses in counts.items():
@@ -156,7 +157,7 @@ def training_pairs(
     for id_, candidates in words.items():
         description = synsets[id_].description
         if description not in unusable and corpus.isdisjoint(synsets[id_].words):
-            fitting = [word for word in candidates if not gives_away(description, word)]
+            fitting = [word for word in candidates if word not in unusable and not gives_away(description, word)]
             fitting.sort(key=lambda word: (-counts[word][id_], word))
             pairs.update((description, word) for word in fitting[:LEMMAS_PER_SYNSET])
     return sorted(pairs, key=lambda pair: place("\n".join(pair)))

@@ -118,6 +118,7 @@ def quick(tiny_model: Path, *more: str) -> list[str]:
         "data.max_length=16",
         "trainer.max_epochs=3",
         "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
         "optimizer.lr=1e-3",
         *more,
     ]

@@ -7,11 +7,10 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from finetune.config.check import check
 from finetune.config.build import build
+from finetune.config.check import check
 from finetune.errors import Interrupted, RunError
-from finetune.launch.claim import record
-from finetune.runs.directory import RunDirectory
+from finetune.launch.claim import find_run
 from finetune.training import fit as fit_module
 from finetune.training.fit import assemble, fit, total_steps
 from tests.conftest import quick, write_pairs
@@ -24,11 +23,9 @@ def start(tiny_model, tmp_path, monkeypatch):
     write_pairs(tmp_path / "pairs.csv")
 
     def make(name, *more):
-        cfg = check(quick(tiny_model, *more))
-        dataset = build(cfg.data, "data").load(cfg.seed)
-        run = RunDirectory.claim(tmp_path / "runs", name, "")
-        record(cfg, run, quick(tiny_model, *more))
-        return cfg, dataset, run
+        overrides = quick(tiny_model, *more, f"name={name}")
+        cfg = check(overrides)
+        return cfg, build(cfg.data, "data").load(cfg.seed), find_run(cfg, overrides)[0]
 
     return make
 

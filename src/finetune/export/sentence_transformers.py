@@ -36,8 +36,8 @@ def save(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> None
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    # safetensors reports a refusal of the system only in its text: "IoError(Os { code: 28, ...".
-    code = re.search(r"code: (\d+)", str(error))
+    # safetensors reports a refusal of the system only in its text: "... (os error 28)".
+    code = re.search(r"(?:code: |os error )(\d+)", str(error))
     return error if isinstance(error, OSError) else OSError(int(code[1]) if code else 0, str(error))
 
 
@@ -61,6 +61,9 @@ def _write(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> No
     if encoder.normalize:
         (folder / "2_Normalize").mkdir()
     (folder / "README.md").write_text(card, encoding="utf-8")
+    # safetensors writes for its owner only; a model is made to be handed on, like the files beside it.
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod((folder / "README.md").stat().st_mode)
 
 
 def _pooling(encoder: TextEncoder) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
     return [*started_with, *typed, f"hydra.run.dir='{where}'"]
 
 
-def find_run(cfg: DictConfig) -> tuple[RunDirectory, Path | None]:
+def find_run(cfg: DictConfig, overrides: list[str]) -> tuple[RunDirectory, Path | None]:
     """Return the run's directory and the checkpoint to go on from, `None` for a new run.
 
     Raises:
@@ -59,15 +59,17 @@ def find_run(cfg: DictConfig) -> tuple[RunDirectory, Path | None]:
     path = Path(cfg.hydra.run.dir)
     if not is_first_process():
         return RunDirectory(path), _last_checkpoint(RunDirectory(path))
-    if cfg.name is None and not told:
-        parent = Path(cfg.output_root) / cfg.experiment
-        return RunDirectory.claim(parent, None, _stem(cfg)), None
-    if not path.exists():
-        return RunDirectory.claim(path.parent, path.name, ""), None
-    return _go_on(cfg, RunDirectory(path))
+    if path.exists() and (told or cfg.name is not None):
+        return _go_on(cfg, RunDirectory(path))
+    if told or cfg.name is not None:
+        run = RunDirectory.claim(path.parent, path.name, "")
+    else:
+        run = RunDirectory.claim(Path(cfg.output_root) / cfg.experiment, None, _stem(cfg))
+    _record(cfg, run, overrides)
+    return run, None
 
 
-def record(cfg: DictConfig, run: RunDirectory, overrides: list[str]) -> None:
+def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str]) -> None:
     """Write down what this run is: its whole config, what was typed, the machine."""
     write_text_atomically(run.config_path, yaml.safe_dump(_resolved(cfg) | {"name": run.name}, sort_keys=False))
     typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]

@@ -14,7 +14,7 @@ from finetune.config.compose import hydra_arguments
 from finetune.console import complain, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
 from finetune.launch.arguments import Arguments, parse
-from finetune.launch.claim import find_run, is_first_process, overrides_of_run, record
+from finetune.launch.claim import find_run, is_first_process, overrides_of_run
 from finetune.launch.outcome import outcome
 from finetune.models.locate import find_here, locate, longest
 
@@ -137,10 +137,9 @@ def _run(arguments: Arguments) -> int:
         _say_fine(dataset)
         return 0
     locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it
-    run, checkpoint = find_run(cfg)
+    run, checkpoint = find_run(cfg, overrides)
     if is_first_process():
         say(f"run directory: {run.path}")
-        record(cfg, run, overrides)
     here = f"hydra.run.dir={_quoted(str(run.path))}"
     start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
     return 0

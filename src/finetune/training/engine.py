@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import CountFromZero, PositiveInt
+from finetune.data.arrays import Ints
 
 if TYPE_CHECKING:
     from finetune.data.tokens import Tokens
@@ -29,21 +30,23 @@ class Engine:
         self.token_budget = token_budget
         self.call_cost = call_cost
 
-    def encode(self, encoder: nn.Module, ids_T: Tensor, lengths_N: np.ndarray, pad_id: int) -> Tensor:
-        """Embed N items given as one row of token ids and the length of each; returns `(N, D)` with gradients.
+    def encode(
+        self, encoder: nn.Module, ids_T: Tensor, lengths_N: Ints, pad_id: int, rows_n: Ints | None = None
+    ) -> Tensor:
+        """Embed items given as one row of token ids and the length of each; returns `(N, D)` with gradients.
 
-        `lengths_N` stays on the CPU: cutting by length must not wait for the device.
+        `rows_n` asks for some of the items only, `(n, D)` in that order. `lengths_N` stays on the CPU: cutting by
+        length must not wait for the device.
         """
+        rows_n = np.arange(len(lengths_N)) if rows_n is None else rows_n
         starts_N = np.cumsum(lengths_N) - lengths_N
-        cuts = list(self.cut(lengths_N))
-        parts = [encoder(*_pad(ids_T, starts_N[rows], lengths_N[rows], pad_id)) for rows in cuts]
-        back_N = torch.from_numpy(np.argsort(np.concatenate(cuts))).to(ids_T.device, non_blocking=True)
-        return torch.cat(parts).index_select(0, back_N)
+        cuts = list(self.cut(lengths_N[rows_n]))
+        parts = [encoder(*_pad(ids_T, starts_N[rows_n[cut]], lengths_N[rows_n[cut]], pad_id)) for cut in cuts]
+        back_n = torch.from_numpy(np.argsort(np.concatenate(cuts))).to(ids_T.device, non_blocking=True)
+        return torch.cat(parts).index_select(0, back_n)
 
     @torch.inference_mode()
-    def embed(
-        self, encoder: nn.Module, tokens: Tokens, items: np.ndarray, pad_id: int
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+    def embed(self, encoder: nn.Module, tokens: Tokens, items: Ints, pad_id: int) -> Iterator[tuple[Ints, Tensor]]:
         """Embed any number of items for evaluation: yields (positions in `items`, their embeddings), longest first.
 
         Longest first, so that a device that is too small says so at once and the time left is not underestimated.
@@ -56,7 +59,7 @@ class Engine:
             flat = torch.from_numpy(ids_T.astype(np.int64)).to(device)
             yield rows, encoder(*_pad(flat, starts_n, lengths_n, pad_id))
 
-    def cut(self, lengths_N: np.ndarray) -> Iterator[np.ndarray]:
+    def cut(self, lengths_N: Ints) -> Iterator[Ints]:
         """Cut items into micro-batches, shortest first: yields the positions of each.
 
         The cheapest cut of all, found by dynamic programming over the distinct lengths: a micro-batch costs its padded
@@ -70,7 +73,7 @@ class Engine:
             per_call = max(1, self.token_budget // int(distinct_L[high - 1]))
             yield from np.array_split(rows, -(-len(rows) // per_call))
 
-    def _cheapest(self, distinct_L: np.ndarray, bounds: np.ndarray) -> list[tuple[int, int]]:
+    def _cheapest(self, distinct_L: Ints, bounds: Ints) -> list[tuple[int, int]]:
         best = np.zeros(len(distinct_L) + 1)
         cut_at = np.zeros(len(distinct_L) + 1, dtype=np.int64)
         for high in range(1, len(distinct_L) + 1):
@@ -87,13 +90,13 @@ class Engine:
             high = int(cut_at[high])
         return runs[::-1]
 
-    def padding_share(self, lengths_N: np.ndarray) -> float:
+    def padding_share(self, lengths_N: Ints) -> float:
         """Return the share of padded positions, 0 to 1, that encoding these items costs."""
         padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in self.cut(lengths_N))
         return 1 - float(lengths_N.sum()) / padded
 
 
-def _pad(ids_T: Tensor, starts_n: np.ndarray, lengths_n: np.ndarray, pad_id: int) -> tuple[Tensor, Tensor | None]:
+def _pad(ids_T: Tensor, starts_n: Ints, lengths_n: Ints, pad_id: int) -> tuple[Tensor, Tensor | None]:
     longest = int(lengths_n.max())
     columns_t = np.arange(longest)
     mask_nt = columns_t < lengths_n[:, None]

@@ -117,12 +117,18 @@ def build_trainer(node: DictConfig, run: RunDirectory, callbacks: list[Any], log
     return trainer
 
 
-def resolve_precision(precision: str | int, accelerator: str) -> str | int:
-    """Return `precision`, with `auto` replaced: bf16 on a GPU that computes in it, fp32 elsewhere."""
+def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:
+    """Return `precision`, with `auto` replaced: bf16-mixed where the processor computes in bf16, fp32 elsewhere."""
     if precision != "auto":
         return precision
-    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        # Without CUDA, `auto` may still be Apple's GPU.
+        native = native and not (accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available())
+    return "bf16-mixed" if native else "32-true"
 
 
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -63,13 +63,32 @@ class EmbeddingModule(LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of one batch: `(N, D)` embeddings of its distinct items, scored by its relations."""
-        emb_ND = self.engine.encode(self.encoder, batch.ids_T, np.array(batch.lengths_cpu), self.encoder.pad_id)
+        emb_ND = self.embed(batch)
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
             loss: Tensor = self.loss(emb_ND.float(), batch)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({"loss": loss, "learning_rate": rate}, batch_size=len(batch))
         return loss
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Return the embeddings `(N, D)` of the batch's distinct items, shared out over the processes of the run.
+
+        All processes have the same batch; each encodes its part of the items, of about as many tokens as the others',
+        and gets the rest with its gradients. Every process then has the loss of the whole batch: gathering sums the
+        gradients over the processes, DDP takes their mean, and together they are those of one process.
+        """
+        lengths_N, world = np.array(batch.lengths_cpu), self.trainer.world_size
+        if world == 1:
+            return self.engine.encode(self.encoder, batch.ids_T, lengths_N, self.encoder.pad_id)
+        # One row a process, filled up to equal length by encoding some items twice.
+        order_N = np.argsort(lengths_N, kind="stable")
+        shares_Wn = np.resize(order_N, (-(-len(order_N) // world), world)).T
+        mine = shares_Wn[self.global_rank]
+        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, self.encoder.pad_id, mine)
+        gathered = cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
+        first_N = np.unique(shares_Wn.ravel(), return_index=True)[1]
+        return gathered[torch.from_numpy(first_N).to(self.device)]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log speed and stop on a loss that is no number; only where lines are written, so no step waits for it."""

@@ -31,8 +31,12 @@ class StopOnSignal(Callback):
         self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save and stop, if somebody asked."""
-        if self.stopped_by and not trainer.should_stop:
+        """Save and stop, if somebody asked any process of the run."""
+        asked = bool(self.stopped_by)
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and not trainer.should_stop:
+            self.stopped_by = self.stopped_by or "a signal to another process"
             trainer.save_checkpoint(self._path, weights_only=False)
             trainer.should_stop = True
 
