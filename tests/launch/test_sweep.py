@@ -1,0 +1,39 @@
+"""Sweeps through the front door: a fresh process and a directory for every point."""
+
+import json
+
+from tests.conftest import quick, run_train, write_pairs
+
+
+def test_points_run_on_their_own_and_are_ranked(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    overrides = [text for text in quick(tiny_model) if not text.startswith("optimizer.lr")]
+    sweep = run_train("-m", *overrides, "optimizer.lr=1e-6,1e-3", "trainer.max_steps=7", cwd=tmp_path)
+    assert sweep.returncode == 0, sweep.stderr
+    runs = sorted((tmp_path / "outputs/default").glob("*/status.json"))
+    status = [json.loads(path.read_text()) for path in runs]
+    assert [point["state"] for point in status] == ["finished", "finished"]
+    assert len({point["pid"] for point in status}) == 2
+    ranking = sweep.stdout[
+        sweep.stdout.index("│ point") if "│ point" in sweep.stdout else sweep.stdout.index("point") :
+    ]
+    assert ranking.rindex("optimizer.lr=1e-3") < ranking.rindex("optimizer.lr=1e-6")
+
+
+def test_a_failing_point_is_said_and_the_others_go_on(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    more = ["data.max_length=16,1000", "trainer.max_steps=2", "evaluation=none"]
+    overrides = [text for text in quick(tiny_model) if not text.startswith("data.max_length")]
+    sweep = run_train("-m", *overrides, *more, cwd=tmp_path)
+    assert sweep.returncode == 1
+    assert "failed" in sweep.stdout
+    assert "can read 64 tokens, not 1000" in sweep.stderr
+    assert "Traceback" not in sweep.stderr
+    assert len(list((tmp_path / "outputs/default").glob("*/model"))) == 1
+
+
+def test_a_mistake_in_a_sweep_is_answered_before_anything_runs(tmp_path):
+    sweep = run_train("-m", "optimizer.lrr=1e-5,1e-4", cwd=tmp_path)
+    assert sweep.returncode == 2
+    assert "optimizer.lr" in sweep.stderr
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,78 @@
+"""What the documents say can be typed, can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from finetune.config.check import check
+from tests.conftest import ROOT, write_pairs
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"(?:python train\.py|finetune (?:train|check))((?: [^`\n#]+)?)")
+
+
+def commands() -> list[str]:
+    """Every train command in README.md and at the top of a YAML, without the ones that are to be answered as wrong."""
+    texts = [(ROOT / "README.md").read_text(), *(path.read_text() for path in (ROOT / "conf").rglob("*.yaml"))]
+    found = {match[1].strip() for text in texts for match in COMMAND.finditer(text)}
+    return sorted(text for text in found if "epcohs" not in text and "resume=outputs" not in text)
+
+
+@pytest.mark.parametrize("text", commands())
+def test_every_command_passes_the_check(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "pairs.csv")
+    words = shlex.split(text)
+    if "-m" in words:  # the first point of the sweep
+        words = [word.split(",")[0] for word in words if word != "-m"]
+    if "--cfg" in words:
+        return
+    check(words)
+
+
+def test_the_make_targets_of_the_documents_exist():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = {line.split()[0] for line in listed.splitlines()}
+    for document in DOCUMENTS:
+        named = set(re.findall(r"(?:^    |`)make ([a-z-]+)", document.read_text(), flags=re.MULTILINE))
+        assert named <= targets, document
+
+
+def test_the_two_commands_are_there_and_run_what_they_say():
+    readme = (ROOT / "README.md").read_text()
+    assert "    make train" in readme
+    assert "    make test" in readme
+    for target, words in (("train", "train.py model=bert data=csv"), ("test", "-m pytest")):
+        plan = subprocess.run(["make", "-n", target, "ARGS=x=1"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert f"{words} x=1" in plan.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_link_is_dead(document):
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_key_of_the_readme_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = check([])
+    table = (ROOT / "README.md").read_text().split("| key | default | |")[1].split("\n\n")[0]
+    keys = [key for row in table.splitlines()[2:] for key in re.findall(r"`([a-z_.]+)`", row.split("|")[1])]
+    assert len(keys) > 12
+    for key in keys:
+        node = cfg
+        for part in key.split("."):
+            assert part in node, key
+            node = node[part]
+
+
+def test_the_files_that_the_readme_says_a_run_leaves(ran):
+    block = (ROOT / "README.md").read_text().split("outputs/<experiment>/<run>/\n")[1].split("\n\n")[0]
+    names = [name for line in block.splitlines() for name in re.findall(r"^ {6}(\S+)|^ {6}\S+ {2}(\S+) ", line)]
+    for name in {part for pair in names for part in pair if part}:
+        assert (ran.path / Path(name)).exists(), name
