@@ -1,7 +1,10 @@
 """Sweeps through the front door: a fresh process and a directory for every point."""
 
 import json
+import re
+from pathlib import Path
 
+from finetune.launch.sweep import Point, _say_ranked
 from tests.conftest import quick, run_train, write_pairs
 
 
@@ -14,10 +17,16 @@ def test_points_run_on_their_own_and_are_ranked(tiny_model, tmp_path):
     status = [json.loads(path.read_text()) for path in runs]
     assert [point["state"] for point in status] == ["finished", "finished"]
     assert len({point["pid"] for point in status}) == 2
-    ranking = sweep.stdout[
-        sweep.stdout.index("│ point") if "│ point" in sweep.stdout else sweep.stdout.index("point") :
-    ]
-    assert ranking.rindex("optimizer.lr=1e-3") < ranking.rindex("optimizer.lr=1e-6")
+    assert {"lr=0.001", "lr=1e-06"} <= set(re.findall(r"lr=[0-9.e-]+", "".join(sweep.stdout.splitlines()[-8:])))
+
+
+def test_the_best_point_stands_first_and_the_failed_last(capsys):
+    values = {"a": 0.5, "b": None, "c": 0.75}
+    points = [Point([name], Path(name), int(value is None), "nDCG@10", value) for name, value in values.items()]
+    _say_ranked(points)
+    shown = capsys.readouterr().out
+    assert re.findall(r"│ (\w) ", shown) == ["c", "a", "b"]
+    assert "failed" in shown
 
 
 def test_a_failing_point_is_said_and_the_others_go_on(tiny_model, tmp_path):

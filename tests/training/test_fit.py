@@ -23,7 +23,7 @@ def start(tiny_model, tmp_path, monkeypatch):
     write_pairs(tmp_path / "pairs.csv")
 
     def make(name, *more):
-        overrides = quick(tiny_model, *more, f"name={name}")
+        overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
         cfg = check(overrides)
         return cfg, build(cfg.data, "data").load(cfg.seed), find_run(cfg, overrides)[0]
 
@@ -65,7 +65,7 @@ def fit_with(spy, monkeypatch, *arguments, **kwargs):
     real = fit_module.build_trainer
     # The spy comes first, so that a wish to stop is seen in the same step, as a signal would be.
     monkeypatch.setattr(
-        fit_module, "build_trainer", lambda node, run, calls, logs: real(node, run, [spy, *calls], logs)
+        fit_module, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [spy, *calls], logs)
     )
     fit(*arguments, **kwargs)
 
@@ -130,6 +130,9 @@ def test_norms_and_biases_are_not_decayed_and_the_unused_head_is_not_trained(sta
         (["trainer.max_steps=5"], 5),
         (["trainer.accumulate_grad_batches=2"], 12),  # the last of 7 batches is a step of its own
         (["trainer.max_epochs=null", "trainer.max_steps=30"], 30),
+        (["trainer.max_epochs=auto", "trainer.max_steps=30"], 30),
+        (["trainer.max_epochs=auto"], 70),  # ten passes at most
+        (["trainer.max_epochs=auto", "data.batch_size=4"], 108),  # 27 a pass: four passes reach a hundred
         (["+trainer.limit_train_batches=2"], 6),
     ],
 )

@@ -93,7 +93,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
             64,
         ]
         | None,
-        "max_epochs": PositiveInt | Literal[-1] | None,
+        "max_epochs": PositiveInt | Literal["auto", -1] | None,
         "min_epochs": CountFromZero | None,
         "max_steps": PositiveInt | Literal[-1],
         "min_steps": CountFromZero | None,

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from finetune.config.check import check
@@ -111,7 +111,7 @@ def _headline(run: Path) -> tuple[str, float | None]:
 def _say_ranked(points: list[Point]) -> None:
     ranked = sorted(points, key=lambda point: (point.value is None, -(point.value or 0.0)))
     metric = next((point.metric for point in ranked if point.metric), "metric")
-    table = Table("point", metric, "run")
+    table = Table("point", metric, Column("run", overflow="fold"))
     for point in ranked:
         result = f"{point.value:.4f}" if point.value is not None else "failed" if point.exit_code else "not evaluated"
         table.add_row(Text(" ".join(point.overrides)), result, Text(str(point.run)))

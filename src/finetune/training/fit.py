@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -36,6 +36,10 @@ from finetune.training.callbacks import StopOnSignal
 from finetune.training.callbacks.checkpoint import AtomicCheckpointIO
 from finetune.training.engine import Engine
 from finetune.training.module import EmbeddingModule
+
+# What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
+_FEWEST_STEPS = 100
+_MOST_EPOCHS = 10
 
 
 @dataclass
@@ -84,7 +88,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     stop = StopOnSignal(run.path)
     callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
     loggers = [_build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
-    trainer = build_trainer(cfg.trainer, run, [*callbacks, stop], loggers)
+    trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
     module = EmbeddingModule(
         encoder,
         build(cfg.loss, "loss"),
@@ -97,10 +101,13 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     return Parts(encoder, data, engine, module, trainer, stop, evaluators)
 
 
-def build_trainer(node: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
+def build_trainer(
+    node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
+) -> pl.Trainer:
     """Build Lightning's Trainer with what every run needs and no config should have to say."""
     settings = node.copy()
     settings.precision = resolve_precision(node.precision, node.accelerator)
+    settings.max_epochs = resolve_epochs(node, batches_per_epoch)
     trainer: pl.Trainer = build(
         settings,
         "trainer",
@@ -129,6 +136,16 @@ def resolve_precision(precision: str | int | None, accelerator: str) -> str | in
         # Without CUDA, `auto` may still be Apple's GPU.
         native = native and not (accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available())
     return "bf16-mixed" if native else "32-true"
+
+
+def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
+    """Return `max_epochs`, with `auto` replaced: no limit if `max_steps` is one, else some passes over little data."""
+    if node.max_epochs != "auto":
+        return cast(int | None, node.max_epochs)
+    if node.max_steps > 0:
+        return -1
+    steps_per_epoch = math.ceil(batches_per_epoch / int(node.accumulate_grad_batches))
+    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
 
 
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
