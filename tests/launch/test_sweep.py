@@ -25,7 +25,7 @@ def test_the_best_point_stands_first_and_the_failed_last(capsys):
     points = [Point([name], Path(name), int(value is None), "nDCG@10", value) for name, value in values.items()]
     _say_ranked(points)
     shown = capsys.readouterr().out
-    assert re.findall(r"│ (\w) ", shown) == ["c", "a", "b"]
+    assert re.findall(r"^│ (\w) ", shown, re.MULTILINE) == ["c", "a", "b"]
     assert "failed" in shown
 
 
