@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,20 @@ class Arguments:
     show: list[str] = field(default_factory=list)
     config_dir: Path | None = None
     config_name: str = "train"
+
+    def where(self) -> list[str]:
+        """Return the flags that say where the config is, for a process that is to find the same."""
+        folder = [] if self.config_dir is None else ["--config-dir", str(self.config_dir.absolute())]
+        return [*folder, "--config-name", self.config_name]
+
+
+def as_override(key: str, value: str) -> str:
+    """Return `key=value` for any text as value, quoted as Hydra's grammar asks.
+
+    There a backslash is one, except in front of a quote.
+    """
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+    return f"{key}='{quoted}'"
 
 
 class _Parser(ArgumentParser):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from finetune.errors import FinetuneError
+from finetune.launch.arguments import as_override
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
@@ -44,8 +45,7 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
         )
     started_with = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8")) or []
     typed = [o for o in overrides if not o.startswith("resume=")]
-    where = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*started_with, *typed, f"hydra.run.dir='{where}'"]
+    return [*started_with, *typed, as_override("hydra.run.dir", str(folder))]
 
 
 def find_run(cfg: DictConfig, overrides: list[str]) -> tuple[RunDirectory, Path | None]:

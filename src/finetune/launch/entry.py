@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from finetune.config.check import check
 from finetune.config.compose import hydra_arguments
 from finetune.console import complain, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
-from finetune.launch.arguments import Arguments, parse
+from finetune.launch.arguments import Arguments, as_override, parse
 from finetune.launch.claim import find_run, is_first_process, overrides_of_run
 from finetune.launch.outcome import outcome
-from finetune.models.locate import find_here, locate, longest
+from finetune.models.locate import find_here, locate, longest, read_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A bug keeps its whole traceback; Hydra would cut it. And a hub is asked for a model, never told about a run.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if os.environ.get("FINETUNE_ALLOW"):
+        sys.path.insert(0, str(Path.cwd()))  # where one's own package stands, as with python -m
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.show:
@@ -73,11 +74,9 @@ def check_model(cfg: DictConfig) -> list[Problem]:
     """Look at the model's folder, if it is on this machine, without loading anything."""
     try:
         folder = find_here(cfg.model.name)
+        limit = longest(read_config(folder)) if folder else None
     except ModelError as error:
         return [Problem("model.name", error.what, error.advice)]
-    if folder is None:
-        return []
-    limit = longest(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if limit is not None and cfg.data.max_length > limit:
         what = f"{cfg.model.name} can read {limit} tokens, not {cfg.data.max_length}."
         return [Problem("data.max_length", what, f"Set data.max_length={limit} or less.")]
@@ -109,7 +108,7 @@ def start_hydra(
 
     config_path, extra = hydra_arguments(arguments.config_dir)
     # Lightning starts a run's further processes from sys.argv, so it must name a file that can be started.
-    sys.argv = [str(Path(__file__).with_name("__main__.py")), *flags, *overrides, *extra]
+    sys.argv = [str(Path(__file__).with_name("__main__.py")), *flags, *arguments.where(), *overrides, *extra]
     failures: list[FinetuneError] = []
 
     def guarded(cfg: DictConfig) -> None:
@@ -140,7 +139,7 @@ def _run(arguments: Arguments) -> int:
     run, checkpoint = find_run(cfg, overrides)
     if is_first_process():
         say(f"run directory: {run.path}")
-    here = f"hydra.run.dir={_quoted(str(run.path))}"
+    here = as_override("hydra.run.dir", str(run.path))
     start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
     return 0
 
@@ -160,7 +159,3 @@ def _say_fine(dataset: Dataset) -> None:
             if isinstance(value, int)
             else f"  {name.replace('_', ' ')}: {value}"
         )
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

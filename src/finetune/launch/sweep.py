@@ -21,7 +21,7 @@ from rich.text import Text
 from finetune.config.check import check
 from finetune.console import console, say
 from finetune.errors import Interrupted
-from finetune.launch.arguments import Arguments
+from finetune.launch.arguments import Arguments, as_override
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,11 +82,8 @@ def _first_point(overrides: list[str]) -> list[str]:
 def _run_point(overrides: list[str], varied: set[str], run: Path, arguments: Arguments) -> Point:
     mine = [text for text in overrides if text.partition("=")[0].lstrip("+~") in varied]
     say(f"\npoint {run.name}: {' '.join(mine)}", style="bold")
-    here = str(run).replace("\\", "\\\\").replace("'", "\\'")
-    command = [sys.executable, str(Path(__file__).with_name("__main__.py")), *overrides, f"hydra.run.dir='{here}'"]
-    if arguments.config_dir is not None:
-        command += ["--config-dir", str(arguments.config_dir)]
-    command += ["--config-name", arguments.config_name]
+    script = str(Path(__file__).with_name("__main__.py"))
+    command = [sys.executable, script, *arguments.where(), *overrides, as_override("hydra.run.dir", str(run))]
     # A session of its own: Ctrl-C must reach it once, from here, and leave it time to save.
     with subprocess.Popen(command, start_new_session=True) as child:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _require_config(folder: Path) -> Path:
-    if not any((folder / part / "config.json").is_file() for part in ("", "0_Transformer")):
+    if not (folder / "config.json").is_file():
         raise ModelError(
             f"model.name={folder}: this folder holds no config.json, so it is no model.",
             "Give the folder that model.save_pretrained or SentenceTransformer.save wrote.",
@@ -96,6 +97,19 @@ def _download(name: str) -> Path:
             _ways_out(name),
         ) from error
     return _require_config(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the model's `config.json`.
+
+    Raises:
+        ModelError: it is not JSON.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.name={folder}: its config.json cannot be read ({error}).", "Get it again.") from error
+    return config if isinstance(config, dict) else {}
 
 
 def longest(config: Mapping[str, Any]) -> int | None:
