@@ -12,14 +12,14 @@ import torch
 
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
-STEPS = 420
+STEPS = 140
 
 
 @pytest.fixture
 def started(tiny_model, tmp_path):
     """Start a run of some seconds, and wait until it has made some steps."""
     write_pairs(tmp_path / "pairs.csv")
-    overrides = [*quick(tiny_model, "name=run", "callbacks.checkpoint.every_n_steps=3"), "trainer.max_epochs=60"]
+    overrides = [*quick(tiny_model, "name=run", "callbacks.checkpoint.every_n_steps=4"), "trainer.max_epochs=20"]
     path = tmp_path / "outputs" / "default" / "run"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides],

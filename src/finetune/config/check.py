@@ -23,10 +23,17 @@ from finetune.errors import CheckFailed, Problem
 
 
 def check(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
-    """Compose the config, with its `hydra` node, and check all of it.
+    """Compose the config, with its `hydra` node, and check all of it; raises CheckFailed with every problem found."""
+    config, problems = look(overrides, config_dir, config_name)
+    if problems or config is None:
+        raise CheckFailed(problems)
+    return config
 
-    Raises CheckFailed with every problem found; overrides that are wrong are left out to find those behind them.
-    """
+
+def look(
+    overrides: list[str], config_dir: Path | None = None, config_name: str = "train"
+) -> tuple[DictConfig | None, list[Problem]]:
+    """Every problem, and the config as far as it can be composed: wrong overrides are left out to see behind them."""
     parsed, problems = parse(overrides)
     with composer(config_dir, config_name) as compositor:
         try:
@@ -36,9 +43,7 @@ def check(overrides: list[str], config_dir: Path | None = None, config_name: str
             problems += found
     if config is not None:
         problems += check_config(config)
-    if problems or config is None:
-        raise CheckFailed(dict.fromkeys(problems))
-    return config
+    return config, list(dict.fromkeys(problems))
 
 
 def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfig | None, list[Problem]]:

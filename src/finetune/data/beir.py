@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from finetune.data.arrays import Ints
+from finetune.data.beir_folder import qrels_file
 from finetune.data.judgments import Judgments
 from finetune.errors import CheckFailed, Problem
 
 SHOWN = 20  # problems that are shown one by one; more of the same kind help nobody
-QRELS = ("test", "dev", "validation")
 
 
 @dataclass(frozen=True)
@@ -48,38 +48,6 @@ class Beir:
         pair = query[best] * len(corpus) + document[best]
         first = best[np.unique(pair, return_index=True)[1]]
         return Judgments(self.name, queries, corpus, query[first], document[first], self.grade[first])
-
-
-def is_beir(folder: Path) -> bool:
-    """Return whether `folder` holds the three parts of a BEIR data set."""
-    return not missing_parts(folder)
-
-
-def missing_parts(folder: Path) -> list[str]:
-    """Return which of the three parts of a BEIR data set `folder` lacks."""
-    missing = [name for name in ("corpus.jsonl", "queries.jsonl") if not (folder / name).is_file()]
-    return missing + ([] if any((folder / "qrels").glob("*.tsv")) else ["qrels/*.tsv"])
-
-
-def qrels_file(folder: Path) -> Path:
-    """Return the judgments to use: `test.tsv`, else `dev.tsv`, else `validation.tsv`, else the only one.
-
-    Raises `CheckFailed` when several of other names are there.
-    """
-    for name in QRELS:
-        if (file := folder / "qrels" / f"{name}.tsv").is_file():
-            return file
-    files = sorted((folder / "qrels").glob("*.tsv"))
-    if len(files) == 1:
-        return files[0]
-    names = ", ".join(file.name for file in files)
-    raise CheckFailed(
-        [
-            Problem(
-                str(folder / "qrels"), f"holds {names}.", "Name the one to evaluate on test.tsv, dev.tsv or leave one."
-            )
-        ]
-    )
 
 
 def read_beir(folder: Path, shown: str) -> Beir:

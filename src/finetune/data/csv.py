@@ -7,17 +7,17 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from finetune.config.types import Fraction, PositiveInt, Range
-from finetune.data.beir import is_beir, missing_parts, qrels_file, read_beir
-from finetune.data.csv_careful import read_carefully
-from finetune.data.csv_fast import read_fast
+from finetune.data.beir_folder import is_beir, missing_parts, qrels_file
 from finetune.data.csv_head import Head, read_head
-from finetune.data.dataset import Dataset, Table, assemble
 from finetune.data.paths import beside, resolve
 from finetune.data.roles import Roles, check_columns, find_roles
 from finetune.errors import CheckFailed, Problem
+
+if TYPE_CHECKING:
+    from finetune.data.dataset import Dataset, Table
 
 T = TypeVar("T")
 BESIDE = "evaluation"  # the folder that validation_path=auto looks for
@@ -27,7 +27,8 @@ BESIDE = "evaluation"  # the folder that validation_path=auto looks for
 class CsvData:
     """A CSV file as a source of pairs, and how to read, split and batch it; the keys are those of `conf/data/csv.yaml`.
 
-    Building it looks at nothing; `check_head` looks at the file's first rows, `load` at all of it.
+    Building it looks at nothing; `check_head` looks at the file's first rows, `load` at all of it. Only `load` imports
+    NumPy and Arrow, so that a mistake elsewhere in the config does not wait for them.
     """
 
     path: str
@@ -51,6 +52,9 @@ class CsvData:
 
     def load(self, seed: int = 42) -> Dataset:
         """Read the whole file and split it by `seed`; raises `CheckFailed` with everything that is wrong."""
+        from finetune.data.beir import read_beir
+        from finetune.data.dataset import assemble
+
         problems: list[Problem] = []
         found = _try(self._head_and_roles, problems)
         folder = _try(self._validation_folder, problems)
@@ -74,6 +78,10 @@ class CsvData:
         return head, find_roles(head.header, self.columns)
 
     def _read(self, head: Head, roles: Roles) -> Table:
+        from finetune.data.csv_careful import read_carefully
+        from finetune.data.csv_fast import read_fast
+        from finetune.data.dataset import Table
+
         columns = read_fast(head, roles, self.max_cell_characters)
         if columns:
             return Table(self.path, columns[0], columns[1], columns[2:], len(columns[0]), 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.config.check import check
+from finetune.config.check import look
 from finetune.config.compose import hydra_arguments
 from finetune.console import complain, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
@@ -56,10 +57,9 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     """
     from finetune.config.build import build
 
-    try:
-        cfg = check(overrides, arguments.config_dir, arguments.config_name)
-    except CheckFailed as failed:
-        raise CheckFailed([*failed.problems, *_data_at_a_glance(arguments, overrides)]) from failed
+    cfg, problems = look(overrides, arguments.config_dir, arguments.config_name)
+    if cfg is None or problems:
+        raise CheckFailed([*problems, *_data_at_a_glance(cfg, problems)])
     problems = check_model(cfg)
     try:
         dataset = build(cfg.data, "data").load(cfg.seed)
@@ -83,17 +83,14 @@ def check_model(cfg: DictConfig) -> list[Problem]:
     return []
 
 
-def _data_at_a_glance(arguments: Arguments, overrides: list[str]) -> list[Problem]:
+def _data_at_a_glance(cfg: DictConfig | None, problems: list[Problem]) -> list[Problem]:
     """Look at the head of the data file although the config is wrong elsewhere: one answer instead of two."""
     from finetune.config.build import build
 
-    about_data = [override for override in overrides if override.startswith("data")]
-    try:
-        cfg = check(about_data, arguments.config_dir, arguments.config_name)
-        problems: list[Problem] = build(cfg.data, "data").check_head()
-    except CheckFailed:
+    if cfg is None or any(re.match(r"[+~]*data\b", problem.where) for problem in problems):
         return []
-    return problems
+    head: list[Problem] = build(cfg.data, "data").check_head()
+    return head
 
 
 def start_hydra(
