@@ -113,6 +113,11 @@ def run_train(
     )
 
 
+def can_mount() -> bool:
+    """Return whether this machine gives a test a mount namespace, for full and read-only disks."""
+    return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
+
+
 def quick(tiny_model: Path, *more: str) -> list[str]:
     """Return the overrides of a run that takes some seconds: the tiny model, pairs.csv, 3 epochs of 7 steps."""
     return [

@@ -32,6 +32,8 @@ ANSWERS = [
     ("model=", "model=", ["group model has no ''", "There are: bert"]),
     ("trainer=5", "trainer=5", ["group trainer has no '5'"]),
     ("recipe=null", "recipe=null", ["~recipe"]),
+    ("model=null", "model=null", ["There are: bert."]),
+    ("evaluation=null", "evaluation=null", ["evaluation=none"]),
     ("+model=bert", "+model=bert", ["Leave out the plus"]),
     ("++model=bert", "++model=bert", ["Write model=bert"]),
     ("model@x=bert", "model@x=bert", ["model@x"]),
@@ -65,6 +67,9 @@ ANSWERS = [
     # what is missing
     ("~loss", "loss", ["cannot do without one", "loss=..."]),
     ("~experiment", "experiment", ["needed"]),
+    ("~evaluation", "evaluation", ["needed", "evaluation=none"]),
+    ("~callbacks", "callbacks", ["needed", "callbacks"]),
+    ("~logger", "logger", ["needed", "logger"]),
     ("~model.name", "model.name", ["TextEncoder cannot be built without 'name'"]),
     ("model.name=???", "model.name", ["no value yet"]),
     # interpolations
@@ -78,7 +83,7 @@ ANSWERS = [
     ("model.name=${model.pooling} | model.pooling=${model.name}", "model.pooling", ["leads back to itself"]),
     ("data.columns=${loss} | loss.temperature=${data}", "data.columns.temperature", ["leads back to data"]),
     ("data.columns=${data}", "data.columns", ["leads back to itself"]),
-    ("experiment=${nope}", "hydra.run.dir", ["nope"]),
+    ("experiment=${nope}", "experiment", ["'nope', which is not there"]),
     ("hydra.run.dir=${nope}", "hydra.run.dir", ["'nope', which is not there"]),
 ]
 
@@ -87,6 +92,7 @@ VALUES = [
     ("trainer.max_epochs=0", "trainer.max_epochs", ["expected a whole number of at least 1", "found 0"]),
     ("trainer.max_epochs=-5", "trainer.max_epochs", ["found -5"]),
     ("trainer.max_steps=0", "trainer.max_steps", ["found 0"]),
+    ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps", ["at least 1"]),
     ("trainer.devices=0", "trainer.devices", ["found 0"]),
     ("trainer.accelerator=gup", "trainer.accelerator", ["Did you mean gpu?"]),
     ("trainer.precision=bf17", "trainer.precision", ["'bf16-mixed'", "found 'bf17'", "Did you mean bf16?"]),
@@ -94,7 +100,10 @@ VALUES = [
     ("trainer.deterministic=wran", "trainer.deterministic", ["Did you mean warn?"]),
     ("data.batch_size=1", "data.batch_size", ["expected a whole number of at least 2, found 1"]),
     ("data.batch_size=2.5", "data.batch_size", ["expected a whole number", "found 2.5"]),
-    ("data.validation_fraction=2", "data.validation_fraction", ["at most 1", "found 2"]),
+    ("data.validation_fraction=2", "data.validation_fraction", ["below 1", "found 2"]),
+    ("data.max_length=2", "data.max_length", ["at least 4"]),
+    ("data.path=", "data.path", ["a text that is not empty", "found ''"]),
+    ("data.columns={anchor: null}", "data.columns.anchor", ["expected a text or a list", "found null"]),
     ("loss.temperature=0", "loss.temperature", ["expected a number above 0, found 0"]),
     ("loss.temperature=nan", "loss.temperature", ["found nan"]),
     ("loss.temperature=inf", "loss.temperature", ["found inf"]),
@@ -152,6 +161,52 @@ TARGETS = [
     ("+trainer.callbacks=[1]", "trainer.callbacks", ["set by the run itself"]),
     ("+optimizer.params=[1]", "optimizer.params", ["set by the run itself"]),
     ("optimizer._target_=torch.optim.SGD", "optimizer.betas", ["SGD has no parameter", "~optimizer.betas"]),
+    (
+        "optimizer={_target_: torch.optim.SGD, lr: 0.1}",
+        "optimizer.betas",
+        ["(conf/optimizer/adamw.yaml:", "~optimizer.betas", "conf/optimizer/NAME.yaml of your own"],
+    ),
+    (
+        "+callbacks.x._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+        "callbacks.x._target_",
+        ["ModelCheckpoint does not work here", "callbacks.checkpoint"],
+    ),
+]
+
+# The same for values that are wrong only together, or only here.
+TOGETHER = [
+    ("trainer.max_epochs=-1", "trainer.max_epochs", ["never end"]),
+    ("trainer.max_epochs=null", "trainer.max_epochs", ["never end"]),
+    ("+trainer.num_nodes=2", "trainer.num_nodes", ["several machines"]),
+    ("trainer.accelerator=cpu | trainer.devices=-1", "trainer.devices", ["on a CPU"]),
+    ("trainer.accelerator=cpu | trainer.devices=[0]", "trainer.devices", ["on a CPU"]),
+    ("hydra.run.dir=a/x | name=foo", "hydra.run.dir", ["named 'x'", "'foo'", "one of the two"]),
+    ("output_root=~/runs", "output_root", ["not your home", str(Path.home() / "runs")]),
+    ("hydra.run.dir=~/x/y", "hydra.run.dir", ["not your home"]),
+    ("name=${foo}", "name", ["'foo', which is not there"]),
+]
+
+# Hydra builds and calls what its own node names.
+HYDRAS = [
+    ("+hydra.foo=1", "hydra.foo", ["cannot be changed", "run.dir"]),
+    ("hydra.launcher._target_=evil.Launcher", "hydra.launcher._target_", ["cannot be changed"]),
+    ("hydra.sweeper._target_=evil.Sweeper", "hydra.sweeper._target_", ["cannot be changed"]),
+    ("+hydra.callbacks.x._target_=evil.CB", "hydra.callbacks.x", ["cannot be changed"]),
+    (
+        "hydra.job_logging.handlers.file.class=evil.Handler",
+        "hydra.job_logging.handlers.file.class",
+        ["cannot be changed"],
+    ),
+    (
+        "hydra.job_logging.handlers.file.filename=/etc/x",
+        "hydra.job_logging.handlers.file.filename",
+        ["cannot be changed"],
+    ),
+    ("+hydra.job.env_set.LD_PRELOAD=x", "hydra.job.env_set.LD_PRELOAD", ["cannot be changed"]),
+    ("hydra.job.env_copy=[HOME]", "hydra.job.env_copy", ["cannot be changed"]),
+    ("hydra.job.chdir=true", "hydra.job.chdir", ["relative to the folder"]),
+    ("hydra.mode=MULTIRUN", "hydra.mode", ["-m"]),
+    ("+model@hydra.callbacks.x=bert", "hydra.callbacks.x", ["cannot be changed"]),
 ]
 
 FINE = [
@@ -176,6 +231,15 @@ FINE = [
     "hydra.run.dir=/x",
     "hydra/launcher=basic",
     "hydra.verbose=true",
+    "hydra.run.dir='/x' | hydra.job.name=train_ddp_process_1 | hydra.output_subdir=null",
+    "hydra.run.dir=outputs/default/foo | name=foo",
+    "hydra.run.dir=${output_root}/foo | name=foo",
+    "hydra.sweep.dir=x | hydra.sweep.subdir=y | hydra.mode=RUN | hydra.job.chdir=false",
+    "hydra/job_logging=stdout | hydra/hydra_logging=default",
+    "trainer.max_epochs=null | trainer.max_steps=5",
+    "+trainer.num_nodes=1",
+    "trainer.accelerator=cpu | trainer.devices=2",
+    "output_root=a/~b",
     "loss.temperature=1 | loss.temperature=2",
     "~optimizer.betas | ~optimizer.eps | optimizer._target_=torch.optim.SGD | +optimizer.momentum=0.9",
 ]
@@ -224,6 +288,13 @@ def assert_answered(problems: list[Problem], where: str, words: list[str]) -> No
     assert all(word in str(there[0]) for word in words), str(there[0])
     assert there[0].what.endswith((".", "?")), "the advice follows in the same line"
     assert "\n" not in str(there[0])
+
+
+@pytest.mark.parametrize(("typed", "where", "words"), [*TOGETHER, *HYDRAS], ids=lambda value: str(value)[:60])
+def test_is_one_problem_and_no_second_that_follows_from_it(typed: str, where: str, words: list[str]) -> None:
+    problems = problems_of(*split(typed))
+    assert_answered(problems, where, words)
+    assert len(problems) == 1
 
 
 @pytest.mark.parametrize("typed", FINE)
@@ -297,7 +368,8 @@ class TestOwnCode:
             ("mine.parts.Fields, size: 2, names: [1]", "names", "a list"),
             ("mine.parts.Fields, size: 2, kind: y", "kind", "no parameter"),
             ("mine.parts.Fields, size: 2, made: 1", "made", "no parameter"),
-            ("mine.parts.MoreFields, size: 2, deep: {a: b}", "deep", "mapping"),
+            ("mine.parts.MoreFields, size: 2, deep: b", "deep", "mapping"),
+            ("mine.parts.MoreFields, size: 2, deep: {a: b}", "deep.a", "expected a number, found 'b'"),
             ("mine.parts.function, size: 1, path: 2", "path", "expected a text"),
             ("mine.parts.subprocess.run", "_target_", "it comes from subprocess.run"),
             ("mine.os.system", "_target_", "may not build"),

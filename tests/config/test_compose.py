@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from finetune.config.check import check
 from finetune.config.compose import compose, hydra_arguments, search_path, shipped_folder
 from finetune.errors import CheckFailed
 
@@ -108,7 +110,67 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             {"recipe/x.yaml": "# @package _global_\ntrainer:\n  max_epcohs: 3\n"},
             "recipe=x",
             "trainer.max_epcohs",
-            "Did you mean trainer.max_epochs?",
+            "has no parameter 'max_epcohs' (conf/recipe/x.yaml:3). Did you mean trainer.max_epochs?",
+        ),
+        (
+            {"recipe/x.yaml": "# @package _global_\ndata:\n  batch_size: 1\n"},
+            "recipe=x",
+            "data.batch_size",
+            "found 1 (conf/recipe/x.yaml:3).",
+        ),
+        (
+            {"recipe/x.yaml": "# @package _global_\noptimizer:\n  betas:\n  - 2\n  - 0.9\n"},
+            "recipe=x",
+            "optimizer.betas",
+            "(conf/recipe/x.yaml:3).",
+        ),
+        (
+            {"loss/x.yaml": "defaults:\n- base\n", "loss/base.yaml": "defaults: [infonce]\ntemperature: 0\n"},
+            "loss=x",
+            "loss.temperature",
+            "(conf/loss/base.yaml:2).",
+        ),
+        ({"recipe/x.yaml": "trainer:\n  max_steps: 3\n"}, "recipe=x", "conf/recipe/x.yaml", "# @package _global_"),
+        ({"debug/x.yaml": "seed: 1\n"}, "debug=x", "conf/debug/x.yaml", "# @package _global_"),
+        ({"miner/x.yaml": "a: 1\n"}, "+miner=x", "conf/miner/x.yaml", "# @package _global_"),
+        ({"recipe/x.yaml": "- a\n"}, "recipe=x", "conf/recipe/x.yaml", "expected keys, found ['a']"),
+        ({"recipe/x.yaml": "# @package _global_\n- a\n"}, "recipe=x", "conf/recipe/x.yaml", "expected keys"),
+        ({"recipe/x.yaml": ""}, "recipe=x", "conf/recipe/x.yaml", "is empty"),
+        (
+            {"recipe/x.yaml": "# @package _global_\nzzz: 1\n"},
+            "recipe=x",
+            "zzz",
+            "'zzz' (conf/recipe/x.yaml:2). There are: model, data, loss",
+        ),
+        (
+            {"recipe/x.yaml": "# @package _global_\nzzz: 1\n"},
+            "recipe=x",
+            "zzz",
+            "evaluation, debug, recipe, experiment",
+        ),
+        (
+            {"recipe/x.yaml": "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: evil.CB\n"},
+            "recipe=x",
+            "hydra.callbacks.x",
+            "cannot be changed: code could be started through it (conf/recipe/x.yaml:4).",
+        ),
+        (
+            {"hydra/launcher/x.yaml": "# @package hydra.launcher\n_target_: evil.Launcher\n"},
+            "hydra/launcher=x",
+            "hydra/launcher",
+            "There are: basic.",
+        ),
+        (
+            {"hydra/job_logging/run_log.yaml": "version: 1\nformatters:\n  x: {(): evil.F}\n"},
+            "seed=1",
+            "hydra.job_logging.formatters.x",
+            "cannot be changed",
+        ),
+        (
+            {"hydra/env/x.yaml": "FOO: bar\n", "recipe/x.yaml": "# @package _global_\nseed: 1\n"},
+            "hydra/env=x",
+            "hydra.env.FOO",
+            "cannot be changed",
         ),
         ({"recipe/x.yaml": "# @package _global_\nopimizer: {}\n"}, "recipe=x", "opimizer", "Did you mean optimizer?"),
         ({"miner/x.yaml": "a: 1\n"}, "miner=x", "miner=x", "with a plus"),
@@ -136,3 +198,20 @@ def test_a_broken_file_does_not_hide_other_problems(elsewhere: Path) -> None:
         "seed",
         "lr=3",
     }
+
+
+def test_a_launcher_is_not_taken_from_outside_the_search_path(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/x/y.yaml": "# @package hydra.launcher\n_target_: evil.Launcher\n"})
+    assert any(problem.where == "hydra/launcher" for problem in problems_of("hydra/launcher=../../x/y"))
+
+
+def test_what_was_typed_is_not_looked_for_in_files(elsewhere: Path) -> None:
+    write(elsewhere, {"conf/recipe/x.yaml": "# @package _global_\ndata:\n  batch_size: 1\n"})
+    (problem,) = problems_of("recipe=x", "data.batch_size=0")
+    assert problem.what.endswith("found 0.")
+
+
+def test_advice_with_quotes_can_be_typed() -> None:
+    (problem,) = problems_of("data.path=it's (new).csv")
+    (word,) = [word for word in shlex.split(problem.advice) if word.startswith("data.path=")]
+    assert check([word]).data.path == "it's (new).csv"

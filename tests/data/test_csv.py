@@ -170,11 +170,44 @@ def test_a_huge_cell_is_one_line(write):
     assert max(map(len, answer.splitlines())) < 400
 
 
-def test_only_twenty_bad_rows_are_shown_and_all_are_counted(write):
-    path = write("question,answer\n" + "q,a\n" * 10 + "broken\n" * 57)
+def test_of_one_kind_five_bad_rows_are_shown_some_listed_and_all_counted(write):
+    path = write("question,answer\n" + "q,a\n" * 10 + "broken\n" * 57 + ",x\n" * 6)
     lines = told(csv_data(path)).splitlines()
-    assert len(lines) == 21
-    assert "57 of 67 rows are bad, the first 20 are shown" in lines[-1]
+    assert len(lines) == 5 + 1 + 5 + 1 + 1
+    assert lines[5].endswith("and 52 more rows like this: lines 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, ….")
+    assert lines[11].endswith("and 1 more row like this: line 74.")
+    assert "63 of 73 rows are bad." in lines[-1]
+
+
+def test_one_bad_row_is_one_of_several_rows(write):
+    assert "1 of 4 rows is bad." in told(csv_data(write(PAIRS + "q4\n")))
+
+
+@pytest.mark.parametrize("address", ["https://example.org/pairs.csv", "s3://bucket/pairs.csv", "HTTP://x/y"])
+def test_a_url_is_answered_as_one(address):
+    assert (
+        told(csv_data(address))
+        == f"data.path: '{address}' is a URL, and URLs are not read. Download it and give its path."
+    )
+
+
+def test_a_path_that_leaves_the_shipped_data_is_one_problem():
+    data = csv_data("shipped://../x", validation_path="auto")
+    assert len(data.check_head()) == 1
+    assert len(told(data).splitlines()) == 1
+
+
+def test_a_file_in_place_of_the_validation_folder(write):
+    path = write(PAIRS)
+    answer = told(csv_data(path, validation_path=str(path)))
+    assert answer.startswith(f"data.validation_path: '{path}' is a file. It must be a BEIR folder: corpus.jsonl")
+
+
+@pytest.mark.parametrize(("fraction", "left"), [(0.99, "1 is left"), (0.75, "1 is left")])
+def test_two_pairs_must_be_left_to_train_on(fraction, left, write):
+    rows = "".join(f"q{i},a{i}\n" for i in range(100 if fraction > 0.9 else 4))
+    assert left in (answer := told(csv_data(write("question,answer\n" + rows), validation_fraction=fraction)))
+    assert answer.startswith("data.validation_fraction: ")
 
 
 def test_bad_rows_can_be_left_out(write):

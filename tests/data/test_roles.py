@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import re
+import shlex
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import assume, example, given, reject
+from hypothesis import strategies as st
 
 from finetune.data.roles import find_roles
 from finetune.errors import CheckFailed
+
+NAMES = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1, max_size=12)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +76,23 @@ def test_what_the_names_leave_open_is_asked(header):
 def test_a_list_in_place_of_one_column_is_refused():
     with pytest.raises(CheckFailed, match=r"data.columns.anchor: must be one column"):
         find_roles(["a", "b", "c"], {"anchor": ["a", "b"], "positive": "c"})
+
+
+@given(names=st.lists(NAMES.map(str.strip).filter(bool), min_size=3, max_size=3, unique=True))
+@example(names=["what, me?", "a:b", "c=d"])
+@example(names=["null", "1e5", "it's"])
+@example(names=['say "hi"', "back\\", '\\"'])
+@example(names=["TRUE", "$x", "é"])
+@example(names=["wide {a: b}", "[x]", "- neg"])
+def test_the_advice_can_be_typed(names):
+    try:
+        find_roles(names, None)
+        reject()  # names that say what they are
+    except CheckFailed as failed:
+        advice = failed.problems[0].advice
+    assume(advice.startswith("Name them"))  # and not that they are scores
+    first, second = re.fullmatch(r"Name them, as in (.*) or (.*?)\.", advice, re.DOTALL).groups()
+    parser = OverridesParser.create()
+    assert [parser.parse_override(text).value() for text in shlex.split(first)] == [names[:2]]
+    expected = {"anchor": names[0], "positive": names[1]}
+    assert [parser.parse_override(text).value() for text in shlex.split(second)] == [expected]

@@ -78,7 +78,7 @@ def test_results_of_different_queries_are_refused() -> None:
 
 def test_the_table_in_the_terminal(comparison) -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(render_table(comparison))
+    console.print(render_table(comparison, "retrieval"))
     shown = console.export_text()
     headline = comparison.headline
     assert comparison.verdict in shown

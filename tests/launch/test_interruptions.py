@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from tests.conftest import ROOT, quick, run_train, write_pairs
+from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
 
 STEPS = 140
 
@@ -83,6 +83,25 @@ def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
     assert "going on from" in again.stdout
     assert status(path)["state"] == "finished"
     assert before < last_step(path) == STEPS
+    assert [row["step"] for row in map(json.loads, (path / "metrics.jsonl").open()) if "loss" in row] == [
+        *range(1, STEPS + 1)
+    ]
+
+
+def test_a_damaged_checkpoint_is_one_sentence(started, tmp_path):
+    process, path, overrides = started
+    process.kill()
+    process.wait()
+    (path / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
+    again = run_train(*overrides, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "last.ckpt is damaged" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert path.is_dir()
+    (path / "config.yaml").write_text("{ damaged")
+    again = run_train(*overrides, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "config.yaml cannot be read" in again.stderr
 
 
 def test_another_config_or_resume_never_is_refused(started, tmp_path):
@@ -100,7 +119,8 @@ def test_another_config_or_resume_never_is_refused(started, tmp_path):
 def test_two_processes_cannot_have_the_same_run(started, tmp_path):
     _, path, overrides = started
     second = run_train(*overrides, cwd=tmp_path)
-    assert second.returncode != 0
+    assert second.returncode == 1
+    assert "is in use by" in second.stderr
     assert "Traceback" not in second.stderr
     assert status(path)["state"] == "running"
 
@@ -121,10 +141,6 @@ def test_resume_of_nothing(tmp_path, path):
     answer = run_train(f"resume={path}", cwd=tmp_path)
     assert answer.returncode == 2
     assert "there is no run" in answer.stderr
-
-
-def can_mount():
-    return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs a mount namespace of its own")

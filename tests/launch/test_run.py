@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +95,8 @@ def test_the_saved_model_loads_in_sentence_transformers(ran: Ran):
 
 def test_the_report_names_the_command_and_the_data(ran: Ran):
     report = (ran.path / "report.md").read_text()
-    assert "python train.py" in report
+    assert "train.py" in report
+    assert str(ran.process.args[-1].split("=")[0]) in report
     assert "optimizer.lr=1e-3" in report
     assert "SentenceTransformer(" in report
     assert "nDCG@10" in report
@@ -135,5 +137,13 @@ def test_variants_train_and_save_fp32(tiny_model, tmp_path, more):
     write_pairs(tmp_path / "pairs.csv")
     run = run_train(*quick(tiny_model, more, "name=v", "trainer.max_steps=4"), cwd=tmp_path)
     assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "outputs/default/v/report.json").read_text())
+    assert report["cost"]["precision"] == (more.split("=")[1] if "precision" in more else "32-true")
+    rows = map(json.loads, (tmp_path / "outputs/default/v/metrics.jsonl").open())
+    first = next(row["loss"] for row in rows if "loss" in row)
+    plain = json.loads((Path(__file__).parents[1] / "golden_loss.json").read_text())[0]
+    assert first == pytest.approx(plain, rel=0.01)
+    # One direction is another loss than the mean of both.
+    assert "symmetric" not in more or first != pytest.approx(plain, rel=1e-3)
     weights = load_file(tmp_path / "outputs/default/v/model/model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}

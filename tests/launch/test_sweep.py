@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from finetune.launch.sweep import Point, _say_ranked
@@ -23,7 +24,7 @@ def test_points_run_on_their_own_and_are_ranked(tiny_model, tmp_path):
 def test_the_best_point_stands_first_and_the_failed_last(capsys):
     values = {"a": 0.5, "b": None, "c": 0.75}
     points = [Point([name], Path(name), int(value is None), "nDCG@10", value) for name, value in values.items()]
-    _say_ranked(points)
+    _say_ranked(points, ["x"])
     shown = capsys.readouterr().out
     assert re.findall(r"^│ (\w) ", shown, re.MULTILINE) == ["c", "a", "b"]
     assert "failed" in shown
@@ -31,18 +32,27 @@ def test_the_best_point_stands_first_and_the_failed_last(capsys):
 
 def test_a_failing_point_is_said_and_the_others_go_on(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
-    more = ["data.max_length=16,1000", "trainer.max_steps=2", "evaluation=none"]
-    overrides = [text for text in quick(tiny_model) if not text.startswith("data.max_length")]
+    damaged = shutil.copytree(tiny_model, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"damaged")
+    overrides = [text for text in quick(tiny_model) if not text.startswith("model.name")]
+    more = [f"model.name={damaged},{tiny_model}", "trainer.max_steps=2", "evaluation=none"]
     sweep = run_train("-m", *overrides, *more, cwd=tmp_path)
     assert sweep.returncode == 1
     assert "failed" in sweep.stdout
-    assert "can read 64 tokens, not 1000" in sweep.stderr
+    assert "cannot be read" in sweep.stderr
     assert "Traceback" not in sweep.stderr
     assert len(list((tmp_path / "outputs/default").glob("*/model"))) == 1
 
 
-def test_a_mistake_in_a_sweep_is_answered_before_anything_runs(tmp_path):
-    sweep = run_train("-m", "optimizer.lrr=1e-5,1e-4", cwd=tmp_path)
+def test_the_same_name_for_all_points_is_refused(tmp_path):
+    sweep = run_train("-m", "name=one", "optimizer.lr=1e-5,1e-4", cwd=tmp_path)
     assert sweep.returncode == 2
-    assert "optimizer.lr" in sweep.stderr
+    assert "all points would have the same name" in sweep.stderr
+
+
+def test_a_mistake_in_a_sweep_is_answered_before_anything_runs(tmp_path):
+    for text, words in (("optimizer.lrr=1e-5,1e-4", "optimizer.lr"), ("loss.temperature=0.1,0", "above 0")):
+        sweep = run_train("-m", text, cwd=tmp_path)
+        assert sweep.returncode == 2
+        assert words in sweep.stderr
     assert not (tmp_path / "outputs").exists()

@@ -85,6 +85,9 @@ def test_longest_counts_positions(config, expected):
     [
         (lambda f: (f / "config.json").unlink(), "config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda f: (f / "modules.json").write_text('[{"idx": 0}]'), "modules.json"),
+        (lambda f: more_words(f), "another model"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 100), "damaged"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
         (lambda f: remote_code(f), "code of its own"),
@@ -122,6 +125,12 @@ def test_a_hub_model_that_cannot_be_had_names_three_ways_out(monkeypatch):
 
 def copy(model, tmp_path):
     return shutil.copytree(model, tmp_path / "copy")
+
+
+def more_words(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {f"new{i}": 96 + i for i in range(10)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def remote_code(folder):

@@ -12,7 +12,8 @@ from finetune.config.check import check
 from finetune.errors import Interrupted, RunError
 from finetune.launch.claim import find_run
 from finetune.training import fit as fit_module
-from finetune.training.fit import assemble, fit, total_steps
+from finetune.training.fit import assemble, fit
+from finetune.training.trainer import total_steps
 from tests.conftest import quick, write_pairs
 
 

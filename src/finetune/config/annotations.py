@@ -65,6 +65,16 @@ def complaint(value: object, annotation: Any) -> str | None:
     return f"expected {describe(annotation)}, found {show(value)}"
 
 
+def narrow(value: object, annotation: Any, key: str) -> tuple[object, Any, str]:
+    """The innermost value of a mapping that does not fit, what it should be, and its key."""
+    for member in _members(annotation):
+        of_key, of_value = get_args(member) if _kind(member) in (dict, Mapping) and get_args(member) else (Any, Any)
+        for name, inner in value.items() if isinstance(value, dict) else ():
+            if fits(name, of_key) and not fits(inner, of_value):
+                return narrow(inner, of_value, f"{key}.{name}")
+    return value, annotation, key
+
+
 def hint(value: object, annotation: Any, key: str) -> str:
     """Advice for a value of `key` that does not fit: the nearest word, or how a text or number is written."""
     if not isinstance(value, str):
@@ -123,8 +133,27 @@ def show(value: object) -> str:
     """A value as YAML shows it, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = _shown(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {show(inner)}" for name, inner in value.items()) + "}"
+    return f"[{', '.join(map(show, value))}]" if isinstance(value, list) else repr(value)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The alternatives of a union, without their rules."""
+    if get_origin(annotation) is Annotated:
+        return _members(annotation.__origin__)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _kind(annotation: Any) -> Any:
+    return get_origin(annotation) or annotation
 
 
 def _either(words: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from finetune.config.annotations import complaint, evaluate, hint
+from finetune.config.annotations import complaint, evaluate, hint, narrow
 from finetune.config.rules import ARGUMENTS, GROUPS, Group
 from finetune.config.source import Definition, Opaque, Signature, signature
 from finetune.config.spelling import did_you_mean, nearest
@@ -77,8 +77,10 @@ def _check_value(value: Any, key: str, name: str, known: Signature, definition: 
     annotation = _rule(definition, name)
     if annotation is None:
         annotation = evaluate(parameter.annotation, parameter.scope)
-    wrong = complaint(value, annotation)
-    if wrong is not None:
+    if complaint(value, annotation) is None:
+        return
+    value, annotation, key = narrow(value, annotation, key)
+    if (wrong := complaint(value, annotation)) is not None:
         yield Problem(key, f"{wrong}.", hint(value, annotation, key))
 
 
@@ -87,7 +89,9 @@ def _unknown(name: str, key: str, parameters: list[str], definition: Definition)
     if nearest(name, parameters):
         return Problem(f"{key}.{name}", what, did_you_mean(f"{key}.{name}", (f"{key}.{word}" for word in parameters)))
     has = f"It has: {', '.join(parameters)}." if parameters else "It has none."
-    return Problem(f"{key}.{name}", what, f"{has} ~{key}.{name} takes this out.")
+    group = key.partition(".")[0]
+    ways = f"~{key}.{name} takes this out; a file conf/{group}/NAME.yaml of your own has only the keys you want."
+    return Problem(f"{key}.{name}", what, f"{has} {ways}")
 
 
 def _special(name: str) -> tuple[str, str]:

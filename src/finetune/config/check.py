@@ -15,7 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.compose import Composer, composer
-from finetune.config.overrides import apply, choice_problem, chooses, key_problem, parse
+from finetune.config.hydra_node import check_hydra
+from finetune.config.mishaps import short
+from finetune.config.origins import find, folders_of, with_places
+from finetune.config.overrides import apply, choice_problem, chooses, how_to_empty, key_problem, parse
+from finetune.config.relations import check_relations
 from finetune.config.rules import GROUPS, KEYS
 from finetune.config.spelling import did_you_mean
 from finetune.config.values import UNKNOWN, resolve
@@ -41,8 +45,8 @@ def look(
         except CheckFailed:
             config, found = diagnose(parsed, compositor)
             problems += found
-    if config is not None:
-        problems += check_config(config)
+        if config is not None:
+            problems += check_config(config, compositor)
     return config, list(dict.fromkeys(problems))
 
 
@@ -74,19 +78,25 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
     return config, problems
 
 
-def check_config(config: DictConfig) -> list[Problem]:
+def check_config(config: DictConfig, compositor: Composer) -> list[Problem]:
     """Everything wrong with a composed config: values, keys, what its groups would build and with which arguments."""
     tree, problems = resolve(config)
-    problems += _check_keys(tree)
+    problems += check_hydra(config)
+    problems += _check_keys(tree, config)
     for group in GROUPS:
-        problems += _check_group(group, tree)
-    return problems
+        problems += _check_group(group, tree, compositor)
+    problems += check_relations(tree, config)
+    return with_places(problems, config, compositor)
 
 
-def _check_keys(tree: dict[str, Any]) -> Iterator[Problem]:
+def _check_keys(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:
+    choices = {str(group): option for group, option in config.hydra.runtime.choices.items()}
+    known = [*dict.fromkeys([*GROUPS, *(group for group in choices if "/" not in group), *KEYS])]
     for name in tree:
-        if name not in KEYS and name not in GROUPS:
-            advice = did_you_mean(name, [*KEYS, *GROUPS]) or f"There are: {', '.join([*GROUPS, *KEYS])}."
+        if name in choices and name not in GROUPS:
+            yield _without_package(name, str(choices[name]), config)
+        elif name not in known and name != "hydra":
+            advice = did_you_mean(name, known) or f"There are: {', '.join(known)}."
             yield Problem(name, f"there is no group or key '{name}'.", advice)
     for name, annotation in KEYS.items():
         if name not in tree:
@@ -95,11 +105,25 @@ def _check_keys(tree: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(name, f"{wrong}.", hint(tree[name], annotation, name))
 
 
-def _check_group(group: str, tree: dict[str, Any]) -> Iterator[Problem]:
+def _without_package(group: str, option: str, config: DictConfig) -> Problem:
+    """What is wrong with a file whose keys came to stand under its group, where nothing looks for them."""
+    file = find(f"{group}/{option}", folders_of(config))
+    where = short(file) if file else f"{group}={option}"
+    if file and not file.read_text("utf-8").strip():
+        return Problem(where, "this file is empty.", "Its first line must be '# @package _global_', then come keys.")
+    if not isinstance(config[group], DictConfig):
+        return Problem(where, f"expected keys, found {show(OmegaConf.to_container(config)[group])}.")  # type: ignore
+    what = f"its first line is not '# @package _global_', so its keys stand under '{group}' and change nothing."
+    return Problem(where, what, "Put that line in front.")
+
+
+def _check_group(group: str, tree: dict[str, Any], compositor: Composer) -> Iterator[Problem]:
     node: Any = tree.get(group)
     if node is UNKNOWN:
         return
-    if not GROUPS[group].named:
+    if GROUPS[group].named and group not in tree:
+        yield Problem(group, "this group is needed, even if nothing is in it.", how_to_empty(group, compositor))
+    elif not GROUPS[group].named:
         yield from _check_one(node, group, group, [])
     elif node is not None and not isinstance(node, dict):
         yield Problem(group, f"expected names with what to build under each, found {show(node)}.")

@@ -10,8 +10,11 @@ from functools import cache
 from pathlib import Path
 
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
@@ -65,7 +68,7 @@ def hydra_arguments(config_dir: Path | None = None) -> tuple[str, list[str]]:
 class Composer:
     """Hydra's config loader over one search path."""
 
-    def __init__(self, loader: ConfigLoader, folders: list[Path], config_name: str) -> None:
+    def __init__(self, loader: ConfigLoader, folders: list[Path], config_name: str | None) -> None:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
@@ -81,7 +84,7 @@ class Composer:
                 )
         except Exception as error:
             # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
-            where = blame or self._config_name
+            where = blame or self._config_name or "hydra"
             raise CheckFailed([as_problem(error, where, self._folders)]) from error
 
     def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
@@ -106,6 +109,15 @@ class Composer:
             except CheckFailed as failed:
                 problems += failed.problems
         return config, kept, problems
+
+    @cache  # noqa: B019 - a composer lives as long as one check
+    def defaults(self, overrides: tuple[str, ...]) -> list[ResultDefault]:
+        """The files that make up the config with these overrides, in the order in which they are merged."""
+        # Hydra's own base class does not say what this returns.
+        found: list[ResultDefault] = self._loader.compute_defaults_list(
+            self._config_name, list(overrides), RunMode.RUN
+        ).defaults
+        return found
 
     def is_group(self, name: str) -> bool:
         """Whether some folder on the search path holds this group."""
@@ -135,6 +147,12 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     _search_shipped_groups()
     with initialize_config_dir(str(folders[0]), job_name=config_name, version_base="1.3"):
         yield Composer(GlobalHydra.instance().config_loader(), folders, config_name)
+
+
+def reference() -> Composer:
+    """A composer over Hydra's own and the shipped files alone, without a root config: nothing of the user's."""
+    shipped = shipped_folder()
+    return Composer(ConfigLoaderImpl(create_config_search_path(str(shipped))), [shipped], None)
 
 
 class _ShippedGroups(SearchPathPlugin):

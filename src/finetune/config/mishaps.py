@@ -23,7 +23,7 @@ def as_problem(error: BaseException, where: str, folders: list[Path]) -> Problem
         if isinstance(cause, yaml.MarkedYAMLError):
             return _broken_yaml(cause, where)
         if isinstance(cause, UnicodeDecodeError | yaml.reader.ReaderError):
-            place = next((_short(file) for file in _files(folders) if not _is_utf8(file)), where)
+            place = next((short(file) for file in _files(folders) if not _is_utf8(file)), where)
             return Problem(place, "this file is not UTF-8 text.", "Save it as UTF-8.")
         if isinstance(cause, GrammarParseError):
             return Problem(where, f"a ${{...}} cannot be read: {_lines(cause)[0]}.", "Look at its braces.")
@@ -60,13 +60,13 @@ def _defaults_entry(group: str, option: str, folders: list[Path]) -> str | None:
         if _is_utf8(file):
             for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
                 if entry.match(line):
-                    return f"{_short(file)}:{number}"
+                    return f"{short(file)}:{number}"
     return None
 
 
 def _broken_yaml(error: yaml.MarkedYAMLError, where: str) -> Problem:
     mark = error.problem_mark or error.context_mark
-    place = f"{_short(Path(mark.name))}:{mark.line + 1}" if mark else where
+    place = f"{short(Path(mark.name))}:{mark.line + 1}" if mark else where
     return Problem(
         place, f"this is not valid YAML: {error.problem or error.context}.", "Look at this line and above it."
     )
@@ -79,7 +79,7 @@ def _told_by_hydra(error: BaseException, where: str, folders: list[Path]) -> Pro
         file = next(
             (folder / f"{holder[1]}.yaml" for folder in folders if (folder / f"{holder[1]}.yaml").is_file()), None
         )
-        where, first = (_short(file) if file else holder[1]), holder[2] or " ".join(further[:1])
+        where, first = (short(file) if file else holder[1]), holder[2] or " ".join(further[:1])
     if found := re.search(r"Could not override '([^']+)'\. No match", first):
         groups = [child.name for folder in folders for child in folder.iterdir() if child.is_dir()]
         where = _defaults_entry(found[1], ".*", folders) or where if holder else where
@@ -112,6 +112,6 @@ def _is_utf8(file: Path) -> bool:
     return True
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """The path as a person would write it from where they are."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from finetune.config.arguments import parameter_names
 from finetune.config.compose import Composer
 from finetune.config.mishaps import listing
+from finetune.config.quoting import quoted, typed
 from finetune.config.rules import GROUPS
 from finetune.config.spelling import did_you_mean
 from finetune.config.values import keys_of
@@ -54,7 +55,7 @@ def choice_problem(override: Override, composer: Composer) -> Problem | None:
     if override.is_force_add():
         return Problem(text, "a group is added with one plus, or changed with none.", f"Write {text.lstrip('+')}.")
     if value is None:
-        return Problem(text, f"expected an option of group {group}, found null.", f"~{group} takes it out.")
+        return Problem(text, f"expected an option of group {group}, found null.", _instead_of_null(group, composer))
     names = value if isinstance(value, list) else [value]
     for name in names:
         if not isinstance(name, str) or not _is_option(group, name, composer):
@@ -62,6 +63,13 @@ def choice_problem(override: Override, composer: Composer) -> Problem | None:
             advice = f"{did_you_mean(str(name), options)} {listing(options)}".strip()
             return Problem(text, f"group {group} has no '{name}'.", advice)
     return None
+
+
+def how_to_empty(group: str, composer: Composer) -> str:
+    """Advice for a group that must be there and may hold nothing."""
+    if "none" in composer.options(group):
+        return f"Empty it with {group}=none."
+    return f"Take out what is in it one by one, as in ~{group}.NAME."
 
 
 def key_problem(override: Override, tree: dict[str, Any], composer: Composer) -> Problem | None:
@@ -121,8 +129,14 @@ def _unreadable(text: str, error: Exception) -> Problem:
         return Problem(
             text, f"the value cannot be read: {_first_line(error)}.", "Look at its brackets, commas and quotes."
         )
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return Problem(text, "the value has characters that need quotes.", f"Write '{key}=\"{escaped}\"' (both quotes).")
+    what = "the value has characters that need quotes."
+    return Problem(text, what, f"Write {typed(key, quoted(value))} (both quotes).")
+
+
+def _instead_of_null(group: str, composer: Composer) -> str:
+    if group not in GROUPS:
+        return f"~{group} takes it out."
+    return how_to_empty(group, composer) if GROUPS[group].named else listing(composer.options(group))
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from finetune.config.types import (
     CountFromZero,
     FolderName,
     Fraction,
-    NotEmpty,
+    NotEmptyText,
     NotNegative,
     Positive,
     PositiveInt,
@@ -61,10 +61,15 @@ GROUPS: dict[str, Group] = {
 KEYS: dict[str, Any] = {
     "experiment": Annotated[str, FolderName()],
     "name": Annotated[str, FolderName()] | None,
-    "output_root": Annotated[str, NotEmpty()],
+    "output_root": NotEmptyText,
     "seed": Annotated[int, Range(at_least=0, at_most=2**32 - 1)],
-    "resume": Annotated[str, NotEmpty()],
+    "resume": NotEmptyText,
     "check": bool,
+}
+
+# What a group could build, but a run has a class of its own for: by where it is defined, what to use.
+INSTEAD: dict[str, str] = {
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": "callbacks.checkpoint, which resumes exactly",
 }
 
 _Share = CountFromZero | Fraction  # Lightning: a whole number counts, a fraction is a share
@@ -100,7 +105,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "accumulate_grad_batches": PositiveInt,
         "gradient_clip_val": NotNegative | None,
         "gradient_clip_algorithm": Literal["norm", "value"] | None,
-        "log_every_n_steps": CountFromZero | None,
+        "log_every_n_steps": PositiveInt | None,
         "check_val_every_n_epoch": PositiveInt | None,
         "fast_dev_run": bool | CountFromZero,
         "overfit_batches": _Share,

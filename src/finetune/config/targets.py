@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from finetune.config.rules import GROUPS
+from finetune.config.rules import GROUPS, INSTEAD
 from finetune.config.source import Definition, NotThere, Opaque, define
 from finetune.config.spelling import did_you_mean
 from finetune.errors import Problem
@@ -44,6 +44,9 @@ def resolve(target: object, group: str, key: str) -> tuple[Definition | None, li
         return None, [Problem(key, f"{answer}.", advice)]
     if not is_under(definition.name, allowed_prefixes(group)):
         return None, [refusal(target, group, key, definition.name)]
+    if definition.name in INSTEAD:
+        what = f"{definition.node.name} does not work here, because the run does this itself."
+        return None, [Problem(key, what, f"Use {INSTEAD[definition.name]}.")]
     return definition, []
 
 

@@ -65,16 +65,17 @@ class FolderName:
 
 @dataclass(frozen=True)
 class NotEmpty:
-    """A text with at least one character that is not a space."""
+    """A text with at least one character that is not a space, or a list with at least one item."""
 
-    def holds(self, value: str) -> bool:
+    def holds(self, value: str | list[object]) -> bool:
         """Whether anything but spaces is there."""
-        return bool(value.strip()) and "\0" not in value
+        return bool(value.strip()) and "\0" not in value if isinstance(value, str) else bool(value)
 
     def __str__(self) -> str:
         return "that is not empty"
 
 
+NotEmptyText = Annotated[str, NotEmpty()]
 PositiveInt = Annotated[int, Range(at_least=1)]
 CountFromZero = Annotated[int, Range(at_least=0)]
 Positive = Annotated[float, Range(above=0)]

@@ -21,19 +21,26 @@ _RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", 
 
 
 def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """The config without its `hydra` node as plain dicts and lists, and a problem for each value that cannot be had.
+    """The config as plain dicts and lists, and a problem for each value that cannot be had.
 
-    Of the `hydra` node only the directories are looked at; the rest is Hydra's own, and full of values that
+    Of the `hydra` node only the directories are there; the rest is Hydra's own, and full of values that
     exist in a running job only.
     """
-    problems: list[Problem] = []
     with _hydra_resolver(config):
         keys = [key for key in keys_of(OmegaConf.to_container(config, resolve=False)) if not key.startswith("hydra.")]
-        walk = _Walk(keys, problems)
+        walk = _Walk(keys)
         tree = {str(name): walk.value(config, name, str(name), ()) for name in config if name != "hydra"}
-        for part, name in (("run", "dir"), ("sweep", "dir")):
-            walk.value(config.hydra[part], name, f"hydra.{part}.{name}", ())
-    return tree, problems
+        tree["hydra"] = {
+            part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
+        }
+    return tree, walk.problems()
+
+
+def typed(config: DictConfig) -> list[str]:
+    """The overrides that a config was composed with, as they were typed."""
+    # Unresolved: their interpolations are meant for the config, not for this list.
+    lists: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return [*lists["hydra"], *lists["task"]]
 
 
 def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:
@@ -48,9 +55,15 @@ def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:
 class _Walk:
     """Goes through a config leaf by leaf: OmegaConf's own walk stops at the first broken interpolation."""
 
-    def __init__(self, keys: list[str], problems: list[Problem]) -> None:
+    def __init__(self, keys: list[str]) -> None:
         self._keys = keys
-        self._problems = problems
+        self._problems: list[Problem] = []
+        self._named: dict[str, list[str]] = {}  # what the interpolation of an unknown value names
+
+    def problems(self) -> list[Problem]:
+        """A problem for each unknown value, but not for one that only names another."""
+        unknown = {problem.where for problem in self._problems}
+        return [p for p in self._problems if not any(key in unknown for key in self._named.get(p.where, []))]
 
     def value(self, parent: DictConfig | ListConfig, name: Any, key: str, trail: tuple[str, ...]) -> Any:
         try:
@@ -59,7 +72,10 @@ class _Walk:
             return self._unknown(key, "has no value yet.", f"Set it: {key}=...")
         except Exception as error:
             # Resolvers are code (a user's too) and raise what they like.
-            return self._unknown(key, *self._why(error, _raw(parent, name)))
+            raw = _raw(parent, name)
+            if not _is_circle(error):
+                self._named[key] = re.findall(r"\$\{([\w.]+)\}", raw)
+            return self._unknown(key, *self._why(error, raw))
         if not isinstance(value, DictConfig | ListConfig):
             return value
         return self._container(value, key, trail)
@@ -82,7 +98,7 @@ class _Walk:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, InterpolationToMissingValueError):
             return f"'{raw}' leads to a key that has no value yet.", "Set that key."
-        if re.search("Recursive interpolation|Interpolation to parent", first):
+        if _is_circle(error):
             return f"'{raw}' leads back to itself.", "Give a key of the circle a value of its own."
         if found := re.search(r"Environment variable '([^']*)' not found", first):
             return (
@@ -94,6 +110,10 @@ class _Walk:
         if found := re.search(r"Unsupported interpolation type (\S+)", first):
             return f"'{raw}' names '{found[1]}', which is not a resolver.", did_you_mean(found[1], _RESOLVERS)
         return f"'{raw}' cannot be resolved: {first.rstrip('.')}.", ""
+
+
+def _is_circle(error: Exception) -> bool:
+    return bool(re.search("Recursive interpolation|Interpolation to parent", str(error)))
 
 
 def _raw(parent: DictConfig | ListConfig, name: Any) -> str:

@@ -67,7 +67,8 @@ class Batches:
         self.position = 0  # batches of this epoch that were handed out
 
     def __len__(self) -> int:
-        return ceil(len(self.relations) / self.batch_size)
+        # A pair alone has nothing to be told from: batches of one are joined to another even if that grows by one.
+        return max(1, min(ceil(len(self.relations) / self.batch_size), len(self.relations) // 2))
 
     def __iter__(self) -> Iterator[Batch]:
         # Runs at the first `next`, not at `iter`: Lightning makes the iterator first and sets the epoch later.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from finetune.config.types import Fraction, PositiveInt, Range
+from finetune.config.types import NotEmptyText, PositiveInt, Range
 from finetune.data.beir_folder import is_beir, missing_parts, qrels_file
 from finetune.data.csv_head import Head, read_head
 from finetune.data.paths import beside, resolve
@@ -31,7 +31,7 @@ class CsvData:
     NumPy and Arrow, so that a mistake elsewhere in the config does not wait for them.
     """
 
-    path: str
+    path: NotEmptyText
     columns: list[str] | dict[str, str | list[str]] | None
     delimiter: str
     encoding: str
@@ -39,9 +39,9 @@ class CsvData:
     max_cell_characters: PositiveInt
     limit: Annotated[int, Range(at_least=2)] | None
     batch_size: Annotated[int, Range(at_least=2)]
-    max_length: PositiveInt
-    validation_path: str | None
-    validation_fraction: Fraction
+    max_length: Annotated[int, Range(at_least=4)]  # with fewer little but the special tokens is left
+    validation_path: NotEmptyText | None
+    validation_fraction: Annotated[float, Range(at_least=0, below=1)]
 
     def check_head(self) -> list[Problem]:
         """Return what is wrong with the settings, the start of the file, or the validation folder; milliseconds."""
@@ -99,13 +99,14 @@ class CsvData:
             folder = resolve(self.path).parent / BESIDE
             return (folder, f"{BESIDE}/ beside the data file") if is_beir(folder) else None
         folder = resolve(self.validation_path, "data.validation_path")
+        wanted = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."
         if not folder.is_dir():
-            what = f"there is no folder '{self.validation_path}'."
-            raise CheckFailed([Problem("data.validation_path", what, beside(folder))])
+            is_file = folder.exists()
+            what = f"'{self.validation_path}' is a file." if is_file else f"there is no folder '{self.validation_path}'."
+            raise CheckFailed([Problem("data.validation_path", what, wanted if is_file else beside(folder))])
         if missing := missing_parts(folder):
             what = f"'{self.validation_path}' has no {' and no '.join(missing)}."
-            advice = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."
-            raise CheckFailed([Problem("data.validation_path", what, advice)])
+            raise CheckFailed([Problem("data.validation_path", what, wanted)])
         qrels_file(folder)
         return folder, self.validation_path
 
@@ -127,7 +128,8 @@ def _try(look: Callable[[], T], problems: list[Problem]) -> T | None:
     try:
         return look()
     except CheckFailed as failed:
-        problems += failed.problems
+        # Two looks can meet the same obstacle.
+        problems += [problem for problem in failed.problems if problem not in problems]
         return None
 
 

@@ -13,7 +13,8 @@ from finetune.data.csv_text import Row, count_lines, cut, open_text, rows, undec
 from finetune.data.roles import Roles
 from finetune.errors import Problem
 
-SHOWN = 20  # bad rows that are shown; the rest is counted
+SHOWN = 5  # bad rows of one kind that are shown
+LISTED = 15  # bad rows of one kind of which the line is said; the rest is counted
 CHUNK_ROWS = 100_000
 
 ADVICE = {
@@ -53,19 +54,28 @@ class CarefulReading:
         return self.kinds.total()
 
     def problems(self, shown: str) -> list[Problem]:
-        """Return the first bad rows as problems, the advice with the first of each kind, and a last one for all."""
-        advised: set[str] = set()
+        """Return the first bad rows of each kind, the lines of some more of it, and a last problem for all."""
         problems = []
-        for fault in self.faults:
-            advice = "" if fault.kind in advised else ADVICE[fault.kind]
-            advised.add(fault.kind)
-            problems.append(Problem(f"{shown}:{fault.line}", fault.what, advice))
-        if self.bad_rows:
-            more = f", the first {SHOWN} are shown" if self.bad_rows > SHOWN else ""
-            row = "row is" if self.bad_rows == 1 else "rows are"
-            what = f"{self.bad_rows:,} of {self.rows_read:,} {row} bad{more}."
-            problems.append(Problem("data.on_bad_rows", what, "Mend them, or leave them out: data.on_bad_rows=skip."))
+        for kind, count in self.kinds.items():
+            faults = [fault for fault in self.faults if fault.kind == kind]
+            for place, fault in enumerate(faults[:SHOWN]):
+                problems.append(Problem(f"{shown}:{fault.line}", fault.what, "" if place else ADVICE[kind]))
+            if count > SHOWN:
+                lines = ", ".join(str(fault.line) for fault in faults[SHOWN:])
+                more = "" if count == len(faults) else ", …"
+                rows = f"{count - SHOWN:,} more {_rows(count - SHOWN)} like this:"
+                problems.append(Problem(shown, f"and {rows} line{'s' * (count - SHOWN > 1)} {lines}{more}."))
+        what = f"{self.bad_rows:,} of {self.rows_read:,} {_rows(self.rows_read)} {_are(self.bad_rows)} bad."
+        problems.append(Problem("data.on_bad_rows", what, "Mend them, or leave them out: data.on_bad_rows=skip."))
         return problems
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def read_carefully(head: Head, roles: Roles, max_cell_characters: int) -> CarefulReading:
@@ -86,7 +96,7 @@ def read_carefully(head: Head, roles: Roles, max_cell_characters: int) -> Carefu
             reading.rows_read += 1
             if fault := judge.fault(row):
                 reading.kinds[fault.kind] += 1
-                if len(reading.faults) < SHOWN:
+                if reading.kinds[fault.kind] <= LISTED:
                     reading.faults.append(fault)
                 continue
             good.append(pick(row.cells))

@@ -68,6 +68,7 @@ def assemble(table: Table, validation: Beir | None, limit: int | None, fraction:
         notes += [f"Evaluating on {validation.name}.", *validation.notes]
     else:
         train, judgments, said = _split(relations, fraction, seed)
+        _refuse_overdrawn(train, relations, fraction)
         notes += said
     dataset = _compact(Dataset(items, train, judgments, {}, notes))
     facts = {"rows_read": table.rows_read, "rows_skipped": table.rows_skipped, "duplicate_rows": duplicates}
@@ -104,6 +105,13 @@ def _refuse_useless(relations: Relations, items: Items, name: str) -> None:
             )
     if problems:
         raise CheckFailed(problems)
+
+
+def _refuse_overdrawn(train: Relations, relations: Relations, fraction: float) -> None:
+    if len(train) < 2:
+        left = f"{len(train)} {'is' if len(train) == 1 else 'are'} left to train on"
+        what = f"with {fraction:g} of the {len(relations)} pairs held out, {left}."
+        raise CheckFailed([Problem("data.validation_fraction", what, "Training needs at least two: hold out less.")])
 
 
 def _reading_notes(table: Table, duplicates: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -15,8 +16,10 @@ def resolve(path: str, key: str = "data.path") -> Path:
     """Return the path that `path` means: as it is, `~` expanded, or a data set that comes with finetune.
 
     `shipped://NAME/FILE` is a file inside the package `finetune.datasets`; it raises `CheckFailed`, naming `key`,
-    if there is no such file. Whether any other path exists is not looked at.
+    if there is no such file, or for a URL. Whether any other path exists is not looked at.
     """
+    if not path.startswith(SHIPPED) and re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+        raise CheckFailed([Problem(key, f"'{path}' is a URL, and URLs are not read.", "Download it and give its path.")])
     if not path.startswith(SHIPPED):
         try:
             return Path(path).expanduser()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from finetune.config.quoting import quoted, typed
 from finetune.errors import CheckFailed, Problem
 
 KEY = "data.columns"
@@ -113,7 +114,7 @@ def _recognise(header: Sequence[str]) -> Roles:
     judged = [name for name, known in plain.items() if known in JUDGED]
     if judged:
         rest = [name.strip() for name in header if name not in judged]
-        example = f"{KEY}={_bracketed(rest[:2] if len(rest) > 1 else [name.strip() for name in header])}"
+        example = typed(KEY, _bracketed(rest[:2] if len(rest) > 1 else [name.strip() for name in header]))
         what = f"the column '{judged[0].strip()}' makes this scored or labelled data, which data=csv does not read yet."
         raise CheckFailed([Problem(KEY, what, f"To take every row as a right pair: {example}.")])
     negatives = tuple(name for name, known in plain.items() if NEGATIVE.fullmatch(known))
@@ -145,12 +146,12 @@ def _candidates(header: Sequence[str], plain: dict[str, str], tiers: Iterable[Se
 
 def _how_to_name(names: Sequence[str] = ("question", "answer")) -> str:
     first, second = names[0], names[1]
-    mapping = f"{{anchor: {first}, positive: {second}}}"
-    return f"Name them, as in '{KEY}={_bracketed([first, second])}' or '{KEY}={mapping}'."
+    mapping = f"{{anchor: {quoted(first)}, positive: {quoted(second)}}}"
+    return f"Name them, as in {typed(KEY, _bracketed([first, second]))} or {typed(KEY, mapping)}."
 
 
 def _bracketed(names: Sequence[str]) -> str:
-    return f"[{','.join(names)}]"
+    return f"[{','.join(map(quoted, names))}]"
 
 
 def _list(names: Iterable[str]) -> str:

@@ -80,9 +80,10 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def render_table(comparison: Comparison) -> Table:
+def render_table(comparison: Comparison, name: str) -> Table:
     """The changes as a table for the terminal; certain ones in colour and marked, so that colour is not needed."""
-    table = Table(title=Text(one_line(comparison.after.name)), caption=Text(f"{comparison.verdict}\n{_CERTAIN}"))
+    legend = f"\n{_CERTAIN}" if any(row.change.certain for row in comparison.rows) else ""
+    table = Table(title=Text(one_line(f"{name}: {comparison.after.name}")), caption=Text(comparison.verdict + legend))
     for column in _CHANGE_COLUMNS:
         table.add_column(column, justify="left" if column == "metric" else "right")
     for row in comparison.rows:

@@ -23,16 +23,19 @@ def save(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> None
     Raises:
         RunError: the disk is full or cannot be written; a folder that was there before still is.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write(encoder, partial, max_length, card)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
         raise explain(_as_os_error(error), f"save the model to {folder}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,15 @@ class Arguments:
         """Return the flags that say where the config is, for a process that is to find the same."""
         folder = [] if self.config_dir is None else ["--config-dir", str(self.config_dir.absolute())]
         return [*folder, "--config-name", self.config_name]
+
+
+# As it was typed: sys.argv is rewritten before a run starts.
+_PROGRAM = Path(sys.argv[0]).name
+
+
+def program() -> str:
+    """Return how this program was called, for commands that are printed to be typed."""
+    return "finetune train" if _PROGRAM == "finetune" else "python train.py"
 
 
 def as_override(key: str, value: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, RunError
 from finetune.launch.arguments import as_override
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
@@ -17,6 +17,7 @@ from finetune.runs.environment import describe_environment
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_LAST = "last.ckpt"
 # Keys that say where and how a run is started, not what it computes: they may differ when it goes on.
 _NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
 
@@ -37,13 +38,15 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
         return overrides
     folder = Path(paths[-1].strip("'\"")).expanduser()
     if folder.is_file():  # a checkpoint inside the run's checkpoints/
+        if folder.name != _LAST:
+            raise FinetuneError(f"resume={paths[-1]}: a run goes on from {_LAST} only.", "Give the run directory.")
         folder = folder.parent.parent
     run = RunDirectory(folder)
     if not run.overrides_path.is_file():
         raise FinetuneError(
             f"resume={paths[-1]}: there is no run.", "Give a run directory, such as outputs/<experiment>/<run>."
         )
-    started_with = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8")) or []
+    started_with = _read_yaml(run.overrides_path) or []
     typed = [o for o in overrides if not o.startswith("resume=")]
     return [*started_with, *typed, as_override("hydra.run.dir", str(folder))]
 
@@ -52,8 +55,8 @@ def find_run(cfg: DictConfig, overrides: list[str]) -> tuple[RunDirectory, Path 
     """Return the run's directory and the checkpoint to go on from, `None` for a new run.
 
     Raises:
-        FinetuneError: the directory belongs to a finished run, to another config, or to something else.
-        RunError: it cannot be made.
+        FinetuneError: the directory belongs to a finished run, to another config, or to something else,
+            or it cannot be made.
     """
     told = any(o.startswith("hydra.run.dir=") for o in cfg.hydra.overrides.hydra)
     path = Path(cfg.hydra.run.dir)
@@ -61,11 +64,14 @@ def find_run(cfg: DictConfig, overrides: list[str]) -> tuple[RunDirectory, Path 
         return RunDirectory(path), _last_checkpoint(RunDirectory(path))
     if path.exists() and (told or cfg.name is not None):
         return _go_on(cfg, RunDirectory(path))
-    if told or cfg.name is not None:
-        run = RunDirectory.claim(path.parent, path.name, "")
-    else:
-        run = RunDirectory.claim(Path(cfg.output_root) / cfg.experiment, None, _stem(cfg))
-    _record(cfg, run, overrides)
+    try:
+        if told or cfg.name is not None:
+            run = RunDirectory.claim(path.parent, path.name, "")
+        else:
+            run = RunDirectory.claim(Path(cfg.output_root) / cfg.experiment, None, _stem(cfg))
+        _record(cfg, run, overrides)
+    except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
+        raise FinetuneError(error.what, error.advice) from error
     return run, None
 
 
@@ -93,18 +99,27 @@ def _go_on(cfg: DictConfig, run: RunDirectory) -> tuple[RunDirectory, Path | Non
         raise FinetuneError(
             f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
         )
-    differences = _differences(yaml.safe_load(run.config_path.read_text(encoding="utf-8")), _resolved(cfg))
+    differences = _differences(_read_yaml(run.config_path), _resolved(cfg))
     if differences:
         raise FinetuneError(
             f"The run {run.path} was started with another config: {'; '.join(differences)}.",
-            f"Choose another name=, or go on with exactly its own config: resume={run.path}",
+            "Leave these as they were to go on with it, or choose another name=.",
         )
     return run, _last_checkpoint(run)
 
 
 def _last_checkpoint(run: RunDirectory) -> Path | None:
-    path = run.checkpoints / "last.ckpt"
+    path = run.checkpoints / _LAST
     return path if path.is_file() else None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise FinetuneError(
+            f"{path} cannot be read: it is damaged.", "Start the run again under another name=."
+        ) from error
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import finetune
 from finetune.config.check import look
 from finetune.config.compose import hydra_arguments
 from finetune.console import complain, say
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))  # where one's own package stands, as with python -m
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        if "--version" in arguments.show:
+            say(f"finetune {finetune.__version__}")
+            return 0
         if arguments.show:
             return _show(arguments)
         if arguments.multirun:
@@ -50,24 +54,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset]:
-    """Check the config, then the data, and return both ready to be used.
+    """Check the config, then all of the data, and return both ready to be used.
 
     Raises:
-        CheckFailed: with everything that is wrong; of the data only what shows at a glance if the config is wrong.
+        CheckFailed: with everything that is wrong; of the data only what shows at a glance if anything else is wrong.
+    """
+    from finetune.config.build import build
+
+    cfg, problems = look_at_a_glance(arguments, overrides)
+    if cfg is None or problems:
+        raise CheckFailed(problems)
+    return cfg, build(cfg.data, "data").load(cfg.seed)
+
+
+def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
+    """Return the config and what is wrong with it, its model's folder, its output folder, its data file's head.
+
+    What belongs to a part of the config that is itself wrong is not looked at.
     """
     from finetune.config.build import build
 
     cfg, problems = look(overrides, arguments.config_dir, arguments.config_name)
-    if cfg is None or problems:
-        raise CheckFailed([*problems, *_data_at_a_glance(cfg, problems)])
-    problems = check_model(cfg)
-    try:
-        dataset = build(cfg.data, "data").load(cfg.seed)
-    except CheckFailed as failed:
-        problems += failed.problems
-    if problems:
-        raise CheckFailed(problems)
-    return cfg, dataset
+    if cfg is None:
+        return None, problems
+    wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
+    found: list[Problem] = []
+    if not wrong & {"model", "data"}:
+        found += check_model(cfg)
+    if not wrong & {"output_root", "experiment"}:
+        found += check_output(Path(cfg.output_root))
+    if "data" not in wrong:
+        found += build(cfg.data, "data").check_head()
+    return cfg, [*problems, *found]
 
 
 def check_model(cfg: DictConfig) -> list[Problem]:
@@ -83,14 +101,14 @@ def check_model(cfg: DictConfig) -> list[Problem]:
     return []
 
 
-def _data_at_a_glance(cfg: DictConfig | None, problems: list[Problem]) -> list[Problem]:
-    """Look at the head of the data file although the config is wrong elsewhere: one answer instead of two."""
-    from finetune.config.build import build
-
-    if cfg is None or any(re.match(r"[+~]*data\b", problem.where) for problem in problems):
-        return []
-    head: list[Problem] = build(cfg.data, "data").check_head()
-    return head
+def check_output(root: Path) -> list[Problem]:
+    """Look whether runs can be written below `root`, without making anything."""
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        return [Problem("output_root", f"{there} is a file.", "Choose another place with output_root=...")]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [Problem("output_root", f"{there} may not be written.", "Choose another place with output_root=...")]
+    return []
 
 
 def start_hydra(
@@ -130,6 +148,8 @@ def _run(arguments: Arguments) -> int:
     for note in dataset.notes:
         say(note)
     if cfg.check:
+        if find_here(cfg.model.name) is None:
+            say(f"{cfg.model.name} is not on this machine; a run would fetch it from the hub.")
         _say_fine(dataset)
         return 0
     locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it

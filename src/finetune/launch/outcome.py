@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.launch.arguments import program
 from finetune.launch.claim import is_first_process
 from finetune.runs.directory import RunDirectory, State
 
@@ -33,7 +35,7 @@ def outcome(run: RunDirectory) -> Iterator[None]:
             # Lightning answers Ctrl-C with SystemExit.
             what = error.what if isinstance(error, Interrupted) else "Stopped at once, in the middle of a step."
             _write(run, "interrupted", what)
-            raise Interrupted(what, f"Go on with: python train.py resume={run.path}") from error
+            raise Interrupted(what, f"Go on with: {program()} {shlex.quote(f'resume={run.path}')}") from error
         except FinetuneError as error:
             _write(run, "failed", error.what)
             if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():

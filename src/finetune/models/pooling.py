@@ -39,11 +39,20 @@ def pooling_of(folder: Path) -> str | None:
     Raises:
         ModelError: the folder has modules that would be lost (a dense layer, several poolings).
     """
-    modules = folder / "modules.json"
-    if not modules.is_file():
+    if not (folder / "modules.json").is_file():
         return None
+    try:
+        return _declared(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"model.name={folder}: its modules.json or what it names is damaged ({type(error).__name__}: {error}).",
+            "Get the model again.",
+        ) from error
+
+
+def _declared(folder: Path) -> str | None:
     mode = None
-    for module in json.loads(modules.read_text(encoding="utf-8")):
+    for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
         kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Pooling":
             mode = _mode_in(folder / module["path"] / "config.json")

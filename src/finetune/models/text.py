@@ -49,6 +49,7 @@ class TextEncoder(nn.Module):
         self.normalize = normalize
         self.backbone = _load_backbone(folder, name, dropout, random_init)
         self.tokenizer = _load_tokenizer(folder, name)
+        self._check_vocabulary()
         self._leave_out_unused()
 
     @property
@@ -66,6 +67,14 @@ class TextEncoder(nn.Module):
         tokens_NTD = self.backbone(input_ids=ids_NT, attention_mask=mask_NT).last_hidden_state
         emb_ND = pool(tokens_NTD, mask_NT, self.pooling)
         return nn.functional.normalize(emb_ND, dim=-1) if self.normalize else emb_ND
+
+    def _check_vocabulary(self) -> None:
+        known, rows = len(self.tokenizer), self.backbone.get_input_embeddings().num_embeddings
+        if known > rows:
+            raise ModelError(
+                f"model.name={self.name}: its tokenizer knows {known} tokens, its backbone has embeddings for {rows}.",
+                "The tokenizer belongs to another model: take both from one folder.",
+            )
 
     def _leave_out_unused(self) -> None:
         # BERT's pooler head never reaches the loss: it would only cost optimizer memory and stop DDP.

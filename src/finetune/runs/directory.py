@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.atomic import explain, explained, to_json, write_json_atomically
+from finetune.runs.atomic import explain, explained, to_json, write_json_atomically, write_text_atomically
 from finetune.runs.lock import held
 
 State = Literal["created", "validating", "running", "finished", "failed", "interrupted"]
@@ -156,6 +156,12 @@ class RunDirectory:
                 # A process killed in mid-line left half of one: it must not swallow this line too.
                 line = line if file.read(1) == b"\n" else b"\n" + line
             _write_all(file.fileno(), line)
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops the records past `step`, which a run that goes on from there will write again. Raises RunError."""
+        if self.metrics_path.exists():
+            kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]
+            write_text_atomically(self.metrics_path, "".join(to_json(record) + "\n" for record in kept))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole records, oldest first; half lines that a killed process left are passed over."""

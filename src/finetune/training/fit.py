@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import shlex
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,15 +14,15 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import yaml
 from omegaconf import DictConfig
+from pytorch_lightning.profilers import PassThroughProfiler
 
 import finetune
 from finetune.config.build import build, parameters_of
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import Interrupted
+from finetune.errors import FinetuneError, Interrupted
 from finetune.evaluation.report import Comparison, compare, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
@@ -33,13 +31,9 @@ from finetune.models.text import TextEncoder
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
-from finetune.training.callbacks.checkpoint import AtomicCheckpointIO
 from finetune.training.engine import Engine
 from finetune.training.module import EmbeddingModule
-
-# What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
-_FEWEST_STEPS = 100
-_MOST_EPOCHS = 10
+from finetune.training.trainer import build_trainer, total_steps
 
 
 @dataclass
@@ -68,12 +62,17 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg, dataset, run)
     first = parts.trainer.is_global_zero
-    before = _evaluate(parts, "before") if first else {}
+    if checkpoint is not None:
+        step = _step_of(checkpoint)
+        if first:
+            say(f"going on from step {step}: {checkpoint}")
+            run.forget_metrics_after(step)
+    before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
     started = time.monotonic()
     _train(parts, checkpoint)
     seconds = time.monotonic() - started
     if first:
-        after = _evaluate(parts, "after")
+        after = _evaluate(parts, "after", log=True)
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, comparisons)
         _report(parts, run, cfg, comparisons, seconds)
@@ -101,65 +100,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     return Parts(encoder, data, engine, module, trainer, stop, evaluators)
 
 
-def build_trainer(
-    node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
-) -> pl.Trainer:
-    """Build Lightning's Trainer with what every run needs and no config should have to say."""
-    settings = node.copy()
-    settings.precision = resolve_precision(node.precision, node.accelerator)
-    settings.max_epochs = resolve_epochs(node, batches_per_epoch)
-    trainer: pl.Trainer = build(
-        settings,
-        "trainer",
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=str(run.path),
-        enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # batches are cut by data/batches.py
-    )
-    return trainer
-
-
-def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:
-    """Return `precision`, with `auto` replaced: bf16-mixed where the processor computes in bf16, fp32 elsewhere."""
-    if precision != "auto":
-        return precision
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-        # Without CUDA, `auto` may still be Apple's GPU.
-        native = native and not (accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available())
-    return "bf16-mixed" if native else "32-true"
-
-
-def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
-    """Return `max_epochs`, with `auto` replaced: no limit if `max_steps` is one, else some passes over little data."""
-    if node.max_epochs != "auto":
-        return cast(int | None, node.max_epochs)
-    if node.max_steps > 0:
-        return -1
-    steps_per_epoch = math.ceil(batches_per_epoch / int(node.accumulate_grad_batches))
-    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
-
-
-def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
-    """Return the optimizer steps of the whole run.
-
-    Lightning's own estimate would load the data once before a resumed run does, and lose the loader's position.
-    """
-    limit = trainer.limit_train_batches or batches_per_epoch
-    batches = min(batches_per_epoch, int(limit * batches_per_epoch) if isinstance(limit, float) else limit)
-    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
-    steps = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
-    return int(min(steps, trainer.max_steps if trainer.max_steps > 0 else math.inf))
-
-
 def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:
     # A logger or callback that wants to know where the run lives says so by a parameter of that name.
     wanted = parameters_of(node, where)
@@ -167,8 +107,6 @@ def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> 
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:
-    if checkpoint is not None:
-        say(f"going on from {checkpoint}")
     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     if parts.stop.stopped_by:
         raise Interrupted(
@@ -177,7 +115,18 @@ def _train(parts: Parts, checkpoint: Path | None) -> None:
         )
 
 
-def _evaluate(parts: Parts, when: str) -> dict[str, RetrievalResult]:
+def _step_of(checkpoint: Path) -> int:
+    """Return the optimizer step that a checkpoint was saved at; refuses one that is not whole."""
+    try:
+        return int(torch.load(checkpoint, weights_only=True, mmap=True)["global_step"])
+    except Exception as error:  # torch answers damage with a dozen kinds, all of them meant for its own developers
+        raise FinetuneError(
+            f"The checkpoint {checkpoint} is damaged and cannot be read.",
+            "Start the run again under another name=, or remove the checkpoint to start this one from the beginning.",
+        ) from error
+
+
+def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResult]:
     judgments = parts.data.dataset.validation
     if judgments is None or not parts.evaluators:
         return {}
@@ -188,7 +137,7 @@ def _evaluate(parts: Parts, when: str) -> dict[str, RetrievalResult]:
     for name, evaluator in parts.evaluators.items():
         with Bar(f"evaluating {when}", total, "texts") as bar:
             results[name] = evaluator.evaluate(judgments, lambda items, bar=bar: _embed(parts, items, bar))
-        for logger in parts.trainer.loggers:
+        for logger in parts.trainer.loggers if log else ():
             logger.log_metrics(
                 {f"{name}/{when}/{metric}": value for metric, value in results[name].means.items()},
                 step=parts.trainer.global_step - 1,
@@ -213,7 +162,7 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
         CardFacts(
             run=run.name,
             base_model=encoder.name,
-            command=command(run),
+            command=_environment(run)["command"],
             pairs=len(parts.data.dataset.train),
             width=encoder.width,
             max_length=cfg.data.max_length,
@@ -229,7 +178,7 @@ def _report(
     parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison], seconds: float
 ) -> None:
     dataset = parts.data.dataset
-    environment = json.loads(run.environment_path.read_text(encoding="utf-8"))
+    environment = _environment(run)
     report = report_data(
         run=run.name,
         model_path=str(run.model),
@@ -244,19 +193,21 @@ def _report(
             "device": str(parts.trainer.strategy.root_device),
             "precision": parts.trainer.precision,
         },
-        again={"command": command(run), "seed": cfg.seed, "versions": environment["packages"]},
+        again={"command": environment["command"], "seed": cfg.seed, "versions": environment["packages"]},
     )
     write_json_atomically(run.report_data_path, report)
     write_text_atomically(run.report_path, report_markdown(report))
-    for finding in findings.values():
-        console.print(render_table(finding))
+    profiler = parts.trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler):
+        say(profiler.summary())
+    for name, finding in findings.items():
+        console.print(render_table(finding, name))
     say(f"model:  {run.model}")
     say(f"report: {run.report_path}")
 
 
-def command(run: RunDirectory) -> str:
-    """Return the command that makes this run again."""
-    return shlex.join(["python", "train.py", *yaml.safe_load(run.overrides_path.read_text(encoding="utf-8"))])
+def _environment(run: RunDirectory) -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads(run.environment_path.read_text(encoding="utf-8")))
 
 
 def _quieten() -> None:

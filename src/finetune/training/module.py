@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from finetune.config.build import build
-from finetune.errors import RunError
+from finetune.errors import FinetuneError, RunError
 from finetune.models.text import TextEncoder
 from finetune.training.engine import Engine
 from finetune.training.schedules import Constant
@@ -52,7 +52,7 @@ class EmbeddingModule(LightningModule):
         self._schedule = schedule
         self._random_state: dict[str, Tensor] = {}
         self._step_started = 0.0
-        self.texts_seen = 0  # since this process started, for the pace
+        self.texts_seen = 0  # distinct texts of the batches since this process started, for the pace
 
     def on_train_start(self) -> None:
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
@@ -93,7 +93,7 @@ class EmbeddingModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log speed and stop on a loss that is no number; only where lines are written, so no step waits for it."""
         elapsed, self._step_started = time.monotonic() - self._step_started, time.monotonic()
-        self.texts_seen += 2 * len(batch)
+        self.texts_seen += len(batch.lengths_cpu)
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         loss = float(outputs["loss"])
@@ -105,7 +105,7 @@ class EmbeddingModule(LightningModule):
         lengths = np.array(batch.lengths_cpu)
         self.log_dict(
             {
-                "texts_per_second": 2 * len(batch) / elapsed,
+                "texts_per_second": len(batch.lengths_cpu) / elapsed,
                 "tokens_per_second": float(lengths.sum()) / elapsed,
                 "padding_share": self.engine.padding_share(lengths),
             }
@@ -116,7 +116,10 @@ class EmbeddingModule(LightningModule):
         settings, plugin = self._optimizer.copy(), self.trainer.precision_plugin
         if "fused" in settings and isinstance(plugin, MixedPrecision) and plugin.scaler:
             settings.fused = False  # fp16 gradients must be unscaled before they are clipped
-        optimizer = build(settings, "optimizer", params=self._parameter_groups())
+        try:
+            optimizer = build(settings, "optimizer", params=self._parameter_groups())
+        except (ValueError, TypeError) as error:  # LBFGS, say, takes no groups
+            raise FinetuneError(f"optimizer: {settings['_target_']} cannot be used here: {error}") from error
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._schedule.factor(min(step, self.total_steps - 1), self.total_steps)
         )

@@ -40,7 +40,7 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Batch, _: int) -> None:
         """Show the step that just ended."""
         assert self._bar is not None
-        self._texts += 2 * len(batch.anchor_B)
+        self._texts += len(batch.lengths_cpu)
         now = time.monotonic()
         self._recent.append((now, self._texts))
         step = trainer.global_step

@@ -1,0 +1,74 @@
+"""Hydra's own node: what of it may be set, because Hydra builds and calls whatever the rest of it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.config.compose import Composer, reference
+from finetune.config.mishaps import listing
+from finetune.config.spelling import did_you_mean
+from finetune.errors import Problem
+
+SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "job.name", "output_subdir", "verbose", "searchpath", "mode")
+GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
+# What Hydra writes while it composes: what was typed, chosen and found where.
+_RECORDED = ("overrides", "runtime.choices", "runtime.config_sources", "job.override_dirname", "job.config_name")
+
+
+def check_hydra(config: DictConfig) -> Iterator[Problem]:
+    """Everything in the `hydra` node that is neither settable nor as Hydra's and the shipped files alone make it.
+
+    Held against a node composed from these files, not against a list of what is dangerous: logging, launchers,
+    sweepers and callbacks are all built from names in it, and another version may build more.
+    """
+    trusted = reference()
+    choices = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
+    strangers = [group for group, option in choices.items() if not _is_trusted(group, option, trusted)]
+    for group in strangers:
+        options = trusted.options(group)
+        advice = f"{did_you_mean(str(choices[group]), options)} {listing(options)}".strip()
+        yield Problem(group, f"'{choices[group]}' comes neither with Hydra, nor with a plugin, nor with us.", advice)
+    chosen = [f"{group}={option}" for group, option in choices.items() if group not in strangers]
+    expected = OmegaConf.to_container(trusted.compose(chosen).hydra, resolve=False)
+    hidden = tuple(group.replace("hydra/", "") for group in strangers)
+    for key in _differences(OmegaConf.to_container(config.hydra, resolve=False), expected):
+        if not _is_below(key, (*SETTABLE, *_RECORDED, *hidden)):
+            yield from _refusal(key, config)
+    if config.hydra.mode == RunMode.MULTIRUN:
+        yield Problem("hydra.mode", "this asks for several runs.", "Leave it out and add -m.")
+
+
+def _is_trusted(group: str, option: Any, trusted: Composer) -> bool:
+    folder, _, name = f"{group}/{option}".rpartition("/")
+    return isinstance(option, str) and name.removesuffix(".yaml") in trusted.options(folder)
+
+
+def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:
+    if key != "job.chdir":
+        what = "this part of Hydra's own settings cannot be changed: code could be started through it."
+        yield Problem(f"hydra.{key}", what, f"Of hydra.* there may be set: {', '.join(SETTABLE)}.")
+    elif config.hydra.job.chdir:
+        what = "paths are relative to the folder the command was typed in, so a run stays there."
+        yield Problem("hydra.job.chdir", what, "Leave it out.")
+
+
+def _differences(found: Any, expected: Any, at: str = "") -> Iterator[str]:
+    """The dotted keys whose values differ, whole nodes where only one side has them."""
+    if not (isinstance(found, dict) and isinstance(expected, dict)):
+        if type(found) is not type(expected) or found != expected:
+            yield at
+        return
+    for name in {**found, **expected}:
+        key = f"{at}.{name}" if at else str(name)
+        if name in found and name in expected:
+            yield from _differences(found[name], expected[name], key)
+        else:
+            yield key
+
+
+def _is_below(key: str, places: tuple[str, ...]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)

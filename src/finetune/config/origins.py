@@ -1,0 +1,88 @@
+"""Which file, and which line of it, holds a key of a composed config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import yaml
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from finetune.config.compose import Composer
+from finetune.config.mishaps import short
+from finetune.config.values import keys_of, typed
+from finetune.errors import Problem
+
+
+def with_places(problems: Iterable[Problem], config: DictConfig, composer: Composer) -> list[Problem]:
+    """The problems, with file and line where a key comes from a file and not from the command line."""
+    overrides = typed(config)
+    set_there = list(_keys_set(overrides))
+    told = []
+    for problem in problems:
+        place = None
+        if not any(_touch(problem.where, key) for key in set_there):
+            place = _place(problem.where, composer.defaults(tuple(overrides)), folders_of(config))
+        told.append(replace(problem, what=f"{problem.what.removesuffix('.')} ({place}).") if place else problem)
+    return told
+
+
+def folders_of(config: DictConfig) -> list[Path]:
+    """The folders that were searched for groups, the first one that has a file wins."""
+    return [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+
+
+def find(config_path: str, folders: Iterable[Path]) -> Path | None:
+    """The file of a group's option, such as `recipe/mine`."""
+    files = (folder / f"{config_path.removesuffix('.yaml')}.yaml" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _keys_set(overrides: Iterable[str]) -> Iterator[str]:
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value = override.value()
+        # optimizer={lr: 1} sets optimizer.lr and leaves its siblings to the file.
+        inner = [f"{override.key_or_group}.{key}" for key in keys_of(value)]
+        yield from inner or ([override.key_or_group] if "=" in str(override.input_line) else [])
+
+
+def _touch(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+
+
+def _place(key: str, defaults: Iterable[ResultDefault], folders: list[Path]) -> str | None:
+    # What is merged last wins.
+    for default in reversed(list(defaults)):
+        package = default.package.split(".") if default.package else []
+        path = key.split(".")
+        file = find(default.config_path or "", folders) if path[: len(package)] == package else None
+        line = _line(_parsed(file), path[len(package) :]) if file and path != package else None
+        if file and line:
+            return f"{short(file)}:{line}"
+    return None
+
+
+@cache
+def _parsed(file: Path) -> yaml.Node | None:
+    node: yaml.Node | None = yaml.compose(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return node
+
+
+def _line(node: yaml.Node | None, path: list[str]) -> int | None:
+    """The line on which the key at the end of the path stands, counted from 1."""
+    line = None
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == part), None)
+        elif isinstance(node, yaml.SequenceNode) and part.isdecimal() and int(part) < len(node.value):
+            found = (node.value[int(part)],) * 2
+        else:
+            found = None
+        if found is None:
+            return None
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line

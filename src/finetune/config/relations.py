@@ -1,0 +1,47 @@
+"""Values that are right each by itself and wrong together, or right elsewhere and not here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from finetune.config.values import typed
+from finetune.errors import Problem
+
+
+def check_relations(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:
+    """Everything wrong between keys of the resolved tree, in which the directories of `hydra` are too."""
+    trainer = tree.get("trainer")
+    if isinstance(trainer, dict):
+        yield from _check_trainer(trainer)
+    run_directory = tree["hydra"]["run"]["dir"]
+    for key, value in (("output_root", tree.get("output_root")), ("hydra.run.dir", run_directory)):
+        # ${output_root} is part of the other: one answer is enough.
+        if isinstance(value, str) and value.startswith("~"):
+            home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
+            yield Problem(key, f"'{value}' would be a folder named ~: it is not your home here.", f"Write {key}={home}")
+            break
+    yield from _check_name(tree.get("name"), run_directory, config)
+
+
+def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
+    if trainer.get("max_epochs", -1) in (None, -1) and trainer.get("max_steps", -1) == -1:
+        what = "without trainer.max_steps too, the training would never end."
+        yield Problem("trainer.max_epochs", what, "Set one: trainer.max_epochs=auto or trainer.max_steps=1000.")
+    if trainer.get("num_nodes", 1) != 1:
+        yield Problem("trainer.num_nodes", "training on several machines is not supported yet.", "Leave it out.")
+    devices = trainer.get("devices")
+    if trainer.get("accelerator") == "cpu" and (devices == -1 or isinstance(devices, list)):
+        what = "on a CPU this is how many processes share the work, a whole number of at least 1."
+        yield Problem("trainer.devices", what, "Set trainer.devices=1.")
+
+
+def _check_name(name: object, run_directory: object, config: DictConfig) -> Iterator[Problem]:
+    is_told = any(re.match(r"\+{0,2}hydra\.run\.dir=", text) for text in typed(config))
+    if is_told and isinstance(name, str) and isinstance(run_directory, str) and Path(run_directory).name != name:
+        what = f"the run's folder is named '{Path(run_directory).name}' here and '{name}' in name."
+        yield Problem("hydra.run.dir", what, "Give one of the two.")

@@ -1,0 +1,90 @@
+"""Lightning's Trainer, with what every run needs and what `auto` stands for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from finetune.config.build import build
+from finetune.errors import CheckFailed, FinetuneError
+from finetune.runs.directory import RunDirectory
+from finetune.training.callbacks.checkpoint import AtomicCheckpointIO
+
+# What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
+_FEWEST_STEPS = 100
+_MOST_EPOCHS = 10
+
+
+def build_trainer(
+    node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
+) -> pl.Trainer:
+    """Build Lightning's Trainer with what every run needs and no config should have to say."""
+    settings = node.copy()
+    settings.precision = resolve_precision(node.precision, node.accelerator)
+    settings.max_epochs = resolve_epochs(node, batches_per_epoch)
+    try:
+        return _build_trainer(settings, run, callbacks, loggers)
+    except CheckFailed:
+        raise
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        # What it needs of this machine (a GPU, a strategy's package) only Lightning itself knows.
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FinetuneError(f"trainer: Lightning refuses these settings on this machine: {reason}") from error
+
+
+def _build_trainer(settings: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
+    trainer: pl.Trainer = build(
+        settings,
+        "trainer",
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run.path),
+        enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # batches are cut by data/batches.py
+    )
+    return trainer
+
+
+def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:
+    """Return `precision`, with `auto` replaced: bf16-mixed where the processor computes in bf16, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        # Without CUDA, `auto` may still be Apple's GPU.
+        native = native and not (accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available())
+    return "bf16-mixed" if native else "32-true"
+
+
+def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
+    """Return `max_epochs`, with `auto` replaced: no limit if `max_steps` is one, else some passes over little data."""
+    if node.max_epochs != "auto":
+        return cast(int | None, node.max_epochs)
+    if node.max_steps > 0:
+        return -1
+    steps_per_epoch = math.ceil(batches_per_epoch / int(node.accumulate_grad_batches))
+    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
+
+
+def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
+    """Return the optimizer steps of the whole run.
+
+    Lightning's own estimate would load the data once before a resumed run does, and lose the loader's position.
+    """
+    limit = trainer.limit_train_batches or batches_per_epoch
+    batches = min(batches_per_epoch, int(limit * batches_per_epoch) if isinstance(limit, float) else limit)
+    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
+    steps = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+    return int(min(steps, trainer.max_steps if trainer.max_steps > 0 else math.inf))
