@@ -13,7 +13,7 @@ import pytest
 from finetune.config import types as config_types
 from finetune.config.annotations import complaint, describe, evaluate, fits
 from finetune.config.source import Module
-from finetune.config.types import FolderName, Fraction, PositiveInt, Range
+from finetune.config.types import FolderName, Fraction, NotEmpty, NotEmptyText, PositiveInt, Range
 
 EMPTY = Module("empty")
 SCOPE: dict[str, Any] = {
@@ -29,7 +29,7 @@ SCOPE: dict[str, Any] = {
         "int", "None", "str | None", "Optional[int]", "Union[int, str, None]", "list[str]", "dict[str, int]", "Any",
         "Literal['a', 1, None]", "typing.Literal['a']", "tuple[int, float]", "tuple[int, ...]", "Sequence[str]",
         "Mapping[str, list[int]]", "PositiveInt", "types.Fraction", "PositiveInt | Literal['auto']", "Path | str",
-        "Annotated[int, Range(at_least=2)]", "Annotated[float, Range(0, 1)]", "'PositiveInt | None'", "List[int]",
+        "Annotated[list[PositiveInt], NotEmpty()]", "NotEmptyText", "Annotated[int, Range(at_least=2)]", "Annotated[float, Range(0, 1)]", "'PositiveInt | None'", "List[int]",
     ],
 )  # fmt: skip
 def test_reads_what_python_reads(text: str) -> None:
@@ -57,7 +57,8 @@ def test_what_is_unknown_is_unchecked(text: str) -> None:
         ({"a": 1}, dict[str, int], True), ({"a": "b"}, dict[str, int], False), ("a", list[str], False),
         (0, PositiveInt, False), (1, PositiveInt, True), (True, PositiveInt, False), (1, Fraction, True),
         (float("nan"), Fraction, False), (float("inf"), Annotated[float, Range(at_least=0)], False),
-        (float("inf"), float, True), ("x", PositiveInt | Literal["x"], True),
+        (float("inf"), float, True), ([], Annotated[list[int], NotEmpty()], False),
+        ([0], Annotated[list[int], NotEmpty()], True), (" ", NotEmptyText, False), ("a", NotEmptyText, True), ("x", PositiveInt | Literal["x"], True),
     ],
 )  # fmt: skip
 def test_fits(value: object, annotation: Any, is_right: bool) -> None:
@@ -70,6 +71,10 @@ def test_words() -> None:
     assert describe(tuple[float, float]) == "a list of 2 (each: a number)"
     assert describe(Annotated[float, Range(above=0, at_most=1)]) == "a number above 0 and at most 1"
     assert str(Range(at_most=3)) == "of at most 3"
+    assert complaint([], Annotated[list[int], NotEmpty()]) == (
+        "expected a list (each: a whole number) that is not empty, found []"
+    )
+    assert complaint({"a": [None, True]}, int) == "expected a whole number, found {a: [null, true]}"
     assert complaint("x" * 200, int) == f"expected a whole number, found 'xxxx{'x' * 72}..."
 
 

@@ -23,6 +23,7 @@ ANSWERS = [
     ("=3", "=3", ["no key"]),
     ("ü=3", "ü=3", ["cannot be a key"]),
     ("data.path=ü.csv", "data.path=ü.csv", ["'data.path=\"ü.csv\"'"]),
+    ("data.path=~/a b.csv", "data.path=~/a b.csv", [f"Write 'data.path=\"{Path.home()}/a b.csv\"'."]),
     ("data.path=a(b).csv", "data.path=a(b).csv", ["quotes"]),
     ("data.columns=[a,b", "data.columns=[a,b", ["brackets"]),
     # groups and options
@@ -42,6 +43,7 @@ ANSWERS = [
     ("hydra/launchr=basic", "hydra/launchr=basic", ["Did you mean hydra/launcher?"]),
     ("hydra.run.dri=x", "hydra.run.dri=x", ["Did you mean hydra.run.dir"]),
     ("hydra.searchpath=[file:///nope]", "hydra.searchpath=[file:///nope]", ["no folder '/nope'"]),
+    ("hydra.job.env_copy=[HOME]", "hydra.job.env_copy", ["cannot be changed"]),
     # keys
     ("trainer.max_epcohs=3", "trainer.max_epcohs=3", ["Did you mean trainer.max_epochs?"]),
     ("+trainer.max_epcohs=3", "trainer.max_epcohs", ["Trainer has no parameter", "Did you mean trainer.max_epochs?"]),
@@ -164,7 +166,7 @@ TARGETS = [
     (
         "optimizer={_target_: torch.optim.SGD, lr: 0.1}",
         "optimizer.betas",
-        ["(conf/optimizer/adamw.yaml:", "~optimizer.betas", "conf/optimizer/NAME.yaml of your own"],
+        ["conf/optimizer/adamw.yaml:", "~optimizer.betas", "conf/optimizer/NAME.yaml of your own"],
     ),
     (
         "+callbacks.x._target_=pytorch_lightning.callbacks.ModelCheckpoint",
@@ -181,8 +183,8 @@ TOGETHER = [
     ("trainer.accelerator=cpu | trainer.devices=-1", "trainer.devices", ["on a CPU"]),
     ("trainer.accelerator=cpu | trainer.devices=[0]", "trainer.devices", ["on a CPU"]),
     ("hydra.run.dir=a/x | name=foo", "hydra.run.dir", ["named 'x'", "'foo'", "one of the two"]),
-    ("output_root=~/runs", "output_root", ["not your home", str(Path.home() / "runs")]),
-    ("hydra.run.dir=~/x/y", "hydra.run.dir", ["not your home"]),
+    ("output_root='~/runs'", "output_root", ["not your home", str(Path.home() / "runs")]),
+    ("hydra.run.dir='~/x/y'", "hydra.run.dir", ["not your home"]),
     ("name=${foo}", "name", ["'foo', which is not there"]),
 ]
 
@@ -203,7 +205,6 @@ HYDRAS = [
         ["cannot be changed"],
     ),
     ("+hydra.job.env_set.LD_PRELOAD=x", "hydra.job.env_set.LD_PRELOAD", ["cannot be changed"]),
-    ("hydra.job.env_copy=[HOME]", "hydra.job.env_copy", ["cannot be changed"]),
     ("hydra.job.chdir=true", "hydra.job.chdir", ["relative to the folder"]),
     ("hydra.mode=MULTIRUN", "hydra.mode", ["-m"]),
     ("+model@hydra.callbacks.x=bert", "hydra.callbacks.x", ["cannot be changed"]),
@@ -239,7 +240,7 @@ FINE = [
     "trainer.max_epochs=null | trainer.max_steps=5",
     "+trainer.num_nodes=1",
     "trainer.accelerator=cpu | trainer.devices=2",
-    "output_root=a/~b",
+    "output_root='a/~b'",
     "loss.temperature=1 | loss.temperature=2",
     "~optimizer.betas | ~optimizer.eps | optimizer._target_=torch.optim.SGD | +optimizer.momentum=0.9",
 ]
@@ -339,6 +340,7 @@ def test_number_in_quotes_in_a_file_is_answered(elsewhere: Path) -> None:
     write(elsewhere, {"conf/loss/mine.yaml": '_target_: finetune.losses.infonce.InfoNCE\ntemperature: "5e-2"\n'})
     (problem,) = problems_of("loss=mine")
     assert (problem.where, problem.advice) == ("loss.temperature", "Write the number without quotes: 0.05.")
+    assert problem.what.endswith("found '5e-2' (conf/loss/mine.yaml:2).")
 
 
 def test_numbers_of_files_are_numbers(elsewhere: Path) -> None:

@@ -79,7 +79,11 @@ def _told_by_hydra(error: BaseException, where: str, folders: list[Path]) -> Pro
         file = next(
             (folder / f"{holder[1]}.yaml" for folder in folders if (folder / f"{holder[1]}.yaml").is_file()), None
         )
-        where, first = (short(file) if file else holder[1]), holder[2] or " ".join(further[:1])
+        where, first = (short(file) if file else holder[1]), holder[2]
+        if not first or first.endswith("raised while composing config:"):
+            first, *further = further or [type(error).__name__]
+    if re.match("Cannot merge DictConfig with ListConfig", first):
+        return Problem(where, "expected keys, found a list.", "Every line is written KEY: VALUE.")
     if found := re.search(r"Could not override '([^']+)'\. No match", first):
         groups = [child.name for folder in folders for child in folder.iterdir() if child.is_dir()]
         where = _defaults_entry(found[1], ".*", folders) or where if holder else where

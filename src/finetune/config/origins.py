@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from finetune.config.compose import Composer
 from finetune.config.mishaps import short
+from finetune.config.overrides import chooses
 from finetune.config.values import keys_of, typed
 from finetune.errors import Problem
 
@@ -21,7 +22,7 @@ from finetune.errors import Problem
 def with_places(problems: Iterable[Problem], config: DictConfig, composer: Composer) -> list[Problem]:
     """The problems, with file and line where a key comes from a file and not from the command line."""
     overrides = typed(config)
-    set_there = list(_keys_set(overrides))
+    set_there = list(_keys_set(overrides, composer))
     told = []
     for problem in problems:
         place = None
@@ -42,12 +43,12 @@ def find(config_path: str, folders: Iterable[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _keys_set(overrides: Iterable[str]) -> Iterator[str]:
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        value = override.value()
-        # optimizer={lr: 1} sets optimizer.lr and leaves its siblings to the file.
-        inner = [f"{override.key_or_group}.{key}" for key in keys_of(value)]
-        yield from inner or ([override.key_or_group] if "=" in str(override.input_line) else [])
+def _keys_set(overrides: list[str], composer: Composer) -> Iterator[str]:
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not (override.is_delete() or chooses(override, composer)):
+            # optimizer={lr: 1} sets optimizer.lr and leaves its siblings to the file.
+            inner = [f"{override.key_or_group}.{key}" for key in keys_of(override.value())]
+            yield from inner or [override.key_or_group]
 
 
 def _touch(key: str, other: str) -> bool:

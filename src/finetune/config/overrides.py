@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -129,6 +130,9 @@ def _unreadable(text: str, error: Exception) -> Problem:
         return Problem(
             text, f"the value cannot be read: {_first_line(error)}.", "Look at its brackets, commas and quotes."
         )
+    if value.startswith("~/"):
+        value = str(Path(value).expanduser())  # what was meant, for no shell does it behind a '='
+        return Problem(text, "a value cannot begin with '~'.", f"Write {typed(key, quoted(value))}.")
     what = "the value has characters that need quotes."
     return Problem(text, what, f"Write {typed(key, quoted(value))} (both quotes).")
 
