@@ -29,7 +29,8 @@ SCOPE: dict[str, Any] = {
         "int", "None", "str | None", "Optional[int]", "Union[int, str, None]", "list[str]", "dict[str, int]", "Any",
         "Literal['a', 1, None]", "typing.Literal['a']", "tuple[int, float]", "tuple[int, ...]", "Sequence[str]",
         "Mapping[str, list[int]]", "PositiveInt", "types.Fraction", "PositiveInt | Literal['auto']", "Path | str",
-        "Annotated[list[PositiveInt], NotEmpty()]", "NotEmptyText", "Annotated[int, Range(at_least=2)]", "Annotated[float, Range(0, 1)]", "'PositiveInt | None'", "List[int]",
+        "Annotated[list[PositiveInt], NotEmpty()]", "NotEmptyText",
+        "Annotated[int, Range(at_least=2)]", "Annotated[float, Range(0, 1)]", "'PositiveInt | None'", "List[int]",
     ],
 )  # fmt: skip
 def test_reads_what_python_reads(text: str) -> None:
@@ -58,7 +59,8 @@ def test_what_is_unknown_is_unchecked(text: str) -> None:
         (0, PositiveInt, False), (1, PositiveInt, True), (True, PositiveInt, False), (1, Fraction, True),
         (float("nan"), Fraction, False), (float("inf"), Annotated[float, Range(at_least=0)], False),
         (float("inf"), float, True), ([], Annotated[list[int], NotEmpty()], False),
-        ([0], Annotated[list[int], NotEmpty()], True), (" ", NotEmptyText, False), ("a", NotEmptyText, True), ("x", PositiveInt | Literal["x"], True),
+        ([0], Annotated[list[int], NotEmpty()], True), (" ", NotEmptyText, False), ("a", NotEmptyText, True),
+        ("x", PositiveInt | Literal["x"], True),
     ],
 )  # fmt: skip
 def test_fits(value: object, annotation: Any, is_right: bool) -> None:

@@ -206,6 +206,8 @@ HYDRAS = [
     ),
     ("+hydra.job.env_set.LD_PRELOAD=x", "hydra.job.env_set.LD_PRELOAD", ["cannot be changed"]),
     ("hydra.job.chdir=true", "hydra.job.chdir", ["relative to the folder"]),
+    ("hydra.overrides.task=[--x]", "hydra.overrides", ["what was typed"]),
+    ("hydra.runtime.output_dir=/x", "hydra.runtime.output_dir", ["cannot be changed"]),
     ("hydra.mode=MULTIRUN", "hydra.mode", ["-m"]),
     ("+model@hydra.callbacks.x=bert", "hydra.callbacks.x", ["cannot be changed"]),
 ]

@@ -185,10 +185,9 @@ def test_one_bad_row_is_one_of_several_rows(write):
 
 @pytest.mark.parametrize("address", ["https://example.org/pairs.csv", "s3://bucket/pairs.csv", "HTTP://x/y"])
 def test_a_url_is_answered_as_one(address):
-    assert (
-        told(csv_data(address))
-        == f"data.path: '{address}' is a URL, and URLs are not read. Download it and give its path."
-    )
+    answer = told(csv_data(address))
+    assert answer.startswith(f"data.path: '{address}' is a URL")
+    assert answer.endswith("Download it and give the path of the file.")
 
 
 def test_a_path_that_leaves_the_shipped_data_is_one_problem():
@@ -245,7 +244,7 @@ def test_a_file_that_may_not_be_read(write):
         ({"encoding": "utf-9"}, "data.encoding: there is no text encoding 'utf-9'"),
         ({"encoding": "base64"}, "data.encoding: there is no text encoding"),
         ({"columns": ["question", "anwser"]}, "no column 'anwser'. Did you mean 'answer'?"),
-        ({"columns": ["question"]}, "data.columns: names 1 columns"),
+        ({"columns": ["question"]}, "data.columns: names one column"),
         ({"columns": ["question", "question"]}, "names 'question' twice"),
         ({"columns": {"anchor": "question", "postive": "answer"}}, "data.columns.postive: there is no such role. Did"),
         ({"columns": {"anchor": "question"}}, "names no positive column"),

@@ -96,3 +96,9 @@ def test_the_advice_can_be_typed(names):
     assert [parser.parse_override(text).value() for text in shlex.split(first)] == [names[:2]]
     expected = {"anchor": names[0], "positive": names[1]}
     assert [parser.parse_override(text).value() for text in shlex.split(second)] == [expected]
+
+
+@pytest.mark.parametrize(("columns", "said"), [([], "names no column;"), (["a"], "names one column;")])
+def test_too_few_columns_are_counted_in_words(columns, said):
+    with pytest.raises(CheckFailed, match=said):
+        find_roles(["a", "b"], columns)

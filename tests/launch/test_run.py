@@ -87,6 +87,12 @@ def test_the_saved_model_is_the_trained_one_and_has_moved(ran: Ran, tiny_model):
     assert not any("pooler" in name for name in moved)
 
 
+def test_the_card_names_no_folder_of_this_machine(ran: Ran, tiny_model):
+    front, text = (ran.path / "model" / "README.md").read_text().split("---\n")[1:3]
+    assert "base_model" not in front
+    assert str(tiny_model) not in text.split("## How it was made")[0]
+
+
 def test_the_saved_model_loads_in_sentence_transformers(ran: Ran):
     model = SentenceTransformer(str(ran.path / "model"), device="cpu")
     assert model.encode(["red house"]).shape == (1, 32)

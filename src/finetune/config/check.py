@@ -81,11 +81,11 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
 def check_config(config: DictConfig, compositor: Composer) -> list[Problem]:
     """Everything wrong with a composed config: values, keys, what its groups would build and with which arguments."""
     tree, problems = resolve(config)
-    problems += check_hydra(config)
+    problems += check_hydra(config, compositor.overrides)
     problems += _check_keys(tree, config)
     for group in GROUPS:
         problems += _check_group(group, tree, compositor)
-    problems += check_relations(tree, config)
+    problems += check_relations(tree, compositor.overrides)
     return with_places(problems, config, compositor)
 
 

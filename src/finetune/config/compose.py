@@ -72,6 +72,7 @@ class Composer:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
+        self.overrides: list[str] = []  # of the last config that could be composed
 
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
@@ -79,13 +80,15 @@ class Composer:
             with warnings.catch_warnings():
                 # Hydra only warns of a hydra.searchpath that leads nowhere, and then does not find what is in it.
                 warnings.filterwarnings("error", message=".*is not available")
-                return self._loader.load_configuration(
+                config: DictConfig = self._loader.load_configuration(
                     self._config_name, overrides, run_mode=RunMode.RUN, from_shell=False
                 )
         except Exception as error:
             # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
             where = blame or self._config_name or "hydra"
             raise CheckFailed([as_problem(error, where, self._folders)]) from error
+        self.overrides = list(overrides)
+        return config
 
     def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
         """Compose with all overrides that Hydra takes: the config, these overrides, and a problem for each other.
@@ -110,14 +113,10 @@ class Composer:
                 problems += failed.problems
         return config, kept, problems
 
-    @cache  # noqa: B019 - a composer lives as long as one check
-    def defaults(self, overrides: tuple[str, ...]) -> list[ResultDefault]:
-        """The files that make up the config with these overrides, in the order in which they are merged."""
-        # Hydra's own base class does not say what this returns.
-        found: list[ResultDefault] = self._loader.compute_defaults_list(
-            self._config_name, list(overrides), RunMode.RUN
-        ).defaults
-        return found
+    def defaults(self) -> list[ResultDefault]:
+        """The files that make up the last config that could be composed, in the order in which they are merged."""
+        found = self._loader.compute_defaults_list(self._config_name, self.overrides, RunMode.RUN)
+        return list(found.defaults)
 
     def is_group(self, name: str) -> bool:
         """Whether some folder on the search path holds this group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from hydra.types import RunMode
@@ -16,30 +17,50 @@ from finetune.errors import Problem
 SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "job.name", "output_subdir", "verbose", "searchpath", "mode")
 GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 # What Hydra writes while it composes: what was typed, chosen and found where.
-_RECORDED = ("overrides", "runtime.choices", "runtime.config_sources", "job.override_dirname", "job.config_name")
+_RECORDED = (
+    "overrides",
+    "runtime.choices",
+    "runtime.config_sources",
+    "runtime.cwd",
+    "job.override_dirname",
+    "job.config_name",
+)
 
 
-def check_hydra(config: DictConfig) -> Iterator[Problem]:
+def check_hydra(config: DictConfig, overrides: list[str]) -> Iterator[Problem]:
     """Everything in the `hydra` node that is neither settable nor as Hydra's and the shipped files alone make it.
 
     Held against a node composed from these files, not against a list of what is dangerous: logging, launchers,
     sweepers and callbacks are all built from names in it, and another version may build more.
     """
-    trusted = reference()
+    trusted = _trusted()
     choices = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
     strangers = [group for group, option in choices.items() if not _is_trusted(group, option, trusted)]
     for group in strangers:
         options = trusted.options(group)
         advice = f"{did_you_mean(str(choices[group]), options)} {listing(options)}".strip()
         yield Problem(group, f"'{choices[group]}' comes neither with Hydra, nor with a plugin, nor with us.", advice)
-    chosen = [f"{group}={option}" for group, option in choices.items() if group not in strangers]
-    expected = OmegaConf.to_container(trusted.compose(chosen).hydra, resolve=False)
+    expected = _expected(tuple(f"{group}={option}" for group, option in choices.items() if group not in strangers))
     hidden = tuple(group.replace("hydra/", "") for group in strangers)
     for key in _differences(OmegaConf.to_container(config.hydra, resolve=False), expected):
         if not _is_below(key, (*SETTABLE, *_RECORDED, *hidden)):
             yield from _refusal(key, config)
+    recorded: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    if sorted([*recorded["hydra"], *recorded["task"]]) != sorted(overrides):
+        yield Problem("hydra.overrides", "this is Hydra's record of what was typed.", "Leave it out.")
     if config.hydra.mode == RunMode.MULTIRUN:
         yield Problem("hydra.mode", "this asks for several runs.", "Leave it out and add -m.")
+
+
+@cache
+def _trusted() -> Composer:
+    return reference()
+
+
+@cache
+def _expected(choices: tuple[str, ...]) -> Any:
+    # The points of a sweep are checked one by one and share this.
+    return OmegaConf.to_container(_trusted().compose(list(choices)).hydra, resolve=False)
 
 
 def _is_trusted(group: str, option: Any, trusted: Composer) -> bool:

@@ -15,19 +15,18 @@ from omegaconf import DictConfig
 from finetune.config.compose import Composer
 from finetune.config.mishaps import short
 from finetune.config.overrides import chooses
-from finetune.config.values import keys_of, typed
+from finetune.config.values import keys_of
 from finetune.errors import Problem
 
 
 def with_places(problems: Iterable[Problem], config: DictConfig, composer: Composer) -> list[Problem]:
     """The problems, with file and line where a key comes from a file and not from the command line."""
-    overrides = typed(config)
-    set_there = list(_keys_set(overrides, composer))
+    problems = list(problems)
+    typed = list(_keys_typed(composer)) if problems else []
+    files = composer.defaults() if any(not _is_among(problem.where, typed) for problem in problems) else []
     told = []
     for problem in problems:
-        place = None
-        if not any(_touch(problem.where, key) for key in set_there):
-            place = _place(problem.where, composer.defaults(tuple(overrides)), folders_of(config))
+        place = None if _is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
         told.append(replace(problem, what=f"{problem.what.removesuffix('.')} ({place}).") if place else problem)
     return told
 
@@ -43,16 +42,17 @@ def find(config_path: str, folders: Iterable[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _keys_set(overrides: list[str], composer: Composer) -> Iterator[str]:
-    for override in OverridesParser.create().parse_overrides(overrides):
+def _keys_typed(composer: Composer) -> Iterator[str]:
+    for override in OverridesParser.create().parse_overrides(composer.overrides):
         if not (override.is_delete() or chooses(override, composer)):
             # optimizer={lr: 1} sets optimizer.lr and leaves its siblings to the file.
             inner = [f"{override.key_or_group}.{key}" for key in keys_of(override.value())]
             yield from inner or [override.key_or_group]
 
 
-def _touch(key: str, other: str) -> bool:
-    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+def _is_among(key: str, typed: Iterable[str]) -> bool:
+    """Whether a key, one inside it, or one that it is inside was typed."""
+    return any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in typed)
 
 
 def _place(key: str, defaults: Iterable[ResultDefault], folders: list[Path]) -> str | None:

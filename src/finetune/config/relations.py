@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from finetune.config.values import typed
 from finetune.errors import Problem
 
 
-def check_relations(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:
+def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Problem]:
     """Everything wrong between keys of the resolved tree, in which the directories of `hydra` are too."""
     trainer = tree.get("trainer")
     if isinstance(trainer, dict):
@@ -25,7 +22,7 @@ def check_relations(tree: dict[str, Any], config: DictConfig) -> Iterator[Proble
             home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
             yield Problem(key, f"'{value}' would be a folder named ~: it is not your home here.", f"Write {key}={home}")
             break
-    yield from _check_name(tree.get("name"), run_directory, config)
+    yield from _check_name(tree.get("name"), run_directory, overrides)
 
 
 def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
@@ -40,8 +37,8 @@ def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("trainer.devices", what, "Set trainer.devices=1.")
 
 
-def _check_name(name: object, run_directory: object, config: DictConfig) -> Iterator[Problem]:
-    is_told = any(re.match(r"\+{0,2}hydra\.run\.dir=", text) for text in typed(config))
+def _check_name(name: object, run_directory: object, overrides: list[str]) -> Iterator[Problem]:
+    is_told = any(re.match(r"\+{0,2}hydra\.run\.dir=", text) for text in overrides)
     if is_told and isinstance(name, str) and isinstance(run_directory, str) and Path(run_directory).name != name:
         what = f"the run's folder is named '{Path(run_directory).name}' here and '{name}' in name."
         yield Problem("hydra.run.dir", what, "Give one of the two.")

@@ -42,18 +42,23 @@ def resolve(target: object, group: str, key: str) -> tuple[Definition | None, li
     except NotThere as answer:
         advice = did_you_mean(target, answer.near) or (f"There are: {', '.join(answer.near)}." if answer.near else "")
         return None, [Problem(key, f"{answer}.", advice)]
-    if not is_under(definition.name, allowed_prefixes(group)):
-        return None, [refusal(target, group, key, definition.name)]
-    if definition.name in INSTEAD:
-        what = f"{definition.node.name} does not work here, because the run does this itself."
-        return None, [Problem(key, what, f"Use {INSTEAD[definition.name]}.")]
-    return definition, []
+    problem = _unwanted(definition, target, group, key)
+    return (None, [problem]) if problem else (definition, [])
 
 
 def refusal(target: str, group: str, key: str, origin: str = "") -> Problem:
     """The answer to a name that the group may not build."""
     source = f" (it comes from {origin})" if origin and origin != target else ""
     return Problem(key, f"{group} may not build {target}{source}.", _what_is_allowed(group))
+
+
+def _unwanted(definition: Definition, target: str, group: str, key: str) -> Problem | None:
+    if not is_under(definition.name, allowed_prefixes(group)):
+        return refusal(target, group, key, definition.name)
+    if definition.name in INSTEAD:
+        what = f"{definition.node.name} does not work here, because the run does this itself."
+        return Problem(key, what, f"Use {INSTEAD[definition.name]}.")
+    return None
 
 
 def _what_is_allowed(group: str) -> str:

@@ -36,13 +36,6 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     return tree, walk.problems()
 
 
-def typed(config: DictConfig) -> list[str]:
-    """The overrides that a config was composed with, as they were typed."""
-    # Unresolved: their interpolations are meant for the config, not for this list.
-    lists: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-    return [*lists["hydra"], *lists["task"]]
-
-
 def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a plain tree, nodes and leaves."""
     if not isinstance(tree, dict):

@@ -101,11 +101,11 @@ class CsvData:
         folder = resolve(self.validation_path, "data.validation_path")
         wanted = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."
         if not folder.is_dir():
-            is_file = folder.exists()
-            what = f"'{self.validation_path}' is a file." if is_file else f"there is no folder '{self.validation_path}'."
-            raise CheckFailed([Problem("data.validation_path", what, wanted if is_file else beside(folder))])
-        if missing := missing_parts(folder):
-            what = f"'{self.validation_path}' has no {' and no '.join(missing)}."
+            missing = (f"there is no folder '{self.validation_path}'.", beside(folder))
+            what, advice = (f"'{self.validation_path}' is a file.", wanted) if folder.exists() else missing
+            raise CheckFailed([Problem("data.validation_path", what, advice)])
+        if parts := missing_parts(folder):
+            what = f"'{self.validation_path}' has no {' and no '.join(parts)}."
             raise CheckFailed([Problem("data.validation_path", what, wanted)])
         qrels_file(folder)
         return folder, self.validation_path

@@ -19,7 +19,8 @@ def resolve(path: str, key: str = "data.path") -> Path:
     if there is no such file, or for a URL. Whether any other path exists is not looked at.
     """
     if not path.startswith(SHIPPED) and re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
-        raise CheckFailed([Problem(key, f"'{path}' is a URL, and URLs are not read.", "Download it and give its path.")])
+        what = f"'{path}' is a URL, and URLs are not read yet."
+        raise CheckFailed([Problem(key, what, "Download it and give the path of the file.")])
     if not path.startswith(SHIPPED):
         try:
             return Path(path).expanduser()

@@ -81,7 +81,8 @@ def _asked(columns: list[str] | dict[str, str | list[str]]) -> tuple[list[str], 
     else:
         asked = columns
         if len(columns) < 2:
-            problems.append(Problem(KEY, f"names {len(columns)} columns; two are needed.", _how_to_name()))
+            count = "one column" if columns else "no column"
+            problems.append(Problem(KEY, f"names {count}; two are needed.", _how_to_name()))
     twice = sorted({name for name in asked if asked.count(name) > 1})
     problems += [Problem(KEY, f"names '{name}' twice; each column has one role.") for name in twice]
     return asked, problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
@@ -24,18 +25,22 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    front = {
+    front: dict[str, str | list[str]] = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
         "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "finetune"],
-        "base_model": facts.base_model,
     }
+    # A hub reads this as one of its ids; a folder of somebody's machine is none, and not for others to read.
+    name = Path(facts.base_model)
+    shown = name.name if name.is_dir() else facts.base_model
+    if not name.is_dir():
+        front["base_model"] = facts.base_model
     return f"""---
 {yaml.safe_dump(front, sort_keys=False)}---
 
 # {facts.run}
 
-An embedding model: {facts.base_model}, fine-tuned on {facts.pairs:,} pairs with finetune {facts.version}.
+An embedding model: {shown}, fine-tuned on {facts.pairs:,} pairs with finetune {facts.version}.
 It maps a text of up to {facts.max_length} tokens to {facts.width} dimensions ({facts.pooling} pooling).
 
 ## Use it
