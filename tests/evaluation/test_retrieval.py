@@ -6,6 +6,7 @@ import pytest
 import pytrec_eval
 import yaml
 
+from finetune.config.check import check
 from finetune.data.judgments import Judgments
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.evaluation.retrieval import Retrieval
@@ -162,7 +163,7 @@ def test_embeddings_that_are_no_numbers() -> None:
         retrieval().evaluate(judgments([0], [10], [(0, 0, 1)]), on_a_line({0: float("nan"), 10: 1.0}))
 
 
-@pytest.mark.parametrize("recall_at", [[], [0], [10, -1]])
-def test_cut_offs_must_be_positive(recall_at: list[int]) -> None:
+@pytest.mark.parametrize("value", ["[]", "[0]", "[-1,10]", "[1.5]"])
+def test_cut_offs_that_are_none_are_refused_by_the_check(value):
     with pytest.raises(CheckFailed, match="recall_at"):
-        retrieval(recall_at=recall_at)
+        check([f"evaluation.retrieval.recall_at={value}"])

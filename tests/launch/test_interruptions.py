@@ -64,7 +64,8 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     assert status(path)["state"] == "interrupted"
     assert name in status(path)["reason"]
     assert 5 <= last_step(path) < STEPS
-    again = run_train(f"resume={path.relative_to(tmp_path)}", cwd=tmp_path)
+    path = path.rename(path.with_name("it's renamed"))
+    again = run_train(f'resume="{path.relative_to(tmp_path)}"', cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "going on from" in again.stdout
     assert status(path)["state"] == "finished"

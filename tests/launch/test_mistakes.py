@@ -6,11 +6,8 @@ import sys
 import time
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from finetune.launch.arguments import as_override, parse
+from finetune.launch.arguments import parse
 from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
 
 
@@ -158,11 +155,3 @@ def test_answers_a_wrong_word_quickly(tmp_path):
     started = time.monotonic()
     mistaken("modle=bert", cwd=tmp_path)
     assert time.monotonic() - started < 5
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1))
-@example("it's")
-@example("ends with a backslash \\")
-@example("\\' \\\\'")
-def test_any_text_can_be_an_overrides_value(text):
-    assert OverridesParser.create().parse_override(as_override("key", text)).value() == text

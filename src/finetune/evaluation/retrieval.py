@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.config.types import PositiveInt
-from finetune.errors import CheckFailed, FinetuneError, Problem
+from finetune.config.types import NotEmpty, PositiveInt
+from finetune.errors import FinetuneError
 from finetune.evaluation import metrics
 from finetune.evaluation.search import top_k
 
@@ -92,20 +92,12 @@ class Retrieval:
 
     def __init__(
         self,
-        recall_at: list[PositiveInt],
+        recall_at: Annotated[list[PositiveInt], NotEmpty()],
         ndcg_at: PositiveInt,
         mrr_at: PositiveInt,
         map_at: PositiveInt,
         bootstrap_samples: PositiveInt,
     ) -> None:
-        if not recall_at or min(recall_at) < 1:
-            raise CheckFailed(
-                [
-                    Problem(
-                        "evaluation.retrieval.recall_at", f"{recall_at} is not a list of cut-offs.", "Try [1,10,100]."
-                    )
-                ]
-            )
         self.recall_at = recall_at
         self.ndcg_at = ndcg_at
         self.mrr_at = mrr_at

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -40,15 +39,6 @@ _PROGRAM = Path(sys.argv[0]).name
 def program() -> str:
     """Return how this program was called, for commands that are printed to be typed."""
     return "finetune train" if _PROGRAM == "finetune" else "python train.py"
-
-
-def as_override(key: str, value: str) -> str:
-    """Return `key=value` for any text as value, quoted as Hydra's grammar asks.
-
-    There a backslash is one, except in front of a quote.
-    """
-    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
-    return f"{key}='{quoted}'"
 
 
 class _Parser(ArgumentParser):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from finetune.config.quoting import quoted
 from finetune.errors import FinetuneError, RunError
-from finetune.launch.arguments import as_override
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
@@ -48,7 +48,9 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
         )
     started_with = _read_yaml(run.overrides_path) or []
     typed = [o for o in overrides if not o.startswith("resume=")]
-    return [*started_with, *typed, as_override("hydra.run.dir", str(folder))]
+    # The folder may have been renamed or moved since.
+    name = [f"name={quoted(folder.name)}"] if any(o.startswith("name=") for o in started_with) else []
+    return [*started_with, *typed, *name, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def find_run(cfg: DictConfig, overrides: list[str]) -> tuple[RunDirectory, Path | None]:

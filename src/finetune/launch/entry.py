@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import finetune
 from finetune.config.check import look
 from finetune.config.compose import hydra_arguments
+from finetune.config.quoting import quoted
 from finetune.console import complain, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
-from finetune.launch.arguments import Arguments, as_override, parse
+from finetune.launch.arguments import Arguments, parse
 from finetune.launch.claim import find_run, is_first_process, overrides_of_run
 from finetune.launch.outcome import outcome
 from finetune.models.locate import find_here, locate, longest, read_config
@@ -156,7 +157,7 @@ def _run(arguments: Arguments) -> int:
     run, checkpoint = find_run(cfg, overrides)
     if is_first_process():
         say(f"run directory: {run.path}")
-    here = as_override("hydra.run.dir", str(run.path))
+    here = f"hydra.run.dir={quoted(str(run.path))}"
     start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
     return 0
 

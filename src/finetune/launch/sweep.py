@@ -18,9 +18,10 @@ from hydra.errors import HydraException
 from rich.table import Column, Table
 from rich.text import Text
 
+from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.errors import CheckFailed, Interrupted, Problem
-from finetune.launch.arguments import Arguments, as_override
+from finetune.launch.arguments import Arguments
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -103,7 +104,7 @@ def _check(grid: list[list[str]], arguments: Arguments) -> list[DictConfig]:
 def _run_point(overrides: list[str], mine: list[str], run: Path, arguments: Arguments) -> Point:
     say(f"\npoint {run.name}: {' '.join(mine)}", style="bold")
     script = str(Path(__file__).with_name("__main__.py"))
-    command = [sys.executable, script, *arguments.where(), *overrides, as_override("hydra.run.dir", str(run))]
+    command = [sys.executable, script, *arguments.where(), *overrides, f"hydra.run.dir={quoted(str(run))}"]
     # A session of its own: Ctrl-C must reach it once, from here, and leave it time to save.
     with subprocess.Popen(command, start_new_session=True) as child:
         try:

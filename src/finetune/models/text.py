@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from finetune.config.types import Fraction
+from finetune.config.types import Fraction, NotEmptyText
 from finetune.errors import ModelError
 from finetune.models.locate import locate
 from finetune.models.pooling import pool, pooling_of
@@ -35,7 +35,7 @@ class TextEncoder(nn.Module):
 
     def __init__(
         self,
-        name: str,
+        name: NotEmptyText,
         pooling: Literal["auto", "mean", "cls", "max"] = "auto",
         normalize: bool = True,
         dropout: Fraction | None = None,
