@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -87,6 +87,7 @@ overrides = st.one_of(
 
 
 @given(typed=st.lists(overrides, max_size=3))
+@example(typed=["hydra={_target_: x}"])  # an error that OmegaConf raises from itself
 @settings(QUICK, max_examples=20)
 def test_nothing_that_is_typed_raises_anything_else(typed: list[str]) -> None:
     try:

@@ -16,7 +16,7 @@ from finetune.errors import Problem
 
 def as_problem(error: BaseException, where: str, folders: list[Path]) -> Problem:
     """The problem behind an exception raised while composing; `where` is what to blame if it names no file."""
-    chain = list(_causes(error))
+    chain = _causes(error)
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _missing_file(cause, where, folders)
@@ -36,11 +36,14 @@ def listing(options: Iterable[str]) -> str:
     return f"There are: {', '.join(names)}." if names else "It has no options yet."
 
 
-def _causes(error: BaseException) -> Iterable[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, what caused it, what caused that; OmegaConf can raise an error from itself."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__
+    return chain
 
 
 def _missing_file(error: MissingConfigException, where: str, folders: list[Path]) -> Problem:
