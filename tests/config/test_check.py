@@ -118,7 +118,7 @@ VALUES = [
     ("optimizer.weight_decay=null", "optimizer.weight_decay", ["found null"]),
     ("scheduler.warmup=1.5", "scheduler.warmup", ["at most 1"]),
     ("model.pooling=meen", "model.pooling", ["Did you mean mean?"]),
-    ("model.name=null", "model.name", ["expected a text, found null"]),
+    ("model.name=null", "model.name", ["expected a text that is not empty, found null"]),
     ("evaluation.retrieval.recall_at=[1,0]", "evaluation.retrieval.recall_at", ["at least 1", "found [1, 0]"]),
     ("callbacks.checkpoint.every_n_steps=0", "callbacks.checkpoint.every_n_steps", ["at least 1"]),
     # the run's own keys
