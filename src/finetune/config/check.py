@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.compose import Composer, composer
-from finetune.config.hydra_node import check_hydra
+from finetune.config.hydra_node import check_hydra, is_whole
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, with_places
 from finetune.config.overrides import apply, choice_problem, chooses, how_to_empty, key_problem, parse
@@ -80,6 +80,8 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
 
 def check_config(config: DictConfig, compositor: Composer) -> list[Problem]:
     """Everything wrong with a composed config: values, keys, what its groups would build and with which arguments."""
+    if not is_whole(config):
+        return [Problem("hydra", "a part of Hydra's own settings is gone.", "Leave out what changes hydra.")]
     tree, problems = resolve(config)
     problems += check_hydra(config, compositor.overrides)
     problems += _check_keys(tree, config)

@@ -27,6 +27,15 @@ _RECORDED = (
 )
 
 
+def is_whole(config: DictConfig) -> bool:
+    """Whether the `hydra` node still has the parts that a run reads; `~hydra.run` or `++hydra=null` take them away."""
+    parts = ("run", "sweep", "job", "runtime", "runtime.choices", "overrides")
+    hydra = OmegaConf.select(config, "hydra", throw_on_resolution_failure=False)
+    return isinstance(hydra, DictConfig) and all(
+        isinstance(OmegaConf.select(hydra, part, throw_on_resolution_failure=False), DictConfig) for part in parts
+    )
+
+
 def check_hydra(config: DictConfig, overrides: list[str]) -> Iterator[Problem]:
     """Everything in the `hydra` node that is neither settable nor as Hydra's and the shipped files alone make it.
 
