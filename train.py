@@ -8,7 +8,12 @@ python train.py --help
 
 import sys
 
-from finetune.launch.entry import main
+try:
+    from finetune.launch.entry import main
+except ModuleNotFoundError as error:
+    if error.name != "finetune":
+        raise
+    sys.exit("This Python does not have finetune: run `make install`, then .venv/bin/python train.py ...")
 
 if __name__ == "__main__":
     sys.exit(main())

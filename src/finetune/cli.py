@@ -13,6 +13,7 @@ app = typer.Typer(
     help="Fine-tune embedding models from YAML: checked before it starts, measured before and after.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # or [question,answer] in an example would be read as markup
     pretty_exceptions_enable=False,
 )
 

@@ -33,7 +33,7 @@ def outcome(run: RunDirectory) -> Iterator[None]:
             yield
         except (Interrupted, KeyboardInterrupt, SystemExit) as error:
             # Lightning answers Ctrl-C with SystemExit.
-            what = error.what if isinstance(error, Interrupted) else "Stopped at once, in the middle of a step."
+            what = error.what if isinstance(error, Interrupted) else "Stopped at once."
             _write(run, "interrupted", what)
             raise Interrupted(what, f"Go on with: {program()} {shlex.quote(f'resume={run.path}')}") from error
         except FinetuneError as error:

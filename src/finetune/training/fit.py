@@ -193,7 +193,16 @@ def _report(
             "device": str(parts.trainer.strategy.root_device),
             "precision": parts.trainer.precision,
         },
-        again={"command": environment["command"], "seed": cfg.seed, "versions": environment["packages"]},
+        again={
+            "command": environment["command"],
+            "model": cfg.model.name,
+            "data": cfg.data.path,
+            "pairs per step": cfg.data.batch_size,
+            "learning rate": float(parts.trainer.optimizers[0].defaults["lr"]),
+            "passes": parts.trainer.max_epochs,
+            "seed": cfg.seed,
+            "versions": environment["packages"],
+        },
     )
     write_json_atomically(run.report_data_path, report)
     write_text_atomically(run.report_path, report_markdown(report))
