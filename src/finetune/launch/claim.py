@@ -17,7 +17,6 @@ from finetune.runs.environment import describe_environment
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_LAST = "last.ckpt"
 # Keys that say where and how a run is started, not what it computes: they may differ when it goes on.
 _NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
 
@@ -38,8 +37,9 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
         return overrides
     folder = Path(paths[-1].strip("'\"")).expanduser()
     if folder.is_file():  # a checkpoint inside the run's checkpoints/
-        if folder.name != _LAST:
-            raise FinetuneError(f"resume={paths[-1]}: a run goes on from {_LAST} only.", "Give the run directory.")
+        last = RunDirectory(folder.parent.parent).last_checkpoint.name
+        if folder.name != last:
+            raise FinetuneError(f"resume={paths[-1]}: a run goes on from {last} only.", "Give the run directory.")
         folder = folder.parent.parent
     run = RunDirectory(folder)
     if not run.overrides_path.is_file():
@@ -111,8 +111,7 @@ def _go_on(cfg: DictConfig, run: RunDirectory) -> tuple[RunDirectory, Path | Non
 
 
 def _last_checkpoint(run: RunDirectory) -> Path | None:
-    path = run.checkpoints / _LAST
-    return path if path.is_file() else None
+    return run.last_checkpoint if run.last_checkpoint.is_file() else None
 
 
 def _read_yaml(path: Path) -> Any:

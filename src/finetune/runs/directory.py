@@ -95,6 +95,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def last_checkpoint(self) -> Path:
+        """The one checkpoint that a run goes on from."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
     def model(self) -> Path:
         """Folder of what is needed to use the model."""
         return self.path / "model"

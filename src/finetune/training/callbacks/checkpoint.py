@@ -12,8 +12,7 @@ from pytorch_lightning import Callback, Trainer
 
 from finetune.config.types import PositiveInt
 from finetune.runs.atomic import explain
-
-LAST = "last.ckpt"
+from finetune.runs.directory import RunDirectory
 
 
 class Checkpoint(Callback):
@@ -24,7 +23,7 @@ class Checkpoint(Callback):
 
     def __init__(self, every_n_steps: PositiveInt = 500, directory: str | None = None) -> None:
         self.every_n_steps = every_n_steps
-        self.path = Path(directory or ".") / "checkpoints" / LAST
+        self.path = RunDirectory(Path(directory or ".")).last_checkpoint
         self._saved_at = 0
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:

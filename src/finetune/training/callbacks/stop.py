@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.console import say
-from finetune.training.callbacks.checkpoint import LAST
+from finetune.runs.directory import RunDirectory
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,7 +23,7 @@ class StopOnSignal(Callback):
 
     def __init__(self, directory: Path) -> None:
         self.stopped_by: str | None = None
-        self._path = directory / "checkpoints" / LAST
+        self._path = RunDirectory(directory).last_checkpoint
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
