@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from finetune.data.arrays import distinct, flat_ranges
 from finetune.data.items import Items
+from finetune.data.known import KnownPositives
 from finetune.data.relations import Relations
 
 texts = st.lists(st.one_of(st.none(), st.text("abé", max_size=2)), max_size=12)
@@ -54,7 +55,7 @@ def test_distinct_rows_are_the_first_of_each(rows):
 
 @given(rows=pairs)
 def test_known_positives_are_the_symmetric_graph(rows):
-    known = relations_of(rows).known_positives()
+    known = KnownPositives.of_relations(relations_of(rows), int(relations_of(rows).columns().max(initial=-1)) + 1)
     graph = {(a, b) for a, p in rows for a, b in ((a, p), (p, a)) if a != b}
     place, neighbour = known.of(np.arange(12))
     assert list(zip(place.tolist(), neighbour.tolist(), strict=True)) == sorted(graph)
@@ -62,7 +63,7 @@ def test_known_positives_are_the_symmetric_graph(rows):
 
 @given(rows=pairs, items=st.sets(st.integers(0, 12)))
 def test_pairs_within_are_those_of_brute_force(rows, items):
-    known = relations_of(rows).known_positives()
+    known = KnownPositives.of_relations(relations_of(rows), int(relations_of(rows).columns().max(initial=-1)) + 1)
     chosen = sorted(items)
     graph = {(a, b) for a, p in rows for a, b in ((a, p), (p, a)) if a != b}
     expected = [(i, j) for i, a in enumerate(chosen) for j, b in enumerate(chosen) if (a, b) in graph]

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune.data.batches import Batches
 from finetune.data.items import Items
+from finetune.data.known import KnownPositives
 from finetune.data.relations import Relations
 from finetune.data.tokens import CHUNK_TEXTS, Tokens
 
@@ -30,7 +31,13 @@ def tokens_for(count: int) -> Tokens:
 def batches_of(table: Any, batch_size: int = 4, seed: int = 0) -> Batches:
     table = np.array(table, np.int64)
     relations = Relations(table[:, 0], table[:, 1], table[:, 2:])
-    return Batches(relations, tokens_for(int(table.max()) + 1), relations.known_positives(), batch_size, seed)
+    return Batches(
+        relations,
+        tokens_for(int(table.max()) + 1),
+        KnownPositives.of_relations(relations, int(relations.columns().max()) + 1),
+        batch_size,
+        seed,
+    )
 
 
 def rows_of(batch: Any) -> list[tuple[int, ...]]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from finetune.data.batches import Batches
+from finetune.data.known import KnownPositives
 from finetune.data.relations import Relations
 from finetune.data.tokens import Tokens
 from finetune.losses.infonce import InfoNCE
@@ -21,7 +22,9 @@ def batch_of(rows):
     relations = Relations(table[:, 0], table[:, 1], table[:, 2:])
     n_items = int(table.max()) + 1
     tokens = Tokens(np.zeros(n_items, np.int32), np.arange(n_items + 1))
-    return Batches(relations, tokens, relations.known_positives(), len(rows), seed=0).batch(np.arange(len(rows)))
+    return Batches(
+        relations, tokens, KnownPositives.of_relations(relations, int(relations.columns().max()) + 1), len(rows), seed=0
+    ).batch(np.arange(len(rows)))
 
 
 def embeddings(batch, seed=0, width=6):

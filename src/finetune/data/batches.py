@@ -16,7 +16,8 @@ from torch import Tensor
 
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT
-from finetune.data.relations import KnownPositives, Relations
+from finetune.data.known import KnownPositives
+from finetune.data.relations import Relations
 from finetune.data.tokens import Tokens
 
 

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningDataModule
 from finetune.console import Bar
 from finetune.data.batches import Batches
 from finetune.data.dataset import Dataset
+from finetune.data.known import KnownPositives
 from finetune.data.tokens import Tokens
 
 
@@ -24,7 +25,9 @@ class RelationDataModule(LightningDataModule):
         self.dataset = dataset
         with Bar("tokenising", len(dataset.items), "texts") as bar:
             self.tokens = Tokens.build(dataset.items, tokenizer, max_length, progress=lambda done, _: bar.update(done))
-        self._batches = Batches(dataset.train, self.tokens, dataset.train.known_positives(), batch_size, seed)
+        self._batches = Batches(
+            dataset.train, self.tokens, KnownPositives.of_relations(dataset.train, len(dataset.items)), batch_size, seed
+        )
 
     @property
     def batches_per_epoch(self) -> int:

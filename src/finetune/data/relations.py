@@ -5,12 +5,15 @@ B relations, N items, n negatives of a row, E edges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from finetune.data.arrays import Ints, distinct, flat_ranges
+from finetune.data.arrays import Ints, distinct
 from finetune.data.items import ABSENT
+
+Floats = npt.NDArray[np.float32]
 
 
 def _no_negatives() -> Ints:
@@ -19,24 +22,39 @@ def _no_negatives() -> Ints:
 
 @dataclass(frozen=True)
 class Relations:
-    """Rows of item numbers: `anchor (B,)`, `positive (B,)`, `negatives (B, n)` with -1 for an absent one."""
+    """Rows of item numbers: `anchor (B,)`, `positive (B,)`, `negatives (B, n)`; -1 for an item that is not there.
+
+    Every layout is this table. What only some have is None elsewhere: `score (B, 1 + n)` of the positive and of each
+    negative (a similarity, a grade, a teacher's score; NaN beside an absent item), `label (B,)` the class of the
+    anchor (labelled rows have no positive), `weight (B,)` how much a row counts, `source (B,)` which of several
+    sources it is from.
+    """
 
     anchor: Ints
     positive: Ints
     negatives: Ints = field(default_factory=_no_negatives)
+    score: Floats | None = None
+    label: Ints | None = None
+    weight: Floats | None = None
+    source: Ints | None = None
 
     def __post_init__(self) -> None:
         if self.negatives.size == 0 and len(self.negatives) != len(self.anchor):
             object.__setattr__(self, "negatives", np.empty((len(self.anchor), 0), np.int64))
-        if not len(self.anchor) == len(self.positive) == len(self.negatives):
-            raise ValueError("anchor, positive and negatives must have as many rows as each other")
+        lengths = {len(column) for column in self._present().values()}
+        if len(lengths) != 1:
+            raise ValueError(f"all columns must have as many rows as each other, not {sorted(lengths)}")
 
     def __len__(self) -> int:
         return len(self.anchor)
 
-    def take(self, rows: Ints) -> Relations:
+    def _present(self) -> dict[str, npt.NDArray[np.generic]]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def take(self, rows: Ints | slice) -> Relations:
         """Return these rows, in this order."""
-        return Relations(self.anchor[rows], self.positive[rows], self.negatives[rows])
+        return Relations(**{name: column[rows] for name, column in self._present().items()})  # type: ignore[arg-type]
 
     def columns(self) -> Ints:
         """Return all item numbers as one table, (B, 2 + n): anchor, positive, negatives."""
@@ -45,20 +63,20 @@ class Relations:
 
     def used_items(self) -> Ints:
         """Return the sorted item numbers that occur in any column."""
-        table = self.columns()
-        used: Ints = distinct(table[table != ABSENT])
-        return used
+        used: Ints = distinct(np.concatenate([self.anchor, self.positive, self.negatives.ravel()]))
+        return used[used != ABSENT]
 
     def distinct_rows(self) -> Ints:
-        """Return the rows that repeat no earlier row, in order."""
-        table = self.columns()
-        key = np.zeros(len(table), np.int64)
-        # Folding column after column into dense keys keeps the sort on plain integers; np.unique(axis=0)
-        # compares whole rows as bytes and takes several times as long.
-        for column in table.T:
-            width = int(column.max(initial=0)) + 2
-            key = np.unique(key * width + (column + 1), return_inverse=True)[1].reshape(-1)
-        return np.sort(np.unique(key, return_index=True)[1])
+        """Return the rows that repeat no earlier row, in order; rows that differ in score or label differ."""
+        columns = [self.anchor, self.positive, *self.negatives.T]
+        if self.label is not None:
+            columns.append(self.label)
+        if self.score is not None:  # by their bits, so that NaN equals NaN
+            columns += [bits.astype(np.int64) & 0xFFFFFFFF for bits in self.score.view(np.uint32).T]
+        if self.source is not None:
+            columns.append(self.source)
+        first = _first_of_equal(columns)
+        return np.arange(len(self)) if len(first) == len(self) else first
 
     def renumbered(self, used: Ints) -> Relations:
         """Return the same relations over the items `used` (sorted), numbered from 0 in that order."""
@@ -67,48 +85,23 @@ class Relations:
             renumbered: Ints = np.where(old == ABSENT, ABSENT, np.searchsorted(used, old))
             return renumbered
 
-        return Relations(new(self.anchor), new(self.positive), new(self.negatives))
-
-    def known_positives(self) -> KnownPositives:
-        """Return who is whose positive, in both directions, from all rows together."""
-        items = int(self.columns().max(initial=ABSENT)) + 1
-        apart = self.anchor != self.positive
-        left = np.concatenate([self.anchor[apart], self.positive[apart]])
-        right = np.concatenate([self.positive[apart], self.anchor[apart]])
-        edges = distinct(left * items + right)
-        offsets = np.searchsorted(edges, np.arange(items + 1) * items)
-        return KnownPositives(offsets.astype(np.int64), edges % items if items else edges)
+        return replace(self, anchor=new(self.anchor), positive=new(self.positive), negatives=new(self.negatives))
 
 
-@dataclass(frozen=True)
-class KnownPositives:
-    """For every item the sorted items that are right answers to it, as compressed sparse rows.
-
-    The neighbours of item `i` are `neighbours[offsets[i]:offsets[i + 1]]`; symmetric, without repeats or loops.
-    """
-
-    offsets: Ints
-    neighbours: Ints
-
-    def of(self, items_N: Ints) -> tuple[Ints, Ints]:
-        """Return all known positives of these items as (place in `items_N`, item number) pairs, two arrays (E,).
-
-        Items that no relation mentions have none.
-        """
-        last = len(self.offsets) - 1
-        starts = self.offsets[np.minimum(items_N, last)]
-        counts = self.offsets[np.minimum(items_N + 1, last)] - starts
-        place = np.repeat(np.arange(len(items_N)), counts)
-        return place, self.neighbours[flat_ranges(starts, counts)]
-
-    def pairs_within(self, items_N: Ints) -> Ints:
-        """Return which of these items are known positives of each other, (E, 2) places in `items_N`.
-
-        `items_N` is sorted and without repeats. Both directions of a pair are listed.
-        """
-        place, neighbour = self.of(items_N)
-        if not len(place):
-            return np.empty((0, 2), np.int64)
-        found = np.minimum(np.searchsorted(items_N, neighbour), len(items_N) - 1)
-        inside = items_N[found] == neighbour
-        return np.column_stack([place[inside], found[inside]])
+def _first_of_equal(columns: list[Ints]) -> Ints:
+    """Return the rows, ascending, that no earlier row equals in all columns."""
+    key = np.zeros(len(columns[0]), np.int64)
+    reach = 1  # keys are below this
+    for column in columns:
+        low = int(column.min(initial=0))
+        width = int(column.max(initial=0)) - low + 1
+        if reach * width >= 2**62:
+            # Folding column after column into dense keys keeps the sort on plain integers; np.unique(axis=0)
+            # compares whole rows as bytes and takes several times as long.
+            values, key = np.unique(key, return_inverse=True)
+            key, reach = key.reshape(-1), len(values)
+        key, reach = key * width + (column - low), reach * width
+    ordered = np.argsort(key, kind="stable")
+    first = np.ones(len(key), bool)
+    first[1:] = key[ordered[1:]] != key[ordered[:-1]]
+    return np.sort(ordered[first])

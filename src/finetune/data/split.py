@@ -10,7 +10,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from finetune.data.arrays import Ints, distinct
+from finetune.data.items import ABSENT
 from finetune.data.judgments import Judgments
+from finetune.data.known import KnownPositives
 from finetune.data.relations import Relations
 
 MAX_QUERIES = 2_000  # a bootstrap over 2,000 queries is narrow enough; more only takes longer, twice a run
@@ -70,7 +72,8 @@ def judge(relations: Relations, held: Ints, name: str) -> Judgments:
     """
     queries = distinct(relations.anchor[held])
     corpus = distinct(relations.positive)
-    query_index, answer = relations.known_positives().of(queries)
+    items = int(relations.columns().max(initial=ABSENT)) + 1
+    query_index, answer = KnownPositives.of_relations(relations, items).of(queries)
     place = np.minimum(np.searchsorted(corpus, answer), len(corpus) - 1)
     inside = corpus[place] == answer
     query_index, place = query_index[inside], place[inside]

@@ -1,0 +1,135 @@
+"""Bad rows: each with its file, line, column, what is wrong and its text; the first shown, all of them in a file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune.errors import Problem
+from finetune.runs.atomic import explain
+
+SHOWN = 20
+FILE = "problems.jsonl"
+
+ADVICE = {
+    "ragged": "A cell that holds the delimiter or a line end must stand in double quotes.",
+    "unclosed": 'Close it with a double quote; a quote inside a quoted cell is written twice ("").',
+    "stray": 'A quote inside a quoted cell is written twice ("").',
+    "undecodable": "If the whole file is like that, set data.encoding=cp1252 (Windows, Excel) or latin-1.",
+    "nul": "Remove it; many of them mean that the file is utf-16 (data.encoding=utf-16).",
+    "long": "If it is meant, raise data.max_cell_characters.",
+    "json": 'Every line must be one JSON object, such as {"anchor": "...", "positive": "..."}.',
+    "type": "Every row of a column must be of the same kind.",
+    "empty": "Every row needs it.",
+    "negative": "A negative must be a wrong answer.",
+    "same": "Such a pair teaches nothing.",
+    "number": "A score is a finite number, such as 0.75.",
+    "lengths": "There must be one score for each document.",
+    "lonely": "A class with one member has no pair to learn from.",
+    "image": "It must be a picture that Pillow opens.",
+    "mesh": "It must be a mesh with faces or points (OBJ, OFF, PLY).",
+    "vector": "All vectors of a column must have the same number of finite numbers.",
+    "missing": "Paths are relative to the folder of the data file.",
+    "unreachable": "Try it in a browser, or download the files and give their paths.",
+}
+
+
+class Place(NamedTuple):
+    """Where a row stands: the file as it is called in messages, and the line it begins in (or its row, from 1)."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One bad row: `kind` is a key of `ADVICE`, `what` a sentence, `text` what stood there, cut to one line."""
+
+    file: str
+    line: int
+    column: str | None
+    kind: str
+    what: str
+    text: str = ""
+
+    def sentence(self) -> str:
+        """Return column, what is wrong, and the text."""
+        column = f"column '{self.column}': " if self.column else ""
+        return f"{column}{self.what}{': ' + self.text if self.text else '.'}"
+
+
+class BadRows:
+    """Collects bad rows; the first few are kept to be shown, every one is spooled to a temporary file."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.first: list[BadRow] = []
+        self._spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115 lives as long as this does
+            max_size=1 << 20, mode="w+", encoding="utf-8"
+        )
+
+    def __len__(self) -> int:
+        return self.kinds.total()
+
+    def add(self, place: Place, column: str | None, kind: str, what: str, text: str = "") -> None:
+        """Note one bad row; `text` is cut to one line here."""
+        row = BadRow(place.file, place.line, column, kind, what, cut(text))
+        self.kinds[kind] += 1
+        if len(self.first) < SHOWN:
+            self.first.append(row)
+        self._spool.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
+
+    def problems(self, name: str, rows_read: int, written: Path | None) -> list[Problem]:
+        """Return the first bad rows, and a last problem that counts them all and says where they are listed."""
+        problems, advised = [], set()
+        for row in self.first:
+            advice = "" if row.kind in advised else ADVICE[row.kind]
+            advised.add(row.kind)
+            problems.append(Problem(f"{row.file}:{row.line}", row.sentence(), advice))
+        total = len(self)
+        listed = f" All of them are listed in {written}." if written and total > len(self.first) else ""
+        what = f"{total:,} of {rows_read:,} {'row' if rows_read == 1 else 'rows'} {'is' if total == 1 else 'are'} bad."
+        advice = f"Mend them, or leave them out: data.on_bad_rows=skip.{listed}"
+        return [*problems, Problem("data.on_bad_rows", f"{what}", advice)]
+
+    def write(self, path: Path) -> None:
+        """Write every bad row as one line of JSON: file, line, column, kind, what, text.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        draft = path.with_name(f".{path.name}.tmp")
+        self._spool.seek(0)
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                while block := self._spool.read(1 << 20):
+                    file.write(block)
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise explain(error, f"write {path}") from error
+
+
+def cut(text: str, width: int = 60) -> str:
+    """Return `text` on one printable line of at most `width` characters, for a message."""
+    line = " ".join(text[: 4 * width].split())
+    shown = "".join(char if char.isprintable() else _escaped(char) for char in line[: width + 1])
+    return shown if len(shown) <= width and len(text) <= 4 * width else shown[: width - 1] + "…"
+
+
+# A byte b that cannot be decoded becomes the lone surrogate U+DC00 + b.
+UNDECODABLE = 0xDC00
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if UNDECODABLE <= code < UNDECODABLE + 256:
+        code -= UNDECODABLE
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

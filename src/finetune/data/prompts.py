@@ -1,0 +1,68 @@
+"""Prompts: what is put in front of a text because of the column it stands in, as `query: ` and `passage: `.
+
+N items, M items with their prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finetune.data.arrays import Ints
+from finetune.data.items import ABSENT, Items, Part
+
+
+def with_prompts(items: Items, columns: Sequence[Ints], prompts: Sequence[str]) -> tuple[Items, list[Ints], Ints]:
+    """Return items that carry their prompts, the columns renumbered to them, and who is whose twin, (E, 2).
+
+    `columns` are item numbers (of any shape), `prompts` says for each what its texts begin with. The same text under
+    two prompts is encoded twice, so it becomes two items; these are twins, which no loss may push apart. What is not a
+    text has no prompt.
+    """
+    if not any(prompts):
+        return items, list(columns), np.empty((0, 2), np.int64)
+    kinds = list(dict.fromkeys(["", *prompts]))
+    texts = len(items.texts)
+    # One number for each (prompt, item): sorted, they are the new items by prompt; other modalities come last.
+    keys = [
+        _keys(column, kinds.index(prompt), len(items), texts) for column, prompt in zip(columns, prompts, strict=True)
+    ]
+    used_M = np.unique(np.concatenate([key[key != ABSENT] for key in keys]))
+    is_text = used_M % len(items) < texts
+    used_M = np.concatenate([used_M[is_text], used_M[~is_text]])
+    order = np.argsort(used_M)
+    numbered = [
+        np.where(key == ABSENT, ABSENT, order[np.searchsorted(used_M, key, sorter=order) % len(order)]) for key in keys
+    ]
+    item_M = used_M % len(items)
+    return _prompted(items, used_M, kinds), numbered, _twins(item_M)
+
+
+def _keys(column: Ints, prompt: int, items: int, texts: int) -> Ints:
+    keys: Ints = np.where((column == ABSENT) | (column >= texts), column, prompt * items + column)
+    return keys
+
+
+def _prompted(items: Items, used_M: Ints, kinds: list[str]) -> Items:
+    item_M, prompt_M = used_M % len(items), used_M // len(items)
+    texts = item_M < len(items.texts)
+    values = items.texts.take(pa.array(item_M[texts]))
+    fronts = pa.array(kinds, pa.large_string()).take(pa.array(prompt_M[texts]))
+    together = pc.binary_join_element_wise(fronts, values, pa.scalar("", pa.large_string()))
+    others = items.keep(np.concatenate([np.empty(0, np.int64), np.sort(item_M[~texts])]))
+    return Items((Part("text", together), *others.parts[1:]))
+
+
+def _twins(item_M: Ints) -> Ints:
+    """Return the pairs of new items that are the same item under another prompt."""
+    order = np.argsort(item_M, kind="stable")
+    pairs = []
+    for apart in range(1, len(order)):
+        same = item_M[order[apart:]] == item_M[order[:-apart]]
+        if not same.any():
+            break
+        pairs.append(np.column_stack([order[:-apart][same], order[apart:][same]]))
+    return np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
