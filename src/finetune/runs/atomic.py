@@ -31,11 +31,14 @@ _REASONS = {
 }
 
 
-def explain(error: OSError, doing: str) -> RunError:
-    """Says in plain words why the system refused, and what to do; `doing` completes "could not …"."""
+def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> RunError:
+    """Says in plain words why the system refused, and what to do; `doing` completes "could not …".
+
+    `elsewhere` says how another place is chosen, which for the outputs of a run is `output_root`.
+    """
     fallback = (error.strerror or str(error) or type(error).__name__, _ELSEWHERE)
     reason, advice = _REASONS.get(error.errno or 0, fallback)
-    return RunError(f"could not {doing}: {reason}.", advice)
+    return RunError(f"could not {doing}: {reason}.", advice.replace(_ELSEWHERE, elsewhere))
 
 
 @contextmanager
@@ -65,7 +68,7 @@ def write_text_atomically(path: Path, text: str) -> None:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write_json_atomically(path: Path, content: Any) -> None:
@@ -91,7 +94,7 @@ def _plain(value: Any) -> Any:
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the rename itself durable; some file systems cannot, and the file is whole without it."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

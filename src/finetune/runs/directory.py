@@ -114,7 +114,7 @@ class RunDirectory:
         """The same for programs."""
         return self.path / "report.json"
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[object]:
         """Keeps other processes out while the `with` lasts; raises RunError when one is in already."""
         return held(self.path / "lock", f"the run {self.path}")
 

@@ -7,56 +7,83 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from finetune.errors import RunError
-from finetune.runs.atomic import explained
+from finetune.runs.atomic import explain, explained
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _held: set[int] = set()
 
 
+class InUse(RunError):
+    """Another process holds the lock."""
+
+
 @contextmanager
-def held(path: Path, whose: str) -> Iterator[None]:
+def held(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
     """Holds the lock file `path` inside the `with`; the kernel frees it when the process dies.
 
-    Raises RunError, naming `whose` it is and who has it, when another process (or this one) holds it already.
+    Where another process (or this one) holds it already, it is waited for if `wait` is given, which is then called with
+    who that is. Who holds the lock may remove the file. Yields whether there is a lock: some file systems have none.
+
+    Raises InUse, naming `whose` it is and who has it, where nobody wants to wait, and RunError when the system refuses.
     """
-    handle = _acquire(path, whose)
+    handle, locked = _acquire(path, whose, wait)
     _held.add(handle)
     try:
-        yield
+        yield locked
     finally:
         if handle in _held:  # not so in a forked child, which closed it
             _held.discard(handle)
             os.close(handle)
 
 
-def _acquire(path: Path, whose: str) -> int:
-    with explained(f"open {path}"):
-        # Python closes such a handle on exec, so that a started program never keeps the lock alive.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tuple[int, bool]:
+    while True:
+        with explained(f"open {path}"):
+            # Python closes such a handle on exec, so that a started program never keeps the lock alive.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locked = _lock(handle, path, whose, wait)
+        except BaseException:
+            os.close(handle)
+            raise
+        if not locked or _is_still_there(handle, path):
+            return handle, locked
+        os.close(handle)  # removed by whoever held it: the lock is now that of a new file
+
+
+def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
+            if wait is None:
+                advice = "Wait for it, stop it, or give this run another name=."
+                raise InUse(f"{whose} is in use by {holder}.", advice) from error
+            wait(holder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    except BlockingIOError as error:
-        holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
-        os.close(handle)
-        raise RunError(
-            f"{whose} is in use by {holder}.", "Wait for it, stop it, or give this run another name=."
-        ) from error
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
-            os.close(handle)
-            with explained(f"lock {path}"):
-                raise
+            raise explain(error, f"lock {path}") from error
         # Some cluster file systems have no locks at all; refusing to train there would help nobody.
-        _log.warning("%s: this file system has no locks, so nothing keeps a second process out of this run.", path)
-    return handle
+        _log.warning("%s: this file system has no locks, so nothing keeps a second process out.", path)
+        return False
+    return True
+
+
+def _is_still_there(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def _close_in_child() -> None:
