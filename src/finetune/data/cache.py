@@ -71,13 +71,19 @@ class Cache:
     """The cache in the folder `root`, which is made when something is first kept.
 
     Without `root`: $FINETUNE_CACHE, else $XDG_CACHE_HOME/finetune, else ~/.cache/finetune.
-
-    Raises:
-        CacheUnavailable: there is no home folder to keep it in.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or _default_root()
+        self._root = root
+
+    @property
+    def root(self) -> Path:
+        """The folder of the cache.
+
+        Raises:
+            CacheUnavailable: there is no home folder to keep it in.
+        """
+        return self._root or _default_root()
 
     def entry(self, kind: str, key: str, build: Callable[[Path], object]) -> Path:
         """Return the folder of an entry, made by `build` if it is not there whole.

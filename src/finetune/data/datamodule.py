@@ -6,25 +6,32 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule
 
-from finetune.console import Bar
+from finetune.console import Bar, say
 from finetune.data.batches import Batches
+from finetune.data.cache import Cache
 from finetune.data.dataset import Dataset
 from finetune.data.known import KnownPositives
 from finetune.data.tokens import Tokens
 
 
 class RelationDataModule(LightningDataModule):
-    """Tokenises every distinct item once and feeds batches of relations.
+    """Tokenises every distinct text once, or finds that in the cache, and feeds batches of relations.
 
     Raises:
-        FinetuneError: a text tokenises to nothing.
+        ModelError: the tokenizer is not a fast one.
     """
 
-    def __init__(self, dataset: Dataset, tokenizer: Any, batch_size: int, max_length: int, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, tokenizer: Any, batch_size: int, max_length: int, seed: int, cache: bool = True
+    ) -> None:
         super().__init__()
         self.dataset = dataset
-        with Bar("tokenising", len(dataset.items), "texts") as bar:
-            self.tokens = Tokens.build(dataset.items, tokenizer, max_length, progress=lambda done, _: bar.update(done))
+        items = dataset.items
+        with Bar("tokenising", len(items.texts), "texts") as bar:
+            kept = Cache() if cache else None
+            self.tokens = Tokens.cached(items, tokenizer, max_length, kept, lambda done, _: bar.update(done))
+        if note := self.tokens.note(items):
+            say(note)
         self._batches = Batches(
             dataset.train, self.tokens, KnownPositives.of_relations(dataset.train, len(dataset.items)), batch_size, seed
         )

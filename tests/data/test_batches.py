@@ -4,20 +4,16 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from finetune.data.batches import Batches
-from finetune.data.items import Items
 from finetune.data.known import KnownPositives
 from finetune.data.relations import Relations
-from finetune.data.tokens import CHUNK_TEXTS, Tokens
+from finetune.data.tokens import Tokens
 
 rows = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(-1, 9)), min_size=1, max_size=40)
 
@@ -45,34 +41,6 @@ def rows_of(batch: Any) -> list[tuple[int, ...]]:
     items = batch.items_N.tolist()
     places = torch.column_stack([batch.anchor_B, batch.positive_B, batch.negatives_Bn]).tolist()
     return [tuple(items[place] if place >= 0 else -1 for place in row) for row in places]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, **{f"w{i}": i + 3 for i in range(50)}}
-    inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 1), ("[SEP]", 2)])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
-
-
-def test_tokens_are_those_of_the_tokenizer_one_by_one(tokenizer):
-    rng = np.random.default_rng(0)
-    texts = {" ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(2, 12))) for _ in range(CHUNK_TEXTS + 300)}
-    items, _ = Items.from_columns([pa.array(sorted(texts))])
-    assert len(items) > CHUNK_TEXTS
-    seen: list[tuple[int, int]] = []
-    tokens = Tokens.build(items, tokenizer, 8, lambda done, total: seen.append((done, total)))
-    expected = [tokenizer(text)["input_ids"] for text in items.texts.to_pylist()]
-    assert tokens.truncated == sum(len(ids) > 8 for ids in expected)
-    assert sum(len(ids) == 8 for ids in expected) > 0  # those fit, and must not be counted
-    assert tokens.lengths.tolist() == [min(len(ids), 8) for ids in expected]
-    chosen = rng.integers(0, len(items), 50)
-    ids, lengths = tokens.take(chosen)
-    cut = [tokenizer(items.take(np.array([i]))[0], truncation=True, max_length=8)["input_ids"] for i in chosen]
-    assert ids.tolist() == [*chain.from_iterable(cut)]
-    assert lengths.tolist() == [len(ids) for ids in cut]
-    assert seen == [(CHUNK_TEXTS, len(items)), (len(items), len(items))]
 
 
 @given(table=rows, batch_size=st.integers(2, 9), seed=st.integers(0, 3), epoch=st.integers(0, 3))

@@ -1,0 +1,37 @@
+"""One array in one Arrow file, uncompressed, so that reading is mapping it into memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+def write_array(path: Path, values: pa.Array) -> None:
+    """Write the values as the only column, in one piece.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    schema = pa.schema([("value", values.type)])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_batch(pa.record_batch([values], schema=schema))
+
+
+def read_array(path: Path) -> pa.Array:
+    """Return what `write_array` wrote, mapped into memory: it costs nothing until it is used, and cannot be changed.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no such file.
+    """
+    # Not as a context manager: the array goes on reading from the map.
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
+
+
+def read_numbers(path: Path) -> np.ndarray[Any, Any]:
+    """Return the numbers that `write_array` wrote, as `read_array` does."""
+    values: np.ndarray[Any, Any] = read_array(path).to_numpy()
+    return values
