@@ -7,6 +7,7 @@ import sys
 import typer
 
 import finetune
+from finetune.launch import cache_command
 
 app = typer.Typer(
     name="finetune",
@@ -16,6 +17,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # or [question,answer] in an example would be read as markup
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cache_command.app, name="cache")
 
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -11,6 +11,7 @@ memory of a process live on there when the entry is removed.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -33,10 +34,11 @@ T = TypeVar("T")
 
 ELSEWHERE = "Choose another place for the cache with FINETUNE_CACHE=/path/to/a/disk."
 
+DAY = 24 * 60 * 60
+
 _KIND = re.compile(r"[a-z][a-z_-]{0,30}")
 _KEY = re.compile(r"[0-9a-f]{16,128}")
 _DRAFT = re.compile(r"\.([0-9a-f]{16,128})\.[0-9a-f]{8}")
-_DAY = 24 * 60 * 60
 
 
 class CacheUnavailable(FinetuneError):
@@ -127,6 +129,25 @@ class Cache:
         found = (_describe(folder) for folder in self._folders() if _KEY.fullmatch(folder.name))
         return sorted((entry for entry in found if entry), key=lambda entry: entry.used)
 
+    def drafts(self) -> list[Path]:
+        """Return the folders of entries that are being made, or were when their maker was killed."""
+        return list(filter(_is_draft, self._folders()))
+
+    def stale(self, older_than: float | None, keep: int | None) -> list[Path]:
+        """Return entries not used for `older_than` seconds, and of the others those used longest ago, so that at most
+        `keep` bytes stay; None sets no bound.
+        """
+        entries, now = self.entries(), time.time()
+        old = [entry for entry in entries if older_than is not None and now - entry.used >= older_than]
+        rest = entries[len(old) :]  # they are in the order of their last use
+        over = sum(entry.size for entry in rest) - (math.inf if keep is None else keep)
+        for entry in rest:
+            if over <= 0:
+                break
+            old.append(entry)
+            over -= entry.size
+        return [entry.path for entry in old]
+
     def remove(self, folders: Iterable[Path]) -> Removed:
         """Remove these entries, but none that a process makes just now.
 
@@ -141,7 +162,7 @@ class Cache:
         Raises:
             RunError: the system refuses.
         """
-        return _remove_all(filter(_is_draft, self._folders()))
+        return _remove_all(self.drafts())
 
     def _folders(self) -> Iterator[Path]:
         """Return every folder that may be an entry or a draft; links are not followed, strange names left alone."""
@@ -215,7 +236,7 @@ def _remove(folder: Path) -> Removed:
     lock = _lock_of(folder)
     try:
         with held(lock, f"the cache entry {folder}") as locked:
-            if not locked and _is_draft(folder) and time.time() - folder.stat().st_mtime < _DAY:
+            if not locked and _is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
                 return Removed(busy=1)  # without locks only its age tells that nobody writes there any more
             size = _size(folder)
             _discard(folder)
