@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from finetune.data.csv import CsvData
+from finetune.data.settings import Data
 from finetune.errors import CheckFailed
 
+CONF = Path(__file__).parents[2] / "conf" / "data" / "files.yaml"
 SETTINGS: dict[str, Any] = {
-    "columns": None,
-    "delimiter": ",",
-    "encoding": "utf-8",
-    "on_bad_rows": "error",
-    "max_cell_characters": 1_000_000,
-    "limit": None,
+    **{key: value for key, value in yaml.safe_load(CONF.read_text()).items() if key != "_target_"},
     "batch_size": 8,
     "max_length": 32,
     "validation_path": None,
@@ -23,15 +20,22 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def csv_data(path: Path | str, **changes: Any) -> CsvData:
-    return CsvData(path=str(path), **{**SETTINGS, **changes})
+def csv_data(path: object, **changes: Any) -> Data:
+    """Return the settings of a run with these changes; without a held-out part, unless one is asked for."""
+    return Data(**{**SETTINGS, "path": str(path) if isinstance(path, Path) else path, **changes})
 
 
-def told(data: CsvData) -> str:
+def told(data: Data) -> str:
     """What a person reads when the data are refused."""
     with pytest.raises(CheckFailed) as failed:
         data.load()
     return "\n".join(str(problem) for problem in failed.value.problems)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of bad rows are written where a command is typed."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

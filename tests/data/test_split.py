@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.data.known import KnownPositives
 from finetune.data.relations import Relations
-from finetune.data.split import MAX_QUERIES, connected, hold_out, judge
+from finetune.data.split import MAX_JUDGMENTS, MAX_QUERIES, Split, connected, hold_out, judge
 from tests.data.conftest import csv_data
 
 pairs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=60)
@@ -77,7 +78,8 @@ def test_one_giant_group_is_split_by_anchor_and_it_is_said(write):
 
 def test_held_anchors_search_among_all_positives():
     relations = relations_of([(0, 10), (0, 11), (1, 12), (2, 13)])
-    judged = judge(relations, np.array([0, 1]), "held")
+    known = KnownPositives.of_relations(relations, 14)
+    judged = judge(relations, Split(np.array([2, 3]), np.array([0, 1]), "group"), "held", known)
     assert judged.queries.tolist() == [0]
     assert judged.corpus.tolist() == [10, 11, 12, 13]
     assert judged.query_index.tolist() == [0, 0]
@@ -90,3 +92,48 @@ def test_too_few_rows_to_hold_any_out_is_said(write):
     assert data.validation is None
     assert len(data.train) == 3
     assert any("Nothing to evaluate on" in note for note in data.notes)
+
+
+def labelled(classes: int, members: int) -> Relations:
+    label = np.repeat(np.arange(classes), members)
+    anchor = np.random.default_rng(0).permutation(classes * members)
+    return Relations(anchor, np.full(len(anchor), -1), label=label)
+
+
+@pytest.mark.parametrize(("classes", "by"), [(10, "member"), (200, "class")])
+def test_labelled_items_are_held_out_by_class_where_there_are_many(classes, by):
+    relations = labelled(classes, 20)
+    split = hold_out(relations, 0.1, 0)
+    assert split.by == by
+    held, train = set(relations.label[split.held]), set(relations.label[split.train])
+    assert bool(held & train) == (by == "member")
+    assert len(split.held) == classes * 2
+
+
+@pytest.mark.parametrize("classes", [10, 200])
+def test_right_for_a_held_item_is_every_other_of_its_class(classes):
+    relations = labelled(classes, 20)
+    split = hold_out(relations, 0.1, 0)
+    group = np.empty(len(relations), np.int64)
+    group[relations.anchor] = relations.label
+    nobody = np.empty(0, np.int64)
+    known = KnownPositives.of_pairs(nobody, nobody, len(relations), group)
+    judged = judge(relations, split, "held", known)
+    assert sorted(judged.queries) == sorted(relations.anchor[split.held])
+    query, document = judged.queries[judged.query_index], judged.corpus[judged.document_index]
+    assert (group[query] == group[document]).all()
+    assert (query != document).all()
+    assert np.bincount(judged.query_index).tolist() == [19] * len(judged.queries)
+    inside = set(judged.corpus)
+    assert inside == (set(judged.queries) if split.by == "class" else set(range(len(relations))))
+
+
+def test_classes_of_very_many_items_are_thinned_so_that_the_judgments_can_be_kept():
+    relations = labelled(2, 50_000)
+    split = hold_out(relations, 0.1, 0)
+    group = np.empty(len(relations), np.int64)
+    group[relations.anchor] = relations.label
+    nobody = np.empty(0, np.int64)
+    judged = judge(relations, split, "held", KnownPositives.of_pairs(nobody, nobody, len(relations), group))
+    assert len(judged.grade) <= MAX_JUDGMENTS
+    assert len(judged.queries) == MAX_QUERIES

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from finetune.errors import Problem
+from finetune.errors import Problem, RunError
 from finetune.runs.atomic import explain
 
 SHOWN = 20
@@ -86,7 +86,7 @@ class BadRows:
             self.first.append(row)
         self._spool.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
 
-    def problems(self, name: str, rows_read: int, written: Path | None) -> list[Problem]:
+    def problems(self, rows_read: int, written: Path | None) -> list[Problem]:
         """Return the first bad rows, and a last problem that counts them all and says where they are listed."""
         problems, advised = [], set()
         for row in self.first:
@@ -94,10 +94,10 @@ class BadRows:
             advised.add(row.kind)
             problems.append(Problem(f"{row.file}:{row.line}", row.sentence(), advice))
         total = len(self)
-        listed = f" All of them are listed in {written}." if written and total > len(self.first) else ""
+        listed = f" All of them are listed in {written}." if written else ""
         what = f"{total:,} of {rows_read:,} {'row' if rows_read == 1 else 'rows'} {'is' if total == 1 else 'are'} bad."
         advice = f"Mend them, or leave them out: data.on_bad_rows=skip.{listed}"
-        return [*problems, Problem("data.on_bad_rows", f"{what}", advice)]
+        return [*problems, Problem("data.on_bad_rows", what, advice)]
 
     def write(self, path: Path) -> None:
         """Write every bad row as one line of JSON: file, line, column, kind, what, text.
@@ -115,6 +115,25 @@ class BadRows:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise explain(error, f"write {path}") from error
+
+
+def list_for_user(bad: BadRows) -> Path | None:
+    """Write all bad rows to `problems.jsonl` where the command was typed; None if nothing can be written there.
+
+    An older list is replaced; a file of that name that is something else is left alone.
+    """
+    path = Path(FILE)
+    try:
+        with path.open("rb") as file:
+            is_ours = file.read(9) == b'{"file": '
+        path = path if is_ours else Path(f"finetune-{FILE}")
+    except OSError:
+        pass  # there is none, or none that can be read: writing tells
+    try:
+        bad.write(path)
+    except RunError:
+        return None
+    return path
 
 
 def cut(text: str, width: int = 60) -> str:

@@ -241,13 +241,13 @@ def _floats(faults: Faults, values: pa.ChunkedArray, name: str) -> npt.NDArray[n
 
 def _parsed(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """Return numbers, NaN for what is none."""
-    if _is_text(values.type):
-        is_number = pc.match_substring_regex(values, _NUMBER)
-        values = pc.utf8_trim_whitespace(pc.if_else(is_number, values, None))
-        # Arrow reads no leading plus sign.
-        values = pc.utf8_ltrim(values, "+")
     try:
         numbers: npt.NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
-        return np.full(len(values), np.nan)
+        if not _is_text(values.type):
+            return np.full(len(values), np.nan)
+        # Only where a text is no number the others must be told from it, which takes as long again.
+        is_number = pc.match_substring_regex(values, _NUMBER)
+        values = pc.utf8_ltrim(pc.utf8_trim_whitespace(pc.if_else(is_number, values, None)), "+")
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers

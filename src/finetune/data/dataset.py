@@ -2,109 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from finetune.data.arrays import Ints, distinct
-from finetune.data.beir import Beir
-from finetune.data.items import Items
+from finetune.data.items import ABSENT, Items
 from finetune.data.judgments import Judgments
+from finetune.data.known import KnownPositives
+from finetune.data.layouts import Layout
+from finetune.data.leaks import Leaks, find_leaks
+from finetune.data.prepared import Prepared
 from finetune.data.relations import Relations
-from finetune.data.split import MAX_QUERIES, hold_out, judge
+from finetune.data.split import MAX_QUERIES, Split, hold_out, judge
 from finetune.errors import CheckFailed, Problem
 
 FEW_QUERIES = 20
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a source hands over, whatever it was read from: columns of text, one row a relation.
-
-    `anchor` and `positive` have no nulls; a null in one of `negatives` is a negative that is not there.
-    """
-
-    name: str
-    anchor: pa.Array | pa.ChunkedArray
-    positive: pa.Array | pa.ChunkedArray
-    negatives: list[pa.Array | pa.ChunkedArray]
-    rows_read: int
-    rows_skipped: int
+UNJUDGED: tuple[Layout, ...] = ("scored pairs", "texts")  # nothing in them says what a search should find
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Items, the relations to train on, the judgments to evaluate by, numbers about them, and sentences to print."""
+    """Items, the relations to train on and who is right for whom, the judgments to evaluate by, and what to say.
+
+    `layouts` and `sources` are the layout and the name of each source, `labels` the names of the classes. `facts` are
+    numbers for the report, `notes` sentences to print, `problems` a file with the bad rows that were left out,
+    `prompts` what texts begin with, by the name that the saved model gives it.
+    """
 
     items: Items
     train: Relations
+    known: KnownPositives
     validation: Judgments | None
+    sources: list[str]
+    layouts: list[Layout]
+    labels: list[str] = field(default_factory=list)
+    leaks: Leaks | None = None
     facts: dict[str, int | float | str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    problems: Path | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
 
 
-def assemble(table: Table, validation: Beir | None, limit: int | None, fraction: float, seed: int) -> Dataset:
-    """Turn a table of texts into a data set: number the texts, drop repeats, cut to `limit`, split.
+def assemble(
+    prepared: Prepared,
+    limit: int | None,
+    fraction: float,
+    seed: int,
+    *,
+    near_leaks: bool = False,
+    prompts: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Cut what was prepared to `limit` relations and hold out a part of them, unless it brought judgments of its own.
 
-    Without `validation`, `fraction` of the relations is held out, drawn by `seed`. Raises `CheckFailed` for a table
-    that nothing can be learnt from.
+    `prompts` are those that the texts carry, by the name that the saved model gives them.
+
+    Raises:
+        CheckFailed: nothing can be learnt from what is there.
     """
-    columns = [table.anchor, table.positive, *table.negatives]
-    evaluated = [validation.queries, validation.corpus] if validation else []
-    items, codes = Items.from_columns([*columns, *evaluated])
-    rows = len(table.anchor)
-    negatives = np.stack(codes[2 : len(columns)], axis=1) if table.negatives else np.empty((rows, 0), np.int64)
-    everything = Relations(codes[0], codes[1], negatives)
-    relations = everything.take(everything.distinct_rows())
-    duplicates = len(everything) - len(relations)
-    relations = _sample(relations, limit)
-    _refuse_useless(relations, items, table.name)
-
-    notes = _reading_notes(table, duplicates)
-    judgments: Judgments | None
-    if validation:
-        train, judgments = relations, validation.judgments(codes[len(columns)], codes[len(columns) + 1])
-        notes += [f"Evaluating on {validation.name}.", *validation.notes]
+    relations = _sample(prepared.relations, limit)
+    _refuse_useless(relations, prepared)
+    notes = list(prepared.notes)
+    if prepared.rows_skipped:
+        notes.insert(0, f"{prepared.rows_skipped:,} bad {_rows(prepared.rows_skipped)} left out.")
+    train, judgments = relations, prepared.judgments
+    if judgments is not None:
+        notes.append(f"Evaluating on {judgments.name}.")
     else:
-        train, judgments, said = _split(relations, fraction, seed)
+        train, judgments, said = _split(relations, prepared, fraction, seed)
         _refuse_overdrawn(train, relations, fraction)
         notes += said
-    dataset = _compact(Dataset(items, train, judgments, {}, notes))
-    facts = {"rows_read": table.rows_read, "rows_skipped": table.rows_skipped, "duplicate_rows": duplicates}
-    return _with_facts(dataset, facts)
+    items, known, train, judgments = _compact(prepared, train, judgments)
+    prompts, leaks = dict(prompts or {}), None
+    if judgments is not None:
+        leaks = find_leaks(items, train, judgments, near=near_leaks, prompts=list(prompts.values()))
+        notes += leaks.notes()
+    sources, layouts, labels = prepared.sources, prepared.layouts, prepared.labels
+    dataset = Dataset(items, train, known, judgments, sources, layouts, labels, leaks, prompts=prompts)
+    return replace(dataset, facts=_facts(dataset, prepared), notes=notes)
 
 
 def _sample(relations: Relations, limit: int | None) -> Relations:
     if limit is None or limit >= len(relations):
         return relations
     # The run's seed has no say: the same limit is the same rows in every run.
+    if relations.label is not None and limit < len(relations):
+        return relations.take(_whole_classes(relations.label, limit))
     rows = np.random.default_rng(0).permutation(len(relations))[:limit]
     return relations.take(np.sort(rows))
 
 
-def _refuse_useless(relations: Relations, items: Items, name: str) -> None:
+def _whole_classes(label: Ints, limit: int) -> Ints:
+    """Return about `limit` rows, of as many classes as have room with at least two members each."""
+    order = np.random.default_rng(0).permutation(len(label))
+    # Rank of each row within its class, in random order: two of every class come before the third of any.
+    by_class = order[np.argsort(label[order], kind="stable")]
+    counts = np.bincount(label)
+    counts = counts[counts > 0]
+    rank = np.arange(len(label)) - np.repeat(np.cumsum(counts) - counts, counts)
+    pairs_first = np.argsort(rank // 2, kind="stable")
+    return np.sort(by_class[pairs_first[: limit - limit % 2]])
+
+
+def _refuse_useless(relations: Relations, prepared: Prepared) -> None:
+    name = ", ".join(prepared.sources)
     if len(relations) < 2:
-        raise CheckFailed(
-            [
-                Problem(
-                    name, f"there is only {len(relations)} usable pair.", "Training needs at least two distinct pairs."
-                )
-            ]
-        )
+        what = f"there is only {len(relations)} usable {'row' if _of_items_only(prepared) else 'pair'}."
+        raise CheckFailed([Problem(name, what, "Training needs at least two distinct pairs.")])
+    if _of_items_only(prepared):
+        return
     problems = []
+    paired = relations.positive >= 0
     for role, codes in (("anchor", relations.anchor), ("positive", relations.positive)):
-        if (codes == codes[0]).all():
-            text = items.take(codes[:1])[0][:60]
-            problems.append(
-                Problem(
-                    name,
-                    f"all {len(codes)} {role}s are the same text ({text!r}), so no pair can be told from another.",
-                    "Contrastive learning takes a pair's negatives from the other pairs: look at data.columns.",
-                )
-            )
+        if paired.all() and (codes == codes[0]).all():
+            text = prepared.items.take(codes[:1])[0][:60]
+            what = f"all {len(codes)} {role}s are the same ({text!r}), so no pair can be told from another."
+            advice = "Contrastive learning takes a pair's negatives from the other pairs: look at data.columns."
+            problems.append(Problem(name, what, advice))
     if problems:
         raise CheckFailed(problems)
+
+
+def _of_items_only(prepared: Prepared) -> bool:
+    return set(prepared.layouts) <= {"labelled", "texts"}
 
 
 def _refuse_overdrawn(train: Relations, relations: Relations, fraction: float) -> None:
@@ -114,26 +136,42 @@ def _refuse_overdrawn(train: Relations, relations: Relations, fraction: float) -
         raise CheckFailed([Problem("data.validation_fraction", what, "Training needs at least two: hold out less.")])
 
 
-def _reading_notes(table: Table, duplicates: int) -> list[str]:
-    notes = []
-    if table.rows_skipped:
-        notes.append(f"{table.rows_skipped:,} bad {_rows(table.rows_skipped)} left out.")
-    if duplicates:
-        notes.append(f"{duplicates:,} duplicate {_rows(duplicates)} left out: each was kept once.")
-    return notes
-
-
 def _rows(count: int) -> str:
     return "row was" if count == 1 else "rows were"
 
 
-def _split(relations: Relations, fraction: float, seed: int) -> tuple[Relations, Judgments | None, list[str]]:
-    split = hold_out(relations, fraction, seed)
+def _split(
+    relations: Relations, prepared: Prepared, fraction: float, seed: int
+) -> tuple[Relations, Judgments | None, list[str]]:
+    asked = _can_be_held_out(relations, prepared)
+    if not len(asked):
+        what = next(layout for layout in prepared.layouts if layout in UNJUDGED)
+        return relations, None, [f"Nothing is held out to evaluate on: {what} do not say what a search should find."]
+    candidates = relations.take(asked)
+    split = hold_out(candidates, fraction, seed, prepared.component)
     if split.by == "nothing":
         return relations, None, [f"Nothing to evaluate on: {fraction:g} of {len(relations)} pairs is too little."]
-    judgments = judge(relations, split.held, "a held-out part of the file")
-    queries = len(judgments.queries)
-    notes = [f"Evaluating on {queries:,} held-out anchors, found among {len(judgments.corpus):,} positives."]
+    judgments = judge(candidates, split, "a held-out part of the file", prepared.known)
+    trained = np.ones(len(relations), bool)
+    trained[asked[split.held]] = False
+    return relations.take(np.flatnonzero(trained)), judgments, _split_notes(split, judgments)
+
+
+def _can_be_held_out(relations: Relations, prepared: Prepared) -> Ints:
+    """Return the rows that say what a search should find: of pairs if there are any, else of labelled items."""
+    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
+    unjudged = [place for place, layout in enumerate(prepared.layouts) if layout in UNJUDGED]
+    rows = np.flatnonzero(~np.isin(source, unjudged))
+    paired = relations.positive[rows] != ABSENT
+    return rows[paired] if paired.any() else rows
+
+
+def _split_notes(split: Split, judgments: Judgments) -> list[str]:
+    queries, documents = len(judgments.queries), len(judgments.corpus)
+    held, found = {"class": ("items of held-out classes", "items"), "member": ("held-out items", "items")}.get(
+        split.by, ("held-out anchors", "positives")
+    )
+    notes = [f"Evaluating on {queries:,} {held}, found among {documents:,} {found}."]
     if split.by == "anchor":
         notes.append(
             "Most rows are connected through shared texts, so anchors were held out, but their positives may occur "
@@ -141,42 +179,44 @@ def _split(relations: Relations, fraction: float, seed: int) -> tuple[Relations,
         )
     if queries < FEW_QUERIES:
         notes.append(f"Only {queries} validation {'query' if queries == 1 else 'queries'}: the figures will be rough.")
-    if queries == MAX_QUERIES:
+    if queries == MAX_QUERIES and split.by in ("group", "anchor"):
         notes.append(f"{MAX_QUERIES:,} held-out anchors are enough; all other pairs are trained on.")
-    return relations.take(split.train), judgments, notes
+    return notes
 
 
-def _compact(dataset: Dataset) -> Dataset:
+def _compact(
+    prepared: Prepared, train: Relations, judged: Judgments | None
+) -> tuple[Items, KnownPositives, Relations, Judgments | None]:
     """Leave out the items that nothing mentions any more, which `limit` and the split can leave behind."""
-    judged = dataset.validation
-    mentioned = [dataset.train.used_items()] + ([judged.queries, judged.corpus] if judged else [])
+    mentioned = [train.used_items()] + ([judged.queries, judged.corpus] if judged else [])
     used = distinct(np.concatenate(mentioned))
-    if len(used) == len(dataset.items):
-        return dataset
+    if len(used) == len(prepared.items):
+        return prepared.items, prepared.known, train, judged
 
     def new(old: Ints) -> Ints:
         return np.searchsorted(used, old)
 
-    validation = replace(judged, queries=new(judged.queries), corpus=new(judged.corpus)) if judged else None
-    return replace(dataset, items=dataset.items.keep(used), train=dataset.train.renumbered(used), validation=validation)
+    judged = replace(judged, queries=new(judged.queries), corpus=new(judged.corpus)) if judged else None
+    return prepared.items.keep(used), prepared.known.renumbered(used), train.renumbered(used), judged
 
 
-def _with_facts(dataset: Dataset, facts: dict[str, int]) -> Dataset:
-    train, judged = dataset.train, dataset.validation
-    counts: dict[str, int | float | str] = {
-        **facts,
-        "distinct_texts": len(dataset.items),
-        "distinct_anchors": len(distinct(train.anchor)),
-        "distinct_positives": len(distinct(train.positive)),
-        "training_pairs": len(train),
+def _facts(dataset: Dataset, prepared: Prepared) -> dict[str, int | float | str]:
+    train = dataset.train
+    facts: dict[str, int | float | str] = {
+        "layout": ", ".join(dict.fromkeys(dataset.layouts)),
+        "rows_read": prepared.rows_read,
+        "rows_skipped": prepared.rows_skipped,
+        "duplicate_rows": prepared.duplicates,
     }
-    if judged is None:
-        return replace(dataset, facts=counts)
-    # A text that is asked for in the evaluation and was trained on makes the figures flatter the model. That a
-    # document of the corpus occurs in training is how retrieval is used, and is no leak.
-    leaks = int((np.isin(train.anchor, judged.queries) | np.isin(train.positive, judged.queries)).sum())
-    notes = dataset.notes.copy()
-    if leaks:
-        pairs = "pair contains" if leaks == 1 else "pairs contain"
-        notes.append(f"{leaks:,} training {pairs} a validation query: the figures will flatter the model.")
-    return replace(dataset, facts={**counts, **judged.facts(), "leaks": leaks}, notes=notes)
+    for part in dataset.items.parts:
+        if len(part.values):
+            facts[f"distinct_{part.modality}s"] = len(part.values)
+    facts["distinct_anchors"] = len(distinct(train.anchor))
+    if (train.positive >= 0).any():
+        facts["distinct_positives"] = len(distinct(train.positive[train.positive >= 0]))
+    if train.label is not None:
+        facts["classes"] = len(distinct(train.label[train.label >= 0]))
+    facts["training_rows" if _of_items_only(prepared) else "training_pairs"] = len(train)
+    if dataset.validation is not None:
+        facts |= dataset.validation.facts()
+    return facts | (dataset.leaks.facts() if dataset.leaks else {})

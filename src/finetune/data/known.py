@@ -30,11 +30,16 @@ class KnownPositives:
     @classmethod
     def of_relations(cls, relations: Relations, items: int, group: Ints | None = None) -> KnownPositives:
         """Return who is whose positive, in both directions, from all rows together; `items` is their number N."""
+        return cls.of_pairs(*cls.edges(relations), items, group)
+
+    @staticmethod
+    def edges(relations: Relations) -> tuple[Ints, Ints]:
+        """Return the pairs that rows say are right: anchors and positives, two arrays (E,)."""
         real = (relations.positive != ABSENT) & (relations.anchor != relations.positive)
         if relations.score is not None:
             # A grade or a similarity of zero or less says that the two do not belong together.
             real &= ~(relations.score[:, 0] <= 0)
-        return cls.of_pairs(relations.anchor[real], relations.positive[real], items, group)
+        return relations.anchor[real], relations.positive[real]
 
     @classmethod
     def of_pairs(cls, left: Ints, right: Ints, items: int, group: Ints | None = None) -> KnownPositives:

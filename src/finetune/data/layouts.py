@@ -7,19 +7,28 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from finetune.config.quoting import quoted, typed
-from finetune.data.bad_rows import cut
+from finetune.data.column_setting import (
+    GRADES,
+    KEY,
+    LABELS,
+    SCORES,
+    WEIGHTS,
+    ColumnSetting,
+    asked_for,
+    bracketed,
+    how_to_name,
+    listing,
+    plain,
+    wrong_names,
+)
 from finetune.errors import CheckFailed, Problem
-
-KEY = "data.columns"
 
 Layout = Literal[
     "pairs", "triplets", "several positives", "scored pairs", "judgments", "scored lists", "labelled", "texts"
 ]
-ColumnSetting = list[str] | dict[str, str | list[str]] | None
 
 # Names that say what a column is for come before names that a column may have for other reasons.
 ANCHORS = tuple(
@@ -45,33 +54,8 @@ ITEMS = tuple(
     )
 )
 NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?_?\d*")
-SCORES = ("score", "scores", "similarity", "similarity_score", "sim", "is_duplicate", "teacher_score", "teacher_scores")
-GRADES = ("grade", "grades", "relevance", "rel", "judgment", "judgement")
-LABELS = ("label", "labels", "class", "category", "target_class", "cluster", "intent", "topic")
-WEIGHTS = ("weight", "sample_weight")
 # Numbers of rows and documents: never a text to learn from.
 IDENTIFIERS = re.compile(r"|_?(row_?)?(id|idx|index)|.*_id|unnamed(:_\d+)?|split")
-
-# What may be written in data.columns, and the role that it means.
-ROLES = {
-    "anchor": "anchor",
-    "query": "anchor",
-    "text1": "anchor",
-    "item": "anchor",
-    "text": "anchor",
-    "positive": "positive",
-    "positives": "positive",
-    "document": "positive",
-    "documents": "positive",
-    "text2": "positive",
-    "negative": "negative",
-    "negatives": "negative",
-    "score": "score",
-    "scores": "score",
-    "grade": "grade",
-    "label": "label",
-    "weight": "weight",
-}
 
 
 @dataclass(frozen=True)
@@ -104,11 +88,11 @@ class Roles:
 
 def is_role_name(name: str) -> bool:
     """Return whether a column of this name is recognised, as a header's first sign of being one."""
-    plain = _plain(name)
+    word = plain(name)
     items = {word for tiers in (ANCHORS, POSITIVES, ITEMS) for tier in tiers for word in tier}
     known = {*SCORES, *GRADES, *LABELS, *WEIGHTS, *items}
     # "a" and "q" are roles only beside others.
-    return len(plain) > 1 and (plain in known or bool(NEGATIVE.fullmatch(plain)))
+    return len(word) > 1 and (word in known or bool(NEGATIVE.fullmatch(word)))
 
 
 def find_roles(
@@ -133,11 +117,6 @@ def find_roles(
     if not named:
         return _by_order(table, labelled)
     return _recognise(table, labelled)
-
-
-def check_columns(columns: ColumnSetting) -> list[Problem]:
-    """Return what is wrong with `data.columns` whatever the file is."""
-    return [] if columns is None else _asked(columns, labelled=False)[1]
 
 
 class _Sampled:
@@ -181,8 +160,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _told(table: _Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
-    asked, problems = _asked(columns, labelled)
-    problems += _wrong_names(table.shown(), [name for found in asked.values() for name in found])
+    asked, problems = asked_for(columns, labelled)
+    problems += wrong_names(table.shown(), [name for found in asked.values() for name in found])
     if problems:
         raise CheckFailed(problems)
     by_name = {name.strip(): name for name in table.names}
@@ -191,77 +170,6 @@ def _told(table: _Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
         for role, found in asked.items()
     }
     return _made(table, real)
-
-
-def _asked(columns: ColumnSetting, labelled: bool) -> tuple[dict[str, list[str]], list[Problem]]:
-    """Return the names asked for by role, and what is wrong with how they are written."""
-    asked: dict[str, list[str]] = {}
-    problems = []
-    if isinstance(columns, Mapping):
-        for word, names in columns.items():
-            role = ROLES.get(word.lower())
-            if role is None:
-                problems.append(_unknown_role(word))
-            else:
-                asked[role] = asked.get(role, []) + _listed(names)
-    else:
-        asked = _in_order(list(columns or []), labelled)
-    everything = [name for names in asked.values() for name in names]
-    if not asked.get("anchor") and not problems:
-        what = "names no column." if not everything else "names no anchor column."
-        problems.append(Problem(KEY, what, _how_to_name()))
-    several = [role for role, names in asked.items() if len(names) > 1 and role != "negative"]
-    problems += [Problem(f"{KEY}.{role}", "must be one column.", _how_to_name()) for role in several]
-    twice = sorted({name for name in everything if everything.count(name) > 1})
-    problems += [Problem(KEY, f"names '{name}' twice; each column has one role.") for name in twice]
-    return asked, problems + _do_not_fit(asked)
-
-
-def _in_order(names: list[str], labelled: bool) -> dict[str, list[str]]:
-    """Return the roles of a plain list: anchor, positive, negatives; a column called score, label, … is that."""
-    asked: dict[str, list[str]] = {}
-    for i, name in enumerate(names):
-        plain = _plain(name)
-        role = ("anchor", "label" if labelled else "positive")[i] if i < 2 else "negative"
-        if i > 0:
-            for words, meant in ((SCORES, "score"), (GRADES, "grade"), (WEIGHTS, "weight"), (LABELS, "label")):
-                role = meant if plain in words else role
-        asked.setdefault(role, []).append(name)
-    return asked
-
-
-def _do_not_fit(asked: Mapping[str, list[str]]) -> list[Problem]:
-    problems = []
-    if asked.get("anchor") and not asked.get("positive"):
-        lost = [role for role in ("negative", "score", "grade") if asked.get(role)]
-        problems += [Problem(KEY, f"names a {role} column but no positive one.", _how_to_name()) for role in lost]
-    if asked.get("score") and asked.get("grade"):
-        problems.append(Problem(KEY, "names both a score and a grade column.", "Name one of them."))
-    if asked.get("positive") and asked.get("label"):
-        what = "names both a positive and a label column: the rows are either pairs or labelled items."
-        problems.append(Problem(KEY, what, "For a number that says how similar the two are, name it score."))
-    return problems
-
-
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or [])
-
-
-def _unknown_role(role: str) -> Problem:
-    close = get_close_matches(role.lower(), ROLES, n=1, cutoff=0.4)
-    advice = f"Did you mean '{close[0]}'?" if close else f"The roles are {', '.join(ROLES)}."
-    return Problem(f"{KEY}.{role}", "there is no such role.", advice)
-
-
-def _wrong_names(there: list[str], asked: Iterable[str]) -> list[Problem]:
-    problems = []
-    for name in dict.fromkeys(asked):
-        if name.strip() not in there:
-            by_lower = {column.lower(): column for column in there}
-            close = get_close_matches(name.strip().lower(), by_lower, n=1, cutoff=0.5)
-            meant = f"Did you mean '{by_lower[close[0]]}'? " if close else ""
-            problems.append(Problem(KEY, f"the file has no column '{name}'.", f"{meant}It has: {_list(there)}."))
-    return problems
 
 
 def _by_order(table: _Sampled, labelled: bool) -> Roles:
@@ -280,21 +188,21 @@ def _by_order(table: _Sampled, labelled: bool) -> Roles:
 
 
 def _recognise(table: _Sampled, labelled: bool) -> Roles:
-    plain = {name: _plain(name) for name in table.names}
+    words = {name: plain(name) for name in table.names}
 
-    def called(words: Sequence[str]) -> list[str]:
-        return [name for name in table.names if plain[name] in words]
+    def called(known: Sequence[str]) -> list[str]:
+        return [name for name in table.names if words[name] in known]
 
-    negatives = [name for name in table.names if NEGATIVE.fullmatch(plain[name])]
+    negatives = [name for name in table.names if NEGATIVE.fullmatch(words[name])]
     special = {"score": called(SCORES), "grade": called(GRADES), "label": called(LABELS), "weight": called(WEIGHTS)}
     taken = {*negatives, *(name for names in special.values() for name in names)}
-    rest = [name for name in table.names if name not in taken and not IDENTIFIERS.fullmatch(plain[name])]
+    rest = [name for name in table.names if name not in taken and not IDENTIFIERS.fullmatch(words[name])]
     rest = rest or [name for name in table.names if name not in taken]
     special = {role: names[:1] for role, names in special.items() if names}
-    anchors, positives = _candidates(rest, plain, ANCHORS), _candidates(rest, plain, POSITIVES)
+    anchors, positives = _candidates(rest, words, ANCHORS), _candidates(rest, words, POSITIVES)
     found = _pair(rest, anchors, positives)
     if special.get("label") and (labelled or found is None or len(rest) == 1):
-        return _labelled(table, rest, plain, special)
+        return _labelled(table, rest, words, special)
     if found is None and len(rest) == 1 and not negatives:
         return _made(table, {"anchor": rest})
     if found is None:
@@ -322,11 +230,11 @@ def _pair(rest: list[str], anchors: list[str], positives: list[str]) -> tuple[st
     return first, second, True
 
 
-def _labelled(table: _Sampled, rest: list[str], plain: dict[str, str], special: dict[str, list[str]]) -> Roles:
-    items = rest if len(rest) == 1 else _candidates(rest, plain, ITEMS)
+def _labelled(table: _Sampled, rest: list[str], words: dict[str, str], special: dict[str, list[str]]) -> Roles:
+    items = rest if len(rest) == 1 else _candidates(rest, words, ITEMS)
     if len(items) != 1:
         label = special["label"][0].strip()
-        what = f"'{label}' is the class, but which of the columns {_list(rest)} is the item?"
+        what = f"'{label}' is the class, but which of the columns {listing(rest)} is the item?"
         example = typed(KEY, f"{{item: {quoted(rest[0].strip())}, label: {quoted(label)}}}" if rest else "[item,label]")
         raise CheckFailed([Problem(KEY, what, f"Name it, as in {example}.")])
     return _made(table, {"anchor": items, "label": special["label"], "weight": special.get("weight", [])})
@@ -347,11 +255,11 @@ def _score_of_pair(table: _Sampled, label: str, pair: tuple[str, str], guessed: 
 
 
 def _open(table: _Sampled, rest: list[str], anchors: list[str], positives: list[str]) -> Problem:
-    several = [f"{role}: {_list(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
+    several = [f"{role}: {listing(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
     found = f" Possible are {'; '.join(several)}." if several else ""
     names = [name.strip() for name in (rest if len(rest) > 1 else table.names)]
-    what = f"cannot tell the anchor and the positive among the columns {_list(table.shown())}.{found}"
-    return Problem(KEY, what, _how_to_name(names if len(names) > 1 else ("question", "answer")))
+    what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
+    return Problem(KEY, what, how_to_name(names if len(names) > 1 else ("question", "answer")))
 
 
 def _made(table: _Sampled, asked: Mapping[str, list[str]], note: str = "") -> Roles:
@@ -370,7 +278,7 @@ def _made(table: _Sampled, asked: Mapping[str, list[str]], note: str = "") -> Ro
         layout = "scored lists" if positive in lists else "judgments" if grade == score else "scored pairs"
         if negatives:
             what = f"the columns have both scores ('{score.strip()}') and negatives ('{negatives[0].strip()}')."
-            advice = f"Leave one out, as in {typed(KEY, _bracketed([str(one['anchor']).strip(), positive.strip()]))}."
+            advice = f"Leave one out, as in {typed(KEY, bracketed([str(one['anchor']).strip(), positive.strip()]))}."
             raise CheckFailed([Problem(KEY, what, advice)])
     elif positive in lists:
         layout = "several positives"
@@ -381,32 +289,13 @@ def _made(table: _Sampled, asked: Mapping[str, list[str]], note: str = "") -> Ro
     return Roles(layout, anchor, positive, negatives, score, label, one.get("weight"), lists, note)
 
 
-def _candidates(header: Sequence[str], plain: dict[str, str], tiers: Iterable[Sequence[str]]) -> list[str]:
+def _candidates(header: Sequence[str], words: dict[str, str], tiers: Iterable[Sequence[str]]) -> list[str]:
     """Return the columns whose names are in the first of the tiers that knows any."""
     for tier in tiers:
-        if found := [name for name in header if plain[name] in tier]:
+        if found := [name for name in header if words[name] in tier]:
             return found
     return []
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", name.strip().lower())
-
-
 def _said(asked: Mapping[str, list[str]], what: str = "") -> str:
     return ", ".join(f"{what}{names[0]} is the {role}" for role, names in asked.items() if names) + "."
-
-
-def _how_to_name(names: Sequence[str] = ("question", "answer")) -> str:
-    first, second = names[0], names[1]
-    mapping = f"{{anchor: {quoted(first)}, positive: {quoted(second)}}}"
-    return f"Name them, as in {typed(KEY, _bracketed([first, second]))} or {typed(KEY, mapping)}."
-
-
-def _bracketed(names: Sequence[str]) -> str:
-    return f"[{','.join(map(quoted, names))}]"
-
-
-def _list(names: Iterable[str]) -> str:
-    shown = [f"'{cut(name)}'" for name in names]
-    return ", ".join(shown[:30]) + (f" and {len(shown) - 30} more" if len(shown) > 30 else "")

@@ -16,14 +16,14 @@ from finetune.data.items import ABSENT, Items, Part
 
 
 def with_prompts(items: Items, columns: Sequence[Ints], prompts: Sequence[str]) -> tuple[Items, list[Ints], Ints]:
-    """Return items that carry their prompts, the columns renumbered to them, and who is whose twin, (E, 2).
+    """Return items that carry their prompts, the columns renumbered to them, and the old number of each item, (M,).
 
     `columns` are item numbers (of any shape), `prompts` says for each what its texts begin with. The same text under
     two prompts is encoded twice, so it becomes two items; these are twins, which no loss may push apart. What is not a
     text has no prompt.
     """
     if not any(prompts):
-        return items, list(columns), np.empty((0, 2), np.int64)
+        return items, list(columns), np.arange(len(items))
     kinds = list(dict.fromkeys(["", *prompts]))
     texts = len(items.texts)
     # One number for each (prompt, item): sorted, they are the new items by prompt; other modalities come last.
@@ -38,7 +38,7 @@ def with_prompts(items: Items, columns: Sequence[Ints], prompts: Sequence[str]) 
         np.where(key == ABSENT, ABSENT, order[np.searchsorted(used_M, key, sorter=order) % len(order)]) for key in keys
     ]
     item_M = used_M % len(items)
-    return _prompted(items, used_M, kinds), numbered, _twins(item_M)
+    return _prompted(items, used_M, kinds), numbered, item_M
 
 
 def _keys(column: Ints, prompt: int, items: int, texts: int) -> Ints:
@@ -56,13 +56,30 @@ def _prompted(items: Items, used_M: Ints, kinds: list[str]) -> Items:
     return Items((Part("text", together), *others.parts[1:]))
 
 
-def _twins(item_M: Ints) -> Ints:
-    """Return the pairs of new items that are the same item under another prompt."""
-    order = np.argsort(item_M, kind="stable")
-    pairs = []
+def twins(raw_M: Ints) -> Ints:
+    """Return the pairs of items that are the same but for their prompts, (E, 2); `raw_M` is what each is without."""
+    order = np.argsort(raw_M, kind="stable")
+    pairs = [np.empty((0, 2), np.int64)]
     for apart in range(1, len(order)):
-        same = item_M[order[apart:]] == item_M[order[:-apart]]
+        same = raw_M[order[apart:]] == raw_M[order[:-apart]]
         if not same.any():
             break
         pairs.append(np.column_stack([order[:-apart][same], order[apart:][same]]))
-    return np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
+    return np.concatenate(pairs)
+
+
+def under_all_prompts(raw_M: Ints, left: Ints, right: Ints) -> tuple[Ints, Ints]:
+    """Return pairs of items, (E,) each, with the same pairs of their twins."""
+    pair_T2 = twins(raw_M)
+    if not len(pair_T2):
+        return left, right
+    order = np.argsort(raw_M, kind="stable")
+    start_M = np.searchsorted(raw_M[order], raw_M)
+    count_M = np.searchsorted(raw_M[order], raw_M, side="right") - start_M
+    lefts, rights = [], []
+    for i in range(int(count_M.max(initial=0))):
+        for j in range(int(count_M.max(initial=0))):
+            there = (i < count_M[left]) & (j < count_M[right])
+            lefts.append(order[start_M[left[there]] + i])
+            rights.append(order[start_M[right[there]] + j])
+    return np.concatenate([*lefts, pair_T2[:, 0]]), np.concatenate([*rights, pair_T2[:, 1]])

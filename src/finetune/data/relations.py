@@ -14,6 +14,7 @@ from finetune.data.arrays import Ints, distinct
 from finetune.data.items import ABSENT
 
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 def _no_negatives() -> Ints:
@@ -52,7 +53,7 @@ class Relations:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
-    def take(self, rows: Ints | slice) -> Relations:
+    def take(self, rows: Ints | Bools | slice) -> Relations:
         """Return these rows, in this order."""
         return Relations(**{name: column[rows] for name, column in self._present().items()})  # type: ignore[arg-type]
 
@@ -64,7 +65,7 @@ class Relations:
     def used_items(self) -> Ints:
         """Return the sorted item numbers that occur in any column."""
         used: Ints = distinct(np.concatenate([self.anchor, self.positive, self.negatives.ravel()]))
-        return used[used != ABSENT]
+        return used[1:] if len(used) and used[0] == ABSENT else used
 
     def distinct_rows(self) -> Ints:
         """Return the rows that repeat no earlier row, in order; rows that differ in score or label differ."""

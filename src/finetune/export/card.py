@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,7 @@ class CardFacts:
     pooling: str
     results: list[tuple[str, float, float]]  # metric, before, after
     version: str
+    prompts: Mapping[str, str] = field(default_factory=dict)  # by name: query, document
 
 
 def model_card(facts: CardFacts) -> str:
@@ -49,14 +51,26 @@ It maps a text of up to {facts.max_length} tokens to {facts.width} dimensions ({
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/to/this/folder")
-embeddings = model.encode(["first text", "second text"])
-print(model.similarity(embeddings, embeddings))
+{_encode(facts.prompts)}
 ```
 {_results(facts)}
 ## How it was made
 
     {facts.command}
 """
+
+
+def _encode(prompts: Mapping[str, str]) -> str:
+    if not {"query", "document"} <= set(prompts):
+        return (
+            'embeddings = model.encode(["first text", "second text"])\nprint(model.similarity(embeddings, embeddings))'
+        )
+    # These put the prompts in front that the model was trained with.
+    return (
+        'queries = model.encode_query(["what is asked"])\n'
+        'documents = model.encode_document(["what is searched"])\n'
+        "print(model.similarity(queries, documents))"
+    )
 
 
 def _results(facts: CardFacts) -> str:

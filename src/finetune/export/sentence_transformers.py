@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from finetune.runs.atomic import explain
 _MODULES = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
 
 
-def save(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> None:
+def save(
+    encoder: TextEncoder, folder: Path, max_length: int, card: str, prompts: Mapping[str, str] | None = None
+) -> None:
     """Save `encoder` to `folder`, whole or not at all; `card` becomes its README.md.
+
+    `prompts` are what texts were trained to begin with, by name (`query`, `document`).
 
     Raises:
         RunError: the disk is full or cannot be written; a folder that was there before still is.
@@ -26,7 +31,7 @@ def save(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> None
     partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        _write(encoder, partial, max_length, card)
+        _write(encoder, partial, max_length, card, prompts or {})
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -44,7 +49,7 @@ def _as_os_error(error: OSError | SafetensorError) -> OSError:
     return error if isinstance(error, OSError) else OSError(int(code[1]) if code else 0, str(error))
 
 
-def _write(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> None:
+def _write(encoder: TextEncoder, folder: Path, max_length: int, card: str, prompts: Mapping[str, str]) -> None:
     folder.mkdir(parents=True)
     encoder.backbone.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
@@ -58,7 +63,8 @@ def _write(encoder: TextEncoder, folder: Path, max_length: int, card: str) -> No
     )
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     _write_json(
-        folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine" if encoder.normalize else "dot"}
+        folder / "config_sentence_transformers.json",
+        {"similarity_fn_name": "cosine" if encoder.normalize else "dot", "prompts": dict(prompts)},
     )
     _write_json(folder / "1_Pooling" / "config.json", _pooling(encoder))
     if encoder.normalize:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,7 +66,29 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     cfg, problems = look_at_a_glance(arguments, overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
-    return cfg, build(cfg.data, "data").load(cfg.seed)
+    dataset = build(cfg.data, "data").load(cfg.seed)
+    if unfit := check_fit(cfg, dataset):
+        raise CheckFailed(unfit)
+    return cfg, dataset
+
+
+def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
+    """Return why the model cannot read these items, or the loss cannot learn from relations of this layout."""
+    problems = []
+    strange = [part.modality for part in dataset.items.parts if part.modality != "text" and len(part.values)]
+    if strange:
+        what = f"the items are {strange[0]}s, and model={cfg.hydra.runtime.choices.model} reads texts."
+        advice = "Choose the columns that hold texts (data.columns=...); `finetune data show` shows what is there."
+        problems.append(Problem("data.modality", what, advice))
+    loss = cfg.hydra.runtime.choices.loss
+    if "scored pairs" in dataset.layouts:
+        what = f"these are scored pairs, and loss={loss} learns from right pairs."
+        advice = "Say from which score on a pair is right, as in data.min_score=0.5; the others are left out."
+        problems.append(Problem("data.min_score", what, advice))
+    if "texts" in dataset.layouts:
+        what = "there is one column of texts, and nothing says which of them belong together."
+        problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
+    return problems
 
 
 def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
@@ -157,6 +180,8 @@ def _run(arguments: Arguments) -> int:
     run, checkpoint = find_run(cfg, overrides)
     if is_first_process():
         say(f"run directory: {run.path}")
+        if dataset.problems is not None:
+            shutil.copyfile(dataset.problems, run.path / dataset.problems.name)
     here = f"hydra.run.dir={quoted(str(run.path))}"
     start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
     return 0

@@ -82,7 +82,9 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
     encoder = build(cfg.model, "model")
-    data = RelationDataModule(dataset, encoder.tokenizer, cfg.data.batch_size, cfg.data.max_length, cfg.seed)
+    data = RelationDataModule(
+        dataset, encoder.tokenizer, cfg.data.batch_size, cfg.data.max_length, cfg.seed, cfg.data.cache
+    )
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
     callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
@@ -169,9 +171,10 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
             pooling=encoder.pooling,
             results=[(row.metric, row.change.mean_before, row.change.mean_after) for row in rows],
             version=finetune.__version__,
+            prompts=parts.data.dataset.prompts,
         )
     )
-    save(encoder, run.model, cfg.data.max_length, card)
+    save(encoder, run.model, cfg.data.max_length, card, parts.data.dataset.prompts)
 
 
 def _report(
@@ -196,7 +199,7 @@ def _report(
         again={
             "command": environment["command"],
             "model": cfg.model.name,
-            "data": cfg.data.path,
+            "data": cfg.data.path or sorted(cfg.data.sources),
             "pairs per step": cfg.data.batch_size,
             "learning rate": float(parts.trainer.optimizers[0].defaults["lr"]),
             "passes": parts.trainer.max_epochs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune.data.bad_rows import BadRows, Place
@@ -53,9 +54,10 @@ class Reading:
 
 
 class Source(Protocol):
-    """One source of rows. `shown` is what it is called in messages."""
+    """One source of rows. `shown` is what it is called in messages, `base` the folder that paths in it start from."""
 
     shown: str
+    base: Path
 
     def head(self) -> Head:
         """Look at the first rows only; fast however large the source is.

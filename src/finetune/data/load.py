@@ -1,0 +1,180 @@
+"""Reading everything that the settings name, once: what was read, numbered and related is kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from finetune.console import Bar
+from finetune.data.bad_rows import FILE, BadRows, list_for_user
+from finetune.data.cache import Cache, CacheUnavailable
+from finetune.data.columns import as_texts, type_columns
+from finetune.data.dataset import Dataset, assemble
+from finetune.data.items import Modality
+from finetune.data.layouts import Roles
+from finetune.data.modalities import prepare_column, recognise
+from finetune.data.prepare import Prompts, TypedSource, prepare
+from finetune.data.prepared import Prepared
+from finetune.data.sources import Head, Source
+from finetune.data.sources.beir import Beir, read_beir
+from finetune.errors import CheckFailed, Problem
+
+if TYPE_CHECKING:
+    from finetune.data.settings import Data, OneSource
+
+VERSION = 1  # of what the cache keeps; another one makes everything be read again
+
+Looked = tuple["OneSource", Source, Head, Roles]
+
+
+def load(data: Data, seed: int) -> Dataset:
+    """Return the data set that `data` describes, from the cache if it was read before.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+    """
+    looked, folder = _look(data)
+    prepared, problems = _from_cache(data, looked, folder) if data.cache else _read(data, looked, folder)
+    prompts = _saved_prompts([one for one, *_ in looked])
+    dataset = assemble(
+        prepared, data.limit, data.validation_fraction, seed, near_leaks=data.near_leaks, prompts=prompts
+    )
+    notes = [note for _, _, head, roles in looked for note in (*head.notes, roles.note) if note]
+    return replace(
+        dataset,
+        notes=[*notes, *dataset.notes, *_batch_note(data, dataset)],
+        facts={**dataset.facts, "sha256": _fingerprint(looked)},
+        problems=problems,
+    )
+
+
+def _look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
+    from finetune.data.settings import attempt
+
+    problems: list[Problem] = []
+    looked: list[Looked] = []
+    for one in attempt(data.each, problems) or []:
+        if found := attempt(one.look, problems):
+            looked.append((one, *found))
+    folder = attempt(data.validation_folder, problems)
+    if problems:
+        raise CheckFailed(problems)
+    return looked, folder
+
+
+def _fingerprint(looked: list[Looked]) -> str:
+    prints = [source.fingerprint() for _, source, _, _ in looked]
+    return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
+
+
+def _from_cache(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[Prepared, Path | None]:
+    made: list[tuple[Prepared, Path | None]] = []
+
+    def build(place: Path) -> None:
+        prepared, problems = _read(data, looked, folder)
+        made.append((prepared, problems))
+        prepared.save(place)
+        if problems is not None:
+            shutil.copy(problems, place / FILE)
+
+    def load_entry(place: Path) -> tuple[Prepared, Path | None]:
+        return Prepared.load(place), place / FILE if (place / FILE).is_file() else None
+
+    try:
+        return Cache().load("tables", _key(data, looked, folder), build, load_entry)
+    except CacheUnavailable:
+        # The disk is full, say: what was read is there all the same.
+        return made[0] if made else _read(data, looked, folder)
+
+
+def _key(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> str:
+    """Return a digest of all that decides what is read: the content of the files, and what their columns are."""
+    digest = hashlib.sha256(f"{VERSION} {data.on_bad_rows}".encode())
+    for one, source, _, roles in looked:
+        settings = (one.name, one.data.modality, one.data.prompts, one.data.transitive, one.data.min_score)
+        digest.update(json.dumps([source.fingerprint(), source.shown, settings], sort_keys=True).encode())
+        digest.update(repr(asdict(roles) | {"lists": sorted(roles.lists)}).encode())
+    for path in sorted(folder[0].rglob("*")) if folder else []:
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.relative_to(folder[0])}".encode() if folder else b"")
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _read(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[Prepared, Path | None]:
+    """Read everything; returns what was prepared, and the file of bad rows if some were left out."""
+    bad = BadRows()
+    problems: list[Problem] = []
+    sources = [_typed(one, source, roles, bad) for one, source, _, roles in looked]
+    validation: Beir | None = None
+    if folder:
+        try:
+            validation = read_beir(*folder)
+        except CheckFailed as failed:
+            problems += failed.problems
+    prepared = prepare(sources, validation, bad)
+    if bad and data.on_bad_rows == "error":
+        problems += bad.problems(prepared.rows_read, list_for_user(bad))
+    if problems:
+        raise CheckFailed(problems)
+    if not bad:
+        return prepared, None
+    listed = Path(tempfile.mkdtemp(prefix="finetune-")) / FILE
+    bad.write(listed)
+    return prepared, listed
+
+
+def _typed(one: OneSource, source: Source, roles: Roles, bad: BadRows) -> TypedSource:
+    reading = source.read(roles.names, bad)
+
+    def bring(
+        name: str, values: pa.ChunkedArray, report: Callable[[int, str, str], None]
+    ) -> tuple[Modality, pa.ChunkedArray]:
+        told = one.data.modality if isinstance(one.data.modality, str) else one.data.modality.get(name, "auto")
+        modality = recognise(name, values, source.base) if told == "auto" else told
+        if modality == "text":
+            return "text", as_texts(name, values)
+        with Bar(f"looking at {name}", len(values), f"{modality}s") as bar:
+            return modality, prepare_column(modality, values, source.base, report, lambda done, _: bar.update(done))
+
+    return TypedSource(
+        name=one.name or source.shown,
+        columns=type_columns(reading, roles, bring),
+        prompts=_prompts(one),
+        transitive=one.data.transitive is True,
+        min_score=one.data.min_score,
+    )
+
+
+def _prompts(one: OneSource) -> Prompts:
+    told = one.data.prompts or {}
+    return Prompts(told.get("anchor", told.get("query", "")), told.get("positive", told.get("document", "")))
+
+
+def _saved_prompts(sources: list[OneSource]) -> dict[str, str]:
+    """Return the prompts by the names that sentence-transformers uses; those of further sources carry its name."""
+    named: dict[str, str] = {}
+    for one in sources:
+        prompts = _prompts(one)
+        front = f"{one.name}_" if named else ""
+        if prompts.anchor or prompts.positive:
+            named |= {f"{front}query": prompts.anchor, f"{front}document": prompts.positive}
+    return named
+
+
+def _batch_note(data: Data, dataset: Dataset) -> list[str]:
+    if data.batch_size <= len(dataset.train):
+        return []
+    return [
+        f"data.batch_size is {data.batch_size}, but there are {len(dataset.train)} training pairs: "
+        "each step takes them all."
+    ]

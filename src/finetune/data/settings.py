@@ -1,0 +1,245 @@
+"""What `data=…` builds: where the data is, what its columns are, how it is split and batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from finetune.config.annotations import complaint
+from finetune.config.spelling import did_you_mean
+from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
+from finetune.data.beir_folder import is_beir, missing_parts, qrels_file
+from finetune.data.column_setting import check_columns
+from finetune.data.layouts import Roles, find_roles
+from finetune.data.paths import beside, resolve
+from finetune.data.sources import Head, ReadOptions, Source, open_source
+from finetune.errors import CheckFailed, Problem
+
+if TYPE_CHECKING:
+    from finetune.data.dataset import Dataset
+
+T = TypeVar("T")
+BESIDE = "evaluation"  # the folder that validation_path=auto looks for
+Format = Literal["auto", "csv", "jsonl", "parquet", "arrow", "hub", "beir", "images", "meshes", "vectors"]
+Kind = Literal["auto", "text", "image", "mesh", "vector"]
+Names = list[str | int] | dict[str, str | int | list[str]]
+# The keys that one of several sources may have for itself; what it leaves out is as for all.
+OF_A_SOURCE: dict[str, Any] = {
+    "path": NotEmptyText | list[str],
+    "format": Format,
+    "columns": Names | None,
+    "labelled": bool,
+    "header": bool | Literal["auto"],
+    "delimiter": str,
+    "encoding": str,
+    "modality": Kind | dict[str, Kind],
+    "prompts": dict[str, str] | None,
+    "transitive": bool | Literal["auto"],
+    "min_score": float | None,
+    "weight": Positive,
+    "batch_size": Annotated[int, Range(at_least=2)],
+    "items_per_class": Annotated[int, Range(at_least=2)],
+    "loss": dict[str, Any],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """One source of data or several, and how to read, split and batch it; the keys are those of `conf/data/files.yaml`.
+
+    Building it looks at nothing; `check_head` looks at the first rows, `load` at all of it. Only `load` imports NumPy
+    and Arrow (for formats that do not need them to be looked at), so that a mistake elsewhere does not wait for them.
+    `path` may also be a frame, a table, a list of dicts or an open file, when built from Python.
+    """
+
+    path: NotEmptyText | list[str] | None
+    format: Format
+    columns: Names | None
+    labelled: bool
+    header: bool | Literal["auto"]
+    delimiter: str
+    encoding: str
+    on_bad_rows: Literal["error", "skip"]
+    max_cell_characters: PositiveInt
+    modality: Kind | dict[str, Kind]
+    prompts: dict[str, str] | None
+    transitive: bool | Literal["auto"]
+    min_score: float | None
+    sources: dict[str, dict[str, Any]] | None
+    mix_temperature: Positive | None
+    one_source_per_batch: bool
+    limit: Annotated[int, Range(at_least=2)] | None
+    batch_size: Annotated[int, Range(at_least=2)]
+    unique: bool
+    items_per_class: Annotated[int, Range(at_least=2)]
+    max_length: Annotated[int, Range(at_least=4)]  # with fewer little but the special tokens is left
+    validation_path: NotEmptyText | None
+    validation_fraction: Annotated[float, Range(at_least=0, below=1)]
+    near_leaks: bool
+    cache: bool
+
+    def check_head(self) -> list[Problem]:
+        """Return what is wrong with the settings, the first rows, or the validation folder; fast for any size."""
+        problems: list[Problem] = []
+        for source in attempt(self.each, problems) or []:
+            attempt(source.look, problems)
+        attempt(self.validation_folder, problems)
+        return problems
+
+    def load(self, seed: int = 42) -> Dataset:
+        """Read everything and split it by `seed`.
+
+        Raises:
+            CheckFailed: with everything that is wrong.
+        """
+        from finetune.data.load import load
+
+        return load(self, seed)
+
+    def each(self) -> list[OneSource]:
+        """Return the settings of each source, with what it has for itself.
+
+        Raises:
+            CheckFailed: a source has a key that there is not, or a value that does not fit.
+        """
+        if self.sources is None:
+            return [OneSource("", self, None)]
+        if self.path is not None:
+            what = "is set, and data.sources has paths of its own."
+            raise CheckFailed([Problem("data.path", what, "Set data.path=null, or leave data.sources out.")])
+        problems = [problem for name, own in self.sources.items() for problem in _check_own(name, own)]
+        if problems:
+            raise CheckFailed(problems)
+        known = {each.name for each in fields(self)}
+        return [
+            OneSource(name, replace(self, **{key: own[key] for key in own if key in known}), own)
+            for name, own in self.sources.items()
+        ]
+
+    def validation_folder(self) -> tuple[Path, str] | None:
+        """Return the folder to evaluate on and its name in messages, None for a held-out part."""
+        if self.validation_path is None:
+            return None
+        if self.validation_path == "auto":
+            if not isinstance(self.path, str) or "://" in self.path.replace("shipped://", ""):
+                return None
+            folder = resolve(self.path).parent / BESIDE
+            return (folder, f"{BESIDE}/ beside the data file") if is_beir(folder) else None
+        folder = resolve(self.validation_path, "data.validation_path")
+        wanted = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."
+        if not folder.is_dir():
+            missing = (f"there is no folder '{self.validation_path}'.", beside(folder))
+            what, advice = (f"'{self.validation_path}' is a file.", wanted) if folder.exists() else missing
+            raise CheckFailed([Problem("data.validation_path", what, advice)])
+        if parts := missing_parts(folder):
+            what = f"'{self.validation_path}' has no {' and no '.join(parts)}."
+            raise CheckFailed([Problem("data.validation_path", what, wanted)])
+        qrels_file(folder)
+        return folder, self.validation_path
+
+
+def read(what: Any, *, seed: int = 42, **settings: Any) -> Dataset:
+    """Return the data set in `what`: a path or several, a frame, a table, a list of dicts, an open file.
+
+    `settings` are the keys of `conf/data/files.yaml`, with its defaults: `read(frame, columns=["question", "answer"])`.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+        TypeError: there is no such setting.
+    """
+    import yaml
+
+    defaults = yaml.safe_load((files("finetune.conf") / "data" / "files.yaml").read_text(encoding="utf-8"))
+    del defaults["_target_"]
+    return Data(**{**defaults, "path": what, **settings}).load(seed)
+
+
+@dataclass(frozen=True)
+class OneSource:
+    """The settings of one source; `name` is empty where there is only one, `own` what it has for itself."""
+
+    name: str
+    data: Data
+    own: dict[str, Any] | None
+
+    @property
+    def options(self) -> ReadOptions:
+        """How it is to be read."""
+        data = self.data
+        # On a command line a tab is easily written as the two characters \t.
+        delimiter = "\t" if data.delimiter == r"\t" else data.delimiter
+        return ReadOptions(data.format, data.header, delimiter, data.encoding, data.max_cell_characters)
+
+    def look(self) -> tuple[Source, Head, Roles]:
+        """Return the source, its first rows, and what its columns are.
+
+        Raises:
+            CheckFailed: with everything that is wrong, each at the key that says it.
+        """
+        columns = _as_text(self.data.columns)
+        try:
+            problems = [*check_columns(columns), *_check_prompts(self.data.prompts)]
+            if self.data.path is None:
+                problems.append(Problem("data.path", "is not set.", "Name a file: data.path=pairs.csv"))
+            if problems:
+                raise CheckFailed(problems)
+            source = open_source(self.data.path, self.options)
+            head = source.head()
+            roles = find_roles(head.names, head.sample, columns, named=head.named, labelled=self.data.labelled)
+        except CheckFailed as failed:
+            raise CheckFailed(map(self._placed, failed.problems)) from failed
+        return source, head, roles
+
+    def _placed(self, problem: Problem) -> Problem:
+        """Return the problem at the key of this source, if it is at one of `data`."""
+        if not self.name or not problem.where.startswith("data."):
+            return problem
+        where = f"data.sources.{self.name}.{problem.where.removeprefix('data.')}"
+        return replace(problem, where=where, advice=problem.advice.replace("data.", f"data.sources.{self.name}."))
+
+
+def _check_own(name: str, own: object) -> Iterator[Problem]:
+    where = f"data.sources.{name}"
+    if not isinstance(own, dict):
+        yield Problem(where, "expected the keys of a source.", f"As in {where}.path={name}.csv")
+        return
+    if "path" not in own:
+        yield Problem(f"{where}.path", "is not set.", f"Name a file: {where}.path={name}.csv")
+    for key, value in own.items():
+        if key not in OF_A_SOURCE:
+            advice = did_you_mean(key, OF_A_SOURCE) or f"A source has: {', '.join(OF_A_SOURCE)}."
+            yield Problem(f"{where}.{key}", "one of several sources has no such key.", advice)
+        elif (wrong := complaint(value, OF_A_SOURCE[key])) is not None:
+            yield Problem(f"{where}.{key}", f"{wrong}.")
+
+
+def _check_prompts(prompts: dict[str, str] | None) -> list[Problem]:
+    known = ("anchor", "query", "positive", "document")
+    what, there = "there is no such role.", f"There are: {', '.join(known)}."
+    return [
+        Problem(f"data.prompts.{role}", what, did_you_mean(role, known) or there)
+        for role in prompts or {}
+        if role not in known
+    ]
+
+
+def _as_text(columns: Any) -> Any:
+    """Return the names of columns as text: those of a table without a header are numbers."""
+    if isinstance(columns, dict):
+        return {role: _as_text(names) for role, names in columns.items()}
+    if isinstance(columns, list):
+        return [str(name) for name in columns]
+    return columns if columns is None else str(columns)
+
+
+def attempt(look: Callable[[], T], problems: list[Problem]) -> T | None:
+    """Return what `look` returns; what it finds wrong is added to `problems`, so that the next can look too."""
+    try:
+        return look()
+    except CheckFailed as failed:
+        # Two looks can meet the same obstacle.
+        problems += [problem for problem in failed.problems if problem not in problems]
+        return None
