@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
 app.add_typer(cache_command.app, name="cache")
 
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -58,6 +61,22 @@ def check(ctx: typer.Context) -> None:
     from finetune.launch.entry import main as launch
 
     raise typer.Exit(launch([*ctx.args, "check=true"]))
+
+
+@data_app.command(context_settings=_ANY)
+def show(
+    ctx: typer.Context,
+    as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
+) -> None:
+    """Show what a run would learn from: columns, counts, lengths, classes, scores, examples, leaks, bad rows.
+
+    Takes the same overrides as finetune train, and starts nothing.
+
+    Example: finetune data show data=csv data.path=pairs.csv data.near_leaks=true
+    """
+    from finetune.launch.show_command import main as show_data
+
+    raise typer.Exit(show_data(ctx.args, as_json=as_json))
 
 
 def main() -> None:
