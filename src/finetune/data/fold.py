@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finetune.data.arrays import Ints
+from finetune.data.tokenise import offsets_of, slices
 
 Bools = npt.NDArray[np.bool_]
 BLOCK_BYTES = 4 << 20  # of text at a time: what is derived from it takes some twenty times as much memory
@@ -44,12 +44,10 @@ def without_fronts(texts: pa.Array, fronts: Sequence[str]) -> pa.Array:
 
 def blocks(texts: pa.Array) -> Iterator[tuple[int, pa.Array]]:
     """Yield consecutive slices of about `BLOCK_BYTES`, each with the place of its first text; nothing is copied."""
-    ends = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8) if len(texts) else np.zeros(1)
     start = 0
-    while start < len(texts):
-        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + BLOCK_BYTES, side="right")) - 1)
-        yield start, texts.slice(start, stop - start)
-        start = stop
+    for block in slices(texts, len(texts), BLOCK_BYTES):
+        yield start, block
+        start += len(block)
 
 
 class MayEqual:
@@ -86,8 +84,7 @@ def _sums(texts: pa.Array) -> npt.NDArray[np.uint32]:
     """Return the sum of the weights of each text's bytes, modulo 2^32, (N,)."""
     if not len(texts):
         return np.empty(0, np.uint32)
-    _, offsets, data = texts.buffers()
-    ends: Ints = np.frombuffer(offsets, np.int64, len(texts) + 1, texts.offset * 8)
+    ends, data = offsets_of(texts), texts.buffers()[2]
     size = int(ends[-1] - ends[0])
     letters = np.frombuffer(data, np.uint8, size, int(ends[0])) if size else np.empty(0, np.uint8)
     running = np.zeros(size + 1, np.uint32)
