@@ -13,10 +13,8 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune.console import say
+from finetune.data.cache_folders import KEY, KIND, another_name, discard, is_draft, key_of, lock_of, size_of, subfolders
 from finetune.data.manifest import MANIFEST, is_whole, read_manifest, seal
 from finetune.errors import FinetuneError, RunError
 from finetune.runs.atomic import explain, sync_folder
@@ -35,10 +34,6 @@ T = TypeVar("T")
 ELSEWHERE = "Choose another place for the cache with FINETUNE_CACHE=/path/to/a/disk."
 
 DAY = 24 * 60 * 60
-
-_KIND = re.compile(r"[a-z][a-z_-]{0,30}")
-_KEY = re.compile(r"[0-9a-f]{16,128}")
-_DRAFT = re.compile(r"\.([0-9a-f]{16,128})\.[0-9a-f]{8}")
 
 
 class CacheUnavailable(FinetuneError):
@@ -96,7 +91,7 @@ class Cache:
         Raises:
             CacheUnavailable: it cannot be kept, or `build` met an OSError; nothing half-written stays.
         """
-        if not _KIND.fullmatch(kind) or not _KEY.fullmatch(key):
+        if not KIND.fullmatch(kind) or not KEY.fullmatch(key):
             raise ValueError(f"{kind}/{key} is no place in a cache")
         folder = self.root / kind / key
         if not is_whole(folder):
@@ -121,17 +116,20 @@ class Cache:
         try:
             return load(folder)
         except (OSError, ValueError, KeyError):
-            self.remove([folder])
+            try:
+                self.remove([folder])
+            except RunError as error:
+                raise _unavailable(error) from error
         return load(self.entry(kind, key, build))
 
     def entries(self) -> list[Entry]:
         """Return all entries, those used last at the end."""
-        found = (_describe(folder) for folder in self._folders() if _KEY.fullmatch(folder.name))
+        found = (_describe(folder) for folder in self._folders() if KEY.fullmatch(folder.name))
         return sorted((entry for entry in found if entry), key=lambda entry: entry.used)
 
     def drafts(self) -> list[Path]:
         """Return the folders of entries that are being made, or were when their maker was killed."""
-        return list(filter(_is_draft, self._folders()))
+        return list(filter(is_draft, self._folders()))
 
     def stale(self, older_than: float | None, keep: int | None) -> list[Path]:
         """Return entries not used for `older_than` seconds, and of the others those used longest ago, so that at most
@@ -166,9 +164,9 @@ class Cache:
 
     def _folders(self) -> Iterator[Path]:
         """Return every folder that may be an entry or a draft; links are not followed, strange names left alone."""
-        for kind in _subfolders(self.root):
-            if _KIND.fullmatch(kind.name):
-                yield from _subfolders(kind)
+        for kind in subfolders(self.root):
+            if KIND.fullmatch(kind.name):
+                yield from subfolders(kind)
 
 
 def _default_root() -> Path:
@@ -186,18 +184,17 @@ def _default_root() -> Path:
 def _make(folder: Path, build: Callable[[Path], object]) -> None:
     with ExitStack() as stack:
         locked = _lock(folder, stack)
+        _remove_leftovers(folder, locked=locked)
         if not is_whole(folder):  # or another process has just made it
             _make_alone(folder, build, locked=locked)
 
 
 def _lock(folder: Path, stack: ExitStack) -> bool:
-    """Hold the lock of an entry until `stack` closes, and remove what killed processes left beside it."""
+    """Hold the lock of an entry until `stack` closes; returns whether there is one."""
     if folder.parent.is_symlink():
         raise NotADirectoryError(errno.ENOTDIR, "is a link", str(folder.parent))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(RunError):  # another user's, say
-        _remove_all(filter(_is_draft, _subfolders(folder.parent)))
-    lock = _lock_of(folder)
+    lock = lock_of(folder)
 
     def wait(holder: str) -> None:
         say(f"waiting for {holder}, which makes the same {folder.parent.name}")
@@ -210,14 +207,24 @@ def _lock(folder: Path, stack: ExitStack) -> bool:
     return locked
 
 
+def _remove_leftovers(folder: Path, *, locked: bool) -> None:
+    """Remove what killed processes left in the making, of this entry, which is locked, and of its neighbours."""
+    for draft in filter(is_draft, subfolders(folder.parent)):
+        with suppress(RunError, OSError):  # another user's, say
+            if locked and key_of(draft) == folder.name:
+                shutil.rmtree(draft)
+            else:
+                _remove(draft)
+
+
 def _make_alone(folder: Path, build: Callable[[Path], object], *, locked: bool) -> None:
-    draft = _another_name(folder)
+    draft = another_name(folder)
     draft.mkdir()
     try:
         build(draft)
         seal(draft)
         if os.path.lexists(folder):
-            _discard(folder)  # it is damaged
+            discard(folder)  # it is damaged
         try:
             draft.rename(folder)
         except OSError:
@@ -233,67 +240,30 @@ def _remove_all(folders: Iterable[Path]) -> Removed:
 
 
 def _remove(folder: Path) -> Removed:
-    lock = _lock_of(folder)
+    lock = lock_of(folder)
+    if not os.path.lexists(folder):
+        return Removed()  # another process was faster
     try:
         with held(lock, f"the cache entry {folder}") as locked:
-            if not locked and _is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
+            if not locked and is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
                 return Removed(busy=1)  # without locks only its age tells that nobody writes there any more
-            size = _size(folder)
-            _discard(folder)
+            size = size_of(folder)
+            discard(folder)
             lock.unlink(missing_ok=True)
             return Removed(1, size)
     except InUse:
         return Removed(busy=1)
     except FileNotFoundError:
-        return Removed()  # another process was faster
+        return Removed()
     except OSError as error:
         raise explain(error, f"remove {folder}", "Ask whose cache it is.") from error
-
-
-def _discard(folder: Path) -> None:
-    """Remove an entry in such a way that no moment shows half of it."""
-    aside = _another_name(folder)
-    folder.rename(aside)
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink()
-
-
-def _key_of(folder: Path) -> str:
-    draft = _DRAFT.fullmatch(folder.name)
-    return draft[1] if draft else folder.name
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{_key_of(folder)}.lock")
-
-
-def _another_name(folder: Path) -> Path:
-    return folder.with_name(f".{_key_of(folder)}.{uuid.uuid4().hex[:8]}")
-
-
-def _is_draft(folder: Path) -> bool:
-    return _DRAFT.fullmatch(folder.name) is not None
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as found:
-            return [Path(each.path) for each in found if each.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*"))
 
 
 def _describe(folder: Path) -> Entry | None:
     """Return what is known of an entry; None if it is none, or is being removed."""
     try:
         used = (folder / MANIFEST).stat().st_mtime
-        size = _size(folder)
+        size = size_of(folder)
     except OSError:
         return None
     try:
