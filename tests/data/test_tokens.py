@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune.data import tokenise, wordpieces
@@ -67,6 +67,17 @@ def word_level() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
 
 
+def byte_pairs() -> PreTrainedTokenizerFast:
+    """A tiny tokenizer of the kind of GPT and RoBERTa, which knows every byte and no unknown token."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_ = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=bytes_)
+    inner.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    inner.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, cls_token="<s>", sep_token="</s>")
+
+
 BERT = normalizers.BertNormalizer
 TEMPLATE = processors.TemplateProcessing("[CLS] [CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
 BY_WORDS = {
@@ -97,6 +108,7 @@ BY_WORDS = {
 }
 OTHERWISE = {
     "another model": word_level(),
+    "byte pairs": byte_pairs(),
     "an added token with a space": word_pieces(BERT(), [AddedToken("new york")]),
     "an added token that is not ASCII": word_pieces(BERT(), [AddedToken("中文")]),
     "a second normalizer": word_pieces(normalizers.Sequence([normalizers.Strip(), BERT()])),

@@ -87,7 +87,7 @@ class Tokeniser:
         frame = frame_of(self.backend)
         if frame and len(frame.before) + len(frame.after) < self.max_length:
             words = WordPieces(self.backend, self.dtype)
-            threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+            threads = min(MOST_THREADS, os.cpu_count() or 1)
             yield Way("words", lambda texts: self._by_words(texts, words, frame), CHUNK_TEXTS, CHUNK_BYTES, threads)
         self.backend.enable_truncation(self.max_length, direction=self.tokenizer.truncation_side)
         # The backend uses all cores by itself; a second thread reads what it gave meanwhile.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,12 @@ class Tokens:
         def make(folder: Path) -> None:
             _write(folder, items.texts, Tokeniser(tokenizer, max_length), progress)
 
-        try:
+        with suppress(CacheUnavailable):
             tokens = cache.load("tokens", key_of(items.texts, tokenizer, max_length), make, _read)
-        except CacheUnavailable:
-            return cls.build(items, tokenizer, max_length, progress)
-        if progress:
-            progress(len(tokens), len(tokens))
-        return tokens
+            if progress:
+                progress(len(tokens), len(tokens))
+            return tokens
+        return cls.build(items, tokenizer, max_length, progress)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -114,7 +114,6 @@ class Tokens:
             "texts_without_tokens": counts.without_tokens,
             "unknown_only_texts": counts.unknown_only,
         }
-
 
     def note(self, items: Items) -> str | None:
         """Return one sentence about texts that say nothing to the model, with an example; None if there are none."""
@@ -154,7 +153,7 @@ class _Tally:
         self.counts = Counts()
         self._lengths: list[Ints] = []
 
-    def over(self, tokeniser: Tokeniser, texts: pa.Array, progress: Progress | None) -> Iterator[Chunk]:
+    def over(self, tokeniser: Tokeniser, texts: pa.Array, progress: Progress | None) -> Generator[Chunk, None, None]:
         done = 0
         for chunk in tokeniser.chunks(texts):
             self._count(chunk, done, tokeniser)
@@ -191,8 +190,9 @@ def _unknown(chunk: Chunk, unknown_id: int | None) -> Ints:
 
 def _write(folder: Path, texts: pa.Array, tokeniser: Tokeniser, progress: Progress | None) -> None:
     tally, raw = _Tally(), folder / "ids.raw"
-    with raw.open("wb") as file:
-        for chunk in tally.over(tokeniser, texts, progress):
+    # Closed at once if the disk is full: the tokenizer is then needed for tokenising in memory.
+    with raw.open("wb") as file, closing(tally.over(tokeniser, texts, progress)) as chunks:
+        for chunk in chunks:
             file.write(chunk.ids.data)
     # An Arrow file says first how long an array is, which is only known now. Mapped, it is copied without being held.
     ids = np.memmap(raw, tokeniser.dtype, "r") if raw.stat().st_size else np.empty(0, tokeniser.dtype)
