@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finetune.data.batches import Batches
 from finetune.data.known import KnownPositives
+from finetune.data.mixing import BatchSettings, Share
 from finetune.data.relations import Relations
 from finetune.data.tokens import Tokens
 
@@ -31,7 +32,7 @@ def batches_of(table: Any, batch_size: int = 4, seed: int = 0) -> Batches:
         relations,
         tokens_for(int(table.max()) + 1),
         KnownPositives.of_relations(relations, int(relations.columns().max()) + 1),
-        batch_size,
+        BatchSettings(batch_size),
         seed,
     )
 
@@ -143,3 +144,70 @@ def test_lightning_resumes_at_any_step(extra, tmp_path):
         fit(Recorder(at, path), **extra)
         torch.load(path, weights_only=True)
         assert fit(Recorder(), path, **extra) == full[at:]
+
+
+def test_labelled_rows_become_pairs_of_their_class():
+    label = np.repeat(np.arange(3), 4)
+    relations = Relations(np.arange(12), np.full(12, -1), label=label)
+    nobody = np.empty(0, np.int64)
+    known = KnownPositives.of_pairs(nobody, nobody, 12, label)
+    batches = Batches(relations, tokens_for(12), known, BatchSettings(6, items_per_class=2), 0)
+    for batch in batches:
+        for anchor, positive in rows_of(batch):
+            assert anchor != positive and label[anchor] == label[positive]
+        assert batch.label_B.tolist() == [label[anchor] for anchor, _ in rows_of(batch)]
+        assert batch.group_N.tolist() == [label[item] for item in batch.items_N]
+        assert len(batch) == 6
+
+
+def test_scores_weights_and_sources_are_handed_on():
+    score = np.array([[0.5, np.nan], [1.0, 0.25]], np.float32)
+    relations = Relations(
+        np.array([0, 2]),
+        np.array([1, 3]),
+        np.array([[-1], [4]]),
+        score,
+        weight=np.array([1, 2], np.float32),
+        source=np.array([0, 1]),
+    )
+    settings = BatchSettings(2, shares=[Share("a"), Share("b")])
+    batches = Batches(relations, tokens_for(5), KnownPositives.of_relations(relations, 5), settings, 0)
+    found = {batch.source: batch for batch in batches}
+    assert found.keys() == {0, 1}
+    np.testing.assert_array_equal(found[1].score_Bk, score[1:])
+    assert found[1].weight_B.tolist() == [2.0]
+    assert found[0].group_N is None
+
+
+def test_items_that_are_no_texts_have_numbers_and_no_tokens():
+    relations = Relations(np.array([0, 1]), np.array([7, 8]))  # items 7 and 8 are images, behind five texts
+    batches = Batches(relations, tokens_for(5), KnownPositives.of_relations(relations, 9), BatchSettings(2), 0)
+    batch = batches.batch(np.array([0, 1]))
+    assert batch.items_N.tolist() == [0, 1, 7, 8]
+    assert batch.lengths_cpu == [1, 2]
+    assert batch.ids_T.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("one_source", [True, False])
+def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(one_source):
+    rows = np.arange(60)
+    source = np.repeat([0, 1, 2], [30, 20, 10])
+    relations = Relations(rows, rows + 60, source=source)
+    shares = [Share("a", weight=1.0), Share("b", weight=2.0), Share("c", weight=3.0)]
+    settings = BatchSettings(7, shares=shares, one_source=one_source)
+
+    def start() -> Batches:
+        return Batches(relations, tokens_for(120), KnownPositives.of_relations(relations, 120), settings, 4)
+
+    whole = start()
+    expected = [rows_of(batch) for _ in range(3) for batch in whole]
+    for at in range(len(expected)):
+        first, resumed = start(), start()
+        stream = (batch for _ in range(3) for batch in first)
+        for _ in range(at):
+            next(stream)
+        resumed.load_state_dict(first.state_dict())
+        rest: list[Any] = []
+        while len(rest) < len(expected) - at:
+            rest += [rows_of(batch) for batch in resumed]
+        assert rest == expected[at:]

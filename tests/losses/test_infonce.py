@@ -1,6 +1,7 @@
 """InfoNCE against a plain reading of its formula and against sentence-transformers, values and gradients."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 
 from finetune.data.batches import Batches
 from finetune.data.known import KnownPositives
+from finetune.data.mixing import BatchSettings
 from finetune.data.relations import Relations
 from finetune.data.tokens import Tokens
 from finetune.losses.infonce import InfoNCE
@@ -22,9 +24,8 @@ def batch_of(rows):
     relations = Relations(table[:, 0], table[:, 1], table[:, 2:])
     n_items = int(table.max()) + 1
     tokens = Tokens(np.zeros(n_items, np.int32), np.arange(n_items + 1))
-    return Batches(
-        relations, tokens, KnownPositives.of_relations(relations, int(relations.columns().max()) + 1), len(rows), seed=0
-    ).batch(np.arange(len(rows)))
+    known = KnownPositives.of_relations(relations, n_items)
+    return Batches(relations, tokens, known, BatchSettings(len(rows)), seed=0).batch(np.arange(len(rows)))
 
 
 def embeddings(batch, seed=0, width=6):
@@ -108,3 +109,25 @@ def test_equal_embeddings_cannot_be_told_apart():
 def test_gradcheck(symmetric):
     batch = batch_of([(0, 5, 8), (1, 6, -1), (2, 5, 9), (5, 1, -1)])
     assert torch.autograd.gradcheck(lambda emb: InfoNCE(0.5, symmetric)(emb, batch), embeddings(batch))
+
+
+def test_items_of_one_group_are_no_negatives_of_each_other():
+    batch = batch_of([(0, 1), (2, 3), (4, 5)])
+    emb_ND = embeddings(batch)
+    # 0 and 2 are of one group: as if each were known to be right for the other, and for its positive.
+    grouped = replace(batch, group_N=torch.tensor([7, 7, 7, 7, -1, -2]))
+    apart = replace(batch, known_E2=torch.tensor([(a, b) for a in range(4) for b in range(4) if a != b]))
+    torch.testing.assert_close(InfoNCE(0.1, True)(emb_ND, grouped), InfoNCE(0.1, True)(emb_ND, apart))
+    assert not torch.isclose(InfoNCE(0.1, True)(emb_ND, grouped), InfoNCE(0.1, True)(emb_ND, batch))
+
+
+def test_rows_count_by_their_weight():
+    batch = batch_of([(0, 1), (2, 3), (4, 5)])
+    emb_ND = embeddings(batch)
+    loss = InfoNCE(0.1, False)
+    even = replace(batch, weight_B=torch.full((3,), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(loss(emb_ND, even), loss(emb_ND, batch))
+    twice = replace(batch, weight_B=torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64))
+    each = [replace(batch, weight_B=torch.eye(3, dtype=torch.float64)[i]) for i in range(3)]
+    expected = (2 * loss(emb_ND, each[0]) + loss(emb_ND, each[1])) / 3
+    torch.testing.assert_close(loss(emb_ND, twice), expected)

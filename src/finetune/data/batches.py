@@ -1,4 +1,4 @@
-"""Batches: the pairs of an epoch in random order, each distinct text of a batch once; resumable at any batch.
+"""Batches: some relations of an epoch, each distinct item once; resumable at any batch.
 
 B relations and N items of a batch, T tokens, n negatives of a row, E edges.
 """
@@ -6,8 +6,7 @@ B relations and N items of a batch, T tokens, n negatives of a row, E edges.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from math import ceil
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ from torch import Tensor
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT
 from finetune.data.known import KnownPositives
+from finetune.data.mixing import BatchSettings, Epochs
 from finetune.data.relations import Relations
+from finetune.data.sampling import pairs_within_classes
 from finetune.data.tokens import Tokens
 
 
@@ -29,6 +30,12 @@ class Batch:
     `anchor_B`, `positive_B`, `negatives_Bn` places among the N items, -1 for no negative · `known_E2` pairs of places
     that are known positives of each other, both directions. All int64. `lengths_cpu` is `lengths_N` as a list that
     stays on the CPU, so that planning micro-batches waits for no device.
+
+    None where there is nothing of the kind: `group_N` items with the same number are all positives of each other ·
+    `score_Bk` scores of the positive and of each negative, NaN for none (k = 1 + n) · `label_B` the class of each row ·
+    `weight_B` how much each row counts. `source` is the source that all rows are from, if there are several.
+
+    Of items that are no texts there are numbers only: texts come first, and tokens and lengths are of these.
     """
 
     items_N: Tensor
@@ -39,6 +46,11 @@ class Batch:
     negatives_Bn: Tensor
     known_E2: Tensor
     lengths_cpu: list[int]
+    group_N: Tensor | None = None
+    score_Bk: Tensor | None = None
+    label_B: Tensor | None = None
+    weight_B: Tensor | None = None
+    source: int | None = None
 
     def __len__(self) -> int:
         return len(self.anchor_B)
@@ -53,44 +65,42 @@ class Batch:
 class Batches:
     """An epoch of training batches, to be iterated again for every epoch.
 
-    Every relation comes once an epoch, in an order that depends on `seed` and the epoch alone. The batches are as few
-    as `batch_size` allows and differ by at most one row: a small last batch would have few negatives and a noisy
-    gradient. `state_dict` is where the next batch to be handed out stands; a loader with that state goes on there.
+    Which rows stand together depends on `seed` and the epoch alone (`mixing.py`). `state_dict` is where the next batch
+    to be handed out stands; a loader with that state goes on there.
     """
 
-    def __init__(self, relations: Relations, tokens: Tokens, known: KnownPositives, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, relations: Relations, tokens: Tokens, known: KnownPositives, settings: BatchSettings, seed: int
+    ) -> None:
         self.relations = relations
         self.tokens = tokens
         self.known = known
-        self.batch_size = batch_size
-        self.seed = seed
+        self.epochs = Epochs(relations, settings, seed)
         self.epoch = 0
         self.position = 0  # batches of this epoch that were handed out
 
     def __len__(self) -> int:
-        # A pair alone has nothing to be told from: batches of one are joined to another even if that grows by one.
-        return max(1, min(ceil(len(self.relations) / self.batch_size), len(self.relations) // 2))
+        return len(self.epochs)
 
     def __iter__(self) -> Iterator[Batch]:
         # Runs at the first `next`, not at `iter`: Lightning makes the iterator first and sets the epoch later.
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.relations))
-        bounds = np.linspace(0, len(order), len(self) + 1).astype(np.int64)
         for position in range(self.position, len(self)):
             # Counted before it is handed out: the next batch is asked for only after the step, and a checkpoint at
             # the end of the step must not name this batch again. Lightning reads a sized loader without prefetching.
             self.position = position + 1
-            yield self.batch(order[bounds[position] : bounds[position + 1]])
+            yield self.batch(*self.epochs.batch(self.epoch, position))
 
-    def batch(self, rows: Ints) -> Batch:
+    def batch(self, rows: Ints, source: int | None = None) -> Batch:
         """Return the batch of these relations."""
-        table = self.relations.take(rows).columns()
+        relations = _paired(self.relations.take(rows))
+        table = relations.columns()
         items_N, places = np.unique(table, return_inverse=True)
         places = places.reshape(table.shape)
         if absent := int(len(items_N) > 0 and items_N[0] == ABSENT):
             items_N, places = items_N[1:], places - absent  # what was absent becomes place -1
-        ids_T, lengths_N = self.tokens.take(items_N)
+        ids_T, lengths_N = self.tokens.take(items_N[: np.searchsorted(items_N, len(self.tokens))])
         return Batch(
             items_N=torch.from_numpy(items_N),
             ids_T=torch.from_numpy(ids_T.astype(np.int64)),
@@ -100,6 +110,11 @@ class Batches:
             negatives_Bn=torch.from_numpy(places[:, 2:].copy()),
             known_E2=torch.from_numpy(self.known.pairs_within(items_N)),
             lengths_cpu=lengths_N.tolist(),
+            group_N=_tensor(self.known.groups_within(items_N)),
+            score_Bk=_tensor(relations.score),
+            label_B=_tensor(relations.label),
+            weight_B=_tensor(relations.weight),
+            source=source,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -119,3 +134,20 @@ class Batches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` says."""
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+def _paired(relations: Relations) -> Relations:
+    """Return the relations of a batch, labelled ones as pairs within their class."""
+    labelled = np.flatnonzero((relations.positive == ABSENT) & (relations.label is not None))
+    if not len(labelled):
+        return relations
+    assert relations.label is not None
+    rows, positive = pairs_within_classes(relations.label[labelled], relations.anchor[labelled])
+    all_positive = relations.positive.copy()
+    all_positive[labelled[rows]] = positive
+    # In the order of the rows, without those whose class has no other item here.
+    return replace(relations, positive=all_positive).take(np.flatnonzero(all_positive != ABSENT))
+
+
+def _tensor(values: Any) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values)

@@ -10,7 +10,7 @@ from finetune.console import Bar, say
 from finetune.data.batches import Batches
 from finetune.data.cache import Cache
 from finetune.data.dataset import Dataset
-from finetune.data.known import KnownPositives
+from finetune.data.mixing import BatchSettings
 from finetune.data.tokens import Tokens
 
 
@@ -22,7 +22,13 @@ class RelationDataModule(LightningDataModule):
     """
 
     def __init__(
-        self, dataset: Dataset, tokenizer: Any, batch_size: int, max_length: int, seed: int, cache: bool = True
+        self,
+        dataset: Dataset,
+        tokenizer: Any,
+        settings: BatchSettings,
+        max_length: int,
+        seed: int,
+        cache: bool = True,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -32,9 +38,7 @@ class RelationDataModule(LightningDataModule):
             self.tokens = Tokens.cached(items, tokenizer, max_length, kept, lambda done, _: bar.update(done))
         if note := self.tokens.note(items):
             say(note)
-        self._batches = Batches(
-            dataset.train, self.tokens, KnownPositives.of_relations(dataset.train, len(dataset.items)), batch_size, seed
-        )
+        self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed)
 
     @property
     def batches_per_epoch(self) -> int:

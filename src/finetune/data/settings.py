@@ -20,6 +20,7 @@ from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
+    from finetune.data.mixing import BatchSettings
 
 T = TypeVar("T")
 BESIDE = "evaluation"  # the folder that validation_path=auto looks for
@@ -110,7 +111,12 @@ class Data:
         if self.path is not None:
             what = "is set, and data.sources has paths of its own."
             raise CheckFailed([Problem("data.path", what, "Set data.path=null, or leave data.sources out.")])
+        if not self.sources:
+            what = "names no source."
+            advice = "As in 'data.sources={faq:{path:faq.csv},chat:{path:chat.jsonl}}'."
+            raise CheckFailed([Problem("data.sources", what, advice)])
         problems = [problem for name, own in self.sources.items() for problem in _check_own(name, own)]
+        problems += self._check_mixed()
         if problems:
             raise CheckFailed(problems)
         known = {each.name for each in fields(self)}
@@ -118,6 +124,31 @@ class Data:
             OneSource(name, replace(self, **{key: own[key] for key in own if key in known}), own)
             for name, own in self.sources.items()
         ]
+
+    def _check_mixed(self) -> list[Problem]:
+        """Return what cannot be where every batch is of all sources."""
+        if self.one_source_per_batch:
+            return []
+        advice = "Set data.one_source_per_batch=true, or leave this out."
+        what = "a batch of all sources has one loss and one size."
+        own = [
+            (name, key) for name, own in (self.sources or {}).items() for key in ("loss", "batch_size") if key in own
+        ]
+        problems = [Problem(f"data.sources.{name}.{key}", what, advice) for name, key in own]
+        if self.unique:
+            problems.append(Problem("data.unique", "is not kept where every batch is of all sources.", advice))
+        return problems
+
+    def batch_settings(self) -> BatchSettings:
+        """Return how batches are made of what was loaded."""
+        from finetune.data.mixing import BatchSettings, Share
+
+        shares = []
+        for name, own in (self.sources or {}).items():
+            shares.append(Share(name, own.get("weight"), own.get("batch_size"), own.get("items_per_class")))
+        return BatchSettings(
+            self.batch_size, self.unique, self.items_per_class, shares, self.mix_temperature, self.one_source_per_batch
+        )
 
     def validation_folder(self) -> tuple[Path, str] | None:
         """Return the folder to evaluate on and its name in messages, None for a held-out part."""

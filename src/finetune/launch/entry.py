@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,9 +107,28 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         found += check_model(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
+    if not wrong & {"data", "loss"}:
+        found += check_source_losses(cfg)
     if "data" not in wrong:
         found += build(cfg.data, "data").check_head()
     return cfg, [*problems, *found]
+
+
+def check_source_losses(cfg: DictConfig) -> list[Problem]:
+    """Look at what each of several sources has for a loss of its own."""
+    from omegaconf import OmegaConf
+
+    from finetune.config.arguments import check_node
+
+    problems: list[Problem] = []
+    for name, own in (cfg.data.get("sources") or {}).items():
+        if isinstance(own, Mapping) and isinstance(own.get("loss"), Mapping):
+            node = OmegaConf.to_container(OmegaConf.merge(cfg.loss, own["loss"]), resolve=True)
+            assert isinstance(node, dict)
+            problems += check_node(
+                {str(key): value for key, value in node.items()}, f"data.sources.{name}.loss", "loss"
+            )
+    return problems
 
 
 def check_model(cfg: DictConfig) -> list[Problem]:

@@ -29,7 +29,7 @@ class InfoNCE(nn.Module):
         self.symmetric = symmetric
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
-        """Return the mean loss over the batch's relations, a scalar."""
+        """Return the mean loss over the batch's relations, by their weights if they have any, a scalar."""
         candidates = torch.cat([batch.positive_B, batch.negatives_Bn[batch.negatives_Bn >= 0]])
         loss = self._one_direction(emb_ND, batch, batch.anchor_B, batch.positive_B, candidates)
         if not self.symmetric:
@@ -46,12 +46,18 @@ class InfoNCE(nn.Module):
         excluded_BN |= ~_is_in(candidates, len(emb_ND))
         excluded_BN.scatter_(1, source_B.unsqueeze(1), True)
         excluded_BN.scatter_(1, target_B.unsqueeze(1), False)
-        return nn.functional.cross_entropy(logits_BN.masked_fill(excluded_BN, float("-inf")), target_B)
+        logits_BN = logits_BN.masked_fill(excluded_BN, float("-inf"))
+        if batch.weight_B is None:
+            return nn.functional.cross_entropy(logits_BN, target_B)
+        loss_B = nn.functional.cross_entropy(logits_BN, target_B, reduction="none")
+        return (loss_B * batch.weight_B).sum() / batch.weight_B.sum().clamp(min=1e-12)
 
 
 def _known(batch: Batch, n_items: int) -> Tensor:
     known_NN = torch.zeros(n_items, n_items, dtype=torch.bool, device=batch.known_E2.device)
     known_NN[batch.known_E2[:, 0], batch.known_E2[:, 1]] = True
+    if batch.group_N is not None:
+        known_NN |= batch.group_N.unsqueeze(0) == batch.group_N.unsqueeze(1)
     return known_NN
 
 

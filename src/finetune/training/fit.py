@@ -14,8 +14,9 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.profilers import PassThroughProfiler
+from torch import nn
 
 import finetune
 from finetune.config.build import build, parameters_of
@@ -82,9 +83,8 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
     encoder = build(cfg.model, "model")
-    data = RelationDataModule(
-        dataset, encoder.tokenizer, cfg.data.batch_size, cfg.data.max_length, cfg.seed, cfg.data.cache
-    )
+    settings = build(cfg.data, "data").batch_settings()
+    data = RelationDataModule(dataset, encoder.tokenizer, settings, cfg.data.max_length, cfg.seed, cfg.data.cache)
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
     callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
@@ -92,7 +92,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
     module = EmbeddingModule(
         encoder,
-        build(cfg.loss, "loss"),
+        build_losses(cfg),
         engine,
         cfg.optimizer,
         build(cfg.scheduler, "scheduler"),
@@ -100,6 +100,13 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
     return Parts(encoder, data, engine, module, trainer, stop, evaluators)
+
+
+def build_losses(cfg: DictConfig) -> nn.ModuleList:
+    """Return the run's loss, or one for each of several sources: the run's with what the source has for itself."""
+    own = [source.get("loss", {}) for source in (cfg.data.get("sources") or {}).values()]
+    nodes = [cast(DictConfig, OmegaConf.merge(cfg.loss, more)) for more in own]
+    return nn.ModuleList(build(node, "loss") for node in nodes or [cfg.loss])
 
 
 def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:

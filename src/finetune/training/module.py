@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 class EmbeddingModule(LightningModule):
     """An encoder and a loss over its embeddings, trained by Lightning's automatic optimization.
 
+    `losses` is one loss for all batches, or one for each of several sources, in their order.
     `optimizer` is the config node, built here so that no built object has to live in a checkpoint.
     `total_steps` are optimizer steps, for the schedule.
     """
@@ -37,7 +38,7 @@ class EmbeddingModule(LightningModule):
     def __init__(
         self,
         encoder: TextEncoder,
-        loss: nn.Module,
+        losses: nn.ModuleList,
         engine: Engine,
         optimizer: DictConfig,
         schedule: Constant,
@@ -45,7 +46,7 @@ class EmbeddingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.loss = loss
+        self.losses = losses
         self.engine = engine
         self.total_steps = total_steps
         self._optimizer = optimizer
@@ -66,7 +67,7 @@ class EmbeddingModule(LightningModule):
         emb_ND = self.embed(batch)
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = self.loss(emb_ND.float(), batch)
+            loss: Tensor = self.losses[batch.source or 0](emb_ND.float(), batch)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({"loss": loss, "learning_rate": rate}, batch_size=len(batch))
         return loss

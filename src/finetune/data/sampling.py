@@ -1,0 +1,206 @@
+"""Plans of one pass over the rows of a source: which rows stand together in a batch; a whole pass at a time.
+
+R rows (relations), K batches of a pass, N items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Protocol
+
+import numpy as np
+
+from finetune.data.arrays import Ints, flat_ranges
+from finetune.data.items import ABSENT
+from finetune.data.relations import Relations
+
+# Rows that share an item with their batch are tried in others, until this often in a row next to none found room.
+_FRUITLESS_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows in the order in which a pass takes them; batch `k` is `rows[bounds[k]:bounds[k + 1]]`."""
+
+    rows: Ints
+    bounds: Ints
+
+    def batch(self, k: int) -> Ints:
+        """Return the rows of one batch."""
+        return self.rows[self.bounds[k] : self.bounds[k + 1]]
+
+
+class Sampler(Protocol):
+    """Plans passes over a source; every pass has as many batches."""
+
+    batches: int
+
+    def plan(self, random: np.random.Generator) -> Plan:
+        """Return the plan of one pass, which depends on `random` alone."""
+
+
+def number_of_batches(rows: int, batch_size: int) -> int:
+    """Return how many batches of at most `batch_size` rows there are, but none of a single row.
+
+    A pair alone has nothing to be told from: batches of one are joined to another even if that grows by one.
+    """
+    return max(1, min(ceil(rows / batch_size), rows // 2))
+
+
+class Shuffled:
+    """Every row once, in random order, in as few batches as there can be, which differ by at most one row.
+
+    A small last batch would have few negatives and a noisy gradient.
+    """
+
+    def __init__(self, rows: int, batch_size: int) -> None:
+        self.rows = rows
+        self.batches = number_of_batches(rows, batch_size)
+
+    def plan(self, random: np.random.Generator) -> Plan:
+        """Return a random order."""
+        return Plan(random.permutation(self.rows), even_bounds(self.rows, self.batches))
+
+
+class Unique(Shuffled):
+    """As `Shuffled`, but no item stands in two rows of a batch.
+
+    Rows for which no batch has room (of an item in more rows than there are batches, say) are left out of this pass;
+    others are left out of the next. Known positives need no such care: no loss takes them for negatives.
+    """
+
+    def __init__(self, relations: Relations, batch_size: int) -> None:
+        super().__init__(len(relations), batch_size)
+        self._columns = relations.columns()
+        self._items = int(self._columns.max(initial=0)) + 1
+        self._most = ceil(len(relations) / self.batches)
+
+    def plan(self, random: np.random.Generator) -> Plan:
+        """Return a random order, in which rows that share an item with their batch were moved to another."""
+        order = random.permutation(self.rows)
+        batch_R = np.repeat(np.arange(self.batches), np.diff(even_bounds(self.rows, self.batches)))
+        keys, stays = self._without_repeats(order, batch_R)
+        taken = [keys]
+        placed = [(order[stays], batch_R[stays])]
+        waiting = order[~stays]
+        free_K = self._most - np.bincount(batch_R[stays], minlength=self.batches)
+        fruitless = 0
+        while len(waiting) and fruitless < _FRUITLESS_ROUNDS:
+            rows, batch, waiting, keys = self._try(waiting, free_K, taken, random)
+            fruitless = 0 if len(rows) * 10_000 > self.rows else fruitless + 1
+            placed.append((rows, batch))
+            taken = _merged(taken, keys)
+            free_K = free_K - np.bincount(batch, minlength=self.batches)
+        rows_P, batch_P = (np.concatenate(parts) for parts in zip(*placed, strict=True))
+        by_batch = np.argsort(batch_P, kind="stable")
+        counts = np.bincount(batch_P, minlength=self.batches)
+        return Plan(rows_P[by_batch], np.concatenate([[0], np.cumsum(counts)]))
+
+    def _try(
+        self, waiting: Ints, free_K: Ints, taken: list[Ints], random: np.random.Generator
+    ) -> tuple[Ints, Ints, Ints, Ints]:
+        """Put waiting rows into random free places; returns those that fit, their batches, those that wait on, keys."""
+        places = random.permutation(np.repeat(np.arange(self.batches), free_K))[: len(waiting)]
+        waiting = random.permutation(waiting)
+        tried, rest = waiting[: len(places)], waiting[len(places) :]
+        fits = np.ones(len(tried), bool)
+        for column in self._keys(tried, places).T:
+            # In order, a search finds what it needs where the last one left it in the processor's cache.
+            order = np.argsort(column)
+            sought = column[order]
+            for found in taken:
+                at = np.minimum(np.searchsorted(found, sought), len(found) - 1)
+                fits[order[(sought >= 0) & (found[at] == sought)]] = False
+        rows, batch = tried[fits], places[fits]
+        keys, stays = self._without_repeats(rows, batch)
+        waiting = np.concatenate([rest, tried[~fits], rows[~stays]])
+        return rows[stays], batch[stays], waiting, keys
+
+    def _without_repeats(self, rows: Ints, batch: Ints) -> tuple[Ints, Ints]:
+        """Return the sorted keys of the rows that stay, and which rows those are: the first of each item in a batch."""
+        table = self._keys(rows, batch)
+        place = np.broadcast_to(np.arange(len(rows))[:, None], table.shape)
+        real = table >= 0
+        bits = max(1, len(rows).bit_length())
+        # Item, batch and row in one number: sorting these is several times as fast as sorting places by them.
+        packed = np.sort((table[real] << bits) | place[real])
+        key, row = packed >> bits, packed & ((1 << bits) - 1)
+        repeats = (key[1:] == key[:-1]) & (row[1:] != row[:-1])
+        stays = np.ones(len(rows), bool)
+        stays[row[1:][repeats]] = False
+        return key[stays[row]], stays
+
+    def _keys(self, rows: Ints, batch: Ints) -> Ints:
+        """Return a number for each (batch, item) of these rows, -1 for an absent item."""
+        table = self._columns[rows]
+        keys: Ints = np.where(table == ABSENT, -1, batch[:, None] * self._items + table)
+        return keys
+
+
+def _merged(taken: list[Ints], keys: Ints) -> list[Ints]:
+    """Return the sorted arrays with another one; small ones are joined, so that there are few to look into."""
+    while len(taken) > 1 and len(taken[-1]) < 4 * len(keys):
+        keys = np.sort(np.concatenate([taken.pop(), keys]))
+    return [*taken, keys] if len(keys) else taken
+
+
+class ByClass:
+    """Labelled rows: in every batch several classes, of each about `items_per_class` members, which are pairs there.
+
+    Every row comes once a pass. The groups of one class are spread over the pass as evenly as there is room.
+    """
+
+    def __init__(self, label_R: Ints, batch_size: int, items_per_class: int) -> None:
+        self.label_R = label_R
+        self.items_per_class = min(items_per_class, batch_size)
+        _, self._counts_C = np.unique(label_R, return_counts=True)
+        # As many groups of a class as keep at least `items_per_class` together, so that no member is left alone.
+        self._groups_C = np.maximum(1, self._counts_C // self.items_per_class)
+        self.batches = max(1, min(ceil(len(label_R) / batch_size), int(self._groups_C.sum())))
+
+    def plan(self, random: np.random.Generator) -> Plan:
+        """Return a random order of random groups."""
+        shuffled = random.permutation(len(self.label_R))
+        rows = shuffled[np.argsort(self.label_R[shuffled], kind="stable")]
+        counts_C, groups_C = self._counts_C, self._groups_C
+        of_class = np.repeat(np.arange(len(counts_C)), groups_C)
+        place = np.arange(len(of_class)) - np.repeat(np.cumsum(groups_C) - groups_C, groups_C)
+        sizes_G = counts_C[of_class] // groups_C[of_class] + (place < counts_C[of_class] % groups_C[of_class])
+        starts_G = np.cumsum(sizes_G) - sizes_G
+        # Equal steps from a random beginning, around the whole pass.
+        when_G = (random.random(len(counts_C))[of_class] + place / groups_C[of_class]) % 1.0
+        order = np.argsort(when_G, kind="stable")
+        rows = rows[flat_ranges(starts_G[order], sizes_G[order])]
+        ends = np.cumsum(sizes_G[order])
+        return Plan(rows, self._bounds(ends))
+
+    def _bounds(self, ends: Ints) -> Ints:
+        """Return where the batches begin and end, (K + 1,): between groups, nearest to equal sizes."""
+        wanted = np.arange(1, self.batches) * ends[-1] / self.batches
+        cuts = np.unique(ends[np.minimum(np.searchsorted(ends, wanted), len(ends) - 2)]) if len(wanted) else wanted
+        # Large groups leave some of the wanted places at one cut: other cuts make up the number.
+        others = np.setdiff1d(ends[:-1], cuts)[: len(wanted) - len(cuts)]
+        return np.sort(np.concatenate([[0], cuts, others, ends[-1:]])).astype(np.int64)
+
+
+def pairs_within_classes(label_B: Ints, item_B: Ints) -> tuple[Ints, Ints]:
+    """Return pairs of a batch's labelled items, (rows, items): each row with the next other item of its class, cyclic.
+
+    Rows whose class has no other item in the batch are in no pair.
+    """
+    order = np.lexsort((item_B, label_B))
+    label, item = label_B[order], item_B[order]
+    first = np.ones(len(label), bool)
+    first[1:] = label[1:] != label[:-1]
+    group = np.cumsum(first) - 1
+    start = np.flatnonzero(first)
+    end = np.append(start[1:], len(label))
+    following = np.where(np.arange(len(label)) + 1 == end[group], start[group], np.arange(len(label)) + 1)
+    apart = item[following] != item
+    return order[apart], item[following][apart]
+
+
+def even_bounds(rows: int, batches: int) -> Ints:
+    """Return where batches of equal size, up to one row, begin and end, (K + 1,)."""
+    return np.linspace(0, rows, batches + 1).astype(np.int64)
