@@ -2,125 +2,122 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from finetune.data.csv_head import Head
-from finetune.data.csv_text import Row, count_lines, cut, open_text, rows, undecodable_byte
-from finetune.data.roles import Roles
-from finetune.errors import Problem
+from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.sources.csv_head import CsvHead
+from finetune.data.sources.csv_text import EndlessRow, Row, count_lines, open_text, rows, undecodable_byte
+from finetune.data.sources.refusing import refuse
 
-SHOWN = 5  # bad rows of one kind that are shown
-LISTED = 15  # bad rows of one kind of which the line is said; the rest is counted
 CHUNK_ROWS = 100_000
-
-ADVICE = {
-    "ragged": "A cell that holds the delimiter or a line end must stand in double quotes.",
-    "unclosed": 'Close it with a double quote; a quote inside a quoted cell is written twice ("").',
-    "stray": 'A quote inside a quoted cell is written twice ("").',
-    "undecodable": "If the whole file is like that, set data.encoding=cp1252 (Windows, Excel) or latin-1.",
-    "nul": "Remove it; many of them mean that the file is utf-16 (data.encoding=utf-16).",
-    "long": "If it is meant, raise data.max_cell_characters.",
-    "empty": "Both texts of a pair are needed.",
-    "negative": "A negative must be a wrong answer.",
-    "same": "Such a pair teaches nothing.",
-}
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What is wrong with a row: its kind (a key of `ADVICE`), the sentence, and the line if not the row's first."""
+class CarefulReading:
+    """The columns of the good rows, the line that each begins in, and how many rows there were with the bad ones."""
 
+    table: pa.Table
+    lines: array[int]
+    rows_read: int
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row: its kind (a key of `ADVICE`), and the line if not the row's first."""
+
+    line: int
+    column: str | None
     kind: str
     what: str
-    line: int
+    text: str
 
 
-@dataclass
-class CarefulReading:
-    """The columns of the good rows, how many rows there were, and what was wrong with the others."""
+def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int, bad: BadRows) -> CarefulReading:
+    """Read every row of the file, whatever is in it; the good rows come out as `read_fast` would give them.
 
-    columns: list[pa.ChunkedArray] = field(default_factory=list)
-    rows_read: int = 0
-    faults: list[Fault] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def bad_rows(self) -> int:
-        """How many rows are bad."""
-        return self.kinds.total()
-
-    def problems(self, shown: str) -> list[Problem]:
-        """Return the first bad rows of each kind, the lines of some more of it, and a last problem for all."""
-        problems = []
-        for kind, count in self.kinds.items():
-            faults = [fault for fault in self.faults if fault.kind == kind]
-            for place, fault in enumerate(faults[:SHOWN]):
-                problems.append(Problem(f"{shown}:{fault.line}", fault.what, "" if place else ADVICE[kind]))
-            if count > SHOWN:
-                lines = ", ".join(str(fault.line) for fault in faults[SHOWN:])
-                more = "" if count == len(faults) else ", …"
-                rows = f"{count - SHOWN:,} more {_rows(count - SHOWN)} like this:"
-                problems.append(Problem(shown, f"and {rows} line{'s' * (count - SHOWN > 1)} {lines}{more}."))
-        what = f"{self.bad_rows:,} of {self.rows_read:,} {_rows(self.rows_read)} {_are(self.bad_rows)} bad."
-        problems.append(Problem("data.on_bad_rows", what, "Mend them, or leave them out: data.on_bad_rows=skip."))
-        return problems
-
-
-def _rows(count: int) -> str:
-    return "row" if count == 1 else "rows"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
-def read_carefully(head: Head, roles: Roles, max_cell_characters: int) -> CarefulReading:
-    """Read every row of the file, whatever is in it.
-
-    The good rows come out as `read_fast` would give them: `large_string` columns, a blank negative as null.
+    Raises:
+        CheckFailed: a quote is open for so long that the rest of the file cannot be read.
     """
-    reading = CarefulReading()
-    places = [head.header.index(name) for name in roles.names]
-    pick = itemgetter(*places)
+    places = [head.names.index(name) for name in names]
     judge = _Judge(head, places, max_cell_characters)
+    schema = pa.schema([(name, pa.large_string()) for name in names])
     good: list[tuple[str, ...]] = []
-    chunks: list[list[pa.Array]] = [[] for _ in places]
-    with open_text(head.path, head.encoding) as stream:
-        found = rows(stream, head.delimiter)
-        next(found)  # the header
-        for row in found:
-            reading.rows_read += 1
-            if fault := judge.fault(row):
-                reading.kinds[fault.kind] += 1
-                if reading.kinds[fault.kind] <= LISTED:
-                    reading.faults.append(fault)
-                continue
-            good.append(pick(row.cells))
-            if len(good) == CHUNK_ROWS:
-                _flush(good, chunks)
-    _flush(good, chunks)
-    reading.columns = [pa.chunked_array(column, pa.large_string()) for column in chunks]
-    return reading
+    lines, batches, rows_read = array("q"), [], 0
+    for row in rows_of(head):
+        rows_read += 1
+        if fault := judge.fault(row):
+            bad.add(Place(head.file.shown, fault.line), *fault[1:])
+            continue
+        good.append(tuple(row.cells[place] for place in places))
+        lines.append(row.line)
+        if len(good) == CHUNK_ROWS:
+            batches.append(_batch(good, schema))
+            good.clear()
+    table = pa.Table.from_batches([*batches, _batch(good, schema)], schema)
+    return CarefulReading(table, lines, rows_read)
 
 
-def _flush(good: list[tuple[str, ...]], chunks: list[list[pa.Array]]) -> None:
-    for place, cells in enumerate(zip(*good, strict=True)):
-        # Anchor and positive are never blank here, so null can only mean an absent negative.
-        chunks[place].append(pa.array([cell if cell.strip() else None for cell in cells], pa.large_string()))
-    good.clear()
+def rows_of(head: CsvHead) -> Iterator[Row]:
+    """Yield the rows below the header.
+
+    Raises:
+        CheckFailed: a quote is open for so long that the rest of the file cannot be read.
+    """
+    with open_text(head.file, head.encoding) as stream:
+        found = rows(stream, head.dialect)
+        try:
+            if head.named:
+                next(found)
+            yield from found
+        except EndlessRow as endless:
+            place = f"{head.file.shown}:{endless.line}"
+            what = "here a row begins that does not end within 64 million characters."
+            refuse(place, what, 'Is a quote in it never closed? A quote inside a quoted cell is written twice ("").')
+
+
+def lines_of(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
+    """Return the line that each of these rows begins in, of a file without bad rows.
+
+    `by_line`: every line that is not blank is a row.
+    """
+    starts = _line_starts(head) if by_line else (row.line for row in rows_of(head))
+    found = dict.fromkeys(wanted, 0)
+    last = max(wanted, default=-1)
+    for number, line in enumerate(starts):
+        if number in found:
+            found[number] = line
+        if number >= last:
+            break
+    return [found[number] for number in wanted]
+
+
+def _line_starts(head: CsvHead) -> Iterator[int]:
+    blank = ("\n", "\r\n", "\r")
+    with open_text(head.file, head.encoding) as stream:
+        lines = (number for number, line in enumerate(stream, 1) if line not in blank)
+        yield from islice(lines, int(head.named), None)
+
+
+def _batch(good: list[tuple[str, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [list(map(itemgetter(i), good)) for i in range(len(schema))]
+    return pa.record_batch([pa.array(column, pa.large_string()) for column in columns], schema)
 
 
 class _Judge:
     """Finds the first thing that is wrong with a row."""
 
-    def __init__(self, head: Head, places: list[int], max_cell_characters: int) -> None:
-        self.width = len(head.header)
-        self.names = [name.strip() for name in head.header]
+    def __init__(self, head: CsvHead, places: list[int], max_cell_characters: int) -> None:
+        self.width = len(head.names)
+        self.there = f"the {'header' if head.named else 'first row'} has {self.width}"
+        self.names = [name.strip() for name in head.names]
         self.places = places
+        self.quote = head.dialect.quote
         self.encoding = head.encoding
         self.longest = max_cell_characters
 
@@ -128,56 +125,43 @@ class _Judge:
         """Return what is wrong with the row, or None."""
         if not row.closed:
             opened = self._line_of(row, len(row.cells) - 1)
-            swallowed = f"a quote that opens here is never closed: {cut(row.cells[-1])}"
-            return Fault("unclosed", swallowed, opened)
+            return Fault(opened, None, "unclosed", "a quote that opens here is never closed", row.cells[-1])
         if len(row.cells) != self.width:
-            return Fault("ragged", self._ragged(row), row.line)
+            return Fault(row.line, None, "ragged", self._ragged(row), " | ".join(row.cells))
         if row.stray and (fault := self._stray_fault(row)):
             return fault
         for place in self.places:
             if fault := self._cell_fault(row, place):
                 return fault
-        return self._pair_fault(row)
+        return None
 
     def _stray_fault(self, row: Row) -> Fault | None:
         # Such a cell swallowed rows. Without a line end in it, the text is what was meant, as in 5" or "a"b.
         for place in self.places:
             cell = row.cells[place]
-            if '"' in cell and count_lines(cell):
+            if self.quote in cell and count_lines(cell):
                 what = f"a quote that opens here closes {count_lines(cell)} lines later, in the middle of a cell"
-                return Fault("stray", f"{what}: {cut(cell)}", self._line_of(row, place))
+                return Fault(self._line_of(row, place), None, "stray", what, cell)
         return None
 
     def _ragged(self, row: Row) -> str:
-        found = f"found {len(row.cells)} {'cell' if len(row.cells) == 1 else 'cells'}, the header has {self.width}"
+        found = f"found {len(row.cells)} {'cell' if len(row.cells) == 1 else 'cells'}, {self.there}"
         for place, cell in enumerate(row.cells):
             if count_lines(cell):
-                found += f" (is the quote closed that opens on line {self._line_of(row, place)}?)"
-                break
-        return f"{found}: {cut(' | '.join(row.cells))}"
+                return f"{found} (is the quote closed that opens on line {self._line_of(row, place)}?)"
+        return found
 
     def _cell_fault(self, row: Row, place: int) -> Fault | None:
         cell, name = row.cells[place], self.names[place]
+        kind = what = ""
         if (byte := undecodable_byte(cell)) is not None:
-            what = f"column '{name}' has the byte 0x{byte:02X}, which is not {self.encoding}: {cut(cell)}"
-            return Fault("undecodable", what, self._line_of(row, place))
-        if "\0" in cell:
-            return Fault("nul", f"column '{name}' has a NUL byte: {cut(cell)}", self._line_of(row, place))
-        if len(cell) > self.longest:
-            what = f"column '{name}' has {len(cell):,} characters, more than {self.longest:,}"
+            kind, what = "undecodable", f"has the byte 0x{byte:02X}, which is not {self.encoding}"
+        elif "\0" in cell:
+            kind, what = "nul", "has a NUL byte"
+        elif len(cell) > self.longest:
             opened = " (was the quote that opens here meant to close sooner?)" if count_lines(cell) else ""
-            return Fault("long", f"{what}{opened}: {cut(cell)}", self._line_of(row, place))
-        if place in self.places[:2] and not cell.strip():
-            return Fault("empty", f"column '{name}' is empty: {cut(' | '.join(row.cells))}", row.line)
-        return None
-
-    def _pair_fault(self, row: Row) -> Fault | None:
-        anchor, positive, *negatives = (row.cells[place] for place in self.places)
-        if anchor == positive:
-            return Fault("same", f"anchor and positive are the same text: {cut(anchor)}", row.line)
-        if positive in negatives:
-            return Fault("negative", f"a negative is the same text as the positive: {cut(positive)}", row.line)
-        return None
+            kind, what = "long", f"has {len(cell):,} characters, more than {self.longest:,}{opened}"
+        return Fault(self._line_of(row, place), name, kind, what, cut(cell)) if kind else None
 
     def _line_of(self, row: Row, place: int) -> int:
         """Return the line on which a cell begins: cells before it may span several."""

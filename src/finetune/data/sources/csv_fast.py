@@ -1,84 +1,113 @@
-"""A clean CSV file through Arrow's parallel reader. Anything unclean is left to `csv_careful`, which tells it all."""
+"""A clean CSV file through Arrow's streaming reader. Anything unclean is left to `csv_careful`, which tells it all."""
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from finetune.data.csv_head import Head
-from finetune.data.csv_text import python_codec
-from finetune.data.roles import Roles
+from finetune.data.sources.csv_head import CsvHead
+from finetune.data.sources.csv_text import Dialect, python_codec
 
 BLOCK_BYTES = 4 << 20  # a row longer than this is left to the careful reader
 END = "end of file"
 
 
-def read_fast(head: Head, roles: Roles, max_cell_characters: int) -> list[pa.ChunkedArray] | None:
-    """Return the columns of `roles`, in order, or None if a single row is not as it should be.
+def read_fast(head: CsvHead, names: Sequence[str], max_cell_characters: int) -> tuple[pa.Table, bool] | None:
+    """Return these columns as `large_string`, or None if a single row is not as it should be.
 
-    Cells are `large_string`; a blank negative is null.
+    The second value says whether every line is a row, for there are no quotes.
+
+    Raises:
+        CheckFailed: the file is packed, and damaged.
     """
-    if not head.delimiter.isascii():
+    if not head.dialect.delimiter.isascii():
         return None  # Arrow takes a single byte
     try:
-        with head.path.open("rb") as file, pa.PythonFile(_Ended(file, head), mode="r") as source:
-            table = _parse(source, head, roles)
+        with head.file.open() as file:
+            text = Utf8(file, head.encoding, _end(head), head.dialect.quote)
+            with pa.PythonFile(text, mode="r") as stream:
+                batches = _parse(stream, text, head, names, max_cell_characters)
     # A UnicodeError or OSError of the file below comes through Arrow as it was raised.
     except (pa.ArrowException, UnicodeError, OSError):
         return None
+    table = pa.Table.from_batches(batches) if batches else None
     # A quote that is never closed swallows the row that was added behind the last one: Arrow itself does not mind.
-    if not len(table) or any(column[-1].as_py() != END for column in table.columns):
+    if not table or any(column[-1].as_py() != END for column in table.columns):
         return None
-    anchor, positive, *negatives = [column.slice(0, len(column) - 1) for column in table.columns]
-    negatives = [pc.if_else(_blank(column), None, column) for column in negatives]
-    columns = [anchor, positive, *negatives]
-    return columns if _all_good(columns, max_cell_characters) else None
+    return table.slice(0, len(table) - 1).select(list(names)), not (text.has_quotes or head.dialect.escape)
 
 
-def _parse(source: pa.PythonFile, head: Head, roles: Roles) -> pa.Table:
-    return csv.read_csv(
-        source,
-        csv.ReadOptions(block_size=BLOCK_BYTES),
-        csv.ParseOptions(delimiter=head.delimiter, newlines_in_values=True),
+def _parse(
+    stream: pa.PythonFile, text: Utf8, head: CsvHead, names: Sequence[str], max_cell_characters: int
+) -> list[pa.RecordBatch] | None:
+    """Return the blocks, each looked at as it comes, so that a bad one far ahead of the end is found early."""
+    batches = []
+    with csv.open_csv(
+        stream,
+        csv.ReadOptions(block_size=BLOCK_BYTES, column_names=None if head.named else head.names),
+        _parse_options(head.dialect),
         csv.ConvertOptions(
-            include_columns=roles.names,
-            column_types={name: pa.large_string() for name in roles.names},
+            include_columns=list(names),
+            column_types={name: pa.large_string() for name in names},
             strings_can_be_null=False,
         ),
+    ) as reader:
+        for batch in reader:
+            quote = head.dialect.quote if text.has_quotes else ""
+            if text.has_nul or not all(_all_good(column, quote, max_cell_characters) for column in batch.columns):
+                return None
+            batches.append(batch)
+    return batches
+
+
+def _parse_options(dialect: Dialect) -> csv.ParseOptions:
+    return csv.ParseOptions(
+        delimiter=dialect.delimiter,
+        quote_char=dialect.quote or False,
+        escape_char=dialect.escape or False,
+        newlines_in_values=bool(dialect.quote),
     )
 
 
-def _all_good(columns: list[pa.ChunkedArray], max_cell_characters: int) -> bool:
+def _all_good(column: pa.Array, quote: str, max_cell_characters: int) -> bool:
     """Hold every cell to the same rules as the careful reader, a column at a time."""
-    anchor, positive, *negatives = columns
-    bad = [_blank(anchor), _blank(positive), pc.equal(anchor, positive)]
-    bad += [pc.equal(negative, positive) for negative in negatives]
-    bad += [pc.match_substring(column, "\0") for column in columns]
+    longest = pc.max(pc.binary_length(column)).as_py() or 0
+    # No text has more characters than bytes.
+    if longest > max_cell_characters and pc.max(pc.utf8_length(column)).as_py() > max_cell_characters:
+        return False
+    if not quote:
+        return True
     # A quote and a line end in one cell may be rows swallowed by a forgotten quote: only the raw text tells.
-    bad += [pc.and_(pc.match_substring(c, '"'), pc.match_substring_regex(c, r"[\r\n]")) for c in columns]
-    bad += [pc.greater(pc.utf8_length(column), max_cell_characters) for column in columns]
-    return not any(pc.any(rows).as_py() for rows in bad)
+    quoted = column.filter(pc.match_substring(column, quote))
+    return not pc.any(pc.match_substring_regex(quoted, r"[\r\n]")).as_py()
 
 
-def _blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.equal(pc.utf8_trim_whitespace(column), "")
+def _end(head: CsvHead) -> bytes:
+    return ("\n" + head.dialect.delimiter.join([END] * len(head.names)) + "\n").encode()
 
 
-class _Ended:
-    """A file as UTF-8 with one more row behind its end, for Arrow to read."""
+class Utf8:
+    """A file in any encoding as UTF-8, with `tail` behind its end, for Arrow to read.
 
-    def __init__(self, file: BinaryIO, head: Head) -> None:
+    It notes whether the character NUL, or `quote`, was anywhere in what was read so far.
+    """
+
+    def __init__(self, file: BinaryIO, encoding: str, tail: bytes, quote: str) -> None:
         self.file = file
-        codec = python_codec(head.encoding)
+        codec = python_codec(encoding)
         self.decoder = None if codec == "utf-8-sig" else codecs.getincrementaldecoder(codec)()
-        self.tail = ("\n" + head.delimiter.join([END] * len(head.header)) + "\n").encode()
+        self.tail = tail
+        self.quote = quote.encode()
+        self.has_nul = self.has_quotes = False
         self.closed = False
 
     def read(self, size: int = -1) -> bytes:
+        """Return about `size` bytes; nothing at the end."""
         data = self.file.read(size)
         ended = not data
         if self.decoder:
@@ -87,9 +116,12 @@ class _Ended:
                 data = self.file.read(size)
                 ended = not data
             data = self.decoder.decode(b"", final=True).encode() if ended else text.encode()
+        self.has_nul = self.has_nul or b"\0" in data
+        self.has_quotes = self.has_quotes or (self.quote != b"" and self.quote in data)
         if ended:
             data, self.tail = data + self.tail, b""
         return data
 
     def close(self) -> None:
+        """Close this view; the file below is its owner's."""
         self.closed = True

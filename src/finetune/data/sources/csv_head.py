@@ -1,147 +1,168 @@
-"""The first look at a CSV file: is it there, is it text, what are its columns. Fast however large the file is."""
+"""The first look at a CSV file: its dialect and its columns. Fast however large the file is."""
 
 from __future__ import annotations
 
-import codecs
 import io
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NoReturn
 
-from finetune.data.csv_text import cut, open_text, rows, undecodable_byte
-from finetune.data.paths import beside
-from finetune.errors import CheckFailed, Problem
+from finetune.config.quoting import quoted, typed
+from finetune.data.bad_rows import cut
+from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRow, Row, open_text, rows, undecodable_byte
+from finetune.data.sources.dialect import DELIMITERS, Doubt, Reading, better_delimiter, first_rows, sniff
+from finetune.data.sources.files import DataFile, refuse_unreadable
+from finetune.data.sources.header import has_header
+from finetune.data.sources.refusing import refuse, refuse_repeated
+from finetune.data.sources.source import Head, ReadOptions
 
 HEAD_CHARACTERS = 1 << 20
-KEY = "data.path"
-
-MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "a zip archive or an Excel workbook (xlsx)",
-    b"PAR1": "Parquet",
-    b"ARROW1": "an Arrow file",
-    b"\xff\xff\xff\xff": "an Arrow stream",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
-    b"%PDF": "a PDF",
-    b"SQLite format 3": "an SQLite database",
-    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
-    b"\x7fELF": "a program",
-}
-CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\x0b\x0c\x1b"))
-WIDE_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+SAMPLE = 20
 
 
 @dataclass(frozen=True)
-class Head:
-    """A CSV file that can be read: where it is, how it is called in messages, its dialect and its header."""
+class CsvHead:
+    """A CSV file that can be read: its dialect, the names of its columns and whether they stand in its first row."""
 
-    path: Path
-    shown: str
-    delimiter: str
+    file: DataFile
+    dialect: Dialect
     encoding: str
-    header: list[str]
+    names: list[str]
+    named: bool
+    sample: list[tuple[str, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def head(self) -> Head:
+        """Return what every source says of itself."""
+        return Head(self.names, list(self.sample), self.named, self.notes)
 
 
-def read_head(path: Path, shown: str, delimiter: str, encoding: str) -> Head:
-    """Read the header of a CSV file; raises `CheckFailed` with the one thing that stands in the way."""
+def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None) -> CsvHead:
+    """Look at the start of a CSV file. `like` is the head of the first of several files that belong together.
+
+    Raises:
+        CheckFailed: the one thing that stands in the way, also where the dialect or the header is open.
+    """
     try:
-        start = _first_bytes(path, shown)
-        _refuse_binary(start, shown, encoding)
-        _refuse_wrong_mark(start, shown, encoding)
-        with open_text(path, encoding) as stream:
+        with open_text(file, options.encoding) as stream:
             text = stream.read(HEAD_CHARACTERS)
+            whole = len(text) < HEAD_CHARACTERS
     except OSError as error:
-        _refuse(KEY, f"'{shown}' cannot be read: {error.strerror}.", "Check who may read it.")
-    header = _header(text, shown, delimiter, encoding)
-    return Head(path, shown, delimiter, encoding, header)
-
-
-def _refuse(where: str, what: str, advice: str = "") -> NoReturn:
-    raise CheckFailed([Problem(where, what, advice)])
-
-
-def _first_bytes(path: Path, shown: str) -> bytes:
-    if path.is_dir():
-        inside = sorted(file.name for file in path.iterdir() if file.suffix.lower() in {".csv", ".tsv"})
-        there = f" It holds: {', '.join(inside[:5])}." if inside else ""
-        _refuse(KEY, f"'{shown}' is a folder.", f"Name the CSV file in it.{there}")
-    if not path.exists():
-        _refuse(KEY, f"there is no file '{shown}'.", beside(path))
-    if not path.is_file():
-        _refuse(KEY, f"'{shown}' is no ordinary file.", "Save the data to a file first.")
-    with path.open("rb") as stream:
-        return stream.read(1 << 16)
-
-
-def _refuse_binary(start: bytes, shown: str, encoding: str) -> None:
-    # The marks of UTF-16 and UTF-32, and their many NULs, would pass for binary.
-    if start.startswith(tuple(mark for mark, _ in WIDE_MARKS)) or _codec(encoding).startswith(("utf-16", "utf-32")):
-        return
-    if kind := next((name for magic, name in MAGIC.items() if start.startswith(magic)), None):
-        _refuse(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
-    strange = len(start) - len(start.translate(None, CONTROLS))
-    # A stray control character is a bad row, a tenth of them is no text; in a few bytes there is no telling.
-    if len(start) >= 64 and strange > 0.1 * len(start):
-        wide = start.count(0) > 0.3 * len(start)
-        advice = "If it is text, try data.encoding=utf-16." if wide else "Save it as CSV text (UTF-8)."
-        _refuse(KEY, f"'{shown}' is not a text file: it is full of control characters.", advice)
-
-
-def _codec(encoding: str) -> str:
-    return codecs.lookup(encoding).name
-
-
-def _refuse_wrong_mark(start: bytes, shown: str, encoding: str) -> None:
-    codec = _codec(encoding)
-    for mark, name in WIDE_MARKS:
-        if start.startswith(mark):
-            if not codec.startswith(name):
-                what = f"'{shown}' begins with the byte-order mark of {name}, but data.encoding is {encoding}."
-                _refuse("data.encoding", what, f"Set data.encoding={name}.")
-            return
-    if start.startswith(codecs.BOM_UTF8) and not codec.startswith("utf"):
-        what = f"'{shown}' begins with the byte-order mark of utf-8, but data.encoding is {encoding}."
-        _refuse("data.encoding", what, "Set data.encoding=utf-8.")
-
-
-def _header(text: str, shown: str, delimiter: str, encoding: str) -> list[str]:
-    found = rows(io.StringIO(text, newline=""), delimiter)
-    first, second = next(found, None), next(found, None)
+        refuse_unreadable(file.shown, error)
+    first = next(_rows(text, Dialect(",")), None)
     if first is None:
-        _refuse(KEY, f"'{shown}' is empty.", "It needs a header and at least two rows.")
-    place = f"{shown}:{first.line}"
-    if not first.closed or (len(text) == HEAD_CHARACTERS and second is None):
-        _refuse(place, "a quote that opens in the header is never closed.", 'Close it, or write it twice ("").')
+        refuse("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
+    dialect = _as(like, text, whole) or _dialect(text, whole, file, options)
+    found = _rows(text, dialect)
+    first, second = next(found, first), next(found, None)
+    place = f"{file.shown}:{first.line}"
+    _check_first(first, second, place, whole, options.encoding)
+    sample = first_rows(text, whole, dialect)
+    named = _named(sample, file, options, like)
+    names = first.cells if named else [str(i + 1) for i in range(len(first.cells))]
+    if named:
+        refuse_repeated(names, place, "the header")
+        if second is None:
+            refuse(place, "there is a header and nothing below it.", "It needs at least two rows.")
+    below = [tuple(row) for row in sample[named:] if len(row) == len(names)]
+    return CsvHead(file, dialect, options.encoding, names, named, below[:SAMPLE], _notes(file, dialect, named, options))
+
+
+def _rows(text: str, dialect: Dialect) -> Iterator[Row]:
+    try:
+        yield from rows(io.StringIO(text, newline=""), dialect)
+    except EndlessRow:  # cannot be: the text is shorter
+        return
+
+
+def _as(like: CsvHead | None, text: str, whole: bool) -> Dialect | None:
+    """Return the dialect of the first file if it fits this one too: its few rows need not tell it once more."""
+    if like is None:
+        return None
+    found = first_rows(text, whole, like.dialect)
+    return like.dialect if len(found[0]) == len(like.names) else None
+
+
+def _dialect(text: str, whole: bool, file: DataFile, options: ReadOptions) -> Dialect:
+    suffix = "." + file.name.rpartition(".")[2]
+    found = sniff(text, whole, options.delimiter, suffix)
+    if isinstance(found, Doubt):
+        _refuse_dialects(file, found.readings)
+    if options.delimiter not in ("auto", "none"):
+        first = first_rows(text, whole, found)[0]
+        if better := better_delimiter(text, whole, len(first), options.delimiter):
+            what = f"there is one column only, '{cut(first[0])}'."
+            advice = f"If its cells are parted by '{_shown(better)}', set {_setting(better)}."
+            refuse(f"{file.shown}:1", what, advice)
+    return found
+
+
+def _refuse_dialects(file: DataFile, readings: list[Reading]) -> NoReturn:
+    ways = [
+        f"with {DELIMITERS.get(each.dialect.delimiter, '')} between cells its first row is {_row_shown(each.rows[0])}"
+        if each.dialect.delimiter != NO_DELIMITER
+        else f"as one column its first text is {_row_shown(each.rows[0])}"
+        for each in readings
+    ]
+    what = f"'{file.shown}' can be read in {'two' if len(ways) == 2 else 'several'} ways: {'; '.join(ways)}."
+    settings = [_setting(each.dialect.delimiter) for each in readings]
+    refuse("data.delimiter", what, f"Say which is right: {' or '.join(settings)}.")
+
+
+def _row_shown(cells: list[str]) -> str:
+    shown = [f"'{cut(cell, 30)}'" for cell in cells[:6]]
+    more = f" and {len(cells) - 6} more" if len(cells) > 6 else ""
+    return f"{' | '.join(shown)}{more}"
+
+
+def _shown(delimiter: str) -> str:
+    return r"\t" if delimiter == "\t" else delimiter
+
+
+def _setting(delimiter: str) -> str:
+    value = "none" if delimiter == NO_DELIMITER else quoted(_shown(delimiter))
+    return typed("data.delimiter", value)
+
+
+def _check_first(first: Row, second: Row | None, place: str, whole: bool, encoding: str) -> None:
+    if not first.closed or (not whole and second is None):
+        refuse(place, "a quote that opens in the header is never closed.", 'Close it, or write it twice ("").')
     byte = next((byte for cell in first.cells if (byte := undecodable_byte(cell)) is not None), None)
     if byte is not None:
         advice = "Set data.encoding=cp1252 (Windows, Excel) or latin-1."
-        _refuse(place, f"the header has the byte 0x{byte:02X}, which is not {encoding}.", advice)
+        refuse(place, f"the header has the byte 0x{byte:02X}, which is not {encoding}.", advice)
     if any("\0" in cell for cell in first.cells):
-        _refuse(place, "the header has a NUL byte.", "Remove it, or set data.encoding if the file is utf-16.")
-    names = [name.strip() for name in first.cells]
-    if len(names) < 2:
-        _refuse(place, f"there is one column only, '{cut(text=names[0])}'; pairs need two.", _other_delimiter(names[0]))
-    twice = [name for name, count in Counter(names).items() if count > 1 and name]
-    if twice:
-        _refuse(place, f"the header has the name '{cut(twice[0])}' more than once.", "Give every column its own name.")
-    if second is None:
-        _refuse(place, "there is a header and nothing below it.", "It needs at least two rows.")
-    return first.cells
+        refuse(place, "the header has a NUL byte.", "Remove it, or set data.encoding if the file is utf-16.")
 
 
-def _other_delimiter(header: str) -> str:
-    for delimiter, shown in ((";", ";"), ("\t", r"\t"), ("|", "|"), (",", ",")):
-        if delimiter in header:
-            return f"""If its cells are parted by '{shown}', set 'data.delimiter="{shown}"'."""
-    return "The first row names the columns, as in question,answer."
+def _named(sample: list[list[str]], file: DataFile, options: ReadOptions, like: CsvHead | None) -> bool:
+    if options.header != "auto":
+        return bool(options.header)
+    if like is not None and len(sample[0]) == len(like.names):
+        return like.named
+    found = has_header(sample)
+    if found is None and len(sample[0]) == 1:
+        return file.name.endswith((".csv", ".tsv")) and len(sample) == 1
+    if found is None:
+        first = _row_shown(sample[0])
+        below = f"; the row below is {_row_shown(sample[1])}" if len(sample) > 1 else ""
+        what = f"'{file.shown}' can be read in two ways: its first row, {first}, is a header or a row of data{below}."
+        refuse("data.header", what, "Say which is right: data.header=true or data.header=false.")
+    return found
+
+
+def _notes(file: DataFile, dialect: Dialect, named: bool, options: ReadOptions) -> list[str]:
+    """Return the sentence that says what was recognised, if it is anything but commas and a header."""
+    found = []
+    if options.delimiter == "auto" and dialect.delimiter != ",":
+        one_column = dialect.delimiter == NO_DELIMITER
+        found.append("one column" if one_column else f"{DELIMITERS.get(dialect.delimiter, 'tabs')} between cells")
+    if dialect.quote == "'":
+        found.append("cells in single quotes")
+    if dialect.escape:
+        found.append("a backslash before quotes")
+    if not dialect.quote and dialect.delimiter != NO_DELIMITER:
+        found.append("quotes as plain characters")
+    if options.header == "auto" and not named:
+        found.append("no header")
+    return [f"{file.shown} was read with {', '.join(found)}."] if found else []

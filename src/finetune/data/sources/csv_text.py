@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TextIO
 
-UNDECODABLE = 0xDC00  # a byte b that cannot be decoded becomes the lone surrogate U+DC00 + b
-_HANDLER = "finetune.undecodable"
+from finetune.data.bad_rows import UNDECODABLE
+from finetune.data.sources.files import DataFile
+
+ROW_CHARACTERS = 64 << 20  # of a row at most: a forgotten quote must not draw a whole file into memory
+MARK_UNDECODABLE = "finetune.undecodable"  # how to decode so that every byte can be read, and the bad ones found
+
+NO_DELIMITER = "\x1f"  # between cells where there is only one column: no text has it
 
 
 def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
@@ -21,7 +27,25 @@ def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
 
 
 # Python's own `surrogateescape` does the same for UTF-8, but gives up on bytes below 128, which UTF-16 can have wrong.
-codecs.register_error(_HANDLER, _mark_undecodable)
+codecs.register_error(MARK_UNDECODABLE, _mark_undecodable)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What parts the cells, what quotes them (nothing where `quote` is empty), and what stands before a plain quote."""
+
+    delimiter: str
+    quote: str = '"'
+    escape: str = ""
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the arguments of Python's `csv.reader`."""
+        return {
+            "delimiter": self.delimiter,
+            "quotechar": self.quote or None,
+            "quoting": csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+            "escapechar": self.escape or None,
+        }
 
 
 class Row(NamedTuple):
@@ -37,46 +61,65 @@ class Row(NamedTuple):
     stray: bool
 
 
+class EndlessRow(Exception):
+    """A row that goes on for `ROW_CHARACTERS`; `line` is where it begins."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
 def python_codec(encoding: str) -> str:
     """Return the codec for `encoding` that takes a byte-order mark for what it is."""
     name = codecs.lookup(encoding).name
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def open_text(path: Path, encoding: str) -> TextIO:
+def open_text(file: DataFile, encoding: str) -> TextIO:
     """Open a file so that every byte can be read: those that cannot be decoded come as marked characters."""
-    return path.open(encoding=python_codec(encoding), errors=_HANDLER, newline="")
+    return io.TextIOWrapper(file.open(), encoding=python_codec(encoding), errors=MARK_UNDECODABLE, newline="")
 
 
-def rows(stream: TextIO, delimiter: str) -> Iterator[Row]:
-    """Yield all rows that are not blank, the header too, however long their cells are."""
+def rows(stream: TextIO, dialect: Dialect) -> Iterator[Row]:
+    """Yield all rows that are not blank, the header too, however long their cells are.
+
+    Raises:
+        EndlessRow: a row is longer than fits into memory for sure.
+    """
     ended = False
     raw: list[str] = []
+    line = 1
 
     def lines() -> Iterator[str]:
         nonlocal ended
-        for text in stream:
+        size = 0
+        while text := stream.readline(ROW_CHARACTERS):
+            size = len(text) if not raw else size + len(text)
+            if size >= ROW_CHARACTERS:
+                raise EndlessRow(line)
             raw.append(text)
             yield text
         ended = True
 
     with _unlimited_cells():
-        reader = csv.reader(lines(), delimiter=delimiter)
-        line = 1
+        reader = csv.reader(lines(), **dialect.keywords())
         for cells in reader:
             # A whole row is handed out before the next line is asked for: a row that comes after the end of
             # the file was asked for is one whose quote is still open.
             if cells:
-                yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not _strict(raw, delimiter))
+                yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not is_strict(raw, dialect))
             raw.clear()
             line = reader.line_num + 1
 
 
-def _strict(raw: list[str], delimiter: str) -> bool:
+def is_strict(lines: Iterable[str], dialect: Dialect) -> bool:
+    """Whether every quote in these lines stands where it must."""
     try:
-        return len(list(csv.reader(raw, delimiter=delimiter, strict=True))) == 1
+        for _ in csv.reader(lines, strict=True, **dialect.keywords()):
+            pass
     except csv.Error:
         return False
+    return True
 
 
 @contextmanager
@@ -99,17 +142,3 @@ def undecodable_byte(text: str) -> int | None:
 def count_lines(text: str) -> int:
     """Return how many line ends `text` has."""
     return text.count("\n") + text.count("\r") - text.count("\r\n")
-
-
-def cut(text: str, width: int = 60) -> str:
-    """Return `text` on one printable line of at most `width` characters, for a message."""
-    line = " ".join(text[: 4 * width].split())
-    shown = "".join(char if char.isprintable() else _escaped(char) for char in line[: width + 1])
-    return shown if len(shown) <= width and len(text) <= 4 * width else shown[: width - 1] + "…"
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if UNDECODABLE <= code < UNDECODABLE + 256:
-        code -= UNDECODABLE
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -1,0 +1,127 @@
+"""Parquet and Arrow files: only the columns that are asked for, row groups in threads, damage as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from finetune.data.bad_rows import BadRows, Place
+from finetune.data.sources.columns_as_read import in_order, table_as_agreed
+from finetune.data.sources.files import DataFile, Expansion
+from finetune.data.sources.refusing import refuse
+from finetune.data.sources.source import Head, Reading
+
+if TYPE_CHECKING:
+    from finetune.data.arrays import Ints
+
+SAMPLE = 20
+BATCH_ROWS = 1 << 16
+
+
+@contextmanager
+def told_if_damaged(shown: str, what: str) -> Iterator[None]:
+    """Turn what Arrow says of a damaged file into one sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:150].rstrip(".")
+        refuse(shown, f"is a damaged {what} file, or one cut off: {reason}.", "Copy or download it again.", error)
+
+
+class ParquetFile:
+    """One Parquet file as a part of a source."""
+
+    def __init__(self, file: DataFile) -> None:
+        self.file = file
+
+    def head(self) -> Head:
+        """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
+        with told_if_damaged(self.file.shown, "Parquet"), self._open() as parquet:
+            names = parquet.schema_arrow.names
+            first = next(parquet.iter_batches(batch_size=SAMPLE), None) if names else None
+            return Head(names, sample_of(first))
+
+    def read(self, names: Sequence[str], bad: BadRows) -> Reading:
+        """Return these columns, row groups in parallel."""
+        grows = Expansion(self.file)
+        with told_if_damaged(self.file.shown, "Parquet"):
+            with self._open() as parquet:
+                schema, groups = parquet.schema_arrow, range(parquet.num_row_groups)
+            work = partial(self._read_group, list(names), grows)
+            batches = [batch for group in in_order(work, groups) for batch in group]
+            table = pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in names]))
+            return whole_reading(self.file.shown, table_as_agreed(table))
+
+    def _open(self) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.file.path, page_checksum_verification=True)
+
+    def _read_group(self, names: list[str], grows: Expansion, group: int) -> list[pa.RecordBatch]:
+        with self._open() as parquet:
+            batches = parquet.iter_batches(BATCH_ROWS, [group], names, use_threads=False)
+            return checked(batches, grows, names)
+
+
+class ArrowFile:
+    """One file of Arrow's own format (IPC, Feather), for random access or as a stream, as a part of a source."""
+
+    def __init__(self, file: DataFile) -> None:
+        self.file = file
+
+    def head(self) -> Head:
+        """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
+        with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+            schema, batches = self._open(source, None)
+            first = next((batch for batch in batches if batch.num_rows), None)
+            return Head(schema.names, sample_of(first))
+
+    def read(self, names: Sequence[str], bad: BadRows) -> Reading:
+        """Return these columns."""
+        with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+            schema, batches = self._open(source, names)
+            found = checked(batches, Expansion(self.file), names)
+            table = pa.Table.from_batches(found, pa.schema([schema.field(name) for name in names]))
+            return whole_reading(self.file.shown, table_as_agreed(table))
+
+    def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+        is_stream = not self.file.start().startswith(b"ARROW1")
+        opened: Callable[..., Any] = pa.ipc.open_stream if is_stream else pa.ipc.open_file
+        schema = opened(source).schema
+        source.seek(0)
+        fields = None if names is None else sorted(schema.get_field_index(name) for name in names)
+        reader = opened(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        if is_stream:
+            return schema, reader
+        return schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
+
+
+def checked(batches: Iterable[pa.RecordBatch], grows: Expansion, names: Sequence[str]) -> list[pa.RecordBatch]:
+    """Return these columns of the batches, whose bytes are looked through: a damaged file can be read as nonsense."""
+    found = []
+    for batch in batches:
+        grows.add(batch.nbytes)
+        batch.validate(full=True)
+        found.append(batch.select(list(names)))
+    return found
+
+
+def sample_of(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
+    """Return the first rows as Python values."""
+    if batch is None:
+        return []
+    first = batch.slice(0, SAMPLE)
+    return list(zip(*(column.to_pylist() for column in first.columns), strict=True))
+
+
+def whole_reading(shown: str, table: pa.Table) -> Reading:
+    """Return the reading of a table that has no bad rows; a row stands at its number, from 1."""
+
+    def place(numbers: Ints) -> list[Place]:
+        return [Place(shown, int(number) + 1) for number in numbers]
+
+    return Reading(table, place, table.num_rows)

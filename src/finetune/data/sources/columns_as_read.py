@@ -1,0 +1,65 @@
+"""The columns of a source in the types that all sources agree on, whatever they were stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from os import cpu_count
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def agreed(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column of this type is handed over in: large text, large lists, no codes for values."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return agreed(kind.value_type)
+    if is_list(kind):
+        return pa.large_list(agreed(kind.value_type))
+    return agreed(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether the type is one of Arrow's five kinds of lists."""
+    tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+    return any(getattr(pa.types, test)(kind) for test in tests)
+
+
+def as_agreed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column in the type that all sources agree on; nothing is copied if it has that type."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        storage = [chunk.storage for chunk in column.chunks]
+        return as_agreed(pa.chunked_array(storage, column.type.storage_type))
+    if pa.types.is_run_end_encoded(column.type):
+        column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], column.type.value_type)
+    wanted = agreed(column.type)
+    return column if column.type == wanted else column.cast(wanted)
+
+
+def table_as_agreed(table: pa.Table) -> pa.Table:
+    """Return a table of the same columns in the types that all sources agree on."""
+    columns = [as_agreed(column) for column in table.columns]
+    return pa.table(columns, names=table.column_names)
+
+
+def in_order(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """Yield `work(item)` of all items in their order, a few at a time in threads, none long before it is asked for."""
+    workers = min(8, cpu_count() or 1)
+    pending = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        running: list[Future[U]] = [pool.submit(work, item) for item in islice(pending, workers + 1)]
+        try:
+            while running:
+                done = running.pop(0).result()
+                running += [pool.submit(work, item) for item in islice(pending, 1)]
+                yield done
+        finally:
+            for future in running:
+                future.cancel()

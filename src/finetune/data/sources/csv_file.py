@@ -1,0 +1,74 @@
+"""One CSV file: fast while it is clean, row by row where it is not."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from finetune.data.bad_rows import BadRows, Place
+from finetune.data.sources.csv_head import CsvHead, read_head
+from finetune.data.sources.files import DataFile
+from finetune.data.sources.source import Head, Reading, ReadOptions
+from finetune.errors import Problem
+
+if TYPE_CHECKING:
+    from finetune.data.arrays import Ints
+
+
+class CsvFile:
+    """One CSV file as a part of a source; `like` is the first of several that belong together."""
+
+    def __init__(self, file: DataFile, options: ReadOptions, like: CsvFile | None = None) -> None:
+        self.file = file
+        self.options = options
+        self.like = like
+
+    @cached_property
+    def csv_head(self) -> CsvHead:
+        """Its dialect and columns."""
+        return read_head(self.file, self.options, self.like.csv_head if self.like else None)
+
+    def head(self) -> Head:
+        """Return its columns and first rows; raises `CheckFailed`."""
+        return self.csv_head.head()
+
+    def read(self, names: Sequence[str], bad: BadRows) -> Reading:
+        """Return these columns as `large_string`; raises `CheckFailed` where it cannot be read to its end."""
+        from finetune.data.sources.csv_careful import lines_of, read_carefully
+        from finetune.data.sources.csv_fast import read_fast
+
+        head, longest = self.csv_head, self.options.max_cell_characters
+        if fast := read_fast(head, names, longest):
+            table, by_line = fast
+
+            def looked_up(numbers: Ints) -> list[Place]:
+                return [Place(head.file.shown, line) for line in lines_of(head, numbers.tolist(), by_line)]
+
+            return Reading(table, looked_up, table.num_rows)
+        careful = read_carefully(head, names, longest, bad)
+
+        def known(numbers: Ints) -> list[Place]:
+            return [Place(head.file.shown, careful.lines[number]) for number in numbers]
+
+        return Reading(careful.table, known, careful.rows_read)
+
+
+def check_dialect(options: ReadOptions) -> list[Problem]:
+    """Return what is wrong with the settings of text files, whatever the files are."""
+    problems = []
+    delimiter, encoding = options.delimiter, options.encoding
+    if delimiter not in ("auto", "none") and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
+        what = f"must be one character that is neither a quote nor a line end, not {delimiter!r}."
+        advice = 'Usual are "," ";" "|" and "\\t"; auto looks for it, none is for a file with one column.'
+        problems.append(Problem("data.delimiter", what, advice))
+    if options.header not in ("auto", True, False):
+        problems.append(Problem("data.header", f"must be auto, true or false, not {options.header!r}."))
+    try:
+        codecs.lookup(encoding)
+        "".encode(encoding)
+    except (LookupError, ValueError, TypeError):
+        what = f"there is no text encoding '{encoding}'."
+        problems.append(Problem("data.encoding", what, "Usual are utf-8, utf-16, cp1252 and latin-1."))
+    return problems

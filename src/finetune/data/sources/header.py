@@ -1,0 +1,61 @@
+"""Whether the first row of a table names its columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from finetune.data.layouts import is_role_name
+
+LOOKED_AT = 200  # rows
+_NAME = re.compile(r"[^\W\d][\w .\-/()#:]{0,29}")
+_NUMBER_OR_DATE = re.compile(r"[+\-]?[.,]?\d")
+_SENTENCE_END = re.compile(r"[.!?…\u3002\uff01\uff1f]['\")»”]?$")
+
+
+def has_header(rows: Sequence[Sequence[str]]) -> bool | None:
+    """Return whether the first row holds names, None where that is open.
+
+    Names that are known for a role settle it. Else a column counts as named where its first cell is no number and all
+    others are (or dates), or where it is short and the others are texts; and as not named where the first cell is a
+    number, a text of its own, or occurs again.
+    """
+    first, below = [cell.strip() for cell in rows[0]], rows[1 : LOOKED_AT + 1]
+    columns = [[row[i].strip() for row in below if i < len(row) and row[i].strip()] for i in range(len(first))]
+    recognised = [
+        name and is_role_name(name) and name not in column for name, column in zip(first, columns, strict=True)
+    ]
+    is_data = any(_is_value(name, column) for name, column in zip(first, columns, strict=True))
+    if any(recognised):
+        return None if is_data else True
+    if not below:
+        return not is_data
+    # A name stands for one column: a row that says the same twice is none.
+    is_data = is_data or len({name.lower() for name in first if name}) < sum(map(bool, first))
+    is_named = any(_is_name_of(name, column) for name, column in zip(first, columns, strict=True))
+    return None if is_data == is_named else is_named
+
+
+def is_number(text: str) -> bool:
+    """Whether the text is a number, with a decimal point or comma."""
+    try:
+        float(text.replace(",", ".", 1))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_value(first: str, column: list[str]) -> bool:
+    if not first or (is_role_name(first) and first not in column):
+        return False
+    is_text = len(first) > 60 or len(first.split()) > 3 or "\n" in first or _SENTENCE_END.search(first)
+    return is_number(first) or bool(is_text) or first in column
+
+
+def _is_name_of(first: str, column: list[str]) -> bool:
+    if not column or not _NAME.fullmatch(first) or len(first.split()) > 3:
+        return False
+    if all(map(_NUMBER_OR_DATE.match, column)) and not any(map(str.isdigit, first)):
+        return True
+    longer = sum(len(cell.split()) > max(2, len(first.split())) or len(cell) > 30 for cell in column)
+    return longer >= 0.8 * len(column)

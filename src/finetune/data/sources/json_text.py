@@ -1,0 +1,153 @@
+"""The text of a JSON file: blocks of whole lines, or one value after the other wherever its lines end."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, TextIO
+
+from finetune.data.sources.csv_text import MARK_UNDECODABLE, ROW_CHARACTERS, undecodable_byte
+from finetune.data.sources.refusing import refuse
+
+BLOCK_BYTES = 8 << 20
+_GAPS = " \t\r\n,"
+
+
+class NotJson(Exception):
+    """A text that is no JSON: its line, the kind of bad row that it is, what is wrong, and the text."""
+
+    def __init__(self, line: int, kind: str, what: str, text: str) -> None:
+        super().__init__(what)
+        self.line, self.kind, self.what, self.text = line, kind, what, text
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file as UTF-8, and the number of the first, from 1."""
+
+    data: bytes
+    first_line: int
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines that are not blank, with their numbers."""
+        for number, line in enumerate(self.data.split(b"\n"), self.first_line):
+            if line.strip():
+                yield number, line
+
+    @cached_property
+    def rows(self) -> int:
+        """How many lines are not blank."""
+        return sum(1 for line in self.data.split(b"\n") if line.strip())
+
+    def lines_if_odd(self) -> array[int] | None:
+        """Return the number of each line that is not blank; None if no line is blank, and they just go up."""
+        ends = self.data.count(b"\n") + (not self.data.endswith(b"\n"))
+        return None if ends == self.rows else array("q", (number for number, _ in self.lines()))
+
+
+def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
+    """Yield the file in blocks of whole lines; text is encoded, with what could not be decoded as lone surrogates."""
+    rest, line = b"", 1
+    while data := stream.read(BLOCK_BYTES):
+        part = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+        if line == 1 and not rest:
+            part = part.removeprefix(b"\xef\xbb\xbf")
+        end = part.rfind(b"\n") + 1
+        if not end:
+            rest += part
+            if len(rest) > ROW_CHARACTERS:
+                refuse(f"{shown}:{line}", "this line does not end within 64 million characters.", "Is it JSON lines?")
+            continue
+        block = rest + part[:end]
+        yield Block(block, line)
+        rest, line = part[end:], line + block.count(b"\n")
+    if rest.strip():
+        yield Block(rest, line)
+
+
+def decoded(raw: bytes, is_utf8: bool) -> str:
+    """Return a line as text, with a mark for every byte that could not be decoded."""
+    return raw.decode("utf-8", MARK_UNDECODABLE if is_utf8 else "surrogatepass")
+
+
+def parse(text: str) -> Any:
+    """Return the value that a text holds, or a `NotJson`."""
+    if (byte := undecodable_byte(text)) is not None:
+        return NotJson(0, "undecodable", f"has the byte 0x{byte:02X}, which is not of the encoding", text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        return NotJson(0, "json", f"is no JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
+
+
+def values(stream: TextIO) -> Iterator[tuple[int, Any]]:
+    """Yield the members of an array, or values one after the other, each with the line it begins in.
+
+    Raises:
+        NotJson: from here on nothing can be read.
+    """
+    window = _Window(stream)
+    if window.peek() == "[":
+        window.skip(1)
+        last = "]"
+    else:
+        last = ""
+    while window.peek() != last:
+        yield window.line, window.value()
+    if last:
+        window.skip(1)
+        if left := window.peek():
+            raise NotJson(window.line, "json", "there is more behind its end", left)
+
+
+class _Window:
+    """A part of the text that moves along, and grows where a value does not fit."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._at = 0
+        self._decode = json.JSONDecoder().raw_decode
+        self.line = 1
+
+    def peek(self) -> str:
+        """Go to the next character that is not between values; nothing at the end."""
+        while True:
+            start = self._at
+            while self._at < len(self._text) and self._text[self._at] in _GAPS:
+                self._at += 1
+            self.line += self._text.count("\n", start, self._at)
+            if self._at < len(self._text) or not self._grow():
+                return self._text[self._at : self._at + 1]
+
+    def skip(self, count: int) -> None:
+        """Go on by so many characters."""
+        self._at += count
+
+    def value(self) -> Any:
+        """Return the value that begins here, and go behind it."""
+        while True:
+            try:
+                found, end = self._decode(self._text, self._at)
+                # A number goes on where the window is moved.
+                if end < len(self._text) or not self._grow():
+                    break
+            except (ValueError, RecursionError) as error:
+                if len(self._text) - self._at > ROW_CHARACTERS or not self._grow():
+                    what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                    raise NotJson(self.line, "json", what, self._text[self._at : self._at + 200]) from None
+        self.line += self._text.count("\n", self._at, end)
+        self._at = end
+        return found
+
+    def _grow(self) -> bool:
+        # By as much again as is left, so that a long value is not tried too often.
+        more = self._stream.read(max(1 << 20, len(self._text) - self._at))
+        if more:
+            self._text = self._text[self._at :] + more
+            self._at = 0
+        return bool(more)

@@ -1,0 +1,223 @@
+"""JSON lines, and JSON that is an array of objects: blocks of lines through Arrow's reader, odd ones row by row."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.json as arrow_json
+
+from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.sources.columns_as_read import in_order, table_as_agreed
+from finetune.data.sources.csv_text import open_text, undecodable_byte
+from finetune.data.sources.files import DataFile
+from finetune.data.sources.json_text import Block, NotJson, blocks, decoded, parse, values
+from finetune.data.sources.python_values import infer, type_rows
+from finetune.data.sources.refusing import refuse
+from finetune.data.sources.source import Head, Reading, ReadOptions
+
+if TYPE_CHECKING:
+    from finetune.data.arrays import Ints
+
+HEAD_CHARACTERS = 1 << 20
+LOOKED_AT = 1000  # objects whose keys and types count
+SAMPLE = 20
+ROWS_AT_ONCE = 10_000
+Types = dict[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The first objects of a file, and whether it holds one object a line."""
+
+    objects: list[dict[str, Any]]
+    by_line: bool
+
+
+@dataclass
+class _Part:
+    """The good rows of one block: a line for each, or how far behind the block's first row its number is."""
+
+    rows: pa.RecordBatch
+    first_line: int
+    lines: array[int] | None = None
+
+    def line(self, row: int) -> int:
+        return self.first_line + row if self.lines is None else self.lines[row]
+
+
+@dataclass
+class _Parts:
+    parts: list[_Part] = field(default_factory=list)
+    rows_read: int = 0
+
+
+class JsonFile:
+    """One file of JSON as a part of a source."""
+
+    def __init__(self, file: DataFile, options: ReadOptions) -> None:
+        self.file = file
+        self.encoding = options.encoding
+
+    def head(self) -> Head:
+        """Return the keys of its first objects and their values.
+
+        Raises:
+            CheckFailed: there is no object in it.
+        """
+        objects = self._start.objects
+        names = list(dict.fromkeys(name for one in objects for name in one))
+        return Head(names, [tuple(one.get(name) for name in names) for one in objects[:SAMPLE]])
+
+    def read(self, names: Sequence[str], bad: BadRows) -> Reading:
+        """Return these columns of all objects; those that are broken or of another kind are added to `bad`."""
+        types = {name: infer(one.get(name) for one in self._start.objects) for name in names}
+        found = self._read_lines(types, bad) if self._start.by_line else self._read_values(types, bad)
+        schema = pa.schema(list(types.items()))
+        batches = [_cast(part.rows, schema) for part in found.parts]
+        table = table_as_agreed(pa.Table.from_batches(batches, schema))
+        return Reading(table, partial(_places, self.file.shown, found.parts), found.rows_read)
+
+    @cached_property
+    def _start(self) -> _Start:
+        with open_text(self.file, self.encoding) as stream:
+            text = stream.read(HEAD_CHARACTERS)
+        start = text.lstrip()
+        if not start:
+            refuse("data.path", f"'{self.file.shown}' is empty.", "It needs at least two rows.")
+        if (byte := undecodable_byte(start[:1000])) is not None:
+            what = f"'{self.file.shown}' has the byte 0x{byte:02X}, which is not {self.encoding}."
+            refuse("data.encoding", what, "Set data.encoding=cp1252 (Windows, Excel) or latin-1.")
+        if not start.startswith("["):
+            objects = list(_objects_by_line(text, len(text) < HEAD_CHARACTERS))
+            if objects:
+                return _Start(objects, by_line=True)
+        return _Start(self._first_values(is_array=start.startswith("[")), by_line=False)
+
+    def _first_values(self, is_array: bool) -> list[dict[str, Any]]:
+        objects: list[dict[str, Any]] = []
+        try:
+            with open_text(self.file, self.encoding) as stream:
+                for _, value in values(stream):
+                    objects += [value] if isinstance(value, dict) else []
+                    if len(objects) == LOOKED_AT:
+                        break
+        except NotJson as broken:
+            if not objects:
+                self._refuse_broken(broken)
+        if not objects:
+            refuse(
+                self.file.shown, "there is no JSON object in it.", 'It must hold objects, such as {"anchor": "..."}.'
+            )
+        if len(objects) == 1 and not is_array:
+            shown = ", ".join(f"'{cut(name, 20)}'" for name in list(objects[0])[:5])
+            what = f"holds a single JSON object, with the keys {shown}."
+            refuse(self.file.shown, what, "It must be one object for each row: a list of them, or one a line.")
+        return objects
+
+    def _refuse_broken(self, broken: NotJson) -> NoReturn:
+        what = f"from here on it is no JSON ({broken.what}): {cut(broken.text)}"
+        refuse(
+            f"{self.file.shown}:{broken.line}", what, "Mend it; objects one a line (.jsonl) are read past a bad one."
+        )
+
+    def _read_lines(self, types: Types, bad: BadRows) -> _Parts:
+        found = _Parts()
+        with open_text(self.file, self.encoding) if not self._is_utf8 else self.file.open() as stream:
+            fast = partial(_read_block, types=dict(types))
+            for block, rows in in_order(fast, blocks(stream, self.file.shown)):
+                if rows is not None:
+                    found.parts.append(_Part(rows, block.first_line, block.lines_if_odd()))
+                    found.rows_read += rows.num_rows
+                else:
+                    self._read_carefully(_parsed(block, self._is_utf8), types, bad, found)
+        return found
+
+    @property
+    def _is_utf8(self) -> bool:
+        import codecs
+
+        return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii")
+
+    def _read_values(self, types: Types, bad: BadRows) -> _Parts:
+        found = _Parts()
+        try:
+            with open_text(self.file, self.encoding) as stream:
+                self._read_carefully(values(stream), types, bad, found)
+        except NotJson as broken:
+            self._refuse_broken(broken)
+        return found
+
+    def _read_carefully(self, items: Iterator[tuple[int, Any]], types: Types, bad: BadRows, found: _Parts) -> None:
+        rows: list[dict[str, Any]] = []
+        lines: list[int] = []
+        for line, value in items:
+            found.rows_read += 1
+            if isinstance(value, dict):
+                rows.append(value)
+                lines.append(line)
+            elif isinstance(value, NotJson):
+                bad.add(Place(self.file.shown, line), None, value.kind, value.what, value.text)
+            else:
+                bad.add(Place(self.file.shown, line), None, "json", "is no JSON object", json.dumps(value))
+            if len(rows) == ROWS_AT_ONCE:
+                self._flush(rows, lines, types, bad, found)
+        self._flush(rows, lines, types, bad, found)
+
+    def _flush(self, rows: list[dict[str, Any]], lines: list[int], types: Types, bad: BadRows, found: _Parts) -> None:
+        batch, good = type_rows(rows, [Place(self.file.shown, line) for line in lines], types, bad)
+        found.parts.append(_Part(batch, 0, array("q", (lines[number] for number in good))))
+        rows.clear()
+        lines.clear()
+
+
+def _objects_by_line(text: str, whole: bool) -> Iterator[dict[str, Any]]:
+    lines = text.split("\n")
+    for line in (lines if whole or len(lines) == 1 else lines[:-1])[:LOOKED_AT]:
+        if line.strip() and isinstance(value := parse(line), dict):
+            yield value
+
+
+def _parsed(block: Block, is_utf8: bool) -> Iterator[tuple[int, Any]]:
+    for line, raw in block.lines():
+        yield line, parse(decoded(raw, is_utf8))
+
+
+def _read_block(block: Block, types: Types) -> tuple[Block, pa.RecordBatch | None]:
+    """Return the rows of a block, None if a single one is not as it should be."""
+    schema = pa.schema([(name, kind) for name, kind in types.items()])
+    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    # One block for Arrow too: it must not cut it again at places that it does not tell.
+    size = arrow_json.ReadOptions(use_threads=False, block_size=len(block.data) + 1)
+    try:
+        table = arrow_json.read_json(pa.BufferReader(block.data), size, options).select(list(types))
+        table.validate(full=True)  # texts may be no UTF-8
+    except (pa.ArrowException, KeyError):
+        return block, None
+    # Two objects in a line, or one over two lines: the rows could not be found again.
+    if table.num_rows != block.rows:
+        return block, None
+    return block, table.combine_chunks().to_batches()[0] if table.num_rows else None
+
+
+def _cast(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    if rows.schema.equals(schema):
+        return rows
+    columns = [rows.column(i).cast(kind.type, safe=False) for i, kind in enumerate(schema)]
+    return pa.record_batch(columns, schema)
+
+
+def _places(shown: str, parts: list[_Part], numbers: Ints) -> list[Place]:
+    import numpy as np
+
+    starts = np.cumsum([0, *(part.rows.num_rows for part in parts)])
+    owners = np.searchsorted(starts, numbers, side="right") - 1
+    return [
+        Place(shown, parts[owner].line(int(number - starts[owner])))
+        for number, owner in zip(numbers, owners, strict=True)
+    ]
