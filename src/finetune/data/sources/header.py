@@ -48,7 +48,7 @@ def is_number(text: str) -> bool:
 def _is_value(first: str, column: list[str]) -> bool:
     if not first or (is_role_name(first) and first not in column):
         return False
-    is_text = len(first) > 60 or len(first.split()) > 3 or "\n" in first or _SENTENCE_END.search(first)
+    is_text = len(first) > 60 or len(first.split()) > 3 or "\n" in first or ", " in first or _SENTENCE_END.search(first)
     return is_number(first) or bool(is_text) or first in column
 
 
