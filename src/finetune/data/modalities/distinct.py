@@ -1,0 +1,98 @@
+"""Every distinct value of a column worked on once, in threads; results in the order of the rows.
+
+V distinct values, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finetune.data.arrays import Ints
+from finetune.data.items import ABSENT
+from finetune.data.modalities.options import Progress, Report, Unusable
+
+R = TypeVar("R")
+WINDOW = 512  # values in the air at once, so that memory stays bounded and Ctrl-C is heard
+
+
+def in_threads(work: Callable[[Any], R], values: pa.Array | pa.ChunkedArray, threads: int) -> Iterator[R]:
+    """Return what `work` makes of each value, in order, made in threads."""
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="finetune-data")
+    try:
+        for start in range(0, len(values), WINDOW):
+            yield from pool.map(work, values.slice(start, WINDOW).to_pylist())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def map_distinct(
+    column: pa.ChunkedArray,
+    work: Callable[[Any], R],
+    settle: Callable[[R], Any],
+    stored: pa.DataType,
+    threads: int,
+    report: Report,
+    progress: Progress,
+) -> pa.ChunkedArray:
+    """Return the column of type `stored` that `settle(work(value))` makes of each row, null where there is none.
+
+    `work` runs in threads, once for each distinct value, and raises `Unusable` for one that is bad: then its rows are
+    reported, in order. `settle` runs in the order of first occurrence.
+    """
+    values, code_R = _encoded(column)
+    faults: dict[int, Unusable] = {}
+    chunks: list[pa.Array] = []
+    made: list[Any] = []
+    for place, result in enumerate(in_threads(_caught(work), values, threads), 1):
+        if isinstance(result, Unusable):
+            faults[place - 1] = result
+            made.append(None)
+        else:
+            made.append(settle(result))
+        if len(made) == WINDOW or place == len(values):
+            chunks.append(pa.array(made, stored))
+            made = []
+            progress(place * len(column) // len(values), len(column))
+    _tell(faults, code_R, report)
+    return _by_row(pa.chunked_array(chunks, stored), code_R)
+
+
+def _caught(work: Callable[[Any], R]) -> Callable[[Any], R | Unusable]:
+    def caught(value: Any) -> R | Unusable:
+        try:
+            return work(value)
+        except Unusable as fault:
+            return fault
+
+    return caught
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
+    """Return the distinct values, (V,), and for each row the place of its value, (R,), -1 for null."""
+    encoded = column.dictionary_encode()
+    if not encoded.num_chunks:
+        return pa.chunked_array([], column.type), np.empty(0, np.int64)
+    # Arrow grows one dictionary over all chunks; the last chunk has all of it.
+    values = encoded.chunk(encoded.num_chunks - 1).dictionary
+    codes = [pc.fill_null(chunk.indices, ABSENT).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
+    return pa.chunked_array([values]), np.concatenate(codes).astype(np.int64)
+
+
+def _tell(faults: dict[int, Unusable], code_R: Ints, report: Report) -> None:
+    if not faults:
+        return
+    for row in np.flatnonzero(np.isin(code_R, list(faults))):
+        fault = faults[int(code_R[row])]
+        report(int(row), fault.kind, fault.what)
+
+
+def _by_row(values: pa.ChunkedArray, code_R: Ints) -> pa.ChunkedArray:
+    if len(values) == len(code_R) and np.array_equal(code_R, np.arange(len(code_R))):
+        return values  # no value occurs twice; images in a table are not copied again
+    return values.take(pa.array(code_R, mask=code_R == ABSENT))
