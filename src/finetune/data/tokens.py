@@ -78,12 +78,16 @@ class Tokens:
         if cache is None:
             return cls.build(items, tokenizer, max_length, progress)
 
+        made = False
+
         def make(folder: Path) -> None:
+            nonlocal made
+            made = True
             _write(folder, items.texts, Tokeniser(tokenizer, max_length), progress)
 
         with suppress(CacheUnavailable):
             tokens = cache.load("tokens", key_of(items.texts, tokenizer, max_length), make, _read)
-            if progress:
+            if progress and not made:
                 progress(len(tokens), len(tokens))
             return tokens
         return cls.build(items, tokenizer, max_length, progress)
