@@ -19,7 +19,6 @@ from finetune.data.modalities.points import cloud
 from finetune.data.modalities.references import Cell, Contents
 from finetune.errors import FinetuneError
 
-SUFFIXES = frozenset({".obj", ".off", ".ply"})
 MAGIC = (b"ply\n", b"ply\r\n", b"OFF", b"COFF")
 
 

@@ -19,11 +19,12 @@ from finetune.data.items import Modality
 from finetune.data.modalities import image, mesh
 from finetune.data.modalities.references import is_data, path_of, scheme
 from finetune.data.modalities.vector import is_list_of_numbers
+from finetune.data.suffixes import IMAGES, MESHES
 
 NEARLY_ALL = 0.8
 LOOKED_FOR = 5  # files
 LONGEST_PATH = 4096
-SUFFIXES: dict[Modality, frozenset[str]] = {"image": image.SUFFIXES, "mesh": mesh.SUFFIXES}
+SUFFIXES: dict[Modality, frozenset[str]] = {"image": IMAGES, "mesh": MESHES}
 NAMES: dict[Modality, re.Pattern[str]] = {
     "image": re.compile(r"(.*[_ ])?(image|img|picture|photo|photograph)s?([_ ](path|file|url|uri|name))?"),
     "mesh": re.compile(r"(.*[_ ])?(mesh|meshes)([_ ](path|file|url|uri|name))?"),

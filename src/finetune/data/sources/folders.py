@@ -1,149 +1,120 @@
-"""A folder of pictures or meshes: by class, or with a table that describes them; and arrays of vectors."""
+"""A folder of images or meshes, by class: `root/<class>/…/file`; or with a table of them (`folder_table.py`)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.media.recognise import IMAGES, MESHES
+from finetune.data.column_setting import listing
+from finetune.data.sources.folder_scan import Kind, Scan, cell, kind_of, scan
+from finetune.data.sources.folder_table import FolderTable, table_in
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading, ReadOptions, Source
-from finetune.data.sources.vectors import open_vectors
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints
 
-__all__ = ["open_folder", "open_vectors"]
-
-VERSION = 1
-KINDS = {"images": ("image", IMAGES), "meshes": ("mesh", MESHES)}
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as the datasets library's imagefolder has them
-FILE_NAME = "file_name"
-_SAMPLE = 5
+VERSION = 1  # of how folders are read; another one makes everything that was kept be read again
+LABEL = "label"
+SAMPLE = 20
+TRAIN = {"train", "training"}
+OTHER_SPLITS = {"test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 
 
-def open_folder(path: Path, options: ReadOptions, key: str) -> Source:
-    """Return the source of a folder of images or meshes (`options.format`): by class, or as its metadata table says.
+def open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Source:
+    """Return the source of a folder of images or meshes.
+
+    With a `metadata.csv`, `.jsonl` or `.parquet` in it that names them (`file_name`) the columns are those of that
+    table. Else the class of a file is the first folder on its way, and files without any folder have none.
 
     Raises:
-        CheckFailed: it is no folder, or there is nothing of the kind in it.
+        CheckFailed: there is nothing of the kind in it, there are both, or only one class; it may not be read; links
+            lead out of it.
     """
-    if not path.is_dir():
-        refuse(
-            key, f"'{path}' is no folder.", f"data.format={options.format} reads a folder with a folder for each class."
-        )
-    for name in TABLES:
-        if (path / name).is_file():
-            return _Described(path, path / name, options)
-    return _ByClass(path, options.format, key)
+    found = scan(path, shown, key)
+    kind = kind_of(found, options, shown, key)
+    if table := table_in(found, shown, key):
+        return FolderTable(found, shown, kind, table, options, key)
+    return ClassFolder(found, shown, kind, key)
 
 
-class _ByClass:
-    """`root/<class>/…/file`: columns image (or mesh) and label, which is the first folder below the root."""
+class ClassFolder:
+    """Files of one kind; columns: `image` (or `mesh`), a path from the folder, and `label` if there are classes."""
 
-    def __init__(self, root: Path, kind: str, key: str) -> None:
-        self.shown = str(root)
-        self.base = root
-        self.column, endings = KINDS[kind]
-        self.files, self.others = _files(root, endings)
-        if not self.files:
-            what = f"'{root}' holds no {kind} ({', '.join(endings)}) in folders."
-            refuse(key, what, f"There must be a folder for each class, as in {root}/cats/1{endings[0]}.")
-        self.labels = [file.split(os.sep, 1)[0] for file in self.files]
-        if len(set(self.labels)) == 1:
-            what = f"'{root}' has one class only, '{self.labels[0]}': nothing can be told from it."
-            refuse(key, what, "There must be a folder for each class.")
+    def __init__(self, found: Scan, shown: str, kind: Kind, key: str) -> None:
+        self.shown = shown
+        self.base = found.root
+        self.kind = kind
+        self._scan = found
+        files = found.of(kind)
+        classed = [file for file in files if "/" in file]
+        self._is_classed = bool(classed)
+        self._files = _only_train(classed or files)
+        self._others = len(found.files) - len(self._files)
+        self._test = len(classed or files) - len(self._files)
+        if self._is_classed:
+            self._refuse_no_classes(key)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The class of each file."""
+        return [file.partition("/")[0] for file in self._files]
+
+    def _refuse_no_classes(self, key: str) -> None:
+        classes = sorted(set(self.labels))
+        if {name.lower() for name in classes} <= TRAIN | OTHER_SPLITS:
+            path = quoted(str(Path(self.shown) / next((n for n in classes if n.lower() in TRAIN), classes[0])))
+            what = f"the folders in '{self.shown}' are parts of a data set, not classes: {listing(classes)}."
+            refuse(key, what, f"Name one of them: {typed(key, path)}")
+        if len(classes) == 1:
+            path = quoted(str(Path(self.shown) / classes[0]))
+            what = f"'{self.shown}' has one class only, '{classes[0]}', and nothing can be told apart."
+            refuse(key, what, f"Give each class its folder; for {self.kind.word} without classes: {typed(key, path)}")
 
     def head(self) -> Head:
-        sample = [*zip(self.files[:_SAMPLE], self.labels[:_SAMPLE], strict=True)]
-        notes = [f"Reading the {self.column}s in '{self.shown}', each folder a class."]
-        if self.others:
-            notes.append(f"{self.others:,} other files in it are not read.")
-        return Head([self.column, "label"], sample, notes=notes)
+        """Return the columns and a few rows of different classes; what is left out is told in the notes."""
+        step = max(1, len(self._files) // SAMPLE)
+        rows = range(0, len(self._files), step)[:SAMPLE]
+        if not self._is_classed:
+            return Head([self.kind.column], [(cell(self._files[row]),) for row in rows], notes=self._notes())
+        sample = [(cell(self._files[row]), self.labels[row]) for row in rows]
+        return Head([self.kind.column, LABEL], sample, notes=self._notes())
+
+    def _notes(self) -> list[str]:
+        classes = len(set(self.labels)) if self._is_classed else 0
+        notes = [f"{len(self._files):,} {self.kind.word} in {classes:,} folders, each a class."] if classes else []
+        if self._test:
+            notes.append(f"{self._test:,} {self.kind.word} in folders for testing (as test/) are left out.")
+        if others := self._others - self._test + self._scan.unnamable:
+            notes.append(f"{others:,} other {'file is' if others == 1 else 'files are'} left out.")
+        return notes
 
     def fingerprint(self) -> str:
-        """Return a digest of names, sizes and times: reading all pictures would take as long as looking at them."""
-        digest = hashlib.sha256(f"{VERSION} {self.column}".encode())
-        for file in self.files:
-            state = (self.base / file).stat()
-            digest.update(f"{file!r} {state.st_size} {state.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        """Return a digest of names, sizes and times, see `Scan.state`."""
+        state = f"{VERSION} {self.kind.word} {self._is_classed} {self._scan.state(self._files)}"
+        return hashlib.sha256(state.encode()).hexdigest()
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
+        """Return the paths from the folder, and the classes."""
         import pyarrow as pa
 
-        columns = {self.column: self.files, "label": self.labels}
+        columns = {self.kind.column: list(map(cell, self._files)), LABEL: self.labels}
         table = pa.table({name: pa.array(columns[name], pa.large_string()) for name in names})
-        return Reading(table, self._places, len(self.files))
+        return Reading(table, self._places, len(self._files))
 
     def _places(self, rows: Ints) -> list[Place]:
-        # A picture is a file of its own: there is no line to name.
-        return [Place(str(self.base / self.files[int(row)]), 1) for row in rows]
+        # A row has no line; the text that is told beside it is the path of the file.
+        return [Place(self.shown, int(row) + 1) for row in rows]
 
 
-def _files(root: Path, endings: tuple[str, ...]) -> tuple[list[str], int]:
-    """Return the files of the kind in the folders of `root`, sorted, and how many others there are."""
-    found, others = [], 0
-    for path in _walk(root):
-        relative = os.path.relpath(path, root)
-        if os.sep not in relative or not path.name.lower().endswith(endings):
-            others += 1
-        elif _is_utf8(relative):
-            found.append(relative)
-        else:
-            others += 1
-    return sorted(found), others
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    inside = root.resolve()
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            path = Path(folder) / name
-            # A link may lead anywhere: only what lies below the root is data.
-            if not name.startswith(".") and path.resolve().is_relative_to(inside):
-                yield path
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _Described:
-    """A folder with a table of its files: the table's columns, `file_name` as the path of the picture or mesh."""
-
-    def __init__(self, root: Path, table: Path, options: ReadOptions) -> None:
-        from dataclasses import replace
-
-        from finetune.data.sources.open import open_source
-
-        self.shown = str(root)
-        self.base = root
-        self.column = KINDS[options.format][0]
-        self._table = open_source(str(table), replace(options, format="auto"))
-        if FILE_NAME not in [name.strip() for name in self._table.head().names]:
-            refuse(
-                str(table), f"has no column '{FILE_NAME}'.", f"It names the file of each {self.column}, below {root}."
-            )
-
-    def head(self) -> Head:
-        head = self._table.head()
-        names = [self.column if name.strip() == FILE_NAME else name for name in head.names]
-        return Head(names, head.sample, head.named, head.notes)
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{VERSION} {self.column} {self._table.fingerprint()}".encode()).hexdigest()
-
-    def read(self, names: Sequence[str], bad: BadRows) -> Reading:
-        own = {(self.column if name.strip() == FILE_NAME else name): name for name in self._table.head().names}
-        reading = self._table.read([own[name] for name in names], bad)
-        return Reading(reading.table.rename_columns(list(names)), reading.place, reading.rows_read)
+def _only_train(files: list[str]) -> list[str]:
+    """Return only the files for training where each class has them apart, as ModelNet: class/train, class/test."""
+    split = [parts[1].lower() if len(parts := file.split("/", 2)) > 2 else "" for file in files]
+    if not any(name in TRAIN for name in split):
+        return files
+    return [file for file, name in zip(files, split, strict=True) if name not in OTHER_SPLITS]

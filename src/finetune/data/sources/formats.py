@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 from contextlib import suppress
-from pathlib import PurePath
 
 from finetune.config.quoting import typed
 from finetune.data.sources.csv_text import python_codec
@@ -23,7 +22,7 @@ FORMATS = {
 }
 _READABLE = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"\x93NUMPY": "vectors"}
 _BY_SUFFIX = {
-    **dict.fromkeys(("csv", "tsv", "tab", "psv", "txt"), "csv"),
+    **dict.fromkeys(("csv", "tsv", "tab", "psv"), "csv"),
     **dict.fromkeys(("jsonl", "ndjson", "json"), "jsonl"),
     **dict.fromkeys(("parquet", "pq"), "parquet"),
     **dict.fromkeys(("arrow", "feather", "ipc"), "arrow"),
@@ -174,13 +173,3 @@ def _begins_object(text: str) -> bool:
         found, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
         return isinstance(found, dict)
     return False
-
-
-IMAGES = {"." + name for name in ("png", "jpg", "jpeg", "gif", "bmp", "webp", "tif", "tiff")}
-MESHES = {".obj", ".off", ".ply", ".stl", ".glb"}
-
-
-def kind_by_suffix(path: PurePath) -> str | None:
-    """Return `images` or `meshes` for the name of such a file."""
-    suffix = path.suffix.lower()
-    return "images" if suffix in IMAGES else "meshes" if suffix in MESHES else None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from finetune.config.spelling import did_you_mean
 from finetune.data.bad_rows import cut
@@ -19,10 +19,11 @@ from finetune.data.paths import resolve
 from finetune.data.sources.csv_file import CsvFile, check_dialect
 from finetune.data.sources.file_source import FileReader, FileSource
 from finetune.data.sources.files import DataFile, look_at
-from finetune.data.sources.formats import FORMATS, format_of, kind_by_suffix
+from finetune.data.sources.formats import FORMATS, format_of
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.remote import fetch, is_url, shown_url
 from finetune.data.sources.source import ReadOptions, Source
+from finetune.data.suffixes import kind_by_suffix
 from finetune.errors import CheckFailed, Problem
 from finetune.runs.atomic import explained
 
@@ -149,19 +150,19 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
     if kind in ("images", "meshes"):
         from finetune.data.sources.folders import open_folder
 
-        return cast(Source, open_folder(path, replace(options, format=kind), key))
+        return open_folder(path, shown, options, key)
     if kind == "vectors":
-        from finetune.data.sources.folders import open_vectors
+        from finetune.data.sources.vectors import open_vectors
 
-        return cast(Source, open_vectors(path, options, key))
+        return open_vectors(path, shown, options, key)
     look_at(path, shown, key)  # says that it is a folder, and what is in it
     raise AssertionError("a folder was taken for a file")
 
 
 def _what_is_in(folder: Path) -> str | None:
-    """Return `images` or `meshes` for a folder that holds such files, itself or one level below."""
+    """Return `images` or `meshes` for a folder that holds such files, itself or up to two levels below."""
     try:
-        entries = islice((path for depth in ("*", "*/*") for path in folder.glob(depth)), _ENTRIES)
+        entries = islice((path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth)), _ENTRIES)
         return next((kind for path in entries if (kind := kind_by_suffix(path))), None)
     except OSError:
         return None

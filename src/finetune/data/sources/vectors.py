@@ -1,102 +1,202 @@
-"""NumPy arrays of vectors: `.npy`, or `.npz` with one array for each column."""
+"""NumPy arrays: `.npy` with vectors (N, D), `.npz` with an array for each column. Pickled objects are refused."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.sources.files import look_at
+from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, look_at, refuse_unreadable
 from finetune.data.sources.refusing import refuse
-from finetune.data.sources.source import Head, Reading, ReadOptions
+from finetune.data.sources.source import Head, Reading, ReadOptions, Source
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
-    from finetune.data.arrays import Ints
 
 VERSION = 1
-# What an array may be called in an .npz, and the column that it becomes.
-NAMES = {"vectors": "vector", "embeddings": "vector", "x": "vector", "labels": "label", "y": "label"}
-_SAMPLE = 5
+SAMPLE = 20
+ONE_ARRAY = "vector"  # the column that an .npy becomes
+SHORT = {"X": ONE_ARRAY, "x": ONE_ARRAY, "y": "label"}  # as scikit-learn calls them
+SAVE_AGAIN = "Write it again with numpy.save or numpy.savez."
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
-def open_vectors(path: Path, options: ReadOptions, key: str) -> VectorSource:
-    """Return the source of a NumPy file; pickled objects in it are refused.
+class Shape(NamedTuple):
+    """What the header of an array says."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        total = self.dtype.itemsize
+        for length in self.shape:  # of Python's numbers: those of a forged header would overflow
+            total *= length
+        return total
+
+
+def open_vectors(path: Path, shown: str, options: ReadOptions, key: str) -> Source:  # noqa: ARG001 as other openers
+    """Return the source of an `.npy` or `.npz` file.
 
     Raises:
-        CheckFailed: it cannot be read, or holds no table of numbers.
+        CheckFailed: it is not there or may not be read; looking at it (`head`) finds what else is wrong.
     """
-    return VectorSource(path, key)
+    return VectorFile(look_at(path, shown, key), key)
 
 
-class VectorSource:
-    """Arrays of equal length: (N, D) vectors, (N,) labels or scores."""
+class VectorFile:
+    """Columns of equal length: vectors (N, D) as lists of fixed size, labels and scores (N,) as they are.
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.shown = str(path)
-        self.base = path.parent
-        self._file = look_at(path, str(path), key)
-        self._columns = _read(path, key)
-        lengths = {name: len(values) for name, values in self._columns.items()}
-        if len(set(lengths.values())) != 1:
-            sizes = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            refuse(key, f"the arrays in '{path}' are of different length: {sizes}.", "Each row is one item.")
+    An `.npy` is memory-mapped, and Arrow reads from the map.
+    """
+
+    def __init__(self, file: DataFile, key: str) -> None:
+        self.shown = file.shown
+        self.base = file.path.parent
+        self._file = file
+        self._key = key
+
+    @cached_property
+    def _shapes(self) -> dict[str, Shape]:
+        """The header of each array by its name."""
+        try:
+            if not zipfile.is_zipfile(self._file.path):
+                with self._file.path.open("rb") as stream:
+                    return self._checked({ONE_ARRAY: _header(stream)}, {ONE_ARRAY: self._file.stamp.size})
+            with zipfile.ZipFile(self._file.path) as archive:
+                return self._headers(archive)
+        except PermissionError as error:
+            refuse_unreadable(self.shown, error, self._key)
+        except _DAMAGE as error:
+            refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
+
+    def _headers(self, archive: zipfile.ZipFile) -> dict[str, Shape]:
+        infos = _members(archive)
+        unpacked = sum(info.file_size for info in infos.values())
+        if unpacked > FREE_BYTES and unpacked > MOST_EXPANSION * max(1, self._file.stamp.size):
+            what = (
+                f"'{self.shown}' grows to {unpacked >> 20:,} MiB when it is unpacked, {MOST_EXPANSION} times its size."
+            )
+            refuse(self._key, what, "No real vectors do that. If yours do, save them with numpy.savez.")
+        found = {}
+        for name, info in infos.items():
+            with archive.open(info) as stream:
+                found[name] = _header(stream)
+        return self._checked(found, {name: info.file_size for name, info in infos.items()})
+
+    def _checked(self, found: dict[str, Shape], sizes: dict[str, int]) -> dict[str, Shape]:
+        for name, shape in found.items():
+            called = f"the array '{name}' in '{self.shown}'" if len(found) > 1 else f"'{self.shown}'"
+            if shape.dtype.hasobject:
+                what = f"{called} holds Python objects, which may be code and are not opened."
+                refuse(self._key, what, "Save numbers: vectors.astype('float32'), labels.astype(str).")
+            if wrong := _wrong(shape):
+                refuse(self._key, f"{called} {wrong}.", "Vectors are (N, D); labels and scores are (N,).")
+            if shape.size > sizes[name]:
+                refuse(self._key, f"{called} is cut off.", "Copy or download the file again.")
+        lengths = {name: shape.shape[0] for name, shape in found.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())
+            refuse(self._key, f"the arrays in '{self.shown}' differ in their number of rows: {told}.", SAVE_AGAIN)
+        if not any(lengths.values()) or not any(len(shape.shape) == 2 for shape in found.values()):
+            refuse(self._key, f"there are no vectors in '{self.shown}'.", "They are an array (N, D) of numbers.")
+        return found
 
     def head(self) -> Head:
-        """Return the arrays' names and their first rows."""
-        sample = [*zip(*(values[:_SAMPLE].tolist() for values in self._columns.values()), strict=True)]
-        return Head(list(self._columns), sample)
+        """Return the names of the arrays and their first rows."""
+        first = {name: array[:SAMPLE].tolist() for name, array in self._arrays(SAMPLE).items()}
+        return Head(list(first), list(zip(*first.values(), strict=True)))
 
     def fingerprint(self) -> str:
         """Return a digest of the file's bytes."""
-        with self._file.path.open("rb") as file:
-            return hashlib.sha256(f"{VERSION} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode()).hexdigest()
+        try:
+            with self._file.path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            refuse_unreadable(self.shown, error, self._key)
+        self._file.refuse_changed()
+        return hashlib.sha256(f"{VERSION} {content}".encode()).hexdigest()
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
-        """Return the arrays as columns."""
+        """Return these arrays as columns; raises `CheckFailed` for a damaged or changed file."""
         import pyarrow as pa
 
-        table = pa.table({name: _column(self._columns[name]) for name in names})
+        arrays = self._arrays(None, names)
+        table = pa.table({name: _column(arrays[name]) for name in names})
         self._file.refuse_changed()
-        return Reading(table, self._places, table.num_rows)
+        return Reading(table, lambda rows: [Place(self.shown, int(row) + 1) for row in rows], table.num_rows)
 
-    def _places(self, rows: Ints) -> list[Place]:
-        return [Place(self.shown, int(row) + 1) for row in rows]
+    def _arrays(self, rows: int | None, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the arrays of these names, of an .npz only so many rows where that is possible."""
+        import numpy as np
+
+        shapes = self._shapes
+        wanted = list(shapes) if names is None else names
+        try:
+            if not zipfile.is_zipfile(self._file.path):
+                return {ONE_ARRAY: np.load(self._file.path, mmap_mode="r", allow_pickle=False)}
+            with zipfile.ZipFile(self._file.path) as archive:
+                members = _members(archive)
+                found = {}
+                for name in wanted:
+                    with archive.open(members[name]) as stream:
+                        found[name] = _read(stream, rows)
+                return found
+        except _DAMAGE as error:
+            refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
 
 
-def _read(path: Path, key: str) -> dict[str, Any]:
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the members by the names of their columns."""
+    by_name = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    return {SHORT.get(name, name) if SHORT.get(name) not in by_name else name: info for name, info in by_name.items()}
+
+
+def _header(stream: IO[bytes]) -> Shape:
+    """Read the header of an array; raises `ValueError` where there is none."""
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return Shape(*read(stream))
+
+
+def _wrong(shape: Shape) -> str:
+    if len(shape.shape) not in (1, 2):
+        return f"has {len(shape.shape)} dimensions"
+    kinds = "fiu" if len(shape.shape) == 2 else "fiubU"
+    if shape.dtype.kind not in kinds or (shape.dtype.kind == "f" and shape.dtype.itemsize > 8):
+        return f"holds {shape.dtype}, which is no {'vector' if len(shape.shape) == 2 else 'label or score'}"
+    return "has vectors without numbers" if shape.shape[-1] == 0 and len(shape.shape) == 2 else ""
+
+
+def _read(stream: IO[bytes], rows: int | None) -> Any:
+    """Return the array, or its first rows: one that is stored by columns must be read whole."""
     import numpy as np
 
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = {"vector": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except ValueError as error:
-        pickled = "allow_pickle" in str(error)
-        what = (
-            f"'{path}' holds pickled objects, which may be code." if pickled else f"'{path}' cannot be read: {error}."
-        )
-        refuse(key, what, "Save plain numbers: numpy.save(path, vectors).", error)
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        refuse(key, f"'{path}' is damaged or no NumPy file.", "Write it again with numpy.save or numpy.savez.", error)
-    columns = {NAMES.get(name.lower(), name): array for name, array in arrays.items()}
-    for name, array in columns.items():
-        if array.ndim not in (1, 2) or array.dtype.kind not in "fiubU" or (array.ndim == 2 and array.dtype.kind == "U"):
-            what = f"the array '{name}' in '{path}' is of shape {array.shape} and type {array.dtype}."
-            refuse(key, what, "There must be vectors (N, D), and labels or scores (N,).")
-    if not columns or not any(len(array) for array in columns.values()):
-        refuse(key, f"'{path}' is empty.", "There must be at least two vectors.")
-    return columns
+    shape = _header(stream)
+    count = shape.shape[0] if rows is None or shape.fortran_order else min(rows, shape.shape[0])
+    wanted = shape._replace(shape=(count, *shape.shape[1:]))
+    data = stream.read(wanted.size)
+    flat = np.frombuffer(data, shape.dtype)
+    return flat.reshape(wanted.shape, order="F" if shape.fortran_order else "C")
 
 
-def _column(values: Any) -> pa.Array:
+def _column(array: Any) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
-    if values.ndim == 1:
-        return pa.array(values.tolist() if values.dtype.kind == "U" else np.asarray(values))
-    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    if array.dtype.kind == "U":
+        return pa.array(array.tolist(), pa.large_string())
+    flat = np.ascontiguousarray(array).reshape(-1)
+    values = pa.array(flat.astype(flat.dtype.newbyteorder("="), copy=False))
+    return pa.FixedSizeListArray.from_arrays(values, array.shape[1]) if array.ndim == 2 else values
