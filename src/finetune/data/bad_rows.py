@@ -61,8 +61,10 @@ class BadRow:
 
     def sentence(self) -> str:
         """Return column, what is wrong, and the text."""
-        column = f"column '{self.column}': " if self.column else ""
-        return f"{column}{self.what}{': ' + self.text if self.text else '.'}"
+        column = f"column '{self.column}'" if self.column else ""
+        said_of_it = self.what.startswith(("has ", "is "))
+        front = f"{column}{' ' if said_of_it else ': '}" if column else ""
+        return f"{front}{self.what}{': ' + self.text if self.text else '.'}"
 
 
 class BadRows:

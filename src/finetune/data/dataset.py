@@ -29,7 +29,8 @@ class Dataset:
 
     `layouts` and `sources` are the layout and the name of each source, `labels` the names of the classes. `facts` are
     numbers for the report, `notes` sentences to print, `problems` a file with the bad rows that were left out,
-    `prompts` what texts begin with, by the name that the saved model gives it.
+    `prompts` what texts begin with, by the name that the saved model gives it, `fingerprint` a digest of all that was
+    read and of how it was read.
     """
 
     items: Items
@@ -44,6 +45,7 @@ class Dataset:
     notes: list[str] = field(default_factory=list)
     problems: Path | None = None
     prompts: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 def assemble(

@@ -51,7 +51,7 @@ def load(data: Data, seed: int) -> Dataset:
     return replace(
         dataset,
         notes=[*notes, *dataset.notes, *_batch_note(data, dataset)],
-        facts={**dataset.facts, "sha256": _fingerprint(looked)},
+        fingerprint=_key(data, looked, folder),
         problems=problems,
     )
 
@@ -68,11 +68,6 @@ def _look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
     if problems:
         raise CheckFailed(problems)
     return looked, folder
-
-
-def _fingerprint(looked: list[Looked]) -> str:
-    prints = [source.fingerprint() for _, source, _, _ in looked]
-    return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
 
 
 def _from_cache(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[Prepared, Path | None]:

@@ -80,7 +80,7 @@ def prepare(sources: Sequence[TypedSource], validation: Beir | None, bad: BadRow
         rows_read,
         len(bad),
         duplicates,
-        [*notes, *(note for one in related for note in one.notes)],
+        [*notes, *(note for one in related for note in one.notes), *(validation.notes if validation else [])],
     )
 
 

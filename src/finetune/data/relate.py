@@ -31,6 +31,7 @@ class Related:
 
 def relate(typed: TypedColumns, codes: Codes, items: Items) -> Related:
     """Return the relations of one source; rows that mean nothing are added to `typed.faults` and left out."""
+    codes = _without_blank_negatives(typed, codes, items)
     _check_items(typed, codes, items)
     layout = typed.roles.layout
     if layout == "labelled":
@@ -44,6 +45,15 @@ def relate(typed: TypedColumns, codes: Codes, items: Items) -> Related:
     if layout == "judgments":
         return _judgments(typed, codes)
     return Related(_rows(typed, codes, np.flatnonzero(~typed.faults.bad)))
+
+
+def _without_blank_negatives(typed: TypedColumns, codes: Codes, items: Items) -> Codes:
+    """Return the codes, a negative with nothing in it being none."""
+    blank_N = blank_items(items)
+    absent = {
+        column.name: np.where(blank_N[codes[column.name]], ABSENT, codes[column.name]) for column in typed.negatives
+    }
+    return {**codes, **absent}
 
 
 def _check_items(typed: TypedColumns, codes: Codes, items: Items) -> None:
