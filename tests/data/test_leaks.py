@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune.data import fold as folding
@@ -115,6 +115,7 @@ def share(left: str, right: str) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.one_of(WORDS.map(" ".join), SIMILAR), max_size=20),
     asked=st.lists(st.one_of(WORDS.map(" ".join), SIMILAR), max_size=6),
@@ -203,6 +204,7 @@ def test_what_is_no_text_leaks_by_being_the_same_only():
     assert (leaks.exact, leaks.normalised, leaks.near) == (1, 0, 0)
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.text(), min_size=2, max_size=12, unique=True),
     queries=st.sets(st.integers(0, 1), min_size=1),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data import measures
@@ -167,6 +167,7 @@ def test_histograms_and_percentiles_of_any_numbers(values):
 HOSTILE = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip())
 
 
+@settings(deadline=None)
 @given(texts=st.lists(HOSTILE, min_size=6, max_size=12, unique_by=str.strip), name=HOSTILE)
 def test_whatever_is_in_the_texts_what_is_told_is_plain_and_on_one_line(texts, name):
     half = len(texts) // 2

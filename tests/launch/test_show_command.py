@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -85,11 +85,16 @@ def test_each_layout_is_shown_as_it_was(layout, tiny_model):
     assert max(map(len, text.splitlines())) <= 80
 
 
+@settings(deadline=None)
 @given(texts=st.lists(HOSTILE, min_size=6, max_size=9, unique_by=str.strip), width=st.integers(30, 120))
 def test_hostile_texts_are_printed_as_text_on_one_line(texts, width):
     half = len(texts) // 2
     text = printed(described({"anchor": texts[:half], "positive": texts[half : 2 * half]}), width)
     assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_prompts_are_quoted_so_that_a_space_at_their_end_is_seen():
+    assert "query  'ask me: '\n" in printed({"prompts": {"query": "ask me: "}})
 
 
 def show(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -133,7 +138,7 @@ def test_what_only_training_would_stumble_over_is_shown_all_the_same(tmp_path, t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data.path=nowhere.csv", "data.batch_siez=3"], ["nowhere.csv", "data.batch_size"]),
+        (["data.path=nowhere.csv", "trainer.max_epcohs=3"], ["nowhere.csv", "trainer.max_epochs"]),
         (["-m", "data.path=pairs.csv"], ["data show does not take -m"]),
         (["--jsno"], ["no option --jsno"]),
     ],

@@ -128,7 +128,8 @@ class _Queries:
 
     def _often_enough(self, text: Ints, query: Ints) -> tuple[Ints, Ints]:
         """Return the pairs that occur as often as a near-duplicate shares rare trigrams, each once."""
-        pair = np.sort(text * len(self.size_Q) + query)
+        # The texts ascend already, which a stable sort makes use of.
+        pair = np.sort(text * len(self.size_Q) + query, kind="stable")
         first = np.flatnonzero(np.append(True, pair[1:] != pair[:-1])[: len(pair)])
         times = np.diff(np.append(first, len(pair)))
         text, query = np.divmod(pair[first], max(1, len(self.size_Q)))

@@ -45,7 +45,7 @@ def describe(
     said = {note for head, roles in looked for note in (*head.notes, roles.note)}
     sections: Facts = {
         "recognised": [_recognised(dataset, i, *one) for i, one in enumerate(looked)],
-        "prompts": {name: cut(prompt) for name, prompt in dataset.prompts.items() if prompt},
+        "prompts": {name: prompt for name, prompt in dataset.prompts.items() if prompt},
         "counts": {name: value for name, value in dataset.facts.items() if name not in of_validation | of_leaks},
         "lengths": lengths,
         "classes": classes,

@@ -55,6 +55,11 @@ def _pairs(facts: Facts) -> Iterable[RenderableType]:
     yield table
 
 
+def _prompts(prompts: Facts) -> Iterable[RenderableType]:
+    # Quoted, or nobody would see the space at the end, which matters.
+    return _pairs({name: repr(prompt) for name, prompt in prompts.items()})
+
+
 def _lengths(facts: Facts) -> Iterable[RenderableType]:
     in_tokens = facts["unit"] == "tokens"
     table = _table("", "texts", *_PERCENTILES.values(), *(["cut"] if in_tokens else []), right=True)
@@ -201,7 +206,7 @@ def _sentences(sentences: Sequence[str]) -> Iterable[RenderableType]:
 
 _SECTIONS: dict[str, tuple[str, Callable[[Any], Iterable[RenderableType]]]] = {
     "recognised": ("Recognised", _recognised),
-    "prompts": ("Prompts", _pairs),
+    "prompts": ("Prompts", _prompts),
     "counts": ("Counts", _pairs),
     "lengths": ("Lengths", _lengths),
     "classes": ("Classes", _classes),
