@@ -156,7 +156,14 @@ def _split(
     judgments = judge(candidates, split, "a held-out part of the file", prepared.known)
     trained = np.ones(len(relations), bool)
     trained[asked[split.held]] = False
-    return relations.take(np.flatnonzero(trained)), judgments, _split_notes(split, judgments)
+    notes = _split_notes(split, judgments)
+    # What could not be held out (the labelled items of another source, say) may be asked for all the same.
+    others = np.setdiff1d(np.arange(len(relations)), asked)
+    asked_too = others[np.isin(relations.anchor[others], judgments.queries)]
+    trained[asked_too] = False
+    if len(asked_too):
+        notes.append(f"{len(asked_too):,} {_rows(len(asked_too))} left out of training: what they hold is asked for.")
+    return relations.take(np.flatnonzero(trained)), judgments, notes
 
 
 def _can_be_held_out(relations: Relations, prepared: Prepared) -> Ints:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from finetune.data.mixing import BatchSettings
 
 T = TypeVar("T")
+HOW_TO_NAME = (
+    "Name a file: data.path=pairs.csv, or several: 'data.sources={faq:{path:faq.csv},chat:{path:chat.jsonl}}'."
+)
 BESIDE = "evaluation"  # the folder that validation_path=auto looks for
 Format = Literal["auto", "csv", "jsonl", "parquet", "arrow", "hub", "beir", "images", "meshes", "vectors"]
 Kind = Literal["auto", "text", "image", "mesh", "vector"]
@@ -113,8 +116,7 @@ class Data:
             raise CheckFailed([Problem("data.path", what, "Set data.path=null, or leave data.sources out.")])
         if not self.sources:
             what = "names no source."
-            advice = "As in 'data.sources={faq:{path:faq.csv},chat:{path:chat.jsonl}}'."
-            raise CheckFailed([Problem("data.sources", what, advice)])
+            raise CheckFailed([Problem("data.sources", what, HOW_TO_NAME)])
         problems = [problem for name, own in self.sources.items() for problem in _check_own(name, own)]
         problems += self._check_mixed()
         if problems:
@@ -214,7 +216,7 @@ class OneSource:
         try:
             problems = [*check_columns(columns), *_check_prompts(self.data.prompts)]
             if self.data.path is None:
-                problems.append(Problem("data.path", "is not set.", "Name a file: data.path=pairs.csv"))
+                problems.append(Problem("data.path", "is not set.", HOW_TO_NAME))
             if problems:
                 raise CheckFailed(problems)
             source = open_source(self.data.path, self.options)

@@ -116,18 +116,12 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
 
 def check_source_losses(cfg: DictConfig) -> list[Problem]:
     """Look at what each of several sources has for a loss of its own."""
-    from omegaconf import OmegaConf
-
     from finetune.config.arguments import check_node
 
     problems: list[Problem] = []
     for name, own in (cfg.data.get("sources") or {}).items():
         if isinstance(own, Mapping) and isinstance(own.get("loss"), Mapping):
-            node = OmegaConf.to_container(OmegaConf.merge(cfg.loss, own["loss"]), resolve=True)
-            assert isinstance(node, dict)
-            problems += check_node(
-                {str(key): value for key, value in node.items()}, f"data.sources.{name}.loss", "loss"
-            )
+            problems += check_node({**cfg.loss, **own["loss"]}, f"data.sources.{name}.loss", "loss")
     return problems
 
 

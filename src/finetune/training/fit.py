@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
 
@@ -105,8 +105,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
 def build_losses(cfg: DictConfig) -> nn.ModuleList:
     """Return the run's loss, or one for each of several sources: the run's with what the source has for itself."""
     own = [source.get("loss", {}) for source in (cfg.data.get("sources") or {}).values()]
-    nodes = [cast(DictConfig, OmegaConf.merge(cfg.loss, more)) for more in own]
-    return nn.ModuleList(build(node, "loss") for node in nodes or [cfg.loss])
+    return nn.ModuleList(build({**cfg.loss, **more}, "loss") for more in own or [{}])
 
 
 def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:
