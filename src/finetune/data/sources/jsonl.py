@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ LOOKED_AT = 1000  # objects whose keys and types count
 SAMPLE = 20
 ROWS_AT_ONCE = 10_000
 Types = dict[str, pa.DataType]
+# A null in place of an object ends the process in Arrow's reader (26.0.1). Within an object none follows these.
+_BARE_NULL = re.compile(rb"(?:\A|[\n}])\s*null")
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,15 @@ class JsonFile:
         start = text.lstrip()
         if not start:
             refuse("data.path", f"'{self.file.shown}' is empty.", "It needs at least two rows.")
+        if not start.startswith("["):
+            objects = list(_objects_by_line(text, len(text) < HEAD_CHARACTERS))
+            if len(objects) == 1 and _holds_rows(objects[0]):
+                self._refuse_single(objects[0])
+            if objects:
+                return _Start(objects, by_line=True)
         if (byte := undecodable_byte(start[:1000])) is not None:
             what = f"'{self.file.shown}' has the byte 0x{byte:02X}, which is not {self.encoding}."
             refuse("data.encoding", what, "Set data.encoding=cp1252 (Windows, Excel) or latin-1.")
-        if not start.startswith("["):
-            objects = list(_objects_by_line(text, len(text) < HEAD_CHARACTERS))
-            if objects:
-                return _Start(objects, by_line=True)
         return _Start(self._first_values(is_array=start.startswith("[")), by_line=False)
 
     def _first_values(self, is_array: bool) -> list[dict[str, Any]]:
@@ -115,10 +120,13 @@ class JsonFile:
                 self.file.shown, "there is no JSON object in it.", 'It must hold objects, such as {"anchor": "..."}.'
             )
         if len(objects) == 1 and not is_array:
-            shown = ", ".join(f"'{cut(name, 20)}'" for name in list(objects[0])[:5])
-            what = f"holds a single JSON object, with the keys {shown}."
-            refuse(self.file.shown, what, "It must be one object for each row: a list of them, or one a line.")
+            self._refuse_single(objects[0])
         return objects
+
+    def _refuse_single(self, found: dict[str, Any]) -> NoReturn:
+        shown = ", ".join(f"'{cut(name, 20)}'" for name in list(found)[:5])
+        what = f"holds a single JSON object, with the keys {shown}."
+        refuse(self.file.shown, what, "It must be one object for each row: a list of them, or one a line.")
 
     def _refuse_broken(self, broken: NotJson) -> NoReturn:
         what = f"from here on it is no JSON ({broken.what}): {cut(broken.text)}"
@@ -183,6 +191,12 @@ def _objects_by_line(text: str, whole: bool) -> Iterator[dict[str, Any]]:
             yield value
 
 
+def _holds_rows(found: dict[str, Any]) -> bool:
+    """Whether an object looks like a wrapping of rows: objects, or lists of them, in it."""
+    values = [value[0] if isinstance(value, list) and value else value for value in found.values()]
+    return any(isinstance(value, dict) for value in values)
+
+
 def _parsed(block: Block, is_utf8: bool) -> Iterator[tuple[int, Any]]:
     for line, raw in block.lines():
         yield line, parse(decoded(raw, is_utf8))
@@ -190,6 +204,8 @@ def _parsed(block: Block, is_utf8: bool) -> Iterator[tuple[int, Any]]:
 
 def _read_block(block: Block, types: Types) -> tuple[Block, pa.RecordBatch | None]:
     """Return the rows of a block, None if a single one is not as it should be."""
+    if _BARE_NULL.search(block.data):
+        return block, None
     schema = pa.schema([(name, kind) for name, kind in types.items()])
     options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     # One block for Arrow too: it must not cut it again at places that it does not tell.
