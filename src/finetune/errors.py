@@ -57,3 +57,9 @@ class Interrupted(FinetuneError):
     """A run that a person or the system stopped; it can be resumed."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a library's error is called and the first thing it says, for a sentence of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Fraction, NotEmptyText
-from finetune.errors import ModelError
+from finetune.errors import ModelError, first_line
 from finetune.models.locate import locate
 from finetune.models.pooling import pool, pooling_of
+from finetune.models.tokenizer import load_tokenizer
 
 _DROPOUT_KEYS = (
     "hidden_dropout_prob",
@@ -48,7 +49,7 @@ class TextEncoder(nn.Module):
         self.pooling = pooling if pooling != "auto" else declared or "mean"
         self.normalize = normalize
         self.backbone = _load_backbone(folder, name, dropout, random_init)
-        self.tokenizer = _load_tokenizer(folder, name)
+        self.tokenizer = load_tokenizer(folder, name)
         self._check_vocabulary()
         self._leave_out_unused()
 
@@ -105,21 +106,6 @@ def _load_backbone(folder: Path, name: str, dropout: float | None, random_init: 
         raise _explain(error, folder, name) from error
 
 
-def _load_tokenizer(folder: Path, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(
-            f"model.name={name}: its tokenizer cannot be read ({_first_line(error)}).",
-            "The folder must hold tokenizer.json, as save_pretrained writes it.",
-        ) from error
-    # The length is the run's (data.max_length); tokenizers would warn about texts that are cut on purpose.
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    return tokenizer
-
-
 def _set_dropout(config: Any, dropout: float, name: str) -> None:
     keys = [key for key in _DROPOUT_KEYS if hasattr(config, key)]
     if not keys:
@@ -144,11 +130,6 @@ def _explain(error: Exception, folder: Path, name: str) -> ModelError:
             "Convert it once where you trust it: AutoModel.from_pretrained(...).save_pretrained(folder).",
         )
     return ModelError(
-        f"model.name={name} cannot be read: {_first_line(error)}",
+        f"model.name={name} cannot be read: {first_line(error)}",
         "The folder may be incomplete or damaged: get it again.",
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300]

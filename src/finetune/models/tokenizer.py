@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ModelError
+from finetune.errors import ModelError, first_line
 
 
 def load_tokenizer(folder: Path, name: str) -> Any:
@@ -19,10 +19,8 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except Exception as error:  # damage is answered with a dozen kinds
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300]
         raise ModelError(
-            f"model.name={name}: its tokenizer cannot be read ({reason}).",
+            f"model.name={name}: its tokenizer cannot be read ({first_line(error)}).",
             "The folder must hold tokenizer.json, as save_pretrained writes it.",
         ) from error
     # The length is the run's (data.max_length); tokenizers would warn about texts that are cut on purpose.
