@@ -8,6 +8,8 @@ import pyarrow.types as kinds
 
 from finetune.errors import CheckFailed, Problem
 
+_BYTES = (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary)
+
 
 def cells(column: pa.ChunkedArray, wanted: str) -> list[pa.ChunkedArray]:
     """Return the column as texts (paths, URLs, data: URIs) or bytes; a struct of bytes and path becomes two columns.
@@ -24,7 +26,7 @@ def cells(column: pa.ChunkedArray, wanted: str) -> list[pa.ChunkedArray]:
     if is_text(kind) or kinds.is_null(kind):
         texts = column.cast(pa.large_string())
         return [pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)]
-    if any(check(kind) for check in (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view)):
+    if any(is_kind(kind) for is_kind in _BYTES):
         return [column.cast(pa.large_binary())]
     raise CheckFailed([Problem("data.modality", f"the column holds {kind}; expected {wanted}.")])
 

@@ -80,7 +80,7 @@ class Downloads:
         """Ask once; raises `_Passing` where asking again may help, else `Unusable`."""
         try:
             request = urllib.request.Request(
-                quote(url, safe="%/:=&?~+!$,;'@()*[]"), headers={"User-Agent": f"finetune/{__version__}"}
+                quote(url, safe="%/:=&?#~+!$,;'@()*[]"), headers={"User-Agent": f"finetune/{__version__}"}
             )
             with _OPENER.open(request, timeout=self.options.timeout) as answer:
                 content = self._body(answer)

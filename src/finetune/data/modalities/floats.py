@@ -41,4 +41,5 @@ def unpack(values: pa.Array | pa.ChunkedArray, what: str) -> Floats:
         several = ", ".join(map(str, widths[:5]))
         raise RunError(f"there are {what} of {several} numbers.", "All columns must have the same number of them.")
     numbers = np.frombuffer(values.buffers()[2], "<f4", count=len(values) * int(widths[0]), offset=int(offsets[0]))
+    numbers.flags.writeable = False  # they are Arrow's
     return numbers.reshape(len(values), int(widths[0]))

@@ -157,7 +157,8 @@ def _open(content: bytes, most_pixels: int) -> Any:
     try:
         image = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
-        raise Unusable("image", "is no picture, whatever its name says") from None
+        what = "is cut off or damaged" if is_image(content) else "is no picture, or of a format that is not read"
+        raise Unusable("image", what) from None
     except Image.DecompressionBombError:
         raise Unusable("image", f"has more than {most_pixels:,} pixels") from None
     except Exception as error:
@@ -171,8 +172,7 @@ def _open(content: bytes, most_pixels: int) -> Any:
 def _damaged(error: Exception) -> Unusable:
     if isinstance(error, MemoryError):
         return Unusable("image", "does not fit into memory")
-    cut_off = "truncated" in str(error) or isinstance(error, EOFError)
-    return Unusable("image", "is cut off" if cut_off else "is damaged")
+    return Unusable("image", "is cut off or damaged")
 
 
 def _decode(content: bytes, most_pixels: int) -> Image:

@@ -40,14 +40,14 @@ def cloud(content: bytes, points: int, *, unit_sphere: bool) -> bytes:
     """
     vertices_V3, faces_F3 = _read(content)
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(content).digest()[:16], "little"))
-    if len(faces_F3):
-        points_P3 = _on_surface(vertices_V3, faces_F3, points, random)
-    else:
-        points_P3 = _of_points(vertices_V3, points, random)
-    if unit_sphere:
-        points_P3 = points_P3 - points_P3.mean(axis=0)
-        points_P3 /= np.sqrt((points_P3**2).sum(axis=1).max()) or 1.0
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # what becomes infinite is refused below
+        if len(faces_F3):
+            points_P3 = _on_surface(vertices_V3, faces_F3, points, random)
+        else:
+            points_P3 = _of_points(vertices_V3, points, random)
+        if unit_sphere:
+            points_P3 = points_P3 - points_P3.mean(axis=0)
+            points_P3 /= np.sqrt((points_P3**2).sum(axis=1).max()) or 1.0
         narrow_P3 = points_P3.astype("<f4") + np.float32(0)  # makes 0 of -0
     if not np.isfinite(narrow_P3).all():
         raise Unusable("mesh", "has coordinates that are no finite numbers")

@@ -41,7 +41,7 @@ def recognise(name: str, kind: pa.DataType | None, sample: Sequence[Any], base: 
     Vectors are lists of numbers, or texts of them. Images are paths and URLs that end like one, `data:image/` URIs,
     bytes that begin like one, or structs of `bytes` and `path`. A URL that ends otherwise is a text.
     """
-    values = [value for value in sample if value is not None and value != ""]
+    values = [value for value in sample if value is not None and not (isinstance(value, str | bytes) and not value)]
     if kind is not None and is_list_of_numbers(kind):
         return "vector"
     structs = [value for value in values if isinstance(value, Mapping)]

@@ -99,8 +99,7 @@ def _as_lists(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
     """Return how a chunk becomes lists of float64."""
     lists = pa.large_list(pa.float64())
     if is_list_of_numbers(kind) or (_is_list(kind) and pa.types.is_null(kind.value_type)):
-        views = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
-        return (lambda chunk: chunk.cast(pa.large_list(kind.value_type))) if views else (lambda chunk: chunk)
+        return lambda chunk: chunk  # views too: Arrow 26 damages them when it casts them to plain lists
     if pa.types.is_null(kind):
         return lambda chunk: chunk.cast(lists)
     if is_text(kind):
