@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -188,19 +189,45 @@ def test_items_that_are_no_texts_have_numbers_and_no_tokens():
     assert batch.ids_T.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("one_source", [True, False])
-def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(one_source):
+def test_rows_of_mixed_batches_say_where_they_are_from():
+    relations = Relations(np.arange(8), np.arange(8) + 8, source=np.arange(8) // 4)
+    settings = BatchSettings(4, shares=[Share("a"), Share("b")], one_source=False)
+    for batch in Batches(relations, tokens_for(16), KnownPositives.of_relations(relations, 16), settings, 0):
+        assert batch.source is None
+        anchors = batch.items_N[batch.anchor_B]
+        assert batch.source_B.tolist() == (anchors // 4).tolist()
+
+
+def pairs_and_classes() -> tuple[Relations, KnownPositives]:
+    """Pairs with texts in common, and classes of two to four members, from three sources."""
     rows = np.arange(60)
     source = np.repeat([0, 1, 2], [30, 20, 10])
-    relations = Relations(rows, rows + 60, source=source)
-    shares = [Share("a", weight=1.0), Share("b", weight=2.0), Share("c", weight=3.0)]
-    settings = BatchSettings(7, shares=shares, one_source=one_source)
+    label = np.where(source == 1, 100 + rows // 3, -1)
+    relations = Relations(rows // 2 * 2, np.where(source == 1, -1, rows + 60), label=label, source=source)
+    relations = replace(relations, anchor=np.where(source == 1, rows, relations.anchor))
+    return relations, KnownPositives.of_relations(relations.take(source != 1), 120)
+
+
+ways = [
+    BatchSettings(7, unique=True),
+    BatchSettings(7, unique=True, temperature=3.0),
+    BatchSettings(7, one_source=False),
+    BatchSettings(7, one_source=False, temperature=3.0),
+]
+
+
+@pytest.mark.parametrize("way", ways, ids=str)
+@pytest.mark.parametrize("weights", [(None, None, None), (1.0, 2.0, 3.0)])
+def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(way, weights):
+    relations, known = pairs_and_classes()
+    shares = [Share(name, weight) for name, weight in zip("abc", weights, strict=True)]
 
     def start() -> Batches:
-        return Batches(relations, tokens_for(120), KnownPositives.of_relations(relations, 120), settings, 4)
+        return Batches(relations, tokens_for(120), known, replace(way, shares=shares), 4)
 
     whole = start()
     expected = [rows_of(batch) for _ in range(3) for batch in whole]
+    assert len(expected) == 3 * len(whole)
     for at in range(len(expected)):
         first, resumed = start(), start()
         stream = (batch for _ in range(3) for batch in first)
@@ -211,3 +238,18 @@ def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(one_sour
         while len(rest) < len(expected) - at:
             rest += [rows_of(batch) for batch in resumed]
         assert rest == expected[at:]
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_resume_of_one_source_goes_on_with_just_the_next_batch(classes):
+    rows = np.arange(40)
+    no_pair = np.full(40, -1)
+    relations = Relations(rows, no_pair, label=rows // 4) if classes else Relations(rows // 2, rows + 40)
+    known = KnownPositives.of_relations(relations, 80)
+    settings = BatchSettings(7, unique=True, items_per_class=2)
+    whole = Batches(relations, tokens_for(80), known, settings, 1)
+    expected = [rows_of(batch) for _ in range(2) for batch in whole]
+    resumed = Batches(relations, tokens_for(80), known, settings, 1)
+    for at in range(len(whole)):
+        resumed.load_state_dict({"epoch": 1, "position": at})
+        assert [rows_of(batch) for batch in resumed] == expected[len(whole) + at :]

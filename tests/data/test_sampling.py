@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.data import sampling
 from finetune.data.mixing import BatchSettings, Epochs, Share
 from finetune.data.relations import Relations
 from finetune.data.sampling import ByClass, Plan, Unique, pairs_within_classes
@@ -75,6 +76,29 @@ def test_other_rows_are_left_out_in_other_passes():
     assert len({row for rows in passes for row in rows}) > 30
 
 
+@given(rows=triplets, batch_size=st.integers(2, 9), at_once=st.integers(1, 30), seed=seeds)
+def test_looking_at_some_batches_at_a_time_finds_the_same(rows, batch_size, at_once, seed):
+    sampler = Unique(relations_of(rows), batch_size)
+    expected = sampler.plan(random(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_ROWS_AT_ONCE", at_once)
+        found = sampler.plan(random(seed))
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.bounds, expected.bounds)
+
+
+def test_more_items_than_fit_in_one_number_with_their_row_are_sorted_all_the_same():
+    rows = [(0, 2**58), (0, 1), (2, 3), (2, 2**58)]
+    found = batches(Unique(relations_of(rows), 4).plan(random(0)))
+    items = [item for row in found[0] for item in rows[row]]
+    assert len(items) == len(set(items)) and len(found) == 1
+
+
+def test_rows_that_are_left_out_are_counted():
+    epochs = Epochs(relations_of([(0, i) for i in range(1, 41)]), BatchSettings(10, unique=True), 0)
+    assert epochs.left_out() == 36
+
+
 classes = st.lists(st.integers(2, 12), min_size=1, max_size=12)
 
 
@@ -89,6 +113,13 @@ def test_every_member_comes_once_beside_another_of_its_class(counts, batch_size,
         assert batch
         _, members = np.unique(label[batch], return_counts=True)
         assert members.min() >= 2
+
+
+def test_a_batch_has_two_classes_where_there_are_two():
+    found = batches(ByClass(np.repeat(np.arange(2), 40), 8, 8).plan(random(0)))
+    assert len(found) == 10
+    for batch in found:
+        assert np.bincount(np.repeat(np.arange(2), 40)[batch]).tolist() == [4, 4]
 
 
 def test_batches_hold_about_as_many_classes_and_members_as_asked():
@@ -139,6 +170,75 @@ def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size,
         assert sorted(row for rows, _ in found for row in rows) == list(range(sum(sizes)))
         for rows, source in found:
             assert {int(relations.source[row]) for row in rows} == {source}
+
+
+def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
+    shares = [Share("a", batch_size=5), Share("b", batch_size=20)]
+    found = epoch(Epochs(mixed([97, 203]), BatchSettings(10, shares=shares, temperature=1.0), 0), 0)
+    assert sorted(row for rows, _ in found for row in rows) == list(range(300))
+
+
+@pytest.mark.parametrize("one_source", [True, False])
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature):
+    relations = mixed([20, 0, 30])
+    shares = [Share("a"), Share("empty"), Share("c")]
+    settings = BatchSettings(10, shares=shares, temperature=temperature, one_source=one_source)
+    found = epoch(Epochs(relations, settings, 0), 0)
+    assert len(found) == 5
+    assert all(rows and source != 1 for rows, source in found)
+
+
+@given(
+    sizes=st.lists(st.integers(2, 40), min_size=2, max_size=4),
+    batch_size=st.integers(2, 12),
+    weighted=st.booleans(),
+    seed=seeds,
+)
+def test_batches_of_all_sources_are_of_equal_size_with_equal_shares(sizes, batch_size, weighted, seed):
+    relations = mixed(sizes)
+    shares = [Share(str(i), weight=i + 1.0 if weighted else None) for i in range(len(sizes))]
+    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
+    found = [rows for rows, _ in epoch(epochs, 1)]
+    lengths = [len(rows) for rows in found]
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) >= 2 and max(lengths) <= max(3, batch_size)
+    if not weighted:
+        assert sorted(row for rows in found for row in rows) == list(range(sum(sizes)))
+    for source in range(len(sizes)):
+        counts = [int((relations.source[rows] == source).sum()) for rows in found]
+        assert max(counts) - min(counts) <= len(sizes)
+
+
+@given(
+    counts=st.lists(st.integers(2, 9), min_size=2, max_size=8),
+    pairs=st.integers(2, 60),
+    batch_size=st.integers(6, 16),
+    per_class=st.integers(2, 5),
+    seed=seeds,
+)
+def test_batches_of_all_sources_leave_no_member_of_a_class_alone(counts, pairs, batch_size, per_class, seed):
+    label = np.concatenate([np.full(pairs, -1), np.repeat(np.arange(len(counts)), counts)])
+    rows = np.arange(len(label))
+    relations = Relations(rows, np.where(label < 0, rows + 1000, -1), label=label, source=np.where(label < 0, 0, 1))
+    shares = [Share("pairs"), Share("classes", items_per_class=per_class)]
+    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
+    seen = []
+    for number in range(2):
+        for taken, _ in epoch(epochs, number):
+            assert taken
+            seen += taken
+            _, members = np.unique([label[row] for row in taken if label[row] >= 0], return_counts=True)
+            assert (members >= 2).all()
+    assert sorted(seen) == sorted([*rows, *rows])
+
+
+def test_one_that_is_alone_of_its_class_and_one_of_no_class_are_left_out():
+    label = np.array([0, 0, 1, -1, 2, 2])
+    epochs = Epochs(Relations(np.arange(6), np.full(6, -1), label=label), BatchSettings(6), 0)
+    assert [sorted(rows) for rows, _ in epoch(epochs, 0)] == [[0, 1, 4, 5]]
+    alone = Relations(np.arange(2), np.full(2, -1), label=np.array([0, 1]))
+    assert len(Epochs(alone, BatchSettings(6), 0)) == 0
 
 
 @given(

@@ -33,7 +33,8 @@ class Batch:
 
     None where there is nothing of the kind: `group_N` items with the same number are all positives of each other ·
     `score_Bk` scores of the positive and of each negative, NaN for none (k = 1 + n) · `label_B` the class of each row ·
-    `weight_B` how much each row counts. `source` is the source that all rows are from, if there are several.
+    `weight_B` how much each row counts. Where there are several sources, `source` is the one that all rows are from, or
+    `source_B` the one of each row.
 
     Of items that are no texts there are numbers only: texts come first, and tokens and lengths are of these.
     """
@@ -51,6 +52,7 @@ class Batch:
     label_B: Tensor | None = None
     weight_B: Tensor | None = None
     source: int | None = None
+    source_B: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.anchor_B)
@@ -115,6 +117,7 @@ class Batches:
             label_B=_tensor(relations.label),
             weight_B=_tensor(relations.weight),
             source=source,
+            source_B=_tensor(relations.source) if source is None else None,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,10 +141,9 @@ class Batches:
 
 def _paired(relations: Relations) -> Relations:
     """Return the relations of a batch, labelled ones as pairs within their class."""
-    labelled = np.flatnonzero((relations.positive == ABSENT) & (relations.label is not None))
-    if not len(labelled):
+    if relations.label is None or (relations.positive != ABSENT).all():
         return relations
-    assert relations.label is not None
+    labelled = np.flatnonzero((relations.positive == ABSENT) & (relations.label != ABSENT))
     rows, positive = pairs_within_classes(relations.label[labelled], relations.anchor[labelled])
     all_positive = relations.positive.copy()
     all_positive[labelled[rows]] = positive

@@ -12,6 +12,7 @@ from finetune.data.cache import Cache
 from finetune.data.dataset import Dataset
 from finetune.data.mixing import BatchSettings
 from finetune.data.tokens import Tokens
+from finetune.errors import FinetuneError
 
 
 class RelationDataModule(LightningDataModule):
@@ -19,6 +20,7 @@ class RelationDataModule(LightningDataModule):
 
     Raises:
         ModelError: the tokenizer is not a fast one.
+        FinetuneError: no batch can be made, since no class has two members left.
     """
 
     def __init__(
@@ -39,6 +41,14 @@ class RelationDataModule(LightningDataModule):
         if note := self.tokens.note(items):
             say(note)
         self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed)
+        if not len(self._batches):
+            what = "No class has two members left to train on."
+            raise FinetuneError(what, "Hold out fewer: lower data.validation_fraction.")
+        if settings.unique and (left_out := self._batches.epochs.left_out()):
+            rows = f"{left_out:,} of {len(dataset.train):,} pairs"
+            say(
+                f"data.unique: {rows} are left to other epochs: one of their texts is in every batch with room already."
+            )
 
     @property
     def batches_per_epoch(self) -> int:

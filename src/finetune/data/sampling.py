@@ -6,6 +6,7 @@ R rows (relations), K batches of a pass, N items.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import Protocol
 
@@ -13,22 +14,37 @@ import numpy as np
 
 from finetune.data.arrays import Ints, flat_ranges
 from finetune.data.items import ABSENT
-from finetune.data.relations import Relations
+from finetune.data.relations import Bools, Relations
 
 # Rows that share an item with their batch are tried in others, until this often in a row next to none found room.
 _FRUITLESS_ROUNDS = 3
+# So many rows are looked through at once for items that repeat: what is sorted then stays in the processor's cache.
+_ROWS_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows in the order in which a pass takes them; batch `k` is `rows[bounds[k]:bounds[k + 1]]`."""
+    """Rows in the order in which a pass takes them; batch `k` is `rows[bounds[k]:bounds[k + 1]]`.
+
+    `ends`, of labelled rows, is where each group of one class ends; its members mean something only beside each other.
+    """
 
     rows: Ints
     bounds: Ints
+    ends: Ints | None = None
 
     def batch(self, k: int) -> Ints:
         """Return the rows of one batch."""
         return self.rows[self.bounds[k] : self.bounds[k + 1]]
+
+    def whole(self, place: int) -> int:
+        """Return the place at or behind `place` where the rows can be cut without leaving one of a group alone."""
+        if self.ends is None or place in (0, len(self.rows)):
+            return place
+        at = int(np.searchsorted(self.ends, place))
+        start, end = int(self.ends[at - 1]) if at else 0, int(self.ends[at])
+        cut = place + (place - start) % 2  # in twos: two cuts of one group never leave one between them
+        return cut if cut <= end - 2 else end
 
 
 class Sampler(Protocol):
@@ -41,11 +57,11 @@ class Sampler(Protocol):
 
 
 def number_of_batches(rows: int, batch_size: int) -> int:
-    """Return how many batches of at most `batch_size` rows there are, but none of a single row.
+    """Return how many batches of at most `batch_size` rows there are, but none of a single row; 0 of no rows.
 
     A pair alone has nothing to be told from: batches of one are joined to another even if that grows by one.
     """
-    return max(1, min(ceil(rows / batch_size), rows // 2))
+    return max(min(1, rows), min(ceil(rows / batch_size), rows // 2))
 
 
 class Shuffled:
@@ -74,13 +90,13 @@ class Unique(Shuffled):
         super().__init__(len(relations), batch_size)
         self._columns = relations.columns()
         self._items = int(self._columns.max(initial=0)) + 1
-        self._most = ceil(len(relations) / self.batches)
+        self._most = ceil(len(relations) / max(1, self.batches))
 
     def plan(self, random: np.random.Generator) -> Plan:
         """Return a random order, in which rows that share an item with their batch were moved to another."""
         order = random.permutation(self.rows)
         batch_R = np.repeat(np.arange(self.batches), np.diff(even_bounds(self.rows, self.batches)))
-        keys, stays = self._without_repeats(order, batch_R)
+        keys, stays = self._first_of_each(order, batch_R)
         taken = [keys]
         placed = [(order[stays], batch_R[stays])]
         waiting = order[~stays]
@@ -96,6 +112,14 @@ class Unique(Shuffled):
         by_batch = np.argsort(batch_P, kind="stable")
         counts = np.bincount(batch_P, minlength=self.batches)
         return Plan(rows_P[by_batch], np.concatenate([[0], np.cumsum(counts)]))
+
+    def _first_of_each(self, order: Ints, batch_R: Ints) -> tuple[Ints, Bools]:
+        """Return what `_without_repeats` does, of all rows in the order of their batches, some batches at a time."""
+        at_once = max(1, _ROWS_AT_ONCE // self._most)
+        edges = even_bounds(self.rows, self.batches)[::at_once].tolist()
+        edges += [self.rows] * (edges[-1] < self.rows)
+        parts = [self._without_repeats(order[low:high], batch_R[low:high]) for low, high in pairwise(edges)]
+        return np.concatenate([keys for keys, _ in parts]), np.concatenate([stays for _, stays in parts])
 
     def _try(
         self, waiting: Ints, free_K: Ints, taken: list[Ints], random: np.random.Generator
@@ -117,25 +141,34 @@ class Unique(Shuffled):
         waiting = np.concatenate([rest, tried[~fits], rows[~stays]])
         return rows[stays], batch[stays], waiting, keys
 
-    def _without_repeats(self, rows: Ints, batch: Ints) -> tuple[Ints, Ints]:
+    def _without_repeats(self, rows: Ints, batch: Ints) -> tuple[Ints, Bools]:
         """Return the sorted keys of the rows that stay, and which rows those are: the first of each item in a batch."""
-        table = self._keys(rows, batch)
+        first = int(batch.min(initial=self.batches))
+        table = self._keys(rows, batch - first)
         place = np.broadcast_to(np.arange(len(rows))[:, None], table.shape)
         real = table >= 0
-        bits = max(1, len(rows).bit_length())
-        # Item, batch and row in one number: sorting these is several times as fast as sorting places by them.
-        packed = np.sort((table[real] << bits) | place[real])
-        key, row = packed >> bits, packed & ((1 << bits) - 1)
+        key, row = _sorted_pairs(table[real], place[real], (self.batches - first) * self._items)
         repeats = (key[1:] == key[:-1]) & (row[1:] != row[:-1])
         stays = np.ones(len(rows), bool)
         stays[row[1:][repeats]] = False
-        return key[stays[row]], stays
+        return key[stays[row]] + first * self._items, stays
 
     def _keys(self, rows: Ints, batch: Ints) -> Ints:
         """Return a number for each (batch, item) of these rows, -1 for an absent item."""
         table = self._columns[rows]
         keys: Ints = np.where(table == ABSENT, -1, batch[:, None] * self._items + table)
         return keys
+
+
+def _sorted_pairs(key: Ints, place: Ints, reach: int) -> tuple[Ints, Ints]:
+    """Return keys below `reach` in order, equal ones by their places, and those places."""
+    bits = int(place.max(initial=0)).bit_length()
+    if reach.bit_length() + bits > 62:
+        order = np.lexsort((place, key))
+        return key[order], place[order]
+    # Both in one number: sorting these is several times as fast as sorting places by keys.
+    packed = np.sort((key << bits) | place)
+    return packed >> bits, packed & ((1 << bits) - 1)
 
 
 def _merged(taken: list[Ints], keys: Ints) -> list[Ints]:
@@ -148,16 +181,19 @@ def _merged(taken: list[Ints], keys: Ints) -> list[Ints]:
 class ByClass:
     """Labelled rows: in every batch several classes, of each about `items_per_class` members, which are pairs there.
 
-    Every row comes once a pass. The groups of one class are spread over the pass as evenly as there is room.
+    Every row comes once a pass; every class has at least two. The groups of one class are spread over the pass as
+    evenly as there is room, batches are of about equal size: no group is cut.
     """
 
     def __init__(self, label_R: Ints, batch_size: int, items_per_class: int) -> None:
         self.label_R = label_R
-        self.items_per_class = min(items_per_class, batch_size)
-        _, self._counts_C = np.unique(label_R, return_counts=True)
+        # A batch of a single class has nothing to tell its members from.
+        self.items_per_class = max(2, min(items_per_class, batch_size // 2))
+        counts_C = np.bincount(label_R)
+        self._counts_C = counts_C[counts_C > 0]
         # As many groups of a class as keep at least `items_per_class` together, so that no member is left alone.
         self._groups_C = np.maximum(1, self._counts_C // self.items_per_class)
-        self.batches = max(1, min(ceil(len(label_R) / batch_size), int(self._groups_C.sum())))
+        self.batches = min(ceil(len(label_R) / batch_size), int(self._groups_C.sum()))
 
     def plan(self, random: np.random.Generator) -> Plan:
         """Return a random order of random groups."""
@@ -171,17 +207,19 @@ class ByClass:
         # Equal steps from a random beginning, around the whole pass.
         when_G = (random.random(len(counts_C))[of_class] + place / groups_C[of_class]) % 1.0
         order = np.argsort(when_G, kind="stable")
-        rows = rows[flat_ranges(starts_G[order], sizes_G[order])]
         ends = np.cumsum(sizes_G[order])
-        return Plan(rows, self._bounds(ends))
+        return Plan(rows[flat_ranges(starts_G[order], sizes_G[order])], self._bounds(ends), ends)
 
     def _bounds(self, ends: Ints) -> Ints:
-        """Return where the batches begin and end, (K + 1,): between groups, nearest to equal sizes."""
-        wanted = np.arange(1, self.batches) * ends[-1] / self.batches
-        cuts = np.unique(ends[np.minimum(np.searchsorted(ends, wanted), len(ends) - 2)]) if len(wanted) else wanted
-        # Large groups leave some of the wanted places at one cut: other cuts make up the number.
-        others = np.setdiff1d(ends[:-1], cuts)[: len(wanted) - len(cuts)]
-        return np.sort(np.concatenate([[0], cuts, others, ends[-1:]])).astype(np.int64)
+        """Return where the batches begin and end, (K + 1,): at ends of groups, nearest to equal sizes."""
+        batch = np.arange(self.batches - 1)
+        wanted = (batch + 1) * len(self.label_R) / self.batches
+        at = np.searchsorted(ends, wanted)
+        at -= (at > 0) & (wanted - ends[at - 1] < ends[at] - wanted)
+        # A group that is larger than a batch would end several: each batch has at least one group.
+        at = np.maximum.accumulate(at - batch) + batch
+        at = np.minimum(at, len(ends) - self.batches + batch)
+        return np.concatenate([[0], ends[at], ends[-1:]])
 
 
 def pairs_within_classes(label_B: Ints, item_B: Ints) -> tuple[Ints, Ints]:
