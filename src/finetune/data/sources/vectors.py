@@ -69,7 +69,7 @@ class VectorFile:
     def _shapes(self) -> dict[str, Shape]:
         """The header of each array by its name."""
         try:
-            if not zipfile.is_zipfile(self._file.path):
+            if not self._is_archive():
                 with self._file.path.open("rb") as stream:
                     return self._checked({ONE_ARRAY: _header(stream)}, {ONE_ARRAY: self._file.stamp.size})
             with zipfile.ZipFile(self._file.path) as archive:
@@ -78,6 +78,10 @@ class VectorFile:
             refuse_unreadable(self.shown, error, self._key)
         except _DAMAGE as error:
             refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
+
+    def _is_archive(self) -> bool:
+        with self._file.path.open("rb") as stream:
+            return stream.read(2) == b"PK"
 
     def _headers(self, archive: zipfile.ZipFile) -> dict[str, Shape]:
         infos = _members(archive)
@@ -142,7 +146,7 @@ class VectorFile:
         shapes = self._shapes
         wanted = list(shapes) if names is None else names
         try:
-            if not zipfile.is_zipfile(self._file.path):
+            if not self._is_archive():
                 return {ONE_ARRAY: np.load(self._file.path, mmap_mode="r", allow_pickle=False)}
             with zipfile.ZipFile(self._file.path) as archive:
                 members = _members(archive)
@@ -167,7 +171,10 @@ def _header(stream: IO[bytes]) -> Shape:
 
     version = npy.read_magic(stream)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return Shape(*read(stream))
+    shape = Shape(*read(stream))
+    if min(shape.shape, default=0) < 0:
+        raise ValueError("a negative length")
+    return shape
 
 
 def _wrong(shape: Shape) -> str:
