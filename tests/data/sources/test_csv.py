@@ -216,10 +216,10 @@ REFUSED = {
     "header only": (b"question,answer\n", ["pairs.csv:1", "nothing below"]),
     "duplicate names": (b"question,answer,question\nq,a,b\nr,c,d\n", ["'question' more than once"]),
     "ragged": (b"question,answer\nq1,a1\nq2\nq3,a3,x\n", ["pairs.csv:3: found 1 cell", "pairs.csv:4: found 3 cells"]),
-    "nul": (b"question,answer\nq1,a1\nq2,a\x002\n", ["pairs.csv:3: column 'answer': has a NUL byte: a\\x002"]),
+    "nul": (b"question,answer\nq1,a1\nq2,a\x002\n", ["pairs.csv:3: column 'answer' has a NUL byte: a\\x002"]),
     "latin-1": (
         "question,answer\nq1,a1\nq2,caf\xe9\n".encode("latin-1"),
-        ["pairs.csv:3: column 'answer': has the byte 0xE9, which is not utf-8: caf\\xe9", "data.encoding=cp1252"],
+        ["pairs.csv:3: column 'answer' has the byte 0xE9, which is not utf-8: caf\\xe9", "data.encoding=cp1252"],
     ),
     "latin-1 header": ("qu\xe9,answer\nq1,a1\n".encode("latin-1"), ["pairs.csv:1", "0xE9", "data.encoding=cp1252"]),
     "unclosed": (b'question,answer\nq1,a1\nq2,"a2\nq3,a3\n', ["pairs.csv:3: a quote that opens here is never closed"]),
@@ -260,7 +260,7 @@ def test_another_delimiter_than_the_one_told_is_named(write):
 def test_a_huge_cell_is_one_line(write):
     path = write("question,answer\nq1,a1\nq2," + "x" * 10_000_000 + "\n")
     answer = told(path)
-    assert ":3: column 'answer': has 10,000,000 characters, more than 1,000,000" in answer
+    assert ":3: column 'answer' has 10,000,000 characters, more than 1,000,000" in answer
     assert max(map(len, answer.splitlines())) < 400
 
 

@@ -91,10 +91,10 @@ def test_every_bad_line_is_told_and_the_others_are_read(write):
     answer = told(path)
     for words in (
         "x.jsonl:2: is no JSON (expecting property name enclosed in double quotes): {oops",
-        "x.jsonl:4: column 'query': is a number, in the other rows it is text: 7",
+        "x.jsonl:4: column 'query' is a number, in the other rows it is text: 7",
         'x.jsonl:5: is no JSON object: ["query"]',
         "x.jsonl:6: has the byte 0xE9",
-        "x.jsonl:9: column 'score': is text, in the other rows it is a number: high",
+        "x.jsonl:9: column 'score' is text, in the other rows it is a number: high",
         "7 of 9 rows are bad.",
     ):
         assert words in answer

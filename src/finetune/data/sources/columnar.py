@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.sources.columns_as_read import in_order, table_as_agreed
+from finetune.data.sources.columns_as_read import agreed, in_order, table_as_agreed, unpacked_size
 from finetune.data.sources.files import DataFile, Expansion
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from finetune.data.arrays import Ints
 
 SAMPLE = 20
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 13  # few, so that rows which grow without end are noticed before they fill the memory
 
 
 @contextmanager
@@ -53,8 +53,7 @@ class ParquetFile:
                 schema, groups = parquet.schema_arrow, range(parquet.num_row_groups)
             work = partial(self._read_group, list(names), grows)
             batches = [batch for group in in_order(work, groups) for batch in group]
-            table = pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in names]))
-            return whole_reading(self.file.shown, table_as_agreed(table))
+        return whole_reading(self.file.shown, _joined(batches, schema, names))
 
     def _open(self) -> Any:
         import pyarrow.parquet as pq
@@ -85,8 +84,7 @@ class ArrowFile:
         with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
             schema, batches = self._open(source, names)
             found = checked(batches, Expansion(self.file), names)
-            table = pa.Table.from_batches(found, pa.schema([schema.field(name) for name in names]))
-            return whole_reading(self.file.shown, table_as_agreed(table))
+        return whole_reading(self.file.shown, _joined(found, schema, names))
 
     def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
         is_stream = not self.file.start().startswith(b"ARROW1")
@@ -100,13 +98,19 @@ class ArrowFile:
         return schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
+def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Return one table; `schema` is that of the file, for a file without rows."""
+    return pa.Table.from_batches(batches, pa.schema([(name, agreed(schema.field(name).type)) for name in names]))
+
+
 def checked(batches: Iterable[pa.RecordBatch], grows: Expansion, names: Sequence[str]) -> list[pa.RecordBatch]:
     """Return these columns of the batches, whose bytes are looked through: a damaged file can be read as nonsense."""
     found = []
     for batch in batches:
-        grows.add(batch.nbytes)
         batch.validate(full=True)
-        found.append(batch.select(list(names)))
+        table = pa.Table.from_batches([batch.select(list(names))])
+        grows.add(sum(map(unpacked_size, table.columns)))
+        found += table_as_agreed(table).to_batches()
     return found
 
 
@@ -114,6 +118,7 @@ def sample_of(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     """Return the first rows as Python values."""
     if batch is None:
         return []
+    batch.validate(full=True)  # what a damaged file makes of an offset would end the process
     first = batch.slice(0, SAMPLE)
     return list(zip(*(column.to_pylist() for column in first.columns), strict=True))
 

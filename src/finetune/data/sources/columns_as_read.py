@@ -49,6 +49,19 @@ def table_as_agreed(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=table.column_names)
 
 
+def unpacked_size(column: pa.ChunkedArray) -> int:
+    """Return the bytes that the column has when every row holds its own value."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    total = 0
+    for chunk in column.chunks:
+        values = chunk.dictionary.cast(agreed(column.type.value_type))
+        if values.type != pa.large_string():
+            return int(column.nbytes)
+        total += pc.sum(pc.binary_length(values).take(chunk.indices)).as_py() or 0
+    return total
+
+
 def in_order(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     """Yield `work(item)` of all items in their order, a few at a time in threads, none long before it is asked for."""
     workers = min(8, cpu_count() or 1)

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, BinaryIO, TextIO
 
 from finetune.data.sources.csv_text import MARK_UNDECODABLE, ROW_CHARACTERS, undecodable_byte
+from finetune.data.sources.python_values import Broken
 from finetune.data.sources.refusing import refuse
 
 BLOCK_BYTES = 8 << 20
@@ -17,11 +18,11 @@ _GAPS = " \t\r\n,"
 
 
 class NotJson(Exception):
-    """A text that is no JSON: its line, the kind of bad row that it is, what is wrong, and the text."""
+    """A text that is no JSON from a line on: what is wrong, and the text."""
 
-    def __init__(self, line: int, kind: str, what: str, text: str) -> None:
+    def __init__(self, line: int, what: str, text: str) -> None:
         super().__init__(what)
-        self.line, self.kind, self.what, self.text = line, kind, what, text
+        self.line, self.what, self.text = line, what, text
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,15 @@ def decoded(raw: bytes, is_utf8: bool) -> str:
     return raw.decode("utf-8", MARK_UNDECODABLE if is_utf8 else "surrogatepass")
 
 
-def parse(text: str) -> Any:
-    """Return the value that a text holds, or a `NotJson`."""
+def parse(text: str, encoding: str = "utf-8") -> Any:
+    """Return the value that a text holds, or `Broken`."""
     if (byte := undecodable_byte(text)) is not None:
-        return NotJson(0, "undecodable", f"has the byte 0x{byte:02X}, which is not of the encoding", text)
+        return Broken("undecodable", f"has the byte 0x{byte:02X}, which is not {encoding}", text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        return NotJson(0, "json", f"is no JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
+        return Broken("json", f"is no JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
 
 
 def values(stream: TextIO) -> Iterator[tuple[int, Any]]:
@@ -101,7 +102,7 @@ def values(stream: TextIO) -> Iterator[tuple[int, Any]]:
     if last:
         window.skip(1)
         if left := window.peek():
-            raise NotJson(window.line, "json", "there is more behind its end", left)
+            raise NotJson(window.line, "there is more behind its end", left)
 
 
 class _Window:
@@ -139,7 +140,7 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 if len(self._text) - self._at > ROW_CHARACTERS or not self._grow():
                     what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                    raise NotJson(self.line, "json", what, self._text[self._at : self._at + 200]) from None
+                    raise NotJson(self.line, what, self._text[self._at : self._at + 200]) from None
         self.line += self._text.count("\n", self._at, end)
         self._at = end
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from array import array
@@ -18,7 +19,7 @@ from finetune.data.sources.columns_as_read import in_order, table_as_agreed
 from finetune.data.sources.csv_text import open_text, undecodable_byte
 from finetune.data.sources.files import DataFile
 from finetune.data.sources.json_text import Block, NotJson, blocks, decoded, parse, values
-from finetune.data.sources.python_values import infer, type_rows
+from finetune.data.sources.python_values import Broken, infer, type_rows
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading, ReadOptions
 
@@ -143,13 +144,15 @@ class JsonFile:
                     found.parts.append(_Part(rows, block.first_line, block.lines_if_odd()))
                     found.rows_read += rows.num_rows
                 else:
-                    self._read_carefully(_parsed(block, self._is_utf8), types, bad, found)
+                    self._read_carefully(self._parsed(block), types, bad, found)
         return found
+
+    def _parsed(self, block: Block) -> Iterator[tuple[int, Any]]:
+        for line, raw in block.lines():
+            yield line, parse(decoded(raw, self._is_utf8), self.encoding)
 
     @property
     def _is_utf8(self) -> bool:
-        import codecs
-
         return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii")
 
     def _read_values(self, types: Types, bad: BadRows) -> _Parts:
@@ -162,24 +165,22 @@ class JsonFile:
         return found
 
     def _read_carefully(self, items: Iterator[tuple[int, Any]], types: Types, bad: BadRows, found: _Parts) -> None:
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, Any] | Broken] = []
         lines: list[int] = []
         for line, value in items:
-            found.rows_read += 1
-            if isinstance(value, dict):
-                rows.append(value)
-                lines.append(line)
-            elif isinstance(value, NotJson):
-                bad.add(Place(self.file.shown, line), None, value.kind, value.what, value.text)
-            else:
-                bad.add(Place(self.file.shown, line), None, "json", "is no JSON object", json.dumps(value))
+            is_row = isinstance(value, dict | Broken)
+            rows.append(value if is_row else Broken("json", "is no JSON object", json.dumps(value)))
+            lines.append(line)
             if len(rows) == ROWS_AT_ONCE:
                 self._flush(rows, lines, types, bad, found)
         self._flush(rows, lines, types, bad, found)
 
-    def _flush(self, rows: list[dict[str, Any]], lines: list[int], types: Types, bad: BadRows, found: _Parts) -> None:
+    def _flush(
+        self, rows: list[dict[str, Any] | Broken], lines: list[int], types: Types, bad: BadRows, found: _Parts
+    ) -> None:
         batch, good = type_rows(rows, [Place(self.file.shown, line) for line in lines], types, bad)
         found.parts.append(_Part(batch, 0, array("q", (lines[number] for number in good))))
+        found.rows_read += len(rows)
         rows.clear()
         lines.clear()
 
@@ -195,11 +196,6 @@ def _holds_rows(found: dict[str, Any]) -> bool:
     """Whether an object looks like a wrapping of rows: objects, or lists of them, in it."""
     values = [value[0] if isinstance(value, list) and value else value for value in found.values()]
     return any(isinstance(value, dict) for value in values)
-
-
-def _parsed(block: Block, is_utf8: bool) -> Iterator[tuple[int, Any]]:
-    for line, raw in block.lines():
-        yield line, parse(decoded(raw, is_utf8))
 
 
 def _read_block(block: Block, types: Types) -> tuple[Block, pa.RecordBatch | None]:

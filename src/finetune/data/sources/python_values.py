@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,15 @@ from finetune.data.bad_rows import BadRows, Place, cut
 
 SAID = {"text": "text", "number": "a number", "bool": "true or false", "list": "a list", "object": "an object"}
 _INTEGERS = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What stands in the place of a row that could not be read: the kind of bad row, what is wrong, its text."""
+
+    kind: str
+    what: str
+    text: str
 
 
 def kind_of(value: Any) -> str:
@@ -86,23 +96,29 @@ def _widened_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType 
 
 
 def type_rows(
-    rows: Sequence[Mapping[str, Any]], places: Sequence[Place], types: dict[str, pa.DataType], bad: BadRows
+    rows: Sequence[Mapping[str, Any] | Broken], places: Sequence[Place], types: dict[str, pa.DataType], bad: BadRows
 ) -> tuple[pa.RecordBatch, list[int]]:
     """Return the good rows as columns of `types`, and their numbers; the others are added to `bad`.
 
     A row lacks a key where there is null. `types` is widened in place, as from whole numbers to fractions.
     """
-    good = []
+    good: list[int] = []
+    values: dict[str, list[Any]] = {name: [] for name in types}
     for number, (row, place) in enumerate(zip(rows, places, strict=True)):
+        if isinstance(row, Broken):
+            bad.add(place, None, row.kind, row.what, row.text)
+            continue
         wider = {name: widened(kind, row.get(name)) for name, kind in types.items()}
         wrong = next((name for name, kind in wider.items() if kind is None), None)
         wrong = wrong or next((name for name in types if _has_surrogate(row.get(name))), None)
         if wrong is None:
             types.update({name: kind for name, kind in wider.items() if kind is not None})
             good.append(number)
+            for name, column in values.items():
+                column.append(_plain(row.get(name)))
             continue
         bad.add(place, wrong, "type", _complaint(row[wrong], types[wrong]), cut(str(row[wrong])))
-    columns = [pa.array([_plain(rows[number].get(name)) for number in good], kind) for name, kind in types.items()]
+    columns = [pa.array(values[name], kind) for name, kind in types.items()]
     schema = pa.schema(list(types.items()))
     return pa.record_batch(columns, schema), good
 
