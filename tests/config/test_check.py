@@ -105,7 +105,7 @@ VALUES = [
     ("data.validation_fraction=2", "data.validation_fraction", ["below 1", "found 2"]),
     ("data.max_length=2", "data.max_length", ["at least 4"]),
     ("data.path=", "data.path", ["a text that is not empty", "found ''"]),
-    ("data.columns={anchor: null}", "data.columns.anchor", ["expected a text or a list", "found null"]),
+    ("data.columns={anchor: null}", "data.columns.anchor", ["expected a text, a whole number or a list", "found null"]),
     ("loss.temperature=0", "loss.temperature", ["expected a number above 0, found 0"]),
     ("loss.temperature=nan", "loss.temperature", ["found nan"]),
     ("loss.temperature=inf", "loss.temperature", ["found inf"]),
@@ -326,7 +326,9 @@ def test_returns_the_config_with_what_was_set() -> None:
 )
 def test_every_shipped_yaml_composes_and_checks(file: Path) -> None:
     group = file.parent.relative_to(shipped_folder()).as_posix()
-    assert problems_of(*([] if group == "." else [f"{group}={file.stem}"])) == []
+    # A file may leave open what only its user knows; that alone is what is answered then.
+    told = ["data.path=mine"] if "path: ???" in file.read_text() or "  - files" in file.read_text() else []
+    assert problems_of(*([] if group == "." else [f"{group}={file.stem}"]), *told) == []
 
 
 def test_every_shipped_argument_is_a_parameter_with_a_fitting_type() -> None:

@@ -19,7 +19,7 @@ from .conftest import write
         "torch.optim.AdamW", "torch.optim.SGD", "torch.optim.Adafactor", "pytorch_lightning.Trainer",
         "pytorch_lightning.callbacks.EarlyStopping", "pytorch_lightning.callbacks.ModelCheckpoint",
         "pytorch_lightning.callbacks.RichProgressBar", "pytorch_lightning.loggers.CSVLogger",
-        "finetune.losses.infonce.InfoNCE", "finetune.models.text.TextEncoder", "finetune.data.csv.CsvData",
+        "finetune.losses.infonce.InfoNCE", "finetune.models.text.TextEncoder", "finetune.data.settings.Data",
         "finetune.training.schedules.Cosine", "finetune.training.callbacks.Checkpoint",
         "finetune.evaluation.retrieval.Retrieval", "textwrap.dedent", "collections.abc.Mapping.get",
     ],
