@@ -22,7 +22,7 @@ from finetune.data.modalities import Options, facts, load, prepare_column
 from finetune.errors import CheckFailed, FinetuneError, RunError
 from tests.data.modalities.conftest import picture, prepared
 
-NO_PICTURE, DAMAGED = "is no picture, or of a format that is not read", "is cut off or damaged"
+NO_PICTURE, DAMAGED = "it is no picture, or of a format that is not read", "the picture is cut off or damaged"
 HOSTILE = [
     "with space.png",
     'it\'s "quoted".png',
@@ -122,7 +122,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr("builtins.open", refusing)
         _, bad, _ = prepared("image", ["a.png"], tmp_path)
-    assert bad == [(0, "missing", "cannot be read (Permission denied)")]
+    assert bad == [(0, "missing", "it cannot be read (Permission denied)")]
 
 
 def test_no_path_leaves_a_root_that_is_given(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_file_that_ends_early_or_drips(server: Server, cache: Cache, monkeypat
 def test_a_file_that_is_too_large(server: Server, cache: Cache) -> None:
     server.pages["/a.bmp"] = picture(size=(700, 700), form="BMP")
     _, bad, _ = prepared("image", [server.url("/a.bmp")], cache=cache, most_bytes=1 << 20)
-    assert bad == [(0, "unreachable", "is larger than 1 MiB")]
+    assert bad == [(0, "unreachable", "it is larger than 1 MiB")]
 
 
 @pytest.mark.parametrize(

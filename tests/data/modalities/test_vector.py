@@ -80,7 +80,7 @@ def test_what_is_wrong_is_said() -> None:
     rows = [[1.0, 2], [3, 4], [1], [], [float("nan"), 1], [1e39, 1], [None, 1], None]
     _, bad, _ = prepared("vector", pa.chunked_array([pa.array(rows, pa.list_(pa.float64()))]), Path())
     assert len(bad) == 5 or vector.MOST_CHUNK == 1
-    assert (2, "vector", "has 1 number, others have 2") in bad
+    assert (2, "vector", "the vector has 1 number, others have 2") in bad
     assert (3, "vector", "there are no numbers") in bad
     assert (4, "vector", "not all of them are finite numbers") in bad
 

@@ -95,7 +95,7 @@ class Downloads:
         except (OSError, http.client.HTTPException) as error:
             raise self._obstacle(error) from error
         except ValueError:  # a port that is no number, a host that is no name
-            raise Unusable("unreachable", "is no URL that can be asked") from None
+            raise Unusable("unreachable", "it is no URL that can be asked") from None
         if content[:200].lstrip()[:1] == b"<" and b"<html" in content[:1000].lower():
             raise Unusable("unreachable", "the server sends a web page instead of the file")
         return content
@@ -105,7 +105,7 @@ class Downloads:
         if isinstance(reason, TimeoutError):
             return _Passing(f"no answer within {self.options.timeout:g} s", answered=False)
         if isinstance(error, http.client.InvalidURL):
-            return Unusable("unreachable", "is no URL that can be asked")
+            return Unusable("unreachable", "it is no URL that can be asked")
         return _Passing(f"the server cannot be reached ({_reason(reason)})", answered=False)
 
     def _body(self, answer: IO[bytes]) -> bytes:
@@ -114,7 +114,7 @@ class Downloads:
             blocks.append(block)
             size += len(block)
             if size > self.options.most_bytes:
-                raise Unusable("unreachable", f"is larger than {self.options.most_bytes >> 20} MiB")
+                raise Unusable("unreachable", f"it is larger than {self.options.most_bytes >> 20} MiB")
             if time.monotonic() > end:
                 raise _Passing("the server sends it too slowly", answered=True)
         # http.client says nothing of an answer that ends early when it is read in blocks.

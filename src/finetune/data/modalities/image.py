@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 # What Pillow reads by itself. Others of its formats start programs (EPS) or were sources of trouble and are rare.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
+DAMAGED = "the picture is cut off or damaged"
 LOOKED_AT = 1000  # images, for the facts of many
 
 
@@ -157,22 +158,22 @@ def _open(content: bytes, most_pixels: int) -> Any:
     try:
         image = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
-        what = "is cut off or damaged" if is_image(content) else "is no picture, or of a format that is not read"
+        what = DAMAGED if is_image(content) else "it is no picture, or of a format that is not read"
         raise Unusable("image", what) from None
     except Image.DecompressionBombError:
-        raise Unusable("image", f"has more than {most_pixels:,} pixels") from None
+        raise Unusable("image", f"the picture has more than {most_pixels:,} pixels") from None
     except Exception as error:
         raise _damaged(error) from error
     width, height = image.size
     if width * height > most_pixels:
-        raise Unusable("image", f"has {width:,} x {height:,} pixels, more than {most_pixels:,}")
+        raise Unusable("image", f"the picture has {width:,} x {height:,} pixels, more than {most_pixels:,}")
     return image
 
 
 def _damaged(error: Exception) -> Unusable:
     if isinstance(error, MemoryError):
-        return Unusable("image", "does not fit into memory")
-    return Unusable("image", "is cut off or damaged")
+        return Unusable("image", "the picture does not fit into memory")
+    return Unusable("image", DAMAGED)
 
 
 def _decode(content: bytes, most_pixels: int) -> Image:

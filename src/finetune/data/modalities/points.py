@@ -50,7 +50,7 @@ def cloud(content: bytes, points: int, *, unit_sphere: bool) -> bytes:
             points_P3 /= np.sqrt((points_P3**2).sum(axis=1).max()) or 1.0
         narrow_P3 = points_P3.astype("<f4") + np.float32(0)  # makes 0 of -0
     if not np.isfinite(narrow_P3).all():
-        raise Unusable("mesh", "has coordinates that are no finite numbers")
+        raise Unusable("mesh", "the mesh has coordinates that are no finite numbers")
     if (narrow_P3 == narrow_P3[0]).all():
         raise Unusable("mesh", "all its points are the same")
     return narrow_P3.tobytes()
@@ -71,9 +71,9 @@ def _read(content: bytes) -> tuple[Doubles, npt.NDArray[np.int64]]:
         vertices_V3 = np.concatenate([*vertices, np.empty((0, 3))])
         faces_F3 = np.concatenate([*(one + s for one, s in zip(faces, starts, strict=False)), np.empty((0, 3), int)])
     except Exception as error:  # whatever a parser makes of bytes that anybody may have written
-        raise Unusable("mesh", f"is no {kind.upper()} file that can be read") from error
+        raise Unusable("mesh", f"it is no {kind.upper()} file that can be read") from error
     if missing:
-        raise Unusable("mesh", f"is cut off: {missing:,} of the lines that its header promises are not there")
+        raise Unusable("mesh", f"the mesh is cut off: {missing:,} of the lines that its header promises are not there")
     return _sound(vertices_V3, faces_F3, kind)
 
 
@@ -81,9 +81,9 @@ def _sound(vertices_V3: Doubles, faces_F3: npt.NDArray[np.int64], kind: str) -> 
     if not len(vertices_V3):
         raise Unusable("mesh", f"there are no points in it, read as {kind.upper()}")
     if not np.isfinite(vertices_V3).all():
-        raise Unusable("mesh", "has coordinates that are no finite numbers")
+        raise Unusable("mesh", "the mesh has coordinates that are no finite numbers")
     if len(faces_F3) and not 0 <= faces_F3.min() <= faces_F3.max() < len(vertices_V3):
-        raise Unusable("mesh", "has faces with corners that are not there")
+        raise Unusable("mesh", "the mesh has faces with corners that are not there")
     return vertices_V3, faces_F3
 
 

@@ -77,20 +77,20 @@ class Contents:
                 _refuse_outside(path, self.options.root)
             found = os.stat(path)  # noqa: PTH116 a Path for each of a million files takes as long as the look
             if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
-                raise Unusable("missing", "is a folder" if stat.S_ISDIR(found.st_mode) else "is no ordinary file")
+                raise Unusable("missing", "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no ordinary file")
             self._refuse_size(found.st_size)
             with open(path, "rb") as file:  # noqa: PTH123
                 return file.read(found.st_size)
         except (FileNotFoundError, NotADirectoryError):
             raise Unusable("missing", "there is no such file") from None
         except OSError as error:
-            raise Unusable("missing", f"cannot be read ({error.strerror or error})") from error
+            raise Unusable("missing", f"it cannot be read ({error.strerror or error})") from error
         except ValueError:  # a NUL in it
-            raise Unusable("missing", "is no path") from None
+            raise Unusable("missing", "it is no path") from None
 
     def _refuse_size(self, size: int) -> None:
         if size > self.options.most_bytes:
-            raise Unusable(self.kind, f"is larger than {self.options.most_bytes >> 20} MiB")
+            raise Unusable(self.kind, f"it is larger than {self.options.most_bytes >> 20} MiB")
 
     def _decoded(self, uri: str) -> bytes:
         self._refuse_size(len(uri) * 3 // 4)

@@ -112,11 +112,22 @@ def _split(texts: pa.Array) -> pa.Array:
     """Return lists of float64, null for a number that is none."""
     inner = pc.replace_substring_regex(texts.cast(pa.large_string()), r"^\s*[\[(]?\s*", "")
     inner = pc.replace_substring_regex(inner, r"\s*[\])]?\s*$", "")
-    parts = pc.split_pattern_regex(pc.if_else(pc.equal(inner, ""), None, inner), _BETWEEN)
-    flat = parts.flatten()
-    numbers = pc.if_else(pc.match_substring_regex(flat, _NUMBER), pc.utf8_ltrim(flat, "+"), None).cast(pa.float64())
+    inner = pc.if_else(pc.equal(inner, ""), None, inner)
+    parts = pc.split_pattern(inner, ",")
+    try:  # as JSON and Python write them: five times as fast
+        numbers = pc.utf8_trim_whitespace(parts.flatten()).cast(pa.float64())
+    except pa.ArrowInvalid:
+        parts = pc.split_pattern_regex(inner, _BETWEEN)
+        numbers = _numbers(parts.flatten())
     ends = np.cumsum(np.r_[0, pc.fill_null(pc.list_value_length(parts), 0).to_numpy()])
     return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64(), mask=_none_after(parts)), numbers)
+
+
+def _numbers(texts: pa.Array) -> pa.Array:
+    try:
+        return texts.cast(pa.float64())
+    except pa.ArrowInvalid:  # only where a text is no number the others must be told from it
+        return pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, None).cast(pa.float64())
 
 
 def _none_after(parts: pa.Array) -> npt.NDArray[np.bool_]:
@@ -148,7 +159,7 @@ def _fault(found: int, width: int) -> str:
         return "there are no numbers"
     if found == width:
         return "not all of them are finite numbers"
-    return f"has {found:,} {'number' if found == 1 else 'numbers'}, others have {width:,}"
+    return f"the vector has {found:,} {'number' if found == 1 else 'numbers'}, others have {width:,}"
 
 
 def _floats(lists: pa.Array) -> Floats:
