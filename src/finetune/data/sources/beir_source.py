@@ -128,7 +128,7 @@ class BeirSource:
             return
         texts = ids.take(rows).to_pylist()
         for place, text in zip(judged.place(rows), texts, strict=True):
-            bad.add(place, column, "unknown", f"its id is not in {file}", text)
+            bad.add(place, column, "unknown", f"has an id that is not in {file}", text)
 
 
 def _texts(source: FileSource, bad: BadRows, with_title: bool) -> tuple[pa.Array, pa.Array]:

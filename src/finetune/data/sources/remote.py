@@ -131,6 +131,10 @@ def _download(system: Any, path: str, info: dict[str, Any], target: Path, shown:
 
 def _refuse(error: Exception, shown: str, key: str) -> NoReturn:
     scheme = urlsplit(shown).scheme.lower()
+    # A file system makes one error of all that went wrong: what it was is behind it.
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    status = getattr(error, "status", None)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150].rstrip(".")
     package = PACKAGES.get(scheme)
     if isinstance(error, ImportError) and package:
@@ -139,9 +143,9 @@ def _refuse(error: Exception, shown: str, key: str) -> NoReturn:
         refuse(
             key, f"there is no way to read '{scheme}://'.", "Known are https, s3, gs, hf and what fsspec lists.", error
         )
-    if isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410):
-        refuse(key, f"there is no file '{shown}'.", "Try it in a browser, or list its folder.", error)
-    if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+    if isinstance(error, PermissionError) or status in (401, 403):
         refuse(key, f"'{shown}' may not be read: {reason}.", "Log in there first, or make it public.", error)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        refuse(key, f"there is no file '{shown}'.", "Try it in a browser, or list its folder.", error)
     what = f"'{shown}' does not answer: {reason}."
     refuse(key, what, "Try it in a browser, or download the file and give its path.", error)

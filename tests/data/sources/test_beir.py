@@ -1,0 +1,99 @@
+"""A BEIR folder as data to train on. As data to evaluate on it is tested beside the data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+
+CORPUS = [
+    {"_id": "d1", "text": "one"},
+    {"_id": "d2", "title": "T", "text": "two"},
+    {"_id": "d3", "title": "", "text": "x"},
+]
+QUERIES = [{"_id": "1", "text": "first"}, {"_id": "2", "text": "second"}]
+QRELS = "query-id\tcorpus-id\tscore\n1\td2\t2\n1\td3\t0\n2\td1\t1\n"
+ROWS = [("first", "T two", 2.0), ("first", "x", 0.0), ("second", "one", 1.0)]
+
+
+def lines(records: list[Any]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+@pytest.fixture
+def make(write, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def make_folder(corpus=CORPUS, queries=QUERIES, **qrels: str) -> Path:
+        write(corpus if isinstance(corpus, str) else lines(corpus), "my/corpus.jsonl")
+        write(queries if isinstance(queries, str) else lines(queries), "my/queries.jsonl")
+        for name, content in (qrels or {"train": QRELS}).items():
+            write(content, f"my/qrels/{name}.tsv")
+        return Path("my")
+
+    return make_folder
+
+
+def test_rows_are_query_document_and_grade(make):
+    folder = make(train=QRELS, test=QRELS + "2\td2\t1\n")
+    head = head_of(folder)
+    assert (head.names, head.sample[0][2]) == (["query", "document", "grade"], 2.0)
+    assert rows_of(folder) == rows_of(folder, format="beir") == ROWS
+    reading, _ = read(folder, "grade", "query")
+    assert reading.table.column_names == ["grade", "query"]
+    assert [str(place) for place in reading.place(np.array([2, 0]))] == ["my/qrels/train.tsv:4", "my/qrels/train.tsv:2"]
+    assert len(rows_of("my/qrels/test.tsv", format="beir")) == 4
+
+
+def test_a_file_of_judgments_without_a_header_and_numbers_as_ids(make):
+    folder = make(corpus=[{"_id": 1, "text": "one"}], queries=[{"_id": 7, "text": "q"}], dev="7\t1\t0.5\n")
+    assert rows_of(folder) == [("q", "one", 0.5)]
+
+
+def test_bad_rows(make):
+    folder = make(
+        corpus=lines(CORPUS) + "{oops\n" + lines([{"_id": "d9", "text": 5}]),
+        train=QRELS + "9\td1\t1\n1\td8\t1\n1 d1 1\n1\td1\tyes\n",
+    )
+    reading, bad = read(folder)
+    assert tuples(reading) == [(q, d, str(int(g))) for q, d, g in ROWS] + [("first", "one", "yes")]
+    assert reading.rows_read == 7
+    told_rows = {(row.file, row.line, row.kind) for row in bad.first}
+    assert told_rows == {
+        ("my/corpus.jsonl", 4, "json"),
+        ("my/corpus.jsonl", 5, "type"),
+        ("my/qrels/train.tsv", 5, "unknown"),
+        ("my/qrels/train.tsv", 6, "unknown"),
+        ("my/qrels/train.tsv", 7, "ragged"),
+    }
+    answer = told(folder)
+    assert "my/qrels/train.tsv:5: column 'query' has an id that is not in queries.jsonl: 9" in answer
+
+
+def test_which_judgments_are_meant_must_be_said(make):
+    answer = told(make(test=QRELS, dev=QRELS))
+    assert "'my' has no qrels/train.tsv, but dev.tsv, test.tsv." in answer
+    assert "data.path=my/qrels/dev.tsv" in answer
+
+
+def test_parts_that_are_missing_are_named(make):
+    folder = make()
+    (folder / "corpus.jsonl").unlink()
+    assert "'my' has no corpus.jsonl. It must be a BEIR folder" in told(folder, format="beir")
+    assert "there is no file 'nowhere'" in told("nowhere", format="beir")
+    make(corpus=[{"id": "1", "text": "x"}, {"id": "2", "text": "y"}])
+    assert 'my/corpus.jsonl: has no "_id".' in told(folder)
+
+
+def test_the_fingerprint_is_of_all_parts(make):
+    from finetune.data.sources import ReadOptions, open_source
+
+    prints = []
+    for changes in ({}, {"corpus": [*CORPUS[:2], {"_id": "d3", "text": "y"}]}, {"train": QRELS + "2\td2\t1\n"}):
+        prints.append(open_source(str(make(**changes)), ReadOptions()).fingerprint())
+    assert len(set(prints)) == 3
