@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from finetune.data.csv import CsvData
+from finetune.data.settings import Data
 from finetune.evaluation.retrieval import Retrieval
 from tests.conftest import Ran, run_train
 
@@ -38,7 +38,7 @@ def test_the_numbers_are_those_of_the_saved_model_in_sentence_transformers(minil
 
     settings = yaml.safe_load((minilm_run.path / "config.yaml").read_text())
     keys = {key: value for key, value in settings["data"].items() if key != "_target_"}
-    dataset = CsvData(**keys).load(settings["seed"])
+    dataset = Data(**keys).load(settings["seed"])
     model = SentenceTransformer(str(minilm_run.path / "model"), device="cpu")
     evaluator = Retrieval(**{key: v for key, v in settings["evaluation"]["retrieval"].items() if key != "_target_"})
     again = evaluator.evaluate(

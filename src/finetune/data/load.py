@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,8 @@ from finetune.data.columns import as_texts, type_columns
 from finetune.data.dataset import Dataset, assemble
 from finetune.data.items import Modality
 from finetune.data.layouts import Roles
-from finetune.data.modalities import prepare_column, recognise
+from finetune.data.modalities import Options, prepare_column, recognise
+from finetune.data.modalities.references import is_data, scheme
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
 from finetune.data.sources import Head, Source
@@ -30,6 +33,8 @@ from finetune.errors import CheckFailed, Problem
 if TYPE_CHECKING:
     from finetune.data.settings import Data, OneSource
 
+NAMED = "named_files.json"
+PLURALS = {"image": "images", "mesh": "meshes", "vector": "vectors"}
 VERSION = 1  # of what the cache keeps; another one makes everything be read again
 
 Looked = tuple["OneSource", Source, Head, Roles]
@@ -42,7 +47,7 @@ def load(data: Data, seed: int) -> Dataset:
         CheckFailed: with everything that is wrong.
     """
     looked, folder = _look(data)
-    prepared, problems = _from_cache(data, looked, folder) if data.cache else _read(data, looked, folder)
+    prepared, problems = _from_cache(data, looked, folder) if data.cache else _read(data, looked, folder, set())
     prompts = _saved_prompts([one for one, *_ in looked])
     dataset = assemble(
         prepared, data.limit, data.validation_fraction, seed, near_leaks=data.near_leaks, prompts=prompts
@@ -74,20 +79,25 @@ def _from_cache(data: Data, looked: list[Looked], folder: tuple[Path, str] | Non
     made: list[tuple[Prepared, Path | None]] = []
 
     def build(place: Path) -> None:
-        prepared, problems = _read(data, looked, folder)
+        named: set[Path] = set()
+        prepared, problems = _read(data, looked, folder, named)
         made.append((prepared, problems))
         prepared.save(place)
+        (place / NAMED).write_text(json.dumps(_states(map(str, named))), encoding="utf-8")
         if problems is not None:
             shutil.copy(problems, place / FILE)
 
     def load_entry(place: Path) -> tuple[Prepared, Path | None]:
+        named = json.loads((place / NAMED).read_text(encoding="utf-8"))
+        if _states(named) != named:
+            raise ValueError("a file that the table names has changed")  # which makes the entry be made again
         return Prepared.load(place), place / FILE if (place / FILE).is_file() else None
 
     try:
         return Cache().load("tables", _key(data, looked, folder), build, load_entry)
     except CacheUnavailable:
         # The disk is full, say: what was read is there all the same.
-        return made[0] if made else _read(data, looked, folder)
+        return made[0] if made else _read(data, looked, folder, set())
 
 
 def _key(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> str:
@@ -95,7 +105,9 @@ def _key(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> s
     digest = hashlib.sha256(f"{VERSION} {data.on_bad_rows}".encode())
     for one, source, _, roles in looked:
         settings = (one.name, one.data.modality, one.data.prompts, one.data.transitive, one.data.min_score)
-        digest.update(json.dumps([source.fingerprint(), source.shown, settings], sort_keys=True).encode())
+        # The paths in it are kept as absolute ones.
+        where = [source.fingerprint(), source.shown, str(source.base.absolute())]
+        digest.update(json.dumps([where, settings], sort_keys=True).encode())
         digest.update(repr(asdict(roles) | {"lists": sorted(roles.lists)}).encode())
     for path in sorted(folder[0].rglob("*")) if folder else []:
         if path.is_file():
@@ -105,11 +117,28 @@ def _key(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> s
     return digest.hexdigest()
 
 
-def _read(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[Prepared, Path | None]:
-    """Read everything; returns what was prepared, and the file of bad rows if some were left out."""
-    bad = BadRows()
+def _states(paths: Iterable[str]) -> dict[str, list[int] | None]:
+    """Return size and time of change of files, None of one that is not there."""
+    states: dict[str, list[int] | None] = {}
+    for path in paths:
+        try:
+            found = os.stat(path)
+            states[path] = [found.st_size, found.st_mtime_ns]
+        except (OSError, ValueError):
+            states[path] = None
+    return states
+
+
+def _read(
+    data: Data, looked: list[Looked], folder: tuple[Path, str] | None, named: set[Path]
+) -> tuple[Prepared, Path | None]:
+    """Read everything; returns what was prepared, and the file of bad rows if some were left out.
+
+    The files of pictures and meshes that the data names are added to `named`.
+    """
+    bad, options = BadRows(), Options()
     problems: list[Problem] = []
-    sources = [_typed(one, source, roles, bad) for one, source, _, roles in looked]
+    sources = [_typed(one, source, roles, bad, options, named) for one, source, _, roles in looked]
     validation: Beir | None = None
     if folder:
         try:
@@ -128,7 +157,9 @@ def _read(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> 
     return prepared, listed
 
 
-def _typed(one: OneSource, source: Source, roles: Roles, bad: BadRows) -> TypedSource:
+def _typed(
+    one: OneSource, source: Source, roles: Roles, bad: BadRows, options: Options, named: set[Path]
+) -> TypedSource:
     reading = source.read(roles.names, bad)
 
     def bring(
@@ -138,8 +169,10 @@ def _typed(one: OneSource, source: Source, roles: Roles, bad: BadRows) -> TypedS
         modality = recognise(name, values, source.base) if told == "auto" else told
         if modality == "text":
             return "text", as_texts(name, values)
-        with Bar(f"looking at {name}", len(values), f"{modality}s") as bar:
-            return modality, prepare_column(modality, values, source.base, report, lambda done, _: bar.update(done))
+        named.update(_files_in(values, source.base))
+        with Bar(f"looking at {name}", len(values), PLURALS[modality]) as bar:
+            shown = partial(_show, bar)
+            return modality, prepare_column(modality, values, source.base, report, shown, options)
 
     return TypedSource(
         name=one.name or source.shown,
@@ -148,6 +181,19 @@ def _typed(one: OneSource, source: Source, roles: Roles, bad: BadRows) -> TypedS
         transitive=one.data.transitive is True,
         min_score=one.data.min_score,
     )
+
+
+def _show(bar: Bar, done: int, _: int) -> None:
+    bar.update(done)
+
+
+def _files_in(values: pa.ChunkedArray, base: Path) -> Iterator[Path]:
+    """Yield the files that a column names."""
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return
+    for text in values.unique().to_pylist():
+        if text and not is_data(text) and scheme(text) is None:
+            yield base.absolute() / text
 
 
 def _prompts(one: OneSource) -> Prompts:
