@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -122,7 +121,7 @@ def _states(paths: Iterable[str]) -> dict[str, list[int] | None]:
     states: dict[str, list[int] | None] = {}
     for path in paths:
         try:
-            found = os.stat(path)
+            found = Path(path).stat()
             states[path] = [found.st_size, found.st_mtime_ns]
         except (OSError, ValueError):
             states[path] = None
