@@ -4,13 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.paths import resolve
+from finetune.data.paths import beside, resolve
 from finetune.errors import CheckFailed
 
 
 def test_plain_paths_stay_as_they_are():
     assert resolve("a/b c.csv") == Path("a/b c.csv")
     assert resolve("~/x.csv") == Path.home() / "x.csv"
+
+
+def test_a_url_is_refused_by_its_key():
+    with pytest.raises(CheckFailed, match=r"^data.validation_path: 'https://x.org/a' is a URL, which only data.path"):
+        resolve("https://x.org/a", "data.validation_path")
+
+
+def test_what_lies_beside_a_missing_file_is_named(tmp_path):
+    for name in ("pairs.jsonl.gz", "photo.jpg", "notes.md", "x.parquet"):
+        (tmp_path / name).touch()
+    assert beside(tmp_path / "zzz.csv") == "In that folder there is: pairs.jsonl.gz, x.parquet."
+    assert beside(tmp_path / "pears.jsonl.gz") == "In that folder there is: pairs.jsonl.gz."
 
 
 def test_shipped_data_are_found():

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from finetune.errors import CheckFailed, Problem
 
 SHIPPED = "shipped://"
+_DATA = {".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".npy", ".npz"}
 
 
 def resolve(path: str, key: str = "data.path") -> Path:
@@ -19,8 +20,8 @@ def resolve(path: str, key: str = "data.path") -> Path:
     if there is no such file, or for a URL. Whether any other path exists is not looked at.
     """
     if not path.startswith(SHIPPED) and re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
-        what = f"'{path}' is a URL, and URLs are not read yet."
-        raise CheckFailed([Problem(key, what, "Download it and give the path of the file.")])
+        what = f"'{path}' is a URL, which only data.path may be."
+        raise CheckFailed([Problem(key, what, "Download it and give its path here.")])
     if not path.startswith(SHIPPED):
         try:
             return Path(path).expanduser()
@@ -47,7 +48,7 @@ def beside(path: Path) -> str:
         return ""
     close = get_close_matches(path.name, names, n=3, cutoff=0.5)
     if not close:
-        close = [name for name in names if Path(name).suffix.lower() in {".csv", ".tsv", ".txt"}][:5]
+        close = [name for name in names if not _DATA.isdisjoint(map(str.lower, Path(name).suffixes[-2:]))][:5]
     return f"In that folder there is: {', '.join(close)}." if close else ""
 
 

@@ -116,6 +116,12 @@ RECOGNISED = {
         [("Who, me?", "Yes, you"), ("It's me", "a")],
         "single quotes",
     ),
+    "single quotes around everything": (
+        "'question','answer'\n'a','b'\n'c','d'\n",
+        [("a", "b"), ("c", "d")],
+        "single quotes",
+    ),
+    "single quotes that are text": ("question,answer\n'a','b'\n'c','d'\n", [("'a'", "'b'"), ("'c'", "'d'")], ""),
     "apostrophes are no quotes": (
         "question,answer\n'tis me,don't\nrock 'n' roll,'twas\n",
         [("'tis me", "don't"), ("rock 'n' roll", "'twas")],

@@ -123,6 +123,12 @@ def test_files_that_cannot_be_read_are_one_problem(case, write):
     assert len(answer.splitlines()) == 1
 
 
+@pytest.mark.parametrize("line", ["null", '{"a": "x"} null', " \t null {}"])
+def test_a_null_in_place_of_an_object_is_a_bad_row(line, write):
+    _, bad = read(write('{"a": "nullify"}\n' + line + '\n{"a": null}\n', "x.jsonl"), "a")
+    assert [(row.line, row.kind) for row in bad.first] == [(2, "json")]
+
+
 def test_kinds_that_widen_late_and_blocks(write, monkeypatch):
     monkeypatch.setattr("finetune.data.sources.json_text.BLOCK_BYTES", 5_000)
     rows: list[dict[str, Any]] = [{"a": f"t{i}", "n": i, "l": None, "s": {"x": None}} for i in range(3_000)]

@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import itemgetter
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ from finetune.data.sources.csv_text import EndlessRow, Row, count_lines, open_te
 from finetune.data.sources.refusing import refuse
 
 CHUNK_ROWS = 100_000
+JUDGED_AT_ONCE = 500  # rows; with many more, Python's collector of garbage looks at all of them again and again
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,31 @@ def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int
     Raises:
         CheckFailed: a quote is open for so long that the rest of the file cannot be read.
     """
-    places = [head.names.index(name) for name in names]
-    judge = _Judge(head, places, max_cell_characters)
-    schema = pa.schema([(name, pa.large_string()) for name in names])
-    good: list[tuple[str, ...]] = []
-    lines, batches, rows_read = array("q"), [], 0
-    for row in rows_of(head):
-        rows_read += 1
-        if fault := judge.fault(row):
-            bad.add(Place(head.file.shown, fault.line), *fault[1:])
-            continue
-        good.append(tuple(row.cells[place] for place in places))
-        lines.append(row.line)
-        if len(good) == CHUNK_ROWS:
-            batches.append(_batch(good, schema))
-            good.clear()
-    table = pa.Table.from_batches([*batches, _batch(good, schema)], schema)
+    judge = _Judge(head, [head.names.index(name) for name in names], max_cell_characters)
+    lines, rows_read = array("q"), 0
+    arrays: list[list[pa.Array]] = [[] for _ in names]
+    cells: list[list[str]] = [[] for _ in names]
+    found = rows_of(head)
+    while chunk := list(islice(found, JUDGED_AT_ONCE)):
+        rows_read += len(chunk)
+        columns = judge.columns_if_good(chunk)
+        if columns is None:
+            chunk = [row for row in chunk if judge.is_good(row, bad)]
+            columns = judge.columns(chunk)
+        lines.extend(row.line for row in chunk)
+        for kept, column in zip(cells, columns, strict=True):
+            kept.extend(column)
+        if len(cells[0]) > CHUNK_ROWS:
+            _flush(cells, arrays)
+    _flush(cells, arrays)
+    table = pa.table([pa.chunked_array(column, pa.large_string()) for column in arrays], names=list(names))
     return CarefulReading(table, lines, rows_read)
+
+
+def _flush(cells: list[list[str]], arrays: list[list[pa.Array]]) -> None:
+    for column, kept in zip(arrays, cells, strict=True):
+        column.append(pa.array(kept, pa.large_string()))
+        kept.clear()
 
 
 def rows_of(head: CsvHead) -> Iterator[Row]:
@@ -104,22 +112,40 @@ def _line_starts(head: CsvHead) -> Iterator[int]:
         yield from islice(lines, int(head.named), None)
 
 
-def _batch(good: list[tuple[str, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = [list(map(itemgetter(i), good)) for i in range(len(schema))]
-    return pa.record_batch([pa.array(column, pa.large_string()) for column in columns], schema)
-
-
 class _Judge:
-    """Finds the first thing that is wrong with a row."""
+    """Finds the first thing that is wrong with a row; of many rows at once it sees whether there is anything."""
 
     def __init__(self, head: CsvHead, places: list[int], max_cell_characters: int) -> None:
         self.width = len(head.names)
         self.there = f"the {'header' if head.named else 'first row'} has {self.width}"
+        self.file = head.file.shown
         self.names = [name.strip() for name in head.names]
         self.places = places
         self.quote = head.dialect.quote
         self.encoding = head.encoding
         self.longest = max_cell_characters
+
+    def columns(self, chunk: list[Row]) -> list[list[str]]:
+        """Return the cells of the rows by column."""
+        return [[row.cells[place] for row in chunk] for place in self.places]
+
+    def columns_if_good(self, chunk: list[Row]) -> list[list[str]] | None:
+        """Return the cells of the rows by column, None if anything may be wrong with any of them."""
+        if not all(row.closed and not row.stray and len(row.cells) == self.width for row in chunk):
+            return None
+        columns = self.columns(chunk)
+        for cells in columns:
+            text = "".join(cells)
+            if undecodable_byte(text) is not None or "\0" in text or max(map(len, cells)) > self.longest:
+                return None
+        return columns
+
+    def is_good(self, row: Row, bad: BadRows) -> bool:
+        """Whether nothing is wrong with the row; if there is, it is added to `bad`."""
+        fault = self.fault(row)
+        if fault:
+            bad.add(Place(self.file, fault.line), *fault[1:])
+        return fault is None
 
     def fault(self, row: Row) -> Fault | None:
         """Return what is wrong with the row, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from finetune.data.sources.files import DataFile
 ROW_CHARACTERS = 64 << 20  # of a row at most: a forgotten quote must not draw a whole file into memory
 MARK_UNDECODABLE = "finetune.undecodable"  # how to decode so that every byte can be read, and the bad ones found
 
+_MARKED = re.compile(f"[{chr(UNDECODABLE)}-{chr(UNDECODABLE + 255)}]")
 NO_DELIMITER = "\x1f"  # between cells where there is only one column: no text has it
 
 
@@ -133,10 +135,8 @@ def _unlimited_cells() -> Iterator[None]:
 
 def undecodable_byte(text: str) -> int | None:
     """Return the first byte that could not be decoded, if there is one."""
-    if text.isascii():
-        return None
-    marked = (ord(char) - UNDECODABLE for char in text if UNDECODABLE <= ord(char) < UNDECODABLE + 256)
-    return next(marked, None)
+    found = None if text.isascii() else _MARKED.search(text)
+    return ord(found[0]) - UNDECODABLE if found else None
 
 
 def count_lines(text: str) -> int:

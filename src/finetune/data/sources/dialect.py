@@ -141,15 +141,10 @@ def _quoted_otherwise(lines: list[str], plain: Reading) -> Reading | None:
 
 
 def _has_quoted_column(reading: Reading) -> bool:
-    """Whether all cells of a column below the first row, two at least, stand in single quotes."""
-    below = reading.rows[1:]
-    return (
-        len(below) > 1
-        and reading.width > 1
-        and any(
-            all(len(row) > i and len(row[i]) > 1 and row[i][0] == row[i][-1] == "'" for row in below)
-            for i in range(reading.width)
-        )
+    """Whether all cells of a column, that of the first row too, stand in single quotes."""
+    return len(reading.rows) > 1 and any(
+        all(len(row) > i and len(row[i]) > 1 and row[i][0] == row[i][-1] == "'" for row in reading.rows)
+        for i in range(reading.width)
     )
 
 

@@ -74,9 +74,7 @@ def format_of(file: DataFile, options: ReadOptions) -> str:
         _refuse_wrong_mark(start, file.shown, options.encoding)
         found = _text(start, file, options)
     if options.format not in ("auto", found):
-        what = (
-            f"'{file.shown}' is no {FORMATS.get(options.format, options.format)} file; it looks like {FORMATS[found]}."
-        )
+        what = f"'{file.shown}' is not {FORMATS.get(options.format, options.format)}; it looks like {FORMATS[found]}."
         refuse("data.format", what, f"Set {typed('data.format', found)}.")
     return found
 

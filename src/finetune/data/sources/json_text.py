@@ -6,7 +6,6 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, BinaryIO, TextIO
 
 from finetune.data.sources.csv_text import MARK_UNDECODABLE, ROW_CHARACTERS, undecodable_byte
@@ -38,15 +37,11 @@ class Block:
             if line.strip():
                 yield number, line
 
-    @cached_property
-    def rows(self) -> int:
-        """How many lines are not blank."""
-        return sum(1 for line in self.data.split(b"\n") if line.strip())
-
-    def lines_if_odd(self) -> array[int] | None:
-        """Return the number of each line that is not blank; None if no line is blank, and they just go up."""
-        ends = self.data.count(b"\n") + (not self.data.endswith(b"\n"))
-        return None if ends == self.rows else array("q", (number for number, _ in self.lines()))
+    def numbers(self, rows: int) -> array[int] | None:
+        """Return the numbers of the lines that are not blank; None where there are as many lines as `rows`."""
+        if rows == self.data.count(b"\n") + (not self.data.endswith(b"\n")):
+            return None
+        return array("q", (number for number, _ in self.lines()))
 
 
 def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
