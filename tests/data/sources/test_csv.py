@@ -102,6 +102,12 @@ RECOGNISED = {
         [("Was ist denn das?", "Ein Hund ist das."), ("Wer war das hier?", "Ich war es.")],
         "",
     ),
+    "a header over sentences": (
+        "Frage;Antwort\nWas, bitte?;Das, hier.\nWo?;Dort\n",
+        [("Was, bitte?", "Das, hier."), ("Wo?", "Dort")],
+        "semicolons between cells.",
+    ),
+    "two letters": ("q,a\nx,y\n", [("x", "y")], ""),
     "one column with a header": ("text\n" + "\n".join(PROSE), [(text,) for text in PROSE], "one column"),
     "one column without": ("\n".join(PROSE), [(text,) for text in PROSE], "one column, no header"),
     "words one a line": ("apple\nbanana\ncherry\n", [("apple",), ("banana",), ("cherry",)], "one column, no header"),

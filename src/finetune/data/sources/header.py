@@ -26,7 +26,8 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool | None:
         name and is_role_name(name) and name not in column for name, column in zip(first, columns, strict=True)
     ]
     is_data = any(_is_value(name, column) for name, column in zip(first, columns, strict=True))
-    if any(recognised):
+    is_pair = {"q", "a"} <= {name.lower() for name in first}  # letters that are names only beside each other
+    if any(recognised) or is_pair:
         return None if is_data else True
     if not below:
         return not is_data
@@ -48,8 +49,13 @@ def is_number(text: str) -> bool:
 def _is_value(first: str, column: list[str]) -> bool:
     if not first or (is_role_name(first) and first not in column):
         return False
-    is_text = len(first) > 60 or len(first.split()) > 3 or "\n" in first or ", " in first or _SENTENCE_END.search(first)
-    return is_number(first) or bool(is_text) or first in column
+    return is_number(first) or _is_text(first) or first in column
+
+
+def _is_text(cell: str) -> bool:
+    """Whether a cell is a text rather than a word or two."""
+    is_long = len(cell) > 60 or len(cell.split()) > 3
+    return is_long or "\n" in cell or ", " in cell or bool(_SENTENCE_END.search(cell))
 
 
 def _is_name_of(first: str, column: list[str]) -> bool:
@@ -57,5 +63,4 @@ def _is_name_of(first: str, column: list[str]) -> bool:
         return False
     if all(map(_NUMBER_OR_DATE.match, column)) and not any(map(str.isdigit, first)):
         return True
-    longer = sum(len(cell.split()) > max(2, len(first.split())) or len(cell) > 30 for cell in column)
-    return longer >= 0.8 * len(column)
+    return sum(map(_is_text, column)) >= 0.8 * len(column) and not _is_text(first)
