@@ -41,7 +41,7 @@ def train(ctx: typer.Context) -> None:
 
     Example: finetune train model=bert data=csv data.path=pairs.csv 'data.columns=[question,answer]'
     """
-    from finetune.launch.entry import main as launch
+    from finetune.launch import main as launch
 
     raise typer.Exit(launch(ctx.args))
 
@@ -52,7 +52,7 @@ def check(ctx: typer.Context) -> None:
 
     Example: finetune check recipe=reverse_dictionary trainer.max_epochs=2
     """
-    from finetune.launch.entry import main as launch
+    from finetune.launch import main as launch
 
     raise typer.Exit(launch([*ctx.args, "check=true"]))
 

@@ -26,7 +26,8 @@ def start(tiny_model, tmp_path, monkeypatch):
     def make(name, *more):
         overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
         cfg = check(overrides)
-        return cfg, build(cfg.data, "data").load(cfg.seed), find_run(cfg, overrides)[0]
+        dataset = build(cfg.data, "data").load(cfg.seed)
+        return cfg, dataset, find_run(cfg, overrides, dataset)[0]
 
     return make
 

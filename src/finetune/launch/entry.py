@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
+from finetune import interrupts
 from finetune.config.check import look
 from finetune.config.compose import hydra_arguments
 from finetune.config.quoting import quoted
 from finetune.console import complain, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
 from finetune.launch.arguments import Arguments, parse
-from finetune.launch.claim import find_run, is_first_process, overrides_of_run
+from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.outcome import outcome
 from finetune.models.locate import find_here, locate, longest, read_config
 
@@ -35,23 +36,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get("FINETUNE_ALLOW"):
         sys.path.insert(0, str(Path.cwd()))  # where one's own package stands, as with python -m
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        if "--version" in arguments.show:
-            say(f"finetune {finetune.__version__}")
-            return 0
-        if arguments.show:
-            return _show(arguments)
-        if arguments.multirun:
-            from finetune.launch.sweep import sweep
-
-            return sweep(arguments)
-        return _run(arguments)
+        return _do(parse(sys.argv[1:] if argv is None else argv))
     except FinetuneError as error:
         complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        complain(Interrupted("Stopped by Ctrl-C."))
+        complain(Interrupted(interrupts.LINE))
         return Interrupted.exit_code
+    except Exception:
+        if not interrupts.asked():
+            raise
+        complain(Interrupted(interrupts.LINE))  # a library made another error of it
+        return Interrupted.exit_code
+
+
+def _do(arguments: Arguments) -> int:
+    if "--version" in arguments.show:
+        say(f"finetune {finetune.__version__}")
+        return 0
+    if arguments.show:
+        return _show(arguments)
+    if arguments.multirun:
+        from finetune.launch.sweep import sweep
+
+        return sweep(arguments)
+    return _run(arguments)
 
 
 def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset]:
@@ -65,6 +74,7 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     cfg, problems = look_at_a_glance(arguments, overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
+    interrupts.raise_from_now_on()
     return cfg, build(cfg.data, "data").load(cfg.seed)
 
 
@@ -154,19 +164,17 @@ def _run(arguments: Arguments) -> int:
         _say_fine(dataset)
         return 0
     locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it
-    run, checkpoint = find_run(cfg, overrides)
-    if is_first_process():
-        say(f"run directory: {run.path}")
+    run, checkpoint = find_run(cfg, overrides, dataset)
     here = f"hydra.run.dir={quoted(str(run.path))}"
-    start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
+    with outcome(run):
+        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
     return 0
 
 
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None) -> None:
-    with outcome(run):
-        from finetune.training.fit import fit
+    from finetune.training.fit import fit
 
-        fit(cfg, dataset, run, checkpoint)
+    fit(cfg, dataset, run, checkpoint)
 
 
 def _say_fine(dataset: Dataset) -> None:

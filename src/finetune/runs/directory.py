@@ -1,6 +1,6 @@
 """The run directory: plain files that alone say what a run was, is and found.
 
-config.yaml  overrides.yaml  environment.json  status.json  metrics.jsonl  run.log  lock
+config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock
 checkpoints/  model/  report.md  report.json
 """
 
@@ -68,6 +68,11 @@ class RunDirectory:
     def overrides_path(self) -> Path:
         """What was typed."""
         return self.path / "overrides.yaml"
+
+    @property
+    def data_path(self) -> Path:
+        """The fingerprint of the data, which must be the same when the run goes on."""
+        return self.path / "data.json"
 
     @property
     def status_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -22,7 +23,7 @@ from finetune.config.build import build, parameters_of
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError, Interrupted
+from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
@@ -62,14 +63,23 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg, dataset, run)
     first = parts.trainer.is_global_zero
-    if checkpoint is not None:
-        step = _step_of(checkpoint)
-        if first:
-            say(f"going on from step {step}: {checkpoint}")
-            run.forget_metrics_after(step)
+    step = 0 if checkpoint is None else _step_of(checkpoint)
+    if first:
+        # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
+        say(f"run directory: {run.path}")
+    if first and checkpoint is not None:
+        say(f"going on from step {step}: {checkpoint}")
+        run.forget_metrics_after(step)
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
     started = time.monotonic()
-    _train(parts, checkpoint)
+    try:
+        _train(parts, checkpoint)
+    finally:
+        if first:
+            # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
+            # for this too must not hide what it was full for first.
+            with contextlib.suppress(RunError):
+                run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
     if first:
         after = _evaluate(parts, "after", log=True)

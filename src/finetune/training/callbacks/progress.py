@@ -58,10 +58,8 @@ class Progress(Callback):
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Close the bar, and note the last step."""
+        """Close the bar."""
         self._close()
-        if trainer.is_global_zero:
-            self._run.write_status("running", step=trainer.global_step, eta_seconds=0)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the error is not drawn over."""
