@@ -14,10 +14,10 @@ from typing import Any
 
 from finetune.errors import Refused
 
-_ELSEWHERE = "Choose another place with output_root=/path/to/a/disk."
+_ELSEWHERE = "choose another place with output_root=/path/to/a/disk."
 _REASONS = {
-    errno.ENOSPC: ("the disk is full", f"Free some space there, or {_ELSEWHERE[0].lower()}{_ELSEWHERE[1:]}"),
-    errno.EDQUOT: ("your disk quota is used up", f"Free some space there, or {_ELSEWHERE[0].lower()}{_ELSEWHERE[1:]}"),
+    errno.ENOSPC: ("the disk is full", f"free some space there, or {_ELSEWHERE}"),
+    errno.EDQUOT: ("your disk quota is used up", f"free some space there, or {_ELSEWHERE}"),
     errno.EFBIG: ("the file is larger than the system allows", "Raise the limit (ulimit -f)."),
     errno.EROFS: ("the file system is read-only", _ELSEWHERE),
     errno.EACCES: ("permission denied", _ELSEWHERE),
@@ -31,11 +31,16 @@ _REASONS = {
 }
 
 
-def explain(error: OSError, doing: str) -> Refused:
-    """Says in plain words why the system refused, and what to do; `doing` completes "could not …"."""
+def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> Refused:
+    """Says in plain words why the system refused, and what to do; `doing` completes "could not …".
+
+    `elsewhere` says how another place is chosen, which for the outputs of a run is `output_root`.
+    """
     fallback = (error.strerror or str(error) or type(error).__name__, _ELSEWHERE)
     reason, advice = _REASONS.get(error.errno or 0, fallback)
-    return Refused(f"could not {doing}: {reason}.", advice)
+    # It may stand in the middle of the sentence.
+    advice = advice.replace(_ELSEWHERE, elsewhere[:1].lower() + elsewhere[1:])
+    return Refused(f"could not {doing}: {reason}.", advice[:1].upper() + advice[1:])
 
 
 @contextmanager
