@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from types import TracebackType
 from typing import Self
@@ -24,6 +26,12 @@ _SECONDS_BETWEEN_LINES = 15.0
 def say(text: str, style: str = "") -> None:
     """Print one plain line; markup in `text` is not read, since it may hold somebody's data."""
     console.print(Text(text, style=style))
+
+
+def end_quietly_without_a_reader() -> None:
+    """From now on `| head` ends the process as it ends any other that only prints something."""
+    with contextlib.suppress(AttributeError, ValueError):  # Windows has no such signal, other threads set none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def complain(error: FinetuneError) -> None:

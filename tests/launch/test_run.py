@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,17 @@ def test_the_report_names_the_command_and_the_data(ran: Ran):
     assert "nDCG@10" in report
 
 
+def test_the_command_of_the_report_makes_the_same_run_again(ran: Ran):
+    report = json.loads((ran.path / "report.json").read_text())
+    command = report["again"]["command"]
+    assert "name=it" not in command
+    answer = subprocess.run(
+        f"{command} check=true", shell=True, cwd=ran.cwd, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert report["again"]["passes"] == 3
+
+
 def test_a_finished_run_is_not_trained_again(ran: Ran, tiny_model):
     name = "name='it\\'s a \"run\"'"
     again = run_train(*quick(tiny_model, "experiment='my experiment'", name), cwd=ran.cwd)
@@ -130,8 +142,10 @@ def test_two_runs_in_the_same_second_get_their_own_directories(tiny_model, tmp_p
 
 def test_without_evaluation_there_is_still_a_model_and_a_report(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
-    run = run_train(*quick(tiny_model, "evaluation=none", "name=bare", "trainer.max_steps=2"), cwd=tmp_path)
+    more = ["trainer.max_epochs=auto", "evaluation=none", "name=bare", "trainer.max_steps=2"]
+    run = run_train(*quick(tiny_model), *more, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
+    assert "| passes | 0.29 |" in (tmp_path / "outputs/default/bare/report.md").read_text()  # 2 of 7 steps
     assert (tmp_path / "outputs/default/bare/report.md").is_file()
     assert (tmp_path / "outputs/default/bare/model/model.safetensors").is_file()
 

@@ -15,6 +15,7 @@ import yaml
 
 from finetune.config.quoting import quoted
 from finetune.errors import FinetuneError, RunError
+from finetune.launch.arguments import Arguments, command_again
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
@@ -42,7 +43,7 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
         FinetuneError: there is no run at that path.
     """
     paths = [value for key, _, value in (o.partition("=") for o in overrides) if key == "resume"]
-    if not paths or paths[-1] in ("auto", "never"):
+    if not paths or paths[-1].lower() in ("auto", "never", "true", "false"):  # the last two the check refuses
         return overrides
     folder = Path(paths[-1].strip("'\"")).expanduser()
     if folder.is_file():  # a checkpoint inside the run's checkpoints/
@@ -62,7 +63,9 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
     return [*started_with, *typed, *name, f"hydra.run.dir={quoted(str(folder))}"]
 
 
-def find_run(cfg: DictConfig, overrides: list[str], dataset: Dataset) -> tuple[RunDirectory, Path | None]:
+def find_run(
+    cfg: DictConfig, overrides: list[str], dataset: Dataset, arguments: Arguments
+) -> tuple[RunDirectory, Path | None]:
     """Return the run's directory and the checkpoint to go on from, `None` for a new run.
 
     A new directory is there with everything that says what the run is, or not at all.
@@ -82,7 +85,7 @@ def find_run(cfg: DictConfig, overrides: list[str], dataset: Dataset) -> tuple[R
     try:
         with _nothing_left_of_a_failure(parent) as made:
             made.append(RunDirectory.claim(parent, path.name if is_named else None, _stem(cfg)))
-            _record(cfg, made[0], overrides, dataset)
+            _record(cfg, made[0], overrides, dataset, command_again(arguments, overrides))
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
     return made[0], None
@@ -104,13 +107,13 @@ def _nothing_left_of_a_failure(parent: Path) -> Iterator[list[RunDirectory]]:
         raise
 
 
-def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str], dataset: Dataset) -> None:
+def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str], dataset: Dataset, again: str) -> None:
     """Write down what this run is: its whole config, what was typed, its data, the machine."""
     write_text_atomically(run.config_path, yaml.safe_dump(_resolved(cfg) | {"name": run.name}, sort_keys=False))
     typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
     write_text_atomically(run.overrides_path, yaml.safe_dump(typed))
     write_json_atomically(run.data_path, {"fingerprint": _fingerprint(dataset)})
-    write_json_atomically(run.environment_path, describe_environment(Path.cwd()))
+    write_json_atomically(run.environment_path, describe_environment(Path.cwd()) | {"again": again})
     run.write_status("created")
 
 

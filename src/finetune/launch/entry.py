@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
 from finetune import interrupts
-from finetune.config.check import look
-from finetune.config.compose import hydra_arguments
+from finetune.config.check import check, look
+from finetune.config.compose import compose, hydra_arguments
 from finetune.config.quoting import quoted
-from finetune.console import complain, say
+from finetune.console import complain, end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.claim import find_run, overrides_of_run
+from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.outcome import outcome
 from finetune.models.locate import find_here, locate, longest, read_config
 
@@ -92,6 +94,8 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     found: list[Problem] = []
     if not wrong & {"model", "data"}:
         found += check_model(cfg)
+    if "trainer" not in wrong:
+        found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
     if "data" not in wrong:
@@ -113,12 +117,16 @@ def check_model(cfg: DictConfig) -> list[Problem]:
 
 
 def check_output(root: Path) -> list[Problem]:
-    """Look whether runs can be written below `root`, without making anything."""
+    """Look whether runs can be written below `root`; leaves nothing behind."""
     there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     if not there.is_dir():
         return [Problem("output_root", f"{there} is a file.", "Choose another place with output_root=...")]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [Problem("output_root", f"{there} may not be written.", "Choose another place with output_root=...")]
+    try:
+        # Only trying tells: a file system may be read-only, or made of something else than files (/proc).
+        Path(tempfile.mkdtemp(prefix=".finetune-", dir=there)).rmdir()
+    except OSError as error:
+        what = f"{there} may not be written ({error.strerror})."
+        return [Problem("output_root", what, "Choose another place with output_root=...")]
     return []
 
 
@@ -149,22 +157,47 @@ def start_hydra(
 
 
 def _show(arguments: Arguments) -> int:
+    end_quietly_without_a_reader()
+    if "--help" in arguments.show:
+        from finetune.launch.help import help_text
+
+        say(help_text(arguments))
+        return 0
+    if not {"--hydra-help", "--shell-completion"} & set(arguments.show):
+        _check_showable(arguments)
     start_hydra(arguments, arguments.overrides, arguments.show, lambda _: None)
     return 0
+
+
+def _check_showable(arguments: Arguments) -> None:
+    """Refuse what cannot be composed, or not be resolved; anything else that is wrong may be what one wants to see.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+    """
+    where = arguments.overrides, arguments.config_dir, arguments.config_name
+    try:
+        compose(*where)
+    except CheckFailed:
+        check(*where)
+        raise
+    if "--resolve" in arguments.show:
+        check(*where)
 
 
 def _run(arguments: Arguments) -> int:
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
-    for note in dataset.notes:
+    for note in [*dataset.notes, *device_notes(cfg)]:
         say(note)
     if cfg.check:
+        end_quietly_without_a_reader()
         if find_here(cfg.model.name) is None:
             say(f"{cfg.model.name} is not on this machine; a run would fetch it from the hub.")
         _say_fine(dataset)
         return 0
     locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it
-    run, checkpoint = find_run(cfg, overrides, dataset)
+    run, checkpoint = find_run(cfg, overrides, dataset, arguments)
     here = f"hydra.run.dir={quoted(str(run.path))}"
     with outcome(run):
         start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))

@@ -34,7 +34,7 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
 from finetune.training.module import EmbeddingModule
-from finetune.training.trainer import build_trainer, total_steps
+from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
 
 
 @dataclass
@@ -204,12 +204,12 @@ def _report(
             "precision": parts.trainer.precision,
         },
         again={
-            "command": environment["command"],
+            "command": environment.get("again", environment["command"]),  # older runs have none
             "model": cfg.model.name,
             "data": cfg.data.path,
             "pairs per step": cfg.data.batch_size,
             "learning rate": float(parts.trainer.optimizers[0].defaults["lr"]),
-            "passes": parts.trainer.max_epochs,
+            "passes": _passes(parts),
             "seed": cfg.seed,
             "versions": environment["packages"],
         },
@@ -223,6 +223,11 @@ def _report(
         console.print(render_table(finding, name))
     say(f"model:  {run.model}")
     say(f"report: {run.report_path}")
+
+
+def _passes(parts: Parts) -> float:
+    """Return how often all pairs were gone through; trainer.max_steps can end it within a pass."""
+    return round(parts.trainer.global_step / steps_per_epoch(parts.trainer, parts.data.batches_per_epoch), 2)
 
 
 def _environment(run: RunDirectory) -> dict[str, Any]:
