@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from finetune.export.card import _base
 from tests.conftest import Ran, quick, run_train, write_pairs
 
 
@@ -92,6 +94,31 @@ def test_the_card_names_no_folder_of_this_machine(ran: Ran, tiny_model):
     front, text = (ran.path / "model" / "README.md").read_text().split("---\n")[1:3]
     assert "base_model" not in front
     assert str(tiny_model) not in text.split("## How it was made")[0]
+
+
+def test_the_card_says_what_it_was_trained_and_measured_on(ran: Ran):
+    text = (ran.path / "model" / "README.md").read_text()
+    for words in ("of pairs.csv with finetune", "On a held-out part of the file (", "| 95 % interval |", "## Licence"):
+        assert words in text
+
+
+def test_the_log_holds_what_was_said(ran: Ran):
+    text = (ran.path / "run.log").read_text()
+    assert "training 21/21 steps" in text
+    assert f"run directory: {ran.path.relative_to(ran.cwd)}" in text
+
+
+def test_a_tuned_model_tuned_again_names_where_it_comes_from(ran: Ran, tmp_path):
+    run = tmp_path / "a run"
+    shutil.copytree(ran.path / "model", run / "model")
+    (run / "config.yaml").touch()
+    card = run / "model" / "README.md"
+    assert _base(str(run / "model")) == ("", "the model of run a run")
+    card.write_text("---\nbase_model: some/model\n---\n")
+    assert _base(str(run / "model")) == ("some/model", "the model of run a run (itself from some/model)")
+    for text in ("", "---\n---\n", "---\nbase_model: [1]\n---\n", "---\n{\n---\n"):
+        card.write_text(text)
+        assert _base(str(run / "model")) == ("", "the model of run a run")
 
 
 def test_the_saved_model_loads_in_sentence_transformers(ran: Ran):

@@ -91,7 +91,7 @@ class RunDirectory:
 
     @property
     def log_path(self) -> Path:
-        """What the terminal showed."""
+        """What was said in the terminal, and what libraries logged."""
         return self.path / "run.log"
 
     @property

@@ -24,7 +24,7 @@ from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
 from finetune.errors import FinetuneError, Interrupted, RunError
-from finetune.evaluation.report import Comparison, compare, render_table, report_data, report_markdown
+from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
 from finetune.export.sentence_transformers import save
@@ -177,11 +177,25 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
             width=encoder.width,
             max_length=cfg.data.max_length,
             pooling=encoder.pooling,
-            results=[(row.metric, row.change.mean_before, row.change.mean_after) for row in rows],
+            results=[
+                (row.metric, row.change.mean_before, row.change.mean_after, row.change.low, row.change.high)
+                for row in rows
+            ],
             version=finetune.__version__,
+            data=_public_name(cfg.data.path),
+            evaluated_on=[
+                f"{_public_name(found.after.name)} ({counts_in_words(found.after.counts)})"
+                for found in comparisons.values()
+            ],
         )
     )
     save(encoder, run.model, cfg.data.max_length, card)
+
+
+def _public_name(name: str) -> str:
+    """What data is called for others, to whom the folders of this machine say nothing."""
+    path = Path(name).expanduser()
+    return path.name if path.exists() else name
 
 
 def _report(
