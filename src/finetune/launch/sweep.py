@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from finetune.config.mishaps import listing
 from finetune.config.quoting import quoted
 from finetune.console import Bar, say
 from finetune.errors import CheckFailed, Interrupted, Problem
-from finetune.launch.arguments import Arguments
+from finetune.launch.arguments import Arguments, program
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -143,7 +144,8 @@ def _run_point(overrides: list[str], mine: list[str], run: Path, arguments: Argu
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             child.wait()
-            raise Interrupted("The sweep was stopped by Ctrl-C.", f"Its last point can go on: {run}") from None
+            advice = f"Its last point can go on: {program()} {shlex.quote(f'resume={run}')}" if run.exists() else ""
+            raise Interrupted("The sweep was stopped by Ctrl-C.", advice) from None
     metric, value = _headline(run)
     return Point(mine, run, exit_code, metric, value)
 
