@@ -9,7 +9,7 @@ python train.py --help
 import sys
 
 try:
-    from finetune.launch.entry import main
+    from finetune.launch import main
 except ModuleNotFoundError as error:
     if error.name != "finetune":
         raise

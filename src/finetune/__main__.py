@@ -1,6 +1,15 @@
-"""`python -m finetune VERB …`."""
+"""`finetune VERB …` and `python -m finetune VERB …`."""
 
-from finetune.cli import main
+from finetune import interrupts
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C is answered before the libraries behind it are there."""
+    interrupts.end_at_once()
+    from finetune.cli import main as cli
+
+    cli()
+
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,8 @@ app.add_typer(data_app, name="data")
 
 app.add_typer(cache_command.app, name="cache")
 
-_ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
+# Without a --help of its own: it is handed on, and answered with the groups that are there.
+_ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def _version(wanted: bool) -> None:
@@ -41,24 +42,16 @@ def _options(
 
 @app.command(context_settings=_ANY)
 def train(ctx: typer.Context) -> None:
-    """Check, evaluate, train, evaluate again, save and report one run.
-
-    Takes Hydra overrides; all groups and keys: finetune train --cfg job
-
-    Example: finetune train model=bert data=csv data.path=pairs.csv 'data.columns=[question,answer]'
-    """
-    from finetune.launch.entry import main as launch
+    """Check, evaluate, train, evaluate again, save and report one run."""
+    from finetune.launch import main as launch
 
     raise typer.Exit(launch(ctx.args))
 
 
 @app.command(context_settings=_ANY)
 def check(ctx: typer.Context) -> None:
-    """Look for mistakes in a config and its data, all at once, and start nothing.
-
-    Example: finetune check recipe=reverse_dictionary trainer.max_epochs=2
-    """
-    from finetune.launch.entry import main as launch
+    """Look for mistakes in a config and its data, all at once, and start nothing."""
+    from finetune.launch import main as launch
 
     raise typer.Exit(launch([*ctx.args, "check=true"]))
 

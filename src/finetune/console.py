@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import signal
 import time
 from types import TracebackType
 from typing import Self
@@ -19,11 +22,20 @@ console = Console(highlight=False, soft_wrap=True, quiet=_quiet)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
+_log = logging.getLogger("finetune")  # nobody listens until a run has its directory
 
 
 def say(text: str, style: str = "") -> None:
-    """Print one plain line; markup in `text` is not read, since it may hold somebody's data."""
+    """Print one plain line, also into the log of a run; markup is not read, since `text` may hold somebody's data."""
     console.print(Text(text, style=style))
+    if not _quiet:
+        _log.info("%s", text)
+
+
+def end_quietly_without_a_reader() -> None:
+    """From now on `| head` ends the process as it ends any other that only prints something."""
+    with contextlib.suppress(AttributeError, ValueError):  # Windows has no such signal, other threads set none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def complain(error: FinetuneError) -> None:
@@ -88,11 +100,15 @@ class Bar:
         """Show that `done` of `total` are done, and `text` beside it."""
         self._progress.update(self._task, completed=done, text=text)
         now = time.monotonic()
-        if not console.is_terminal and (now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total):
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total:
             self._last_line = now
             left = self.seconds_left(done)
             tail = f" · {left:.0f} s left" if done < self.total else ""
-            say(f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}")
+            line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
+            if not console.is_terminal:
+                say(line)
+            elif not _quiet:
+                _log.info("%s", line)
 
     def seconds_left(self, done: int) -> float:
         """Estimate the seconds still to go from the pace so far."""

@@ -53,6 +53,10 @@ class RunError(FinetuneError):
     exit_code = 1
 
 
+class Refused(RunError):
+    """The system refused to write or read (a full disk); once that is mended the run can go on where it was."""
+
+
 class Interrupted(FinetuneError):
     """A run that a person or the system stopped; it can be resumed."""
 

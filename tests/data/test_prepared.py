@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from finetune.data.sources.beir import Beir
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.prepare import Prompts, prepare
 from finetune.data.prepared import Prepared
+from finetune.data.sources.beir import Beir
 from tests.data.tables import typed_source
 
 LAYOUTS = {

@@ -117,6 +117,18 @@ def test_names_stay_readable() -> None:
     assert markdown("nDCG@10 of my_model-v1.5 (bert): 50 %") == "nDCG@10 of my_model-v1.5 (bert): 50 %"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["shipped://a/train.csv", "12:30:45", "a < b & c > d", "see: this", "R&D", "C# and 100 %", "half_done (one) x-y"],
+)
+def test_what_means_nothing_to_markdown_stays_as_it_is(text: str) -> None:
+    assert markdown(text) == text
+
+
+def test_code_is_escaped_as_a_person_would() -> None:
+    assert markdown("`a` *b*") == r"\`a\` \*b\*"
+
+
 def test_nothing_notifies_or_links() -> None:
     escaped = markdown("@somebody #12 https://example.org www.example.org :smile:")
     assert not re.search(r"(^|\s)@|#\d|https:|www\.|:smile", re.sub(r"&#\d+;", "·", escaped))

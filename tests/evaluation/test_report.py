@@ -8,7 +8,8 @@ from rich.console import Console
 
 from finetune.data.judgments import Judgments
 from finetune.errors import FinetuneError
-from finetune.evaluation.report import compare, render_table, report_data, report_markdown
+from finetune.evaluation.bootstrap import Change
+from finetune.evaluation.report import Comparison, Row, compare, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import Retrieval, RetrievalResult
 from finetune.runs.atomic import to_json
 
@@ -127,6 +128,28 @@ def test_without_an_evaluation() -> None:
     assert "Not evaluated (`evaluation=none`)." in text
     assert "## How to use the model" in text
     RENDERER.render(text)
+
+
+def test_the_data_is_told_in_words() -> None:
+    text = report_markdown(_report({}, data={"training_pairs": 3, "leaks": 0}))
+    assert "| training pairs | 3 |" in text
+    assert "| leaks (training pairs that contain a validation query) | 0 |" in text
+
+
+def test_what_certainly_changed_is_told_beside_an_uncertain_headline() -> None:
+    def row(metric: str, change: float, certain: bool) -> Row:
+        won, lost = (20, 0) if change > 0 else (0, 20)
+        margin = 0.001 if certain else 1.0
+        return Row(metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1))
+
+    result = _result(1.0)
+    rows = [row("nDCG@10", 0.01, False), row("recall@1", -0.02, True), row("MRR@10", 0.03, True)]
+    verdict = Comparison(result, result, rows).verdict
+    assert verdict.startswith("no visible change: +0.010 nDCG@10")
+    assert verdict.endswith("; certainly worse: recall@1 -0.020; certainly better: MRR@10 +0.030")
+    rows[0] = row("nDCG@10", 0.01, True)
+    verdict = Comparison(result, result, rows).verdict
+    assert verdict == "better: +0.010 nDCG@10, certain; certainly worse: recall@1 -0.020"
 
 
 def test_with_one_measurement_only() -> None:

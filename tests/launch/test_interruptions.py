@@ -117,10 +117,100 @@ def test_another_config_or_resume_never_is_refused(started, tmp_path):
     assert "resume=never" in never.stderr
 
 
+def test_a_config_of_other_parts_is_told_in_a_few_lines(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    overrides = quick(tiny_model, "name=run")
+    assert run_train(*overrides, "trainer.max_steps=1", cwd=tmp_path).returncode == 0
+    reopen(tmp_path / "outputs" / "default" / "run")
+    other = run_train(*overrides, "evaluation=none", "scheduler=cosine", "seed=1", "model.dropout=0.1", cwd=tmp_path)
+    assert other.returncode == 2
+    lines = [line.strip() for line in other.stderr.splitlines()]
+    assert "evaluation.retrieval was finetune.evaluation.retrieval.Retrieval, now not there" in lines
+    assert "scheduler was finetune.training.schedules.Linear, now finetune.training.schedules.Cosine" in lines
+    assert "model.dropout was null, now 0.1" in lines
+    assert len(lines) < 10
+
+
+def reopen(path):
+    """Make a finished run one that can go on."""
+    (path / "status.json").write_text(json.dumps(status(path) | {"state": "interrupted"}))
+
+
+@pytest.mark.parametrize("changed", ["pairs.csv", "evaluation/corpus.jsonl"])
+def test_other_data_is_refused_and_the_same_data_goes_on(tiny_model, tmp_path, changed):
+    write_pairs(tmp_path / "pairs.csv")
+    write_evaluation(tmp_path / "evaluation")
+    assert run_train(*quick(tiny_model, "name=run", "trainer.max_steps=2"), cwd=tmp_path).returncode == 0
+    path = tmp_path / "outputs" / "default" / "run"
+    reopen(path)
+    file = tmp_path / changed
+    before = file.read_bytes()
+    file.write_bytes(before + (b"red,blue\n" if changed == "pairs.csv" else b'{"_id": "more", "text": "sea"}\n'))
+    for words in (["resume=outputs/default/run"], quick(tiny_model, "name=run", "trainer.max_steps=2")):
+        refused = run_train(*words, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "started on other data: pairs.csv" in refused.stderr
+        assert status(path)["state"] == "interrupted"
+    file.write_bytes(before)
+    assert run_train("resume=outputs/default/run", cwd=tmp_path).returncode == 0
+
+
+def write_evaluation(folder):
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "red"}\n{"_id": "d2", "text": "moon"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "blue"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.15, 0.2, 0.3, 0.5, 1.0])
+def test_ctrl_c_is_one_line_from_the_start(tmp_path, seconds):
+    # Whole seconds of imports, of composing and of reading lie behind these moments.
+    for command in (["train.py"], ["-m", "finetune.launch"], ["-m", "finetune", "train"]):
+        program = [str(ROOT / word) if word == "train.py" else word for word in command]
+        process = subprocess.Popen(
+            [sys.executable, *program, "check=true"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        # On a busy machine Python itself may not have come as far as the first line of the program.
+        if "<frozen site>" not in err:
+            assert (process.returncode, err) == (130, "Stopped by Ctrl-C.\n"), err
+
+
+@pytest.mark.parametrize("state", ["created", "running"])
+def test_ctrl_c_once_there_is_a_run_directory_says_how_to_go_on(tiny_model, tmp_path, state):
+    write_pairs(tmp_path / "pairs.csv")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *quick(tiny_model, "name=run")],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path = tmp_path / "outputs" / "default" / "run"
+    while not (path / "status.json").exists() or status(path)["state"] not in (state, "running"):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    if state == "created" and not path.exists():  # it was not yet whole
+        assert err == "Stopped by Ctrl-C.\n"
+        return
+    assert "resume=outputs/default/run" in err
+    assert len(err.splitlines()) == 2
+    assert status(path)["state"] == "interrupted"
+
+
 def test_two_processes_cannot_have_the_same_run(started, tmp_path):
     _, path, overrides = started
     second = run_train(*overrides, cwd=tmp_path)
-    assert second.returncode == 1
+    assert second.returncode == 2
+    assert "run directory" not in second.stdout
     assert "is in use by" in second.stderr
     assert "Traceback" not in second.stderr
     assert status(path)["state"] == "running"
@@ -149,11 +239,37 @@ def test_resume_of_nothing(tmp_path, path):
     ("kilobytes", "epochs", "doing"), [(600, 3, "save the checkpoint"), (420, 1, "save the model")]
 )
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tiny_model, tmp_path, kilobytes, epochs, doing):
+    overrides = quick(tiny_model, "name=run", "output_root=small", "evaluation=none", f"trainer.max_epochs={epochs}")
+    run, kept = on_a_small_disk(tmp_path, f"{kilobytes}k", overrides)
+    kept = kept / "default" / "run"
+    sizes = {path.name: path.stat().st_size for path in kept.rglob("*") if path.is_file()}
+    assert run.returncode == 1, (run.stdout, run.stderr, sizes)
+    assert "the disk is full" in run.stderr
+    assert doing in run.stderr
+    assert "Then go on with" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert status(kept)["state"] == "failed"
+    assert "the disk is full" in status(kept)["reason"]
+    assert last_step(kept) == 7
+    assert not list(kept.rglob("*.partial"))
+    assert not (kept / "model").exists()
+    assert status(kept)["step"] == (14 if epochs == 3 else 7)
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a mount namespace of its own")
+def test_a_disk_that_is_full_at_the_start_is_left_as_it_was(tiny_model, tmp_path):
+    run, kept = on_a_small_disk(tmp_path, "4k", quick(tiny_model, "name=run", "output_root=small"))
+    assert run.returncode == 2
+    assert "the disk is full" in run.stderr
+    assert not list(kept.iterdir())
+
+
+def on_a_small_disk(tmp_path, size, overrides):
+    """Run with `small` as a disk of this size; returns the process and a folder with what was on it at the end."""
     write_pairs(tmp_path / "pairs.csv")
     (tmp_path / "small").mkdir()
-    overrides = quick(tiny_model, "name=run", "output_root=small", "evaluation=none", f"trainer.max_epochs={epochs}")
     script = (
-        f"mount -t tmpfs -o size={kilobytes}k tmpfs small && {{ "
+        f"mount -t tmpfs -o size={size} tmpfs small && {{ "
         + " ".join(f"'{word}'" for word in [sys.executable, str(ROOT / "train.py"), *overrides])
         + '; code=$?; cp -r small kept; exit "$code"; }'
     )
@@ -165,14 +281,16 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tiny_model, tmp_path,
         check=False,
         env=os.environ,
     )
-    kept = tmp_path / "kept" / "default" / "run"
-    sizes = {path.name: path.stat().st_size for path in kept.rglob("*") if path.is_file()}
-    assert run.returncode == 1, (run.stdout, run.stderr, sizes)
-    assert "the disk is full" in run.stderr
-    assert doing in run.stderr
-    assert "Traceback" not in run.stderr
-    assert status(kept)["state"] == "failed"
-    assert "the disk is full" in status(kept)["reason"]
-    assert last_step(kept) == 7
-    assert not list(kept.rglob("*.partial"))
-    assert not (kept / "model").exists()
+    return run, tmp_path / "kept"
+
+
+@pytest.mark.parametrize("more", [[], ["callbacks=none"]])
+def test_the_step_of_a_run_that_diverged(tiny_model, tmp_path, more):
+    write_pairs(tmp_path / "pairs.csv")
+    overrides = quick(tiny_model, "name=run", "evaluation=none", "trainer.gradient_clip_val=null", "scheduler.warmup=0")
+    run = run_train(
+        *overrides, "optimizer.lr=1", "model.normalize=false", "loss.temperature=1e-38", *more, cwd=tmp_path
+    )
+    path = tmp_path / "outputs" / "default" / "run"
+    assert run.returncode == 1, run.stderr
+    assert f"at step {status(path)['step']}." in status(path)["reason"]

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from finetune.launch.arguments import parse
+from finetune.launch.devices import has_gpu
 from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
 
 
@@ -47,18 +48,50 @@ def test_a_missing_model_folder_is_found_before_a_run_directory_is_made(tmp_path
     assert "does not exist" in mistaken("model.name=./no-such-model", cwd=tmp_path)
 
 
-def test_a_device_that_is_not_there_leaves_no_run_directory(tmp_path, tiny_model):
-    import torch
-
-    if torch.cuda.is_available():
+def test_a_device_that_is_not_there_is_found_without_torch(tmp_path):
+    if has_gpu():
         pytest.skip("this machine has a GPU")
+    assert "this machine has no GPU" in mistaken("trainer.accelerator=gpu", "check=true", cwd=tmp_path)
+    assert "no GPU of Apple" in mistaken("trainer.accelerator=mps", cwd=tmp_path)
+
+
+def test_gpus_are_known_by_their_drivers_files(tmp_path):
+    assert not has_gpu(tmp_path)
+    (tmp_path / "nvidia-caps").touch()
+    assert not has_gpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert has_gpu(tmp_path)
+
+
+def test_what_only_lightning_knows_of_a_device_leaves_no_run_directory(tmp_path, tiny_model):
     write_pairs(tmp_path / "pairs.csv")
-    more = ["data.path=pairs.csv", "data.max_length=16", "trainer.accelerator=gpu"]
+    more = ["data.path=pairs.csv", "data.max_length=16", "trainer.accelerator=tpu"]
     answer = run_train(f"model.name={tiny_model}", *more, cwd=tmp_path)
     assert answer.returncode == 2
     assert "trainer: Lightning refuses these settings on this machine" in answer.stderr
     assert "Traceback" not in answer.stderr
+    assert "run directory" not in answer.stdout
     assert not list((tmp_path / "outputs" / "default").iterdir())
+
+
+def test_more_processes_than_cores_are_pointed_out(tmp_path):
+    answer = run_train("check=true", "trainer.accelerator=cpu", "trainer.devices=4096", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert "trainer.devices=4096 on" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("resume=false", "resume=never"),
+        ("resume=True", "resume=auto"),
+        ("optimizer.lr=${", "An interpolation is written 'optimizer.lr=${KEY}'"),
+        ("output_root=/proc/x", "/proc may not be written"),
+        ("model.name=/etc/hostname", "this is a file, not a folder"),
+    ],
+)
+def test_words_for_single_mistakes(tmp_path, override, words):
+    assert words in mistaken(override, cwd=tmp_path)
 
 
 def test_an_optimizer_that_cannot_be_used_here(tmp_path, tiny_model):
@@ -101,6 +134,53 @@ def test_check_reports_the_data_and_starts_nothing(tmp_path):
     assert "nothing was started" in answer.stdout
     assert "training pairs" in answer.stdout
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--cfg", "job", "model=brt"], "Did you mean bert?"),
+        (["--cfg", "job", "--resolve", "trainer.max_epcohs=3", "model=brt"], "Did you mean trainer.max_epochs?"),
+        (["--cfg", "job", "--resolve", "name=${nmae}"], "which is not there"),
+        (["--info", "defaults", "model=brt"], "Did you mean bert?"),
+        (["--info", "nope"], "invalid choice: 'nope'"),
+        (["--resolve"], "--cfg job --resolve"),
+    ],
+)
+def test_flags_that_show_something_answer_mistakes_as_a_run_does(tmp_path, flags, words):
+    assert words in mistaken(*flags, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--info", "all"], ["check=true"]])
+def test_nobody_reads_to_the_end(tmp_path, flags):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *flags],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
+def test_help_names_the_groups_ones_own_too(tmp_path):
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("")
+    for command in ([str(ROOT / "train.py")], ["-m", "finetune", "train"], ["-m", "finetune", "check"]):
+        answer = subprocess.run(
+            [sys.executable, *command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0, answer.stderr
+        for words in (
+            "bert, mine",
+            "-m optimizer.lr=",
+            "check=true",
+            "./conf",
+            "scheduler    constant, cosine, linear",
+        ):
+            assert words in answer.stdout
 
 
 @pytest.mark.parametrize(

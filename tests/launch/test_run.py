@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from finetune.export.card import _base
 from tests.conftest import Ran, quick, run_train, write_pairs
 
 
@@ -93,6 +96,31 @@ def test_the_card_names_no_folder_of_this_machine(ran: Ran, tiny_model):
     assert str(tiny_model) not in text.split("## How it was made")[0]
 
 
+def test_the_card_says_what_it_was_trained_and_measured_on(ran: Ran):
+    text = (ran.path / "model" / "README.md").read_text()
+    for words in ("of pairs.csv with finetune", "On a held-out part of the file (", "| 95 % interval |", "## Licence"):
+        assert words in text
+
+
+def test_the_log_holds_what_was_said(ran: Ran):
+    text = (ran.path / "run.log").read_text()
+    assert "training 21/21 steps" in text
+    assert f"run directory: {ran.path.relative_to(ran.cwd)}" in text
+
+
+def test_a_tuned_model_tuned_again_names_where_it_comes_from(ran: Ran, tmp_path):
+    run = tmp_path / "a run"
+    shutil.copytree(ran.path / "model", run / "model")
+    (run / "config.yaml").touch()
+    card = run / "model" / "README.md"
+    assert _base(str(run / "model")) == ("", "the model of run a run")
+    card.write_text("---\nbase_model: some/model\n---\n")
+    assert _base(str(run / "model")) == ("some/model", "the model of run a run (itself from some/model)")
+    for text in ("", "---\n---\n", "---\nbase_model: [1]\n---\n", "---\n{\n---\n"):
+        card.write_text(text)
+        assert _base(str(run / "model")) == ("", "the model of run a run")
+
+
 def test_the_saved_model_loads_in_sentence_transformers(ran: Ran):
     model = SentenceTransformer(str(ran.path / "model"), device="cpu")
     assert model.encode(["red house"]).shape == (1, 32)
@@ -106,6 +134,17 @@ def test_the_report_names_the_command_and_the_data(ran: Ran):
     assert "optimizer.lr=1e-3" in report
     assert "SentenceTransformer(" in report
     assert "nDCG@10" in report
+
+
+def test_the_command_of_the_report_makes_the_same_run_again(ran: Ran):
+    report = json.loads((ran.path / "report.json").read_text())
+    command = report["again"]["command"]
+    assert "name=it" not in command
+    answer = subprocess.run(
+        f"{command} check=true", shell=True, cwd=ran.cwd, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert report["again"]["passes"] == 3
 
 
 def test_a_finished_run_is_not_trained_again(ran: Ran, tiny_model):
@@ -130,8 +169,10 @@ def test_two_runs_in_the_same_second_get_their_own_directories(tiny_model, tmp_p
 
 def test_without_evaluation_there_is_still_a_model_and_a_report(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
-    run = run_train(*quick(tiny_model, "evaluation=none", "name=bare", "trainer.max_steps=2"), cwd=tmp_path)
+    more = ["trainer.max_epochs=auto", "evaluation=none", "name=bare", "trainer.max_steps=2"]
+    run = run_train(*quick(tiny_model), *more, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
+    assert "| passes | 0.29 |" in (tmp_path / "outputs/default/bare/report.md").read_text()  # 2 of 7 steps
     assert (tmp_path / "outputs/default/bare/report.md").is_file()
     assert (tmp_path / "outputs/default/bare/model/model.safetensors").is_file()
 

@@ -5,6 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from finetune.launch.sweep import Point, _say_ranked
 from tests.conftest import quick, run_train, write_pairs
 
@@ -18,16 +20,38 @@ def test_points_run_on_their_own_and_are_ranked(tiny_model, tmp_path):
     status = [json.loads(path.read_text()) for path in runs]
     assert [point["state"] for point in status] == ["finished", "finished"]
     assert len({point["pid"] for point in status}) == 2
-    assert {"lr=0.001", "lr=1e-06"} <= set(re.findall(r"lr=[0-9.e-]+", "".join(sweep.stdout.splitlines()[-8:])))
+    ranked = sweep.stdout.split("the points, best first")[1]
+    assert {"optimizer.lr=0.001", "optimizer.lr=1e-06"} <= set(ranked.split())
+    # Each path stands whole on a line of its own, however long it is.
+    assert {f"     {path.parent.relative_to(tmp_path)}" for path in runs} <= set(ranked.splitlines())
 
 
 def test_the_best_point_stands_first_and_the_failed_last(capsys):
     values = {"a": 0.5, "b": None, "c": 0.75}
     points = [Point([name], Path(name), int(value is None), "nDCG@10", value) for name, value in values.items()]
-    _say_ranked(points, ["x"])
+    _say_ranked(points)
     shown = capsys.readouterr().out
-    assert re.findall(r"^│ (\w) ", shown, re.MULTILINE) == ["c", "a", "b"]
+    assert re.findall(r"^ +\d\. .* (\w)$", shown, re.MULTILINE) == ["c", "a", "b"]
     assert "failed" in shown
+    assert "no run directory was made" in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["scheduler=glob(*)", "check=true"], "All 3 points are fine"),
+        (["scheduler=glob(*,exclude=c*)", "check=true"], "The one point is fine"),
+        (["scheduler=glob(x*)"], "no option fits.\n    There are: constant, cosine, linear."),
+        (["optimizer.lr=glob(*)"], "there is no group 'optimizer.lr'"),
+        (["optimizer.lr=interval(1e-5,1e-4)"], "sweeps here are grids"),
+        (["seed=range(3,3)"], "no value at all"),
+    ],
+)
+def test_what_hydra_can_sweep_over(tmp_path, overrides, words):
+    sweep = run_train("-m", *overrides, cwd=tmp_path)
+    assert words in sweep.stdout + sweep.stderr
+    assert sweep.returncode == (0 if "check=true" in overrides else 2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_point_is_said_and_the_others_go_on(tiny_model, tmp_path):

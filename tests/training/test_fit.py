@@ -10,6 +10,7 @@ from torch import nn
 from finetune.config.build import build
 from finetune.config.check import check
 from finetune.errors import Interrupted, RunError
+from finetune.launch.arguments import Arguments
 from finetune.launch.claim import find_run
 from finetune.training import fit as fit_module
 from finetune.training.fit import assemble, fit
@@ -26,7 +27,8 @@ def start(tiny_model, tmp_path, monkeypatch):
     def make(name, *more):
         overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
         cfg = check(overrides)
-        return cfg, build(cfg.data, "data").load(cfg.seed), find_run(cfg, overrides)[0]
+        dataset = build(cfg.data, "data").load(cfg.seed)
+        return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
 
     return make
 

@@ -17,6 +17,8 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
@@ -112,6 +114,11 @@ class Composer:
             except CheckFailed as failed:
                 problems += failed.problems
         return config, kept, problems
+
+    def parse(self, text: str) -> Override:
+        """An override that knows the groups, as glob(*) over their options needs; raises HydraException."""
+        # Only the parser of lists hands its loader on.
+        return OverridesParser.create(config_loader=self._loader).parse_overrides([text])[0]
 
     def defaults(self) -> list[ResultDefault]:
         """The files that make up the last config that could be composed, in the order in which they are merged."""

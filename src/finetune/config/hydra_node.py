@@ -42,11 +42,10 @@ def check_hydra(config: DictConfig, overrides: list[str]) -> Iterator[Problem]:
     Held against a node composed from these files, not against a list of what is dangerous: logging, launchers,
     sweepers and callbacks are all built from names in it, and another version may build more.
     """
-    trusted = _trusted()
     choices = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
-    strangers = [group for group, option in choices.items() if not _is_trusted(group, option, trusted)]
+    strangers = [group for group, option in choices.items() if not _is_trusted(group, option)]
     for group in strangers:
-        options = trusted.options(group)
+        options = _trusted_options(group)
         advice = f"{did_you_mean(str(choices[group]), options)} {listing(options)}".strip()
         yield Problem(group, f"'{choices[group]}' comes neither with Hydra, nor with a plugin, nor with us.", advice)
     expected = _expected(tuple(f"{group}={option}" for group, option in choices.items() if group not in strangers))
@@ -72,9 +71,14 @@ def _expected(choices: tuple[str, ...]) -> Any:
     return OmegaConf.to_container(_trusted().compose(list(choices)).hydra, resolve=False)
 
 
-def _is_trusted(group: str, option: Any, trusted: Composer) -> bool:
+def _is_trusted(group: str, option: Any) -> bool:
     folder, _, name = f"{group}/{option}".rpartition("/")
-    return isinstance(option, str) and name.removesuffix(".yaml") in trusted.options(folder)
+    return isinstance(option, str) and name.removesuffix(".yaml") in _trusted_options(folder)
+
+
+@cache
+def _trusted_options(group: str) -> list[str]:
+    return _trusted().options(group)
 
 
 def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:

@@ -126,10 +126,11 @@ def _unreadable(text: str, error: Exception) -> Problem:
         return Problem(
             text, f"'{key}' cannot be a key.", "Keys are words of a to z, 0 to 9, - and _, with dots between."
         )
-    if value[:1] in ("[", "{", "'", '"'):
-        return Problem(
-            text, f"the value cannot be read: {_first_line(error)}.", "Look at its brackets, commas and quotes."
-        )
+    if "${" in value or value[:1] in ("[", "{", "'", '"'):
+        advice = "Look at its brackets, commas and quotes."
+        if "${" in value:  # to quote it would only hide that it names nothing
+            advice = f"An interpolation is written '{key}=${{KEY}}', in single quotes for the shell."
+        return Problem(text, f"the value cannot be read: {_first_line(error)}.", advice)
     if value.startswith("~/"):
         value = str(Path(value).expanduser())  # what was meant, for no shell does it behind a '='
         return Problem(text, "a value cannot begin with '~'.", f"Write {typed(key, quoted(value))}.")

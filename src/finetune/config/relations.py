@@ -22,6 +22,10 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
             home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
             yield Problem(key, f"'{value}' would be a folder named ~: it is not your home here.", f"Write {key}={home}")
             break
+    if isinstance(tree.get("resume"), bool):
+        # YAML reads on, off, yes and no in the same way.
+        advice = "resume=auto goes on with an unfinished run of the same name; resume=never refuses to."
+        yield Problem("resume", f"expected auto, never or a path, found {str(tree['resume']).lower()}.", advice)
     yield from _check_name(tree.get("name"), run_directory, overrides)
 
 

@@ -63,7 +63,7 @@ KEYS: dict[str, Any] = {
     "name": Annotated[str, FolderName()] | None,
     "output_root": NotEmptyText,
     "seed": Annotated[int, Range(at_least=0, at_most=2**32 - 1)],
-    "resume": NotEmptyText,
+    "resume": NotEmptyText | bool,  # a bool is refused where it can be said what is meant, see relations.py
     "check": bool,
 }
 

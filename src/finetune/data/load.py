@@ -46,7 +46,11 @@ def load(data: Data, seed: int) -> Dataset:
         CheckFailed: with everything that is wrong.
     """
     looked, folder = _look(data)
-    prepared, problems = _from_cache(data, looked, folder) if data.cache else _read(data, looked, folder, set())
+    fingerprint = _fingerprint(looked, folder)
+    if data.cache:
+        prepared, problems = _from_cache(_key(fingerprint, data, looked), data, looked, folder)
+    else:
+        prepared, problems = _read(data, looked, folder, set())
     prompts = _saved_prompts([one for one, *_ in looked])
     dataset = assemble(
         prepared, data.limit, data.validation_fraction, seed, near_leaks=data.near_leaks, prompts=prompts
@@ -55,7 +59,7 @@ def load(data: Data, seed: int) -> Dataset:
     return replace(
         dataset,
         notes=[*notes, *dataset.notes, *_batch_note(data, dataset)],
-        fingerprint=_key(data, looked, folder),
+        fingerprint=fingerprint,
         problems=problems,
     )
 
@@ -74,7 +78,9 @@ def _look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
     return looked, folder
 
 
-def _from_cache(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[Prepared, Path | None]:
+def _from_cache(
+    key: str, data: Data, looked: list[Looked], folder: tuple[Path, str] | None
+) -> tuple[Prepared, Path | None]:
     made: list[tuple[Prepared, Path | None]] = []
 
     def build(place: Path) -> None:
@@ -93,27 +99,31 @@ def _from_cache(data: Data, looked: list[Looked], folder: tuple[Path, str] | Non
         return Prepared.load(place), place / FILE if (place / FILE).is_file() else None
 
     try:
-        return Cache().load("tables", _key(data, looked, folder), build, load_entry)
+        return Cache().load("tables", key, build, load_entry)
     except CacheUnavailable:
         # The disk is full, say: what was read is there all the same.
         return made[0] if made else _read(data, looked, folder, set())
 
 
-def _key(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> str:
-    """Return a digest of all that decides what is read: the content of the files, and what their columns are."""
-    digest = hashlib.sha256(f"{VERSION} {data.on_bad_rows}".encode())
+def _fingerprint(looked: list[Looked], folder: tuple[Path, str] | None) -> str:
+    """Return a digest of all that decides what is read, wherever it lies: contents, and what the columns are."""
+    digest = hashlib.sha256(str(VERSION).encode())
     for one, source, _, roles in looked:
         settings = (one.name, one.data.modality, one.data.prompts, one.data.transitive, one.data.min_score)
-        # The paths in it are kept as absolute ones.
-        where = [source.fingerprint(), source.shown, str(source.base.absolute())]
-        digest.update(json.dumps([where, settings], sort_keys=True).encode())
+        digest.update(json.dumps([source.fingerprint(), settings], sort_keys=True).encode())
         digest.update(repr(asdict(roles) | {"lists": sorted(roles.lists)}).encode())
     for path in sorted(folder[0].rglob("*")) if folder else []:
-        if path.is_file():
+        if path.is_file() and folder:
             with path.open("rb") as file:
-                digest.update(f"{path.relative_to(folder[0])}".encode() if folder else b"")
+                digest.update(str(path.relative_to(folder[0])).encode("utf-8", "surrogateescape"))
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _key(fingerprint: str, data: Data, looked: list[Looked]) -> str:
+    """Return what the cache keeps it under: with the names that stand in it, and the folders of its paths."""
+    names = [(source.shown, str(source.base.absolute())) for _, source, _, _ in looked]
+    return hashlib.sha256(json.dumps([fingerprint, data.on_bad_rows, names]).encode()).hexdigest()
 
 
 def _states(paths: Iterable[str]) -> dict[str, list[int] | None]:

@@ -34,8 +34,15 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The headline in plain words."""
-        return self.headline.verdict(self.rows[0].metric)
+        """The headline in plain words, and every other metric that certainly went another way."""
+        verdict = self.headline.verdict(self.rows[0].metric)
+        others = [row for row in self.rows[1:] if row.change.certain]
+        if self.headline.certain:
+            others = [row for row in others if (row.change.change > 0) != (self.headline.change > 0)]
+        for word, sign in (("worse", -1), ("better", 1)):
+            changes = [f"{row.metric} {row.change.change:+.3f}" for row in others if row.change.change * sign > 0]
+            verdict += f"; certainly {word}: {', '.join(changes)}" if changes else ""
+        return verdict
 
     def gained(self, count: int) -> Ints:
         """Positions of the queries whose headline metric rose most, largest first, at most `count`."""

@@ -9,13 +9,17 @@ import unicodedata
 _DROPPED = re.compile(
     "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
 )
-# Beside Markdown's own: $ (mathematics), # and @ (mentions), : and www. (emoji names, links) of common renderers, and
-# what starts a list. Inside a word _ and @ mean nothing and stay, so that the source of a report can be read; a _
-# before a word can open but, with all others escaped, nothing closes it.
-_MARKUP = re.compile(
-    r"[\\`*\[\]|~<>&$#]|^[-+=]|(?<=\d)[.)](?=\s|$)|_(?![^\W_])|(?<!\w)@|:(?=[/\w])|(?<=www)\.",
-    re.IGNORECASE,
+# Only what means something where it stands, so that the source of a report can be read as it is. A backslash does for
+# Markdown's own. A `_` inside a word means nothing; one before a word can open but, with all others escaped, nothing
+# closes it.
+_MARKDOWN = r"[`*\[\]~$]|^[-+=>#]|(?<=\d)[.)](?=\s|$)|_(?![^\W_])"
+# Character references for what a backslash does not stop everywhere: the borders of tables and the backslash itself,
+# HTML and its references, mentions (@, #1), and what common renderers make links of or pictures (:name:).
+_OTHER = (
+    r"[\\|]|<(?=[a-z/!?])|&(?=#?\w+;)|(?<!\w)@|#(?=\d)|(?<=www)\."
+    r"|(?:(?<=http)|(?<=https)|(?<=ftp)|(?<=mailto)|(?<=xmpp)):|:(?=[a-z][\w+-]*:)"
 )
+_MARKUP = re.compile(f"(?P<markdown>{_MARKDOWN})|{_OTHER}", re.IGNORECASE)
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 
 
@@ -28,12 +32,9 @@ def one_line(text: str, width: int = 120) -> str:
 
 
 def markdown(text: str, width: int = 120) -> str:
-    """`one_line` with every character escaped that Markdown or HTML would take for markup, also in a table cell.
-
-    Character references rather than backslashes: readers of Markdown disagree about backslashes in tables.
-    """
+    """`one_line` with every character escaped that Markdown or HTML would take for markup, also in a table cell."""
     line = one_line(text, width)
-    escaped = _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line)
+    escaped = _MARKUP.sub(lambda found: f"\\{found[0]}" if found["markdown"] else f"&#{ord(found[0])};", line)
     right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL") for character in line)
     return f"{_FIRST_STRONG_ISOLATE}{escaped}{_POP_ISOLATE}" if right_to_left else escaped
 

@@ -18,7 +18,7 @@ from finetune.evaluation.comparison import Comparison, Row, compare
 from finetune.evaluation.plain import fenced, markdown, one_line
 from finetune.evaluation.retrieval import Ints, RetrievalResult
 
-__all__ = ["Comparison", "Row", "compare", "render_table", "report_data", "report_markdown"]
+__all__ = ["Comparison", "Row", "compare", "counts_in_words", "render_table", "report_data", "report_markdown"]
 
 Take = Callable[[np.ndarray], list[str]]
 Facts = Mapping[str, Any]
@@ -27,6 +27,12 @@ EXAMPLES = 5  # of each kind
 TOP = 5  # hits shown of each example
 _KEPT = 300  # characters of a text in report.json
 _CERTAIN = "* certain: the interval excludes zero, and enough queries changed"
+# Words that a reader of the report need not know.
+_EXPLAINED = {
+    "leaks": "training pairs that contain a validation query",
+    "validation_judgments": "which document answers which query",
+    "validation_corpus": "texts that are searched",
+}
 _CHANGE_COLUMNS = ("metric", "before", "after", "change", "95 % interval", "won / lost / tied")
 
 
@@ -67,7 +73,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         "\n".join(headlines) or "Not evaluated (`evaluation=none`).",
         *(_evaluation_markdown(name, part) for name, part in evaluations),
         "## Data",
-        _facts_markdown(report["data"]),
+        _facts_markdown({_in_words(name): value for name, value in report["data"].items()}),
         "\n".join(f"- {markdown(note, 400)}" for note in report["notes"]),
         "## What it cost",
         _facts_markdown(report["cost"]),
@@ -90,6 +96,11 @@ def render_table(comparison: Comparison, name: str) -> Table:
         colour = ("green" if row.change.change > 0 else "red") if row.change.certain else "default"
         table.add_row(*(Text(cell) for cell in _cells(row.metric, _change(row.change))), style=colour)
     return table
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """What was evaluated on, as in `1,500 queries, 6,000 documents`."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
 def _evaluation(result: Comparison | RetrievalResult, take: Take) -> dict[str, Any]:
@@ -150,7 +161,7 @@ def _texts(rows: Ints, take: Take) -> list[str]:
 
 
 def _evaluation_markdown(name: str, part: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{count:,} {markdown(what)}" for what, count in part["counts"].items() if count)
+    counts = markdown(counts_in_words(part["counts"]), 400)
     rows = [_cells(metric["metric"], metric) for metric in part["metrics"]]
     metrics = _table(_CHANGE_COLUMNS if len(rows[0]) > 2 else ("metric", "value"), rows)
     legend = f"\\{_CERTAIN}." if any(metric.get("certain") for metric in part["metrics"]) else ""
@@ -192,6 +203,11 @@ def _cells(metric: str, values: Mapping[str, Any]) -> tuple[str, ...]:
         f"{values['low']:+.3f} to {values['high']:+.3f}",
         f"{values['won']} / {values['lost']} / {values['tied']}",
     )
+
+
+def _in_words(fact: str) -> str:
+    words = fact.replace("_", " ")
+    return f"{words} ({_EXPLAINED[fact]})" if fact in _EXPLAINED else words
 
 
 def _facts_markdown(facts: Facts) -> str:

@@ -20,8 +20,10 @@ class CardFacts:
     width: int
     max_length: int
     pooling: str
-    results: list[tuple[str, float, float]]  # metric, before, after
+    results: list[tuple[str, float, float, float, float]]  # metric, before, after, the change's 95 % interval
     version: str
+    data: str  # what was trained on
+    evaluated_on: list[str]  # each with its counts
     prompts: Mapping[str, str] = field(default_factory=dict)  # by name: query, document
 
 
@@ -32,17 +34,15 @@ def model_card(facts: CardFacts) -> str:
         "pipeline_tag": "sentence-similarity",
         "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "finetune"],
     }
-    # A hub reads this as one of its ids; a folder of somebody's machine is none, and not for others to read.
-    name = Path(facts.base_model)
-    shown = name.name if name.is_dir() else facts.base_model
-    if not name.is_dir():
-        front["base_model"] = facts.base_model
+    base, shown = _base(facts.base_model)
+    if base:
+        front["base_model"] = base
     return f"""---
 {yaml.safe_dump(front, sort_keys=False)}---
 
 # {facts.run}
 
-An embedding model: {shown}, fine-tuned on {facts.pairs:,} pairs with finetune {facts.version}.
+An embedding model: {shown}, fine-tuned on {facts.pairs:,} pairs of {facts.data} with finetune {facts.version}.
 It maps a text of up to {facts.max_length} tokens to {facts.width} dimensions ({facts.pooling} pooling).
 
 ## Use it
@@ -57,6 +57,11 @@ model = SentenceTransformer("path/to/this/folder")
 ## How it was made
 
     {facts.command}
+
+## Licence
+
+None is stated here: it follows from those of the base model and of the training data. Look at both before you share
+this model, and then say it at the top of this file (`license:`).
 """
 
 
@@ -73,14 +78,42 @@ def _encode(prompts: Mapping[str, str]) -> str:
     )
 
 
+def _base(name: str) -> tuple[str, str]:
+    """The hub id that a model comes from, empty if there is none, and what to call it in a sentence.
+
+    A folder of somebody's machine is no id, and not for others to read; but its own card may say what it came from.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return name, name
+    # A run's folder is named after the run, the model in it always `model`.
+    shown = f"the model of run {folder.parent.name}" if (folder.parent / "config.yaml").is_file() else folder.name
+    base = _base_in_card(folder / "README.md")
+    return base, f"{shown} (itself from {base})" if base else shown
+
+
+def _base_in_card(card: Path) -> str:
+    try:
+        front = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
+        base = front["base_model"]
+    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):  # a card is anybody's text
+        return ""
+    return base if isinstance(base, str) and not Path(base).is_absolute() else ""
+
+
 def _results(facts: CardFacts) -> str:
     if not facts.results:
         return ""
-    rows = "\n".join(f"| {metric} | {before:.4f} | {after:.4f} |" for metric, before, after in facts.results)
+    rows = "\n".join(
+        f"| {metric} | {before:.4f} | {after:.4f} | {low:+.4f} to {high:+.4f} |"
+        for metric, before, after, low, high in facts.results
+    )
     return f"""
-## Results on the run's validation queries
+## Results
 
-| metric | before | after |
-|---|---:|---:|
+On {"; on ".join(facts.evaluated_on)}. The interval is of the change, by a paired bootstrap over the queries.
+
+| metric | before | after | 95 % interval |
+|---|---:|---:|---:|
 {rows}
 """

@@ -2,7 +2,7 @@
 
 import sys
 
-from finetune.launch.entry import main
+from finetune.launch import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +15,7 @@ import yaml
 
 from finetune.config.quoting import quoted
 from finetune.errors import FinetuneError, RunError
+from finetune.launch.arguments import Arguments, command_again
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
@@ -17,8 +23,12 @@ from finetune.runs.environment import describe_environment
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from finetune.data.dataset import Dataset
+
 # Keys that say where and how a run is started, not what it computes: they may differ when it goes on.
 _NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
+_MOST_DIFFERENCES = 10  # told of another config; more would scroll what matters out of sight
+_ABSENT = object()
 
 
 def is_first_process() -> bool:
@@ -33,7 +43,7 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
         FinetuneError: there is no run at that path.
     """
     paths = [value for key, _, value in (o.partition("=") for o in overrides) if key == "resume"]
-    if not paths or paths[-1] in ("auto", "never"):
+    if not paths or paths[-1].lower() in ("auto", "never", "true", "false"):  # the last two the check refuses
         return overrides
     folder = Path(paths[-1].strip("'\"")).expanduser()
     if folder.is_file():  # a checkpoint inside the run's checkpoints/
@@ -53,40 +63,63 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
     return [*started_with, *typed, *name, f"hydra.run.dir={quoted(str(folder))}"]
 
 
-def find_run(cfg: DictConfig, overrides: list[str]) -> tuple[RunDirectory, Path | None]:
+def find_run(
+    cfg: DictConfig, overrides: list[str], dataset: Dataset, arguments: Arguments
+) -> tuple[RunDirectory, Path | None]:
     """Return the run's directory and the checkpoint to go on from, `None` for a new run.
 
+    A new directory is there with everything that says what the run is, or not at all.
+
     Raises:
-        FinetuneError: the directory belongs to a finished run, to another config, or to something else,
-            or it cannot be made.
+        FinetuneError: the directory belongs to a finished run, to another config, to other data, or to something
+            else, or it cannot be made.
     """
     told = any(o.startswith("hydra.run.dir=") for o in cfg.hydra.overrides.hydra)
     path = Path(cfg.hydra.run.dir)
     if not is_first_process():
         return RunDirectory(path), _last_checkpoint(RunDirectory(path))
     if path.exists() and (told or cfg.name is not None):
-        return _go_on(cfg, RunDirectory(path))
+        return _go_on(cfg, RunDirectory(path), dataset)
+    is_named = told or cfg.name is not None
+    parent = path.parent if is_named else Path(cfg.output_root) / cfg.experiment
     try:
-        if told or cfg.name is not None:
-            run = RunDirectory.claim(path.parent, path.name, "")
-        else:
-            run = RunDirectory.claim(Path(cfg.output_root) / cfg.experiment, None, _stem(cfg))
-        _record(cfg, run, overrides)
+        with _nothing_left_of_a_failure(parent) as made:
+            made.append(RunDirectory.claim(parent, path.name if is_named else None, _stem(cfg)))
+            _record(cfg, made[0], overrides, dataset, command_again(arguments, overrides))
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
-    return run, None
+    return made[0], None
 
 
-def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str]) -> None:
-    """Write down what this run is: its whole config, what was typed, the machine."""
+@contextmanager
+def _nothing_left_of_a_failure(parent: Path) -> Iterator[list[RunDirectory]]:
+    """Takes away what was made inside, if a full disk or Ctrl-C ends it: the run put into the list, its new parents."""
+    new = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    made: list[RunDirectory] = []
+    try:
+        yield made
+    except BaseException:
+        for run in made:
+            shutil.rmtree(run.path, ignore_errors=True)
+        for folder in new:  # the inmost first; one that another run has begun to use stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str], dataset: Dataset, again: str) -> None:
+    """Write down what this run is: its whole config, what was typed, its data, the machine."""
     write_text_atomically(run.config_path, yaml.safe_dump(_resolved(cfg) | {"name": run.name}, sort_keys=False))
     typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
     write_text_atomically(run.overrides_path, yaml.safe_dump(typed))
-    write_json_atomically(run.environment_path, describe_environment(Path.cwd()))
+    write_json_atomically(run.data_path, {"fingerprint": dataset.fingerprint})
+    if dataset.problems is not None:
+        shutil.copyfile(dataset.problems, run.path / dataset.problems.name)
+    write_json_atomically(run.environment_path, describe_environment(Path.cwd()) | {"again": again})
     run.write_status("created")
 
 
-def _go_on(cfg: DictConfig, run: RunDirectory) -> tuple[RunDirectory, Path | None]:
+def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDirectory, Path | None]:
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
         raise FinetuneError(
@@ -101,11 +134,20 @@ def _go_on(cfg: DictConfig, run: RunDirectory) -> tuple[RunDirectory, Path | Non
         raise FinetuneError(
             f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
         )
-    differences = _differences(_read_yaml(run.config_path), _resolved(cfg))
+    differences = list(_differences(_read_yaml(run.config_path), _resolved(cfg)))
     if differences:
+        shown = differences[:_MOST_DIFFERENCES]
+        if len(differences) > len(shown):
+            shown.append(f"and {len(differences) - len(shown)} more")
         raise FinetuneError(
-            f"The run {run.path} was started with another config: {'; '.join(differences)}.",
+            "\n    ".join([f"The run {run.path} was started with another config:", *shown]),
             "Leave these as they were to go on with it, or choose another name=.",
+        )
+    if run.data_path.is_file() and _read_yaml(run.data_path) != {"fingerprint": dataset.fingerprint}:
+        raise FinetuneError(
+            f"The run {run.path} was started on other data: {cfg.data.path}, or what it is evaluated on, has changed"
+            " since.",
+            "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
         )
     return run, _last_checkpoint(run)
 
@@ -133,24 +175,26 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    flat_then, flat_now = _flat(then), _flat(now)
-    keys = [key for key in sorted(flat_then | flat_now) if key.split(".")[0] not in _NOT_COMPARED]
-    return [
-        f"{key} was {flat_then.get(key, 'not there')}, now {flat_now.get(key, 'not there')}"
-        for key in keys
-        if flat_then.get(key) != flat_now.get(key)
-    ]
+def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """What differs, a line each: a node that builds something else is told as a whole, not by all that is in it."""
+    for key in sorted({**then, **now}):
+        if not prefix and key in _NOT_COMPARED:
+            continue
+        old, new = then.get(key, _ABSENT), now.get(key, _ABSENT)
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("_target_") == new.get("_target_"):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key} was {_shown(old)}, now {_shown(new)}"
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+def _shown(value: Any) -> str:
+    """A value as one would write it in YAML; of a node what it builds."""
+    if value is _ABSENT:
+        return "not there"
+    if isinstance(value, dict):
+        return str(value.get("_target_", "there"))
+    # JSON is YAML on one line, and its words are those of the configs: null, true.
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _stem(cfg: DictConfig) -> str:

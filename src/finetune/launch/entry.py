@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
-from finetune.config.check import look
-from finetune.config.compose import hydra_arguments
+from finetune import interrupts
+from finetune.config.check import check, look
+from finetune.config.compose import compose, hydra_arguments
 from finetune.config.quoting import quoted
-from finetune.console import complain, say
+from finetune.console import complain, end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
 from finetune.launch.arguments import Arguments, parse
-from finetune.launch.claim import find_run, is_first_process, overrides_of_run
+from finetune.launch.claim import find_run, overrides_of_run
+from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.outcome import outcome
 from finetune.models.locate import find_here, locate, longest, read_config
 
@@ -36,23 +38,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get("FINETUNE_ALLOW"):
         sys.path.insert(0, str(Path.cwd()))  # where one's own package stands, as with python -m
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        if "--version" in arguments.show:
-            say(f"finetune {finetune.__version__}")
-            return 0
-        if arguments.show:
-            return _show(arguments)
-        if arguments.multirun:
-            from finetune.launch.sweep import sweep
-
-            return sweep(arguments)
-        return _run(arguments)
+        return _do(parse(sys.argv[1:] if argv is None else argv))
     except FinetuneError as error:
         complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        complain(Interrupted("Stopped by Ctrl-C."))
+        complain(Interrupted(interrupts.LINE))
         return Interrupted.exit_code
+    except Exception:
+        if not interrupts.asked():
+            raise
+        complain(Interrupted(interrupts.LINE))  # a library made another error of it
+        return Interrupted.exit_code
+
+
+def _do(arguments: Arguments) -> int:
+    if "--version" in arguments.show:
+        say(f"finetune {finetune.__version__}")
+        return 0
+    if arguments.show:
+        return _show(arguments)
+    if arguments.multirun:
+        from finetune.launch.sweep import sweep
+
+        return sweep(arguments)
+    return _run(arguments)
 
 
 def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset]:
@@ -66,6 +76,7 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     cfg, problems = look_at_a_glance(arguments, overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
+    interrupts.raise_from_now_on()
     dataset = build(cfg.data, "data").load(cfg.seed)
     if unfit := check_fit(cfg, dataset):
         raise CheckFailed(unfit)
@@ -105,6 +116,8 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     found: list[Problem] = []
     if not wrong & {"model", "data"}:
         found += check_model(cfg)
+    if "trainer" not in wrong:
+        found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
     if not wrong & {"data", "loss"}:
@@ -139,12 +152,16 @@ def check_model(cfg: DictConfig) -> list[Problem]:
 
 
 def check_output(root: Path) -> list[Problem]:
-    """Look whether runs can be written below `root`, without making anything."""
+    """Look whether runs can be written below `root`; leaves nothing behind."""
     there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     if not there.is_dir():
         return [Problem("output_root", f"{there} is a file.", "Choose another place with output_root=...")]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [Problem("output_root", f"{there} may not be written.", "Choose another place with output_root=...")]
+    try:
+        # Only trying tells: a file system may be read-only, or made of something else than files (/proc).
+        Path(tempfile.mkdtemp(prefix=".finetune-", dir=there)).rmdir()
+    except OSError as error:
+        what = f"{there} may not be written ({error.strerror})."
+        return [Problem("output_root", what, "Choose another place with output_root=...")]
     return []
 
 
@@ -175,36 +192,57 @@ def start_hydra(
 
 
 def _show(arguments: Arguments) -> int:
+    end_quietly_without_a_reader()
+    if "--help" in arguments.show:
+        from finetune.launch.help import help_text
+
+        say(help_text(arguments))
+        return 0
+    if not {"--hydra-help", "--shell-completion"} & set(arguments.show):
+        _check_showable(arguments)
     start_hydra(arguments, arguments.overrides, arguments.show, lambda _: None)
     return 0
+
+
+def _check_showable(arguments: Arguments) -> None:
+    """Refuse what cannot be composed, or not be resolved; anything else that is wrong may be what one wants to see.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+    """
+    where = arguments.overrides, arguments.config_dir, arguments.config_name
+    try:
+        compose(*where)
+    except CheckFailed:
+        check(*where)
+        raise
+    if "--resolve" in arguments.show:
+        check(*where)
 
 
 def _run(arguments: Arguments) -> int:
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
-    for note in dataset.notes:
+    for note in [*dataset.notes, *device_notes(cfg)]:
         say(note)
     if cfg.check:
+        end_quietly_without_a_reader()
         if find_here(cfg.model.name) is None:
             say(f"{cfg.model.name} is not on this machine; a run would fetch it from the hub.")
         _say_fine(dataset)
         return 0
     locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it
-    run, checkpoint = find_run(cfg, overrides)
-    if is_first_process():
-        say(f"run directory: {run.path}")
-        if dataset.problems is not None:
-            shutil.copyfile(dataset.problems, run.path / dataset.problems.name)
+    run, checkpoint = find_run(cfg, overrides, dataset, arguments)
     here = f"hydra.run.dir={quoted(str(run.path))}"
-    start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
+    with outcome(run):
+        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
     return 0
 
 
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None) -> None:
-    with outcome(run):
-        from finetune.training.fit import fit
+    from finetune.training.fit import fit
 
-        fit(cfg, dataset, run, checkpoint)
+    fit(cfg, dataset, run, checkpoint)
 
 
 def _say_fine(dataset: Dataset) -> None:

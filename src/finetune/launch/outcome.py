@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune import interrupts
+from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.launch.arguments import program
 from finetune.launch.claim import is_first_process
 from finetune.runs.directory import RunDirectory, State
@@ -21,34 +22,54 @@ def outcome(run: RunDirectory) -> Iterator[None]:
     """Hold the run's lock and keep its status true: running, then finished, failed or interrupted with the reason.
 
     Raises:
+        FinetuneError: another process has the run.
         Interrupted: somebody or the system stopped it; `resume=` goes on.
         RunError: memory or disk ran out.
     """
     if not is_first_process():
         yield
         return
-    with run.lock(), _terminated_like_interrupted():
-        run.write_status("running")
+    with _locked(run), _terminated_like_interrupted():
         try:
+            run.write_status("running")
             yield
-        except (Interrupted, KeyboardInterrupt, SystemExit) as error:
-            # Lightning answers Ctrl-C with SystemExit.
-            what = error.what if isinstance(error, Interrupted) else "Stopped at once."
-            _write(run, "interrupted", what)
-            raise Interrupted(what, f"Go on with: {program()} {shlex.quote(f'resume={run.path}')}") from error
-        except FinetuneError as error:
-            _write(run, "failed", error.what)
-            if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
-                # A mistake that only showed while building (a damaged model): there is no run to speak of.
-                shutil.rmtree(run.path, ignore_errors=True)
-            raise
-        except Exception as error:
-            shortage = _out_of_memory(error)
-            _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}")
-            if shortage:
-                raise shortage from error
-            raise
-        run.write_status("finished")
+            run.write_status("finished")
+        except BaseException as error:
+            told = _noted(run, error)
+            if told is error:
+                raise
+            raise told from error
+
+
+@contextmanager
+def _locked(run: RunDirectory) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run.lock())
+        except RunError as error:  # here it is a mistake in what was asked: nothing was started
+            raise FinetuneError(error.what, error.advice) from error
+        yield
+
+
+def _noted(run: RunDirectory, error: BaseException) -> BaseException:
+    """Write down what ended the run, and return what is to be said about it."""
+    go_on = f"{program()} {shlex.quote(f'resume={run.path}')}"
+    is_stop = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)  # Lightning makes SystemExit of Ctrl-C
+    if is_stop or (interrupts.asked() and not isinstance(error, FinetuneError)):
+        what = error.what if isinstance(error, Interrupted) else "Stopped at once."
+        _write(run, "interrupted", what)
+        return Interrupted(what, f"Go on with: {go_on}")
+    if isinstance(error, FinetuneError):
+        _write(run, "failed", error.what)
+        if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
+            # A mistake that only showed while building (a damaged model): there is no run to speak of.
+            shutil.rmtree(run.path, ignore_errors=True)
+        elif isinstance(error, Refused):
+            return Refused(error.what, f"{error.advice}\n  Then go on with: {go_on}".strip())
+        return error
+    shortage = _out_of_memory(error)
+    _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}")
+    return shortage or error
 
 
 def _write(run: RunDirectory, state: State, reason: str) -> None:
@@ -57,7 +78,7 @@ def _write(run: RunDirectory, state: State, reason: str) -> None:
         run.write_status(state, reason)
 
 
-def _out_of_memory(error: Exception) -> RunError | None:
+def _out_of_memory(error: BaseException) -> RunError | None:
     # By name, because this room does not import torch.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
         return RunError(

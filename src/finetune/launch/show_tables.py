@@ -50,7 +50,7 @@ def _recognised(sources: Sequence[Facts]) -> Iterable[RenderableType]:
 def _pairs(facts: Facts) -> Iterable[RenderableType]:
     table = _table("", "", header=False)
     for name, value in facts.items():
-        if name not in ("layout", "sha256"):  # which is shown above, and for machines
+        if name != "layout":  # which is shown above, and for machines
             table.add_row(_line(name.replace("_", " ")), _line(_number(value)))
     yield table
 

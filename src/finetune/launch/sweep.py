@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,18 +14,22 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from rich.table import Column, Table
-from rich.text import Text
 
+from finetune import interrupts
+from finetune.config.compose import Composer, composer
+from finetune.config.mishaps import listing
 from finetune.config.quoting import quoted
-from finetune.console import console, say
+from finetune.console import Bar, say
 from finetune.errors import CheckFailed, Interrupted, Problem
-from finetune.launch.arguments import Arguments
+from finetune.launch.arguments import Arguments, program
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_LIST_THEM = "List the values, with commas between."
+_FEW_POINTS = 20  # are checked before a person wonders
 
 
 @dataclass(frozen=True)
@@ -45,54 +50,81 @@ def sweep(arguments: Arguments) -> int:
         CheckFailed: a point has a mistake; nothing was started.
         Interrupted: somebody stopped the sweep, and with it the point that was running.
     """
-    varied, grid = _grid(arguments.overrides)
+    grid = _grid(arguments)
     # Random, because two sweeps may start in the same second on two machines that share a disk.
     stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
     configs = _check([overrides for overrides, _ in grid], arguments)
     if configs[0].check:
-        say(f"All {len(grid)} points are fine; nothing was started.", style="bold green")
+        fine = "The one point is fine" if len(grid) == 1 else f"All {len(grid):,} points are fine"
+        say(f"{fine}; nothing was started.", style="bold green")
         return 0
+    interrupts.raise_from_now_on()
     points = []
     for i, ((overrides, mine), cfg) in enumerate(zip(grid, configs, strict=True)):
         run = Path(cfg.output_root) / cfg.experiment / (cfg.name or f"{stamp}_{i:03d}")
         points.append(_run_point(overrides, mine, run, arguments))
-    _say_ranked(points, varied)
+    _say_ranked(points)
     return int(any(point.exit_code for point in points))
 
 
-def _grid(overrides: list[str]) -> tuple[list[str], list[tuple[list[str], list[str]]]]:
-    """Return the keys that vary, and for each point all its overrides and those of them that vary.
+def _grid(arguments: Arguments) -> list[tuple[list[str], list[str]]]:
+    """Return for each point all its overrides, and those of them that vary.
 
     Raises:
-        CheckFailed: an override cannot be read, or asks for another sweeper or launcher than this one.
+        CheckFailed: an override cannot be read, gives no point, or asks for another sweeper or launcher than this one.
     """
     choices: list[list[str]] = []
-    varied: list[str] = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            choices.append([text])  # for the check to answer
-            continue
-        if override.key_or_group in ("hydra/sweeper", "hydra/launcher"):
-            raise CheckFailed([Problem(text, "sweeps are grids, run here one after the other.", "Leave it out.")])
-        if override.is_sweep_override():
-            varied.append(override.get_key_element())
-            choices.append([f"{varied[-1]}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([text])
+    problems: list[Problem] = []
+    with composer(arguments.config_dir, arguments.config_name) as compositor:
+        for text in arguments.overrides:
+            try:
+                override = compositor.parse(text)
+            except HydraException:
+                choices.append([text])  # for the check to answer
+                continue
+            problem = _not_a_grid(override, text)
+            if problem is None and override.is_sweep_override():
+                key = override.get_key_element()
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                problem = None if choices[-1] else _nothing(override, text, compositor)
+            else:
+                choices.append([text])
+            problems += [problem] if problem else []
+    if problems:
+        raise CheckFailed(problems)
     swept = [i for i, values in enumerate(choices) if len(values) > 1]
-    return varied, [(list(point), [point[i] for i in swept]) for point in product(*choices)]
+    return [(list(point), [point[i] for i in swept]) for point in product(*choices)]
+
+
+def _not_a_grid(override: Override, text: str) -> Problem | None:
+    if override.key_or_group in ("hydra/sweeper", "hydra/launcher"):
+        return Problem(text, "sweeps are grids, run here one after the other.", "Leave it out.")
+    if override.is_interval_sweep():
+        what = "interval(...) is for sweepers that draw numbers, such as Optuna's; sweeps here are grids."
+        return Problem(text, what, f"List the values: {override.get_key_element()}=1e-5,3e-5,1e-4")
+    return None
+
+
+def _nothing(override: Override, text: str, compositor: Composer) -> Problem:
+    group = override.key_or_group
+    if isinstance(override.value(), Glob) and not compositor.is_group(group):
+        return Problem(text, f"glob(...) is over options, and there is no group '{group}'.", _LIST_THEM)
+    if isinstance(override.value(), Glob):
+        return Problem(text, "no option fits.", listing(compositor.options(group)))
+    return Problem(text, "this gives no value at all.", _LIST_THEM)
 
 
 def _check(grid: list[list[str]], arguments: Arguments) -> list[DictConfig]:
     from finetune.launch.entry import look_at_a_glance
 
     configs, problems = [], []
-    for overrides in grid:
-        cfg, found = look_at_a_glance(arguments, overrides)
-        configs.append(cfg)
-        problems += found
+    with Bar("checking", len(grid), "points") as bar:
+        for overrides in grid:
+            cfg, found = look_at_a_glance(arguments, overrides)
+            configs.append(cfg)
+            problems += found
+            if len(grid) > _FEW_POINTS:
+                bar.update(len(configs))
     names = {str(cfg.name) for cfg in configs if cfg is not None and cfg.name is not None}
     if len(names) == 1 and len(grid) > 1:
         problems.append(Problem("name", "all points would have the same name.", "Leave it out, or vary it too."))
@@ -112,7 +144,8 @@ def _run_point(overrides: list[str], mine: list[str], run: Path, arguments: Argu
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             child.wait()
-            raise Interrupted("The sweep was stopped by Ctrl-C.", f"Its last point can go on: {run}") from None
+            advice = f"Its last point can go on: {program()} {shlex.quote(f'resume={run}')}" if run.exists() else ""
+            raise Interrupted("The sweep was stopped by Ctrl-C.", advice) from None
     metric, value = _headline(run)
     return Point(mine, run, exit_code, metric, value)
 
@@ -126,11 +159,10 @@ def _headline(run: Path) -> tuple[str, float | None]:
     return str(first["metric"]), float(first["after"])
 
 
-def _say_ranked(points: list[Point], varied: list[str]) -> None:
-    ranked = sorted(points, key=lambda point: (point.value is None, -(point.value or 0.0)))
-    metric = next((point.metric for point in ranked if point.metric), "metric")
-    table = Table(Column(Text(" ".join(varied) or "point")), metric, Column("run", overflow="fold"))
-    for point in ranked:
-        result = f"{point.value:.4f}" if point.value is not None else "failed" if point.exit_code else "not evaluated"
-        table.add_row(Text(" ".join(point.overrides)), result, Text(str(point.run)))
-    console.print(table)
+def _say_ranked(points: list[Point]) -> None:
+    # Lines, not a table: nothing is cut off, and a path can be copied.
+    say("\nthe points, best first", style="bold")
+    for place, point in enumerate(sorted(points, key=lambda point: (point.value is None, -(point.value or 0.0))), 1):
+        result = f"{point.metric} {point.value:.4f}" if point.value is not None else "not evaluated"
+        say(f"{place:>3}. {'failed' if point.exit_code else result}  {' '.join(point.overrides)}".rstrip())
+        say(f"     {point.run}" if point.run.exists() else "     no run directory was made")

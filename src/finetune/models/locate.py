@@ -40,9 +40,9 @@ def find_here(name: str) -> Path | None:
     if folder.is_dir():
         return _require_files(folder)
     if _looks_like_path(name) or folder.exists():
-        what = "is a file" if folder.exists() else "does not exist"
+        what = "this is a file, not a folder" if folder.exists() else "this folder does not exist"
         raise ModelError(
-            f"model.name={name}: this folder {what}.",
+            f"model.name={name}: {what}.",
             "Give a folder that holds config.json and model.safetensors, or a hub id such as"
             " sentence-transformers/all-MiniLM-L6-v2.",
         )

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import RunError
+from finetune.errors import Refused
 
-_ELSEWHERE = "Choose another place with output_root=/path/to/a/disk."
+_ELSEWHERE = "choose another place with output_root=/path/to/a/disk."
 _REASONS = {
-    errno.ENOSPC: ("the disk is full", f"Free some space there, or: {_ELSEWHERE}"),
-    errno.EDQUOT: ("your disk quota is used up", f"Free some space there, or: {_ELSEWHERE}"),
+    errno.ENOSPC: ("the disk is full", f"free some space there, or {_ELSEWHERE}"),
+    errno.EDQUOT: ("your disk quota is used up", f"free some space there, or {_ELSEWHERE}"),
     errno.EFBIG: ("the file is larger than the system allows", "Raise the limit (ulimit -f)."),
     errno.EROFS: ("the file system is read-only", _ELSEWHERE),
     errno.EACCES: ("permission denied", _ELSEWHERE),
@@ -31,19 +31,21 @@ _REASONS = {
 }
 
 
-def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> RunError:
+def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> Refused:
     """Says in plain words why the system refused, and what to do; `doing` completes "could not …".
 
     `elsewhere` says how another place is chosen, which for the outputs of a run is `output_root`.
     """
     fallback = (error.strerror or str(error) or type(error).__name__, _ELSEWHERE)
     reason, advice = _REASONS.get(error.errno or 0, fallback)
-    return RunError(f"could not {doing}: {reason}.", advice.replace(_ELSEWHERE, elsewhere))
+    # It may stand in the middle of the sentence.
+    advice = advice.replace(_ELSEWHERE, elsewhere[:1].lower() + elsewhere[1:])
+    return Refused(f"could not {doing}: {reason}.", advice[:1].upper() + advice[1:])
 
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turns any OSError inside into the RunError of `explain`."""
+    """Turns any OSError inside into what `explain` makes of it."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """The run directory: plain files that alone say what a run was, is and found.
 
-config.yaml  overrides.yaml  environment.json  status.json  metrics.jsonl  run.log  lock
+config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock
 checkpoints/  model/  report.md  report.json
 """
 
@@ -70,6 +70,11 @@ class RunDirectory:
         return self.path / "overrides.yaml"
 
     @property
+    def data_path(self) -> Path:
+        """The fingerprint of the data, which must be the same when the run goes on."""
+        return self.path / "data.json"
+
+    @property
     def status_path(self) -> Path:
         """The state at this moment, see `write_status`."""
         return self.path / "status.json"
@@ -86,7 +91,7 @@ class RunDirectory:
 
     @property
     def log_path(self) -> Path:
-        """What the terminal showed."""
+        """What was said in the terminal, and what libraries logged."""
         return self.path / "run.log"
 
     @property

@@ -59,7 +59,12 @@ def command_line(argv: Sequence[str]) -> str:
     """The command as one would type it again in the same folder; values of passwords, tokens and keys are hidden."""
     program, *arguments = argv or [""]
     start = ["python", program] if program.endswith(".py") else [Path(program).name]
-    return shlex.join(start + [_SECRET.sub(r"\1=***", argument) for argument in arguments])
+    return shlex.join(start + hide_secrets(arguments))
+
+
+def hide_secrets(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the values of passwords, tokens and keys hidden."""
+    return [_SECRET.sub(r"\1=***", argument) for argument in arguments]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

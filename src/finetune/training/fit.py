@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -23,8 +24,8 @@ from finetune.config.build import build, parameters_of
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError, Interrupted
-from finetune.evaluation.report import Comparison, compare, render_table, report_data, report_markdown
+from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
 from finetune.export.sentence_transformers import save
@@ -34,7 +35,7 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
 from finetune.training.module import EmbeddingModule
-from finetune.training.trainer import build_trainer, total_steps
+from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
 
 
 @dataclass
@@ -63,14 +64,23 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg, dataset, run)
     first = parts.trainer.is_global_zero
-    if checkpoint is not None:
-        step = _step_of(checkpoint)
-        if first:
-            say(f"going on from step {step}: {checkpoint}")
-            run.forget_metrics_after(step)
+    step = 0 if checkpoint is None else _step_of(checkpoint)
+    if first:
+        # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
+        say(f"run directory: {run.path}")
+    if first and checkpoint is not None:
+        say(f"going on from step {step}: {checkpoint}")
+        run.forget_metrics_after(step)
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
     started = time.monotonic()
-    _train(parts, checkpoint)
+    try:
+        _train(parts, checkpoint)
+    finally:
+        if first:
+            # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
+            # for this too must not hide what it was full for first.
+            with contextlib.suppress(RunError):
+                run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
     if first:
         after = _evaluate(parts, "after", log=True)
@@ -175,12 +185,26 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
             width=encoder.width,
             max_length=cfg.data.max_length,
             pooling=encoder.pooling,
-            results=[(row.metric, row.change.mean_before, row.change.mean_after) for row in rows],
+            results=[
+                (row.metric, row.change.mean_before, row.change.mean_after, row.change.low, row.change.high)
+                for row in rows
+            ],
             version=finetune.__version__,
+            data=", ".join(map(_public_name, parts.data.dataset.sources)),
+            evaluated_on=[
+                f"{_public_name(found.after.name)} ({counts_in_words(found.after.counts)})"
+                for found in comparisons.values()
+            ],
             prompts=parts.data.dataset.prompts,
         )
     )
     save(encoder, run.model, cfg.data.max_length, card, parts.data.dataset.prompts)
+
+
+def _public_name(name: str) -> str:
+    """What data is called for others, to whom the folders of this machine say nothing."""
+    path = Path(name).expanduser()
+    return path.name if path.exists() else name
 
 
 def _report(
@@ -203,12 +227,12 @@ def _report(
             "precision": parts.trainer.precision,
         },
         again={
-            "command": environment["command"],
+            "command": environment.get("again", environment["command"]),  # older runs have none
             "model": cfg.model.name,
             "data": cfg.data.path or sorted(cfg.data.sources),
             "pairs per step": cfg.data.batch_size,
             "learning rate": float(parts.trainer.optimizers[0].defaults["lr"]),
-            "passes": parts.trainer.max_epochs,
+            "passes": _passes(parts),
             "seed": cfg.seed,
             "versions": environment["packages"],
         },
@@ -222,6 +246,11 @@ def _report(
         console.print(render_table(finding, name))
     say(f"model:  {run.model}")
     say(f"report: {run.report_path}")
+
+
+def _passes(parts: Parts) -> float:
+    """Return how often all pairs were gone through; trainer.max_steps can end it within a pass."""
+    return round(parts.trainer.global_step / steps_per_epoch(parts.trainer, parts.data.batches_per_epoch), 2)
 
 
 def _environment(run: RunDirectory) -> dict[str, Any]:

@@ -83,8 +83,13 @@ def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
 
     Lightning's own estimate would load the data once before a resumed run does, and lose the loader's position.
     """
+    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
+    steps = epochs * steps_per_epoch(trainer, batches_per_epoch)
+    return int(min(steps, trainer.max_steps if trainer.max_steps > 0 else math.inf))
+
+
+def steps_per_epoch(trainer: pl.Trainer, batches_per_epoch: int) -> int:
+    """Return the optimizer steps of one pass over the batches, as many as `limit_train_batches` lets through."""
     limit = trainer.limit_train_batches or batches_per_epoch
     batches = min(batches_per_epoch, int(limit * batches_per_epoch) if isinstance(limit, float) else limit)
-    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
-    steps = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
-    return int(min(steps, trainer.max_steps if trainer.max_steps > 0 else math.inf))
+    return math.ceil(batches / trainer.accumulate_grad_batches)

@@ -48,7 +48,7 @@ class Progress(Callback):
         if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS and step < module.total_steps:
             return
         self._drawn = now
-        self._bar.update(step, f"loss {float(outputs['loss']):.3f} · {self._texts_per_second():,.0f} texts/s")
+        self._bar.update(step, f"loss {_short(float(outputs['loss']))} · {self._texts_per_second():,.0f} texts/s")
         if trainer.is_global_zero and now - self._status_written >= _SECONDS_BETWEEN_STATUS:
             self._status_written = now
             self._run.write_status("running", step=step, eta_seconds=round(self._bar.seconds_left(step)))
@@ -58,10 +58,8 @@ class Progress(Callback):
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Close the bar, and note the last step."""
+        """Close the bar."""
         self._close()
-        if trainer.is_global_zero:
-            self._run.write_status("running", step=trainer.global_step, eta_seconds=0)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the error is not drawn over."""
@@ -71,3 +69,7 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
             self._bar = None
+
+
+def _short(loss: float) -> str:
+    return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.3g}"  # a loss that diverges has forty digits
