@@ -12,7 +12,19 @@ from finetune.models.text import TextEncoder
 from tests.models.test_text import TEXTS, embed
 
 CARD = model_card(
-    CardFacts("my run", "base/model", "python train.py", 12_000, 32, 64, "mean", [("nDCG@10", 0.3, 0.4)], "0.1.0")
+    CardFacts(
+        run="my run",
+        base_model="base/model",
+        command="python train.py",
+        pairs=12_000,
+        width=32,
+        max_length=64,
+        pooling="mean",
+        results=[("nDCG@10", 0.3, 0.4, 0.05, 0.15)],
+        version="0.1.0",
+        data="pairs.csv",
+        evaluated_on=["held out (40 queries)"],
+    )
 )
 
 
