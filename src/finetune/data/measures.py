@@ -54,7 +54,8 @@ def histogram(named: dict[str, npt.NDArray[Any]]) -> Facts:
     edges = (first + np.arange(max(1, int(np.floor(high / step) - first) + 1))) * step
     shares = {}
     for name, values in named.items():
-        place = np.searchsorted(edges, values, side="right") - 1
+        # A value on an edge belongs above it, also where binary fractions put it a hair below.
+        place = np.searchsorted(edges - 1e-6 * step, values, side="right") - 1
         counts = np.bincount(np.maximum(place, 0), minlength=len(edges))
         shares[name] = [_short(float(share)) for share in counts / max(1, len(values))]
     # Multiples of a round number need few digits, once what binary fractions add is gone.

@@ -59,10 +59,10 @@ class DataFile:
         try:
             if self.compression is None:
                 return self.path.open("rb")
-            unpacked = _unpack(self.path, self.compression)
+            unpacked, packed = _unpack(self.path, self.compression)
         except OSError as error:
             refuse_unreadable(self.shown, error)
-        return io.BufferedReader(_Unpacked(unpacked, self), 1 << 18)
+        return io.BufferedReader(_Unpacked(unpacked, packed, self), 1 << 18)
 
     def start(self) -> bytes:
         """Return the first bytes of its content."""
@@ -133,29 +133,33 @@ class Expansion:
         self.file = file
         self.total = 0
 
-    def add(self, size: int) -> None:
-        """Count `size` more bytes."""
+    def add(self, size: int, read: int | None = None) -> None:
+        """Count `size` more bytes, for which so far `read` bytes of the file were needed; without it, all of them."""
         self.total += size
-        packed = max(1, self.file.stamp.size)
+        packed = max(1, self.file.stamp.size if read is None else read)
         if self.total > FREE_BYTES and self.total > MOST_EXPANSION * packed:
             what = f"grows to more than {MOST_EXPANSION} times its size when unpacked, past {self.total >> 20:,} MiB."
             refuse(self.file.shown, what, "No real data do that. If yours do, unpack the file and name what comes out.")
 
 
-def _unpack(path: Path, compression: str) -> IO[bytes]:
+def _unpack(path: Path, compression: str) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the unpacked content, and the file below it, whose position says how much of it was needed so far."""
     if compression == "zstd":
         import pyarrow as pa
 
-        return cast(IO[bytes], pa.CompressedInputStream(pa.OSFile(str(path)), compression))
+        packed = pa.OSFile(str(path))
+        return cast(IO[bytes], pa.CompressedInputStream(packed, compression)), cast(IO[bytes], packed)
     openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-    return cast(IO[bytes], openers[compression](path, "rb"))
+    raw = path.open("rb", buffering=0)
+    return cast(IO[bytes], openers[compression](raw, "rb")), raw
 
 
 class _Unpacked(io.RawIOBase):
     """The content of a packed file; damage in it and growth without end are told in words."""
 
-    def __init__(self, stream: IO[bytes], file: DataFile) -> None:
+    def __init__(self, stream: IO[bytes], packed: IO[bytes], file: DataFile) -> None:
         self._stream = stream
+        self._packed = packed
         self._file = file
         self._expansion = Expansion(file)
 
@@ -168,11 +172,12 @@ class _Unpacked(io.RawIOBase):
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             what = f"its {self._file.compression} data are damaged or cut off."
             refuse(self._file.shown, what, "Copy or download the file again.", error)
-        self._expansion.add(len(data))
+        self._expansion.add(len(data), self._packed.tell())
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
         if not self.closed:
             self._stream.close()
+            self._packed.close()
         super().close()
