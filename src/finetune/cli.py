@@ -23,8 +23,9 @@ app.add_typer(data_app, name="data")
 
 app.add_typer(cache_command.app, name="cache")
 
+_ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 # Without a --help of its own: it is handed on, and answered with the groups that are there.
-_ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_ALL = {**_ANY, "help_option_names": []}
 
 
 def _version(wanted: bool) -> None:
@@ -40,7 +41,7 @@ def _options(
     pass
 
 
-@app.command(context_settings=_ANY)
+@app.command(context_settings=_ALL)
 def train(ctx: typer.Context) -> None:
     """Check, evaluate, train, evaluate again, save and report one run."""
     from finetune.launch import main as launch
@@ -48,7 +49,7 @@ def train(ctx: typer.Context) -> None:
     raise typer.Exit(launch(ctx.args))
 
 
-@app.command(context_settings=_ANY)
+@app.command(context_settings=_ALL)
 def check(ctx: typer.Context) -> None:
     """Look for mistakes in a config and its data, all at once, and start nothing."""
     from finetune.launch import main as launch

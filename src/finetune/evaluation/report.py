@@ -30,6 +30,8 @@ _CERTAIN = "* certain: the interval excludes zero, and enough queries changed"
 # Words that a reader of the report need not know.
 _EXPLAINED = {
     "leaks": "training pairs that contain a validation query",
+    "leaks_normalised": "the same but for case and punctuation",
+    "leaks_near": "nearly the same",
     "validation_judgments": "which document answers which query",
     "validation_corpus": "texts that are searched",
 }

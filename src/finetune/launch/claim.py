@@ -145,8 +145,8 @@ def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDir
         )
     if run.data_path.is_file() and _read_yaml(run.data_path) != {"fingerprint": dataset.fingerprint}:
         raise FinetuneError(
-            f"The run {run.path} was started on other data: {cfg.data.path}, or what it is evaluated on, has changed"
-            " since.",
+            f"The run {run.path} was started on other data: {', '.join(dataset.sources)}, or what it is evaluated on,"
+            " has changed since.",
             "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
         )
     return run, _last_checkpoint(run)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from finetune import interrupts
 from finetune.config.build import build
 from finetune.console import complain, console
 from finetune.errors import CheckFailed, FinetuneError, Interrupted
@@ -41,7 +42,7 @@ def main(argv: Sequence[str], *, as_json: bool) -> int:
         complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        complain(Interrupted("Stopped by Ctrl-C."))
+        complain(Interrupted(interrupts.LINE))
         return Interrupted.exit_code
     return 0
 
@@ -58,6 +59,7 @@ def gather(arguments: Arguments) -> dict[str, Any]:
     cfg, problems = look_at_a_glance(arguments, arguments.overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
+    interrupts.raise_from_now_on()  # the cache that is filled here can be left tidy
     data = build(cfg.data, "data")
     dataset = data.load(cfg.seed)
     from finetune.data.show import describe
