@@ -96,7 +96,7 @@ def ours(file: Path) -> dict[str, float]:
     module = RelationDataModule(dataset, tokenizer, data.batch_settings(), MAX_LENGTH, cfg.seed)
     batch = next(iter(module.train_dataloader()))
     ready = time.perf_counter()
-    assert len(batch) == BATCH
+    assert 0 < len(batch) <= BATCH
     return {"import_seconds": imported - started, "seconds": ready - imported, "rows": len(dataset.train)}
 
 

@@ -41,7 +41,7 @@ def end_quietly_without_a_reader() -> None:
 def complain(error: FinetuneError) -> None:
     """Print an error as text: every problem of a failed check, or one sentence and the way out."""
     if isinstance(error, CheckFailed):
-        count = len(error.problems)
+        count = sum(not problem.part for problem in error.problems)
         errors.print(Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red"))
         for problem in error.problems:
             errors.print(_block(problem))
@@ -53,7 +53,8 @@ def complain(error: FinetuneError) -> None:
 
 def _block(problem: Problem) -> Text:
     text = Text(problem.where, style="bold")
-    text.append(f"\n    {problem.what}", style="not bold")
+    # Of many, each is one line, so that they fit on a screen.
+    text.append(f"  {problem.what}" if problem.part else f"\n    {problem.what}", style="not bold")
     if problem.advice:
         text.append(f"\n    {problem.advice}", style="not bold")
     return text

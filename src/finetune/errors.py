@@ -10,12 +10,14 @@ from dataclasses import dataclass
 class Problem:
     """One thing that is wrong: where it is, what it is, and what to do about it.
 
-    `where` is a config key (`trainer.max_epochs`) or a place in a file (`pairs.csv:17`).
+    `where` is a config key (`trainer.max_epochs`) or a place in a file (`pairs.csv:17`). `part` says that it is one of
+    many of which another problem tells how many there are, such as a bad row.
     """
 
     where: str
     what: str
     advice: str = ""
+    part: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" {self.advice}" if self.advice else "")

@@ -185,8 +185,8 @@ def test_twenty_bad_rows_are_shown_and_all_of_them_listed_in_a_file(write):
     path = write("question,answer\n" + "q,a\n" * 10 + "broken\n" * 57 + ",x\n" * 6)
     lines = told(csv_data(path)).splitlines()
     assert len(lines) == 20 + 1
-    assert "63 of 73 rows are bad." in lines[-1]
-    assert "All of them are listed in problems.jsonl." in lines[-1]
+    assert "63 of 73 rows are bad." in lines[0]
+    assert "All of them are listed in problems.jsonl." in lines[0]
     listed = [json.loads(line) for line in Path("problems.jsonl").read_text().splitlines()]
     assert [row["line"] for row in listed] == list(range(12, 75))
     assert listed[0] == {

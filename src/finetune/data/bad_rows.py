@@ -90,17 +90,17 @@ class BadRows:
         self._spool.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
 
     def problems(self, rows_read: int, written: Path | None) -> list[Problem]:
-        """Return the first bad rows, and a last problem that counts them all and says where they are listed."""
+        """Return a problem that counts the bad rows and says where they are listed, then the first of them."""
         problems, advised = [], set()
         for row in self.first:
             advice = "" if row.kind in advised else ADVICE[row.kind]
             advised.add(row.kind)
-            problems.append(Problem(f"{row.file}:{row.line}", row.sentence(), advice))
+            problems.append(Problem(f"{row.file}:{row.line}", row.sentence(), advice, part=True))
         total = len(self)
         listed = f" All of them are listed in {written}." if written else ""
         what = f"{total:,} of {rows_read:,} {'row' if rows_read == 1 else 'rows'} {'is' if total == 1 else 'are'} bad."
         advice = f"Mend them, or leave them out: data.on_bad_rows=skip.{listed}"
-        return [*problems, Problem("data.on_bad_rows", what, advice)]
+        return [Problem("data.on_bad_rows", what, advice), *problems]
 
     def write(self, path: Path) -> None:
         """Write every bad row as one line of JSON: file, line, column, kind, what, text.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.arrays import Ints, distinct
-from finetune.data.items import ABSENT, Items
+from finetune.data.items import ABSENT, PLURALS, Items
 from finetune.data.judgments import Judgments
 from finetune.data.known import KnownPositives
 from finetune.data.layouts import Layout
@@ -219,7 +219,7 @@ def _facts(dataset: Dataset, prepared: Prepared) -> dict[str, int | float | str]
     }
     for part in dataset.items.parts:
         if len(part.values):
-            facts[f"distinct_{part.modality}s"] = len(part.values)
+            facts[f"distinct_{PLURALS[part.modality]}"] = len(part.values)
     facts["distinct_anchors"] = len(distinct(train.anchor))
     if (train.positive >= 0).any():
         facts["distinct_positives"] = len(distinct(train.positive[train.positive >= 0]))

@@ -19,6 +19,7 @@ ABSENT = -1  # the item number of a text that is not there, as a missing negativ
 
 Modality = Literal["text", "image", "mesh", "vector"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
+PLURALS: dict[Modality, str] = {"text": "texts", "image": "images", "mesh": "meshes", "vector": "vectors"}
 
 # What Arrow can number directly; anything else (a struct, a list of floats) is numbered by a key of its own.
 STORED = {

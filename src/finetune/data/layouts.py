@@ -124,6 +124,7 @@ class _Sampled:
 
     def __init__(self, names: Sequence[str], sample: Sequence[Sequence[Any]]) -> None:
         self.names = list(names)
+        self.rows = [row for row in sample if len(row) == len(self.names)]
         self._values = {
             name: [row[i] for row in sample if i < len(row) and row[i] is not None] for i, name in enumerate(names)
         }
@@ -184,7 +185,11 @@ def _by_order(table: _Sampled, labelled: bool) -> Roles:
     asked = {role: [name] for role, name in zip(("anchor", "positive", "negative"), names, strict=False)}
     if len(names) == 3 and table.is_number(names[2]):
         asked["score"] = asked.pop("negative")
-    return _made(table, asked, "No header: " + _said(asked, "column ") if len(names) > 1 else "")
+    note = "No header: " + _said(asked, "column ") if len(names) > 1 else ""
+    classes = len({row[1] for row in table.rows}) if len(names) == 2 else 0
+    if 0 < classes <= len(table.rows) / 2:
+        note += " If the second is a class, set data.labelled=true."
+    return _made(table, asked, note)
 
 
 def _recognise(table: _Sampled, labelled: bool) -> Roles:

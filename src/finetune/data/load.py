@@ -19,7 +19,7 @@ from finetune.data.bad_rows import FILE, BadRows, list_for_user
 from finetune.data.cache import Cache, CacheUnavailable
 from finetune.data.columns import as_texts, type_columns
 from finetune.data.dataset import Dataset, assemble
-from finetune.data.items import Modality
+from finetune.data.items import PLURALS, Modality
 from finetune.data.layouts import Roles
 from finetune.data.modalities import Options, prepare_column, recognise
 from finetune.data.modalities.references import is_data, scheme
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from finetune.data.settings import Data, OneSource
 
 NAMED = "named_files.json"
-PLURALS = {"image": "images", "mesh": "meshes", "vector": "vectors"}
 VERSION = 1  # of what the cache keeps; another one makes everything be read again
 
 Looked = tuple["OneSource", Source, Head, Roles]

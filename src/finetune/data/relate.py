@@ -168,9 +168,10 @@ def _scored_lists(typed: TypedColumns, codes: Codes) -> Related:
     inside = place < table.shape[1]
     scores[row_F[inside], place[inside]] = score_F[inside]
     anchor = codes[typed.anchor.name][rows]
+    note = "Of every list of documents the one with the best score is the positive, the others are negatives."
     if not len(rows):
         return Related(Relations(anchor, anchor, np.empty((0, 0), np.int64), np.empty((0, 1), np.float32)))
-    return Related(Relations(anchor, table[:, 0], table[:, 1:], scores, weight=_weight(typed, rows)))
+    return Related(Relations(anchor, table[:, 0], table[:, 1:], scores, weight=_weight(typed, rows)), notes=[note])
 
 
 def _judgments(typed: TypedColumns, codes: Codes) -> Related:

@@ -88,10 +88,19 @@ class Data:
     def check_head(self) -> list[Problem]:
         """Return what is wrong with the settings, the first rows, or the validation folder; fast for any size."""
         problems: list[Problem] = []
-        for source in attempt(self.each, problems) or []:
+        for source in attempt(self.each, problems) or self._sound_ones():
             attempt(source.look, problems)
         attempt(self.validation_folder, problems)
         return problems
+
+    def _sound_ones(self) -> list[OneSource]:
+        """Return those of several sources whose own settings are right, so that their files can be looked at too."""
+        own = self.sources or {}
+        return [self._one(name) for name in own if not [*_check_own(name, own[name])]]
+
+    def _one(self, name: str) -> OneSource:
+        own, known = (self.sources or {})[name], {each.name for each in fields(self)}
+        return OneSource(name, replace(self, **{key: own[key] for key in own if key in known}), own)
 
     def load(self, seed: int = 42) -> Dataset:
         """Read everything and split it by `seed`.
@@ -121,11 +130,7 @@ class Data:
         problems += self._check_mixed()
         if problems:
             raise CheckFailed(problems)
-        known = {each.name for each in fields(self)}
-        return [
-            OneSource(name, replace(self, **{key: own[key] for key in own if key in known}), own)
-            for name, own in self.sources.items()
-        ]
+        return [self._one(name) for name in self.sources]
 
     def _check_mixed(self) -> list[Problem]:
         """Return what cannot be where every batch is of all sources."""
@@ -179,14 +184,20 @@ def read(what: Any, *, seed: int = 42, **settings: Any) -> Dataset:
 
     `settings` are the keys of `conf/data/files.yaml`, with its defaults: `read(frame, columns=["question", "answer"])`.
 
+    What was guessed and left out stands in the data set's `notes`.
+
     Raises:
-        CheckFailed: with everything that is wrong.
-        TypeError: there is no such setting.
+        CheckFailed: with everything that is wrong; there is no such setting.
     """
     import yaml
 
     defaults = yaml.safe_load((files("finetune.conf") / "data" / "files.yaml").read_text(encoding="utf-8"))
     del defaults["_target_"]
+    if unknown := [name for name in settings if name not in defaults]:
+        advice = [did_you_mean(name, defaults) or f"There are: {', '.join(defaults)}." for name in unknown]
+        raise CheckFailed(
+            Problem(name, "there is no such setting.", how) for name, how in zip(unknown, advice, strict=True)
+        )
     return Data(**{**defaults, "path": what, **settings}).load(seed)
 
 

@@ -85,10 +85,12 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the model cannot read these items, or the loss cannot learn from relations of this layout."""
+    from finetune.data.items import PLURALS
+
     problems = []
     strange = [part.modality for part in dataset.items.parts if part.modality != "text" and len(part.values)]
     if strange:
-        what = f"the items are {strange[0]}s, and model={cfg.hydra.runtime.choices.model} reads texts."
+        what = f"the items are {PLURALS[strange[0]]}, and model={cfg.hydra.runtime.choices.model} reads texts."
         advice = "Choose the columns that hold texts (data.columns=...); `finetune data show` shows what is there."
         problems.append(Problem("data.modality", what, advice))
     loss = cfg.hydra.runtime.choices.loss
