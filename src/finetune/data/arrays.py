@@ -13,6 +13,11 @@ def distinct(values: Ints) -> Ints:
 
     As `np.unique`, which hashes integers since NumPy 2.3 and takes ten times as long for millions of them.
     """
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if high - low < 4 * values.size:  # such as item numbers: a flag for each is a tenth of the time of sorting
+        there = np.zeros(high - low + 1, bool)
+        there[values.ravel() - low] = True
+        return np.flatnonzero(there) + low
     ordered = np.sort(values, axis=None)
     first = np.ones(len(ordered), bool)
     first[1:] = ordered[1:] != ordered[:-1]

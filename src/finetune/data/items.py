@@ -121,7 +121,11 @@ def _number(columns: Sequence[pa.Array | pa.ChunkedArray], modality: Modality) -
         return pa.array([], stored), [np.empty(0, np.int64)] * len(columns)
     # Arrow grows one dictionary over all chunks; the last chunk has all of it.
     values = encoded.chunk(encoded.num_chunks - 1).dictionary
-    codes = [pc.fill_null(chunk.indices, ABSENT).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
-    together = np.concatenate(codes).astype(np.int64)
+    together = np.empty(len(encoded), np.int64)
+    start = 0
+    for chunk in encoded.chunks:
+        indices = chunk.indices if chunk.null_count == 0 else pc.fill_null(chunk.indices, ABSENT)
+        together[start : start + len(chunk)] = indices.to_numpy(zero_copy_only=False)
+        start += len(chunk)
     ends = np.cumsum([len(column) for column in columns])
     return values, np.split(together, ends[:-1])

@@ -50,37 +50,47 @@ class TypedSource:
     min_score: float | None
 
 
-def prepare(sources: Sequence[TypedSource], validation: Beir | None, bad: BadRows) -> Prepared:
-    """Return everything, numbered and related; rows that mean nothing are told to `bad` and left out."""
+def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -> Prepared:
+    """Return everything, numbered and related; rows that mean nothing are told to `bad` and left out.
+
+    `sources` is empty afterwards: what they read is let go as soon as it became numbers, before memory is needed
+    for the rest.
+    """
+    names, layouts = [source.name for source in sources], [_layout(source) for source in sources]
+    prompts, transitive = [source.prompts for source in sources], [source.transitive for source in sources]
+    rows_read = sum(source.columns.faults.reading.rows_read for source in sources)
     items, codes = _number(sources, validation)
     related = [
         _pairs_from(source, relate(source.columns, code, items)) for source, code in zip(sources, codes, strict=False)
     ]
-    for source in sources:
-        source.columns.faults.tell(bad)
+    while sources:
+        sources.pop(0).columns.faults.tell(bad)
+    pa.default_memory_pool().release_unused()
     relations, labels = _join(related)
+    notes = [note for one in related for note in one.notes] + (validation.notes if validation else [])
     judgments = validation.judgments(codes[-1]["queries"], codes[-1]["corpus"]) if validation else None
-    items, relations, judgments, raw = _prompted(items, relations, judgments, [source.prompts for source in sources])
+    del codes, related
+    items, relations, judgments, raw = _prompted(items, relations, judgments, prompts)
     distinct = relations.distinct_rows()
     duplicates = len(relations) - len(distinct)
     relations = relations.take(distinct) if duplicates else relations
     component = _components(relations, raw)
-    known = _known(relations, component, raw, [source.transitive for source in sources])
-    rows_read = sum(source.columns.faults.reading.rows_read for source in sources)
-    notes = [f"{_count(duplicates, 'duplicate row')} left out: each was kept once."] if duplicates else []
+    known = _known(relations, component, raw, transitive)
+    if duplicates:
+        notes.insert(0, f"{_count(duplicates, 'duplicate row')} left out: each was kept once.")
     return Prepared(
         items,
         relations,
         known,
         component,
         judgments,
-        [source.name for source in sources],
-        [_layout(source) for source in sources],
+        names,
+        layouts,
         labels,
         rows_read,
         len(bad),
         duplicates,
-        [*notes, *(note for one in related for note in one.notes), *(validation.notes if validation else [])],
+        notes,
     )
 
 
