@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from finetune.config.build import build
 from finetune.config.check import check
 from finetune.data.dataset import Dataset
+from finetune.launch.arguments import Arguments
 from finetune.launch.claim import find_run
 from finetune.losses.infonce import InfoNCE
 from finetune.runs.directory import RunDirectory
@@ -30,7 +31,8 @@ def prepare(folder: Path, tiny_model: Path, name: str, *more: str) -> tuple[Dict
     some = [each for each in quick(tiny_model) if not each.startswith("data.path")]
     overrides = ["data=mix", SOURCES, *some, "evaluation=none", *more, f"name={name}", f"output_root={folder}/outputs"]
     cfg = check(overrides)
-    return cfg, build(cfg.data, "data").load(cfg.seed), find_run(cfg, overrides)[0]
+    dataset = build(cfg.data, "data").load(cfg.seed)
+    return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
 
 
 class Recorder(pl.Callback):
