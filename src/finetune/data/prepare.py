@@ -60,6 +60,8 @@ def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -
     prompts, transitive = [source.prompts for source in sources], [source.transitive for source in sources]
     rows_read = sum(source.columns.faults.reading.rows_read for source in sources)
     items, codes = _number(sources, validation)
+    # Arrow keeps what its hash table took for itself, several times what the items take.
+    pa.default_memory_pool().release_unused()
     related = [
         _pairs_from(source, relate(source.columns, code, items)) for source, code in zip(sources, codes, strict=False)
     ]
