@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code: 0, 2 for a mistake in it, 1 for a failed run."""
-    # A bug keeps its whole traceback; Hydra would cut it. And a hub is asked for a model, never told about a run.
+    return answered(lambda: _do(parse(sys.argv[1:] if argv is None else argv)))
+
+
+def answered(do: Callable[[], int]) -> int:
+    """Do something and return its exit code; a mistake or a mishap is told as text, a bug keeps its whole traceback."""
+    # Hydra would cut the traceback. And a hub is asked for a model, never told about a run.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if os.environ.get("FINETUNE_ALLOW"):
         sys.path.insert(0, str(Path.cwd()))  # where one's own package stands, as with python -m
     try:
-        return _do(parse(sys.argv[1:] if argv is None else argv))
+        return do()
     except FinetuneError as error:
         complain(error)
         return error.exit_code

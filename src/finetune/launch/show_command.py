@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import interrupts
 from finetune.config.build import build
-from finetune.console import complain, console
-from finetune.errors import CheckFailed, FinetuneError, Interrupted
+from finetune.console import console
+from finetune.errors import CheckFailed, FinetuneError
 from finetune.launch.arguments import Arguments, parse
-from finetune.launch.entry import check_fit, look_at_a_glance
+from finetune.launch.entry import answered, check_fit, look_at_a_glance
 from finetune.models.locate import find_here
 
 if TYPE_CHECKING:
@@ -23,27 +22,22 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str], *, as_json: bool) -> int:
     """Print everything about the data that these overrides name; returns the exit code, 2 for a mistake in them."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        arguments = parse(argv)
-        if arguments.multirun or arguments.show:
-            flag = "-m" if arguments.multirun else arguments.show[0]
-            raise FinetuneError(f"data show does not take {flag}.", "It takes the overrides of one run: key=value.")
-        with _silent(as_json):
-            facts = gather(arguments)
-        if as_json:
-            # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
-            sys.stdout.write(json.dumps(facts, indent=1) + "\n")
-        else:
-            from finetune.launch.show_tables import print_facts
+    return answered(lambda: _show(parse(argv), as_json=as_json))
 
-            print_facts(facts, console)
-    except FinetuneError as error:
-        complain(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        complain(Interrupted(interrupts.LINE))
-        return Interrupted.exit_code
+
+def _show(arguments: Arguments, *, as_json: bool) -> int:
+    if arguments.multirun or arguments.show:
+        flag = "-m" if arguments.multirun else arguments.show[0]
+        raise FinetuneError(f"data show does not take {flag}.", "It takes the overrides of one run: key=value.")
+    with _silent(as_json):
+        facts = gather(arguments)
+    if as_json:
+        # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
+        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    else:
+        from finetune.launch.show_tables import print_facts
+
+        print_facts(facts, console)
     return 0
 
 
