@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: 
     before = ["env", f"CACHE={root}", "unshare", "-rm", "sh", "-ec", shell, "sh", str(root)]
     said = under_a_limit(root, tiny_model, *before)
     assert said == (
-        f"going on without the cache: could not write to {root}: the disk is full. Free some space there, or: Choose "
+        f"going on without the cache: could not write to {root}: the disk is full. Free some space there, or choose "
         f"another place for the cache with FINETUNE_CACHE=/path/to/a/disk.\nwent on\n{root}/tokens\n"
     )
 
