@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from finetune.data.settings import Data, OneSource
 
 NAMED = "named_files.json"
-VERSION = 1  # of what the cache keeps; another one makes everything be read again
+VERSION = 2  # of what the cache keeps; another one makes everything be read again
 
 Looked = tuple["OneSource", Source, Head, Roles]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from finetune.data.arrays import Ints
+from finetune.data.arrow_files import read_array, read_numbers, write_array
 from finetune.data.items import Items, Part
 from finetune.data.judgments import Judgments
 from finetune.data.known import KnownPositives
@@ -47,21 +48,25 @@ class Prepared:
     def save(self, folder: Path) -> None:
         """Write everything as Arrow files, to be memory-mapped."""
         for part in self.items.parts:
-            _write(folder / f"items_{part.modality}.arrow", {"value": part.values})
-        _write(folder / "relations.arrow", _flat(self.relations))
-        groups = {} if self.known.group is None else {"group": self.known.group}
-        _write(folder / "of_items.arrow", {"component": self.component, **groups})
-        _write(folder / "known_offsets.arrow", {"value": self.known.offsets})
-        _write(folder / "known_neighbours.arrow", {"value": self.known.neighbours})
+            _write(folder / f"items_{part.modality}.arrow", part.values)
+        columns = _flat(self.relations)
+        for name, values in columns.items():
+            _write(folder / f"relations_{name}.arrow", values)
+        _write(folder / "component.arrow", self.component)
+        if self.known.group is not None:
+            _write(folder / "known_group.arrow", self.known.group)
+        _write(folder / "known_offsets.arrow", self.known.offsets)
+        _write(folder / "known_neighbours.arrow", self.known.neighbours)
         judged: dict[str, Any] = {}
         if self.judgments is not None:
             judged = {each.name: getattr(self.judgments, each.name) for each in fields(self.judgments)}
-            name = judged.pop("name")
-            for column, values in judged.items():
-                _write(folder / f"judgments_{column}.arrow", {"value": values})
-            judged = {"name": name}
+            called = judged.pop("name")
+            for name, values in judged.items():
+                _write(folder / f"judgments_{name}.arrow", values)
+            judged = {"name": called}
         facts = {
             "judgments": judged,
+            "relations": list(columns),
             "modalities": [part.modality for part in self.items.parts],
             **{
                 name: getattr(self, name)
@@ -74,24 +79,22 @@ class Prepared:
     def load(cls, folder: Path) -> Prepared:
         """Return what `save` wrote; the arrays are memory-mapped and cannot be changed."""
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        parts = [
-            Part(modality, _one(_read(folder / f"items_{modality}.arrow")["value"]))
-            for modality in facts.pop("modalities")
-        ]
-        of_items = _numbers(folder / "of_items.arrow")
+        parts = [Part(modality, read_array(folder / f"items_{modality}.arrow")) for modality in facts.pop("modalities")]
+        group = folder / "known_group.arrow"
         known = KnownPositives(
-            _numbers(folder / "known_offsets.arrow")["value"],
-            _numbers(folder / "known_neighbours.arrow")["value"],
-            of_items.get("group"),
+            read_numbers(folder / "known_offsets.arrow"),
+            read_numbers(folder / "known_neighbours.arrow"),
+            read_numbers(group) if group.is_file() else None,
         )
         judged, judgments = facts.pop("judgments"), None
         if judged:
             names = [each.name for each in fields(Judgments) if each.name != "name"]
-            judgments = Judgments(
-                **judged, **{name: _numbers(folder / f"judgments_{name}.arrow")["value"] for name in names}
-            )
-        relations = _unflat(_numbers(folder / "relations.arrow"))
-        return cls(Items(tuple(parts)), relations, known, of_items["component"], judgments, **facts)
+            arrays: dict[str, Any] = {name: read_numbers(folder / f"judgments_{name}.arrow") for name in names}
+            judgments = Judgments(**judged, **arrays)
+        names = facts.pop("relations")
+        relations = _unflat({name: read_numbers(folder / f"relations_{name}.arrow") for name in names})
+        component = read_numbers(folder / "component.arrow")
+        return cls(Items(tuple(parts)), relations, known, component, judgments, **facts)
 
 
 def _flat(relations: Relations) -> dict[str, Any]:
@@ -115,27 +118,5 @@ def _unflat(columns: dict[str, Any]) -> Relations:
     return Relations(**one)
 
 
-def _write(path: Path, columns: dict[str, Any]) -> None:
-    table = pa.table(
-        {name: column if isinstance(column, pa.Array) else pa.array(column) for name, column in columns.items()}
-    )
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read(path: Path) -> pa.Table:
-    # Not as a context manager: the table goes on reading from the map.
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _numbers(path: Path) -> dict[str, Any]:
-    table = _read(path)
-    return {name: _whole(table[name]) for name in table.column_names}
-
-
-def _whole(column: pa.ChunkedArray) -> Any:
-    return _one(column).to_numpy(zero_copy_only=False)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+def _write(path: Path, values: Any) -> None:
+    write_array(path, values if isinstance(values, pa.Array) else pa.array(values))

@@ -31,8 +31,9 @@ class Related:
 
 def relate(typed: TypedColumns, codes: Codes, items: Items) -> Related:
     """Return the relations of one source; rows that mean nothing are added to `typed.faults` and left out."""
-    codes = _without_blank_negatives(typed, codes, items)
-    _check_items(typed, codes, items)
+    blank_N = blank_items(items)
+    codes = _without_blank_negatives(typed, codes, blank_N)
+    _check_items(typed, codes, blank_N)
     layout = typed.roles.layout
     if layout == "labelled":
         return _labelled(typed, codes)
@@ -47,19 +48,17 @@ def relate(typed: TypedColumns, codes: Codes, items: Items) -> Related:
     return Related(_rows(typed, codes, np.flatnonzero(~typed.faults.bad)))
 
 
-def _without_blank_negatives(typed: TypedColumns, codes: Codes, items: Items) -> Codes:
+def _without_blank_negatives(typed: TypedColumns, codes: Codes, blank_N: Bools) -> Codes:
     """Return the codes, a negative with nothing in it being none."""
-    blank_N = blank_items(items)
     absent = {
         column.name: np.where(blank_N[codes[column.name]], ABSENT, codes[column.name]) for column in typed.negatives
     }
     return {**codes, **absent}
 
 
-def _check_items(typed: TypedColumns, codes: Codes, items: Items) -> None:
+def _check_items(typed: TypedColumns, codes: Codes, blank_N: Bools) -> None:
     """Find rows without an item where one is needed, and those that contradict themselves."""
     faults = typed.faults
-    blank_N = blank_items(items)
     for column in (typed.anchor, *([typed.positive] if typed.positive else [])):
         code = codes[column.name]
         missing = (code == ABSENT) | blank_N[code]  # place -1 is read too, and does not count

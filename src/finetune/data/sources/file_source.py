@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from finetune.data.bad_rows import BadRows, Place
@@ -152,8 +151,3 @@ def _places(readings: list[Reading], numbers: Ints) -> list[Place]:
         own = np.flatnonzero(owners == owner)
         found |= dict(zip(own.tolist(), readings[owner].place(numbers[own] - starts[owner]), strict=True))
     return [found[i] for i in range(len(numbers))]
-
-
-def stem_of(files: Sequence[Path]) -> str:
-    """Return what several files are called together."""
-    return f"{files[0]} and {len(files) - 1} more"
