@@ -17,9 +17,10 @@ TEXTS = ["a cat", "the quick brown fox jumps over the lazy dog " * 8, "", "Züri
 
 def embed(encoder, texts, max_length=64):
     encoder.eval()
-    tokens = encoder.tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    rows = encoder.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    ids = torch.tensor([token for row in rows for token in row])
     with torch.no_grad():
-        return encoder(tokens["input_ids"], tokens["attention_mask"]).numpy()
+        return encoder(ids, np.array([len(row) for row in rows])).numpy()
 
 
 def test_the_default_model_comes_from_its_package_without_a_hub(minilm):

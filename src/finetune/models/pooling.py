@@ -1,6 +1,6 @@
-"""From token embeddings to one embedding per text; padding never has a say.
+"""From token embeddings to one embedding per text.
 
-Shapes: N texts, T tokens, D width.
+Shapes: n texts, T tokens of all of them in a row, D width.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ModelError
+from finetune.models.packing import Packing
 
 MODES = ("mean", "cls", "max")
 
 
-def pool(tokens_NTD: Tensor, mask_NT: Tensor | None, mode: str) -> Tensor:
-    """Pool token embeddings `(N, T, D)` to `(N, D)` in fp32.
+def pool(tokens_TD: Tensor, packing: Packing, mode: str) -> Tensor:
+    """Pool the token embeddings `(T, D)` of n packed texts to `(n, D)` in fp32.
 
-    `mask_NT` is 1 for a token and 0 for padding; `None` says that nothing is padded.
     `mean`, `cls` and `max` are those of Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084.
     """
-    tokens_NTD = tokens_NTD.float()
+    tokens_TD = tokens_TD.float()
     if mode == "cls":
-        return tokens_NTD[:, 0]
-    if mask_NT is None:
-        return tokens_NTD.mean(1) if mode == "mean" else tokens_NTD.amax(1)
-    mask_NT1 = mask_NT.unsqueeze(-1).to(tokens_NTD.dtype)
-    if mode == "mean":
-        return (tokens_NTD * mask_NT1).sum(1) / mask_NT1.sum(1).clamp(min=1)
-    return tokens_NTD.masked_fill(mask_NT1 == 0, torch.finfo(tokens_NTD.dtype).min).amax(1)
+        return tokens_TD[packing.bounds[:-1]]
+    lengths_n = packing.bounds.diff().long()
+    if mode == "max":
+        return torch.segment_reduce(tokens_TD, "max", lengths=lengths_n)
+    sum_nD = tokens_TD.new_zeros(len(packing.lengths), tokens_TD.shape[1]).index_add(0, packing.owners(), tokens_TD)
+    return sum_nD / lengths_n.unsqueeze(1)
 
 
 def pooling_of(folder: Path) -> str | None:

@@ -1,109 +1,127 @@
-"""The micro-batch engine: encodes each distinct item of a batch once, without paying for padding.
+"""The micro-batch engine: encodes each distinct item of a batch once, without paying for padding or for memory.
 
-Shapes: N distinct items, T tokens of all of them in a row, n items of one micro-batch, t its longest, D width.
+Shapes: N distinct items, T tokens of all of them in a row, n items of one micro-batch, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
+from finetune.models.text import TextEncoder
+from finetune.training import budget, memory
+from finetune.training.cutting import cheapest, fill
 
 if TYPE_CHECKING:
     from finetune.data.tokens import Tokens
 
 
 class Engine:
-    """Encodes items in micro-batches of like length, of at most `token_budget` padded tokens each.
+    """Encodes items in micro-batches of like length, of at most `token_budget` tokens each.
 
-    The embeddings come back in the order of the items, so that the loss never notices how they were cut. Another
-    micro-batch costs about as much as `call_cost` more padded tokens: it is worth it where it saves more padding.
+    The graphs of as many micro-batches as fit into `activation_mb` are kept for the backward pass; the others are
+    computed again in it, with the same random numbers: gradient caching (Gao et al. 2021,
+    https://arxiv.org/abs/2101.06983) as far as it is needed. When memory runs out, both are halved and the step is
+    taken again. None of this changes the loss: the embeddings come back in the order of the items.
+
+    For an encoder that has to pad, another micro-batch costs about as much as `call_cost` more padded tokens: it is
+    worth it where it saves more padding.
     """
 
-    def __init__(self, token_budget: PositiveInt = 8192, call_cost: CountFromZero = 128) -> None:
+    def __init__(
+        self,
+        token_budget: PositiveInt | Literal["auto"] = "auto",
+        activation_mb: CountFromZero | Literal["auto"] = "auto",
+        call_cost: CountFromZero = 128,
+    ) -> None:
         self.token_budget = token_budget
+        self.activation_mb = activation_mb
         self.call_cost = call_cost
+        self._budget: budget.Budget | None = None
+        self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
-    def encode(
-        self, encoder: nn.Module, ids_T: Tensor, lengths_N: Ints, pad_id: int, rows_n: Ints | None = None
-    ) -> Tensor:
+    def encode(self, encoder: TextEncoder, ids_T: Tensor, lengths_N: Ints, rows_n: Ints | None = None) -> Tensor:
         """Embed items given as one row of token ids and the length of each; returns `(N, D)` with gradients.
 
         `rows_n` asks for some of the items only, `(n, D)` in that order. `lengths_N` stays on the CPU: cutting by
         length must not wait for the device.
         """
         rows_n = np.arange(len(lengths_N)) if rows_n is None else rows_n
+        while True:
+            try:
+                return self._encode(encoder, ids_T, lengths_N, rows_n)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_shortage(error):
+                    raise
+                self.budget(encoder).halve(int(lengths_N[rows_n].max()), error)
+
+    def _encode(self, encoder: TextEncoder, ids_T: Tensor, lengths_N: Ints, rows_n: Ints) -> Tensor:
         starts_N = np.cumsum(lengths_N) - lengths_N
-        cuts = list(self.cut(lengths_N[rows_n]))
-        parts = [encoder(*_pad(ids_T, starts_N[rows_n[cut]], lengths_N[rows_n[cut]], pad_id)) for cut in cuts]
-        back_n = torch.from_numpy(np.argsort(np.concatenate(cuts))).to(ids_T.device, non_blocking=True)
-        return torch.cat(parts).index_select(0, back_n)
+        # Longest first: what they keep of each token is the most that the next, which are shorter, can keep.
+        cuts = list(self.cut(lengths_N[rows_n], encoder))[::-1]
+        lookup = encoder.lookup()
+        kept = memory.Kept(encoder.parameters())
+        limit, kept_tokens = self.budget(encoder).kept, 0
+        parts: list[Tensor] = []
+        for cut in cuts:
+            rows = rows_n[cut]
+            lengths = lengths_N[rows]
+            ids, count = _tokens(ids_T, starts_N[rows], lengths), int(lengths.sum())
+            # The backward pass holds one graph in any case: the first costs nothing.
+            if kept.bytes + count * kept.bytes / max(1, kept_tokens) <= limit or not parts:
+                with kept.counted(ids_T.device):
+                    parts.append(encoder(ids, lengths, lookup))
+                kept_tokens += count
+            else:
+                parts.append(cast(Tensor, checkpoint(encoder, ids, lengths, lookup, use_reentrant=False)))
+        self.recomputed_share = 1 - kept_tokens / int(lengths_N[rows_n].sum())
+        return torch.cat(parts)[_to(ids_T.device, np.argsort(np.concatenate(cuts)))]
 
     @torch.inference_mode()
-    def embed(self, encoder: nn.Module, tokens: Tokens, items: Ints, pad_id: int) -> Iterator[tuple[Ints, Tensor]]:
+    def embed(self, encoder: TextEncoder, tokens: Tokens, items: Ints) -> Iterator[tuple[Ints, Tensor]]:
         """Embed any number of items for evaluation: yields (positions in `items`, their embeddings), longest first.
 
         Longest first, so that a device that is too small says so at once and the time left is not underestimated.
         """
         device = next(encoder.parameters()).device
-        lengths = tokens.lengths[items]
-        for rows in reversed(list(self.cut(lengths))):
+        for rows in reversed(list(self.cut(tokens.lengths[items], encoder))):
             ids_T, lengths_n = tokens.take(items[rows])
-            starts_n = np.cumsum(lengths_n) - lengths_n
-            flat = torch.from_numpy(ids_T.astype(np.int64)).to(device)
-            yield rows, encoder(*_pad(flat, starts_n, lengths_n, pad_id))
+            yield rows, encoder(_to(device, ids_T.astype(np.int64)), lengths_n)
 
-    def cut(self, lengths_N: Ints) -> Iterator[Ints]:
-        """Cut items into micro-batches, shortest first: yields the positions of each.
+    def cut(self, lengths_N: Ints, encoder: TextEncoder) -> Iterator[Ints]:
+        """Cut items into micro-batches, shortest first: yields the positions of each."""
+        order_N, most = np.argsort(lengths_N, kind="stable"), self.budget(encoder).tokens
+        sorted_N = lengths_N[order_N]
+        bounds = fill(sorted_N, most) if encoder.packs else cheapest(sorted_N, most, self.call_cost)
+        yield from np.split(order_N, bounds)
 
-        The cheapest cut of all, found by dynamic programming over the distinct lengths: a micro-batch costs its padded
-        tokens and `call_cost`, and one over the budget is cut again.
-        """
-        order_N = np.argsort(lengths_N, kind="stable")
-        distinct_L, first_L = np.unique(lengths_N[order_N], return_index=True)
-        bounds = np.append(first_L, len(order_N))
-        for low, high in self._cheapest(distinct_L, bounds):
-            rows = order_N[bounds[low] : bounds[high]]
-            per_call = max(1, self.token_budget // int(distinct_L[high - 1]))
-            yield from np.array_split(rows, -(-len(rows) // per_call))
-
-    def _cheapest(self, distinct_L: Ints, bounds: Ints) -> list[tuple[int, int]]:
-        best = np.zeros(len(distinct_L) + 1)
-        cut_at = np.zeros(len(distinct_L) + 1, dtype=np.int64)
-        for high in range(1, len(distinct_L) + 1):
-            longest = int(distinct_L[high - 1])
-            items = bounds[high] - bounds[:high]
-            calls = -(-items // max(1, self.token_budget // longest))
-            cost = best[:high] + items * longest + calls * self.call_cost
-            cut_at[high] = np.argmin(cost)
-            best[high] = cost[cut_at[high]]
-        runs: list[tuple[int, int]] = []
-        high = len(distinct_L)
-        while high:
-            runs.append((int(cut_at[high]), high))
-            high = int(cut_at[high])
-        return runs[::-1]
-
-    def padding_share(self, lengths_N: Ints) -> float:
+    def padding_share(self, lengths_N: Ints, encoder: TextEncoder) -> float:
         """Return the share of padded positions, 0 to 1, that encoding these items costs."""
-        padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in self.cut(lengths_N))
+        if encoder.packs:
+            return 0.0
+        padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in self.cut(lengths_N, encoder))
         return 1 - float(lengths_N.sum()) / padded
 
+    def budget(self, encoder: TextEncoder) -> budget.Budget:
+        """Return the budget of this run, found when it is first asked for."""
+        if self._budget is None:
+            tokens, kept_mb = (None if value == "auto" else value for value in (self.token_budget, self.activation_mb))
+            self._budget = budget.find(encoder, tokens, kept_mb)
+        return self._budget
 
-def _pad(ids_T: Tensor, starts_n: Ints, lengths_n: Ints, pad_id: int) -> tuple[Tensor, Tensor | None]:
-    longest = int(lengths_n.max())
-    columns_t = np.arange(longest)
-    mask_nt = columns_t < lengths_n[:, None]
-    index_nt = np.where(mask_nt, starts_n[:, None] + columns_t, 0)
-    ids_nt = ids_T[torch.from_numpy(index_nt).to(ids_T.device, non_blocking=True)]
-    if mask_nt.all():
-        # No mask at all keeps attention on its fast path; sorting by length makes this common for short texts.
-        return ids_nt, None
-    mask = torch.from_numpy(mask_nt).to(ids_T.device, non_blocking=True)
-    return ids_nt.masked_fill(~mask, pad_id), mask.long()
+
+def _tokens(ids_T: Tensor, starts_n: Ints, lengths_n: Ints) -> Tensor:
+    """Return the tokens of items that begin at `starts_n`, one after the other."""
+    first_n = np.cumsum(lengths_n) - lengths_n
+    return ids_T[_to(ids_T.device, np.arange(lengths_n.sum()) + np.repeat(starts_n - first_n, lengths_n))]
+
+
+def _to(device: torch.device, values: Ints) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)

@@ -166,7 +166,7 @@ def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResul
 def _embed(parts: Parts, items: np.ndarray, bar: Bar) -> np.ndarray:
     emb_ND = np.empty((len(items), parts.encoder.width), dtype=np.float32)
     done = 0
-    for rows, part in parts.engine.embed(parts.encoder, parts.data.tokens, items, parts.encoder.pad_id):
+    for rows, part in parts.engine.embed(parts.encoder, parts.data.tokens, items):
         emb_ND[rows] = part.cpu().numpy()
         done += len(rows)
         bar.update(done)

@@ -81,12 +81,12 @@ class EmbeddingModule(LightningModule):
         """
         lengths_N, world = np.array(batch.lengths_cpu), self.trainer.world_size
         if world == 1:
-            return self.engine.encode(self.encoder, batch.ids_T, lengths_N, self.encoder.pad_id)
+            return self.engine.encode(self.encoder, batch.ids_T, lengths_N)
         # One row a process, filled up to equal length by encoding some items twice.
         order_N = np.argsort(lengths_N, kind="stable")
         shares_Wn = np.resize(order_N, (-(-len(order_N) // world), world)).T
         mine = shares_Wn[self.global_rank]
-        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, self.encoder.pad_id, mine)
+        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine)
         gathered = cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
         first_N = np.unique(shares_Wn.ravel(), return_index=True)[1]
         return gathered[torch.from_numpy(first_N).to(self.device)]
@@ -108,7 +108,7 @@ class EmbeddingModule(LightningModule):
             {
                 "texts_per_second": len(batch.lengths_cpu) / elapsed,
                 "tokens_per_second": float(lengths.sum()) / elapsed,
-                "padding_share": self.engine.padding_share(lengths),
+                "padding_share": self.engine.padding_share(lengths, self.encoder),
             }
         )
 

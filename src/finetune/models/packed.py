@@ -1,0 +1,77 @@
+"""Which backbones can run on packed sequences: found out by a try.
+
+Most architectures of transformers hand their attention over to a registered function; whether one does, with its
+positions and its windows, is seen soonest by computing the same texts both ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.models.attention import NAME, register
+from finetune.models.packing import Packing
+
+
+class PackedBackbone:
+    """Calls a backbone on a row of packed tokens: T tokens in, their last hidden states `(T, D)` out."""
+
+    def __init__(self, backbone: Any, first_position: int) -> None:
+        self._backbone = backbone
+        self._first_position = first_position
+
+    def __call__(self, words_TD: Tensor, packing: Packing) -> Tensor:
+        """Return the last hidden states of token embeddings."""
+        states: Tensor = self._backbone(
+            inputs_embeds=words_TD.unsqueeze(0),
+            position_ids=(packing.positions() + self._first_position).unsqueeze(0),
+            packing=packing,
+        ).last_hidden_state
+        return states.squeeze(0)
+
+
+@torch.no_grad()
+def packed(backbone: Any, pad_id: int) -> PackedBackbone | None:
+    """Switch the backbone to packed sequences, or return `None` and leave it as it is where that changes its result."""
+    if not getattr(backbone, "_supports_attention_backend", False):
+        return None
+    before, training = backbone.config._attn_implementation, backbone.training
+    ids_T, packing = _example(backbone, pad_id)
+    backbone.eval()
+    try:
+        mask = packing.mask()
+        ids_nt = packing.pad(ids_T).masked_fill(~mask, pad_id)
+        expected_TD = packing.unpad(backbone(input_ids=ids_nt, attention_mask=mask.long()).last_hidden_state)
+        register()
+        backbone.set_attn_implementation(NAME)
+        found = PackedBackbone(backbone, _first_position(backbone))
+        states_TD = found(backbone.get_input_embeddings()(ids_T), packing)
+        if torch.allclose(states_TD, expected_TD, rtol=1e-3, atol=1e-4 * float(expected_TD.abs().max())):
+            return found
+    except Exception:  # an architecture says no in a dozen ways, and all of them mean: padded
+        pass
+    finally:
+        backbone.train(training)
+    backbone.set_attn_implementation(before)
+    return None
+
+
+def _example(backbone: Any, pad_id: int) -> tuple[Tensor, Packing]:
+    """Return three texts of any tokens but padding; one is longer than an attention window that is not too wide."""
+    config = backbone.config
+    window = min(getattr(config, "sliding_window", None) or 0, 256)
+    longest = min(2 * window + 9, getattr(config, "max_position_embeddings", 512) - pad_id - 2)
+    lengths = np.array([2, 5, longest])
+    rows = backbone.get_input_embeddings().num_embeddings
+    ids = np.arange(lengths.sum()) * 7919 % rows
+    return torch.from_numpy(np.where(ids == pad_id, (pad_id + 1) % rows, ids)), Packing(lengths, torch.device("cpu"))
+
+
+def _first_position(backbone: Any) -> int:
+    # RoBERTa and its kin count positions from behind the padding token's.
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1

@@ -1,0 +1,80 @@
+"""How much memory there is, how much a graph keeps, and whether an error means that it ran out."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MB = 2**20
+
+
+class Kept:
+    """Counts the bytes that autograd keeps for the backward pass, beyond the parameters themselves."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.bytes = 0
+        self._seen = {parameter.data_ptr() for parameter in parameters}
+
+    @contextlib.contextmanager
+    def counted(self, device: torch.device) -> Iterator[None]:
+        """Count what is computed within."""
+        if device.type == "cuda":
+            # The allocator's own count, which is at hand without waiting for the device.
+            before = torch.cuda.memory_allocated(device)
+            yield
+            self.bytes += torch.cuda.memory_allocated(device) - before
+        else:
+            with torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor):
+                yield
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes that a process may still take on `device`, as far as the system tells."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    limits = [_meminfo(), _cgroup()]
+    return min((limit for limit in limits if limit is not None), default=4 * 1024 * MB)
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes this process has held so far: on a GPU of its memory, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _meminfo() -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup() -> int | None:
+    # A container's own limit; "max" where there is none.
+    folder = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        return max(limit - used, 0)
+    return None
