@@ -48,7 +48,7 @@ def alone(query, key, value, lengths, window, causal, scale):
     return torch.cat(parts, 2).transpose(1, 2)
 
 
-@pytest.mark.parametrize("by", ["runs", "padded"])
+@pytest.mark.parametrize("by", ["groups", "padded"])
 @settings(max_examples=40, deadline=None)
 @given(LENGTHS, st.sampled_from([(1, 1), (4, 4), (4, 2)]), st.integers(0, 6), st.booleans(), st.integers(0, 999))
 def test_values_and_gradients(by, lengths, heads, window, causal, seed):
@@ -57,7 +57,7 @@ def test_values_and_gradients(by, lengths, heads, window, causal, seed):
     module = types.SimpleNamespace(is_causal=causal)
     with pytest.MonkeyPatch.context() as patch:
         if by == "padded":  # what a GPU takes where it has no variable-length attention
-            patch.setattr(attention, "_by_runs", attention._padded)
+            patch.setattr(attention, "_by_groups", attention._padded)
         out, _ = packed_attention(module, *ours, None, packing, scaling=0.4, sliding_window=window or None)
     expected = alone(*theirs, lengths, window, causal, 0.4)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
@@ -118,5 +118,4 @@ def test_packing_and_padding_are_each_others_inverse(lengths):
     assert torch.equal(packing.unpad(padded), row)
     assert packing.mask().sum(1).tolist() == lengths
     assert packing.bounds.diff().tolist() == lengths
-    assert [run.length for run in packing.runs for _ in range(run.count)] == lengths
     assert packing.positions().tolist() == [place for length in lengths for place in range(length)]

@@ -1,10 +1,10 @@
-"""Micro-batches hold the budget, hold every item once, and cost as little as they can."""
+"""Parts hold the budget, hold every item once, and cost as little as they can."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.training.cutting import cheapest, fill
+from finetune.models.cutting import cheapest, fill
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(sorted).map(np.array)
 
@@ -39,3 +39,13 @@ def test_the_padded_cut_is_the_cheapest_of_all(lengths, call_cost):
 
 def test_items_of_one_length_are_not_padded():
     assert cheapest(np.array([3, 3, 5, 7, 7]), 100, 0).tolist() == [2, 3]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7).map(np.array), st.integers(0, 200), st.integers(1, 3))
+def test_any_order_and_power(lengths, call_cost, power):
+    """Where neighbours are not sorted, parts are still within the budget and never cost more than one by one."""
+    parts = np.split(lengths, cheapest(lengths, 200, call_cost, power))
+    assert np.array_equal(np.concatenate(parts), lengths)
+    assert all(len(part) * part.max() ** power <= 200 or len(part) == 1 for part in parts)
+    cost = sum(len(part) * int(part.max()) ** power + call_cost for part in parts)
+    assert cost <= sum(int(length) ** power + call_cost for length in lengths)

@@ -3,7 +3,7 @@
 Nothing is padded, so nothing is computed for padding, in attention or in any other layer. Registered with transformers,
 whose models then run on a row of tokens as they are.
 
-Shapes: T tokens of all sequences in a row, n sequences of one length t, H heads, d width of a head.
+Shapes: T tokens of all sequences in a row, n sequences, t the longest, H heads, b = n * H, d width of a head.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from finetune.models.dropout import keep_, keep_mask
-from finetune.models.packing import Packing, Run
+from finetune.models.packing import Group, Packing, hidden
 
 NAME = "finetune_packed"
+
+# On a CPU a group of sequences costs as much as so many weights more, and is slow when its weights outgrow the cache.
+_GROUP_COST = 100_000
+_MOST_WEIGHTS = 1_500_000
 
 
 def register() -> None:
@@ -75,7 +79,7 @@ def packed_attention(
     repeats = query_THd.shape[1] // key_THd.shape[1]
     if repeats > 1:
         key_THd, value_THd = (states.repeat_interleave(repeats, 1) for states in (key_THd, value_THd))
-    attend = _by_runs if query_THd.device.type == "cpu" else _padded
+    attend = _by_groups if query_THd.device.type == "cpu" else _padded
     attended = attend(query_THd, key_THd, value_THd, packing, scale, dropout, window)
     return attended.unsqueeze(0), None
 
@@ -117,7 +121,7 @@ def _padded(
     return packing.unpad(attended.transpose(1, 2))
 
 
-def _by_runs(
+def _by_groups(
     query_THd: Tensor,
     key_THd: Tensor,
     value_THd: Tensor,
@@ -126,13 +130,17 @@ def _by_runs(
     dropout: float,
     window: tuple[int, int],
 ) -> Tensor:
+    heads = query_THd.shape[1]
+    groups = packing.groups(_GROUP_COST // heads, _MOST_WEIGHTS // heads)
     with torch.autocast("cpu", enabled=False):
-        attended: Tensor = _ByRuns.apply(query_THd, key_THd, value_THd, packing.runs, scale, dropout, window)  # type: ignore[no-untyped-call]
+        attended: Tensor = _ByGroups.apply(  # type: ignore[no-untyped-call]
+            query_THd, key_THd, value_THd, groups, scale, dropout, window
+        )
     return attended
 
 
-class _ByRuns(torch.autograd.Function):
-    """Attention run by run of equal lengths: no mask, and passes over the `(t, t)` weights counted one by one.
+class _ByGroups(torch.autograd.Function):
+    """Attention in groups of like length, with few passes over the `(t, t)` weights: these are what costs on a CPU.
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; the gradient of the softmax through the output, as in
     Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.
@@ -144,66 +152,69 @@ class _ByRuns(torch.autograd.Function):
         query_THd: Tensor,
         key_THd: Tensor,
         value_THd: Tensor,
-        runs: Sequence[Run],
+        groups: Sequence[Group],
         scale: float,
         dropout: float,
         window: tuple[int, int],
     ) -> Tensor:
         out_THd = torch.empty(query_THd.shape, dtype=query_THd.dtype)
         weights, masks, scales = [], [], []
-        for run in runs:
-            query, key, value = (_heads(states, run) for states in (query_THd, key_THd, value_THd))
-            logits_ntt = torch.bmm(query * scale, key.transpose(1, 2))
-            allowed = _allowed(run.length, window, logits_ntt.device)
-            if allowed is not None:
-                logits_ntt.masked_fill_(~allowed, float("-inf"))
-            weight_ntt = torch.softmax(logits_ntt, -1, out=logits_ntt)
-            weights.append(weight_ntt)
+        for group in groups:
+            query, key, value = (_heads(group.take(states)) for states in (query_THd, key_THd, value_THd))
+            logits_btt = torch.bmm(query * scale, key.transpose(1, 2))
+            _hide(logits_btt, group, window)
+            weight_btt = torch.softmax(logits_btt, -1, out=logits_btt)
+            weights.append(weight_btt)
             if dropout:
-                mask, kept_scale = keep_mask(weight_ntt.shape, dropout)
-                attended = torch.bmm(keep_(weight_ntt.clone(), mask), value).mul_(kept_scale)
+                mask, kept_scale = keep_mask(weight_btt.shape, dropout)
+                attended = torch.bmm(keep_(weight_btt.clone(), mask), value).mul_(kept_scale)
                 masks.append(mask)
                 scales.append(kept_scale)
             else:
-                attended = torch.bmm(weight_ntt, value)
-            _put(out_THd, run, attended)
+                attended = torch.bmm(weight_btt, value)
+            group.put(_sequences(attended, group), out_THd)
         ctx.save_for_backward(query_THd, key_THd, value_THd, out_THd, *weights, *masks)
-        ctx.runs, ctx.scale, ctx.scales = runs, scale, scales
+        ctx.groups, ctx.scale, ctx.scales = groups, scale, scales
         return out_THd
 
     @staticmethod
     def backward(ctx: Any, gradient_THd: Tensor) -> tuple[Tensor | None, ...]:
         query_THd, key_THd, value_THd, out_THd, *saved = ctx.saved_tensors
-        weights, masks = saved[: len(ctx.runs)], saved[len(ctx.runs) :]
+        weights, masks = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
         grad_query, grad_key, grad_value = (torch.empty_like(out_THd) for _ in range(3))
         # The softmax's gradient needs sum(weight * its gradient) of each row: that is sum(out * gradient).
         inner_TH1 = (gradient_THd * out_THd).sum(-1, keepdim=True)
-        for i, run in enumerate(ctx.runs):
-            query, key, value = (_heads(states, run) for states in (query_THd, key_THd, value_THd))
-            gradient, inner = _heads(gradient_THd, run), _heads(inner_TH1, run)
-            weight_ntt, used_ntt = weights[i], weights[i]
+        for i, group in enumerate(ctx.groups):
+            query, key, value = (_heads(group.take(states)) for states in (query_THd, key_THd, value_THd))
+            # Zero where a query is padding: nothing comes back from there.
+            gradient, inner = (_heads(group.take(states, padding=0.0)) for states in (gradient_THd, inner_TH1))
+            weight_btt, used_btt = weights[i], weights[i]
             if masks:
                 gradient = gradient * ctx.scales[i]
-                used_ntt = keep_(weight_ntt.clone(), masks[i])
-            _put(grad_value, run, torch.bmm(used_ntt.transpose(1, 2), gradient))
-            grad_ntt = torch.bmm(gradient, value.transpose(1, 2))
-            if masks:
-                keep_(grad_ntt, masks[i])
-            grad_ntt.sub_(inner).mul_(weight_ntt)
-            _put(grad_query, run, torch.bmm(grad_ntt, key).mul_(ctx.scale))
-            _put(grad_key, run, torch.bmm(grad_ntt.transpose(1, 2), query).mul_(ctx.scale))
+                used_btt = keep_(weight_btt.clone(), masks[i])
+            group.put(_sequences(torch.bmm(used_btt.transpose(1, 2), gradient), group), grad_value)
+            grad_btt = torch.bmm(gradient, value.transpose(1, 2))
+            grad_btt.mul_(used_btt).addcmul_(weight_btt, inner, value=-1)
+            group.put(_sequences(torch.bmm(grad_btt, key).mul_(ctx.scale), group), grad_query)
+            group.put(_sequences(torch.bmm(grad_btt.transpose(1, 2), query).mul_(ctx.scale), group), grad_key)
         return grad_query, grad_key, grad_value, None, None, None, None
 
 
-def _heads(states_THd: Tensor, run: Run) -> Tensor:
-    """Return the run's states as `(n * H, t, d)`."""
-    _, heads, width = states_THd.shape
-    states_nHtd = states_THd[run.tokens].view(run.count, run.length, heads, width).transpose(1, 2)
-    return states_nHtd.reshape(run.count * heads, run.length, width)
+def _heads(states_ntHd: Tensor) -> Tensor:
+    """Return `(n, t, H, d)` as `(n * H, t, d)`, which a batched matrix product takes."""
+    return states_ntHd.transpose(1, 2).flatten(0, 1).contiguous()
 
 
-def _put(out_THd: Tensor, run: Run, states: Tensor) -> None:
-    """Write the run's `(n * H, t, d)` back into the row."""
-    _, heads, width = out_THd.shape
-    states_nHtd = states.view(run.count, heads, run.length, width)
-    out_THd[run.tokens].view(run.count, run.length, heads, width).copy_(states_nHtd.transpose(1, 2))
+def _sequences(states_btd: Tensor, group: Group) -> Tensor:
+    """Return `(n * H, t, d)` as `(n, t, H, d)`."""
+    return states_btd.view(len(group.lengths), -1, *states_btd.shape[1:]).transpose(1, 2)
+
+
+def _hide(logits_btt: Tensor, group: Group, window: tuple[int, int]) -> None:
+    """Hide, in place, the keys that a query may not see."""
+    bias = group.bias(logits_btt.dtype)
+    if bias is not None:
+        logits_btt.view(len(group.lengths), -1, *logits_btt.shape[1:]).add_(bias)
+    allowed = _allowed(group.longest, window, logits_btt.device)
+    if allowed is not None:
+        logits_btt.masked_fill_(~allowed, hidden(logits_btt.dtype))

@@ -1,6 +1,6 @@
-"""Cutting items, sorted by length, into micro-batches of a token budget.
+"""Cutting items, best sorted by length, into parts that are computed together.
 
-Shapes: N items, L distinct lengths.
+Shapes: N items, R runs of neighbours of equal length.
 """
 
 from __future__ import annotations
@@ -23,36 +23,37 @@ def fill(lengths_N: Ints, budget: int) -> Ints:
         cuts.append(start)
 
 
-def cheapest(lengths_N: Ints, budget: int, call_cost: int) -> Ints:
-    """Return where to cut items that are padded to the longest of their part, lengths ascending.
+def cheapest(lengths_N: Ints, budget: int, call_cost: int, power: int = 1) -> Ints:
+    """Return where to cut items that are padded to the longest of their part.
 
-    The cheapest cut of all, found by dynamic programming over the distinct lengths: a part costs its padded tokens and
-    `call_cost`, and one over the budget is cut again.
+    An item costs the `power` of that longest length, a part the sum of its items and `call_cost`. The cheapest of all
+    cuts between items of different lengths, by dynamic programming; where a part is over the budget, it is cut again.
     """
-    distinct_L, first_L = np.unique(lengths_N, return_index=True)
-    bounds = np.append(first_L, len(lengths_N))
+    first_R = np.flatnonzero(np.diff(lengths_N, prepend=-1))
+    bounds = np.append(first_R, len(lengths_N))
     cuts: list[int] = []
-    for low, high in _runs(distinct_L, bounds, budget, call_cost):
-        items = bounds[high] - bounds[low]
-        parts = -(-items // max(1, budget // int(distinct_L[high - 1])))
-        sizes = np.diff(np.linspace(0, items, parts + 1).astype(np.int64))
-        cuts.extend(bounds[low] + np.cumsum(sizes))
+    for low, high, longest in _parts(lengths_N[first_R], bounds, budget, call_cost, power):
+        items = int(bounds[high] - bounds[low])
+        pieces = -(-items // max(1, budget // longest**power))
+        cuts.extend(bounds[low] + np.linspace(0, items, pieces + 1).astype(np.int64)[1:])
     return np.array(cuts[:-1], dtype=np.int64)
 
 
-def _runs(distinct_L: Ints, bounds: Ints, budget: int, call_cost: int) -> list[tuple[int, int]]:
-    best = np.zeros(len(distinct_L) + 1)
-    cut_at = np.zeros(len(distinct_L) + 1, dtype=np.int64)
-    for high in range(1, len(distinct_L) + 1):
-        longest = int(distinct_L[high - 1])
+def _parts(lengths_R: Ints, bounds: Ints, budget: int, call_cost: int, power: int) -> list[tuple[int, int, int]]:
+    """Return the cheapest parts of R runs of equal lengths, as (first run, run after the last, longest)."""
+    best = np.zeros(len(lengths_R) + 1)
+    from_R = np.zeros(len(lengths_R) + 1, dtype=np.int64)
+    for high in range(1, len(lengths_R) + 1):
+        price = np.maximum.accumulate(lengths_R[:high][::-1])[::-1] ** power
         items = bounds[high] - bounds[:high]
-        calls = -(-items // max(1, budget // longest))
-        cost = best[:high] + items * longest + calls * call_cost
-        cut_at[high] = np.argmin(cost)
-        best[high] = cost[cut_at[high]]
-    runs: list[tuple[int, int]] = []
-    high = len(distinct_L)
+        calls = -(-items // np.maximum(1, budget // price))
+        cost = best[:high] + items * price + calls * call_cost
+        from_R[high] = np.argmin(cost)
+        best[high] = cost[from_R[high]]
+    parts: list[tuple[int, int, int]] = []
+    high = len(lengths_R)
     while high:
-        runs.append((int(cut_at[high]), high))
-        high = int(cut_at[high])
-    return runs[::-1]
+        low = int(from_R[high])
+        parts.append((low, high, int(lengths_R[low:high].max())))
+        high = low
+    return parts[::-1]

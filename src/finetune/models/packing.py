@@ -5,35 +5,62 @@ Shapes: T tokens of all sequences, n sequences, t the longest of them, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints
+from finetune.models.cutting import cheapest
 
 
-@dataclass(frozen=True)
-class Run:
-    """`count` neighbouring sequences of one `length`, from token `start` on."""
+def hidden(dtype: torch.dtype) -> float:
+    """Return the logit of a key that must not be seen: no weight after the softmax, and no NaN where all are hidden."""
+    return torch.finfo(dtype).min / 2
 
-    start: int
-    count: int
-    length: int
 
-    @property
-    def tokens(self) -> slice:
-        """Their tokens in the row."""
-        return slice(self.start, self.start + self.count * self.length)
+class Group:
+    """Neighbouring sequences that are computed together, padded to the longest of them where they differ.
+
+    `start` their first token in the row · `lengths` of each · `longest` of them.
+    """
+
+    def __init__(self, start: int, lengths: Ints) -> None:
+        self.start = start
+        self.lengths = lengths
+        self.longest = int(lengths.max())
+        self._packing = None if lengths.min() == self.longest else Packing(lengths, torch.device("cpu"))
+
+    def take(self, row: Tensor, padding: float | None = None) -> Tensor:
+        """Return the group's part of a row `(T, ...)` as `(n, t, ...)`; padding is any number unless one is given."""
+        part = row[self.start : self.start + int(self.lengths.sum())]
+        if self._packing is None:
+            return part.view(len(self.lengths), self.longest, *row.shape[1:])
+        padded = self._packing.pad(part)
+        if padding is not None:
+            padded[~self._packing.mask()] = padding
+        return padded
+
+    def put(self, padded: Tensor, row: Tensor) -> None:
+        """Write `(n, t, ...)` to the group's part of a row `(T, ...)`."""
+        part = row[self.start : self.start + int(self.lengths.sum())]
+        if self._packing is None:
+            part.view(padded.shape).copy_(padded)
+        else:
+            part.copy_(self._packing.unpad(padded))
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what to add to logits `(n, H, t, t)` so that no query sees padding, `None` where there is none."""
+        if self._packing is None:
+            return None
+        bias_nt = torch.zeros(len(self.lengths), self.longest, dtype=dtype)
+        return bias_nt.masked_fill_(~self._packing.mask(), hidden(dtype))[:, None, None, :]
 
 
 class Packing:
     """Where the sequences of a row of tokens begin and end. What decides shapes stays on the CPU: nothing waits.
 
     `lengths` of each sequence · `longest` of them · `bounds` where each begins and the last ends, `(n + 1,)` int32 on
-    `device` · `runs` neighbours of equal length.
+    `device`.
     """
 
     def __init__(self, lengths: Ints, device: torch.device) -> None:
@@ -41,14 +68,19 @@ class Packing:
         self.longest = int(lengths.max())
         self.device = device
         self._bounds = np.concatenate([[0], np.cumsum(lengths)])
+        self._groups: list[Group] | None = None
         self.bounds = self._to_device(self._bounds.astype(np.int32))
 
-    @property
-    def runs(self) -> Sequence[Run]:
-        """The sequences as runs of equal length; sorted by length they make the fewest."""
-        firsts = np.flatnonzero(np.diff(self.lengths, prepend=0))
-        counts = np.diff(np.append(firsts, len(self.lengths)))
-        return [Run(int(self._bounds[i]), int(n), int(self.lengths[i])) for i, n in zip(firsts, counts, strict=True)]
+    def groups(self, call_cost: int, most: int) -> list[Group]:
+        """Return the sequences in groups, cheapest for what costs a sequence the square of the longest in its group.
+
+        A group costs `call_cost` more and holds at most `most` squares, or a single sequence. They are cheapest sorted
+        by length, and found once: all layers of a model ask for the same.
+        """
+        if self._groups is None:
+            parts = np.split(np.arange(len(self.lengths)), cheapest(self.lengths, most, call_cost, power=2))
+            self._groups = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
+        return self._groups
 
     def positions(self) -> Tensor:
         """Return the place of each token in its sequence, from 0: `(T,)`."""

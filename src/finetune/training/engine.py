@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
+from finetune.models.cutting import cheapest, fill
 from finetune.models.text import TextEncoder
 from finetune.training import budget, memory
-from finetune.training.cutting import cheapest, fill
 
 if TYPE_CHECKING:
     from finetune.data.tokens import Tokens
