@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, MPNetConfig, MPNetModel
 
+from finetune.errors import ModelError
 from finetune.models.text import TextEncoder
 from finetune.training.budget import Budget, find
 from finetune.training.engine import Engine
@@ -179,3 +180,22 @@ def test_padding_share_by_hand(padding_model, tiny_model):
     lengths = np.array([8, 2, 4])
     assert Engine(call_cost=3).padding_share(lengths, TextEncoder(str(padding_model))) == pytest.approx(1 - 14 / 16)
     assert Engine().padding_share(lengths, TextEncoder(str(tiny_model))) == 0
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with a C++ compiler")
+def test_compiled_it_computes_the_same(tiny_model):
+    encoder, (ids, lengths) = TextEncoder(str(tiny_model), dropout=0.0).train(), texts(n=30)
+    direction = torch.randn(30, encoder.width, generator=torch.Generator().manual_seed(0))
+    plain = Engine(100).encode(encoder, ids, lengths)
+    expected = gradients(encoder, plain, direction)
+    encoder.compile_backbone(torch.device("cpu"))
+    for activation_mb in (100, 0):
+        emb = Engine(100, activation_mb).encode(encoder, ids, lengths)
+        torch.testing.assert_close(emb, plain, rtol=0, atol=TOLERANCE)
+        same(gradients(encoder, emb, direction), expected)
+
+
+def test_compiling_without_a_compiler_says_so(tiny_model, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ModelError, match=r"engine\.compile=true needs a C\+\+ compiler"):
+        TextEncoder(str(tiny_model)).compile_backbone(torch.device("cpu"))

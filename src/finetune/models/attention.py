@@ -34,6 +34,13 @@ def register() -> None:
     AttentionInterface.register(NAME, packed_attention)
 
 
+def register_uncompiled() -> None:
+    """Have torch compile what is around attention, and leave attention as it is: its shapes change with each text."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -63,14 +70,16 @@ def packed_attention(
     if _has_varlen(query_THd, dropout):
         from torch.nn.attention.varlen import varlen_attn
 
+        # Only a bound, and few different ones: where torch compiles, each would be compiled anew.
+        longest = 1 << (packing.longest - 1).bit_length()
         attended = varlen_attn(
             query_THd,
             key_THd,
             value_THd,
             packing.bounds,
             packing.bounds,
-            packing.longest,
-            packing.longest,
+            longest,
+            longest,
             scale=scale,
             window_size=window,
             enable_gqa=key_THd.shape[1] != query_THd.shape[1],

@@ -5,12 +5,22 @@ Shapes: T tokens of all sequences, n sequences, t the longest of them, D width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints
 from finetune.models.cutting import cheapest
+
+
+def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array of the CPU as a tensor on `device`, which nothing waits for."""
+    tensor = torch.from_numpy(values)
+    # From pageable memory a copy waits for all that the device has to do before.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def hidden(dtype: torch.dtype) -> float:
@@ -69,7 +79,7 @@ class Packing:
         self.device = device
         self._bounds = np.concatenate([[0], np.cumsum(lengths)])
         self._groups: list[Group] | None = None
-        self.bounds = self._to_device(self._bounds.astype(np.int32))
+        self.bounds = upload(self._bounds.astype(np.int32), device)
 
     def groups(self, call_cost: int, most: int) -> list[Group]:
         """Return the sequences in groups, cheapest for what costs a sequence the square of the longest in its group.
@@ -84,24 +94,22 @@ class Packing:
 
     def positions(self) -> Tensor:
         """Return the place of each token in its sequence, from 0: `(T,)`."""
-        return self._to_device(np.arange(self._bounds[-1]) - np.repeat(self._bounds[:-1], self.lengths))
+        return upload(np.arange(self._bounds[-1]) - np.repeat(self._bounds[:-1], self.lengths), self.device)
 
     def owners(self) -> Tensor:
         """Return the number of the sequence that each token belongs to: `(T,)`."""
-        return self._to_device(np.repeat(np.arange(len(self.lengths)), self.lengths))
+        return upload(np.repeat(np.arange(len(self.lengths)), self.lengths), self.device)
 
     def mask(self) -> Tensor:
         """Return which places of the padded sequences hold a token: `(n, t)` booleans."""
-        return self._to_device(np.arange(self.longest) < self.lengths[:, None])
+        return upload(np.arange(self.longest) < self.lengths[:, None], self.device)
 
     def pad(self, row: Tensor) -> Tensor:
         """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding repeats the row's first token."""
         places_nt = self._bounds[:-1, None] + np.arange(self.longest)
-        return row[self._to_device(np.where(np.arange(self.longest) < self.lengths[:, None], places_nt, 0))]
+        places_nt = np.where(np.arange(self.longest) < self.lengths[:, None], places_nt, 0)
+        return row[upload(places_nt, self.device)]
 
     def unpad(self, padded: Tensor) -> Tensor:
         """Return padded sequences `(n, t, ...)` as a row `(T, ...)`."""
         return padded[self.owners(), self.positions()]
-
-    def _to_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)

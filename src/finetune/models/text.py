@@ -5,6 +5,7 @@ Shapes: N texts, T tokens, D width.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from finetune.config.types import Fraction, NotEmptyText
 from finetune.data.arrays import Ints
 from finetune.errors import ModelError, first_line
+from finetune.models.attention import register_uncompiled
 from finetune.models.dropout import replace_dropout
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
@@ -91,6 +93,21 @@ class TextEncoder(nn.Module):
     def lookup(self) -> Lookup:
         """Return what looks up the tokens of one step."""
         return Lookup(self.backbone.get_input_embeddings())
+
+    def compile_backbone(self, device: torch.device) -> None:
+        """Have torch compile the backbone for `device`, once for all shapes, when it is first called.
+
+        Raises:
+            ModelError: the device is a CPU, and there is no C++ compiler.
+        """
+        if device.type == "cpu":
+            if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+                raise ModelError(
+                    "engine.compile=true needs a C++ compiler on a CPU, and there is none.",
+                    "Install one (g++ or clang++), or leave engine.compile=false: on a CPU it gains little.",
+                )
+            register_uncompiled()
+        self.backbone.compile(dynamic=True)
 
     def _padded(self, ids_T: Tensor, packing: Packing) -> Tensor:
         if packing.lengths.min() == packing.longest:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.models.cutting import cheapest, fill
+from finetune.models.packing import upload
 from finetune.models.text import TextEncoder
 from finetune.training import budget, memory
 
@@ -32,7 +33,7 @@ class Engine:
     taken again. None of this changes the loss: the embeddings come back in the order of the items.
 
     For an encoder that has to pad, another micro-batch costs about as much as `call_cost` more padded tokens: it is
-    worth it where it saves more padding.
+    worth it where it saves more padding. `compile` has the backbone compiled by torch before a run.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Engine:
         token_budget: PositiveInt | Literal["auto"] = "auto",
         activation_mb: CountFromZero | Literal["auto"] = "auto",
         call_cost: CountFromZero = 128,
+        compile: bool = False,
     ) -> None:
         self.token_budget = token_budget
         self.activation_mb = activation_mb
         self.call_cost = call_cost
+        self.compile = compile
         self._budget: budget.Budget | None = None
         self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
@@ -82,7 +85,7 @@ class Engine:
             else:
                 parts.append(cast(Tensor, checkpoint(encoder, ids, lengths, lookup, use_reentrant=False)))
         self.recomputed_share = 1 - kept_tokens / int(lengths_N[rows_n].sum())
-        return torch.cat(parts)[_to(ids_T.device, np.argsort(np.concatenate(cuts)))]
+        return torch.cat(parts)[upload(np.argsort(np.concatenate(cuts)), ids_T.device)]
 
     @torch.inference_mode()
     def embed(self, encoder: TextEncoder, tokens: Tokens, items: Ints) -> Iterator[tuple[Ints, Tensor]]:
@@ -93,7 +96,7 @@ class Engine:
         device = next(encoder.parameters()).device
         for rows in reversed(list(self.cut(tokens.lengths[items], encoder))):
             ids_T, lengths_n = tokens.take(items[rows])
-            yield rows, encoder(_to(device, ids_T.astype(np.int64)), lengths_n)
+            yield rows, encoder(upload(ids_T.astype(np.int64), device), lengths_n)
 
     def cut(self, lengths_N: Ints, encoder: TextEncoder) -> Iterator[Ints]:
         """Cut items into micro-batches, shortest first: yields the positions of each."""
@@ -120,8 +123,4 @@ class Engine:
 def _tokens(ids_T: Tensor, starts_n: Ints, lengths_n: Ints) -> Tensor:
     """Return the tokens of items that begin at `starts_n`, one after the other."""
     first_n = np.cumsum(lengths_n) - lengths_n
-    return ids_T[_to(ids_T.device, np.arange(lengths_n.sum()) + np.repeat(starts_n - first_n, lengths_n))]
-
-
-def _to(device: torch.device, values: Ints) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    return ids_T[upload(np.arange(lengths_n.sum()) + np.repeat(starts_n - first_n, lengths_n), ids_T.device)]

@@ -34,6 +34,7 @@ from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
+from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
 
@@ -71,6 +72,8 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     if first and checkpoint is not None:
         say(f"going on from step {step}: {checkpoint}")
         run.forget_metrics_after(step)
+    if parts.trainer.strategy.root_device.type == "cpu":
+        reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
     started = time.monotonic()
     try:
@@ -125,6 +128,8 @@ def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> 
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:
+    if parts.engine.compile:
+        parts.encoder.compile_backbone(parts.trainer.strategy.root_device)
     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     if parts.stop.stopped_by:
         raise Interrupted(
