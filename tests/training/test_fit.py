@@ -149,6 +149,6 @@ def test_total_steps_are_those_that_lightning_makes(start, more, steps):
 
 def test_a_loss_that_is_no_number_stops_the_run(start, monkeypatch):
     cfg, dataset, run = start("diverges", "evaluation=none")
-    monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", lambda self, emb, batch: emb.sum() * float("nan"))
+    monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", lambda self, emb, *_: emb.sum() * float("nan"))
     with pytest.raises(RunError, match="diverged: the loss is nan at step 1"):
         fit(cfg, dataset, run)

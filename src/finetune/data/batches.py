@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.arrays import Ints
+from finetune.data.arrays import Ints, flat_ranges
 from finetune.data.items import ABSENT
 from finetune.data.known import KnownPositives
 from finetune.data.mixing import BatchSettings, Epochs
@@ -29,7 +29,8 @@ class Batch:
     `items_N` item numbers, sorted · `ids_T` token ids of the items one after the other · `lengths_N` tokens of each ·
     `anchor_B`, `positive_B`, `negatives_Bn` places among the N items, -1 for no negative · `known_E2` pairs of places
     that are known positives of each other, both directions. All int64. `lengths_cpu` is `lengths_N` as a list that
-    stays on the CPU, so that planning micro-batches waits for no device.
+    stays on the CPU, so that planning micro-batches waits for no device · `uses` how often relations use an item: what
+    would be encoded without encoding each item once.
 
     None where there is nothing of the kind: `group_N` items with the same number are all positives of each other ·
     `score_Bk` scores of the positive and of each negative, NaN for none (k = 1 + n) · `label_B` the class of each row ·
@@ -47,6 +48,7 @@ class Batch:
     negatives_Bn: Tensor
     known_E2: Tensor
     lengths_cpu: list[int]
+    uses: int
     group_N: Tensor | None = None
     score_Bk: Tensor | None = None
     label_B: Tensor | None = None
@@ -98,10 +100,15 @@ class Batches:
         """Return the batch of these relations."""
         relations = _paired(self.relations.take(rows))
         table = relations.columns()
-        items_N, places = np.unique(table, return_inverse=True)
+        distinct_D, places = np.unique(table, return_inverse=True)
         places = places.reshape(table.shape)
-        if absent := int(len(items_N) > 0 and items_N[0] == ABSENT):
-            items_N, places = items_N[1:], places - absent  # what was absent becomes place -1
+        if absent := int(len(distinct_D) > 0 and distinct_D[0] == ABSENT):
+            distinct_D, places = distinct_D[1:], places - absent  # what was absent becomes place -1
+        known_E2, group_D = self.known.pairs_within(distinct_D), self.known.groups_within(distinct_D)
+        uses_D = np.bincount(places[places >= 0], minlength=len(distinct_D))
+        copies_D = np.ones_like(uses_D) if self.epochs.settings.encode_once else uses_D
+        places, known_E2 = _in_copies(places, known_E2, copies_D)
+        items_N = np.repeat(distinct_D, copies_D)
         ids_T, lengths_N = self.tokens.take(items_N[: np.searchsorted(items_N, len(self.tokens))])
         return Batch(
             items_N=torch.from_numpy(items_N),
@@ -110,9 +117,10 @@ class Batches:
             anchor_B=torch.from_numpy(places[:, 0].copy()),
             positive_B=torch.from_numpy(places[:, 1].copy()),
             negatives_Bn=torch.from_numpy(places[:, 2:].copy()),
-            known_E2=torch.from_numpy(self.known.pairs_within(items_N)),
+            known_E2=torch.from_numpy(known_E2),
             lengths_cpu=lengths_N.tolist(),
-            group_N=_tensor(self.known.groups_within(items_N)),
+            uses=int(uses_D.sum()),
+            group_N=None if group_D is None else torch.from_numpy(np.repeat(group_D, copies_D)),
             score_Bk=_tensor(relations.score),
             label_B=_tensor(relations.label),
             weight_B=_tensor(relations.weight),
@@ -149,6 +157,29 @@ def _paired(relations: Relations) -> Relations:
     all_positive[labelled[rows]] = positive
     # In the order of the rows, without those whose class has no other item here.
     return replace(relations, positive=all_positive).take(np.flatnonzero(all_positive != ABSENT))
+
+
+def _in_copies(places: Ints, known_E2: Ints, copies_D: Ints) -> tuple[Ints, Ints]:
+    """Return places and known pairs of D items among their copies: each use has its own, if there are any.
+
+    Copies of one item are known positives of each other, and of all copies of its known positives.
+    """
+    if (copies_D == 1).all():
+        return places, known_E2
+    firsts_D = np.cumsum(copies_D) - copies_D
+    used = places[places >= 0]
+    order = np.argsort(used, kind="stable")
+    own = np.empty_like(used)
+    own[order] = np.arange(len(used))  # the copies of an item stand together, in the order of their uses
+    own_places = places.copy()
+    own_places[places >= 0] = own
+    several = np.flatnonzero(copies_D > 1)
+    pairs_E2 = np.concatenate([known_E2, np.column_stack([several, several])])
+    left, right = pairs_E2.T
+    pair = np.repeat(np.arange(len(pairs_E2)), copies_D[left])
+    left_copies = flat_ranges(firsts_D[left], copies_D[left])
+    each = copies_D[right[pair]]
+    return own_places, np.column_stack([np.repeat(left_copies, each), flat_ranges(firsts_D[right[pair]], each)])
 
 
 def _tensor(values: Any) -> Tensor | None:

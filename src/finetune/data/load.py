@@ -108,7 +108,8 @@ def _fingerprint(looked: list[Looked], folder: tuple[Path, str] | None) -> str:
     """Return a digest of all that decides what is read, wherever it lies: contents, and what the columns are."""
     digest = hashlib.sha256(str(VERSION).encode())
     for one, source, _, roles in looked:
-        settings = (one.name, one.data.modality, one.data.prompts, one.data.transitive, one.data.min_score)
+        data = one.data
+        settings = (one.name, data.modality, data.prompts, data.transitive, data.min_score, data.encode_once)
         digest.update(json.dumps([source.fingerprint(), settings], sort_keys=True).encode())
         digest.update(repr(asdict(roles) | {"lists": sorted(roles.lists)}).encode())
     for path in sorted(folder[0].rglob("*")) if folder else []:
@@ -188,6 +189,7 @@ def _typed(
         prompts=_prompts(one),
         transitive=one.data.transitive is True,
         min_score=one.data.min_score,
+        two_views=not one.data.encode_once,
     )
 
 

@@ -42,6 +42,7 @@ class BatchSettings:
     shares: Sequence[Share] = ()
     temperature: float | None = None
     one_source: bool = True
+    encode_once: bool = True
 
 
 @dataclass

@@ -40,7 +40,8 @@ class TypedSource:
     """One source, read and typed: its name, its columns, how its texts begin, and what a chain of pairs means.
 
     With `transitive`, items that hang together by a chain of pairs are all right for each other. `min_score` makes
-    pairs of the scored pairs that have at least this score, and leaves the others out.
+    pairs of the scored pairs that have at least this score, and leaves the others out. With `two_views` the same item
+    may be anchor and positive.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TypedSource:
     prompts: Prompts
     transitive: bool
     min_score: float | None
+    two_views: bool = False
 
 
 def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -> Prepared:
@@ -63,7 +65,8 @@ def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -
     # Arrow keeps what its hash table took for itself, several times what the items take.
     pa.default_memory_pool().release_unused()
     related = [
-        _pairs_from(source, relate(source.columns, code, items)) for source, code in zip(sources, codes, strict=False)
+        _pairs_from(source, relate(source.columns, code, items, source.two_views))
+        for source, code in zip(sources, codes, strict=False)
     ]
     while sources:
         sources.pop(0).columns.faults.tell(bad)

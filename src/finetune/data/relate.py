@@ -29,11 +29,11 @@ class Related:
     notes: list[str] = field(default_factory=list)
 
 
-def relate(typed: TypedColumns, codes: Codes, items: Items) -> Related:
+def relate(typed: TypedColumns, codes: Codes, items: Items, two_views: bool = False) -> Related:
     """Return the relations of one source; rows that mean nothing are added to `typed.faults` and left out."""
     blank_N = blank_items(items)
     codes = _without_blank_negatives(typed, codes, blank_N)
-    _check_items(typed, codes, blank_N)
+    _check_items(typed, codes, blank_N, two_views)
     layout = typed.roles.layout
     if layout == "labelled":
         return _labelled(typed, codes)
@@ -56,7 +56,7 @@ def _without_blank_negatives(typed: TypedColumns, codes: Codes, blank_N: Bools) 
     return {**codes, **absent}
 
 
-def _check_items(typed: TypedColumns, codes: Codes, blank_N: Bools) -> None:
+def _check_items(typed: TypedColumns, codes: Codes, blank_N: Bools, two_views: bool) -> None:
     """Find rows without an item where one is needed, and those that contradict themselves."""
     faults = typed.faults
     for column in (typed.anchor, *([typed.positive] if typed.positive else [])):
@@ -70,8 +70,9 @@ def _check_items(typed: TypedColumns, codes: Codes, blank_N: Bools) -> None:
         return
     positive, row_of = codes[typed.positive.name], typed.positive.row_of()
     anchor = codes[typed.anchor.name][row_of]
-    same = row_of[(anchor == positive) & (anchor != ABSENT)]
-    faults.add(same, typed.anchor.name, "same", f"anchor and positive are the same {typed.anchor.modality}")
+    if not two_views:
+        same = row_of[(anchor == positive) & (anchor != ABSENT)]
+        faults.add(same, typed.anchor.name, "same", f"anchor and positive are the same {typed.anchor.modality}")
     for column in typed.negatives:
         _check_negatives(typed, column, codes)
 

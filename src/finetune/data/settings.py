@@ -78,6 +78,7 @@ class Data:
     limit: Annotated[int, Range(at_least=2)] | None
     batch_size: Annotated[int, Range(at_least=2)]
     unique: bool
+    encode_once: bool
     items_per_class: Annotated[int, Range(at_least=2)]
     max_length: Annotated[int, Range(at_least=4)]  # with fewer little but the special tokens is left
     validation_path: NotEmptyText | None
@@ -154,7 +155,13 @@ class Data:
         for name, own in (self.sources or {}).items():
             shares.append(Share(name, own.get("weight"), own.get("batch_size"), own.get("items_per_class")))
         return BatchSettings(
-            self.batch_size, self.unique, self.items_per_class, shares, self.mix_temperature, self.one_source_per_batch
+            self.batch_size,
+            self.unique,
+            self.items_per_class,
+            shares,
+            self.mix_temperature,
+            self.one_source_per_batch,
+            self.encode_once,
         )
 
     def validation_folder(self) -> tuple[Path, str] | None:

@@ -1,6 +1,6 @@
 """InfoNCE with in-batch negatives.
 
-Shapes: N distinct items of the batch, B relations, D width.
+Shapes: N distinct items of the batch, B relations, b of them in one chunk, D width.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from finetune.config.types import Positive
 from finetune.data.batches import Batch
+from finetune.losses.rows import RowLoss, are_among, known_positives
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(RowLoss):
     """Cross-entropy of finding each anchor's positive among all candidates of the batch.
 
     The candidates of an anchor are the positives and negatives of the whole batch, each distinct item once. An item
@@ -28,40 +29,23 @@ class InfoNCE(nn.Module):
         self.temperature = temperature
         self.symmetric = symmetric
 
-    def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
-        """Return the mean loss over the batch's relations, by their weights if they have any, a scalar."""
-        candidates = torch.cat([batch.positive_B, batch.negatives_Bn[batch.negatives_Bn >= 0]])
-        loss = self._one_direction(emb_ND, batch, batch.anchor_B, batch.positive_B, candidates)
+    def per_row(self, emb_ND: Tensor, batch: Batch, rows: slice) -> Tensor:
+        """Return the loss of each of these rows, `(b,)`."""
+        anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
+        candidates = torch.cat([batch.positive_B, batch.negatives_Bn.flatten()])
+        loss_b = self._one_direction(emb_ND, batch, anchor_b, positive_b, candidates)
         if not self.symmetric:
-            return loss
-        back = self._one_direction(emb_ND, batch, batch.positive_B, batch.anchor_B, batch.anchor_B)
-        return (loss + back) / 2
+            return loss_b
+        return (loss_b + self._one_direction(emb_ND, batch, positive_b, anchor_b, batch.anchor_B)) / 2
 
     def _one_direction(
-        self, emb_ND: Tensor, batch: Batch, source_B: Tensor, target_B: Tensor, candidates: Tensor
+        self, emb_ND: Tensor, batch: Batch, source_b: Tensor, target_b: Tensor, candidates: Tensor
     ) -> Tensor:
         # Scored against all N items and masked down to the candidates: no index shuffling, no device sync.
-        logits_BN = emb_ND[source_B] @ emb_ND.T / self.temperature
-        excluded_BN = _known(batch, len(emb_ND))[source_B]
-        excluded_BN |= ~_is_in(candidates, len(emb_ND))
-        excluded_BN.scatter_(1, source_B.unsqueeze(1), True)
-        excluded_BN.scatter_(1, target_B.unsqueeze(1), False)
-        logits_BN = logits_BN.masked_fill(excluded_BN, float("-inf"))
-        if batch.weight_B is None:
-            return nn.functional.cross_entropy(logits_BN, target_B)
-        loss_B = nn.functional.cross_entropy(logits_BN, target_B, reduction="none")
-        return (loss_B * batch.weight_B).sum() / batch.weight_B.sum().clamp(min=1e-12)
-
-
-def _known(batch: Batch, n_items: int) -> Tensor:
-    known_NN = torch.zeros(n_items, n_items, dtype=torch.bool, device=batch.known_E2.device)
-    known_NN[batch.known_E2[:, 0], batch.known_E2[:, 1]] = True
-    if batch.group_N is not None:
-        known_NN |= batch.group_N.unsqueeze(0) == batch.group_N.unsqueeze(1)
-    return known_NN
-
-
-def _is_in(items: Tensor, n_items: int) -> Tensor:
-    member_N = torch.zeros(n_items, dtype=torch.bool, device=items.device)
-    member_N[items] = True
-    return member_N
+        logits_bN = emb_ND[source_b] @ emb_ND.T / self.temperature
+        excluded_bN = known_positives(batch, source_b, len(emb_ND))
+        excluded_bN |= ~are_among(candidates, len(emb_ND))
+        excluded_bN.scatter_(1, source_b.unsqueeze(1), True)
+        excluded_bN.scatter_(1, target_b.unsqueeze(1), False)
+        logits_bN = logits_bN.masked_fill(excluded_bN, float("-inf"))
+        return nn.functional.cross_entropy(logits_bN, target_b, reduction="none")

@@ -48,6 +48,7 @@ class Engine:
         self.call_cost = call_cost
         self.compile = compile
         self._budget: budget.Budget | None = None
+        self._longest = 0  # tokens of an item of the last step
         self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
     def encode(self, encoder: TextEncoder, ids_T: Tensor, lengths_N: Ints, rows_n: Ints | None = None) -> Tensor:
@@ -57,13 +58,23 @@ class Engine:
         length must not wait for the device.
         """
         rows_n = np.arange(len(lengths_N)) if rows_n is None else rows_n
+        self._longest = int(lengths_N[rows_n].max())
         while True:
             try:
                 return self._encode(encoder, ids_T, lengths_N, rows_n)
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_shortage(error):
                     raise
-                self.budget(encoder).halve(int(lengths_N[rows_n].max()), error)
+                self.halve(error)
+
+    def halve(self, error: BaseException) -> None:
+        """Compute and keep half as much at once from now on, because memory ran out for what was encoded last.
+
+        Raises:
+            BaseException: `error`, when a single item was too much already.
+        """
+        assert self._budget is not None
+        self._budget.halve(self._longest, error)
 
     def _encode(self, encoder: TextEncoder, ids_T: Tensor, lengths_N: Ints, rows_n: Ints) -> Tensor:
         starts_N = np.cumsum(lengths_N) - lengths_N

@@ -6,7 +6,6 @@ Shapes: N distinct items of the batch, B relations, D width.
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,8 +16,12 @@ from torch import Tensor, nn
 
 from finetune.config.build import build
 from finetune.errors import FinetuneError, RunError
+from finetune.losses.rows import RowLoss
+from finetune.models.packing import upload
 from finetune.models.text import TextEncoder
+from finetune.training import memory
 from finetune.training.engine import Engine
+from finetune.training.pace import Pace
 from finetune.training.schedules import Constant
 
 if TYPE_CHECKING:
@@ -52,7 +55,9 @@ class EmbeddingModule(LightningModule):
         self._optimizer = optimizer
         self._schedule = schedule
         self._random_state: dict[str, Tensor] = {}
-        self._step_started = 0.0
+        self._pace = Pace()
+        self._last_loss = torch.zeros(())
+        self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
         self.texts_seen = 0  # distinct texts of the batches since this process started, for the pace
 
     def on_train_start(self) -> None:
@@ -60,24 +65,44 @@ class EmbeddingModule(LightningModule):
         self.train()
         if self._random_state:
             _set_random_state(self._random_state)
-        self._step_started = time.monotonic()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Begin to measure where the time of this step goes."""
+        self._pace.begin(self.device)
+        self._pace.mark("data")
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of one batch: `(N, D)` embeddings of its distinct items, scored by its relations."""
+        loss = self._loss(batch)
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.trainer.world_size > 1:
+            return loss
+        # Lightning holds on to the loss it is given, and a graph that is held cannot be let go when memory runs out:
+        # it gets the value alone, and `backward` goes on from there.
+        value = loss.detach().requires_grad_()
+        self._graph = batch, loss, value
+        return value
+
+    def _loss(self, batch: Batch) -> Tensor:
         emb_ND = self.embed(batch)
+        self._pace.mark("encode")
+        loss, rank, world = self.losses[batch.source or 0], self.global_rank, self.trainer.world_size
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = self.losses[batch.source or 0](emb_ND.float(), batch)
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({"loss": loss, "learning_rate": rate}, batch_size=len(batch))
-        return loss
+            if isinstance(loss, RowLoss):
+                # Gathering sums the gradients over the processes, and DDP takes their mean: together the whole.
+                value: Tensor = loss(emb_ND.float(), batch, rank, world) * world
+            else:
+                value = loss(emb_ND.float(), batch)
+        self._pace.mark("loss")
+        self._last_loss = value.detach()
+        return value
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the embeddings `(N, D)` of the batch's distinct items, shared out over the processes of the run.
 
         All processes have the same batch; each encodes its part of the items, of about as many tokens as the others',
-        and gets the rest with its gradients. Every process then has the loss of the whole batch: gathering sums the
-        gradients over the processes, DDP takes their mean, and together they are those of one process.
+        and gets the rest with its gradients: what the other processes' losses say to its part is added to its own.
         """
         lengths_N, world = np.array(batch.lengths_cpu), self.trainer.world_size
         if world == 1:
@@ -89,28 +114,80 @@ class EmbeddingModule(LightningModule):
         part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine)
         gathered = cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
         first_N = np.unique(shares_Wn.ravel(), return_index=True)[1]
-        return gathered[torch.from_numpy(first_N).to(self.device)]
+        return gathered[upload(first_N, self.device)]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Take the gradients; again with less computed at once if memory runs out.
+
+        `loss` is what Lightning makes of the value it was given: scaled for fp16, a part of several that accumulate.
+        """
+        super().backward(loss, *args, **kwargs)
+        if self._graph is None:
+            return
+        batch, graph, value = self._graph
+        self._graph = None
+        before = self._gradient_versions()
+        while True:
+            try:
+                graph.backward(value.grad)  # type: ignore[no-untyped-call]
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_shortage(error) or not self._forget_gradients(before):
+                    raise
+                del graph  # and with it what was kept
+                self.engine.halve(error)
+            with self.trainer.precision_plugin.forward_context():
+                graph = self._loss(batch)
+
+    def _gradient_versions(self) -> list[int]:
+        return [-1 if p.grad is None else p.grad._version for p in self.parameters()]
+
+    def _forget_gradients(self, before: list[int]) -> bool:
+        """Undo a backward pass that ended halfway; `False` if it has already added to what other batches left."""
+        for parameter, version in zip(self.parameters(), before, strict=True):
+            if version < 0:
+                parameter.grad = None
+            elif parameter.grad is None or parameter.grad._version != version:
+                return False
+        return True
+
+    def on_after_backward(self) -> None:
+        """Say that the gradients are there."""
+        self._pace.mark("backward")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and measure it."""
+        super().optimizer_step(*args, **kwargs)
+        self._pace.mark("optimizer")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log speed and stop on a loss that is no number; only where lines are written, so no step waits for it."""
-        elapsed, self._step_started = time.monotonic() - self._step_started, time.monotonic()
+        """Log loss and speed, and stop on a loss that is no number; only where lines are written, so no step waits."""
+        self._pace.mark("callbacks")
         self.texts_seen += len(batch.lengths_cpu)
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        loss = float(outputs["loss"])
+        # Each process has its share of the loss, so that all of them stop if one is no number.
+        loss = float(self.trainer.strategy.reduce(self._last_loss, reduce_op="mean"))
         if not math.isfinite(loss):
             raise RunError(
                 f"The run diverged: the loss is {loss} at step {self.global_step}.",
                 "Try a smaller optimizer.lr, a longer scheduler.warmup, or trainer.precision=32-true.",
             )
-        lengths = np.array(batch.lengths_cpu)
-        self.log_dict(
-            {
-                "texts_per_second": len(batch.lengths_cpu) / elapsed,
-                "tokens_per_second": float(lengths.sum()) / elapsed,
-                "padding_share": self.engine.padding_share(lengths, self.encoder),
-            }
-        )
+        self.log_dict({"loss": loss, **self._speed(batch)}, batch_size=len(batch))
+
+    def _speed(self, batch: Batch) -> dict[str, float]:
+        lengths, seconds = np.array(batch.lengths_cpu), self._pace.seconds()
+        elapsed = sum(seconds.values())
+        return {
+            "texts_per_second": len(lengths) / elapsed,
+            "tokens_per_second": float(lengths.sum()) / elapsed,
+            "padding_share": self.engine.padding_share(lengths, self.encoder),
+            "repeats_share": 1 - len(lengths) / max(1, batch.uses),
+            "recomputed_share": self.engine.recomputed_share,
+            "token_budget": float(self.engine.budget(self.encoder).tokens),
+            "peak_memory_mb": memory.peak(self.device) / memory.MB,
+            **{f"seconds/{stage}": spent for stage, spent in seconds.items()},
+        }
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over decayed and undecayed weights, and the schedule that steps with every step."""
