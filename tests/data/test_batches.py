@@ -16,6 +16,7 @@ from finetune.data.known import KnownPositives
 from finetune.data.mixing import BatchSettings, Share
 from finetune.data.relations import Relations
 from finetune.data.tokens import Tokens
+from finetune.losses.infonce import InfoNCE
 
 rows = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(-1, 9)), min_size=1, max_size=40)
 
@@ -253,3 +254,50 @@ def test_a_resume_of_one_source_goes_on_with_just_the_next_batch(classes):
     for at in range(len(whole)):
         resumed.load_state_dict({"epoch": 1, "position": at})
         assert [rows_of(batch) for batch in resumed] == expected[len(whole) + at :]
+
+
+@given(table=rows, seed=st.integers(0, 3))
+def test_without_encode_once_every_use_has_a_place_of_its_own(table, seed):
+    once = batches_of(table, len(table) + 1, seed)
+    once.set_epoch(0)
+    apart = Batches(once.relations, once.tokens, once.known, BatchSettings(len(table) + 1, encode_once=False), seed)
+    for shared, own in zip(once, apart, strict=True):
+        cells = [item for row in rows_of(shared) for item in row if item >= 0]
+        assert rows_of(own) == rows_of(shared)
+        assert own.items_N.tolist() == sorted(cells)
+        assert own.uses == shared.uses == len(cells) == len(own.items_N)
+        places = torch.cat([own.anchor_B, own.positive_B, own.negatives_Bn[own.negatives_Bn >= 0]])
+        assert sorted(places.tolist()) == list(range(len(cells)))
+        assert own.lengths_cpu == [item % 4 + 1 for item in own.items_N.tolist()]
+        # Known of each other: the copies of one item, and those of items that are.
+        known = {tuple(pair) for pair in shared.items_N[shared.known_E2].tolist()}
+        items = own.items_N.tolist()
+        expected = {
+            (a, b)
+            for a in range(len(items))
+            for b in range(len(items))
+            if (items[a], items[b]) in known or (items[a] == items[b] and items.count(items[a]) > 1)
+        }
+        assert {tuple(pair) for pair in own.known_E2.tolist()} == expected
+
+
+def test_two_views_of_one_text_find_each_other_among_the_others():
+    """SimCSE: anchor and positive are the same text, encoded twice."""
+    table = [(0, 0, -1), (1, 1, -1), (2, 2, -1)]
+    relations = Relations(*np.array(table, np.int64)[:, :2].T)
+    known = KnownPositives.of_relations(relations, 3)
+    batch = next(iter(Batches(relations, tokens_for(3), known, BatchSettings(3, encode_once=False), 0)))
+    assert batch.items_N.tolist() == [0, 0, 1, 1, 2, 2]
+    emb_ND = torch.nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1)
+    anchors, positives = emb_ND[batch.anchor_B], emb_ND[batch.positive_B]
+    expected = torch.nn.functional.cross_entropy(anchors @ positives.T / 0.1, torch.arange(3))
+    torch.testing.assert_close(InfoNCE(0.1, symmetric=False)(emb_ND, batch), expected)
+
+
+def test_groups_reach_the_copies():
+    relations = Relations(np.array([0, 1]), np.array([1, 2]))
+    known = KnownPositives(np.zeros(4, np.int64), np.empty(0, np.int64), group=np.array([5, 5, -1]))
+    batch = next(iter(Batches(relations, tokens_for(3), known, BatchSettings(2, encode_once=False), 0)))
+    assert batch.items_N.tolist() == [0, 1, 1, 2]
+    assert batch.group_N is not None
+    assert (batch.group_N == batch.group_N.unsqueeze(1)).sum() == 10

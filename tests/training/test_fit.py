@@ -1,6 +1,7 @@
 """A run inside one process: train mode, resume to the same weights, what the optimizer gets."""
 
 import json
+from typing import ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from finetune.launch.arguments import Arguments
 from finetune.launch.claim import find_run
 from finetune.training import fit as fit_module
 from finetune.training.fit import assemble, fit
+from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import total_steps
 from tests.conftest import quick, write_pairs
 
@@ -152,3 +154,86 @@ def test_a_loss_that_is_no_number_stops_the_run(start, monkeypatch):
     monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", lambda self, emb, *_: emb.sum() * float("nan"))
     with pytest.raises(RunError, match="diverged: the loss is nan at step 1"):
         fit(cfg, dataset, run)
+
+
+class ShortOnce(torch.autograd.Function):
+    """Lets memory run out at some backward passes."""
+
+    left: ClassVar[list[int]] = []
+    seen = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ShortOnce.seen += 1
+        if ShortOnce.seen in ShortOnce.left:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradient
+
+
+@pytest.mark.parametrize("more", [[], ["trainer.accumulate_grad_batches=2"], ["trainer.precision=bf16-mixed"]])
+def test_memory_that_runs_out_in_the_backward_pass_takes_the_step_again(start, monkeypatch, more):
+    weights, passes = [], []
+    for fail in ([], [1, 3]):
+        cfg, dataset, run = start(
+            f"short{len(weights)}", "evaluation=none", "model.dropout=0", "trainer.max_steps=4",
+            "engine.token_budget=64", *more,
+        )  # fmt: skip
+        # The first micro-batch that is encoded is the last whose gradient comes: its graph is whole when it fails.
+        monkeypatch.setattr(ShortOnce, "left", fail)
+        monkeypatch.setattr(ShortOnce, "seen", 0)
+        real = EmbeddingModule.embed
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddingModule, "embed", lambda self, batch, real=real: ShortOnce.apply(real(self, batch)))
+            fit(cfg, dataset, run)
+        last = torch.load(run.last_checkpoint, weights_only=True)
+        assert last["global_step"] == 4
+        weights.append(last["state_dict"])
+        passes.append(ShortOnce.seen)
+        budgets = [row["token_budget"] for row in map(json.loads, run.metrics_path.open()) if "loss" in row]
+        assert budgets[-1] == (16 if fail else 64)
+    assert passes[1] == passes[0] + 2
+    tolerance = 1e-2 if "bf16" in str(more) else 1e-5
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=0, atol=tolerance, msg=name)
+
+
+def test_memory_that_runs_out_halfway_through_a_sum_of_gradients_ends_the_run(start, monkeypatch):
+    """What was added to the gradients of the batches before cannot be taken out again."""
+    cfg, dataset, run = start("halfway", "evaluation=none", "trainer.accumulate_grad_batches=2")
+    module = assemble(cfg, dataset, run).module
+    first = next(module.parameters())
+    first.grad = torch.zeros_like(first)
+    before = module._gradient_versions()
+    assert module._forget_gradients(before)
+    first.grad.add_(1)
+    assert not module._forget_gradients(before)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("activation_mb", [0, 1000])
+def test_every_precision_learns(start, precision, activation_mb):
+    cfg, dataset, run = start(
+        f"{precision}{activation_mb}", f"trainer.precision={precision}", f"engine.activation_mb={activation_mb}",
+        "evaluation=none", "engine.token_budget=40", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=6",
+    )  # fmt: skip
+    fit(cfg, dataset, run)
+    rows = [row for row in map(json.loads, run.metrics_path.open()) if "loss" in row]
+    losses = [row["loss"] for row in rows]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert all((row["recomputed_share"] > 0) == (activation_mb == 0) for row in rows)
+
+
+def test_every_line_says_where_time_and_memory_went(start):
+    cfg, dataset, run = start("pace", "evaluation=none", "trainer.max_steps=3")
+    fit(cfg, dataset, run)
+    for row in (row for row in map(json.loads, run.metrics_path.open()) if "loss" in row):
+        stages = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
+        assert set(stages) == {"data", "encode", "loss", "backward", "optimizer", "callbacks"}
+        assert all(value >= 0 for value in stages.values())
+        assert row["texts_per_second"] == pytest.approx(row["tokens_per_second"] / 5, rel=0.5)
+        assert row["peak_memory_mb"] > 100
+        assert 0 <= row["repeats_share"] < 1

@@ -60,9 +60,7 @@ def test_each_batch_is_scored_by_the_loss_of_its_source(tiny_model, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     used = []
     real = InfoNCE.forward
-    monkeypatch.setattr(
-        InfoNCE, "forward", lambda self, emb, batch: used.append(self.temperature) or real(self, emb, batch)
-    )
+    monkeypatch.setattr(InfoNCE, "forward", lambda self, *given: used.append(self.temperature) or real(self, *given))
     recorder = Recorder()
     train(prepare(tmp_path, tiny_model, "losses", *LOSSES), recorder)
     assert used == [{0: 0.1, 1: 0.5}[batch.source] for batch in recorder.batches]

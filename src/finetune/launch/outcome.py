@@ -83,7 +83,7 @@ def _out_of_memory(error: BaseException) -> RunError | None:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
         return RunError(
             "Memory ran out.",
-            "Use a smaller engine.token_budget, data.batch_size or data.max_length, or close other programs.",
+            "Use a smaller engine.activation_mb, engine.token_budget or data.max_length, or close other programs.",
         )
     return None
 
