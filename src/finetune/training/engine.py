@@ -88,8 +88,8 @@ class Engine:
             rows = rows_n[cut]
             lengths = lengths_N[rows]
             ids, count = _tokens(ids_T, starts_N[rows], lengths), int(lengths.sum())
-            # The backward pass holds one graph in any case: the first costs nothing.
-            if kept.bytes + count * kept.bytes / max(1, kept_tokens) <= limit or not parts:
+            # What the first keeps is not known before; with any limit but none it is worth to find out.
+            if limit and kept.bytes + count * kept.bytes / max(1, kept_tokens) <= limit:
                 with kept.counted(ids_T.device):
                     parts.append(encoder(ids, lengths, lookup))
                 kept_tokens += count
