@@ -199,3 +199,38 @@ def test_compiling_without_a_compiler_says_so(tiny_model, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ModelError, match=r"engine\.compile=true needs a C\+\+ compiler"):
         TextEncoder(str(tiny_model)).compile_backbone(torch.device("cpu"))
+
+
+class LowRank(torch.nn.Module):
+    """A frozen linear layer with a trained low-rank update beside it (LoRA, Hu et al. 2021)."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = torch.nn.Parameter(torch.randn(2, base.in_features) / 10)
+        self.up = torch.nn.Parameter(torch.randn(base.out_features, 2) / 10)
+
+    def forward(self, x):
+        return self.base(x) + x @ self.down.T @ self.up.T
+
+
+def adapted(model):
+    torch.manual_seed(3)
+    model.requires_grad_(False)
+    for layer in model.encoder.layer:
+        layer.attention.self.query = LowRank(layer.attention.self.query)
+        layer.attention.self.value = LowRank(layer.attention.self.value)
+    return model
+
+
+@pytest.mark.parametrize("activation_mb", [0, 100])
+def test_adapters_on_frozen_weights_get_their_gradients(tiny_model, activation_mb):
+    encoder, plain = TextEncoder(str(tiny_model), dropout=0.0), AutoModel.from_pretrained(tiny_model).eval()
+    adapted(encoder.backbone)
+    adapted(plain)
+    (ids, lengths), direction = texts(), torch.randn(12, encoder.width, generator=torch.Generator().manual_seed(0))
+    emb, expected = Engine(30, activation_mb).encode(encoder, ids, lengths), padded(plain, ids, lengths)
+    torch.testing.assert_close(emb, expected, rtol=0, atol=TOLERANCE)
+    ours, theirs = gradients(encoder.backbone, emb, direction), gradients(plain, expected, direction)
+    assert len(ours) == 8
+    same(ours, theirs)

@@ -56,7 +56,7 @@ class EmbeddingModule(LightningModule):
         self._schedule = schedule
         self._random_state: dict[str, Tensor] = {}
         self._pace = Pace()
-        self._last_loss = torch.zeros(())
+        self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
         self.texts_seen = 0  # distinct texts of the batches since this process started, for the pace
 
@@ -95,7 +95,7 @@ class EmbeddingModule(LightningModule):
             else:
                 value = loss(emb_ND.float(), batch)
         self._pace.mark("loss")
-        self._last_loss = value.detach()
+        self.last_loss = value.detach()
         return value
 
     def embed(self, batch: Batch) -> Tensor:
@@ -167,7 +167,7 @@ class EmbeddingModule(LightningModule):
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         # Each process has its share of the loss, so that all of them stop if one is no number.
-        loss = float(self.trainer.strategy.reduce(self._last_loss, reduce_op="mean"))
+        loss = float(self.trainer.strategy.reduce(self.last_loss, reduce_op="mean"))
         if not math.isfinite(loss):
             raise RunError(
                 f"The run diverged: the loss is {loss} at step {self.global_step}.",

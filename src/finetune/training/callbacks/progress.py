@@ -37,7 +37,7 @@ class Progress(Callback):
         self._bar.start_at(trainer.global_step)
         self._bar.__enter__()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Batch, _: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, batch: Batch, _: int) -> None:
         """Show the step that just ended."""
         assert self._bar is not None
         self._texts += len(batch.lengths_cpu)
@@ -48,7 +48,7 @@ class Progress(Callback):
         if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS and step < module.total_steps:
             return
         self._drawn = now
-        self._bar.update(step, f"loss {_short(float(outputs['loss']))} · {self._texts_per_second():,.0f} texts/s")
+        self._bar.update(step, f"loss {_short(float(module.last_loss))} · {self._texts_per_second():,.0f} texts/s")
         if trainer.is_global_zero and now - self._status_written >= _SECONDS_BETWEEN_STATUS:
             self._status_written = now
             self._run.write_status("running", step=step, eta_seconds=round(self._bar.seconds_left(step)))
