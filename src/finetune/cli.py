@@ -57,6 +57,31 @@ def check(ctx: typer.Context) -> None:
     raise typer.Exit(launch([*ctx.args, "check=true"]))
 
 
+@app.command()
+def losses() -> None:
+    """List the losses that loss=NAME chooses, with one line each and what they learn from.
+
+    Example: finetune losses
+    """
+    _list("loss")
+
+
+@app.command()
+def models() -> None:
+    """List the models that model=NAME chooses, with one line each.
+
+    Example: finetune models
+    """
+    _list("model")
+
+
+def _list(group: str) -> None:
+    from finetune.launch.catalogue import describe
+
+    for name, line, learns in describe(group):
+        typer.echo(f"{name:<20} {line}" + (f"\n{'':<20} learns from {learns}" if learns else ""))
+
+
 @data_app.command(context_settings=_ANY)
 def show(
     ctx: typer.Context,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune.losses import rows
 from finetune.losses.infonce import InfoNCE
-from finetune.losses.rows import are_among, known_positives
+from finetune.losses.known import are_among, known_positives
 from tests.losses.test_infonce import ROWS, batch_of, embeddings
 
 

@@ -113,6 +113,29 @@ def signature(definition: Definition, depth: int = 0) -> Signature:
     return inherited[0] if inherited else Signature({})
 
 
+def class_attribute(definition: Definition, name: str, depth: int = 0) -> object:
+    """The plain value that a class, or the nearest of its bases, gives to a name in its body; None if there is none."""
+    node = definition.node
+    if not isinstance(node, ast.ClassDef) or depth > DEEPEST:
+        return None
+    for statement in node.body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as value) if found == name:
+                return ast.literal_eval(value)
+            case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
+                return ast.literal_eval(value)
+    for base in node.bases:
+        try:
+            found_in_base = class_attribute(
+                _member(definition.module, ast.unparse(base).split("."), 0), name, depth + 1
+            )
+        except (NotThere, Opaque):
+            continue
+        if found_in_base is not None:
+            return found_in_base
+    return None
+
+
 @cache
 def load(name: str) -> Module:
     """The module of this name; raises NotThere or Opaque."""

@@ -18,10 +18,11 @@ from finetune.config.quoting import quoted
 from finetune.console import complain, end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
 from finetune.launch.arguments import Arguments, parse
+from finetune.launch.catalogue import loss_problems, loss_settings
 from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.outcome import outcome
-from finetune.models.locate import find_here, locate, longest, read_config
+from finetune.models.locate import find_here, locate, longest, read_config, width_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -98,11 +99,7 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         what = f"the items are {PLURALS[strange[0]]}, and model={cfg.hydra.runtime.choices.model} reads texts."
         advice = "Choose the columns that hold texts (data.columns=...); `finetune data show` shows what is there."
         problems.append(Problem("data.modality", what, advice))
-    loss = cfg.hydra.runtime.choices.loss
-    if "scored pairs" in dataset.layouts:
-        what = f"these are scored pairs, and loss={loss} learns from right pairs."
-        advice = "Say from which score on a pair is right, as in data.min_score=0.5; the others are left out."
-        problems.append(Problem("data.min_score", what, advice))
+    problems += loss_problems(cfg, dataset)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
@@ -127,6 +124,9 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
+    if not wrong & {"model", "loss"} and not found:
+        folder = find_here(cfg.model.name)
+        found += loss_settings(cfg, width_of(read_config(folder)) if folder else None)
     if not wrong & {"data", "loss"}:
         found += check_source_losses(cfg)
     if "data" not in wrong:
@@ -141,7 +141,8 @@ def check_source_losses(cfg: DictConfig) -> list[Problem]:
     problems: list[Problem] = []
     for name, own in (cfg.data.get("sources") or {}).items():
         if isinstance(own, Mapping) and isinstance(own.get("loss"), Mapping):
-            problems += check_node({**cfg.loss, **own["loss"]}, f"data.sources.{name}.loss", "loss")
+            node = own["loss"] if "_target_" in own["loss"] else {**cfg.loss, **own["loss"]}
+            problems += check_node(dict(node), f"data.sources.{name}.loss", "loss")
     return problems
 
 

@@ -1,16 +1,22 @@
-"""InfoNCE with in-batch negatives.
+"""InfoNCE with in-batch negatives, and what is made of it.
 
 Shapes: N distinct items of the batch, B relations, b of them in one chunk, D width.
 """
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
-from finetune.config.types import Positive
+from finetune.config.types import NotNegative, Positive
 from finetune.data.batches import Batch
-from finetune.losses.rows import RowLoss, are_among, known_positives
+from finetune.losses.known import are_among, known_positives
+from finetune.losses.rows import RowLoss
+
+_SMALLEST_TEMPERATURE = 0.01  # as in CLIP: a learned one that goes on falling makes steps of no use
 
 
 class InfoNCE(RowLoss):
@@ -20,32 +26,98 @@ class InfoNCE(RowLoss):
     that is known to be right for the anchor (anywhere in the data, not just in this row), and the anchor itself, are
     no candidates. `symmetric` averages this with the same from the positives to the anchors.
 
+    `learn_temperature` makes the temperature a parameter, as in CLIP. `margin` is taken off the cosine of the positive
+    (additive margin softmax, Yang et al. 2019, https://arxiv.org/abs/1902.08564). `hardness` adds that many times a
+    negative's cosine to its logit, without a gradient (Lan et al. 2025, https://arxiv.org/abs/2503.04812).
+    `false_negative_margin` leaves out candidates whose cosine exceeds that of the positive by more than this: they are
+    rather right than wrong (GISTEmbed, Solatorio 2024, https://arxiv.org/abs/2402.16829, with the model as its own
+    guide). With `negatives=given` only those of the row are candidates.
+
     Source: van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; both directions as in CLIP (Radford et al.
     2021, https://arxiv.org/abs/2103.00020).
     """
 
-    def __init__(self, temperature: Positive = 0.05, symmetric: bool = True) -> None:
+    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
+
+    def __init__(
+        self,
+        temperature: Positive = 0.05,
+        symmetric: bool = True,
+        learn_temperature: bool = False,
+        margin: NotNegative = 0.0,
+        hardness: NotNegative = 0.0,
+        false_negative_margin: NotNegative | None = None,
+        negatives: Literal["batch", "given"] = "batch",
+    ) -> None:
         super().__init__()
         self.temperature = temperature
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learn_temperature else None
         self.symmetric = symmetric
+        self.margin = margin
+        self.hardness = hardness
+        self.false_negative_margin = false_negative_margin
+        self.negatives = negatives
 
     def per_row(self, emb_ND: Tensor, batch: Batch, rows: slice) -> Tensor:
-        """Return the loss of each of these rows, `(b,)`."""
+        """Return the loss of each of these rows of the batch, `(b,)`."""
         anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
+        if self.negatives == "given":
+            candidates_bN = _own_negatives(batch.negatives_Bn[rows], len(emb_ND))
+            return self._one_direction(emb_ND, batch, anchor_b, positive_b, candidates_bN)
         candidates = torch.cat([batch.positive_B, batch.negatives_Bn.flatten()])
-        loss_b = self._one_direction(emb_ND, batch, anchor_b, positive_b, candidates)
+        loss_b = self._one_direction(emb_ND, batch, anchor_b, positive_b, are_among(candidates, len(emb_ND)))
         if not self.symmetric:
             return loss_b
-        return (loss_b + self._one_direction(emb_ND, batch, positive_b, anchor_b, batch.anchor_B)) / 2
+        anchors_N = are_among(batch.anchor_B, len(emb_ND))
+        return (loss_b + self._one_direction(emb_ND, batch, positive_b, anchor_b, anchors_N)) / 2
 
     def _one_direction(
         self, emb_ND: Tensor, batch: Batch, source_b: Tensor, target_b: Tensor, candidates: Tensor
     ) -> Tensor:
         # Scored against all N items and masked down to the candidates: no index shuffling, no device sync.
-        logits_bN = emb_ND[source_b] @ emb_ND.T / self.temperature
+        cosine_bN, target_b1 = emb_ND[source_b] @ emb_ND.T, target_b.unsqueeze(1)
         excluded_bN = known_positives(batch, source_b, len(emb_ND))
-        excluded_bN |= ~are_among(candidates, len(emb_ND))
+        excluded_bN |= ~candidates
         excluded_bN.scatter_(1, source_b.unsqueeze(1), True)
-        excluded_bN.scatter_(1, target_b.unsqueeze(1), False)
-        logits_bN = logits_bN.masked_fill(excluded_bN, float("-inf"))
+        if self.false_negative_margin is not None:
+            reach_b1 = cosine_bN.detach().gather(1, target_b1) + self.false_negative_margin
+            excluded_bN |= cosine_bN.detach() > reach_b1
+        excluded_bN.scatter_(1, target_b1, False)
+        if self.margin:
+            cosine_bN = cosine_bN.scatter_add(1, target_b1, torch.full_like(cosine_bN[:, :1], -self.margin))
+        logits_bN = cosine_bN * self._scale()
+        if self.hardness:
+            logits_bN = logits_bN + (self.hardness * cosine_bN.detach()).scatter(1, target_b1, 0.0)
+        return self._lost(logits_bN.masked_fill(excluded_bN, float("-inf")), target_b)
+
+    def _scale(self) -> Tensor | float:
+        if self.log_scale is None:
+            return 1 / self.temperature
+        return self.log_scale.float().clamp(max=-math.log(_SMALLEST_TEMPERATURE)).exp()
+
+    def _lost(self, logits_bN: Tensor, target_b: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits_bN, target_b, reduction="none")
+
+
+class Decoupled(InfoNCE):
+    """InfoNCE whose positive is not among those it is told from, so that easy positives still pull; learns from pairs.
+
+    Source: Yeh et al. 2022, https://arxiv.org/abs/2110.06848, equation 3.
+    """
+
+    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
+
+    def _lost(self, logits_bN: Tensor, target_b: Tensor) -> Tensor:
+        target_b1 = target_b.unsqueeze(1)
+        negatives_bN = logits_bN.scatter(1, target_b1, float("-inf"))
+        # A row without any negative loses nothing; -inf would make a gradient of NaN.
+        alone_b = (negatives_bN == float("-inf")).all(1)
+        spread_b = negatives_bN.masked_fill(alone_b.unsqueeze(1), 0).logsumexp(1)
+        return (spread_b - logits_bN.gather(1, target_b1).squeeze(1)).masked_fill(alone_b, 0)
+
+
+def _own_negatives(negatives_bn: Tensor, n_items: int) -> Tensor:
+    """Return which of the N items are negatives of each row, `(b, N)` booleans; place -1 is nobody."""
+    own = torch.zeros(len(negatives_bn), n_items + 1, dtype=torch.bool, device=negatives_bn.device)
+    own.scatter_(1, negatives_bn.masked_fill(negatives_bn < 0, n_items), True)
+    return own[:, :-1]

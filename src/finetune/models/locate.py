@@ -119,6 +119,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """Return the width of a backbone's states as its config.json says, `None` if it does not."""
+    found = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
+    return found if isinstance(found, int) else None
+
+
 def longest(config: Mapping[str, Any]) -> int | None:
     """Return how many tokens a model with this `config.json` has positions for; `None` if it has no such limit."""
     rows = config.get("max_position_embeddings")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.config.build import build
 from finetune.errors import FinetuneError, RunError
-from finetune.losses.rows import RowLoss
+from finetune.losses.composed import share
 from finetune.models.packing import upload
 from finetune.models.text import TextEncoder
 from finetune.training import memory
@@ -89,11 +89,8 @@ class EmbeddingModule(LightningModule):
         loss, rank, world = self.losses[batch.source or 0], self.global_rank, self.trainer.world_size
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
-            if isinstance(loss, RowLoss):
-                # Gathering sums the gradients over the processes, and DDP takes their mean: together the whole.
-                value: Tensor = loss(emb_ND.float(), batch, rank, world) * world
-            else:
-                value = loss(emb_ND.float(), batch)
+            # Gathering sums the gradients over the processes, and DDP takes their mean: together the whole.
+            value = share(loss, emb_ND.float(), batch, rank, world) * world
         self._pace.mark("loss")
         self.last_loss = value.detach()
         return value

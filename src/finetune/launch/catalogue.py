@@ -1,0 +1,140 @@
+"""What there is to choose by name, and which losses can learn from which data; imports nothing that is heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.config.compose import composer
+from finetune.config.origins import find, folders_of
+from finetune.config.source import class_attribute
+from finetune.config.targets import resolve
+from finetune.errors import Problem
+
+if TYPE_CHECKING:
+    from finetune.data.dataset import Dataset
+
+# What the rows of each layout say, in the words of `Loss.learns_from`; whether there are negatives the rows tell.
+_OFFERS = {
+    "pairs": {"pairs"},
+    "triplets": {"pairs"},
+    "several positives": {"pairs"},
+    "scored pairs": {"scores"},
+    "judgments": {"pairs", "scores", "lists"},
+    "scored lists": {"pairs", "scores", "lists"},
+    "labelled": {"pairs"},
+}
+_IN_WORDS = {
+    "pairs": "right pairs",
+    "negatives": "negatives beside the positives",
+    "scores": "a score for each pair",
+    "lists": "several scored documents a query",
+}
+
+
+def describe(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, str, str]]:
+    """Yield name, one line, and for a loss what it learns from, of everything that can be chosen in a group."""
+    for name, file in _options(group, config_dir):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
+        # The first is how to choose it; what it is stands behind an empty one.
+        line = next((text for text in comment[1:] if text), "")
+        yield name, line, _in_words(_needs(_target(file))) if group == "loss" else ""
+
+
+def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
+    """Return why the losses cannot learn from these rows: what they need, what is there, and which losses fit."""
+    problems: list[Problem] = []
+    node: Any = OmegaConf.to_container(cfg.loss, resolve=True)
+    own = [source.get("loss", {}) for source in (cfg.data.get("sources") or {}).values()]
+    relations = dataset.train
+    for place, layout in enumerate(dataset.layouts):
+        if layout not in _OFFERS:
+            continue
+        more = dict(own[place]) if place < len(own) else {}
+        rows = relations if relations.source is None else relations.take(relations.source == place)
+        offers = _OFFERS[layout] | ({"negatives"} if (rows.negatives >= 0).any() else set())
+        for key, inner in _nodes("loss", more if "_target_" in more else {**node, **more}):
+            problems += _unfit(key, inner, layout, offers, str(cfg.hydra.runtime.choices.loss))
+            problems += _out_of_range(key, inner, rows.score)
+    return list(dict.fromkeys(problems))
+
+
+def loss_settings(cfg: DictConfig, width: int | None) -> Iterator[Problem]:
+    """Yield what is wrong between settings of a loss, and with the `width` of the embeddings, if that is known."""
+    for key, node in _nodes("loss", OmegaConf.to_container(cfg.loss, resolve=True)):
+        most = max(node.get("dimensions") or [0])
+        if width is not None and most > width:
+            what = f"{most} dimensions are more than the {width} that the model has."
+            yield Problem(f"{key}.dimensions", what, f"Take {width} at most.")
+        if node.get("negatives") == "all" and node.get("soft"):
+            what = "loss.negatives=all is the mean over triplets that lose anything, and a soft margin always loses."
+            yield Problem(f"{key}.soft", what, f"Set {key}.soft=false, or {key}.negatives=hard.")
+
+
+def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield key, node
+        for name, inner in node.items():
+            yield from _nodes(f"{key}.{name}", inner)
+
+
+def _needs(target: object) -> set[str]:
+    definition, _ = resolve(target, "loss", "")
+    found = class_attribute(definition, "learns_from") if definition else None
+    return set(found) - {"inner", "anything"} if isinstance(found, tuple) else set()
+
+
+def _in_words(needs: set[str]) -> str:
+    return " or ".join(words for need, words in _IN_WORDS.items() if need in needs)
+
+
+def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], choice: str) -> Iterator[Problem]:
+    needs = _needs(node["_target_"])
+    name = choice if key == "loss" else str(node["_target_"]).rpartition(".")[2]
+    if needs and not needs & offers:
+        if layout == "scored pairs" and needs == {"pairs"}:
+            what = f"these are scored pairs, and loss={name} learns from right pairs."
+            advice = "Say from which score on a pair is right, as in data.min_score=0.5; the others are left out."
+            yield Problem("data.min_score", what, f"{advice} These learn from scores: {_fitting(offers)}.")
+        else:
+            rows = "labelled items" if layout == "labelled" else layout
+            what = f"loss={name} learns from {_in_words(needs)}, and these are {rows}."
+            yield Problem(key, what, f"These losses fit: {_fitting(offers)}.")
+    elif node.get("negatives") == "given" and "negatives" not in offers:
+        what = "the negatives shall be those given with each row, and there are none."
+        yield Problem(f"{key}.negatives", what, "Name their columns in data.columns, or take them from the batch.")
+
+
+def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Problem]:
+    if score is None or not {"lowest", "highest"} <= node.keys():
+        return
+    import numpy as np
+
+    found = score[~np.isnan(score)]
+    for end, value in (("lowest", found.min(initial=0)), ("highest", found.max(initial=0))):
+        if (value < node[end]) if end == "lowest" else (value > node[end]):
+            what = f"the scores reach {value:g}, beyond {end}={node[end]:g}."
+            yield Problem(f"{key}.{end}", what, f"Set {key}.{end}={value:g}, or what the scale ends at.")
+
+
+def _fitting(offers: set[str]) -> str:
+    return ", ".join(name for name, file in _options("loss") if _needs(_target(file)) & offers)
+
+
+def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path]]:
+    with composer(config_dir) as compositor:
+        folders = folders_of(compositor.compose([]))
+        names = sorted(compositor.options(group))
+    for name in names:
+        if file := find(f"{group}/{name}", folders):
+            yield name, file
+
+
+def _target(file: Path) -> object:
+    node = OmegaConf.load(file)
+    return node.get("_target_") if isinstance(node, DictConfig) else None

@@ -1,0 +1,103 @@
+"""Losses made of losses.
+
+Shapes: N distinct items of the batch, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from finetune.config.types import NotNegative, PositiveInt
+from finetune.data.batches import Batch
+from finetune.errors import CheckFailed, Problem
+from finetune.losses.loss import Loss
+from finetune.losses.rows import RowLoss
+
+
+class Matryoshka(Loss):
+    """A loss over the first so many dimensions of the embeddings, at unit length again, for several such widths.
+
+    The result is the sum, each times its weight (1 by default). Embeddings can then be cut short and still be used.
+
+    Source: Kusupati et al. 2022, https://arxiv.org/abs/2205.13147, equation 1.
+    """
+
+    learns_from: ClassVar[tuple[str, ...]] = ("inner",)
+
+    def __init__(
+        self, loss: nn.Module, dimensions: Sequence[PositiveInt], weights: Sequence[NotNegative] | None = None
+    ) -> None:
+        super().__init__()
+        if not dimensions:
+            raise CheckFailed([Problem("loss.dimensions", "there is none.", "Give the widths, as in [384,128,32].")])
+        if weights is not None and len(weights) != len(dimensions):
+            what = f"there are {len(weights)} weights for {len(dimensions)} dimensions."
+            raise CheckFailed([Problem("loss.weights", what, "Give one for each, or null for 1 each.")])
+        self.loss = loss
+        self.dimensions = list(dimensions)
+        self.weights = [1.0] * len(dimensions) if weights is None else list(weights)
+
+    def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
+        """Return the loss of the batch, or the share of one process."""
+        total = 0 * emb_ND.sum()
+        for width, weight in zip(self.dimensions, self.weights, strict=True):
+            cut_ND = nn.functional.normalize(emb_ND[:, :width], dim=1)
+            total = total + weight * share(self.loss, cut_ND, batch, rank, world)
+        return total
+
+    def fit_width(self, width: int) -> None:
+        """Refuse dimensions that are not there."""
+        if max(self.dimensions) > width:
+            what = f"{max(self.dimensions)} dimensions are more than the {width} that the model has."
+            raise CheckFailed([Problem("loss.dimensions", what, f"Take {width} at most.")])
+        for dimensions in self.dimensions:
+            _tell_width(self.loss, dimensions)
+
+
+class Sum(Loss):
+    """A sum of losses, each under a name and times its weight (1 by default)."""
+
+    learns_from: ClassVar[tuple[str, ...]] = ("inner",)
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, NotNegative] | None = None) -> None:
+        super().__init__()
+        weights = weights or {}
+        if not losses:
+            raise CheckFailed([Problem("loss.losses", "there is none.", "Give one at least, under a name.")])
+        if unknown := sorted(weights.keys() - losses.keys()):
+            what = f"there is no loss named {unknown[0]}."
+            raise CheckFailed([Problem(f"loss.weights.{unknown[0]}", what, f"There are: {', '.join(losses)}.")])
+        self.losses = nn.ModuleDict(losses)
+        self.weights = {name: weights.get(name, 1.0) for name in losses}
+
+    def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
+        """Return the loss of the batch, or the share of one process."""
+        total = 0 * emb_ND.sum()
+        for name, loss in self.losses.items():
+            total = total + self.weights[name] * share(loss, emb_ND, batch, rank, world)
+        return total
+
+    def fit_width(self, width: int) -> None:
+        """Hand it on."""
+        for loss in self.losses.values():
+            _tell_width(loss, width)
+
+
+def share(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
+    """Return what process `rank` of `world` adds to the loss of the batch: the processes' sum is the loss.
+
+    A loss that is a mean over rows shares them out; of any other every process has the whole, and adds its part of it.
+    """
+    if isinstance(loss, RowLoss | Matryoshka | Sum):
+        value: Tensor = loss(emb_ND, batch, rank, world)
+        return value
+    value = loss(emb_ND, batch)
+    return value / world
+
+
+def _tell_width(loss: nn.Module, width: int) -> None:
+    if isinstance(loss, Loss):
+        loss.fit_width(width)

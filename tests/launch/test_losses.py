@@ -1,0 +1,96 @@
+"""Losses by name through the front door: listed, matched with the data, trained."""
+
+import csv
+import json
+import random
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from finetune.cli import app
+from tests.conftest import WORDS, quick, run_train
+
+LISTED = re.compile(r"^(\w+)  ", re.M)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """One file of each layout."""
+    folder, draw = tmp_path_factory.mktemp("tables"), random.Random(0)
+
+    def text():
+        return " ".join(draw.sample(WORDS, 4))
+
+    def write(name, head, rows):
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([head, *rows])
+
+    write("pairs.csv", ["anchor", "positive"], [[text(), text()] for _ in range(60)])
+    write("triplets.csv", ["anchor", "positive", "negative"], [[text(), text(), text()] for _ in range(60)])
+    write("scored.csv", ["text1", "text2", "score"], [[text(), text(), i % 11 / 2] for i in range(60)])
+    write("labelled.csv", ["item", "label"], [[text(), "abcdef"[i % 6]] for i in range(60)])
+    lines = [{"query": text(), "documents": [text() for _ in range(3)], "scores": [1.5, 3.0, i]} for i in range(60)]
+    (folder / "lists.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return folder
+
+
+def test_all_are_listed_with_a_line_each():
+    result = CliRunner().invoke(app, ["losses"])
+    assert result.exit_code == 0
+    assert {"infonce", "cosent", "matryoshka"} < set(LISTED.findall(result.output))
+    assert "learns from a score for each pair" in result.output
+    assert all(len(line.split()) > 3 for line in result.output.splitlines())
+    assert "bert" in CliRunner().invoke(app, ["models"]).output
+
+
+TRAINED = [
+    "pairs.csv loss=decoupled",
+    "pairs.csv loss=siglip",
+    "pairs.csv loss=sum trainer.devices=2",
+    "pairs.csv loss=matryoshka loss.dimensions=[32,8] loss@loss.loss=siglip",
+    "triplets.csv loss=triplet loss.negatives=given",
+    "triplets.csv loss=online_contrastive",
+    "scored.csv loss=cosent",
+    "scored.csv loss=matryoshka loss.dimensions=[32,8] loss@loss.loss=angle",
+    "labelled.csv loss=supcon",
+    "lists.jsonl loss=margin_mse",
+    "lists.jsonl loss=list_kl",
+]
+
+
+@pytest.mark.parametrize("words", TRAINED)
+def test_the_loss_falls(words, tables, tiny_model, tmp_path):
+    path, *more = words.split()
+    asked = [*quick(tiny_model), f"data.path={tables / path}", "evaluation=none", "name=run", *more]
+    process = run_train(*asked, "trainer.max_epochs=12", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    lines = [json.loads(line) for line in (tmp_path / "outputs/default/run/metrics.jsonl").open(encoding="utf-8")]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    size = len(losses) // 4
+    assert sum(losses[-size:]) < sum(losses[:size])
+
+
+REFUSED = [
+    ("pairs.csv loss=cosent", r"cosent learns from a score for each pair, and these are pairs\.\n.*infonce.*siglip"),
+    ("scored.csv loss=infonce", r"data\.min_score\n.*scored pairs.*\n.*data\.min_score=0\.5.*cosent"),
+    ("scored.csv loss=cosine_mse", r"loss\.highest\n.*the scores reach 5.*\n.*loss\.highest=5"),
+    ("pairs.csv loss=triplet loss.negatives=given", r"loss\.negatives\n.*there are none"),
+    ("pairs.csv loss=contrastive", r"learns from negatives beside the positives or a score"),
+    ("labelled.csv loss=list_kl", r"learns from several scored documents a query, and these are labelled items"),
+    ("scored.csv loss=sum", r"InfoNCE learns from right pairs"),
+    ("pairs.csv loss=matryoshka loss.dimensions=[64]", r"64 dimensions are more than the 32 that the model has"),
+    ("pairs.csv loss=triplet loss.negatives=all loss.soft=true", r"loss\.soft\n"),
+    ("pairs.csv loss=siglip loss.temprature=1", r"Did you mean loss\.temperature"),
+    ("pairs.csv loss=tripplet", r"Did you mean triplet"),
+]
+
+
+@pytest.mark.parametrize(("words", "answer"), REFUSED)
+def test_what_does_not_fit_is_refused(words, answer, tables, tiny_model, tmp_path):
+    path, *more = words.split()
+    process = run_train(*quick(tiny_model), f"data.path={tables / path}", *more, cwd=tmp_path)
+    assert process.returncode == 2
+    assert re.search(answer, process.stderr), process.stderr
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "outputs").exists()
