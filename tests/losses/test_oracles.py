@@ -11,9 +11,10 @@ from sentence_transformers.util import pairwise_angle_sim, pairwise_cos_sim
 from torch.nn.functional import cosine_similarity, normalize
 
 from finetune.errors import CheckFailed
-from finetune.losses.composed import Matryoshka, Sum, share
+from finetune.losses.composed import Matryoshka, Sum
 from finetune.losses.distillation import ListKL, MarginMSE
 from finetune.losses.infonce import Decoupled, InfoNCE
+from finetune.losses.loss import share
 from finetune.losses.regularizers import SpreadOut, Uniformity
 from finetune.losses.scored import AnglE, Contrastive, CoSENT, CosineMSE, Pearson
 from finetune.losses.siglip import SigLIP

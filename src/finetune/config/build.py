@@ -22,7 +22,7 @@ def build(node: DictConfig | Mapping[str, Any], key: str, /, **runtime_arguments
     after it is imported, and every call against the real signature, with the config's key in the answer.
     Raises CheckFailed if either does not hold; whatever the object itself raises passes through.
     """
-    return _build(plain(node), key, runtime_arguments)
+    return _build(_plain(node), key, runtime_arguments)
 
 
 def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
@@ -31,8 +31,7 @@ def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
     return frozenset(inspect.signature(target).parameters)
 
 
-def plain(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a node as plain dicts and lists."""
+def _plain(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}

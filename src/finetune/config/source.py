@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -106,8 +107,8 @@ def signature(definition: Definition, depth: int = 0) -> Signature:
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == name:
                 return _from_function(statement.args, definition.module, skip=1)
-    bases = [_base(expression, definition, depth) for expression in node.bases]
-    inherited = [found for found in bases if found is not None]
+    bases = [_base(expression, definition) for expression in node.bases]
+    inherited = [signature(base, depth + 1) for base in bases if base is not None]
     if any(_last_name(decorator) == "dataclass" for decorator in node.decorator_list):
         return _from_fields(node, definition.module, inherited)
     return inherited[0] if inherited else Signature({})
@@ -118,21 +119,18 @@ def class_attribute(definition: Definition, name: str, depth: int = 0) -> object
     node = definition.node
     if not isinstance(node, ast.ClassDef) or depth > DEEPEST:
         return None
-    for statement in node.body:
-        match statement:
-            case ast.AnnAssign(target=ast.Name(id=found), value=ast.expr() as value) if found == name:
-                return ast.literal_eval(value)
-            case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
-                return ast.literal_eval(value)
-    for base in node.bases:
+    values = [value for statement in node.body for symbol, value in _meanings(statement, "", []) if symbol == name]
+    if values:
         try:
-            found_in_base = class_attribute(
-                _member(definition.module, ast.unparse(base).split("."), 0), name, depth + 1
-            )
-        except (NotThere, Opaque):
-            continue
-        if found_in_base is not None:
-            return found_in_base
+            return ast.literal_eval(values[-1]) if isinstance(values[-1], ast.expr) else None
+        except ValueError:  # an expression, which only running it would tell
+            return None
+    for expression in node.bases:
+        with suppress(Opaque):
+            base = _base(expression, definition)
+            inherited = class_attribute(base, name, depth + 1) if base else None
+            if inherited is not None:
+                return inherited
     return None
 
 
@@ -316,16 +314,15 @@ def _has_default(value: ast.expr | None) -> bool:
     return value is not None
 
 
-def _base(expression: ast.expr, definition: Definition, depth: int) -> Signature | None:
+def _base(expression: ast.expr, definition: Definition) -> Definition | None:
     name = _last_name(expression)
     if name in ("object", "Generic", "Protocol", "ABC"):
         return None  # they take no arguments
     dotted = ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
     try:
-        base = _member(definition.module, dotted.split("."), 0)
+        return _member(definition.module, dotted.split("."), 0)
     except NotThere as answer:
         raise Opaque(definition.name) from answer
-    return signature(base, depth + 1)
 
 
 def _last_name(expression: ast.expr) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import composer
+from finetune.config.losses import loss_nodes
 from finetune.config.origins import find, folders_of
 from finetune.config.source import class_attribute
 from finetune.config.targets import resolve
 from finetune.errors import Problem
+from finetune.losses.settings import soft_over_all, too_wide
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
@@ -48,31 +51,24 @@ def describe(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, 
 def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the losses cannot learn from these rows: what they need, what is there, and which losses fit."""
     problems: list[Problem] = []
-    node: Any = OmegaConf.to_container(cfg.loss, resolve=True)
-    own = [source.get("loss", {}) for source in (cfg.data.get("sources") or {}).values()]
     relations = dataset.train
-    for place, layout in enumerate(dataset.layouts):
+    for place, (layout, (key, node)) in enumerate(zip(dataset.layouts, cycle(loss_nodes(cfg)), strict=False)):
         if layout not in _OFFERS:
             continue
-        more = dict(own[place]) if place < len(own) else {}
         rows = relations if relations.source is None else relations.take(relations.source == place)
         offers = _OFFERS[layout] | ({"negatives"} if (rows.negatives >= 0).any() else set())
-        for key, inner in _nodes("loss", more if "_target_" in more else {**node, **more}):
-            problems += _unfit(key, inner, layout, offers, str(cfg.hydra.runtime.choices.loss))
-            problems += _out_of_range(key, inner, rows.score)
+        for place_of, inner in _nodes(key, node):
+            problems += _unfit(place_of, inner, layout, offers, cfg)
+            problems += _out_of_range(place_of, inner, rows.score)
     return list(dict.fromkeys(problems))
 
 
-def loss_settings(cfg: DictConfig, width: int | None) -> Iterator[Problem]:
+def loss_settings(key: str, loss: Mapping[str, Any], width: int | None) -> Iterator[Problem]:
     """Yield what is wrong between settings of a loss, and with the `width` of the embeddings, if that is known."""
-    for key, node in _nodes("loss", OmegaConf.to_container(cfg.loss, resolve=True)):
-        most = max(node.get("dimensions") or [0])
-        if width is not None and most > width:
-            what = f"{most} dimensions are more than the {width} that the model has."
-            yield Problem(f"{key}.dimensions", what, f"Take {width} at most.")
-        if node.get("negatives") == "all" and node.get("soft"):
-            what = "loss.negatives=all is the mean over triplets that lose anything, and a soft margin always loses."
-            yield Problem(f"{key}.soft", what, f"Set {key}.soft=false, or {key}.negatives=hard.")
+    for place, node in _nodes(key, loss):
+        if width is not None:
+            yield from too_wide(place, node.get("dimensions") or [], width)
+        yield from soft_over_all(place, node.get("negatives", ""), node.get("soft", False))
 
 
 def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -86,16 +82,17 @@ def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _needs(target: object) -> set[str]:
     definition, _ = resolve(target, "loss", "")
     found = class_attribute(definition, "learns_from") if definition else None
-    return set(found) - {"inner", "anything"} if isinstance(found, tuple) else set()
+    return set(found) if isinstance(found, tuple) else set()
 
 
 def _in_words(needs: set[str]) -> str:
     return " or ".join(words for need, words in _IN_WORDS.items() if need in needs)
 
 
-def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], choice: str) -> Iterator[Problem]:
+def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg: DictConfig) -> Iterator[Problem]:
     needs = _needs(node["_target_"])
-    name = choice if key == "loss" else str(node["_target_"]).rpartition(".")[2]
+    is_chosen = node["_target_"] == cfg.loss["_target_"]
+    name = cfg.hydra.runtime.choices.loss if is_chosen else str(node["_target_"]).rpartition(".")[2]
     if needs and not needs & offers:
         if layout == "scored pairs" and needs == {"pairs"}:
             what = f"these are scored pairs, and loss={name} learns from right pairs."
@@ -116,8 +113,9 @@ def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Pro
     import numpy as np
 
     found = score[~np.isnan(score)]
-    for end, value in (("lowest", found.min(initial=0)), ("highest", found.max(initial=0))):
-        if (value < node[end]) if end == "lowest" else (value > node[end]):
+    low, high = found.min(initial=0), found.max(initial=0)
+    for end, value, beyond in (("lowest", low, low < node["lowest"]), ("highest", high, high > node["highest"])):
+        if beyond:
             what = f"the scores reach {value:g}, beyond {end}={node[end]:g}."
             yield Problem(f"{key}.{end}", what, f"Set {key}.{end}={value:g}, or what the scale ends at.")
 

@@ -8,12 +8,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import finetune
 from finetune import interrupts
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
+from finetune.config.losses import loss_nodes
 from finetune.config.quoting import quoted
 from finetune.console import complain, end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
@@ -118,41 +119,48 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         return None, problems
     wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
     found: list[Problem] = []
+    model: dict[str, Any] = {}
+    if "model" not in wrong:
+        model, broken = look_at_model(cfg)
+        found += broken
     if not wrong & {"model", "data"}:
-        found += check_model(cfg)
+        found += check_length(cfg, model)
     if "trainer" not in wrong:
         found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
-    if not wrong & {"model", "loss"} and not found:
-        folder = find_here(cfg.model.name)
-        found += loss_settings(cfg, width_of(read_config(folder)) if folder else None)
+    if "loss" not in wrong:
+        found += loss_settings("loss", cfg.loss, width_of(model))
     if not wrong & {"data", "loss"}:
-        found += check_source_losses(cfg)
+        found += check_source_losses(cfg, width_of(model))
     if "data" not in wrong:
         found += build(cfg.data, "data").check_head()
     return cfg, [*problems, *found]
 
 
-def check_source_losses(cfg: DictConfig) -> list[Problem]:
+def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
     """Look at what each of several sources has for a loss of its own."""
     from finetune.config.arguments import check_node
 
     problems: list[Problem] = []
-    for name, own in (cfg.data.get("sources") or {}).items():
-        if isinstance(own, Mapping) and isinstance(own.get("loss"), Mapping):
-            node = own["loss"] if "_target_" in own["loss"] else {**cfg.loss, **own["loss"]}
-            problems += check_node(dict(node), f"data.sources.{name}.loss", "loss")
+    for key, node in loss_nodes(cfg):
+        if key != "loss":
+            problems += [*check_node(node, key, "loss")] or [*loss_settings(key, node, width)]
     return problems
 
 
-def check_model(cfg: DictConfig) -> list[Problem]:
-    """Look at the model's folder, if it is on this machine, without loading anything."""
+def look_at_model(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the model's config.json, and what is wrong with its folder; empty if it is not on this machine."""
     try:
         folder = find_here(cfg.model.name)
-        limit = longest(read_config(folder)) if folder else None
+        return (read_config(folder) if folder else {}), []
     except ModelError as error:
-        return [Problem("model.name", error.what, error.advice)]
+        return {}, [Problem("model.name", error.what, error.advice)]
+
+
+def check_length(cfg: DictConfig, model: Mapping[str, Any]) -> list[Problem]:
+    """Return why a model with this config.json cannot read texts as long as asked."""
+    limit = longest(model)
     if limit is not None and cfg.data.max_length > limit:
         what = f"{cfg.model.name} can read {limit} tokens, not {cfg.data.max_length}."
         return [Problem("data.max_length", what, f"Set data.max_length={limit} or less.")]

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from finetune.config.types import NotNegative, PositiveInt
 from finetune.data.batches import Batch
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.loss import Loss
-from finetune.losses.rows import RowLoss
+from finetune.losses.loss import SharedLoss, share, tell_width
+from finetune.losses.settings import too_wide
 
 
-class Matryoshka(Loss):
+class Matryoshka(SharedLoss):
     """A loss over the first so many dimensions of the embeddings, at unit length again, for several such widths.
 
     The result is the sum, each times its weight (1 by default). Embeddings can then be cut short and still be used.
@@ -25,7 +25,7 @@ class Matryoshka(Loss):
     Source: Kusupati et al. 2022, https://arxiv.org/abs/2205.13147, equation 1.
     """
 
-    learns_from: ClassVar[tuple[str, ...]] = ("inner",)
+    learns_from: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, loss: nn.Module, dimensions: Sequence[PositiveInt], weights: Sequence[NotNegative] | None = None
@@ -50,17 +50,16 @@ class Matryoshka(Loss):
 
     def fit_width(self, width: int) -> None:
         """Refuse dimensions that are not there."""
-        if max(self.dimensions) > width:
-            what = f"{max(self.dimensions)} dimensions are more than the {width} that the model has."
-            raise CheckFailed([Problem("loss.dimensions", what, f"Take {width} at most.")])
+        if problems := [*too_wide("loss", self.dimensions, width)]:
+            raise CheckFailed(problems)
         for dimensions in self.dimensions:
-            _tell_width(self.loss, dimensions)
+            tell_width(self.loss, dimensions)
 
 
-class Sum(Loss):
+class Sum(SharedLoss):
     """A sum of losses, each under a name and times its weight (1 by default)."""
 
-    learns_from: ClassVar[tuple[str, ...]] = ("inner",)
+    learns_from: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, NotNegative] | None = None) -> None:
         super().__init__()
@@ -83,21 +82,4 @@ class Sum(Loss):
     def fit_width(self, width: int) -> None:
         """Hand it on."""
         for loss in self.losses.values():
-            _tell_width(loss, width)
-
-
-def share(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
-    """Return what process `rank` of `world` adds to the loss of the batch: the processes' sum is the loss.
-
-    A loss that is a mean over rows shares them out; of any other every process has the whole, and adds its part of it.
-    """
-    if isinstance(loss, RowLoss | Matryoshka | Sum):
-        value: Tensor = loss(emb_ND, batch, rank, world)
-        return value
-    value = loss(emb_ND, batch)
-    return value / world
-
-
-def _tell_width(loss: nn.Module, width: int) -> None:
-    if isinstance(loss, Loss):
-        loss.fit_width(width)
+            tell_width(loss, width)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.config.types import Positive
 from finetune.data.batches import Batch
+from finetune.losses.documents import documents
 from finetune.losses.rows import RowLoss
 
 
@@ -73,7 +74,7 @@ def _scores(emb_ND: Tensor, batch: Batch, rows: slice) -> tuple[Tensor, Tensor, 
     """Return the teacher's scores, the model's, and which are there, each `(b, k)`."""
     if batch.score_Bk is None:
         raise ValueError("the rows of this batch have no scores")
-    document_bk = torch.cat([batch.positive_B.unsqueeze(1), batch.negatives_Bn], 1)[rows]
+    document_bk = documents(batch)[rows]
     teacher_bk = batch.score_Bk[rows].to(emb_ND.dtype)
     there_bk = ~teacher_bk.isnan() & (document_bk >= 0)
     student_bk = torch.einsum("bd,bkd->bk", emb_ND[batch.anchor_B[rows]], emb_ND[document_bk.clamp(min=0)])

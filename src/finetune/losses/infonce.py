@@ -6,14 +6,14 @@ Shapes: N distinct items of the batch, B relations, b of them in one chunk, D wi
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative, Positive
 from finetune.data.batches import Batch
-from finetune.losses.known import are_among, known_positives
+from finetune.losses.known import are_among, candidates, known_positives
 from finetune.losses.rows import RowLoss
 
 _SMALLEST_TEMPERATURE = 0.01  # as in CLIP: a learned one that goes on falling makes steps of no use
@@ -36,8 +36,6 @@ class InfoNCE(RowLoss):
     Source: van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; both directions as in CLIP (Radford et al.
     2021, https://arxiv.org/abs/2103.00020).
     """
-
-    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
 
     def __init__(
         self,
@@ -62,22 +60,21 @@ class InfoNCE(RowLoss):
         """Return the loss of each of these rows of the batch, `(b,)`."""
         anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
         if self.negatives == "given":
-            candidates_bN = _own_negatives(batch.negatives_Bn[rows], len(emb_ND))
-            return self._one_direction(emb_ND, batch, anchor_b, positive_b, candidates_bN)
-        candidates = torch.cat([batch.positive_B, batch.negatives_Bn.flatten()])
-        loss_b = self._one_direction(emb_ND, batch, anchor_b, positive_b, are_among(candidates, len(emb_ND)))
+            own_bN = _own_negatives(batch.negatives_Bn[rows], len(emb_ND))
+            return self._one_direction(emb_ND, batch, anchor_b, positive_b, own_bN)
+        loss_b = self._one_direction(emb_ND, batch, anchor_b, positive_b, candidates(batch, len(emb_ND)))
         if not self.symmetric:
             return loss_b
         anchors_N = are_among(batch.anchor_B, len(emb_ND))
         return (loss_b + self._one_direction(emb_ND, batch, positive_b, anchor_b, anchors_N)) / 2
 
     def _one_direction(
-        self, emb_ND: Tensor, batch: Batch, source_b: Tensor, target_b: Tensor, candidates: Tensor
+        self, emb_ND: Tensor, batch: Batch, source_b: Tensor, target_b: Tensor, candidates_N: Tensor
     ) -> Tensor:
         # Scored against all N items and masked down to the candidates: no index shuffling, no device sync.
         cosine_bN, target_b1 = emb_ND[source_b] @ emb_ND.T, target_b.unsqueeze(1)
         excluded_bN = known_positives(batch, source_b, len(emb_ND))
-        excluded_bN |= ~candidates
+        excluded_bN |= ~candidates_N
         excluded_bN.scatter_(1, source_b.unsqueeze(1), True)
         if self.false_negative_margin is not None:
             reach_b1 = cosine_bN.detach().gather(1, target_b1) + self.false_negative_margin
@@ -104,8 +101,6 @@ class Decoupled(InfoNCE):
 
     Source: Yeh et al. 2022, https://arxiv.org/abs/2110.06848, equation 3.
     """
-
-    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
 
     def _lost(self, logits_bN: Tensor, target_b: Tensor) -> Tensor:
         target_b1 = target_b.unsqueeze(1)

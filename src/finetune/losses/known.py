@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.batches import Batch
+from finetune.losses.documents import documents
 
 
 def known_positives(batch: Batch, source_b: Tensor, n_items: int) -> Tensor:
@@ -32,6 +33,11 @@ def are_among(places: Tensor, n_items: int) -> Tensor:
     listed = torch.zeros(n_items + 1, dtype=torch.bool, device=places.device)
     listed[places.flatten()] = True  # -1 is the last, which is cut off
     return listed[:-1]
+
+
+def candidates(batch: Batch, n_items: int) -> Tensor:
+    """Return which of the N items are a positive or a negative of any row, `(N,)` booleans."""
+    return are_among(documents(batch), n_items)
 
 
 def others(batch: Batch, rows: slice, n_items: int) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,14 @@ from finetune.data.batches import Batch
 class Loss(nn.Module):
     """Embeddings `(N, D)` in fp32 and a `Batch` in, one number out.
 
-    `learns_from` says what the data must have, one of these at least; it is read from the source text before a run, so
-    it is written out in every class that differs from its base:
+    `learns_from` says what the data must have, one of these at least; it is read from the source text before a run:
 
     - `pairs`: which item is right for which (pairs, triplets, several positives, judgments, lists, labelled items)
     - `negatives`: wrong answers beside the right ones of a row
     - `scores`: a number for each pair
     - `lists`: a number for each of several documents of a row
-    - `anything`: it looks at the embeddings alone
+
+    Empty is nothing: it looks at the embeddings alone, or at what other losses say, which need what they need.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
@@ -34,3 +34,30 @@ class Loss(nn.Module):
         Raises:
             CheckFailed: the loss cannot work with it.
         """
+
+
+class SharedLoss(Loss):
+    """A loss that several processes share out: each computes its part, and the parts' sum is the loss."""
+
+    def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
+        """Return the part of process `rank` of `world`."""
+        raise NotImplementedError
+
+
+def share(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
+    """Return what process `rank` of `world` adds to the loss of the batch: the processes' sum is the loss.
+
+    Of a loss that cannot be shared out every process computes the whole, and adds its part of it.
+    """
+    value: Tensor
+    if isinstance(loss, SharedLoss):
+        value = loss(emb_ND, batch, rank, world)
+        return value
+    value = loss(emb_ND, batch)
+    return value / world
+
+
+def tell_width(loss: nn.Module, width: int) -> None:
+    """Tell a loss the width of the embeddings; a plain module does not ask."""
+    if isinstance(loss, Loss):
+        loss.fit_width(width)

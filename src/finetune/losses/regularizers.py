@@ -22,7 +22,7 @@ class Uniformity(Loss):
     Source: Wang and Isola 2020, https://arxiv.org/abs/2005.10242, equation 7.
     """
 
-    learns_from: ClassVar[tuple[str, ...]] = ("anything",)
+    learns_from: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, t: Positive = 2.0) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class SpreadOut(Loss):
     Source: Zhang et al. 2017, https://arxiv.org/abs/1708.06320, equation 6.
     """
 
-    learns_from: ClassVar[tuple[str, ...]] = ("anything",)
+    learns_from: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, terms: Literal["both", "mean", "second_moment"] = "both") -> None:
         super().__init__()

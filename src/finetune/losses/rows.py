@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from finetune.data.batches import Batch
-from finetune.losses.loss import Loss
+from finetune.losses.loss import SharedLoss
 
 # Entries of one (b, N) matrix of a chunk, of which a loss has a few at a time: 64 MB in fp32.
 _MOST_ENTRIES = 2**24
 
 
-class RowLoss(Loss):
+class RowLoss(SharedLoss):
     """A mean of what each row loses, weighted where the batch has weights; a row is a relation unless said otherwise.
 
     A subclass says `per_row`; chunks and shares follow from it. A loss that cannot be told row by row is a plain `Loss`

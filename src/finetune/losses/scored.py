@@ -13,6 +13,8 @@ from torch import Tensor
 
 from finetune.config.types import Positive
 from finetune.data.batches import Batch
+from finetune.errors import CheckFailed, Problem
+from finetune.losses.documents import documents, weighed, weighted_mean
 from finetune.losses.loss import Loss
 
 
@@ -34,25 +36,22 @@ class ScoredPairs:
 
         With `right_from`, scores become 1 from that score on and 0 below.
         """
-        right_Bk = torch.cat([batch.positive_B.unsqueeze(1), batch.negatives_Bn], 1)
+        right_Bk = documents(batch)
         if batch.score_Bk is None:
             score_Bk = torch.zeros(right_Bk.shape, device=right_Bk.device)
             score_Bk[:, 0] = 1
         else:
             score_Bk = batch.score_Bk.float()
-            score_Bk = (
-                score_Bk if right_from is None else torch.where(score_Bk.isnan(), score_Bk, score_Bk >= right_from)
-            )
+            if right_from is not None:
+                score_Bk = torch.where(score_Bk.isnan(), score_Bk, score_Bk >= right_from)
         there_Bk = ~score_Bk.isnan() & (right_Bk >= 0)
-        weight_Bk = there_Bk.float() if batch.weight_B is None else there_Bk * batch.weight_B.unsqueeze(1)
         left_Bk = batch.anchor_B.unsqueeze(1).expand_as(right_Bk)
-        return cls(
-            left_Bk.flatten(), right_Bk.clamp(min=0).flatten(), score_Bk.nan_to_num(0.0).flatten(), weight_Bk.flatten()
-        )
+        columns = left_Bk, right_Bk.clamp(min=0), score_Bk.nan_to_num(0.0), weighed(there_Bk, batch)
+        return cls(*(column.flatten() for column in columns))
 
     def mean(self, value_P: Tensor) -> Tensor:
         """Return the weighted mean of a value of each pair."""
-        return (value_P * self.weight_P).sum() / self.weight_P.sum().clamp(min=1e-12)
+        return weighted_mean(value_P, self.weight_P)
 
     def cosine(self, emb_ND: Tensor) -> Tensor:
         """Return the cosine of each pair, `(P,)`."""
@@ -89,8 +88,6 @@ class AnglE(CoSENT):
     real part, the second the imaginary one; so the width must be even.
     """
 
-    learns_from: ClassVar[tuple[str, ...]] = ("scores",)
-
     def _similarity(self, emb_ND: Tensor, pairs: ScoredPairs) -> Tensor:
         a_P, b_P = (emb_ND[:, : emb_ND.shape[1] // 2], emb_ND[:, emb_ND.shape[1] // 2 :])
         re_x, im_x, re_y, im_y = a_P[pairs.left_P], b_P[pairs.left_P], a_P[pairs.right_P], b_P[pairs.right_P]
@@ -102,8 +99,6 @@ class AnglE(CoSENT):
 
     def fit_width(self, width: int) -> None:
         """Refuse an odd width."""
-        from finetune.errors import CheckFailed, Problem
-
         if width % 2:
             what = f"loss=angle takes embeddings as complex numbers, and {width} dimensions cannot be halved."
             raise CheckFailed([Problem("loss", what, "Take loss=cosent.")])
@@ -120,7 +115,8 @@ class CosineMSE(Loss):
     def __init__(self, lowest: float = 0.0, highest: float = 1.0) -> None:
         super().__init__()
         if highest <= lowest:
-            _refuse("loss.highest", f"it must be above loss.lowest, and {highest:g} is not above {lowest:g}.")
+            what = f"it must be above loss.lowest, and {highest:g} is not above {lowest:g}."
+            raise CheckFailed([Problem("loss.highest", what)])
         self.lowest = lowest
         self.highest = highest
 
@@ -200,9 +196,3 @@ def _reach(distance_P: Tensor, of_P: Tensor, others_P: Tensor, *, farthest: bool
     end = ends.max() if farthest else ends.min()
     mean = (distance_P * others_P).sum() / others_P.sum().clamp(min=1)
     return torch.where(of_P.any(), end, mean)
-
-
-def _refuse(key: str, what: str) -> None:
-    from finetune.errors import CheckFailed, Problem
-
-    raise CheckFailed([Problem(key, what)])

@@ -6,14 +6,13 @@ Shapes: N distinct items of the batch, B relations, b of them in one chunk, D wi
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Positive
 from finetune.data.batches import Batch
-from finetune.losses.known import are_among, known_positives
+from finetune.losses.known import candidates, known_positives
 from finetune.losses.rows import RowLoss
 
 
@@ -27,8 +26,6 @@ class SigLIP(RowLoss):
     Source: Zhai et al. 2023, https://arxiv.org/abs/2303.15343, algorithm 1.
     """
 
-    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
-
     def __init__(self, temperature: Positive = 0.1, bias: float = -10.0, learn: bool = True) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learn)
@@ -39,8 +36,7 @@ class SigLIP(RowLoss):
         anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
         cosine_bN = emb_ND[anchor_b] @ emb_ND.T
         right_bN = known_positives(batch, anchor_b, len(emb_ND)).scatter_(1, positive_b.unsqueeze(1), True)
-        candidates_N = are_among(torch.cat([batch.positive_B, batch.negatives_Bn.flatten()]), len(emb_ND))
-        candidates_bN = candidates_N.expand_as(right_bN).scatter(1, anchor_b.unsqueeze(1), False)
+        candidates_bN = candidates(batch, len(emb_ND)).expand_as(right_bN).scatter(1, anchor_b.unsqueeze(1), False)
         candidates_bN = candidates_bN.scatter(1, positive_b.unsqueeze(1), True)  # of two views it is the anchor itself
         logits_bN = cosine_bN * self.log_scale.float().exp() + self.bias.float()
         lost_bN = -nn.functional.logsigmoid(torch.where(right_bN, logits_bN, -logits_bN))

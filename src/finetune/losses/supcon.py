@@ -5,8 +5,6 @@ Shapes: N distinct items of the batch, b of them in one chunk, D width.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from finetune.config.types import Positive
@@ -23,8 +21,6 @@ class SupCon(RowLoss):
 
     Source: Khosla et al. 2020, https://arxiv.org/abs/2004.11362, equation 2 (the sum outside of the logarithm).
     """
-
-    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
 
     def __init__(self, temperature: Positive = 0.1) -> None:
         super().__init__()

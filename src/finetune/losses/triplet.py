@@ -5,16 +5,18 @@ Shapes: N distinct items of the batch, B relations, n negatives of a row, b rows
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative
 from finetune.data.batches import Batch
-from finetune.errors import CheckFailed, Problem
-from finetune.losses.known import has_positive, others
+from finetune.errors import CheckFailed
+from finetune.losses.documents import weighed, weighted_mean
+from finetune.losses.known import others
 from finetune.losses.loss import Loss
+from finetune.losses.settings import soft_over_all
 
 
 class Triplet(Loss):
@@ -34,8 +36,6 @@ class Triplet(Loss):
     Sources: Schroff et al. 2015, https://arxiv.org/abs/1503.03832; Hermans et al. 2017, https://arxiv.org/abs/1703.07737.
     """
 
-    learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
-
     def __init__(
         self,
         negatives: Literal["given", "all", "hard", "semi_hard"] = "hard",
@@ -44,9 +44,8 @@ class Triplet(Loss):
         soft: bool = False,
     ) -> None:
         super().__init__()
-        if soft and negatives == "all":
-            what = "loss.negatives=all is the mean over triplets that lose anything, and a soft margin always loses."
-            raise CheckFailed([Problem("loss.soft", what, "Set loss.soft=false, or loss.negatives=hard.")])
+        if problems := [*soft_over_all("loss", negatives, soft)]:
+            raise CheckFailed(problems)
         self.negatives = negatives
         self.distance = distance
         self.margin = margin
@@ -63,18 +62,17 @@ class Triplet(Loss):
         if self.negatives == "semi_hard":
             wrong_of_NN = _semi_hard(distance_NN, wrong_NN)
             counted_NN = right_NN & wrong_NN.any(1, keepdim=True)
-            return _mean(self._lost(distance_NN - wrong_of_NN), counted_NN)
+            return weighted_mean(self._lost(distance_NN - wrong_of_NN), counted_NN)
         farthest_N = distance_NN.masked_fill(~right_NN, float("-inf")).amax(1)
         nearest_N = distance_NN.masked_fill(~wrong_NN, float("inf")).amin(1)
-        counted_N = has_positive(batch, len(emb_ND)) & wrong_NN.any(1)
-        return _mean(self._lost((farthest_N - nearest_N).masked_fill(~counted_N, 0)), counted_N)
+        counted_N = right_NN.any(1) & wrong_NN.any(1)
+        return weighted_mean(self._lost((farthest_N - nearest_N).masked_fill(~counted_N, 0)), counted_N)
 
     def _given(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         anchor_B1, there_Bn = batch.anchor_B.unsqueeze(1), batch.negatives_Bn >= 0
         right_B1 = self._between(emb_ND, anchor_B1, batch.positive_B.unsqueeze(1))
         wrong_Bn = self._between(emb_ND, anchor_B1.expand_as(there_Bn), batch.negatives_Bn.clamp(min=0))
-        weight_Bn = there_Bn.float() if batch.weight_B is None else there_Bn * batch.weight_B.unsqueeze(1)
-        return _mean(self._lost(right_B1 - wrong_Bn), weight_Bn)
+        return weighted_mean(self._lost(right_B1 - wrong_Bn), weighed(there_Bn, batch))
 
     def _lost(self, excess: Tensor) -> Tensor:
         return nn.functional.softplus(excess) if self.soft else (excess + self.margin).clamp(min=0)
@@ -98,10 +96,6 @@ def _root(square: Tensor) -> Tensor:
     # The root has no gradient at 0, where an item meets itself or rounding went below.
     positive = square > 1e-12
     return torch.where(positive, square, 1.0).sqrt() * positive
-
-
-def _mean(value: Tensor, weight: Tensor) -> Tensor:
-    return (value * weight).sum() / weight.sum().clamp(min=1e-12)
 
 
 def _all_that_lose(distance_NN: Tensor, right_NN: Tensor, wrong_NN: Tensor, margin: float) -> Tensor:

@@ -20,7 +20,8 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
 
 import finetune
-from finetune.config.build import build, parameters_of, plain
+from finetune.config.build import build, parameters_of
+from finetune.config.losses import loss_nodes
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
@@ -29,7 +30,7 @@ from finetune.evaluation.report import Comparison, compare, counts_in_words, ren
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
 from finetune.export.sentence_transformers import save
-from finetune.losses.loss import Loss
+from finetune.losses.loss import tell_width
 from finetune.models.text import TextEncoder
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
@@ -106,8 +107,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
     losses = build_losses(cfg)
     for loss in losses:
-        if isinstance(loss, Loss):
-            loss.fit_width(encoder.width)
+        tell_width(loss, encoder.width)
     module = EmbeddingModule(
         encoder,
         losses,
@@ -121,11 +121,8 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
 
 
 def build_losses(cfg: DictConfig) -> nn.ModuleList:
-    """Return the run's loss, or one for each of several sources: the run's with what the source has for itself."""
-    node = plain(cfg.loss)
-    own = [plain(source.get("loss", {})) for source in (cfg.data.get("sources") or {}).values()]
-    # One that names a loss of its own takes nothing from the run's.
-    return nn.ModuleList(build(more if "_target_" in more else {**node, **more}, "loss") for more in own or [{}])
+    """Return the run's loss, or one for each of several sources."""
+    return nn.ModuleList(build(node, "loss") for _, node in loss_nodes(cfg))
 
 
 def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:

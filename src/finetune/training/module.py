@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.config.build import build
 from finetune.errors import FinetuneError, RunError
-from finetune.losses.composed import share
+from finetune.losses.loss import share
 from finetune.models.packing import upload
 from finetune.models.text import TextEncoder
 from finetune.training import memory
