@@ -77,9 +77,14 @@ def models() -> None:
 
 def _list(group: str) -> None:
     from finetune.launch.catalogue import describe
+    from finetune.launch.entry import answered
 
-    for name, line, learns in describe(group):
-        typer.echo(f"{name:<20} {line}" + (f"\n{'':<20} learns from {learns}" if learns else ""))
+    def tell() -> int:
+        for name, line, learns in describe(group):
+            typer.echo(f"{name:<20} {line}" + (f"\n{'':<20} learns from {learns}" if learns else ""))
+        return 0
+
+    raise typer.Exit(answered(tell))
 
 
 @data_app.command(context_settings=_ANY)

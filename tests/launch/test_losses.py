@@ -44,6 +44,53 @@ def test_all_are_listed_with_a_line_each():
     assert "bert" in CliRunner().invoke(app, ["models"]).output
 
 
+@pytest.mark.parametrize(("file", "text"), [("loss/mine", "a: [1"), ("loss/mine", "a: \udcff"), ("train", "x: {")])
+def test_a_broken_file_of_ones_own_is_named(file, text, tmp_path, monkeypatch):
+    path = tmp_path / f"conf/{file}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["losses"])
+    assert result.exit_code == 2
+    assert f"conf/{file}.yaml" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_loss_of_ones_own_says_in_any_words_what_it_has(tables, tiny_model, tmp_path):
+    """Its needs may be no plain tuple, and its settings may have the names of ours."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Mine(torch.nn.Module):\n"
+        "    learns_from = tuple(['scores'])\n"
+        "    def __init__(self, dimensions: int = 1, lowest: str = 'a', highest: str = 'b'):\n"
+        "        super().__init__()\n"
+        "    def forward(self, emb_ND, batch):\n"
+        "        return emb_ND.square().mean()\n"
+    )
+    node = "loss={_target_:mine.Mine,dimensions:3,lowest:a,highest:b}"
+    asked = [*quick(tiny_model), f"data.path={tables / 'scored.csv'}", "~loss", f"+{node}", "check=true"]
+    process = run_train(*asked, cwd=tmp_path, env={"FINETUNE_ALLOW": "mine", "PYTHONPATH": str(tmp_path)})
+    assert process.returncode == 0, process.stderr
+
+
+def test_scores_may_begin_above_zero(tables, tiny_model, tmp_path):
+    rows = [line for line in (tables / "scored.csv").read_text().splitlines() if not line.endswith((",0.0", ",0.5"))]
+    (tmp_path / "high.csv").write_text("\n".join(rows))
+    asked = [*quick(tiny_model), "data.path=high.csv", "loss=cosine_mse", "loss.highest=5", "check=true"]
+    assert run_train(*asked, "loss.lowest=1", cwd=tmp_path).returncode == 0
+    process = run_train(*asked, "loss.lowest=2", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "the scores reach 1, beyond lowest=2" in process.stderr
+
+
+def test_what_is_wrong_with_a_loss_is_told_beside_the_rest(tables, tiny_model, tmp_path):
+    words = ["loss=matryoshka", "loss.dimensions=[64]", "data.max_length=1000"]
+    process = run_train(*quick(tiny_model), f"data.path={tables / 'pairs.csv'}", *words, cwd=tmp_path)
+    assert process.returncode == 2
+    assert "loss.dimensions" in process.stderr
+    assert "data.max_length" in process.stderr
+
+
 TRAINED = [
     "pairs.csv loss=decoupled",
     "pairs.csv loss=siglip",

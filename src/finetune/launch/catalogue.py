@@ -7,14 +7,16 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import composer
 from finetune.config.losses import loss_nodes
+from finetune.config.mishaps import as_problem, short
 from finetune.config.origins import find, folders_of
 from finetune.config.source import class_attribute
 from finetune.config.targets import resolve
-from finetune.errors import Problem
+from finetune.errors import CheckFailed, Problem
 from finetune.losses.settings import soft_over_all, too_wide
 
 if TYPE_CHECKING:
@@ -40,12 +42,12 @@ _IN_WORDS = {
 
 def describe(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, str, str]]:
     """Yield name, one line, and for a loss what it learns from, of everything that can be chosen in a group."""
-    for name, file in _options(group, config_dir):
+    for name, file, target in _options(group, config_dir):
         lines = file.read_text(encoding="utf-8").splitlines()
         comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
         # The first is how to choose it; what it is stands behind an empty one.
         line = next((text for text in comment[1:] if text), "")
-        yield name, line, _in_words(_needs(_target(file))) if group == "loss" else ""
+        yield name, line, _in_words(_needs(target)) if group == "loss" else ""
 
 
 def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
@@ -65,7 +67,7 @@ def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
 
 def loss_settings(key: str, loss: Mapping[str, Any], width: int | None) -> Iterator[Problem]:
     """Yield what is wrong between settings of a loss, and with the `width` of the embeddings, if that is known."""
-    for place, node in _nodes(key, loss):
+    for place, node in filter(lambda found: _is_ours(found[1]), _nodes(key, loss)):
         if width is not None:
             yield from too_wide(place, node.get("dimensions") or [], width)
         yield from soft_over_all(place, node.get("negatives", ""), node.get("soft", False))
@@ -77,6 +79,11 @@ def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield key, node
         for name, inner in node.items():
             yield from _nodes(f"{key}.{name}", inner)
+
+
+def _is_ours(node: Mapping[str, Any]) -> bool:
+    # In a loss of somebody's own the same words may mean something else.
+    return str(node["_target_"]).startswith("finetune.losses.")
 
 
 def _needs(target: object) -> set[str]:
@@ -91,8 +98,9 @@ def _in_words(needs: set[str]) -> str:
 
 def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg: DictConfig) -> Iterator[Problem]:
     needs = _needs(node["_target_"])
-    is_chosen = node["_target_"] == cfg.loss["_target_"]
-    name = cfg.hydra.runtime.choices.loss if is_chosen else str(node["_target_"]).rpartition(".")[2]
+    chosen = cfg.hydra.runtime.choices.get("loss")  # none where the whole node was given on the command line
+    is_chosen = chosen and node["_target_"] == cfg.loss["_target_"]
+    name = chosen if is_chosen else str(node["_target_"]).rpartition(".")[2]
     if needs and not needs & offers:
         if layout == "scored pairs" and needs == {"pairs"}:
             what = f"these are scored pairs, and loss={name} learns from right pairs."
@@ -108,12 +116,14 @@ def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg
 
 
 def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Problem]:
-    if score is None or not {"lowest", "highest"} <= node.keys():
+    if score is None or not _is_ours(node) or not {"lowest", "highest"} <= node.keys():
         return
     import numpy as np
 
     found = score[~np.isnan(score)]
-    low, high = found.min(initial=0), found.max(initial=0)
+    if not len(found):
+        return
+    low, high = found.min(), found.max()
     for end, value, beyond in (("lowest", low, low < node["lowest"]), ("highest", high, high > node["highest"])):
         if beyond:
             what = f"the scores reach {value:g}, beyond {end}={node[end]:g}."
@@ -121,18 +131,18 @@ def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Pro
 
 
 def _fitting(offers: set[str]) -> str:
-    return ", ".join(name for name, file in _options("loss") if _needs(_target(file)) & offers)
+    return ", ".join(name for name, _, target in _options("loss") if _needs(target) & offers)
 
 
-def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path]]:
+def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path, object]]:
+    """Yield name, file and `_target_` of everything that can be chosen in a group."""
     with composer(config_dir) as compositor:
         folders = folders_of(compositor.compose([]))
         names = sorted(compositor.options(group))
     for name in names:
         if file := find(f"{group}/{name}", folders):
-            yield name, file
-
-
-def _target(file: Path) -> object:
-    node = OmegaConf.load(file)
-    return node.get("_target_") if isinstance(node, DictConfig) else None
+            try:
+                node = OmegaConf.load(file)
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise CheckFailed([as_problem(error, short(file), folders)]) from error
+            yield name, file, node.get("_target_") if isinstance(node, DictConfig) else None
