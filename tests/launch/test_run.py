@@ -68,7 +68,7 @@ def test_metrics_are_json_lines_with_a_falling_loss(ran: Ran):
     rates = [row["learning_rate"] for row in rows if "loss" in row]
     assert max(rates) == pytest.approx(1e-3, rel=1e-3)
     assert rates[0] == pytest.approx(1e-3 / 3, rel=1e-3)  # a tenth of 21 steps, rounded up, is the warm-up
-    assert all(row["texts_per_second"] > 0 and 0 <= row["padding_share"] < 1 for row in rows if "loss" in row)
+    assert all(row["items_per_second"] > 0 and 0 <= row["padding_share"] < 1 for row in rows if "loss" in row)
     assert "retrieval/before/nDCG@10" in rows[0]
     assert "retrieval/after/nDCG@10" in rows[-1]
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from finetune.errors import ModelError
+from finetune.models.modules import declared
 from finetune.models.packing import Packing
-from finetune.models.pooling import MODES, pool, pooling_of
+from finetune.models.pooling import MODES, Pooling
 
 TOKENS = torch.tensor([[1.0, -2.0], [3.0, -4.0], [1.0, 1.0], [2.0, 5.0], [6.0, 0.0]])
 PACKING = Packing(np.array([2, 3]), torch.device("cpu"))
@@ -14,16 +15,36 @@ PACKING = Packing(np.array([2, 3]), torch.device("cpu"))
 
 @pytest.mark.parametrize(
     ("mode", "expected"),
-    [("mean", [[2.0, -3.0], [3.0, 2.0]]), ("cls", [[1.0, -2.0], [1.0, 1.0]]), ("max", [[3.0, -2.0], [6.0, 5.0]])],
+    [
+        ("mean", [[2.0, -3.0], [3.0, 2.0]]),
+        ("cls", [[1.0, -2.0], [1.0, 1.0]]),
+        ("max", [[3.0, -2.0], [6.0, 5.0]]),
+        ("last", [[3.0, -4.0], [6.0, 0.0]]),
+        ("weighted_mean", [[7 / 3, -10 / 3], [23 / 6, 11 / 6]]),
+        ("gem", [[14 ** (1 / 3), 1e-6], [75 ** (1 / 3), 42 ** (1 / 3)]]),
+        ("attention", [[2.0, -3.0], [3.0, 2.0]]),  # as the mean, until it has learnt something
+    ],
 )
 def test_by_hand(mode, expected):
-    assert pool(TOKENS, PACKING, mode).tolist() == expected
+    torch.testing.assert_close(Pooling(mode, 2)(TOKENS, PACKING), torch.tensor(expected))
+
+
+def test_attention_is_a_softmax_within_each_item():
+    pooling = Pooling("attention", 2)
+    torch.nn.init.constant_(pooling.query_D, 0.7)
+    expected = [torch.softmax(part @ pooling.query_D, 0) @ part for part in TOKENS.split([2, 3])]
+    torch.testing.assert_close(pooling(TOKENS, PACKING), torch.stack(expected))
+    # A weight beyond what exp can hold.
+    torch.nn.init.constant_(pooling.query_D, 1e4)
+    torch.testing.assert_close(pooling(TOKENS, PACKING), torch.tensor([[2.0, -3.0], [2.0, 5.0]]))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_by_finite_differences(mode, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    assert torch.autograd.gradcheck(lambda x: pool(x, PACKING, mode), TOKENS.double().requires_grad_())
+    pooling = Pooling(mode, 2).double()
+    inputs = [TOKENS.double().requires_grad_(), *pooling.parameters()]
+    assert torch.autograd.gradcheck(lambda x, *_: pooling(x, PACKING), inputs)
 
 
 @pytest.mark.parametrize(
@@ -32,23 +53,24 @@ def test_gradients_by_finite_differences(mode, monkeypatch):
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
         ({"embedding_dimension": 32, "pooling_mode": "max", "include_prompt": True}, "max"),
+        ({"embedding_dimension": 32, "pooling_mode": "lasttoken", "include_prompt": True}, "last"),
     ],
 )
 def test_reads_old_and_new_sentence_transformers_folders(tmp_path, config, mode):
     write(tmp_path, ["Transformer", "Pooling"], config)
-    assert pooling_of(tmp_path) == mode
+    assert declared(tmp_path).pooling == mode
 
 
 def test_a_module_that_would_be_lost_is_refused(tmp_path):
-    write(tmp_path, ["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"})
-    with pytest.raises(ModelError, match="Dense"):
-        pooling_of(tmp_path)
+    write(tmp_path, ["Transformer", "Pooling", "LSTM"], {"pooling_mode": "mean"})
+    with pytest.raises(ModelError, match="LSTM"):
+        declared(tmp_path)
 
 
 def test_an_unknown_pooling_is_refused(tmp_path):
     write(tmp_path, ["Transformer", "Pooling"], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True})
     with pytest.raises(ModelError, match="cls"):
-        pooling_of(tmp_path)
+        declared(tmp_path)
 
 
 def write(folder, kinds, pooling):

@@ -234,6 +234,6 @@ def test_every_line_says_where_time_and_memory_went(start):
         stages = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("seconds/")}
         assert set(stages) == {"data", "encode", "loss", "backward", "optimizer", "callbacks"}
         assert all(value >= 0 for value in stages.values())
-        assert row["texts_per_second"] == pytest.approx(row["tokens_per_second"] / 5, rel=0.5)
+        assert row["items_per_second"] == pytest.approx(row["tokens_per_second"] / 5, rel=0.5)
         assert row["peak_memory_mb"] > 100
         assert 0 <= row["repeats_share"] < 1

@@ -37,6 +37,7 @@ class Group:
 
 GROUPS: dict[str, Group] = {
     "model": Group(("finetune.models",)),
+    "tuning": Group(("finetune.models.tuning",)),
     "data": Group(("finetune.data",)),
     "loss": Group(("finetune.losses",)),
     "engine": Group(("finetune.training.engine",)),

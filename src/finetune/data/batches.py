@@ -1,13 +1,13 @@
 """Batches: some relations of an epoch, each distinct item once; resumable at any batch.
 
-B relations and N items of a batch, T tokens, n negatives of a row, E edges.
+B relations and N items of a batch, M of them no texts, T tokens, n negatives of a row, E edges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from finetune.data.arrays import Ints, flat_ranges
 from finetune.data.items import ABSENT
 from finetune.data.known import KnownPositives
 from finetune.data.mixing import BatchSettings, Epochs
+from finetune.data.others import Others
 from finetune.data.relations import Relations
 from finetune.data.sampling import pairs_within_classes
 from finetune.data.tokens import Tokens
+
+if TYPE_CHECKING:
+    from finetune.data.pairs import Pairing
 
 
 @dataclass  # not frozen: Lightning's half-precision plugins rebuild a dataclass field by field
@@ -37,7 +41,9 @@ class Batch:
     `weight_B` how much each row counts. Where there are several sources, `source` is the one that all rows are from, or
     `source_B` the one of each row.
 
-    Of items that are no texts there are numbers only: texts come first, and tokens and lengths are of these.
+    Texts come first, and tokens and lengths are of these; `other_M` is what the encoder takes of the others, `(M, ...)`
+    float32. Where pairs of texts are scored, the items are these pairs (`pairs.py`), and `pair_Bk` is where that of
+    each document stands among them, -1 for none.
     """
 
     items_N: Tensor
@@ -55,6 +61,8 @@ class Batch:
     weight_B: Tensor | None = None
     source: int | None = None
     source_B: Tensor | None = None
+    other_M: Tensor | None = None
+    pair_Bk: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.anchor_B)
@@ -74,10 +82,20 @@ class Batches:
     """
 
     def __init__(
-        self, relations: Relations, tokens: Tokens, known: KnownPositives, settings: BatchSettings, seed: int
+        self,
+        relations: Relations,
+        tokens: Tokens,
+        known: KnownPositives,
+        settings: BatchSettings,
+        seed: int,
+        others: Others | None = None,
+        pairing: Pairing | None = None,
     ) -> None:
         self.relations = relations
         self.tokens = tokens
+        self.others = others
+        self.pairing = pairing
+        self.seed = seed
         self.known = known
         self.epochs = Epochs(relations, settings, seed)
         self.epoch = 0
@@ -94,10 +112,12 @@ class Batches:
             # Counted before it is handed out: the next batch is asked for only after the step, and a checkpoint at
             # the end of the step must not name this batch again. Lightning reads a sized loader without prefetching.
             self.position = position + 1
-            yield self.batch(*self.epochs.batch(self.epoch, position))
+            random = np.random.default_rng((self.seed, self.epoch, position)) if self.others else None
+            batch = self.batch(*self.epochs.batch(self.epoch, position), random)
+            yield batch if self.pairing is None else self.pairing.batch(batch, self.tokens)
 
-    def batch(self, rows: Ints, source: int | None = None) -> Batch:
-        """Return the batch of these relations."""
+    def batch(self, rows: Ints, source: int | None = None, random: np.random.Generator | None = None) -> Batch:
+        """Return the batch of these relations; `random` is for what items that are no texts are looked at with."""
         relations = _paired(self.relations.take(rows))
         table = relations.columns()
         distinct_D, places = np.unique(table, return_inverse=True)
@@ -109,7 +129,9 @@ class Batches:
         copies_D = np.ones_like(uses_D) if self.epochs.settings.encode_once else uses_D
         places, known_E2 = _in_copies(places, known_E2, copies_D)
         items_N = np.repeat(distinct_D, copies_D)
-        ids_T, lengths_N = self.tokens.take(items_N[: np.searchsorted(items_N, len(self.tokens))])
+        texts = int(np.searchsorted(items_N, len(self.tokens)))
+        ids_T, lengths_N = self.tokens.take(items_N[:texts])
+        others = self.others if texts < len(items_N) else None
         return Batch(
             items_N=torch.from_numpy(items_N),
             ids_T=torch.from_numpy(ids_T.astype(np.int64)),
@@ -126,6 +148,7 @@ class Batches:
             weight_B=_tensor(relations.weight),
             source=source,
             source_B=_tensor(relations.source) if source is None else None,
+            other_M=_tensor(others and others.take(items_N[texts:], random)),
         )
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,12 +11,17 @@ from finetune.data.batches import Batches
 from finetune.data.cache import Cache
 from finetune.data.dataset import Dataset
 from finetune.data.mixing import BatchSettings
+from finetune.data.others import Others, Prepare
+from finetune.data.pairs import Pairing
 from finetune.data.tokens import Tokens
 from finetune.errors import FinetuneError
 
 
 class RelationDataModule(LightningDataModule):
     """Tokenises every distinct text once, or finds that in the cache, and feeds batches of relations.
+
+    `tokenizer` is the encoder's, `None` if it reads no texts; `prepare` is how it takes items that are none,
+    `pairing` how it joins two texts if it scores pairs.
 
     Raises:
         ModelError: the tokenizer is not a fast one.
@@ -31,16 +36,15 @@ class RelationDataModule(LightningDataModule):
         max_length: int,
         seed: int,
         cache: bool = True,
+        prepare: Prepare | None = None,
+        pairing: Pairing | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         items = dataset.items
-        with Bar("tokenising", len(items.texts), "texts") as bar:
-            kept = Cache() if cache else None
-            self.tokens = Tokens.cached(items, tokenizer, max_length, kept, lambda done, _: bar.update(done))
-        if note := self.tokens.note(items):
-            say(note)
-        self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed)
+        self.tokens = self._tokenised(tokenizer, max_length, cache) if len(items.texts) else Tokens.of_nothing()
+        self.others = Others(items, prepare) if prepare and len(items) > len(items.texts) else None
+        self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed, self.others, pairing)
         if not len(self._batches):
             what = "No class has two members left to train on."
             raise FinetuneError(what, "Hold out fewer: lower data.validation_fraction.")
@@ -49,6 +53,15 @@ class RelationDataModule(LightningDataModule):
             say(
                 f"data.unique: {rows} are left to other epochs: one of their texts is in every batch with room already."
             )
+
+    def _tokenised(self, tokenizer: Any, max_length: int, cache: bool) -> Tokens:
+        items = self.dataset.items
+        with Bar("tokenising", len(items.texts), "texts") as bar:
+            kept = Cache() if cache else None
+            tokens = Tokens.cached(items, tokenizer, max_length, kept, lambda done, _: bar.update(done))
+        if note := tokens.note(items):
+            say(note)
+        return tokens
 
     @property
     def batches_per_epoch(self) -> int:

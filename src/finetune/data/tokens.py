@@ -53,6 +53,11 @@ class Tokens:
     counts: Counts = Counts()
 
     @classmethod
+    def of_nothing(cls) -> Tokens:
+        """Return the tokens of items among which there is no text."""
+        return cls(np.empty(0, np.uint16), np.zeros(1, np.int64))
+
+    @classmethod
     def build(cls, items: Items, tokenizer: Any, max_length: int, progress: Progress | None = None) -> Tokens:
         """Tokenise every text, cut to `max_length` tokens, in memory.
 

@@ -17,23 +17,24 @@ class CardFacts:
     base_model: str
     command: str
     pairs: int
-    width: int
-    max_length: int
-    pooling: str
+    about: str  # what goes in, what comes out
     results: list[tuple[str, float, float, float, float]]  # metric, before, after, the change's 95 % interval
     version: str
     data: str  # what was trained on
     evaluated_on: list[str]  # each with its counts
     prompts: Mapping[str, str] = field(default_factory=dict)  # by name: query, document
+    use: str = ""  # how to use it, in Python; empty: as sentence-transformers does
 
 
 def model_card(facts: CardFacts) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    front: dict[str, str | list[str]] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "finetune"],
-    }
+    front: dict[str, str | list[str]] = {"library_name": "finetune", "tags": ["feature-extraction", "finetune"]}
+    if not facts.use:
+        front = {
+            "library_name": "sentence-transformers",
+            "pipeline_tag": "sentence-similarity",
+            "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "finetune"],
+        }
     base, shown = _base(facts.base_model)
     if base:
         front["base_model"] = base
@@ -43,15 +44,12 @@ def model_card(facts: CardFacts) -> str:
 # {facts.run}
 
 An embedding model: {shown}, fine-tuned on {facts.pairs:,} pairs of {facts.data} with finetune {facts.version}.
-It maps a text of up to {facts.max_length} tokens to {facts.width} dimensions ({facts.pooling} pooling).
+{facts.about}
 
 ## Use it
 
 ```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/to/this/folder")
-{_encode(facts.prompts)}
+{facts.use or _sentence_transformers(facts.prompts)}
 ```
 {_results(facts)}
 ## How it was made
@@ -63,6 +61,13 @@ model = SentenceTransformer("path/to/this/folder")
 None is stated here: it follows from those of the base model and of the training data. Look at both before you share
 this model, and then say it at the top of this file (`license:`).
 """
+
+
+def _sentence_transformers(prompts: Mapping[str, str]) -> str:
+    return (
+        "from sentence_transformers import SentenceTransformer\n\n"
+        'model = SentenceTransformer("path/to/this/folder")\n' + _encode(prompts)
+    )
 
 
 def _encode(prompts: Mapping[str, str]) -> str:

@@ -87,8 +87,7 @@ def _is_ours(node: Mapping[str, Any]) -> bool:
 
 
 def _needs(target: object) -> set[str]:
-    definition, _ = resolve(target, "loss", "")
-    found = class_attribute(definition, "learns_from") if definition else None
+    found = _attribute(target, "learns_from")
     return set(found) if isinstance(found, tuple) else set()
 
 
@@ -132,6 +131,16 @@ def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Pro
 
 def _fitting(offers: set[str]) -> str:
     return ", ".join(name for name, _, target in _options("loss") if _needs(target) & offers)
+
+
+def losses_that_take_scores() -> str:
+    """Return the names of the losses that work on the scores of pairs, for a message."""
+    return ", ".join(name for name, _, target in _options("loss") if _attribute(target, "takes_scores"))
+
+
+def _attribute(target: object, name: str) -> object:
+    definition, _ = resolve(target, "loss", "")
+    return class_attribute(definition, name) if definition else None
 
 
 def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path, object]]:

@@ -6,9 +6,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import finetune
 from finetune import interrupts
@@ -17,13 +17,13 @@ from finetune.config.compose import compose, hydra_arguments
 from finetune.config.losses import loss_nodes
 from finetune.config.quoting import quoted
 from finetune.console import complain, end_quietly_without_a_reader, say
-from finetune.errors import CheckFailed, FinetuneError, Interrupted, ModelError, Problem
+from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
-from finetune.launch.catalogue import loss_problems, loss_settings
+from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
 from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
+from finetune.launch.encoders import Named, check_lengths, check_reads, check_scores, fetch, look_at_models, width
 from finetune.launch.outcome import outcome
-from finetune.models.locate import find_here, locate, longest, read_config, width_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -92,14 +92,7 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the model cannot read these items, or the loss cannot learn from relations of this layout."""
-    from finetune.data.items import PLURALS
-
-    problems = []
-    strange = [part.modality for part in dataset.items.parts if part.modality != "text" and len(part.values)]
-    if strange:
-        what = f"the items are {PLURALS[strange[0]]}, and model={cfg.hydra.runtime.choices.model} reads texts."
-        advice = "Choose the columns that hold texts (data.columns=...); `finetune data show` shows what is there."
-        problems.append(Problem("data.modality", what, advice))
+    problems = check_reads(cfg, dataset)
     problems += loss_problems(cfg, dataset)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
@@ -119,20 +112,23 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         return None, problems
     wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
     found: list[Problem] = []
-    model: dict[str, Any] = {}
+    models: list[Named] = []
     if "model" not in wrong:
-        model, broken = look_at_model(cfg)
+        models, broken = look_at_models(cfg)
         found += broken
     if not wrong & {"model", "data"}:
-        found += check_length(cfg, model)
+        found += check_lengths(cfg, models)
+    if not wrong & {"model", "loss", "evaluation"}:
+        found += check_scores(cfg, losses_that_take_scores())
+    embedding_width = None if "model" in wrong else width(cfg, models)
     if "trainer" not in wrong:
         found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
     if "loss" not in wrong:
-        found += loss_settings("loss", cfg.loss, width_of(model))
+        found += loss_settings("loss", cfg.loss, embedding_width)
     if not wrong & {"data", "loss"}:
-        found += check_source_losses(cfg, width_of(model))
+        found += check_source_losses(cfg, embedding_width)
     if "data" not in wrong:
         found += build(cfg.data, "data").check_head()
     return cfg, [*problems, *found]
@@ -147,24 +143,6 @@ def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
         if key != "loss":
             problems += [*check_node(node, key, "loss")] or [*loss_settings(key, node, width)]
     return problems
-
-
-def look_at_model(cfg: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the model's config.json, and what is wrong with its folder; empty if it is not on this machine."""
-    try:
-        folder = find_here(cfg.model.name)
-        return (read_config(folder) if folder else {}), []
-    except ModelError as error:
-        return {}, [Problem("model.name", error.what, error.advice)]
-
-
-def check_length(cfg: DictConfig, model: Mapping[str, Any]) -> list[Problem]:
-    """Return why a model with this config.json cannot read texts as long as asked."""
-    limit = longest(model)
-    if limit is not None and cfg.data.max_length > limit:
-        what = f"{cfg.model.name} can read {limit} tokens, not {cfg.data.max_length}."
-        return [Problem("data.max_length", what, f"Set data.max_length={limit} or less.")]
-    return []
 
 
 def check_output(root: Path) -> list[Problem]:
@@ -243,11 +221,12 @@ def _run(arguments: Arguments) -> int:
         say(note)
     if cfg.check:
         end_quietly_without_a_reader()
-        if find_here(cfg.model.name) is None:
-            say(f"{cfg.model.name} is not on this machine; a run would fetch it from the hub.")
+        for model in look_at_models(cfg)[0]:
+            if model.folder is None:
+                say(f"{model.name} is not on this machine; a run would fetch it from the hub.")
         _say_fine(dataset)
         return 0
-    locate(cfg.model.name)  # downloads what is not here yet, before there is a run that could fail for it
+    fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     run, checkpoint = find_run(cfg, overrides, dataset, arguments)
     here = f"hydra.run.dir={quoted(str(run.path))}"
     with outcome(run):

@@ -57,6 +57,14 @@ def share(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) 
     return value / world
 
 
+def share_scores(loss: nn.Module, score_N1: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
+    """Return the same of scores that pairs of texts were given, one for each pair of the batch."""
+    assert batch.pair_Bk is not None
+    score_Bk = score_N1[:, 0][batch.pair_Bk.clamp(min=0)]
+    value: Tensor = loss.of_scores(score_Bk, batch, rank, world)  # type: ignore[operator]
+    return value
+
+
 def tell_width(loss: nn.Module, width: int) -> None:
     """Tell a loss the width of the embeddings; a plain module does not ask."""
     if isinstance(loss, Loss):

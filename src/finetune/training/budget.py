@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from finetune.console import say
-from finetune.models.text import TextEncoder
+from finetune.models.encoder import Encoder
 from finetune.training import memory
 
 # A GPU is busy from so many tokens on; a CPU is fastest while a micro-batch's widest activation stays in its cache.
@@ -39,7 +38,7 @@ class Budget:
         say(f"Memory ran out: the step is taken again with engine.token_budget={self.tokens}.")
 
 
-def find(encoder: TextEncoder, tokens: int | None, kept_mb: int | None) -> Budget:
+def find(encoder: Encoder, tokens: int | None, kept_mb: int | None) -> Budget:
     """Return the budget for this encoder where it is now; `None` finds the number that suits the device."""
     device = next(encoder.parameters()).device
     free = memory.available(device)
@@ -48,16 +47,13 @@ def find(encoder: TextEncoder, tokens: int | None, kept_mb: int | None) -> Budge
         weights = sum(p.nbytes for p in encoder.parameters() if p.requires_grad)
         kept_mb = max(0, free - 4 * weights) // (2 if device.type == "cuda" else 4) // memory.MB
     if tokens is None:
-        tokens = _most_tokens(encoder.backbone.config, device, free)
+        tokens = _most_tokens(encoder, device, free)
     return Budget(tokens, kept_mb * memory.MB)
 
 
-def _most_tokens(config: Any, device: torch.device, free: int) -> int:
-    hidden = int(config.hidden_size)
-    widest = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+def _most_tokens(encoder: Encoder, device: torch.device, free: int) -> int:
     if device.type == "cpu":
-        return max(_FEWEST_TOKENS, _CPU_CACHE_BYTES // (4 * widest))
+        return max(_FEWEST_TOKENS, _CPU_CACHE_BYTES // (4 * encoder.widest))
     # Four bytes, a dozen tensors of the hidden and three of the widest size in every layer; a quarter of what is free.
-    layers = int(getattr(config, "num_hidden_layers", 12))
-    per_token = 4 * layers * (12 * hidden + 3 * widest)
+    per_token = 4 * encoder.depth * (12 * encoder.hidden + 3 * encoder.widest)
     return min(_BUSY_GPU_TOKENS, max(_FEWEST_TOKENS, free // 4 // per_token))

@@ -1,14 +1,15 @@
 """The micro-batch engine: encodes each distinct item of a batch once, without paying for padding or for memory.
 
-Shapes: N distinct items, T tokens of all of them in a row, n items of one micro-batch, D width.
+Shapes: N distinct items, M of them no texts, T tokens of all texts in a row, n items of one micro-batch, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -16,12 +17,15 @@ from torch.utils.checkpoint import checkpoint
 from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.models.cutting import cheapest, fill
+from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
-from finetune.models.text import TextEncoder
 from finetune.training import budget, memory
 
 if TYPE_CHECKING:
+    from finetune.data.others import Others
     from finetune.data.tokens import Tokens
+
+Bools = npt.NDArray[np.bool_]
 
 
 class Engine:
@@ -51,17 +55,26 @@ class Engine:
         self._longest = 0  # tokens of an item of the last step
         self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
-    def encode(self, encoder: TextEncoder, ids_T: Tensor, lengths_N: Ints, rows_n: Ints | None = None) -> Tensor:
-        """Embed items given as one row of token ids and the length of each; returns `(N, D)` with gradients.
+    def encode(
+        self,
+        encoder: Encoder,
+        ids_T: Tensor,
+        lengths_N: Ints,
+        rows_n: Ints | None = None,
+        other_M: Tensor | None = None,
+    ) -> Tensor:
+        """Embed texts, given as one row of token ids and the length of each, and after them other items.
 
-        `rows_n` asks for some of the items only, `(n, D)` in that order. `lengths_N` stays on the CPU: cutting by
-        length must not wait for the device.
+        Returns `(N, D)` with gradients. `rows_n` asks for some of the items only, `(n, D)` in that order. `lengths_N`
+        stays on the CPU: cutting by length must not wait for the device.
         """
-        rows_n = np.arange(len(lengths_N)) if rows_n is None else rows_n
-        self._longest = int(lengths_N[rows_n].max())
+        others = 0 if other_M is None else len(other_M)
+        rows_n = np.arange(len(lengths_N) + others) if rows_n is None else rows_n
+        costs_N = np.concatenate([lengths_N, np.full(others, encoder.other_cost)])
+        self._longest = int(costs_N[rows_n].max())
         while True:
             try:
-                return self._encode(encoder, ids_T, lengths_N, rows_n)
+                return self._encode(encoder, ids_T, lengths_N, rows_n, other_M, costs_N)
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_shortage(error):
                     raise
@@ -76,54 +89,81 @@ class Engine:
         assert self._budget is not None
         self._budget.halve(self._longest, error)
 
-    def _encode(self, encoder: TextEncoder, ids_T: Tensor, lengths_N: Ints, rows_n: Ints) -> Tensor:
+    def _encode(
+        self,
+        encoder: Encoder,
+        ids_T: Tensor,
+        lengths_N: Ints,
+        rows_n: Ints,
+        other_M: Tensor | None,
+        costs_N: Ints,
+    ) -> Tensor:
         starts_N = np.cumsum(lengths_N) - lengths_N
         # Longest first: what they keep of each token is the most that the next, which are shorter, can keep.
-        cuts = list(self.cut(lengths_N[rows_n], encoder))[::-1]
+        cuts = list(self.cut(costs_N[rows_n], encoder, rows_n >= len(lengths_N)))[::-1]
         lookup = encoder.lookup()
         kept = memory.Kept(encoder.parameters())
         limit, kept_tokens = self.budget(encoder).kept, 0
         parts: list[Tensor] = []
         for cut in cuts:
             rows = rows_n[cut]
-            lengths = lengths_N[rows]
-            ids, count = _tokens(ids_T, starts_N[rows], lengths), int(lengths.sum())
+            count = int(costs_N[rows].sum())
+            inputs: tuple[Any, ...]
+            if other_M is not None and rows[0] >= len(lengths_N):
+                inputs = (other_M[upload(rows - len(lengths_N), other_M.device)],)
+            else:
+                inputs = _tokens(ids_T, starts_N[rows], lengths_N[rows]), lengths_N[rows], lookup
             # What the first keeps is not known before; with any limit but none it is worth to find out.
             if limit and kept.bytes + count * kept.bytes / max(1, kept_tokens) <= limit:
-                with kept.counted(ids_T.device):
-                    parts.append(encoder(ids, lengths, lookup))
+                with kept.counted(inputs[0].device):
+                    parts.append(encoder(*inputs))
                 kept_tokens += count
             else:
-                parts.append(cast(Tensor, checkpoint(encoder, ids, lengths, lookup, use_reentrant=False)))
-        self.recomputed_share = 1 - kept_tokens / int(lengths_N[rows_n].sum())
-        return torch.cat(parts)[upload(np.argsort(np.concatenate(cuts)), ids_T.device)]
+                parts.append(cast(Tensor, checkpoint(encoder, *inputs, use_reentrant=False)))
+        self.recomputed_share = 1 - kept_tokens / int(costs_N[rows_n].sum())
+        return torch.cat(parts)[upload(np.argsort(np.concatenate(cuts)), parts[0].device)]
 
     @torch.inference_mode()
-    def embed(self, encoder: TextEncoder, tokens: Tokens, items: Ints) -> Iterator[tuple[Ints, Tensor]]:
+    def embed(
+        self, encoder: Encoder, tokens: Tokens, items: Ints, others: Others | None = None
+    ) -> Iterator[tuple[Ints, Tensor]]:
         """Embed any number of items for evaluation: yields (positions in `items`, their embeddings), longest first.
 
         Longest first, so that a device that is too small says so at once and the time left is not underestimated.
         """
         device = next(encoder.parameters()).device
-        for rows in reversed(list(self.cut(tokens.lengths[items], encoder))):
-            ids_T, lengths_n = tokens.take(items[rows])
-            yield rows, encoder(upload(ids_T.astype(np.int64), device), lengths_n)
+        is_text_N = items < len(tokens)
+        costs_N = np.full(len(items), encoder.other_cost)
+        costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
+        for rows in reversed(list(self.cut(costs_N, encoder, ~is_text_N))):
+            if is_text_N[rows[0]]:
+                ids_T, lengths_n = tokens.take(items[rows])
+                yield rows, encoder(upload(ids_T.astype(np.int64), device), lengths_n)
+            else:
+                assert others is not None
+                yield rows, encoder(upload(others.take(items[rows]), device))
 
-    def cut(self, lengths_N: Ints, encoder: TextEncoder) -> Iterator[Ints]:
-        """Cut items into micro-batches, shortest first: yields the positions of each."""
-        order_N, most = np.argsort(lengths_N, kind="stable"), self.budget(encoder).tokens
-        sorted_N = lengths_N[order_N]
-        bounds = fill(sorted_N, most) if encoder.packs else cheapest(sorted_N, most, self.call_cost)
-        yield from np.split(order_N, bounds)
+    def cut(self, lengths_N: Ints, encoder: Encoder, other_N: Bools | None = None) -> Iterator[Ints]:
+        """Cut items into micro-batches, shortest first: yields the positions of each.
 
-    def padding_share(self, lengths_N: Ints, encoder: TextEncoder) -> float:
+        `other_N` says which are no texts; these come last, and by themselves.
+        """
+        is_text_N = np.full(len(lengths_N), True) if other_N is None else ~other_N
+        for places, packs in ((np.flatnonzero(is_text_N), encoder.packs), (np.flatnonzero(~is_text_N), True)):
+            if len(places):
+                order, most = np.argsort(lengths_N[places], kind="stable"), self.budget(encoder).tokens
+                sorted_n = lengths_N[places][order]
+                bounds = fill(sorted_n, most) if packs else cheapest(sorted_n, most, self.call_cost)
+                yield from np.split(places[order], bounds)
+
+    def padding_share(self, lengths_N: Ints, encoder: Encoder) -> float:
         """Return the share of padded positions, 0 to 1, that encoding these items costs."""
-        if encoder.packs:
+        if encoder.packs or not len(lengths_N):
             return 0.0
         padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in self.cut(lengths_N, encoder))
         return 1 - float(lengths_N.sum()) / padded
 
-    def budget(self, encoder: TextEncoder) -> budget.Budget:
+    def budget(self, encoder: Encoder) -> budget.Budget:
         """Return the budget of this run, found when it is first asked for."""
         if self._budget is None:
             tokens, kept_mb = (None if value == "auto" else value for value in (self.token_budget, self.activation_mb))

@@ -29,9 +29,10 @@ from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
-from finetune.export.sentence_transformers import save
+from finetune.export.folder import save
 from finetune.losses.loss import tell_width
-from finetune.models.text import TextEncoder
+from finetune.models.encoder import Encoder
+from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
@@ -45,7 +46,8 @@ from finetune.training.trainer import build_trainer, steps_per_epoch, total_step
 class Parts:
     """Everything a run is made of, built."""
 
-    encoder: TextEncoder
+    encoder: Encoder
+    tuning: Tuning
     data: RelationDataModule
     engine: Engine
     module: EmbeddingModule
@@ -97,9 +99,20 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
-    encoder = build(cfg.model, "model")
+    encoder: Encoder = build(_sized(cfg.model, dataset), "model")
+    tuning: Tuning = build(cfg.tuning, "tuning")
+    tuning.apply(encoder)
     settings = build(cfg.data, "data").batch_settings()
-    data = RelationDataModule(dataset, encoder.tokenizer, settings, cfg.data.max_length, cfg.seed, cfg.data.cache)
+    data = RelationDataModule(
+        dataset,
+        encoder.tokenizer,
+        settings,
+        cfg.data.max_length,
+        cfg.seed,
+        cfg.data.cache,
+        encoder.prepare,
+        encoder.pairing(cfg.data.max_length),
+    )
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
     callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
@@ -115,9 +128,19 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         cfg.optimizer,
         build(cfg.scheduler, "scheduler"),
         total_steps(trainer, data.batches_per_epoch),
+        tuning.rates(encoder),
     )
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
-    return Parts(encoder, data, engine, module, trainer, stop, evaluators)
+    return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators)
+
+
+def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
+    """Return the model's node with the length of the vectors that it will read, where it asks for it."""
+    if model.get("input_width") != "auto" or len(dataset.items.parts) < 2:
+        return model
+    sized, (_, part, *_) = model.copy(), dataset.items.parts
+    sized.input_width = len(part.values[0].as_py()) // np.dtype(np.float32).itemsize
+    return sized
 
 
 def build_losses(cfg: DictConfig) -> nn.ModuleList:
@@ -162,7 +185,7 @@ def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResul
     total = len(np.unique(np.concatenate([judgments.queries, judgments.corpus])))
     results = {}
     for name, evaluator in parts.evaluators.items():
-        with Bar(f"evaluating {when}", total, "texts") as bar:
+        with Bar(f"evaluating {when}", total, "items") as bar:
             results[name] = evaluator.evaluate(judgments, lambda items, bar=bar: _embed(parts, items, bar))
         for logger in parts.trainer.loggers if log else ():
             logger.log_metrics(
@@ -175,7 +198,7 @@ def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResul
 def _embed(parts: Parts, items: np.ndarray, bar: Bar) -> np.ndarray:
     emb_ND = np.empty((len(items), parts.encoder.width), dtype=np.float32)
     done = 0
-    for rows, part in parts.engine.embed(parts.encoder, parts.data.tokens, items):
+    for rows, part in parts.engine.embed(parts.encoder, parts.data.tokens, items, parts.data.others):
         emb_ND[rows] = part.cpu().numpy()
         done += len(rows)
         bar.update(done)
@@ -184,6 +207,7 @@ def _embed(parts: Parts, items: np.ndarray, bar: Bar) -> np.ndarray:
 
 def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Mapping[str, Comparison]) -> None:
     encoder = parts.encoder.cpu().float().eval()
+    parts.tuning.merge(encoder)
     rows = [row for comparison in comparisons.values() for row in comparison.rows]
     card = model_card(
         CardFacts(
@@ -191,9 +215,8 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
             base_model=encoder.name,
             command=_environment(run)["command"],
             pairs=len(parts.data.dataset.train),
-            width=encoder.width,
-            max_length=cfg.data.max_length,
-            pooling=encoder.pooling,
+            about=encoder.about(cfg.data.max_length),
+            use=encoder.use,
             results=[
                 (row.metric, row.change.mean_before, row.change.mean_after, row.change.low, row.change.high)
                 for row in rows
@@ -231,13 +254,13 @@ def _report(
         cost={
             "training seconds": round(seconds, 1),
             "optimizer steps": parts.trainer.global_step,
-            "texts per second": round(parts.module.texts_seen / seconds),
+            "items per second": round(parts.module.items_seen / seconds),
             "device": str(parts.trainer.strategy.root_device),
             "precision": parts.trainer.precision,
         },
         again={
             "command": environment.get("again", environment["command"]),  # older runs have none
-            "model": cfg.model.name,
+            "model": parts.encoder.name,
             "data": cfg.data.path or sorted(cfg.data.sources),
             "pairs per step": cfg.data.batch_size,
             "learning rate": float(parts.trainer.optimizers[0].defaults["lr"]),

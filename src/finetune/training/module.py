@@ -6,6 +6,7 @@ Shapes: N distinct items of the batch, B relations, D width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 
 from finetune.config.build import build
 from finetune.errors import FinetuneError, RunError
-from finetune.losses.loss import share
+from finetune.losses.loss import share, share_scores
+from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
-from finetune.models.text import TextEncoder
 from finetune.training import memory
 from finetune.training.engine import Engine
 from finetune.training.pace import Pace
@@ -35,17 +36,19 @@ class EmbeddingModule(LightningModule):
 
     `losses` is one loss for all batches, or one for each of several sources, in their order.
     `optimizer` is the config node, built here so that no built object has to live in a checkpoint.
-    `total_steps` are optimizer steps, for the schedule.
+    `total_steps` are optimizer steps, for the schedule. `rates` are what the learning rate of some weights is
+    multiplied by, by their `id`.
     """
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: Encoder,
         losses: nn.ModuleList,
         engine: Engine,
         optimizer: DictConfig,
         schedule: Constant,
         total_steps: int,
+        rates: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -53,12 +56,13 @@ class EmbeddingModule(LightningModule):
         self.engine = engine
         self.total_steps = total_steps
         self._optimizer = optimizer
+        self._rates = dict(rates or {})
         self._schedule = schedule
         self._random_state: dict[str, Tensor] = {}
         self._pace = Pace()
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
-        self.texts_seen = 0  # distinct texts of the batches since this process started, for the pace
+        self.items_seen = 0  # distinct items of the batches since this process started, for the pace
 
     def on_train_start(self) -> None:
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
@@ -90,7 +94,8 @@ class EmbeddingModule(LightningModule):
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
             # Gathering sums the gradients over the processes, and DDP takes their mean: together the whole.
-            value = share(loss, emb_ND.float(), batch, rank, world) * world
+            scored = share if batch.pair_Bk is None else share_scores
+            value = scored(loss, emb_ND.float(), batch, rank, world) * world
         self._pace.mark("loss")
         self.last_loss = value.detach()
         return value
@@ -101,14 +106,16 @@ class EmbeddingModule(LightningModule):
         All processes have the same batch; each encodes its part of the items, of about as many tokens as the others',
         and gets the rest with its gradients: what the other processes' losses say to its part is added to its own.
         """
-        lengths_N, world = np.array(batch.lengths_cpu), self.trainer.world_size
+        lengths_N, other_M, world = np.array(batch.lengths_cpu, np.int64), batch.other_M, self.trainer.world_size
         if world == 1:
-            return self.engine.encode(self.encoder, batch.ids_T, lengths_N)
+            return self.engine.encode(self.encoder, batch.ids_T, lengths_N, None, other_M)
         # One row a process, filled up to equal length by encoding some items twice.
         order_N = np.argsort(lengths_N, kind="stable")
+        if other_M is not None:
+            order_N = np.concatenate([order_N, np.arange(len(lengths_N), len(batch.items_N))])
         shares_Wn = np.resize(order_N, (-(-len(order_N) // world), world)).T
         mine = shares_Wn[self.global_rank]
-        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine)
+        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine, other_M)
         gathered = cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
         first_N = np.unique(shares_Wn.ravel(), return_index=True)[1]
         return gathered[upload(first_N, self.device)]
@@ -160,7 +167,7 @@ class EmbeddingModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log loss and speed, and stop on a loss that is no number; only where lines are written, so no step waits."""
         self._pace.mark("callbacks")
-        self.texts_seen += len(batch.lengths_cpu)
+        self.items_seen += len(batch.items_N)
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         # Each process has its share of the loss, so that all of them stop if one is no number.
@@ -173,13 +180,13 @@ class EmbeddingModule(LightningModule):
         self.log_dict({"loss": loss, **self._speed(batch)}, batch_size=len(batch))
 
     def _speed(self, batch: Batch) -> dict[str, float]:
-        lengths, seconds = np.array(batch.lengths_cpu), self._pace.seconds()
+        lengths, items, seconds = np.array(batch.lengths_cpu, np.int64), len(batch.items_N), self._pace.seconds()
         elapsed = sum(seconds.values())
         return {
-            "texts_per_second": len(lengths) / elapsed,
+            "items_per_second": items / elapsed,
             "tokens_per_second": float(lengths.sum()) / elapsed,
             "padding_share": self.engine.padding_share(lengths, self.encoder),
-            "repeats_share": 1 - len(lengths) / max(1, batch.uses),
+            "repeats_share": 1 - items / max(1, batch.uses),
             "recomputed_share": self.engine.recomputed_share,
             "token_budget": float(self.engine.budget(self.encoder).tokens),
             "peak_memory_mb": memory.peak(self.device) / memory.MB,
@@ -220,11 +227,15 @@ class EmbeddingModule(LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
-        return [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        peak, groups = self._optimizer.lr, []
+        for rate in sorted({self._rates.get(id(parameter), 1.0) for parameter in trained}, reverse=True):
+            of_rate = [parameter for parameter in trained if self._rates.get(id(parameter), 1.0) == rate]
+            # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
+            groups += [
+                {"params": [p for p in of_rate if p.ndim > 1], "lr": peak * rate},
+                {"params": [p for p in of_rate if p.ndim <= 1], "lr": peak * rate, "weight_decay": 0.0},
+            ]
+        return [group for group in groups if group["params"]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state, so that dropout goes on where it was."""

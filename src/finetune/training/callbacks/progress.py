@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_DRAWINGS = 0.25
 
 
 class Progress(Callback):
-    """Shows loss, texts per second and time left; writes step and time left to `status.json`.
+    """Shows loss, items per second and time left; writes step and time left to `status.json`.
 
     `directory` is given by the run.
     """
@@ -48,12 +48,12 @@ class Progress(Callback):
         if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS and step < module.total_steps:
             return
         self._drawn = now
-        self._bar.update(step, f"loss {_short(float(module.last_loss))} · {self._texts_per_second():,.0f} texts/s")
+        self._bar.update(step, f"loss {_short(float(module.last_loss))} · {self._items_per_second():,.0f} items/s")
         if trainer.is_global_zero and now - self._status_written >= _SECONDS_BETWEEN_STATUS:
             self._status_written = now
             self._run.write_status("running", step=step, eta_seconds=round(self._bar.seconds_left(step)))
 
-    def _texts_per_second(self) -> float:
+    def _items_per_second(self) -> float:
         (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from finetune.errors import RunError
 from finetune.export.card import CardFacts, model_card
-from finetune.export.sentence_transformers import save
+from finetune.export.folder import save
 from finetune.models.text import TextEncoder
 from tests.models.test_text import TEXTS, embed
 
@@ -17,9 +17,7 @@ CARD = model_card(
         base_model="base/model",
         command="python train.py",
         pairs=12_000,
-        width=32,
-        max_length=64,
-        pooling="mean",
+        about="It maps texts.",
         results=[("nDCG@10", 0.3, 0.4, 0.05, 0.15)],
         version="0.1.0",
         data="pairs.csv",
@@ -28,7 +26,7 @@ CARD = model_card(
 )
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last", "weighted_mean"])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_encodes_the_same(tiny_model, tmp_path, pooling, normalize):
     encoder = TextEncoder(str(tiny_model), pooling=pooling, normalize=normalize)
@@ -51,7 +49,7 @@ def test_changed_real_weights_encode_the_same_and_load_again(minilm, tmp_path):
         SentenceTransformer(str(tmp_path / "model"), device="cpu").encode(TEXTS), ours, atol=1e-5
     )
     again = TextEncoder(str(tmp_path / "model"))
-    assert again.pooling == "mean"
+    assert again.pooling.mode == "mean"
     np.testing.assert_allclose(embed(again, TEXTS), ours, atol=1e-6)
 
 

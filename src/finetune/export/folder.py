@@ -1,0 +1,51 @@
+"""Write a trained encoder as a folder with safetensors and a model card, whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from finetune.models.encoder import Encoder
+from finetune.runs.atomic import explain
+
+
+def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Mapping[str, str] | None = None) -> None:
+    """Save `encoder` to `folder`; `card` becomes its README.md.
+
+    `prompts` are what texts were trained to begin with, by name (`query`, `document`).
+
+    Raises:
+        RunError: the disk is full or cannot be written; a folder that was there before still is.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        _write(encoder, partial, max_length, card, prompts or {})
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise explain(_as_os_error(error), f"save the model to {folder}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    # safetensors reports a refusal of the system only in its text: "... (os error 28)".
+    code = re.search(r"(?:code: |os error )(\d+)", str(error))
+    return error if isinstance(error, OSError) else OSError(int(code[1]) if code else 0, str(error))
+
+
+def _write(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True)
+    encoder.save(folder, max_length, prompts)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    # safetensors writes for its owner only; a model is made to be handed on, like the files beside it.
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod((folder / "README.md").stat().st_mode)

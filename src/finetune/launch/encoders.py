@@ -1,0 +1,143 @@
+"""The encoders that a config names, looked at without loading them: folders, widths, what they read; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from finetune.config.source import class_attribute
+from finetune.config.targets import resolve
+from finetune.errors import ModelError, Problem
+from finetune.models.locate import check_weights, find_here, locate, longest, read_config, width_of
+from finetune.models.modules import declared_width
+
+if TYPE_CHECKING:
+    from finetune.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Named:
+    """A pretrained model that a config names: where, how, and what its folder must hold; its `config.json`, if here."""
+
+    key: str
+    name: str
+    files: tuple[str, ...]
+    node: Mapping[str, Any]
+    folder: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
+    """Return the models that are named, and what is wrong with them as far as their folders are on this machine."""
+    found: list[Named] = []
+    problems: list[Problem] = []
+    for named in _named(cfg):
+        try:
+            folder = find_here(named.name, named.files)
+            config = read_config(folder) if folder and "config.json" in named.files else {}
+            if folder and not named.node.get("random_init"):
+                check_weights(folder, named.name)
+        except ModelError as error:
+            problems.append(Problem(f"{named.key}.name", error.what, error.advice))
+            continue
+        looked = Named(named.key, named.name, named.files, named.node, folder, config)
+        problems += _too_wide(looked)
+        found.append(looked)
+    return found, problems
+
+
+def fetch(cfg: DictConfig) -> None:
+    """Download what is not on this machine yet.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    for named in _named(cfg):
+        locate(named.name, named.files)
+
+
+def check_lengths(cfg: DictConfig, models: list[Named]) -> list[Problem]:
+    """Return why a model cannot read texts as long as asked."""
+    problems = []
+    for model in models:
+        limit = longest(model.config) if "tokenizer.json" in model.files else None
+        if limit is not None and cfg.data.max_length > limit:
+            what = f"{model.name} can read {limit} tokens, not {cfg.data.max_length}."
+            problems.append(Problem("data.max_length", what, f"Set data.max_length={limit} or less."))
+    return problems
+
+
+def width(cfg: DictConfig, models: list[Named]) -> int | None:
+    """Return the width of the embeddings, `None` if it cannot be told without loading the model."""
+    if cfg.model.get("output_width"):
+        return int(cfg.model.output_width)
+    return _width(models[0]) if len(models) == 1 and models[0].key == "model" else None
+
+
+def check_reads(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
+    """Return why the model cannot read these items."""
+    from finetune.data.items import PLURALS
+
+    reads = cast(tuple[str, ...], attribute(cfg.model, "reads") or ("text",))
+    there = [part.modality for part in dataset.items.parts if len(part.values)]
+    if strange := [modality for modality in there if modality not in reads]:
+        can = " and ".join(PLURALS[modality] for modality in PLURALS if modality in reads)
+        what = f"there are {PLURALS[strange[0]]} among the items, and model={choice(cfg)} reads {can}."
+        advice = "Choose other columns (data.columns=...), or a model that reads them: `finetune models`."
+        return [Problem("data.modality", what, advice)]
+    return []
+
+
+def check_scores(cfg: DictConfig, fitting: str) -> list[Problem]:
+    """Return why the loss, or an evaluation, does not go with a model that scores pairs, or that embeds."""
+    scores = bool(attribute(cfg.model, "scores_pairs"))
+    problems = []
+    if scores and not attribute(cfg.loss, "takes_scores"):
+        what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
+        problems.append(Problem("loss", what, f"These losses take scores: {fitting}."))
+    for name, node in cfg.evaluation.items():
+        if scores and not attribute(node, "takes_scores"):
+            what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
+            problems.append(Problem(f"evaluation.{name}", what, "Choose evaluation=reranking."))
+    return problems
+
+
+def choice(cfg: DictConfig) -> str:
+    """Return what was chosen as the model, for a message."""
+    return str(cfg.hydra.runtime.choices.get("model") or cfg.model["_target_"])
+
+
+def attribute(node: Any, name: str) -> object:
+    """Return a class variable of what a node would build, read from its source text."""
+    definition, _ = resolve(node["_target_"], "model", "")
+    return class_attribute(definition, name) if definition else None
+
+
+def _named(cfg: DictConfig) -> Iterator[Named]:
+    yield from _inside("model", cast(dict[str, Any], OmegaConf.to_container(cfg.model, resolve=True)))
+
+
+def _inside(key: str, node: Any) -> Iterator[Named]:
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node and isinstance(node.get("name"), str):
+        files = cast(tuple[str, ...], attribute(node, "files") or ("config.json", "tokenizer.json"))
+        yield Named(key, node["name"], files, node)
+    for name, inner in node.items():
+        yield from _inside(f"{key}.{name}", inner)
+
+
+def _width(model: Named) -> int | None:
+    # A dense layer of a sentence-transformers folder changes it.
+    return (declared_width(model.folder) if model.folder else None) or width_of(model.config)
+
+
+def _too_wide(model: Named) -> Iterator[Problem]:
+    asked, there = model.node.get("output_width"), width_of(model.config)
+    if asked and there and asked > there:
+        what = f"{asked} dimensions are more than the {there} that the backbone of {model.name} has."
+        yield Problem(f"{model.key}.output_width", what, f"Take {there} or less: a wider embedding would hold no more.")

@@ -1,0 +1,222 @@
+"""Encoders of texts and images into one space: CLIP, SigLIP and their kin, or two towers of one's own.
+
+Shapes: N items, T tokens of all texts in a row, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from finetune.config.types import Fraction, NotEmptyText, NotNegative, PositiveInt
+from finetune.data.arrays import Ints
+from finetune.errors import ModelError
+from finetune.models import saved
+from finetune.models.augment import Augment
+from finetune.models.backbone import load_backbone
+from finetune.models.dropout import replace_dropout
+from finetune.models.encoder import Encoder
+from finetune.models.head import projected
+from finetune.models.image import ImageEncoder
+from finetune.models.locate import locate
+from finetune.models.lookup import Lookup
+from finetune.models.modules import declared, write
+from finetune.models.packing import Packing
+from finetune.models.pixels import load_processor
+from finetune.models.text import TextEncoder
+from finetune.models.tokenizer import load_tokenizer
+
+_NO_HEAD = nn.ModuleList()
+
+
+class TextImageEncoder(Encoder):
+    """Texts or images in, embeddings `(N, D)` in fp32 out, by the two towers of one model (CLIP, SigLIP, ...).
+
+    Raises:
+        ModelError: the model cannot be had, is damaged, has no two towers, or has no safetensors weights.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("text", "image")
+    packs = False
+
+    def __init__(
+        self,
+        name: NotEmptyText,
+        normalize: bool = True,
+        dropout: Fraction | None = None,
+        random_init: bool = False,
+        crop: Fraction = 1.0,
+        flip: Fraction = 0.0,
+        color: NotNegative = 0.0,
+    ) -> None:
+        super().__init__()
+        folder = declared(locate(name)).backbone
+        self.name, self.normalize = name, normalize
+        self.backbone = load_backbone(folder, name, dropout, random_init)
+        if not hasattr(self.backbone, "get_image_features"):
+            raise ModelError(
+                f"model.name={name}: a {type(self.backbone).__name__} does not embed both texts and images.",
+                "Take a model such as CLIP or SigLIP, or model=two_towers for one of each kind.",
+            )
+        self.tokenizer = load_tokenizer(folder, name)
+        self.processor = load_processor(folder, self.backbone.config.vision_config, name)
+        self.augment = Augment(crop, flip, color)
+        config = self.backbone.config
+        # SigLIP was trained on texts that are filled up to one length, without a mask.
+        self._fills = config.text_config.max_position_embeddings if config.model_type.startswith("siglip") else None
+        for unused in ("logit_scale", "logit_bias"):
+            if hasattr(self.backbone, unused):
+                getattr(self.backbone, unused).requires_grad_(False)  # the loss has its own
+        replace_dropout(self.backbone)
+        vision = config.vision_config
+        self.other_cost = (vision.image_size // vision.patch_size) ** 2 + 1
+
+    @property
+    def width(self) -> int:
+        """The number of dimensions of an embedding."""
+        config = self.backbone.config
+        return int(getattr(config, "projection_dim", None) or config.text_config.projection_size)
+
+    @property
+    def pad_id(self) -> int:  # type: ignore[override]
+        """The token id that fills a row up."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def _config(self) -> Any:
+        return max(
+            self.backbone.config.text_config, self.backbone.config.vision_config, key=lambda part: part.hidden_size
+        )
+
+    def lookup(self) -> None:
+        """Nothing: the towers look their tokens up themselves."""
+
+    def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
+        """Return the pixels `(N, 3, height, width)` of images of Pillow; in training augmented as asked."""
+        images = list(values) if random is None else [self.augment(image, random) for image in values]
+        pixels: npt.NDArray[np.float32] = self.processor(images=images, return_tensors="np")["pixel_values"]
+        return pixels.astype(np.float32, copy=False)
+
+    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+        """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
+        if lengths_N is None:
+            output = self.backbone.get_image_features(pixel_values=values)
+        else:
+            packing = Packing(lengths_N, values.device)
+            there_nt = packing.mask()
+            ids_nt = packing.pad(values).masked_fill(~there_nt, self.pad_id)
+            if self._fills:
+                ids_nt = nn.functional.pad(ids_nt, (0, self._fills - ids_nt.shape[1]), value=self.pad_id)
+            mask_nt = None if self._fills else there_nt.long()
+            output = self.backbone.get_text_features(input_ids=ids_nt, attention_mask=mask_nt)
+        return projected(getattr(output, "pooler_output", output), _NO_HEAD, self.normalize)
+
+    def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
+        """Write a sentence-transformers folder."""
+        self.backbone.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        filled = {"processing_kwargs": {"text": {"padding": "max_length", "max_length": self._fills}}}
+        write(folder, "CLIPModel", max_length, prompts, self.normalize, more=filled if self._fills else {})
+
+    def about(self, max_length: int) -> str:
+        """Return one sentence for the model card."""
+        return f"It maps images, and texts of up to {max_length} tokens, to {self.width} dimensions."
+
+
+class TwoTowers(Encoder):
+    """Texts or images in, embeddings `(N, D)` in fp32 out, by an encoder for each and a learned projection after it.
+
+    `name` is the folder of a saved one, for its projections; its towers are in `text` and `image` there.
+
+    Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020, whose towers were trained together from the start.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("text", "image")
+    use = (
+        "from finetune.models.text_image import TwoTowers\n\n"
+        'encoder = TwoTowers.load("path/to/this/folder").eval()\n'
+        "embeddings = encoder(torch.from_numpy(encoder.prepare(images, None)))  # images of Pillow"
+    )
+
+    def __init__(
+        self,
+        text: nn.Module,
+        image: nn.Module,
+        output_width: PositiveInt = 256,
+        normalize: bool = True,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.text, self.image = cast(TextEncoder, text), cast(ImageEncoder, image)
+        if name is not None:
+            output_width = saved.settings_of(name, "ModuleDict")["output_width"]
+        self.name, self.normalize = name or f"{text.name} and {image.name}", normalize
+        self.text.normalize = self.image.normalize = False  # the projections see lengths too
+        widths = {"text": self.text.width, "image": self.image.width}
+        self.project = nn.ModuleDict(
+            {tower: nn.Linear(width, output_width, bias=False) for tower, width in widths.items()}
+        )
+        for weight in self.project.parameters():
+            nn.init.orthogonal_(weight)
+        if name is not None:
+            saved.load(name, self.project)
+        self._width = output_width
+        self.tokenizer, self.packs, self.other_cost = self.text.tokenizer, self.text.packs, self.image.other_cost
+
+    @property
+    def width(self) -> int:
+        """The number of dimensions of an embedding."""
+        return self._width
+
+    @property
+    def pad_id(self) -> int:  # type: ignore[override]
+        """The token id that fills a row up."""
+        return self.text.pad_id
+
+    def _config(self) -> Any:
+        return self.text.backbone.config
+
+    def backbones(self) -> list[Any]:
+        """Return the pretrained models inside."""
+        return [self.text.backbone, self.image.backbone]
+
+    def lookup(self) -> Lookup:
+        """Return what looks up the tokens of one step."""
+        return self.text.lookup()
+
+    def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
+        """Return the pixels of images as the image tower takes them."""
+        return self.image.prepare(values, random)
+
+    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+        """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
+        if lengths_N is None:
+            emb_ND = self.project["image"](self.image(values))
+        else:
+            emb_ND = self.project["text"](self.text(values, lengths_N, lookup))
+        return projected(emb_ND, _NO_HEAD, self.normalize)
+
+    def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
+        """Write each tower into a folder of its own, and the projections beside them."""
+        for name, tower in (("text", self.text), ("image", self.image)):
+            (folder / name).mkdir()
+            tower.save(folder / name, max_length, prompts)
+        saved.save(folder, self.project, {"output_width": self.width})
+
+    @classmethod
+    def load(cls, folder: str) -> TwoTowers:
+        """Return the encoder that `save` wrote.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        return cls(TextEncoder(f"{folder}/text"), ImageEncoder(f"{folder}/image"), name=folder)
+
+    def about(self, max_length: int) -> str:
+        """Return one sentence for the model card."""
+        return f"It maps images, and texts of up to {max_length} tokens, to {self.width} dimensions."
