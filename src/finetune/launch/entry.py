@@ -22,6 +22,7 @@ from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings
 from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
+from finetune.launch.metric import miner_problems
 from finetune.launch.outcome import outcome
 from finetune.models.locate import find_here, locate, longest, read_config, width_of
 
@@ -133,6 +134,8 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         found += loss_settings("loss", cfg.loss, width_of(model))
     if not wrong & {"data", "loss"}:
         found += check_source_losses(cfg, width_of(model))
+    if not wrong & {"data", "loss", "miner"}:
+        found += miner_problems(cfg)
     if "data" not in wrong:
         found += build(cfg.data, "data").check_head()
     return cfg, [*problems, *found]

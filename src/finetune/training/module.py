@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.config.build import build
 from finetune.errors import FinetuneError, RunError
-from finetune.losses.loss import share
+from finetune.losses.loss import own_rates, share
 from finetune.models.packing import upload
 from finetune.models.text import TextEncoder
 from finetune.training import memory
@@ -220,10 +220,13 @@ class EmbeddingModule(LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        rates = own_rates(self.losses)
         # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
         return [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": some} | ({} if decays else {"weight_decay": 0.0}) | ({} if lr is None else {"lr": lr})
+            for lr in [None, *sorted({*rates.values()})]
+            for decays in (True, False)
+            if (some := [p for p in trained if rates.get(p) == lr and (p.ndim > 1) == decays])
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
