@@ -64,6 +64,8 @@ class MetricLearning(Loss):
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the loss of the batch."""
+        for tensor in self.loss.buffers():
+            tensor.detach_()  # a running histogram hangs on the graph of the step before, which is gone
         # A loss without any pair is a plain 0: it still hangs on the embeddings.
         return 0 * emb_ND.sum() + self._loss(emb_ND, batch)
 
