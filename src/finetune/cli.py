@@ -67,6 +67,15 @@ def losses() -> None:
 
 
 @app.command()
+def miners() -> None:
+    """List the miners that miner=NAME chooses, with one line each: they choose the pairs that a loss sees.
+
+    Example: finetune miners
+    """
+    _list("miner")
+
+
+@app.command()
 def models() -> None:
     """List the models that model=NAME chooses, with one line each.
 

@@ -132,7 +132,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
         ),
         ({"recipe/x.yaml": "trainer:\n  max_steps: 3\n"}, "recipe=x", "conf/recipe/x.yaml", "# @package _global_"),
         ({"debug/x.yaml": "seed: 1\n"}, "debug=x", "conf/debug/x.yaml", "# @package _global_"),
-        ({"miner/x.yaml": "a: 1\n"}, "+miner=x", "conf/miner/x.yaml", "# @package _global_"),
+        ({"team/x.yaml": "a: 1\n"}, "+team=x", "conf/team/x.yaml", "# @package _global_"),
         ({"recipe/x.yaml": "- a\n"}, "recipe=x", "conf/recipe/x.yaml", "expected keys, found ['a']"),
         ({"recipe/x.yaml": "# @package _global_\n- a\n"}, "recipe=x", "conf/recipe/x.yaml", "expected keys"),
         ({"recipe/x.yaml": ""}, "recipe=x", "conf/recipe/x.yaml", "is empty"),

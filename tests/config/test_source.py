@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.config.source import NotThere, Opaque, define, signature
+from finetune.config.signatures import signature
+from finetune.config.source import NotThere, Opaque, define
 
 from .conftest import write
 

@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from finetune.data.batches import Batches
+from finetune.data.items import ABSENT
+from finetune.data.known import KnownPositives
+from finetune.data.mixing import BatchSettings
+from finetune.data.relations import Relations
+from finetune.data.tokens import Tokens
 from tests.losses.test_infonce import batch_of, embeddings
 
-__all__ = ["batch_of", "embeddings", "labelled", "scored"]
+__all__ = ["batch_of", "classed", "embeddings", "labelled", "scored"]
 
 
 def scored(pairs, seed=0):
@@ -21,3 +28,14 @@ def labelled(labels):
     count = len(labels)
     batch = batch_of([(i, (i + 1) % count) for i in range(count)])
     return replace(batch, known_E2=torch.empty(0, 2, dtype=torch.long), group_N=torch.tensor(labels))
+
+
+def classed(labels):
+    """The batch that labelled data makes: items of these classes, each beside another of its own."""
+    count = len(labels)
+    label = np.array(labels, dtype=np.int64)
+    relations = Relations(np.arange(count), np.full(count, ABSENT), label=label)
+    nobody = np.empty(0, np.int64)
+    known = KnownPositives.of_pairs(nobody, nobody, count, group=label)
+    tokens = Tokens(np.zeros(count, np.int32), np.arange(count + 1))
+    return Batches(relations, tokens, known, BatchSettings(count), seed=0).batch(np.arange(count))

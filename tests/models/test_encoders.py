@@ -16,7 +16,7 @@ from finetune.models.vectors import VectorEncoder
 from tests.models.tiny import TEXTS, tiny
 
 TEXT_KINDS = ["bert", "mpnet", "xlm-roberta", "modernbert", "deberta", "t5", "qwen3", "llama"]
-IMAGE_KINDS = ["vit", "resnet", "convnext", "efficientnet"]
+IMAGE_KINDS = ["vit", "resnet", "convnext"]
 
 
 @pytest.fixture(scope="session")

@@ -76,15 +76,5 @@ _IMAGES = {
     "vit": ("ViT", _TEXT | {"image_size": 32, "patch_size": 8}),
     "resnet": ("ResNet", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}),
     "convnext": ("ConvNext", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}),
-    "efficientnet": (
-        "EfficientNet",
-        {
-            "width_coefficient": 0.1,
-            "depth_coefficient": 0.1,
-            "hidden_dim": 128,
-            "image_size": 32,
-            "initializer_range": 2.0,
-        },
-    ),
 }
 TEXTS = [" ".join(WORDS[:n]) for n in (1, 3, 9, 20)] + ["red cat 7", "old tree"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune.config.annotations import complaint, evaluate, hint, narrow
-from finetune.config.rules import ARGUMENTS, GROUPS, Group
-from finetune.config.source import Definition, Opaque, Signature, signature
+from finetune.config.rules import ARGUMENTS, FILLED, GROUPS, Group
+from finetune.config.signatures import Signature, signature
+from finetune.config.source import Definition, Opaque
 from finetune.config.spelling import did_you_mean, nearest
 from finetune.config.targets import is_under, resolve
 from finetune.config.values import UNKNOWN
@@ -19,6 +20,8 @@ def check_node(node: dict[str, Any], key: str, group: str, is_inner: bool = Fals
 
     Only the outermost node gets arguments from the run; an inner one has to be complete.
     """
+    if node["_target_"] is UNKNOWN:
+        return
     definition, problems = resolve(node["_target_"], group, f"{key}._target_")
     yield from problems
     if definition is not None:
@@ -38,6 +41,14 @@ def parameter_names(target: object, group: str) -> list[str]:
     definition, _ = resolve(target, group, "")
     known = _signature(definition) if definition else None
     return [name for name in known.parameters if name not in GROUPS[group].given] if known else []
+
+
+def filled_by_run(definition: Definition) -> dict[str, str]:
+    """The arguments that the run says of what is built where a config does not, and which fact of the run each is."""
+    known = _signature(definition)
+    rules = _rules(definition, FILLED)
+    required = {name for name, parameter in known.parameters.items() if parameter.required} if known else set()
+    return {name: fact for name, fact in rules.items() if name in required}
 
 
 def _check_inside(value: Any, key: str, group: str) -> Iterator[Problem]:
@@ -64,8 +75,9 @@ def _check_arguments(node: dict[str, Any], key: str, group: Group, definition: D
             yield from _check_value(value, f"{key}.{name}", name, known, definition)
         elif not known.is_open:
             yield _unknown(name, key, [word for word in known.parameters if word not in group.given], definition)
+    from_run = group.given | group.offered | filled_by_run(definition).keys()
     for name, parameter in known.parameters.items():
-        if parameter.required and name not in node and name not in group.given | group.offered:
+        if parameter.required and name not in node and name not in from_run:
             what = f"{definition.node.name} cannot be built without '{name}'."
             yield Problem(f"{key}.{name}", what, f"Add it: +{key}.{name}=...")
 
@@ -74,7 +86,7 @@ def _check_value(value: Any, key: str, name: str, known: Signature, definition: 
     if _is_open(value):
         return
     parameter = known.parameters[name]
-    annotation = _rule(definition, name)
+    annotation = _rules(definition, ARGUMENTS).get(name)
     if annotation is None:
         annotation = evaluate(parameter.annotation, parameter.scope)
     if complaint(value, annotation) is None:
@@ -105,11 +117,8 @@ def _signature(definition: Definition) -> Signature | None:
         return None
 
 
-def _rule(definition: Definition, name: str) -> Any:
-    for prefix, rules in ARGUMENTS.items():
-        if is_under(definition.name, (prefix,)) and name in rules:
-            return rules[name]
-    return None
+def _rules(definition: Definition, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((rules for prefix, rules in table.items() if is_under(definition.name, (prefix,))), {})
 
 
 def _is_open(value: Any) -> bool:

@@ -123,8 +123,11 @@ def _check_group(group: str, tree: dict[str, Any], compositor: Composer) -> Iter
     node: Any = tree.get(group)
     if node is UNKNOWN:
         return
-    if GROUPS[group].named and group not in tree:
+    may_be_empty = GROUPS[group].named or GROUPS[group].optional
+    if may_be_empty and group not in tree:
         yield Problem(group, "this group is needed, even if nothing is in it.", how_to_empty(group, compositor))
+    elif GROUPS[group].optional and node in ({}, None):
+        return
     elif not GROUPS[group].named:
         yield from _check_one(node, group, group, [])
     elif node is not None and not isinstance(node, dict):

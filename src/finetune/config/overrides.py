@@ -141,7 +141,8 @@ def _unreadable(text: str, error: Exception) -> Problem:
 def _instead_of_null(group: str, composer: Composer) -> str:
     if group not in GROUPS:
         return f"~{group} takes it out."
-    return how_to_empty(group, composer) if GROUPS[group].named else listing(composer.options(group))
+    may_be_empty = GROUPS[group].named or GROUPS[group].optional
+    return how_to_empty(group, composer) if may_be_empty else listing(composer.options(group))
 
 
 def _first_line(error: Exception) -> str:

@@ -19,18 +19,23 @@ from finetune.config.types import (
 # The run directory is offered to whatever has a parameter of one of these names.
 _DIRECTORIES = frozenset({"directory", "save_dir"})
 
+# pytorch-metric-learning's, and what they are put together from.
+_LOSSES, _MINERS = "pytorch_metric_learning.losses", "pytorch_metric_learning.miners"
+_PARTS = tuple(f"pytorch_metric_learning.{part}" for part in ("distances", "reducers", "regularizers"))
+
 
 @dataclass(frozen=True)
 class Group:
     """What one group of the config may build.
 
     `prefixes` are the dotted names under which it must be defined. A `named` group holds any number of
-    nodes, each under a name. `given` arguments always come from the run, `offered` ones when a node wants
-    them and the config has none.
+    nodes, each under a name; an `optional` one may be empty. `given` arguments always come from the run,
+    `offered` ones when a node wants them and the config has none.
     """
 
     prefixes: tuple[str, ...]
     named: bool = False
+    optional: bool = False
     given: frozenset[str] = frozenset()
     offered: frozenset[str] = frozenset()
 
@@ -39,7 +44,8 @@ GROUPS: dict[str, Group] = {
     "model": Group(("finetune.models",)),
     "tuning": Group(("finetune.models.tuning",)),
     "data": Group(("finetune.data",)),
-    "loss": Group(("finetune.losses",)),
+    "loss": Group(("finetune.losses", _LOSSES, *_PARTS)),
+    "miner": Group((_MINERS, *_PARTS), optional=True),
     "engine": Group(("finetune.training.engine",)),
     "optimizer": Group(("torch.optim", "finetune.training"), given=frozenset({"params"})),
     "scheduler": Group(("finetune.training.schedules",)),
@@ -68,9 +74,41 @@ KEYS: dict[str, Any] = {
     "check": bool,
 }
 
-# What a group could build, but a run has a class of its own for: by where it is defined, what to use.
-INSTEAD: dict[str, str] = {
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": "callbacks.checkpoint, which resumes exactly",
+# Packages that come with an extra of this one.
+EXTRAS = {"pytorch_metric_learning": "metric"}
+
+# What a group could build and a run cannot use: by where it is defined, why, and what to use.
+_ITSELF, _ABSTRACT = "the run does this itself", "it is only what others are built on"
+INSTEAD: dict[str, tuple[str, str]] = {
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": (
+        _ITSELF,
+        "callbacks.checkpoint, which resumes exactly",
+    ),
+    f"{_LOSSES}.cross_batch_memory.CrossBatchMemory": (_ITSELF, "the loss inside, with loss.memory=1024"),
+    f"{_LOSSES}.multiple_losses.MultipleLosses": (_ITSELF, "loss=sum, with the losses inside"),
+    f"{_LOSSES}.self_supervised_loss.SelfSupervisedLoss": (_ITSELF, "the loss inside, which learns from pairs"),
+    f"{_LOSSES}.base_loss_wrapper.BaseLossWrapper": (_ABSTRACT, "one of those: `finetune losses`"),
+    f"{_LOSSES}.base_metric_loss_function.BaseMetricLossFunction": (_ABSTRACT, "one of those: `finetune losses`"),
+    f"{_LOSSES}.generic_pair_loss.GenericPairLoss": (_ABSTRACT, "one of those: `finetune losses`"),
+    f"{_LOSSES}.mixins.EmbeddingRegularizerMixin": (_ABSTRACT, "one of those: `finetune losses`"),
+    f"{_LOSSES}.mixins.WeightRegularizerMixin": (_ABSTRACT, "one of those: `finetune losses`"),
+    f"{_MINERS}.base_miner.BaseMiner": (_ABSTRACT, "one of those: `finetune miners`"),
+    f"{_MINERS}.embeddings_already_packaged_as_triplets.EmbeddingsAlreadyPackagedAsTriplets": (
+        "each item is encoded once, wherever it stands",
+        "loss=triplet loss.negatives=given",
+    ),
+}
+
+# Arguments that have to be there and that the run says where a config does not, wherever in a loss: by the dotted
+# prefix of what is built, and which fact of the run each is.
+FILLED: dict[str, dict[str, str]] = {
+    "finetune.losses.metric_learning": {"miner": "miner", "classes": "classes", "width": "width"},
+    _LOSSES: {
+        "num_classes": "class_count",
+        "embedding_size": "width",
+        "descriptors_dim": "width",
+        "l": "width",
+    },
 }
 
 _Share = CountFromZero | Fraction  # Lightning: a whole number counts, a fraction is a share
@@ -124,5 +162,24 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "dampening": NotNegative,
         "foreach": bool | None,
         "fused": bool | None,
+    },
+    _LOSSES: {
+        "num_classes": PositiveInt | None,
+        **dict.fromkeys(("embedding_size", "descriptors_dim", "l", "sub_centers", "centers_per_class"), PositiveInt),
+        **dict.fromkeys(("margin", "pos_margin", "neg_margin", "beta", "base", "m", "nu", "Tp", "Tn"), float),
+        **dict.fromkeys(("scale", "temperature", "gamma", "la", "softmax_scale", "eps"), Positive),
+        "n_bins": PositiveInt | None,
+        "num_bins": PositiveInt,
+        "imbalance": Fraction,
+        "triplets_per_anchor": PositiveInt | Literal["all"],
+        "variant": Literal["Ds", "Dq", "Iu", "Ib", "O"],
+        **dict.fromkeys(("swap", "smooth_loss", "learn_beta"), bool),
+    },
+    _MINERS: {
+        **dict.fromkeys(("margin", "pos_margin", "neg_margin", "epsilon", "angle", "cutoff"), float),
+        **dict.fromkeys(("pos_strategy", "neg_strategy"), Literal["hard", "semihard", "easy", "all"]),
+        "type_of_triplets": Literal["all", "hard", "semihard", "easy"],
+        "filter_percentage": Annotated[float, Range(above=0, at_most=1)],
+        **dict.fromkeys(("num_bins", "pos_per_bin", "neg_per_bin"), PositiveInt),
     },
 }

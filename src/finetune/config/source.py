@@ -1,4 +1,4 @@
-"""Reads what a dotted name defines, and with which parameters, from source text: nothing is imported."""
+"""Reads what a dotted name defines from source text: nothing is imported."""
 
 from __future__ import annotations
 
@@ -65,23 +65,6 @@ class Definition:
         return f"{self.module.name}.{self.node.name}"
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One argument that can be given by keyword."""
-
-    annotation: ast.expr | None
-    scope: Module  # where the annotation's names are looked up
-    required: bool
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Parameters by name; `is_open` says that others are taken too (**kwargs)."""
-
-    parameters: dict[str, Parameter]
-    is_open: bool = False
-
-
 def define(dotted: str, depth: int = 0) -> Definition:
     """The definition behind a dotted name, re-exports followed.
 
@@ -91,27 +74,6 @@ def define(dotted: str, depth: int = 0) -> Definition:
     if not rest:
         raise NotThere(f"{dotted} is a module, not a class", _below(module, _classes(module)))
     return _member(module, rest, depth)
-
-
-def signature(definition: Definition, depth: int = 0) -> Signature:
-    """The keyword parameters of a function, or of a class through its own or its inherited `__init__`.
-
-    Raises Opaque if a base class cannot be read.
-    """
-    node = definition.node
-    if not isinstance(node, ast.ClassDef):
-        return _from_function(node.args, definition.module, skip=0)
-    if depth > DEEPEST:
-        raise Opaque(definition.name)
-    for name in ("__init__", "__new__"):
-        for statement in node.body:
-            if isinstance(statement, ast.FunctionDef) and statement.name == name:
-                return _from_function(statement.args, definition.module, skip=1)
-    bases = [_base(expression, definition) for expression in node.bases]
-    inherited = [signature(base, depth + 1) for base in bases if base is not None]
-    if any(_last_name(decorator) == "dataclass" for decorator in node.decorator_list):
-        return _from_fields(node, definition.module, inherited)
-    return inherited[0] if inherited else Signature({})
 
 
 def class_attribute(definition: Definition, name: str, depth: int = 0) -> object:
@@ -127,11 +89,32 @@ def class_attribute(definition: Definition, name: str, depth: int = 0) -> object
             return None
     for expression in node.bases:
         with suppress(Opaque):
-            base = _base(expression, definition)
+            base = base_of(expression, definition)
             inherited = class_attribute(base, name, depth + 1) if base else None
             if inherited is not None:
                 return inherited
     return None
+
+
+def base_of(expression: ast.expr, definition: Definition) -> Definition | None:
+    """The class behind a base of a class; None for those that take no arguments. Raises Opaque if it cannot be read."""
+    name = last_name(expression)
+    if name in ("object", "Generic", "Protocol", "ABC"):
+        return None  # they take no arguments
+    dotted = ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
+    try:
+        return _member(definition.module, dotted.split("."), 0)
+    except NotThere as answer:
+        raise Opaque(definition.name) from answer
+
+
+def last_name(expression: ast.expr) -> str:
+    """The last part of a dotted name, of what is called or subscripted in it."""
+    if isinstance(expression, ast.Call):
+        return last_name(expression.func)
+    if isinstance(expression, ast.Subscript):
+        return last_name(expression.value)
+    return ast.unparse(expression).rpartition(".")[2]
 
 
 @cache
@@ -276,58 +259,3 @@ def _absolute(module: str, level: int, package: str) -> str:
         return module
     parts = package.split(".")
     return ".".join(filter(None, [*parts[: len(parts) - level + 1], module]))
-
-
-def _from_function(arguments: ast.arguments, scope: Module, skip: int) -> Signature:
-    positional = [*arguments.posonlyargs, *arguments.args]
-    first_default = len(positional) - len(arguments.defaults)
-    parameters = {
-        argument.arg: Parameter(argument.annotation, scope, required=place < first_default)
-        for place, argument in enumerate(positional)
-        if place >= max(skip, len(arguments.posonlyargs))
-    }
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        parameters[argument.arg] = Parameter(argument.annotation, scope, required=default is None)
-    return Signature(parameters, is_open=arguments.kwarg is not None)
-
-
-def _from_fields(node: ast.ClassDef, scope: Module, inherited: list[Signature]) -> Signature:
-    parameters = {name: parameter for base in reversed(inherited) for name, parameter in base.parameters.items()}
-    for statement in node.body:
-        match statement:
-            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
-                if _last_name(annotation) != "ClassVar" and _is_argument(value):
-                    parameters[name] = Parameter(annotation, scope, required=not _has_default(value))
-    return Signature(parameters)
-
-
-def _is_argument(value: ast.expr | None) -> bool:
-    return not (
-        isinstance(value, ast.Call)
-        and any(word.arg == "init" and getattr(word.value, "value", True) is False for word in value.keywords)
-    )
-
-
-def _has_default(value: ast.expr | None) -> bool:
-    if isinstance(value, ast.Call) and _last_name(value.func) == "field":
-        return any(word.arg in ("default", "default_factory") for word in value.keywords)
-    return value is not None
-
-
-def _base(expression: ast.expr, definition: Definition) -> Definition | None:
-    name = _last_name(expression)
-    if name in ("object", "Generic", "Protocol", "ABC"):
-        return None  # they take no arguments
-    dotted = ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
-    try:
-        return _member(definition.module, dotted.split("."), 0)
-    except NotThere as answer:
-        raise Opaque(definition.name) from answer
-
-
-def _last_name(expression: ast.expr) -> str:
-    if isinstance(expression, ast.Call):
-        return _last_name(expression.func)
-    if isinstance(expression, ast.Subscript):
-        return _last_name(expression.value)
-    return ast.unparse(expression).rpartition(".")[2]

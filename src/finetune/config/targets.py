@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from finetune.config.rules import GROUPS, INSTEAD
+from finetune.config.rules import EXTRAS, GROUPS, INSTEAD
 from finetune.config.source import Definition, NotThere, Opaque, define
 from finetune.config.spelling import did_you_mean
 from finetune.errors import Problem
@@ -40,8 +40,7 @@ def resolve(target: object, group: str, key: str) -> tuple[Definition | None, li
         inside = is_under(answer.name, allowed_prefixes(group))
         return None, [] if inside else [refusal(target, group, key, answer.name)]
     except NotThere as answer:
-        advice = did_you_mean(target, answer.near) or (f"There are: {', '.join(answer.near)}." if answer.near else "")
-        return None, [Problem(key, f"{answer}.", advice)]
+        return None, [Problem(key, f"{answer}.", _how_to_have(target, answer))]
     problem = _unwanted(definition, target, group, key)
     return (None, [problem]) if problem else (definition, [])
 
@@ -52,12 +51,20 @@ def refusal(target: str, group: str, key: str, origin: str = "") -> Problem:
     return Problem(key, f"{group} may not build {target}{source}.", _what_is_allowed(group))
 
 
+def _how_to_have(target: str, answer: NotThere) -> str:
+    extra = EXTRAS.get(target.partition(".")[0])
+    if extra and not answer.near:
+        return f"Install it: pip install 'finetune[{extra}]'."
+    listed = f"There are: {', '.join(answer.near)}." if answer.near else ""
+    return did_you_mean(target, answer.near) or listed
+
+
 def _unwanted(definition: Definition, target: str, group: str, key: str) -> Problem | None:
     if not is_under(definition.name, allowed_prefixes(group)):
         return refusal(target, group, key, definition.name)
     if definition.name in INSTEAD:
-        what = f"{definition.node.name} does not work here, because the run does this itself."
-        return Problem(key, what, f"Use {INSTEAD[definition.name]}.")
+        why, use = INSTEAD[definition.name]
+        return Problem(key, f"{definition.node.name} does not work here, because {why}.", f"Use {use}.")
     return None
 
 

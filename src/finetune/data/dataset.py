@@ -47,6 +47,16 @@ class Dataset:
     prompts: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
 
+    def rows_of(self, place: int | None) -> Relations:
+        """Return the relations of one of several sources, by its place among them; of all for None."""
+        source = self.train.source
+        return self.train if source is None or place is None else self.train.take(source == place)
+
+    def classes(self, place: int | None) -> Ints:
+        """Return the distinct class numbers of these rows, ascending, (C,); none if not every row has a class."""
+        label = self.rows_of(place).label
+        return np.empty(0, np.int64) if label is None or (label == ABSENT).any() else distinct(label)
+
 
 def assemble(
     prepared: Prepared,

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import composer
-from finetune.config.losses import loss_nodes
+from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.mishaps import as_problem, short
 from finetune.config.origins import find, folders_of
 from finetune.config.source import class_attribute
 from finetune.config.targets import resolve
 from finetune.errors import CheckFailed, Problem
+from finetune.launch.metric import by_class, metric_problems, other_width
 from finetune.losses.settings import soft_over_all, too_wide
 
 if TYPE_CHECKING:
@@ -30,55 +31,52 @@ _OFFERS = {
     "scored pairs": {"scores"},
     "judgments": {"pairs", "scores", "lists"},
     "scored lists": {"pairs", "scores", "lists"},
-    "labelled": {"pairs"},
+    "labelled": {"pairs", "labels"},
 }
 _IN_WORDS = {
     "pairs": "right pairs",
     "negatives": "negatives beside the positives",
     "scores": "a score for each pair",
     "lists": "several scored documents a query",
+    "labels": "a class for each item",
 }
 
 
 def describe(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, str, str]]:
     """Yield name, one line, and for a loss what it learns from, of everything that can be chosen in a group."""
-    for name, file, target in _options(group, config_dir):
+    for name, file, node in _options(group, config_dir):
         lines = file.read_text(encoding="utf-8").splitlines()
         comment = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
         # The first is how to choose it; what it is stands behind an empty one.
         line = next((text for text in comment[1:] if text), "")
-        yield name, line, _in_words(_needs(target)) if group == "loss" else ""
+        yield name, line, _in_words(_needs(node)) if group == "loss" else ""
 
 
 def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the losses cannot learn from these rows: what they need, what is there, and which losses fit."""
     problems: list[Problem] = []
-    relations = dataset.train
     for place, (layout, (key, node)) in enumerate(zip(dataset.layouts, cycle(loss_nodes(cfg)), strict=False)):
         if layout not in _OFFERS:
             continue
-        rows = relations if relations.source is None else relations.take(relations.source == place)
+        rows = dataset.rows_of(place)
         offers = _OFFERS[layout] | ({"negatives"} if (rows.negatives >= 0).any() else set())
-        for place_of, inner in _nodes(key, node):
+        for place_of, inner in nodes_of(key, node):
             problems += _unfit(place_of, inner, layout, offers, cfg)
             problems += _out_of_range(place_of, inner, rows.score)
+            problems += metric_problems(place_of, inner, cfg, dataset, place)
     return list(dict.fromkeys(problems))
 
 
 def loss_settings(key: str, loss: Mapping[str, Any], width: int | None) -> Iterator[Problem]:
     """Yield what is wrong between settings of a loss, and with the `width` of the embeddings, if that is known."""
-    for place, node in filter(lambda found: _is_ours(found[1]), _nodes(key, loss)):
+    for place, node in nodes_of(key, loss):
+        if width is not None:
+            yield from other_width(place, node, width)
+        if not _is_ours(node):
+            continue
         if width is not None:
             yield from too_wide(place, node.get("dimensions") or [], width)
         yield from soft_over_all(place, node.get("negatives", ""), node.get("soft", False))
-
-
-def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield key, node
-        for name, inner in node.items():
-            yield from _nodes(f"{key}.{name}", inner)
 
 
 def _is_ours(node: Mapping[str, Any]) -> bool:
@@ -86,8 +84,10 @@ def _is_ours(node: Mapping[str, Any]) -> bool:
     return str(node["_target_"]).startswith("finetune.losses.")
 
 
-def _needs(target: object) -> set[str]:
-    found = _attribute(target, "learns_from")
+def _needs(node: Mapping[str, Any]) -> set[str]:
+    if by_class(node):
+        return {"labels"}
+    found = _attribute(node, "learns_from")
     return set(found) if isinstance(found, tuple) else set()
 
 
@@ -96,7 +96,7 @@ def _in_words(needs: set[str]) -> str:
 
 
 def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg: DictConfig) -> Iterator[Problem]:
-    needs = _needs(node["_target_"])
+    needs = _needs(node)
     chosen = cfg.hydra.runtime.choices.get("loss")  # none where the whole node was given on the command line
     is_chosen = chosen and node["_target_"] == cfg.loss["_target_"]
     name = chosen if is_chosen else str(node["_target_"]).rpartition(".")[2]
@@ -130,21 +130,21 @@ def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Pro
 
 
 def _fitting(offers: set[str]) -> str:
-    return ", ".join(name for name, _, target in _options("loss") if _needs(target) & offers)
+    return ", ".join(name for name, _, node in _options("loss") if _needs(node) & offers)
 
 
 def losses_that_take_scores() -> str:
     """Return the names of the losses that work on the scores of pairs, for a message."""
-    return ", ".join(name for name, _, target in _options("loss") if _attribute(target, "takes_scores"))
+    return ", ".join(name for name, _, node in _options("loss") if _attribute(node, "takes_scores"))
 
 
-def _attribute(target: object, name: str) -> object:
-    definition, _ = resolve(target, "loss", "")
+def _attribute(node: Mapping[str, Any], name: str) -> object:
+    definition, _ = resolve(node.get("_target_"), "loss", "")
     return class_attribute(definition, name) if definition else None
 
 
-def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path, object]]:
-    """Yield name, file and `_target_` of everything that can be chosen in a group."""
+def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    """Yield name, file and node of everything that can be chosen in a group."""
     with composer(config_dir) as compositor:
         folders = folders_of(compositor.compose([]))
         names = sorted(compositor.options(group))
@@ -154,4 +154,5 @@ def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, 
                 node = OmegaConf.load(file)
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise CheckFailed([as_problem(error, short(file), folders)]) from error
-            yield name, file, node.get("_target_") if isinstance(node, DictConfig) else None
+            plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
+            yield name, file, cast(dict[str, Any], plain)

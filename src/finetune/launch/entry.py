@@ -23,6 +23,7 @@ from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_
 from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.encoders import Named, check_lengths, check_reads, check_scores, fetch, look_at_models, width
+from finetune.launch.metric import miner_problems
 from finetune.launch.outcome import outcome
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         found += loss_settings("loss", cfg.loss, embedding_width)
     if not wrong & {"data", "loss"}:
         found += check_source_losses(cfg, embedding_width)
+    if not wrong & {"data", "loss", "miner"}:
+        found += miner_problems(cfg)
     if "data" not in wrong:
         found += build(cfg.data, "data").check_head()
     return cfg, [*problems, *found]

@@ -59,3 +59,18 @@ def has_positive(batch: Batch, n_items: int) -> Tensor:
         paired[order.indices[:-1]] |= same
         found_N = found_N | paired
     return found_N
+
+
+def connected(batch: Batch, n_items: int) -> Tensor:
+    """Return a number for each of the N items, `(N,)`: the same for those that a chain of right pairs connects here."""
+    number_N = torch.arange(n_items, device=batch.anchor_B.device)
+    if batch.group_N is not None:
+        number_N = torch.unique(batch.group_N, return_inverse=True)[1]
+    left_E, right_E = number_N[batch.known_E2[:, 0]], number_N[batch.known_E2[:, 1]]
+    root_N = torch.arange(n_items, device=number_N.device)  # of each number, the smallest found that it goes with
+    while True:
+        lower_N = root_N.scatter_reduce(0, left_E, root_N[right_E], "amin")
+        lower_N = lower_N[lower_N]  # half of the way to the end of a chain at once
+        if torch.equal(lower_N, root_N):
+            return root_N[number_N]
+        root_N = lower_N

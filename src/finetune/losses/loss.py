@@ -18,11 +18,14 @@ class Loss(nn.Module):
     - `negatives`: wrong answers beside the right ones of a row
     - `scores`: a number for each pair
     - `lists`: a number for each of several documents of a row
+    - `labels`: a class for each item
 
     Empty is nothing: it looks at the embeddings alone, or at what other losses say, which need what they need.
+    `lr` is a learning rate for its own weights; None is that of the run.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
+    lr: float | None = None
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the loss."""
@@ -69,3 +72,12 @@ def tell_width(loss: nn.Module, width: int) -> None:
     """Tell a loss the width of the embeddings; a plain module does not ask."""
     if isinstance(loss, Loss):
         loss.fit_width(width)
+
+
+def own_rates(losses: nn.Module) -> dict[nn.Parameter, float]:
+    """Return the learning rate of each weight that has one of its own."""
+    rates = {}
+    for loss in losses.modules():
+        if isinstance(loss, Loss) and loss.lr is not None:
+            rates.update(dict.fromkeys(loss.parameters(), loss.lr))
+    return rates

@@ -54,19 +54,19 @@ class Tuning:
         if self.gradient_checkpointing:
             _checkpoint(encoder)
 
-    def rates(self, encoder: Encoder) -> dict[int, float]:
-        """Return what the learning rate of a weight is multiplied by, by its `id`; 1 for those that are not there."""
-        found: dict[int, float] = {}
+    def rates(self, encoder: Encoder) -> dict[nn.Parameter, float]:
+        """Return what the learning rate of some weights is multiplied by; that of the others is the run's."""
+        found: dict[nn.Parameter, float] = {}
         if self.layer_decay == 1:
             return found
         for backbone in encoder.backbones():
             layers = layers_of(backbone, encoder.name)
             # What is below the first layer counts as one, and so does what is above the last.
             below = self.layer_decay ** (len(layers) + 1)
-            found |= {id(parameter): below for parameter in _below(backbone, layers)}
+            found |= dict.fromkeys(_below(backbone, layers), below)
             for depth, layer in enumerate(layers, start=1):
                 rate = self.layer_decay ** (len(layers) + 1 - depth)
-                found |= {id(parameter): rate for parameter in layer.parameters()}
+                found |= dict.fromkeys(layer.parameters(), rate)
         return found
 
     def merge(self, encoder: Encoder) -> None:

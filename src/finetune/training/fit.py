@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
 
 import finetune
 from finetune.config.build import build, parameters_of
-from finetune.config.losses import loss_nodes
+from finetune.config.losses import filled, loss_nodes
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
@@ -118,7 +119,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
     loggers = [_build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
-    losses = build_losses(cfg)
+    losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
     module = EmbeddingModule(
@@ -143,9 +144,33 @@ def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
     return sized
 
 
-def build_losses(cfg: DictConfig) -> nn.ModuleList:
-    """Return the run's loss, or one for each of several sources."""
-    return nn.ModuleList(build(node, "loss") for _, node in loss_nodes(cfg))
+def build_losses(cfg: DictConfig, dataset: Dataset, width: int, one_source: bool = True) -> nn.ModuleList:
+    """Return the run's loss, or one for each of several sources, told what only the run knows.
+
+    `one_source` says that no batch mixes sources.
+
+    Raises:
+        CheckFailed: settings that a loss or the miner refuses.
+    """
+    miner = _told(OmegaConf.to_container(cfg.miner, resolve=True), "miner", "miner") if cfg.miner else None
+    losses = []
+    for place, (key, node) in enumerate(loss_nodes(cfg)):
+        classes = dataset.classes(place if one_source else None).tolist()
+        facts = {"miner": miner, "classes": classes, "class_count": len(classes), "width": width}
+        losses.append(_told(filled(node, facts), "loss", key))
+    return nn.ModuleList(losses)
+
+
+def _told(node: Any, group: str, key: str) -> Any:
+    """Build a node; what pytorch-metric-learning has against its settings is the answer to whoever set them."""
+    try:
+        return build(node, group)
+    except (ValueError, AssertionError) as error:
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        if not last.f_globals["__name__"].startswith("pytorch_metric_learning."):
+            raise
+        what = f"pytorch-metric-learning refuses this: {' '.join(str(error).split())}."
+        raise CheckFailed([Problem(key, what, "Change these settings.")]) from error
 
 
 def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:

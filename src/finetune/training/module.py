@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from finetune.config.build import build
 from finetune.errors import FinetuneError, RunError
-from finetune.losses.loss import share, share_scores
+from finetune.losses.loss import own_rates, share, share_scores
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training import memory
@@ -37,7 +37,7 @@ class EmbeddingModule(LightningModule):
     `losses` is one loss for all batches, or one for each of several sources, in their order.
     `optimizer` is the config node, built here so that no built object has to live in a checkpoint.
     `total_steps` are optimizer steps, for the schedule. `rates` are what the learning rate of some weights is
-    multiplied by, by their `id`.
+    multiplied by.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class EmbeddingModule(LightningModule):
         optimizer: DictConfig,
         schedule: Constant,
         total_steps: int,
-        rates: Mapping[int, float] | None = None,
+        rates: Mapping[nn.Parameter, float] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -227,15 +227,15 @@ class EmbeddingModule(LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        peak, groups = self._optimizer.lr, []
-        for rate in sorted({self._rates.get(id(parameter), 1.0) for parameter in trained}, reverse=True):
-            of_rate = [parameter for parameter in trained if self._rates.get(id(parameter), 1.0) == rate]
-            # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
-            groups += [
-                {"params": [p for p in of_rate if p.ndim > 1], "lr": peak * rate},
-                {"params": [p for p in of_rate if p.ndim <= 1], "lr": peak * rate, "weight_decay": 0.0},
-            ]
-        return [group for group in groups if group["params"]]
+        slower = {p: self._optimizer.lr * rate for p, rate in self._rates.items() if rate != 1}
+        rates = slower | own_rates(self.losses)
+        # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
+        return [
+            {"params": some} | ({} if decays else {"weight_decay": 0.0}) | ({} if lr is None else {"lr": lr})
+            for lr in [None, *sorted({*rates.values()})]
+            for decays in (True, False)
+            if (some := [p for p in trained if rates.get(p) == lr and (p.ndim > 1) == decays])
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state, so that dropout goes on where it was."""
