@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from finetune.config.types import (
+    BelowOne,
     CountFromZero,
     FolderName,
     Fraction,
     NotEmptyText,
     NotNegative,
     Positive,
+    PositiveFraction,
     PositiveInt,
     Range,
 )
@@ -40,7 +42,9 @@ GROUPS: dict[str, Group] = {
     "data": Group(("finetune.data",)),
     "loss": Group(("finetune.losses",)),
     "engine": Group(("finetune.training.engine",)),
-    "optimizer": Group(("torch.optim", "finetune.training"), given=frozenset({"params"})),
+    "optimizer": Group(
+        ("torch.optim", "finetune.training"), given=frozenset({"params"}), offered=frozenset({"hidden"})
+    ),
     "scheduler": Group(("finetune.training.schedules",)),
     "trainer": Group(
         # The first is the name to write, the second where it is defined.
@@ -67,13 +71,27 @@ KEYS: dict[str, Any] = {
     "check": bool,
 }
 
-# What a group could build, but a run has a class of its own for: by where it is defined, what to use.
-INSTEAD: dict[str, str] = {
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": "callbacks.checkpoint, which resumes exactly",
+# What a group could build, but no run can use: by where it is defined, why, and what to use.
+INSTEAD: dict[str, tuple[str, str]] = {
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": (
+        "because the run does this itself",
+        "Use callbacks.checkpoint, which resumes exactly.",
+    ),
+    "torch.optim.lbfgs.LBFGS": (
+        "because it computes the loss of a step several times and knows no groups of weights",
+        "Use optimizer=adamw.",
+    ),
+    "torch.optim.sparse_adam.SparseAdam": (
+        "because it takes sparse gradients only, and those of an encoder are dense",
+        "Use optimizer=adam.",
+    ),
+    "torch.optim._muon.Muon": (
+        "because it takes matrices only, and an encoder has vectors too",
+        "Use optimizer=muon, which leaves the rest to AdamW.",
+    ),
 }
 
 _Share = CountFromZero | Fraction  # Lightning: a whole number counts, a fraction is a share
-_Decay = Annotated[float, Range(at_least=0, below=1)]
 
 # Arguments whose own annotation says too little, by the dotted prefix of what is built.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -114,13 +132,27 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "profiler": Literal["simple", "advanced", "pytorch", "xla"] | None,
         "deterministic": bool | Literal["warn"] | None,
     },
+    # Of several prefixes the first counts.
+    "torch.optim._adafactor": {"eps": tuple[Positive | None, Positive]},
     "torch.optim": {
-        "lr": Annotated[float, Range(above=0, at_most=1)],
+        "lr": PositiveFraction,
+        "lr_decay": NotNegative,
         "weight_decay": NotNegative,
-        "betas": tuple[_Decay, _Decay],
+        "betas": tuple[BelowOne, BelowOne],
         "eps": Positive,
-        "momentum": Fraction,
+        "momentum": BelowOne,
+        "momentum_decay": NotNegative,
         "dampening": NotNegative,
+        "alpha": BelowOne,
+        "rho": BelowOne,
+        "initial_accumulator_value": NotNegative,
+        "beta2_decay": Annotated[float, Range(at_most=0)],
+        "d": Annotated[float, Range(at_least=1)],
+        "lambd": NotNegative,
+        "t0": Positive,
+        "etas": tuple[Annotated[float, Range(above=0, below=1)], Annotated[float, Range(above=1)]],
+        "step_sizes": tuple[Positive, Positive],
+        "maximize": Literal[False],  # it would make the loss larger
         "foreach": bool | None,
         "fused": bool | None,
     },

@@ -56,8 +56,8 @@ def _unwanted(definition: Definition, target: str, group: str, key: str) -> Prob
     if not is_under(definition.name, allowed_prefixes(group)):
         return refusal(target, group, key, definition.name)
     if definition.name in INSTEAD:
-        what = f"{definition.node.name} does not work here, because the run does this itself."
-        return Problem(key, what, f"Use {INSTEAD[definition.name]}.")
+        why, advice = INSTEAD[definition.name]
+        return Problem(key, f"{definition.node.name} does not work here, {why}.", advice)
     return None
 
 

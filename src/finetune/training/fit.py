@@ -20,7 +20,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
 
 import finetune
-from finetune.config.build import build, parameters_of
+from finetune.config.build import build, build_offered
 from finetune.config.losses import loss_nodes
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
@@ -96,14 +96,15 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 
 def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
+    # A logger or callback that wants to know where the run lives says so by a parameter of that name.
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
     encoder = build(cfg.model, "model")
     settings = build(cfg.data, "data").batch_settings()
     data = RelationDataModule(dataset, encoder.tokenizer, settings, cfg.data.max_length, cfg.seed, cfg.data.cache)
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
-    callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
-    loggers = [_build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
+    callbacks = [build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
+    loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
     losses = build_losses(cfg)
     for loss in losses:
@@ -123,12 +124,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
 def build_losses(cfg: DictConfig) -> nn.ModuleList:
     """Return the run's loss, or one for each of several sources."""
     return nn.ModuleList(build(node, "loss") for _, node in loss_nodes(cfg))
-
-
-def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:
-    # A logger or callback that wants to know where the run lives says so by a parameter of that name.
-    wanted = parameters_of(node, where)
-    return build(node, where, **{key: value for key, value in offered.items() if key in wanted and key not in node})
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:
