@@ -211,6 +211,31 @@ HYDRAS = [
     ("hydra.mode=MULTIRUN", "hydra.mode", ["-m"]),
     ("+model@hydra.callbacks.x=bert", "hydra.callbacks.x", ["cannot be changed"]),
 ]
+STEPS = [
+    ("optimizer._target_=torch.optim.LBFGS", "optimizer._target_", ["LBFGS does not work here", "optimizer=adamw"]),
+    ("optimizer._target_=torch.optim.SparseAdam", "optimizer._target_", ["takes sparse gradients", "optimizer=adam"]),
+    ("optimizer._target_=torch.optim.Muon", "optimizer._target_", ["optimizer=muon, which leaves the rest"]),
+    ("optimizer=sgd | optimizer.momentum=0", "optimizer.nesterov", ["optimizer.momentum is 0", "momentum=0.9"]),
+    ("optimizer=sgd | optimizer.dampening=0.1", "optimizer.nesterov", ["allows no dampening"]),
+    ("optimizer=sgd | optimizer.momentum=1", "optimizer.momentum", ["below 1, found 1"]),
+    ("optimizer=sgd | +optimizer.maximize=true", "optimizer.maximize", ["expected false"]),
+    ("optimizer=rmsprop | optimizer.alpha=1.5", "optimizer.alpha", ["below 1"]),
+    ("optimizer=adadelta | optimizer.rho=-1", "optimizer.rho", ["at least 0"]),
+    ("optimizer=adafactor | optimizer.eps=1e-8", "optimizer.eps", ["a list of 2"]),
+    ("optimizer=nadam | optimizer.momentum_decay=-1", "optimizer.momentum_decay", ["at least 0"]),
+    ("optimizer=muon | optimizer.adamw_lr=0", "optimizer.adamw_lr", ["above 0"]),
+    ("optimizer=muon | optimizer.adjust_lr_fn=orignal", "optimizer.adjust_lr_fn", ["Did you mean", "original"]),
+    (
+        "scheduler=wsd | scheduler.cooldown=0.8 | scheduler.warmup=0.3",
+        "scheduler.cooldown",
+        ["are 1.1 of the steps", "Set scheduler.cooldown=0.7 or less"],
+    ),
+    ("scheduler=wsd | scheduler.shape=root", "scheduler.shape", ["'sqrt', 'linear' or 'cosine'"]),
+    ("scheduler=plateau | scheduler.window=0", "scheduler.window", ["at least 1"]),
+    ("scheduler=cosine_restarts | scheduler.decay=0", "scheduler.decay", ["above 0"]),
+    ("scheduler=polynomial | scheduler.power=0", "scheduler.power", ["above 0"]),
+    ("scheduler=inverse_sqrt | +scheduler.floor=0.1", "scheduler.floor", ["InverseSqrt has no parameter 'floor'"]),
+]
 
 FINE = [
     "",
@@ -244,6 +269,8 @@ FINE = [
     "trainer.accelerator=cpu | trainer.devices=2",
     "output_root='a/~b'",
     "loss.temperature=1 | loss.temperature=2",
+    "optimizer=sgd | optimizer.momentum=0 | optimizer.nesterov=false",
+    "scheduler=wsd | scheduler.cooldown=0.7 | scheduler.warmup=0.3",
     "~optimizer.betas | ~optimizer.eps | optimizer._target_=torch.optim.SGD | +optimizer.momentum=0.9",
 ]
 
@@ -293,7 +320,7 @@ def assert_answered(problems: list[Problem], where: str, words: list[str]) -> No
     assert "\n" not in str(there[0])
 
 
-@pytest.mark.parametrize(("typed", "where", "words"), [*TOGETHER, *HYDRAS], ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("typed", "where", "words"), [*TOGETHER, *HYDRAS, *STEPS], ids=lambda value: str(value)[:60])
 def test_is_one_problem_and_no_second_that_follows_from_it(typed: str, where: str, words: list[str]) -> None:
     problems = problems_of(*split(typed))
     assert_answered(problems, where, words)

@@ -103,6 +103,11 @@ TRAINED = [
     "labelled.csv loss=supcon",
     "lists.jsonl loss=margin_mse",
     "lists.jsonl loss=list_kl",
+    "scored.csv loss=bce loss.highest=5",
+    "triplets.csv loss=ranknet",
+    "triplets.csv loss=lambda_loss loss.weighting=lambdarank",
+    "lists.jsonl loss=listnet loss.scale=60",
+    "lists.jsonl loss=listmle loss.position_aware=true trainer.devices=2",
 ]
 
 
@@ -122,6 +127,10 @@ REFUSED = [
     ("pairs.csv loss=cosent", r"cosent learns from a score for each pair, and these are pairs\.\n.*infonce.*siglip"),
     ("scored.csv loss=infonce", r"data\.min_score\n.*scored pairs.*\n.*data\.min_score=0\.5.*cosent"),
     ("scored.csv loss=cosine_mse", r"loss\.highest\n.*the scores reach 5.*\n.*loss\.highest=5"),
+    ("scored.csv loss=bce", r"loss\.highest\n.*the scores reach 5.*\n.*loss\.highest=5"),
+    ("triplets.csv loss=bce loss.lowest=1", r"loss\.highest\n.*must be above loss\.lowest.*\n.*Set loss\.lowest"),
+    ("lists.jsonl loss=lambda_loss", r"loss\.weighting\n.*grades of 0 to 30.*0 to 59\.\n.*loss\.weighting=none"),
+    ("pairs.csv loss=listmle", r"learns from negatives beside the positives or several scored documents"),
     ("pairs.csv loss=triplet loss.negatives=given", r"loss\.negatives\n.*there are none"),
     ("pairs.csv loss=contrastive", r"learns from negatives beside the positives or a score"),
     ("labelled.csv loss=list_kl", r"learns from several scored documents a query, and these are labelled items"),

@@ -31,6 +31,7 @@ def folder(tiny_model, tmp_path_factory):
         more = [
             f"name=run{devices}", f"trainer.devices={devices}", "model.dropout=0", "trainer.max_steps=6",
             "trainer.accumulate_grad_batches=2", "engine.token_budget=60", "engine.activation_mb=0",
+            "scheduler=plateau", "scheduler.window=2", "scheduler.patience=0", "scheduler.threshold=0.9",
         ]  # fmt: skip
         run = run_train(*quick(tiny_model, *more), cwd=folder)
         assert run.returncode == 0, run.stderr
@@ -46,10 +47,12 @@ def test_weights_are_those_of_one_process(folder):
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)
 
 
-def test_losses_are_those_of_one_process_and_written_once(folder):
-    one, two = (
-        [row["loss"] for row in map(json.loads, (folder / name / "metrics.jsonl").open()) if "loss" in row]
-        for name in ("run1", "run2")
-    )
-    assert len(two) == len(one)
-    assert two == pytest.approx(one, abs=1e-5)
+def test_losses_and_rates_are_those_of_one_process_and_written_once(folder):
+    for name in ("loss", "learning_rate"):
+        one, two = (
+            [row[name] for row in map(json.loads, (folder / run / "metrics.jsonl").open()) if name in row]
+            for run in ("run1", "run2")
+        )
+        assert len(two) == len(one)
+        assert two == pytest.approx(one, abs=1e-5)
+    assert one[-1] < max(one) / 4  # the plateau was seen several times

@@ -25,6 +25,13 @@ def build(node: DictConfig | Mapping[str, Any], key: str, /, **runtime_arguments
     return _build(_plain(node), key, runtime_arguments)
 
 
+def build_offered(node: DictConfig, key: str, offered: Mapping[str, Any], /, **runtime_arguments: Any) -> Any:
+    """Build what a node describes, with those of the `offered` arguments that it has a parameter for and no key."""
+    wanted = parameters_of(node, key)
+    taken = {name: value for name, value in offered.items() if name in wanted and name not in node}
+    return build(node, key, **runtime_arguments, **taken)
+
+
 def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
     """The names of the parameters of what a node would build; `key` is the node's place unless it is in its config."""
     target = _find(node["_target_"], key or str(node._get_full_key(None)))

@@ -15,6 +15,8 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
     trainer = tree.get("trainer")
     if isinstance(trainer, dict):
         yield from _check_trainer(trainer)
+    yield from _check_optimizer(_ours(tree.get("optimizer"), "torch.optim."))
+    yield from _check_scheduler(_ours(tree.get("scheduler"), "finetune.training.schedules."))
     run_directory = tree["hydra"]["run"]["dir"]
     for key, value in (("output_root", tree.get("output_root")), ("hydra.run.dir", run_directory)):
         # ${output_root} is part of the other: one answer is enough.
@@ -39,6 +41,26 @@ def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
     if trainer.get("accelerator") == "cpu" and (devices == -1 or isinstance(devices, list)):
         what = "on a CPU this is how many processes share the work, a whole number of at least 1."
         yield Problem("trainer.devices", what, "Set trainer.devices=1.")
+
+
+def _ours(node: Any, prefix: str) -> dict[str, Any]:
+    """Return a node that builds something below `prefix`, else nothing: elsewhere the same words may mean another."""
+    return node if isinstance(node, dict) and str(node.get("_target_")).startswith(prefix) else {}
+
+
+def _check_optimizer(optimizer: dict[str, Any]) -> Iterator[Problem]:
+    if optimizer.get("nesterov") is True and optimizer.get("momentum", 0) == 0:
+        what = "it looks ahead along the momentum, and optimizer.momentum is 0."
+        yield Problem("optimizer.nesterov", what, "Set optimizer.momentum=0.9, or optimizer.nesterov=false.")
+    elif optimizer.get("nesterov") is True and optimizer.get("dampening", 0) != 0:
+        yield Problem("optimizer.nesterov", "it allows no dampening.", "Set optimizer.dampening=0.")
+
+
+def _check_scheduler(scheduler: dict[str, Any]) -> Iterator[Problem]:
+    warmup, cooldown = scheduler.get("warmup"), scheduler.get("cooldown")
+    if isinstance(warmup, int | float) and isinstance(cooldown, int | float) and warmup + cooldown > 1:
+        what = f"warm-up and cool-down are {warmup + cooldown:g} of the steps, more than there are."
+        yield Problem("scheduler.cooldown", what, f"Set scheduler.cooldown={max(0, 1 - warmup):g} or less.")
 
 
 def _check_name(name: object, run_directory: object, overrides: list[str]) -> Iterator[Problem]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from finetune.config.types import (
+    BelowOne,
     CountFromZero,
     FolderName,
     Fraction,
     NotEmptyText,
     NotNegative,
     Positive,
+    PositiveFraction,
     PositiveInt,
     Range,
 )
@@ -47,7 +49,9 @@ GROUPS: dict[str, Group] = {
     "loss": Group(("finetune.losses", _LOSSES, *_PARTS)),
     "miner": Group((_MINERS, *_PARTS), optional=True),
     "engine": Group(("finetune.training.engine",)),
-    "optimizer": Group(("torch.optim", "finetune.training"), given=frozenset({"params"})),
+    "optimizer": Group(
+        ("torch.optim", "finetune.training"), given=frozenset({"params"}), offered=frozenset({"hidden"})
+    ),
     "scheduler": Group(("finetune.training.schedules",)),
     "trainer": Group(
         # The first is the name to write, the second where it is defined.
@@ -97,6 +101,18 @@ INSTEAD: dict[str, tuple[str, str]] = {
         "each item is encoded once, wherever it stands",
         "loss=triplet loss.negatives=given",
     ),
+    "torch.optim.lbfgs.LBFGS": (
+        "it computes the loss of a step several times and knows no groups of weights",
+        "optimizer=adamw",
+    ),
+    "torch.optim.sparse_adam.SparseAdam": (
+        "it takes sparse gradients only, and those of an encoder are dense",
+        "optimizer=adam",
+    ),
+    "torch.optim._muon.Muon": (
+        "it takes matrices only, and an encoder has vectors too",
+        "optimizer=muon, which leaves the rest to AdamW",
+    ),
 }
 
 # Arguments that have to be there and that the run says where a config does not, wherever in a loss: by the dotted
@@ -112,7 +128,6 @@ FILLED: dict[str, dict[str, str]] = {
 }
 
 _Share = CountFromZero | Fraction  # Lightning: a whole number counts, a fraction is a share
-_Decay = Annotated[float, Range(at_least=0, below=1)]
 
 # Arguments whose own annotation says too little, by the dotted prefix of what is built.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -153,13 +168,27 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "profiler": Literal["simple", "advanced", "pytorch", "xla"] | None,
         "deterministic": bool | Literal["warn"] | None,
     },
+    # Of several prefixes the first counts.
+    "torch.optim._adafactor": {"eps": tuple[Positive | None, Positive]},
     "torch.optim": {
-        "lr": Annotated[float, Range(above=0, at_most=1)],
+        "lr": PositiveFraction,
+        "lr_decay": NotNegative,
         "weight_decay": NotNegative,
-        "betas": tuple[_Decay, _Decay],
+        "betas": tuple[BelowOne, BelowOne],
         "eps": Positive,
-        "momentum": Fraction,
+        "momentum": BelowOne,
+        "momentum_decay": NotNegative,
         "dampening": NotNegative,
+        "alpha": BelowOne,
+        "rho": BelowOne,
+        "initial_accumulator_value": NotNegative,
+        "beta2_decay": Annotated[float, Range(at_most=0)],
+        "d": Annotated[float, Range(at_least=1)],
+        "lambd": NotNegative,
+        "t0": Positive,
+        "etas": tuple[Annotated[float, Range(above=0, below=1)], Annotated[float, Range(above=1)]],
+        "step_sizes": tuple[Positive, Positive],
+        "maximize": Literal[False],  # it would make the loss larger
         "foreach": bool | None,
         "fused": bool | None,
     },

@@ -18,7 +18,7 @@ from finetune.config.source import class_attribute
 from finetune.config.targets import resolve
 from finetune.errors import CheckFailed, Problem
 from finetune.launch.metric import by_class, metric_problems, other_width
-from finetune.losses.settings import soft_over_all, too_wide
+from finetune.losses.settings import no_grades, no_range, soft_over_all, too_wide
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
@@ -77,6 +77,8 @@ def loss_settings(key: str, loss: Mapping[str, Any], width: int | None) -> Itera
         if width is not None:
             yield from too_wide(place, node.get("dimensions") or [], width)
         yield from soft_over_all(place, node.get("negatives", ""), node.get("soft", False))
+        if {"lowest", "highest"} <= node.keys():
+            yield from no_range(place, node["lowest"], node["highest"])
 
 
 def _is_ours(node: Mapping[str, Any]) -> bool:
@@ -115,7 +117,7 @@ def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg
 
 
 def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Problem]:
-    if score is None or not _is_ours(node) or not {"lowest", "highest"} <= node.keys():
+    if score is None or not _is_ours(node):
         return
     import numpy as np
 
@@ -123,6 +125,9 @@ def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Pro
     if not len(found):
         return
     low, high = found.min(), found.max()
+    yield from no_grades(key, node.get("weighting", "none"), low, high)
+    if not {"lowest", "highest"} <= node.keys():
+        return
     for end, value, beyond in (("lowest", low, low < node["lowest"]), ("highest", high, high > node["highest"])):
         if beyond:
             what = f"the scores reach {value:g}, beyond {end}={node[end]:g}."

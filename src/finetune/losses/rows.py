@@ -1,10 +1,11 @@
 """Losses that are a mean over rows, in chunks and shared over processes.
 
-Shapes: N distinct items of the batch, B relations, R rows, b of them in one chunk, D width.
+Shapes: N distinct items of the batch, B relations, R rows, b of them in one chunk, D width, M whatever rows look into.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor
@@ -15,6 +16,8 @@ from finetune.losses.loss import SharedLoss
 
 # Entries of one (b, N) matrix of a chunk, of which a loss has a few at a time: 64 MB in fp32.
 _MOST_ENTRIES = 2**24
+
+_PerRow = Callable[[Tensor, Batch, slice], Tensor]
 
 
 class RowLoss(SharedLoss):
@@ -42,19 +45,25 @@ class RowLoss(SharedLoss):
         Each process has about as many rows as the others. Where their matrix is large it is computed in chunks of rows,
         once here and again for the gradient, and is never there as a whole.
         """
+        return self._shared_mean(self.per_row, emb_ND, batch, rank, world)
+
+    def _shared_mean(self, per_row: _PerRow, values_M: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
+        """Return a share of the mean of what `per_row` of these values says that each row loses."""
         count, weight_R = self.rows(batch), self.weights(batch)
         first, last = (count * part // world for part in (rank, rank + 1))
-        size = max(1, _MOST_ENTRIES // len(emb_ND))
+        size = max(1, _MOST_ENTRIES // len(values_M))
         chunks = [slice(low, min(low + size, last)) for low in range(first, last, size)]
         if len(chunks) == 1:
-            total = self._sum(emb_ND, batch, weight_R, chunks[0])
+            total = _sum(per_row, values_M, batch, weight_R, chunks[0])
         else:
-            # Without rows the sum still hangs on the embeddings: other processes wait for this one's backward pass.
-            total = 0 * emb_ND.sum()
+            # Without rows the sum still hangs on the values: other processes wait for this one's backward pass.
+            total = 0 * values_M.sum()
             for rows in chunks:
-                total = total + cast(Tensor, checkpoint(self._sum, emb_ND, batch, weight_R, rows, use_reentrant=False))
+                part = checkpoint(_sum, per_row, values_M, batch, weight_R, rows, use_reentrant=False)
+                total = total + cast(Tensor, part)
         return total / (count if weight_R is None else weight_R.sum().clamp(min=1e-12))
 
-    def _sum(self, emb_ND: Tensor, batch: Batch, weight_R: Tensor | None, rows: slice) -> Tensor:
-        loss_b = self.per_row(emb_ND, batch, rows)
-        return loss_b.sum() if weight_R is None else (loss_b * weight_R[rows]).sum()
+
+def _sum(per_row: _PerRow, values_M: Tensor, batch: Batch, weight_R: Tensor | None, rows: slice) -> Tensor:
+    loss_b = per_row(values_M, batch, rows)
+    return loss_b.sum() if weight_R is None else (loss_b * weight_R[rows]).sum()

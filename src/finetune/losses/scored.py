@@ -16,6 +16,7 @@ from finetune.data.batches import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.documents import documents, weighed, weighted_mean
 from finetune.losses.loss import Loss
+from finetune.losses.settings import no_range
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,8 @@ class CosineMSE(Loss):
 
     def __init__(self, lowest: float = 0.0, highest: float = 1.0) -> None:
         super().__init__()
-        if highest <= lowest:
-            what = f"it must be above loss.lowest, and {highest:g} is not above {lowest:g}."
-            raise CheckFailed([Problem("loss.highest", what)])
+        if problems := [*no_range("loss", lowest, highest)]:
+            raise CheckFailed(problems)
         self.lowest = lowest
         self.highest = highest
 

@@ -21,7 +21,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from torch import nn
 
 import finetune
-from finetune.config.build import build, parameters_of
+from finetune.config.build import build, build_offered
 from finetune.config.losses import filled, loss_nodes
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
@@ -99,6 +99,7 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 
 def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
+    # A logger or callback that wants to know where the run lives says so by a parameter of that name.
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
     encoder: Encoder = build(_sized(cfg.model, dataset), "model")
     tuning: Tuning = build(cfg.tuning, "tuning")
@@ -116,8 +117,8 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
-    callbacks = [_build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
-    loggers = [_build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
+    callbacks = [build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
+    loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
@@ -171,12 +172,6 @@ def _told(node: Any, group: str, key: str) -> Any:
             raise
         what = f"pytorch-metric-learning refuses this: {' '.join(str(error).split())}."
         raise CheckFailed([Problem(key, what, "Change these settings.")]) from error
-
-
-def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:
-    # A logger or callback that wants to know where the run lives says so by a parameter of that name.
-    wanted = parameters_of(node, where)
-    return build(node, where, **{key: value for key, value in offered.items() if key in wanted and key not in node})
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:

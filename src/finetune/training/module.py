@@ -15,13 +15,14 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
-from finetune.config.build import build
+from finetune.config.build import build_offered
 from finetune.errors import FinetuneError, RunError
 from finetune.losses.loss import own_rates, share, share_scores
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training import memory
 from finetune.training.engine import Engine
+from finetune.training.optimizers import hidden_weights
 from finetune.training.pace import Pace
 from finetune.training.schedules import Constant
 
@@ -156,8 +157,13 @@ class EmbeddingModule(LightningModule):
         return True
 
     def on_after_backward(self) -> None:
-        """Say that the gradients are there."""
+        """Say that the gradients are there, and to the schedule what the loss was."""
         self._pace.mark("backward")
+        self._schedule.watch(self._mean_loss, self.global_step, self.total_steps)
+
+    def _mean_loss(self) -> Tensor:
+        """Return the loss of the last batch; each process has its share of it."""
+        return cast(Tensor, self.trainer.strategy.reduce(self.last_loss, reduce_op="mean"))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and measure it."""
@@ -170,8 +176,7 @@ class EmbeddingModule(LightningModule):
         self.items_seen += len(batch.items_N)
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        # Each process has its share of the loss, so that all of them stop if one is no number.
-        loss = float(self.trainer.strategy.reduce(self.last_loss, reduce_op="mean"))
+        loss = float(self._mean_loss())  # so that all processes stop if the share of one is no number
         if not math.isfinite(loss):
             raise RunError(
                 f"The run diverged: the loss is {loss} at step {self.global_step}.",
@@ -199,7 +204,8 @@ class EmbeddingModule(LightningModule):
         if "fused" in settings and isinstance(plugin, MixedPrecision) and plugin.scaler:
             settings.fused = False  # fp16 gradients must be unscaled before they are clipped
         try:
-            optimizer = build(settings, "optimizer", params=self._parameter_groups())
+            offered = {"hidden": hidden_weights(self.encoder)}
+            optimizer = build_offered(settings, "optimizer", offered, params=self._parameter_groups())
         except (ValueError, TypeError) as error:  # LBFGS, say, takes no groups
             raise FinetuneError(f"optimizer: {settings['_target_']} cannot be used here: {error}") from error
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -238,7 +244,8 @@ class EmbeddingModule(LightningModule):
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that dropout goes on where it was."""
+        """Keep the random state, so that dropout goes on where it was, and what the schedule has seen."""
+        checkpoint["schedule"] = self._schedule.state_dict()
         checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -246,6 +253,7 @@ class EmbeddingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the random state back; it is set when training starts, after everything else that draws numbers."""
         self._random_state = checkpoint["random_state"]
+        self._schedule.load_state_dict(checkpoint.get("schedule", {}))  # older ones have none
 
 
 def _set_random_state(state: dict[str, Tensor]) -> None:
