@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ class Batch:
 
     Texts come first, and tokens and lengths are of these; `other_M` is what the encoder takes of the others, `(M, ...)`
     float32. Where pairs of texts are scored, the items are these pairs (`pairs.py`), and `pair_Bk` is where that of
-    each document stands among them, -1 for none.
+    each document stands among them, -1 for none. `teacher_ND` are another model's embeddings of the items.
     """
 
     items_N: Tensor
@@ -63,6 +64,7 @@ class Batch:
     source_B: Tensor | None = None
     other_M: Tensor | None = None
     pair_Bk: Tensor | None = None
+    teacher_ND: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.anchor_B)
@@ -95,6 +97,7 @@ class Batches:
         self.tokens = tokens
         self.others = others
         self.pairing = pairing
+        self.teacher: npt.NDArray[np.float16] | None = None  # what another model makes of each item, (items, D)
         self.seed = seed
         self.known = known
         self.epochs = Epochs(relations, settings, seed)
@@ -148,6 +151,7 @@ class Batches:
             weight_B=_tensor(relations.weight),
             source=source,
             source_B=_tensor(relations.source) if source is None else None,
+            teacher_ND=None if self.teacher is None else torch.from_numpy(self.teacher[items_N].astype(np.float32)),
             other_M=_tensor(others and others.take(items_N[texts:], random)),
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pytorch_lightning import LightningDataModule
 
 from finetune.console import Bar, say
@@ -62,6 +64,10 @@ class RelationDataModule(LightningDataModule):
         if note := tokens.note(items):
             say(note)
         return tokens
+
+    def teach(self, teacher: npt.NDArray[np.float16]) -> None:
+        """Put what another model makes of each item, `(items, D)`, into the batches."""
+        self._batches.teacher = teacher
 
     @property
     def batches_per_epoch(self) -> int:

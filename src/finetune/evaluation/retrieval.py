@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class RetrievalResult:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """Judgments made ready: only queries with something to find, one grade per (query, document), no self-matches."""
 
     queries: Ints  # (Q,) item rows
@@ -90,6 +90,8 @@ class _Task:
 class Retrieval:
     """Recall, MRR, nDCG and MAP of exact search, per query; the arguments are explained in their config file."""
 
+    takes_scores: ClassVar[bool] = False  # True: it asks for the scores of pairs, which any model can give
+
     def __init__(
         self,
         recall_at: Annotated[list[PositiveInt], NotEmpty()],
@@ -115,10 +117,12 @@ class Retrieval:
         `embed` takes item rows (n,) and gives their embeddings (n, D); each item is asked for once. A query never
         finds itself. Raises FinetuneError when no judgment is above grade 0 or an embedding is not finite.
         """
+        return self._evaluate(judgments, lambda task, depth: _search(task, embed, depth))
+
+    def _evaluate(self, judgments: Judgments, find: Callable[[Task, int], Ints]) -> RetrievalResult:
         start = time.monotonic()
         task, counts = _prepare(judgments)
-        depth = max(SHOWN, self.ndcg_at, self.mrr_at, self.map_at, *self.recall_at)
-        hits_QK = _search(task, embed, depth)
+        hits_QK = find(task, max(SHOWN, self.ndcg_at, self.mrr_at, self.map_at, *self.recall_at))
         gains_QK = task.gains_of(hits_QK)
         # The empty last place takes the -1 of absent hits.
         items = np.append(task.corpus, -1)
@@ -135,7 +139,7 @@ class Retrieval:
             seconds=time.monotonic() - start,
         )
 
-    def _measure(self, task: _Task, gains_QK: Floats) -> dict[str, Floats]:
+    def _measure(self, task: Task, gains_QK: Floats) -> dict[str, Floats]:
         relevant_Q = task.relevant()
         ideal_Qk, _ = task.ideal(self.ndcg_at)
         recalls = {f"recall@{k}": metrics.recall(gains_QK, relevant_Q, k) for k in sorted(set(self.recall_at))}
@@ -147,7 +151,7 @@ class Retrieval:
         }
 
 
-def _prepare(judgments: Judgments) -> tuple[_Task, dict[str, int]]:
+def _prepare(judgments: Judgments) -> tuple[Task, dict[str, int]]:
     queries, corpus = (np.asarray(rows, dtype=np.int64) for rows in (judgments.queries, judgments.corpus))
     query, document = (np.asarray(j, dtype=np.int64) for j in (judgments.query_index, judgments.document_index))
     grade = np.asarray(judgments.grade, dtype=np.float64)
@@ -166,7 +170,7 @@ def _prepare(judgments: Judgments) -> tuple[_Task, dict[str, int]]:
     order = np.lexsort((grade[used], keys))
     keys, grades = keys[order], grade[used][order]
     last = np.append(keys[1:] != keys[:-1], True)
-    task = _Task(queries[kept], corpus, keys[last], grades[last])
+    task = Task(queries[kept], corpus, keys[last], grades[last])
     counts = {
         "queries": len(kept),
         "queries without a right document": len(queries) - len(kept),
@@ -176,7 +180,7 @@ def _prepare(judgments: Judgments) -> tuple[_Task, dict[str, int]]:
     return task, counts
 
 
-def _search(task: _Task, embed: Embed, depth: int) -> Ints:
+def _search(task: Task, embed: Embed, depth: int) -> Ints:
     """Corpus indices of the best hits (Q, depth), the query itself taken out, -1 where the corpus ended."""
     rows, place = np.unique(np.concatenate([task.queries, task.corpus]), return_inverse=True)
     embeddings = embed(rows)

@@ -59,7 +59,8 @@ def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         if layout not in _OFFERS:
             continue
         rows = dataset.rows_of(place)
-        offers = _OFFERS[layout] | ({"negatives"} if (rows.negatives >= 0).any() else set())
+        given = (rows.negatives >= 0).any() or cfg.model.get("negatives")  # a cross-encoder takes some of other rows
+        offers = _OFFERS[layout] | ({"negatives"} if given else set())
         for place_of, inner in nodes_of(key, node):
             problems += _unfit(place_of, inner, layout, offers, cfg)
             problems += _out_of_range(place_of, inner, rows.score)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.source import class_attribute
 from finetune.config.targets import resolve
 from finetune.errors import ModelError, Problem
@@ -42,7 +43,7 @@ def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
             if folder and not named.node.get("random_init"):
                 check_weights(folder, named.name)
         except ModelError as error:
-            problems.append(Problem(f"{named.key}.name", error.what, error.advice))
+            problems.append(Problem(_place(named), error.what, error.advice))
             continue
         looked = Named(named.key, named.name, named.files, named.node, folder, config)
         problems += _too_wide(looked)
@@ -96,11 +97,11 @@ def check_scores(cfg: DictConfig, fitting: str) -> list[Problem]:
     """Return why the loss, or an evaluation, does not go with a model that scores pairs, or that embeds."""
     scores = bool(attribute(cfg.model, "scores_pairs"))
     problems = []
-    if scores and not attribute(cfg.loss, "takes_scores"):
+    if scores and not attribute(cfg.loss, "takes_scores", "loss"):
         what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
         problems.append(Problem("loss", what, f"These losses take scores: {fitting}."))
     for name, node in cfg.evaluation.items():
-        if scores and not attribute(node, "takes_scores"):
+        if scores and not attribute(node, "takes_scores", "evaluation"):
             what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
             problems.append(Problem(f"evaluation.{name}", what, "Choose evaluation=reranking."))
     return problems
@@ -111,14 +112,19 @@ def choice(cfg: DictConfig) -> str:
     return str(cfg.hydra.runtime.choices.get("model") or cfg.model["_target_"])
 
 
-def attribute(node: Any, name: str) -> object:
-    """Return a class variable of what a node would build, read from its source text."""
-    definition, _ = resolve(node["_target_"], "model", "")
+def attribute(node: Any, name: str, group: str = "model") -> object:
+    """Return a class variable of what a node of a group would build, read from its source text."""
+    definition, _ = resolve(node["_target_"], group, "")
     return class_attribute(definition, name) if definition else None
 
 
 def _named(cfg: DictConfig) -> Iterator[Named]:
     yield from _inside("model", cast(dict[str, Any], OmegaConf.to_container(cfg.model, resolve=True)))
+    for key, loss in loss_nodes(cfg):
+        for place, node in nodes_of(key, loss):
+            for setting in ("teacher", "guide"):
+                if isinstance(node.get(setting), str):
+                    yield Named(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
 
 
 def _inside(key: str, node: Any) -> Iterator[Named]:
@@ -129,6 +135,10 @@ def _inside(key: str, node: Any) -> Iterator[Named]:
         yield Named(key, node["name"], files, node)
     for name, inner in node.items():
         yield from _inside(f"{key}.{name}", inner)
+
+
+def _place(model: Named) -> str:
+    return f"{model.key}.name" if model.node else model.key
 
 
 def _width(model: Named) -> int | None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from finetune.config.types import NotNegative, PositiveInt
+from finetune.config.types import NotNegative, Positive, PositiveInt
 from finetune.data.batches import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.loss import SharedLoss, share, tell_width
@@ -54,6 +54,57 @@ class Matryoshka(SharedLoss):
             raise CheckFailed(problems)
         for dimensions in self.dimensions:
             tell_width(self.loss, dimensions)
+
+
+class Layers(SharedLoss):
+    """A loss over the embeddings of several layers, so that the model can be cut off above any of them.
+
+    To the loss of the last layer is added that of each of `layers` (1 is the first), times `weight`, and times
+    `alignment` how far the similarities of its items are from those of the last layer: the Kullback-Leibler divergence
+    of softmax distributions at `temperature`, the last layer's without a gradient. Both are means over the layers.
+    With loss=matryoshka inside these are two-dimensional Matryoshka embeddings.
+
+    Source: Li et al. 2024, https://arxiv.org/abs/2402.14776, equations 3 and 5, with given layers in place of random
+    ones.
+    """
+
+    learns_from: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        layers: Sequence[PositiveInt],
+        weight: NotNegative = 1.0,
+        alignment: NotNegative = 1.0,
+        temperature: Positive = 0.3,
+    ) -> None:
+        super().__init__()
+        if not layers:
+            raise CheckFailed([Problem("loss.layers", "there is none.", "Give the layers, as in [2,4].")])
+        self.loss = loss
+        self.layers = sorted(layers)
+        self.weight, self.alignment, self.temperature = weight, alignment, temperature
+
+    def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
+        """Return the loss of the batch, or the share of one process, of embeddings `(N, L, D)`."""
+        *earlier, last_ND = emb_ND.unbind(1)
+        total = share(self.loss, last_ND, batch, rank, world)
+        for layer_ND in earlier:
+            added = self.weight * share(self.loss, layer_ND, batch, rank, world)
+            if self.alignment:
+                added = added + self.alignment * self._apart(layer_ND, last_ND.detach()) / world
+            total = total + added / len(earlier)
+        return total
+
+    def _apart(self, layer_ND: Tensor, last_ND: Tensor) -> Tensor:
+        ours_NN, theirs_NN = (
+            nn.functional.log_softmax(emb_ND @ emb_ND.T / self.temperature, 1) for emb_ND in (layer_ND, last_ND)
+        )
+        return nn.functional.kl_div(ours_NN, theirs_NN, reduction="batchmean", log_target=True)
+
+    def fit_width(self, width: int) -> None:
+        """Hand it on."""
+        tell_width(self.loss, width)
 
 
 class Sum(SharedLoss):

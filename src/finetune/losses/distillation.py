@@ -1,16 +1,19 @@
-"""Losses that learn from the scores of a teacher for several documents of a query.
+"""Losses that learn from a teacher: from its scores for several documents of a query, or from its embeddings.
 
-Shapes: b relations of one chunk, n negatives of a row, k = 1 + n scored documents.
+Shapes: N distinct items of the batch, D width, b relations of one chunk, n negatives of a row, k = 1 + n documents.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from finetune.config.types import Positive
+from finetune.config.types import NotEmptyText, Positive
+from finetune.data.batches import Batch
+from finetune.errors import CheckFailed, Problem
 from finetune.losses.lists import ListLoss, log_shares, mean_of
+from finetune.losses.rows import RowLoss
 
 
 class MarginMSE(ListLoss):
@@ -51,3 +54,30 @@ class ListKL(ListLoss):
         target_bk, student_bk = (log_shares(score / self.temperature, there_bk) for score in (target_bk, student_bk))
         divergence_bk = target_bk.exp() * (target_bk - student_bk) * there_bk
         return divergence_bk.sum(1) * self.temperature**2
+
+
+class EmbeddingMSE(RowLoss):
+    """Mean squared distance of the embeddings of a row's anchor and positive to what the teacher makes of them.
+
+    With `of=anchor` both learn what it makes of the anchor, so that the positive, its translation say, comes to stand
+    where the anchor does.
+
+    Source: Reimers and Gurevych 2020, https://arxiv.org/abs/2004.09813, equation 1.
+    """
+
+    def __init__(self, teacher: NotEmptyText, of: Literal["own", "anchor"] = "own") -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.of = of
+
+    def per_row(self, emb_ND: Tensor, batch: Batch, rows: slice) -> Tensor:
+        """Return the loss of each of these rows of the batch, `(b,)`."""
+        assert batch.teacher_ND is not None
+        teacher_ND = batch.teacher_ND.to(emb_ND.dtype)
+        if teacher_ND.shape[1] != emb_ND.shape[1]:
+            what = f"{self.teacher} has {teacher_ND.shape[1]} dimensions, and the model {emb_ND.shape[1]}."
+            raise CheckFailed([Problem("loss.teacher", what, "Set model.output_width, or take another teacher.")])
+        anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
+        target_b = anchor_b if self.of == "anchor" else positive_b
+        apart = (emb_ND[anchor_b] - teacher_ND[anchor_b]) ** 2 + (emb_ND[positive_b] - teacher_ND[target_b]) ** 2
+        return apart.mean(1) / 2

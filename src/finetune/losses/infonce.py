@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from finetune.config.types import NotNegative, Positive
+from finetune.config.types import NotEmptyText, NotNegative, Positive
 from finetune.data.batches import Batch
 from finetune.losses.known import are_among, candidates, known_positives
 from finetune.losses.rows import RowLoss
@@ -30,8 +30,8 @@ class InfoNCE(RowLoss):
     (additive margin softmax, Yang et al. 2019, https://arxiv.org/abs/1902.08564). `hardness` adds that many times a
     negative's cosine to its logit, without a gradient (Lan et al. 2025, https://arxiv.org/abs/2503.04812).
     `false_negative_margin` leaves out candidates whose cosine exceeds that of the positive by more than this: they are
-    rather right than wrong (GISTEmbed, Solatorio 2024, https://arxiv.org/abs/2402.16829, with the model as its own
-    guide). With `negatives=given` only those of the row are candidates.
+    rather right than wrong (GISTEmbed, Solatorio 2024, https://arxiv.org/abs/2402.16829). The cosines are those of
+    `guide`, another text encoder, or the model's own. With `negatives=given` only those of the row are candidates.
 
     Source: van den Oord et al. 2018, https://arxiv.org/abs/1807.03748; both directions as in CLIP (Radford et al.
     2021, https://arxiv.org/abs/2103.00020).
@@ -45,6 +45,7 @@ class InfoNCE(RowLoss):
         margin: NotNegative = 0.0,
         hardness: NotNegative = 0.0,
         false_negative_margin: NotNegative | None = None,
+        guide: NotEmptyText | None = None,
         negatives: Literal["batch", "given"] = "batch",
     ) -> None:
         super().__init__()
@@ -53,7 +54,9 @@ class InfoNCE(RowLoss):
         self.symmetric = symmetric
         self.margin = margin
         self.hardness = hardness
-        self.false_negative_margin = false_negative_margin
+        self.teacher = guide
+        # A guide is there to leave out what it finds more similar than the positive.
+        self.false_negative_margin = 0.0 if guide and false_negative_margin is None else false_negative_margin
         self.negatives = negatives
 
     def per_row(self, emb_ND: Tensor, batch: Batch, rows: slice) -> Tensor:
@@ -77,8 +80,8 @@ class InfoNCE(RowLoss):
         excluded_bN |= ~candidates_N
         excluded_bN.scatter_(1, source_b.unsqueeze(1), True)
         if self.false_negative_margin is not None:
-            reach_b1 = cosine_bN.detach().gather(1, target_b1) + self.false_negative_margin
-            excluded_bN |= cosine_bN.detach() > reach_b1
+            guide_bN = self._guide(cosine_bN, batch, source_b)
+            excluded_bN |= guide_bN > guide_bN.gather(1, target_b1) + self.false_negative_margin
         excluded_bN.scatter_(1, target_b1, False)
         if self.margin:
             cosine_bN = cosine_bN.scatter_add(1, target_b1, torch.full_like(cosine_bN[:, :1], -self.margin))
@@ -86,6 +89,14 @@ class InfoNCE(RowLoss):
         if self.hardness:
             logits_bN = logits_bN + (self.hardness * cosine_bN.detach()).scatter(1, target_b1, 0.0)
         return self._lost(logits_bN.masked_fill(excluded_bN, float("-inf")), target_b)
+
+    def _guide(self, cosine_bN: Tensor, batch: Batch, source_b: Tensor) -> Tensor:
+        """Return the cosines by which false negatives are told, `(b, N)`."""
+        if self.teacher is None:
+            return cosine_bN.detach()
+        assert batch.teacher_ND is not None
+        guide_ND = nn.functional.normalize(batch.teacher_ND.to(cosine_bN.dtype), dim=1)
+        return guide_ND[source_b] @ guide_ND.T
 
     def _scale(self) -> Tensor | float:
         if self.log_scale is None:

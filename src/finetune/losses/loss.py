@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -21,11 +22,15 @@ class Loss(nn.Module):
     - `labels`: a class for each item
 
     Empty is nothing: it looks at the embeddings alone, or at what other losses say, which need what they need.
-    `lr` is a learning rate for its own weights; None is that of the run.
+    `lr` is a learning rate for its own weights; None is that of the run. `teacher` is a text encoder whose embeddings
+    of the batch's items it wants beside the model's own (`Batch.teacher_ND`). `layers` are those whose embeddings it
+    wants beside the last one's: `(N, L, D)`, the last one last.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("pairs",)
     lr: float | None = None
+    teacher: str | None = None
+    layers: Sequence[int] = ()
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the loss."""

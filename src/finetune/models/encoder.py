@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from finetune.data.arrays import Ints
 from finetune.data.pairs import Pairing
-from finetune.errors import ModelError
+from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.attention import register_uncompiled
 from finetune.models.lookup import Lookup
 
@@ -79,6 +79,16 @@ class Encoder(nn.Module):
     def lookup(self) -> Lookup | None:
         """Return what looks up the tokens of one step, if it reads texts."""
         return None
+
+    def give_layers(self, layers: Sequence[int]) -> None:
+        """In training return the embeddings of these layers too, 1 is the first: `(N, L, D)`, the last layer's last.
+
+        Raises:
+            CheckFailed: there are no such layers.
+        """
+        if layers:
+            what = f"a {type(self).__name__} gives the embeddings of its last layer only."
+            raise CheckFailed([Problem("loss.layers", what, "Take a text encoder, or another loss.")])
 
     def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
         """Return items that are no texts, as `data.modalities.load` gives them, as numbers `(N, ...)`.

@@ -17,20 +17,27 @@ from finetune.models.packing import Packing
 
 
 class PackedBackbone:
-    """Calls a backbone on a row of packed tokens: T tokens in, their last hidden states `(T, D)` out."""
+    """Calls a backbone on a row of packed tokens: T tokens in, their hidden states `(T, D)` out."""
 
     def __init__(self, backbone: Any, first_position: int) -> None:
         self._backbone = backbone
         self._first_position = first_position
 
-    def __call__(self, words_TD: Tensor, packing: Packing) -> Tensor:
-        """Return the last hidden states of token embeddings."""
-        states: Tensor = self._backbone(
+    def __call__(self, words_TD: Tensor, packing: Packing, every: bool = False) -> list[Tensor]:
+        """Return the last hidden states of token embeddings; of `every` layer, and before the first, that last."""
+        output = self._backbone(
             inputs_embeds=words_TD.unsqueeze(0),
             position_ids=(packing.positions() + self._first_position).unsqueeze(0),
             packing=packing,
-        ).last_hidden_state
-        return states.squeeze(0)
+            output_hidden_states=every,
+        )
+        return [states.squeeze(0) for states in states_of(output, every)]
+
+
+def states_of(output: Any, every: bool) -> list[Tensor]:
+    """Return the last hidden states of what a backbone returned; of `every` layer, and before the first, that last."""
+    # The last of all states may lack the norm that follows the last layer.
+    return [*(output.hidden_states[:-1] if every else ()), output.last_hidden_state]
 
 
 @torch.no_grad()
@@ -48,7 +55,7 @@ def packed(backbone: Any, pad_id: int) -> PackedBackbone | None:
         register()
         backbone.set_attn_implementation(NAME)
         found = PackedBackbone(backbone, _first_position(backbone))
-        states_TD = found(backbone.get_input_embeddings()(ids_T), packing)
+        states_TD = found(backbone.get_input_embeddings()(ids_T), packing)[-1]
         if torch.allclose(states_TD, expected_TD, rtol=1e-3, atol=1e-4 * float(expected_TD.abs().max())):
             return found
     except Exception:  # an architecture says no in a dozen ways, and all of them mean: padded

@@ -134,7 +134,7 @@ def _distilled(name: str, width: int, common: float) -> Tensor:
         for ids in torch.arange(min(rows, len(teacher.tokenizer))).split(1024):  # type: ignore[no-untyped-call]
             texts_n = torch.cat([first.expand(len(ids), -1), ids.unsqueeze(1), last.expand(len(ids), -1)], 1)
             packing = Packing(np.full(len(ids), texts_n.shape[1]), ids.device)
-            parts.append(teacher.pooling(teacher.tokens(texts_n.flatten(), packing), packing))
+            parts.append(teacher.pooling(teacher.states(texts_n.flatten(), packing)[-1], packing))
             bar.update(int(ids[-1]) + 1)
     table_VD = torch.cat(parts)
     if width > table_VD.shape[1]:

@@ -5,15 +5,16 @@ Shapes: N texts, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Fraction, NotEmptyText, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.errors import ModelError
+from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
@@ -22,7 +23,7 @@ from finetune.models.layers import keep_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
 from finetune.models.modules import declared, write
-from finetune.models.packed import packed
+from finetune.models.packed import packed, states_of
 from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
@@ -63,6 +64,7 @@ class TextEncoder(Encoder):
         _leave_out_unused(self.backbone)
         replace_dropout(self.backbone)
         self._packed = packed(self.backbone, self.pad_id)
+        self._layers: list[int] = []
 
     @property
     def width(self) -> int:
@@ -86,14 +88,29 @@ class TextEncoder(Encoder):
         """
         assert lengths_N is not None
         packing = Packing(lengths_N, values.device)
-        tokens_TD = self.tokens(values, packing, lookup)
+        if not (self._layers and self.training):
+            return self._embedding(self.states(values, packing, lookup)[-1], packing)
+        *states, last_TD = self.states(values, packing, lookup, every=True)
+        chosen = [states[layer] for layer in self._layers] + [last_TD]
+        return torch.stack([self._embedding(tokens_TD, packing) for tokens_TD in chosen], 1)
+
+    def _embedding(self, tokens_TD: Tensor, packing: Packing) -> Tensor:
         return projected(self.pooling(tokens_TD, packing), self.head, self.normalize)
 
-    def tokens(self, ids_T: Tensor, packing: Packing, lookup: Lookup | None = None) -> Tensor:
-        """Return the last hidden states of all tokens, `(T, D)`."""
+    def give_layers(self, layers: Sequence[int]) -> None:
+        """In training return the embeddings of these layers too, `(N, L, D)`, the last layer's last."""
+        if wrong := [layer for layer in layers if layer >= self.depth]:
+            what = f"layer {wrong[0]} is not before the last of the {self.depth} layers of {self.name}."
+            raise CheckFailed([Problem("loss.layers", what, f"Take some of 1 to {self.depth - 1}.")])
+        self._layers = list(layers)
+
+    def states(
+        self, ids_T: Tensor, packing: Packing, lookup: Lookup | None = None, every: bool = False
+    ) -> list[Tensor]:
+        """Return the last hidden states of all tokens `(T, D)`; of `every` layer, and before the first, that last."""
         if self._packed is None:
-            return padded_states(self.backbone, ids_T, packing, self.pad_id)
-        return self._packed((lookup or self.lookup())(ids_T), packing)
+            return padded_states(self.backbone, ids_T, packing, self.pad_id, every)
+        return self._packed((lookup or self.lookup())(ids_T), packing, every)
 
     def lookup(self) -> Lookup:
         """Return what looks up the tokens of one step."""
@@ -119,15 +136,16 @@ class TextEncoder(Encoder):
         return f"It maps a text of up to {max_length} tokens to {self.width} dimensions ({self.pooling.mode} pooling)."
 
 
-def padded_states(backbone: Any, ids_T: Tensor, packing: Packing, pad_id: int, **more: Any) -> Tensor:
-    """Return the last hidden states `(T, D)` of texts that are padded to the longest of them."""
+def padded_states(backbone: Any, ids_T: Tensor, packing: Packing, pad_id: int, every: bool) -> list[Tensor]:
+    """Return the last hidden states `(T, D)` of texts that are padded to the longest; of `every` layer, that last."""
     if packing.lengths.min() == packing.longest:
         # No mask at all keeps attention on its fast path.
         ids_nt, mask_nt = ids_T.view(-1, packing.longest), None
     else:
         mask = packing.mask()
         ids_nt, mask_nt = packing.pad(ids_T).masked_fill(~mask, pad_id), mask.long()
-    return packing.unpad(backbone(input_ids=ids_nt, attention_mask=mask_nt, **more).last_hidden_state)
+    output = backbone(input_ids=ids_nt, attention_mask=mask_nt, output_hidden_states=every)
+    return [packing.unpad(states) for states in states_of(output, every)]
 
 
 def _load(

@@ -8,7 +8,7 @@ import logging
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from torch import nn
 import finetune
 from finetune.config.build import build, build_offered
 from finetune.config.losses import filled, loss_nodes
-from finetune.console import Bar, console, say
+from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunError
@@ -31,15 +31,17 @@ from finetune.evaluation.report import Comparison, compare, counts_in_words, ren
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
-from finetune.losses.loss import tell_width
+from finetune.losses.loss import Loss, tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
+from finetune.training.measure import Measure
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
+from finetune.training.teacher import embedded, teacher_of
 from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
 
 
@@ -55,6 +57,7 @@ class Parts:
     trainer: pl.Trainer
     stop: StopOnSignal
     evaluators: dict[str, Any]
+    measure: Measure
 
 
 def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None = None) -> None:
@@ -123,6 +126,10 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
+    encoder.give_layers(_layers_of(losses))
+    if (teacher := teacher_of(losses)) is not None:
+        device = trainer.strategy.root_device
+        data.teach(embedded(teacher, dataset.items, cfg.data.max_length, device, cfg.data.cache))
     module = EmbeddingModule(
         encoder,
         losses,
@@ -133,7 +140,8 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         tuning.rates(encoder),
     )
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
-    return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators)
+    measure = Measure(encoder, engine, data, cfg.data.max_length)
+    return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
 
 
 def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
@@ -143,6 +151,22 @@ def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
     sized, (_, part, *_) = model.copy(), dataset.items.parts
     sized.input_width = len(part.values[0].as_py()) // np.dtype(np.float32).itemsize
     return sized
+
+
+def _layers_of(losses: nn.ModuleList) -> Sequence[int]:
+    """Return the layers that the losses want the embeddings of.
+
+    Raises:
+        CheckFailed: they do not want the same ones.
+    """
+    wanted = [tuple(loss.layers) if isinstance(loss, Loss) else () for loss in losses]
+    inside = [
+        inner for loss in losses for inner in loss.modules() if inner is not loss and getattr(inner, "layers", ())
+    ]
+    if len(set(wanted)) > 1 or any(isinstance(inner, Loss) for inner in inside):
+        what = "loss=layers must stand outside of all other losses, and be that of all sources."
+        raise CheckFailed([Problem("loss.layers", what, "Put the other loss into it: loss@loss.loss=NAME.")])
+    return wanted[0]
 
 
 def build_losses(cfg: DictConfig, dataset: Dataset, width: int, one_source: bool = True) -> nn.ModuleList:
@@ -197,32 +221,14 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResult]:
-    judgments = parts.data.dataset.validation
-    if judgments is None or not parts.evaluators:
-        return {}
-    # Always fp32, whatever it trains in: that is how the saved model will be used and compared.
-    parts.encoder.to(parts.trainer.strategy.root_device).float().eval()
-    total = len(np.unique(np.concatenate([judgments.queries, judgments.corpus])))
-    results = {}
-    for name, evaluator in parts.evaluators.items():
-        with Bar(f"evaluating {when}", total, "items") as bar:
-            results[name] = evaluator.evaluate(judgments, lambda items, bar=bar: _embed(parts, items, bar))
+    results = parts.measure(parts.evaluators, parts.trainer.strategy.root_device, when)
+    for name, result in results.items():
         for logger in parts.trainer.loggers if log else ():
             logger.log_metrics(
-                {f"{name}/{when}/{metric}": value for metric, value in results[name].means.items()},
+                {f"{name}/{when}/{metric}": value for metric, value in result.means.items()},
                 step=parts.trainer.global_step - 1,
             )
     return results
-
-
-def _embed(parts: Parts, items: np.ndarray, bar: Bar) -> np.ndarray:
-    emb_ND = np.empty((len(items), parts.encoder.width), dtype=np.float32)
-    done = 0
-    for rows, part in parts.engine.embed(parts.encoder, parts.data.tokens, items, parts.data.others):
-        emb_ND[rows] = part.cpu().numpy()
-        done += len(rows)
-        bar.update(done)
-    return emb_ND
 
 
 def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Mapping[str, Comparison]) -> None:
