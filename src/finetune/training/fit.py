@@ -160,10 +160,8 @@ def _layers_of(losses: nn.ModuleList) -> Sequence[int]:
         CheckFailed: they do not want the same ones.
     """
     wanted = [tuple(loss.layers) if isinstance(loss, Loss) else () for loss in losses]
-    inside = [
-        inner for loss in losses for inner in loss.modules() if inner is not loss and getattr(inner, "layers", ())
-    ]
-    if len(set(wanted)) > 1 or any(isinstance(inner, Loss) for inner in inside):
+    inside = [inner for loss in losses for inner in loss.modules() if inner is not loss and isinstance(inner, Loss)]
+    if len(set(wanted)) > 1 or any(inner.layers for inner in inside):
         what = "loss=layers must stand outside of all other losses, and be that of all sources."
         raise CheckFailed([Problem("loss.layers", what, "Put the other loss into it: loss@loss.loss=NAME.")])
     return wanted[0]
