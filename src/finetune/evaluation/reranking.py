@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config.types import NotEmpty, PositiveInt
+from finetune.errors import FinetuneError
 from finetune.evaluation.retrieval import Ints, Retrieval, RetrievalResult, Task
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> Ints:
     """Return the candidates of each query as corpus indices `(Q, depth)`, best first, -1 where there are no more."""
     query_P, document_P = _candidates(task, candidates)
     score_P = rate(task.queries[query_P], task.corpus[document_P])
+    if not np.isfinite(score_P).all():
+        raise FinetuneError(
+            f"{int((~np.isfinite(score_P)).sum()):,} of {len(score_P):,} scores are not finite.",
+            "The model diverged, or its weights are damaged: try a smaller optimizer.lr.",
+        )
     order_P = np.lexsort((document_P, -score_P, query_P))
     query_P, document_P = query_P[order_P], document_P[order_P]
     rank_P = np.arange(len(query_P)) - np.searchsorted(query_P, query_P)
