@@ -174,7 +174,7 @@ def test_help_names_the_groups_ones_own_too(tmp_path):
             "-m optimizer.lr=",
             "check=true",
             "./conf",
-            "scheduler    constant, cosine, linear",
+            "scheduler    constant, cosine, cosine_restarts, inverse_sqrt, linear",
         ):
             assert words in answer.stdout
 

@@ -61,7 +61,9 @@ def test_is_muon_and_adamw_apart():
     hidden = hidden_weights(twin)
     vectors = [p for p in twin.parameters() if p.ndim == 1]
     muon = torch.optim.Muon(hidden, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW([{"params": [twin.table.weight]}, {"params": vectors, "weight_decay": 0.0}], 0.01)
+    adamw = torch.optim.AdamW(
+        [{"params": [twin.table.weight]}, {"params": vectors, "weight_decay": 0.0}], 0.01, fused=True
+    )
     adamw.param_groups[0]["weight_decay"] = 0.1
     fall = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: 0.9**step) for each in (optimizer, muon, adamw)]
     for _ in range(5):

@@ -55,4 +55,4 @@ def test_losses_and_rates_are_those_of_one_process_and_written_once(folder):
         )
         assert len(two) == len(one)
         assert two == pytest.approx(one, abs=1e-5)
-    assert one[-1] < max(one) / 4  # the plateau was seen several times
+    assert one[-1] < max(one) / 3  # it fell more than once

@@ -18,8 +18,7 @@ from finetune.losses.lists import NOBODY, ListLoss, log_shares, mean_of
 class RankNet(ListLoss):
     """Mean over the documents i, j of a row with target_i > target_j of log(1 + exp(-sigma (score_i - score_j))).
 
-    Source: Burges et al. 2005, https://icml.cc/Conferences/2005/proceedings/papers/012_LearningToRank_BurgesEtAl.pdf,
-    equation 3 with a target probability of 1.
+    Source: Burges et al. 2005, https://doi.org/10.1145/1102351.1102363, equation 3 with a target probability of 1.
     """
 
     def __init__(self, sigma: Positive = 1.0, scale: Positive = 20.0) -> None:
@@ -52,7 +51,7 @@ class LambdaLoss(RankNet):
     With `k` only pairs count of which a document ranks among the first k, and so does maxDCG. Targets are grades from
     0: a teacher's scores are none, but for `none`.
 
-    Source: Wang et al. 2018, https://research.google/pubs/pub47258/, equations 11 to 18.
+    Source: Wang et al. 2018, https://doi.org/10.1145/3269206.3271784, sections 4 to 6.
     """
 
     def __init__(
@@ -100,8 +99,7 @@ class LambdaLoss(RankNet):
 class ListNet(ListLoss):
     """Cross-entropy of the softmax of the scores with the softmax of the targets, over the documents of a row.
 
-    Source: Cao et al. 2007, https://www.microsoft.com/en-us/research/publication/learning-to-rank-from-pairwise-approach-to-listwise-approach/,
-    equation 6, the probabilities of being first.
+    Source: Cao et al. 2007, https://doi.org/10.1145/1273496.1273513, with the probabilities of being first.
     """
 
     def per_list(self, student_bk: Tensor, target_bk: Tensor, there_bk: Tensor) -> Tensor:
@@ -116,8 +114,8 @@ class ListMLE(ListLoss):
     Documents of equal targets come in the order of the row. `position_aware` weighs the draw at rank i of n by
     2^(n - i) - 1, the weights of a list summing to 1: what comes first counts most.
 
-    Sources: Xia et al. 2008, https://icml.cc/Conferences/2008/papers/167.pdf, equation 9; the weights: Lan et al. 2014,
-    https://auai.org/uai2014/proceedings/individuals/164.pdf, section 4.
+    Sources: Xia et al. 2008, https://doi.org/10.1145/1390156.1390306; the weights: Lan et al. 2014,
+    https://auai.org/uai2014/proceedings/individuals/164.pdf.
     """
 
     def __init__(self, position_aware: bool = False, scale: Positive = 20.0) -> None:

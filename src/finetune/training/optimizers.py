@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from finetune.config.types import BelowOne, NotNegative, Positive, PositiveFraction, PositiveInt
+from finetune.config.types import BelowOne, NotNegative, Positive, PositiveFraction, Range
 
 
 def hidden_weights(encoder: nn.Module) -> list[nn.Parameter]:
@@ -41,11 +41,11 @@ class MuonAndAdamW(Optimizer):
         weight_decay: NotNegative = 0.01,
         momentum: BelowOne = 0.95,
         nesterov: bool = True,
-        ns_steps: PositiveInt = 5,
+        ns_steps: Annotated[int, Range(at_least=1, at_most=20)] = 5,
         adjust_lr_fn: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
         betas: tuple[BelowOne, BelowOne] = (0.9, 0.999),
         eps: Positive = 1e-8,
-        fused: bool | None = None,
+        fused: bool | None = True,
     ) -> None:
         by_muon, by_adamw = _divided(list(params), {id(weight) for weight in hidden}, adamw_lr / lr)
         self._muon = Muon(by_muon, lr, weight_decay, momentum, nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)

@@ -87,7 +87,7 @@ class CosineRestarts(Constant):
 class Polynomial(Constant):
     """Up over the warm-up, then down as a power of the share of steps that are left, to `floor`.
 
-    Source: Chen et al. 2018, https://arxiv.org/abs/1606.00915, section 4.1, the "poly" schedule.
+    Source: Chen et al. 2018, https://arxiv.org/abs/1606.00915, the "poly" policy.
     """
 
     power: Positive = 2.0
