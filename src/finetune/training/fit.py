@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import time
-import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
-from torch import nn
 
 import finetune
 from finetune.config.build import build, parameters_of
-from finetune.config.losses import filled, loss_nodes
 from finetune.console import Bar, console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunError
+from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
@@ -37,6 +34,7 @@ from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
+from finetune.training.losses import build_losses
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
@@ -119,35 +117,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
     return Parts(encoder, data, engine, module, trainer, stop, evaluators)
-
-
-def build_losses(cfg: DictConfig, dataset: Dataset, width: int, one_source: bool = True) -> nn.ModuleList:
-    """Return the run's loss, or one for each of several sources, told what only the run knows.
-
-    `one_source` says that no batch mixes sources.
-
-    Raises:
-        CheckFailed: settings that a loss or the miner refuses.
-    """
-    miner = _told(OmegaConf.to_container(cfg.miner, resolve=True), "miner", "miner") if cfg.miner else None
-    losses = []
-    for place, (key, node) in enumerate(loss_nodes(cfg)):
-        classes = dataset.classes(place if one_source else None).tolist()
-        facts = {"miner": miner, "classes": classes, "class_count": len(classes), "width": width}
-        losses.append(_told(filled(node, facts), "loss", key))
-    return nn.ModuleList(losses)
-
-
-def _told(node: Any, group: str, key: str) -> Any:
-    """Build a node; what pytorch-metric-learning has against its settings is the answer to whoever set them."""
-    try:
-        return build(node, group)
-    except (ValueError, AssertionError) as error:
-        *_, (last, _) = traceback.walk_tb(error.__traceback__)
-        if not last.f_globals["__name__"].startswith("pytorch_metric_learning."):
-            raise
-        what = f"pytorch-metric-learning refuses this: {' '.join(str(error).split())}."
-        raise CheckFailed([Problem(key, what, "Change these settings.")]) from error
 
 
 def _build_offered(node: DictConfig, where: str, offered: Mapping[str, str]) -> Any:
