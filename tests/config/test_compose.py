@@ -173,7 +173,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             "cannot be changed",
         ),
         ({"recipe/x.yaml": "# @package _global_\nopimizer: {}\n"}, "recipe=x", "opimizer", "Did you mean optimizer?"),
-        ({"miner/x.yaml": "a: 1\n"}, "miner=x", "miner=x", "with a plus"),
+        ({"team/x.yaml": "a: 1\n"}, "team=x", "team=x", "with a plus"),
     ],
 )
 def test_mistakes_in_files(elsewhere: Path, files: dict[str, str], typed: str, where: str, words: str) -> None:

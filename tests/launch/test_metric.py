@@ -90,3 +90,15 @@ def test_what_does_not_fit_is_refused(words, answer, tables, tiny_model, tmp_pat
     assert re.search(answer, process.stderr, re.M), process.stderr
     assert "Traceback" not in process.stderr
     assert not list(tmp_path.glob("outputs/default/*"))
+
+
+def test_a_memory_over_chains_of_pairs(tables, tiny_model, tmp_path):  # noqa: F811
+    asked = [
+        *quick(tiny_model),
+        f"data.path={tables / 'pairs.csv'}",
+        "loss=ntxent",
+        "loss.memory=64",
+        "evaluation=none",
+    ]
+    process = run_train(*asked, "data.transitive=true", "name=run", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr

@@ -55,18 +55,28 @@ def metric_problems(
     """Yield what is wrong between a loss of pytorch-metric-learning and the rows of one source."""
     if node["_target_"] != _WRAPPER:
         return
-    count, told = len(dataset.classes(place)), node["loss"].get("num_classes")
+    rows = place if cfg.data.one_source_per_batch else None
+    count, told = len(dataset.classes(rows)), node["loss"].get("num_classes")
     if told is not None and told < count:
         what = f"the data has {count} classes, more than {told}."
         yield Problem(f"{key}.loss.num_classes", what, "Leave it out.")
     if memory := node.get("memory", 0):
-        if not count and dataset.known.group is None:
+        if not count and not _chained(dataset, rows):
             what = "items of earlier batches are compared by their class, and nothing says that of these."
             yield Problem(f"{key}.memory", what, "Take labelled items, data.transitive=true, or memory=0.")
         needed = _items_of_a_batch(cfg, dataset, place)
         if memory < needed:
             what = f"a batch can have {needed} items, more than {memory}."
             yield Problem(f"{key}.memory", what, f"Set {key}.memory={8 * needed}, for some batches.")
+
+
+def _chained(dataset: Dataset, place: int | None) -> bool:
+    """Whether all pairs of these rows are within groups whose members are right for each other."""
+    from finetune.data.known import KnownPositives
+
+    left, right = KnownPositives.edges(dataset.rows_of(place))
+    group = dataset.known.group
+    return group is not None and bool(((group[left] >= 0) & (group[left] == group[right])).all())
 
 
 def _items_of_a_batch(cfg: DictConfig, dataset: Dataset, place: int) -> int:

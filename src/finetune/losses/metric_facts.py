@@ -9,7 +9,8 @@ from __future__ import annotations
 TWO_VIEWS = frozenset({"VICRegLoss"})
 # For each item the number of a meta class instead of labels: here the class, modulo how many there are.
 META_CLASSES = frozenset({"ManifoldLoss"})
-# As many items of each class as there are classes, one class after the other.
+# As many items of each class as there are classes, one class after the other: release 2.9 cuts a batch of another
+# shape into blocks that are not its classes.
 SQUARE = frozenset({"SmoothAPLoss"})
 # They look at all of the batch and take nothing from a miner.
 UNMINED = frozenset({"InstanceLoss", "P2SGradLoss", "PNPLoss", "RankedListLoss", *TWO_VIEWS, *META_CLASSES})

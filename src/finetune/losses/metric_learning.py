@@ -66,8 +66,9 @@ class MetricLearning(Loss):
         """Return the loss of the batch."""
         for tensor in self.loss.buffers():
             tensor.detach_()  # a running histogram hangs on the graph of the step before, which is gone
-        # A loss without any pair is a plain 0: it still hangs on the embeddings.
-        return 0 * emb_ND.sum() + self._loss(emb_ND, batch)
+        # Without any pair a loss is a plain 0. It still hangs on all there is: other processes wait for the gradients.
+        nothing: Tensor = 0 * (emb_ND.sum() + sum(weight.sum() for weight in self.loss.parameters()))
+        return nothing + self._loss(emb_ND, batch)
 
     def fit_width(self, width: int) -> None:
         """Refuse embeddings of another width than the loss's own weights or its memory."""

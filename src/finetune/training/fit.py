@@ -6,9 +6,8 @@ import contextlib
 import json
 import logging
 import time
-import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,32 +15,31 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
-from torch import nn
 
 import finetune
 from finetune.config.build import build, build_offered
-from finetune.config.losses import filled, loss_nodes
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunError
+from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
-from finetune.losses.loss import Loss, tell_width
+from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
+from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
-from finetune.training.teacher import embedded, teacher_of
+from finetune.training.teacher import embedded
 from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
 
 
@@ -126,7 +124,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
-    encoder.give_layers(_layers_of(losses))
+    encoder.give_layers(layers_of(losses))
     if (teacher := teacher_of(losses)) is not None:
         device = trainer.strategy.root_device
         data.teach(embedded(teacher, dataset.items, cfg.data.max_length, device, cfg.data.cache))
@@ -151,49 +149,6 @@ def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
     sized, (_, part, *_) = model.copy(), dataset.items.parts
     sized.input_width = len(part.values[0].as_py()) // np.dtype(np.float32).itemsize
     return sized
-
-
-def _layers_of(losses: nn.ModuleList) -> Sequence[int]:
-    """Return the layers that the losses want the embeddings of.
-
-    Raises:
-        CheckFailed: they do not want the same ones.
-    """
-    wanted = [tuple(loss.layers) if isinstance(loss, Loss) else () for loss in losses]
-    inside = [inner for loss in losses for inner in loss.modules() if inner is not loss and isinstance(inner, Loss)]
-    if len(set(wanted)) > 1 or any(inner.layers for inner in inside):
-        what = "loss=layers must stand outside of all other losses, and be that of all sources."
-        raise CheckFailed([Problem("loss.layers", what, "Put the other loss into it: loss@loss.loss=NAME.")])
-    return wanted[0]
-
-
-def build_losses(cfg: DictConfig, dataset: Dataset, width: int, one_source: bool = True) -> nn.ModuleList:
-    """Return the run's loss, or one for each of several sources, told what only the run knows.
-
-    `one_source` says that no batch mixes sources.
-
-    Raises:
-        CheckFailed: settings that a loss or the miner refuses.
-    """
-    miner = _told(OmegaConf.to_container(cfg.miner, resolve=True), "miner", "miner") if cfg.miner else None
-    losses = []
-    for place, (key, node) in enumerate(loss_nodes(cfg)):
-        classes = dataset.classes(place if one_source else None).tolist()
-        facts = {"miner": miner, "classes": classes, "class_count": len(classes), "width": width}
-        losses.append(_told(filled(node, facts), "loss", key))
-    return nn.ModuleList(losses)
-
-
-def _told(node: Any, group: str, key: str) -> Any:
-    """Build a node; what pytorch-metric-learning has against its settings is the answer to whoever set them."""
-    try:
-        return build(node, group)
-    except (ValueError, AssertionError) as error:
-        *_, (last, _) = traceback.walk_tb(error.__traceback__)
-        if not last.f_globals["__name__"].startswith("pytorch_metric_learning."):
-            raise
-        what = f"pytorch-metric-learning refuses this: {' '.join(str(error).split())}."
-        raise CheckFailed([Problem(key, what, "Change these settings.")]) from error
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:

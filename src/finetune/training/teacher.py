@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from finetune.console import Bar
 from finetune.data.arrow_files import read_array, write_array
@@ -22,25 +21,11 @@ from finetune.data.cache import Cache, CacheUnavailable
 from finetune.data.items import Items
 from finetune.data.tokens import Tokens, key_of
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.loss import Loss
 from finetune.models.locate import locate
 from finetune.models.text import TextEncoder
 from finetune.training.engine import Engine
 
 Halves = NDArray[np.float16]
-
-
-def teacher_of(losses: nn.Module) -> str | None:
-    """Return the teacher that the losses ask for.
-
-    Raises:
-        CheckFailed: they ask for several.
-    """
-    names = sorted({loss.teacher for loss in losses.modules() if isinstance(loss, Loss) and loss.teacher})
-    if len(names) > 1:
-        what = f"there are several teachers ({', '.join(names)})."
-        raise CheckFailed([Problem("loss", what, "Take one for all losses of a run.")])
-    return names[0] if names else None
 
 
 def embedded(name: str, items: Items, max_length: int, device: torch.device, cache: bool) -> Halves:
