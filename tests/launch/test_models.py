@@ -109,6 +109,11 @@ def test_each_learns(there, tmp_path, kind):
         ("model=bert model.name=bert tuning=lora tuning.targets=[nope]", ["tuning.targets", "nope"]),
         ("model=bert model.name=bert loss=layers loss.layers=[2]", ["loss.layers", "not before the last"]),
         ("model=bert model.name=bert loss=infonce loss.guide=./no", ["loss.guide", "does not exist"]),
+        (
+            "model=bert model.name=bert loss=embedding_mse loss.teacher=bert model.output_width=8",
+            ["loss.teacher", "32"],
+        ),
+        ("model=bert model.name=bert loss=embedding_mse", ["loss.teacher"]),
         ("model=vectors model.name=bert data=vectors data.path=vectors.npz", ["model.name", "finetune.json"]),
         ("model=bert model.name=cut", ["model.name", "cut off or damaged"]),
         ("model=bert model.name=mixed", ["model.name=mixed", "config of another"]),

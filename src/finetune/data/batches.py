@@ -5,7 +5,8 @@ B relations and N items of a batch, M of them no texts, T tokens, n negatives of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -111,13 +112,19 @@ class Batches:
         # Runs at the first `next`, not at `iter`: Lightning makes the iterator first and sets the epoch later.
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
-        for position in range(self.position, len(self)):
+        positions = range(self.position, len(self))
+        # Images take their time to be decoded: the next batch is made while this one is learnt from.
+        made = map(self._at, positions) if self.others is None else ahead(self._at, positions)
+        for position, batch in zip(positions, made, strict=True):
             # Counted before it is handed out: the next batch is asked for only after the step, and a checkpoint at
             # the end of the step must not name this batch again. Lightning reads a sized loader without prefetching.
             self.position = position + 1
-            random = np.random.default_rng((self.seed, self.epoch, position)) if self.others else None
-            batch = self.batch(*self.epochs.batch(self.epoch, position), random)
-            yield batch if self.pairing is None else self.pairing.batch(batch, self.tokens)
+            yield batch
+
+    def _at(self, position: int) -> Batch:
+        random = np.random.default_rng((self.seed, self.epoch, position)) if self.others else None
+        batch = self.batch(*self.epochs.batch(self.epoch, position), random)
+        return batch if self.pairing is None else self.pairing.batch(batch, self.tokens)
 
     def batch(self, rows: Ints, source: int | None = None, random: np.random.Generator | None = None) -> Batch:
         """Return the batch of these relations; `random` is for what items that are no texts are looked at with."""
@@ -172,6 +179,18 @@ class Batches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` says."""
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+def ahead(make: Callable[[int], Batch], positions: Iterable[int]) -> Iterator[Batch]:
+    """Yield what `make` makes of each position, each made by a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for position in positions:
+            ready, coming = coming, pool.submit(make, position)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _paired(relations: Relations) -> Relations:

@@ -76,7 +76,19 @@ def width(cfg: DictConfig, models: list[Named]) -> int | None:
     """Return the width of the embeddings, `None` if it cannot be told without loading the model."""
     if cfg.model.get("output_width"):
         return int(cfg.model.output_width)
-    return _width(models[0]) if len(models) == 1 and models[0].key == "model" else None
+    inside = [model for model in models if model.key.startswith("model")]
+    return _width(inside[0]) if len(inside) == 1 and inside[0].key == "model" else None
+
+
+def check_teachers(models: list[Named], embedding_width: int | None) -> list[Problem]:
+    """Return why the model cannot learn to embed as a teacher does."""
+    problems = []
+    for model in models:
+        there = _width(model) if model.key.endswith(".teacher") else None
+        if there and embedding_width and there != embedding_width:
+            what = f"{model.name} has {there} dimensions, and the model {embedding_width}."
+            problems.append(Problem(model.key, what, "Set model.output_width, or take another teacher."))
+    return problems
 
 
 def check_reads(cfg: DictConfig, dataset: Dataset) -> list[Problem]:

@@ -22,7 +22,16 @@ from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
 from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
-from finetune.launch.encoders import Named, check_lengths, check_reads, check_scores, fetch, look_at_models, width
+from finetune.launch.encoders import (
+    Named,
+    check_lengths,
+    check_reads,
+    check_scores,
+    check_teachers,
+    fetch,
+    look_at_models,
+    width,
+)
 from finetune.launch.metric import miner_problems
 from finetune.launch.outcome import outcome
 
@@ -122,6 +131,7 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     if not wrong & {"model", "loss", "evaluation"}:
         found += check_scores(cfg, losses_that_take_scores())
     embedding_width = None if "model" in wrong else width(cfg, models)
+    found += check_teachers(models, embedding_width)
     if "trainer" not in wrong:
         found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:

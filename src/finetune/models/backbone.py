@@ -29,12 +29,12 @@ def load_backbone(
     random_init: bool = False,
     settings: Mapping[str, Any] | None = None,
     auto: str = "AutoModel",
-    more: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
 ) -> Any:
     """Return the model in `folder`, which messages call `name`.
 
-    `settings` replace those of its config.json; `auto` is the class of transformers that finds the model's, to which
-    `more` arguments go.
+    `settings` replace those of its config.json; `auto` is the class of transformers that finds the model's.
+    `allow_pickle` reads weights that are pickled where there are no others, by an unpickler that makes tensors only.
 
     Raises:
         ModelError: it cannot be read, needs code of its own, has no safetensors weights, or they are another model's.
@@ -54,16 +54,16 @@ def load_backbone(
             auto = "AutoModelForTextEncoding"  # the half that reads
         found = getattr(transformers, auto)
         if random_init:
-            return found.from_config(config, dtype=torch.float32, trust_remote_code=False, **(more or {}))
+            return found.from_config(config, dtype=torch.float32, trust_remote_code=False)
         # fp32 master weights, always said: transformers would take whatever the file was saved in.
         model, report = found.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
-            use_safetensors=True,
+            use_safetensors=None if allow_pickle else True,
+            weights_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **(more or {}),
         )
     except ModelError:
         raise
@@ -117,6 +117,8 @@ def _explain(error: Exception, folder: Path, name: str) -> ModelError:
             f"model.name={name} needs Python code of its own from the hub, which is never run.",
             "Take a model of an architecture that transformers itself knows.",
         )
+    if "timm" in text and isinstance(error, ImportError):
+        return ModelError(f"model.name={name} is a model of timm.", "pip install 'finetune[timm]'")
     if "size mismatch" in text or "mismatched" in text:
         return ModelError(
             f"model.name={name}: its weights are of other shapes than its config.json says.",
@@ -125,7 +127,7 @@ def _explain(error: Exception, folder: Path, name: str) -> ModelError:
     if not list(folder.glob("*.safetensors")):
         return ModelError(
             f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
-            "Convert it once where you trust it: AutoModel.from_pretrained(...).save_pretrained(folder).",
+            "Where you trust it, say model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
         )
     return ModelError(
         f"model.name={name} cannot be read: {first_line(error)}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from finetune.data.pairs import Frame, Pairing
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.layers import keep_layers
+from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
 from finetune.models.modules import declared, write_json
@@ -52,11 +52,15 @@ class CrossEncoder(Encoder):
         keep_layers: PositiveInt | None = None,
         dropout: Fraction | None = None,
         random_init: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         super().__init__()
         folder = declared(locate(name)).backbone
         self.name, self.negatives = name, negatives
-        self.backbone = _load(folder, name, keep_layers, dropout, random_init)
+        settings, auto = {"num_labels": 1, "use_cache": False}, "AutoModelForSequenceClassification"
+        self.backbone = load_backbone(folder, name, dropout, random_init, settings, auto, allow_pickle)
+        if keep_layers is not None:
+            leave_out_layers(self.backbone, keep_layers, name)
         self.tokenizer = load_tokenizer(folder, name)
         check_vocabulary(self.tokenizer, self.backbone, name)
         (before, between, behind), types = marks(self.tokenizer, 2)
@@ -107,11 +111,3 @@ class CrossEncoder(Encoder):
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""
         return f"It scores how well two texts fit, of up to {max_length} tokens together."
-
-
-def _load(folder: Path, name: str, layers: int | None, dropout: float | None, random_init: bool) -> Any:
-    settings = {"num_labels": 1, "use_cache": False}
-    backbone = load_backbone(folder, name, dropout, random_init, settings, "AutoModelForSequenceClassification")
-    if layers is not None:
-        keep_layers(backbone, layers, name)
-    return backbone

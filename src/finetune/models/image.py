@@ -20,7 +20,7 @@ from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.encoder import Encoder
 from finetune.models.head import Dense, new_head, projected
-from finetune.models.layers import keep_layers
+from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
 from finetune.models.modules import declared, write
@@ -59,6 +59,7 @@ class ImageEncoder(Encoder):
         keep_layers: PositiveInt | None = None,
         dropout: Fraction | None = None,
         random_init: bool = False,
+        allow_pickle: bool = False,
         crop: Fraction = 1.0,
         flip: Fraction = 0.0,
         color: NotNegative = 0.0,
@@ -66,7 +67,9 @@ class ImageEncoder(Encoder):
         super().__init__()
         found = declared(locate(name, self.files))
         self.name = name
-        self.backbone = _load(found.backbone, name, keep_layers, dropout, random_init)
+        self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
+        if keep_layers is not None:
+            leave_out_layers(self.backbone, keep_layers, name)
         self.processor = load_processor(found.backbone, self.backbone.config, name)
         self.augment = Augment(crop, flip, color)
         self._states_width, self.other_cost, own = _sizes(self.backbone, self.processor)
@@ -133,13 +136,6 @@ class ImageEncoder(Encoder):
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""
         return f"It maps an image to {self.width} dimensions."
-
-
-def _load(folder: Path, name: str, layers: int | None, dropout: float | None, random_init: bool) -> Any:
-    backbone = load_backbone(folder, name, dropout, random_init)
-    if layers is not None:
-        keep_layers(backbone, layers, name)
-    return backbone
 
 
 def _patches(states: Tensor) -> Tensor:

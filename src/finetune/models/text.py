@@ -47,11 +47,16 @@ class TextEncoder(Encoder):
         bidirectional: bool = False,
         dropout: Fraction | None = None,
         random_init: bool = False,
+        allow_pickle: bool = False,
     ) -> None:
         super().__init__()
         found = declared(locate(name))
         self.name = name
-        self.backbone = _load(found.backbone, name, keep_layers, bidirectional, dropout, random_init)
+        # A cache of keys and values is for those who write a text on.
+        self.backbone = load_backbone(
+            found.backbone, name, dropout, random_init, {"use_cache": False}, allow_pickle=allow_pickle
+        )
+        _shape(self.backbone, name, keep_layers, bidirectional)
         self.tokenizer = load_tokenizer(found.backbone, name)
         check_vocabulary(self.tokenizer, self.backbone, name)
         mode = pooling if pooling != "auto" else found.pooling or ("last" if _is_causal(self.backbone) else "mean")
@@ -148,25 +153,21 @@ def padded_states(backbone: Any, ids_T: Tensor, packing: Packing, pad_id: int, e
     return [packing.unpad(states) for states in states_of(output, every)]
 
 
-def _load(
-    folder: Path, name: str, layers: int | None, bidirectional: bool, dropout: float | None, random_init: bool
-) -> Any:
-    # A cache of keys and values is for those who write a text on.
-    backbone = load_backbone(folder, name, dropout, random_init, {"use_cache": False})
+def _shape(backbone: Any, name: str, layers: int | None, bidirectional: bool) -> None:
     if layers is not None:
         keep_layers(backbone, layers, name)
-    if bidirectional:
-        if not _is_causal(backbone):
-            raise ModelError(
-                f"model.bidirectional=true: every token of {name} sees all others already.",
-                "Leave model.bidirectional=false; it is for decoders.",
-            )
-        # Kept in the saved config.json too, where transformers looks for it.
-        backbone.config.is_causal = False
-        for module in backbone.modules():
-            if hasattr(module, "is_causal"):
-                module.is_causal = False
-    return backbone
+    if not bidirectional:
+        return
+    if not _is_causal(backbone):
+        raise ModelError(
+            f"model.bidirectional=true: every token of {name} sees all others already.",
+            "Leave model.bidirectional=false; it is for decoders.",
+        )
+    # Kept in the saved config.json too, where transformers looks for it.
+    backbone.config.is_causal = False
+    for module in backbone.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
 
 
 def _is_causal(backbone: nn.Module) -> bool:

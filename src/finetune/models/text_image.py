@@ -50,6 +50,7 @@ class TextImageEncoder(Encoder):
         normalize: bool = True,
         dropout: Fraction | None = None,
         random_init: bool = False,
+        allow_pickle: bool = False,
         crop: Fraction = 1.0,
         flip: Fraction = 0.0,
         color: NotNegative = 0.0,
@@ -57,7 +58,7 @@ class TextImageEncoder(Encoder):
         super().__init__()
         folder = declared(locate(name)).backbone
         self.name, self.normalize = name, normalize
-        self.backbone = load_backbone(folder, name, dropout, random_init)
+        self.backbone = load_backbone(folder, name, dropout, random_init, allow_pickle=allow_pickle)
         if not hasattr(self.backbone, "get_image_features"):
             raise ModelError(
                 f"model.name={name}: a {type(self.backbone).__name__} does not embed both texts and images.",
