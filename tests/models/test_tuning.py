@@ -122,3 +122,17 @@ def test_layers_computed_again_give_the_same_gradient(bert):
 def test_what_cannot_be(bert, tuning, words):
     with pytest.raises(ModelError, match=words):
         tuning.apply(TextEncoder(bert))
+
+
+def test_what_a_checkpoint_did_not_have_is_trained_itself(bert, tmp_path):
+    from finetune.models.cross_encoder import CrossEncoder
+
+    encoder = CrossEncoder(bert)
+    tuning = LoRA(rank=2)
+    tuning.apply(encoder)
+    assert {name for name in trained(encoder) if "lora" not in name} == {
+        "backbone.classifier.weight",
+        "backbone.classifier.bias",
+    }
+    tuning.merge(encoder)
+    assert {*encoder.state_dict()} == {*CrossEncoder(bert).state_dict()}

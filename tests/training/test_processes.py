@@ -56,3 +56,19 @@ def test_losses_and_rates_are_those_of_one_process_and_written_once(folder):
         assert len(two) == len(one)
         assert two == pytest.approx(one, abs=1e-5)
     assert one[-1] < max(one) / 3  # it fell more than once
+
+
+def test_scores_of_pairs_and_adapters_too(tiny_model, tmp_path):
+    asked = "model=cross_encoder model.negatives=2 loss=bce evaluation=none tuning=lora"
+    write_rows(tmp_path / "pairs.csv")
+    found = []
+    for devices in (1, 2):
+        more = [f"name=run{devices}", f"trainer.devices={devices}", "model.dropout=0", "trainer.max_steps=4"]
+        run = run_train(*quick(tiny_model, *asked.split(), *more), cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        path = tmp_path / f"outputs/default/run{devices}/checkpoints/last.ckpt"
+        found.append(torch.load(path, weights_only=True)["state_dict"])
+    one, two = found
+    assert any("lora" in name for name in one)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)

@@ -36,4 +36,5 @@ class Others:
         from finetune.data import modalities
 
         values = modalities.load(self._part, pa.array(items_M - self._first))
-        return self._prepare(values, random)
+        # What is mapped from the cache cannot be written to, and torch does not like that.
+        return np.require(self._prepare(values, random), np.float32, "W")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from finetune.config.source import class_attribute
 from finetune.config.targets import resolve
 from finetune.errors import ModelError, Problem
 from finetune.models.locate import check_weights, find_here, locate, longest, read_config, width_of
-from finetune.models.modules import declared_width
+from finetune.models.modules import declared, declared_width
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
@@ -89,6 +90,16 @@ def check_teachers(models: list[Named], embedding_width: int | None) -> list[Pro
             what = f"{model.name} has {there} dimensions, and the model {embedding_width}."
             problems.append(Problem(model.key, what, "Set model.output_width, or take another teacher."))
     return problems
+
+
+def prompt_notes(cfg: DictConfig, models: list[Named]) -> Iterator[str]:
+    """Yield a sentence about prompts that a model was trained with and this run does not use."""
+    for model in models:
+        own = declared(model.folder).prompts if model.folder and model.key.startswith("model") else {}
+        sides = {"anchor": own.get("query"), "positive": own.get("document") or own.get("passage")}
+        if cfg.data.get("prompts") is None and any(sides.values()):
+            asked = ", ".join(f"{side}: {json.dumps(text)}" for side, text in sides.items() if text)
+            yield f"{model.name} has prompts of its own; to train with them: 'data.prompts={{{asked}}}'"
 
 
 def check_reads(cfg: DictConfig, dataset: Dataset) -> list[Problem]:

@@ -230,11 +230,12 @@ def _check_showable(arguments: Arguments) -> None:
 def _run(arguments: Arguments) -> int:
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
-    for note in [*dataset.notes, *device_notes(cfg)]:
+    models, _ = look_at_models(cfg)
+    for note in [*dataset.notes, *device_notes(cfg), *prompt_notes(cfg, models)]:
         say(note)
     if cfg.check:
         end_quietly_without_a_reader()
-        for model in look_at_models(cfg)[0]:
+        for model in models:
             if model.folder is None:
                 say(f"{model.name} is not on this machine; a run would fetch it from the hub.")
         _say_fine(dataset)

