@@ -30,6 +30,7 @@ from finetune.launch.encoders import (
     check_teachers,
     fetch,
     look_at_models,
+    prompt_notes,
     width,
 )
 from finetune.launch.metric import miner_problems
