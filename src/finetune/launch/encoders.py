@@ -120,9 +120,10 @@ def check_scores(cfg: DictConfig, fitting: str) -> list[Problem]:
     """Return why the loss, or an evaluation, does not go with a model that scores pairs, or that embeds."""
     scores = bool(attribute(cfg.model, "scores_pairs"))
     problems = []
-    if scores and not attribute(cfg.loss, "takes_scores", "loss"):
-        what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
-        problems.append(Problem("loss", what, f"These losses take scores: {fitting}."))
+    for key, node in loss_nodes(cfg):
+        if scores and not attribute(node, "takes_scores", "loss"):
+            what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
+            problems.append(Problem(key, what, f"These losses take scores: {fitting}."))
     for name, node in cfg.evaluation.items():
         if scores and not attribute(node, "takes_scores", "evaluation"):
             what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."

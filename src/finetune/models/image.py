@@ -25,7 +25,7 @@ from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
 from finetune.models.modules import declared, write
 from finetune.models.packing import Packing
-from finetune.models.pixels import load_processor
+from finetune.models.pixels import Pixels
 from finetune.models.pooling import MODES, load_pooling
 
 _PATCH = 8  # a convolution's first maps are large: an image counts as its patches of so many pixels
@@ -70,9 +70,8 @@ class ImageEncoder(Encoder):
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
         if keep_layers is not None:
             leave_out_layers(self.backbone, keep_layers, name)
-        self.processor = load_processor(found.backbone, self.backbone.config, name)
-        self.augment = Augment(crop, flip, color)
-        self._states_width, self.other_cost, own = _sizes(self.backbone, self.processor)
+        self.pixels = Pixels(found.backbone, self.backbone.config, name, Augment(crop, flip, color))
+        self._states_width, self.other_cost, own = _sizes(self.backbone, self.pixels)
         chosen = pooling if pooling != "auto" else found.pooling or own
         # None: what the model itself makes of its patches.
         self.pooling = load_pooling(chosen, self._states_width, found) if chosen in MODES else None
@@ -103,9 +102,7 @@ class ImageEncoder(Encoder):
 
     def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
         """Return the pixels `(N, 3, height, width)` of images of Pillow; in training augmented as asked."""
-        images = list(values) if random is None else [self.augment(image, random) for image in values]
-        pixels: npt.NDArray[np.float32] = self.processor(images=images, return_tensors="np")["pixel_values"]
-        return pixels.astype(np.float32, copy=False)
+        return self.pixels(values, random)
 
     def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
         """Embed images, given as their pixels `(N, 3, height, width)`."""
@@ -121,7 +118,7 @@ class ImageEncoder(Encoder):
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write backbone, preprocessing and head in the layout of sentence-transformers."""
         self.backbone.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        self.pixels.save(folder)
         write(
             folder,
             "Transformer",
@@ -144,12 +141,12 @@ def _patches(states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _sizes(backbone: Any, processor: Any) -> tuple[int, int, str]:
+def _sizes(backbone: Any, pixels_of: Pixels) -> tuple[int, int, str]:
     """Return the width of a patch, what an image costs in tokens, and the pooling that suits the backbone."""
     from PIL import Image
 
     training = backbone.training
-    pixels = processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+    pixels = torch.from_numpy(pixels_of([Image.new("RGB", (64, 64))], None))
     output = backbone.eval()(pixel_values=pixels)
     backbone.train(training)
     states = output.last_hidden_state

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from finetune.errors import ModelError, first_line
+from finetune.models.augment import Augment
 
 _DEFAULT_SIZE = 224
 
 
-def load_processor(folder: Path, config: Any, name: str) -> Any:
-    """Return the image processor in `folder`, or the usual one for a model whose folder has none.
+class Pixels:
+    """Turns images of Pillow into pixels `(N, 3, height, width)`, as the model in `folder` takes them.
+
+    `config` is that of its backbone; messages call it `name`.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: its preprocessing is damaged.
     """
+
+    def __init__(self, folder: Path, config: Any, name: str, augment: Augment) -> None:
+        self.processor = _load(folder, config, name)
+        self._augment = augment
+
+    def __call__(self, images: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
+        """Return the pixels; `random` is there in training only, where images are augmented."""
+        looks = list(images) if random is None else [self._augment(image, random) for image in images]
+        pixels: npt.NDArray[np.float32] = self.processor(images=looks, return_tensors="np")["pixel_values"]
+        return pixels.astype(np.float32, copy=False)
+
+    def save(self, folder: Path) -> None:
+        """Write the preprocessing into a folder."""
+        self.processor.save_pretrained(folder)
+
+
+def _load(folder: Path, config: Any, name: str) -> Any:
+    """Return the image processor in `folder`, or the usual one for a model whose folder has none."""
     from transformers import AutoImageProcessor
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 

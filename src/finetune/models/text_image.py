@@ -27,7 +27,7 @@ from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
 from finetune.models.modules import declared, write
 from finetune.models.packing import Packing
-from finetune.models.pixels import load_processor
+from finetune.models.pixels import Pixels
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import load_tokenizer
 
@@ -65,8 +65,7 @@ class TextImageEncoder(Encoder):
                 "Take a model such as CLIP or SigLIP, or model=two_towers for one of each kind.",
             )
         self.tokenizer = load_tokenizer(folder, name)
-        self.processor = load_processor(folder, self.backbone.config.vision_config, name)
-        self.augment = Augment(crop, flip, color)
+        self.pixels = Pixels(folder, self.backbone.config.vision_config, name, Augment(crop, flip, color))
         config = self.backbone.config
         # SigLIP was trained on texts that are filled up to one length, without a mask.
         self._fills = config.text_config.max_position_embeddings if config.model_type.startswith("siglip") else None
@@ -98,9 +97,7 @@ class TextImageEncoder(Encoder):
 
     def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
         """Return the pixels `(N, 3, height, width)` of images of Pillow; in training augmented as asked."""
-        images = list(values) if random is None else [self.augment(image, random) for image in values]
-        pixels: npt.NDArray[np.float32] = self.processor(images=images, return_tensors="np")["pixel_values"]
-        return pixels.astype(np.float32, copy=False)
+        return self.pixels(values, random)
 
     def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
         """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
@@ -120,7 +117,7 @@ class TextImageEncoder(Encoder):
         """Write a sentence-transformers folder."""
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        self.pixels.save(folder)
         filled = {"processing_kwargs": {"text": {"padding": "max_length", "max_length": self._fills}}}
         write(folder, "CLIPModel", max_length, prompts, self.normalize, more=filled if self._fills else {})
 
