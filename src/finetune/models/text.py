@@ -29,6 +29,12 @@ from finetune.models.pooling import load_pooling
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
 
 
+_USE_OF_LEARNED_POOLING = (
+    "# sentence-transformers does not know this pooling; finetune does:\n"
+    "#     python train.py model.name=path/to/this/folder"
+)
+
+
 class TextEncoder(Encoder):
     """Token ids in, embeddings `(N, D)` in fp32 out.
 
@@ -61,6 +67,8 @@ class TextEncoder(Encoder):
         check_vocabulary(self.tokenizer, self.backbone, name)
         mode = pooling if pooling != "auto" else found.pooling or ("last" if _is_causal(self.backbone) else "mean")
         self.pooling = load_pooling(mode, self.hidden, found)
+        if self.pooling.state_dict():
+            self.use = _USE_OF_LEARNED_POOLING
         kept = [Dense.load(folder) for folder in found.dense]
         between = kept[-1].linear.out_features if kept else self.hidden
         self.head = nn.ModuleList([*kept, *new_head(between, output_width, head)])
