@@ -28,7 +28,6 @@ from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
 
-
 _USE_OF_LEARNED_POOLING = (
     "# sentence-transformers does not know this pooling; finetune does:\n"
     "#     python train.py model.name=path/to/this/folder"
