@@ -93,7 +93,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
         ({"model/x.yaml": "- a\n"}, "model=x", "model", "found ['a']"),
         ({"model/x.yaml": "text"}, "model=x", "model", "_target_"),
         ({"model/x.yaml": ""}, "model=x", "model", "cannot do without"),
-        ({"model/x.yaml": ""}, "model=y", "model=y", "There are: bert, x."),
+        ({"model/x.yaml": ""}, "model=y", "model=y", "There are: bert, clip, "),
         (
             {"recipe/x.yaml": "# @package _global_\ndefaults:\n  - override /model: brt\n"},
             "recipe=x",
@@ -140,7 +140,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             {"recipe/x.yaml": "# @package _global_\nzzz: 1\n"},
             "recipe=x",
             "zzz",
-            "'zzz' (conf/recipe/x.yaml:2). There are: model, data, loss",
+            "'zzz' (conf/recipe/x.yaml:2). There are: model, tuning, data, loss",
         ),
         (
             {"recipe/x.yaml": "# @package _global_\nzzz: 1\n"},
