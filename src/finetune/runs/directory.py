@@ -95,6 +95,11 @@ class RunDirectory:
         return self.path / "run.log"
 
     @property
+    def lock_path(self) -> Path:
+        """Held by the process that works on the run, as long as it lives."""
+        return self.path / "lock"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of what is needed to resume."""
         return self.path / "checkpoints"
@@ -121,7 +126,7 @@ class RunDirectory:
 
     def lock(self) -> AbstractContextManager[object]:
         """Keeps other processes out while the `with` lasts; raises RunError when one is in already."""
-        return held(self.path / "lock", f"the run {self.path}")
+        return held(self.lock_path, f"the run {self.path}")
 
     def write_status(
         self, state: State, reason: str = "", step: int | None = None, eta_seconds: float | None = None, **facts: object
