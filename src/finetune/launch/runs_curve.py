@@ -14,7 +14,8 @@ Points = list[tuple[float, float]]
 
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _WIDEST, _HEIGHT = 120, 20  # characters
-_MARGIN = 16  # characters left of the picture, for the numbers
+_MARGIN = 24  # characters beside the picture, for the numbers and the name of the axis
+_LONGEST_LABEL = 8  # characters
 
 
 def curves(runs: Sequence[RunDirectory], metric: str, smooth: int) -> dict[str, Points]:
@@ -46,7 +47,7 @@ def draw(found: Mapping[str, Points], metric: str) -> None:
     figure = plotille.Figure()
     figure.width, figure.height = min(_WIDEST, console.width) - _MARGIN, _HEIGHT
     figure.with_colors = console.is_terminal and not console.no_color
-    figure.x_label, figure.y_label = "step", metric[: _MARGIN - 6]
+    figure.x_label, figure.y_label = "step", metric.rpartition("/")[2][:_LONGEST_LABEL]
     for kind in (int, float):
         figure.register_label_formatter(kind, _number)
     figure.set_x_limits(*_limits([step for points in found.values() for step, _ in points]))

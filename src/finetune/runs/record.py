@@ -63,12 +63,12 @@ class Record:
     @cached_property
     def started(self) -> datetime:
         """When it was started first."""
-        return self._moment("started_at")
+        return _moment(self.status.get("started_at"), self.run.config_path)
 
     @cached_property
     def heard(self) -> datetime:
         """When it last said something about itself."""
-        return self._moment("time")
+        return _moment(self.status.get("time"), self.run.path)
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
@@ -112,13 +112,6 @@ class Record:
             "loss": self.metric("loss"),
             "headline": None if headline is None else vars(headline),
         }
-
-    def _moment(self, key: str) -> datetime:
-        try:
-            moment = datetime.fromisoformat(str(self.status[key]))
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        except (KeyError, ValueError):
-            return _changed(self.run.path)
 
 
 def is_run(path: Path) -> bool:
@@ -164,11 +157,14 @@ def _epitaph(state: str, host: str) -> str:
     return f"its process ended without a word while it was {state}: killed, or the machine went down{where}."
 
 
-def _changed(path: Path) -> datetime:
+def _moment(text: object, else_of: Path) -> datetime:
+    """The moment that a status tells, or if it tells none, that of the last change of a file."""
     try:
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    except OSError:
-        return datetime.fromtimestamp(0, UTC)
+        moment = datetime.fromisoformat(str(text))
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except ValueError:
+        changed = else_of.stat().st_mtime if else_of.exists() else 0
+        return datetime.fromtimestamp(changed, UTC)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def _metric_holds(record: Record, wanted: Term) -> bool:
 
 
 def _sorted(records: list[Record], name: str, reverse: bool) -> list[Record]:
-    """Numbers, the largest first, then texts by their letters; those without a value are last either way."""
+    """Numbers, the largest first, then texts by their letters; those without a value are last, of equals the newest."""
+    records = sorted(records, key=lambda record: record.started, reverse=True)
     values = {id(record): _FIXED[name](record) if name in _FIXED else record.value(name) for record in records}
     numbers = [record for record in records if isinstance(values[id(record)], int | float)]
     texts = [record for record in records if isinstance(values[id(record)], str)]

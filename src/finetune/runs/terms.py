@@ -41,7 +41,8 @@ class Term:
     def _fits(self, found: Any) -> bool:
         # Of a node only what it builds can be meant: loss=triplet is finetune.losses.triplet.Triplet.
         text = shown(found).rpartition(".")[2] if isinstance(found, Mapping) else shown(found)
-        return fnmatchcase(text.casefold(), self.value.casefold())
+        text, wanted = text.casefold(), self.value.casefold()
+        return text == wanted or fnmatchcase(text, wanted)
 
 
 def term(text: str, example: str) -> Term:

@@ -84,6 +84,7 @@ class WeightsAndBiases(Tracker):
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _tell(self, message: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None
