@@ -7,7 +7,7 @@ import sys
 import typer
 
 import finetune
-from finetune.launch import cache_command
+from finetune.launch import cache_command, runs_command
 
 app = typer.Typer(
     name="finetune",
@@ -22,6 +22,7 @@ data_app = typer.Typer(help="Look at data before training on it.", no_args_is_he
 app.add_typer(data_app, name="data")
 
 app.add_typer(cache_command.app, name="cache")
+app.add_typer(runs_command.app, name="runs")
 
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 # Without a --help of its own: it is handed on, and answered with the groups that are there.

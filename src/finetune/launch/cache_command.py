@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import typer
 
 from finetune.errors import FinetuneError
+from finetune.launch.answer import answering
+from finetune.launch.words import ago
 
 if TYPE_CHECKING:
     from finetune.data.cache import Cache, Entry
@@ -29,7 +29,7 @@ def cache(ctx: typer.Context) -> None:
     Example: finetune cache
     """
     if ctx.invoked_subcommand is None:
-        with _answered():
+        with answering():
             _show(_open())
 
 
@@ -43,22 +43,10 @@ def clean(
 
     Example: finetune cache clean --older-than 30 --keep-gb 20
     """
-    with _answered():
+    with answering():
         if everything and (older_than is not None or keep_gb is not None):
             raise FinetuneError("--all leaves nothing for --older-than or --keep-gb to choose.", "Give one of them.")
         _clean(_open(), 0 if everything else older_than, keep_gb)
-
-
-@contextmanager
-def _answered() -> Iterator[None]:
-    """Show a mistake as a sentence, and end with its exit code."""
-    from finetune.console import complain
-
-    try:
-        yield
-    except FinetuneError as error:
-        complain(error)
-        raise typer.Exit(error.exit_code) from error
 
 
 def _open() -> Cache:
@@ -92,7 +80,7 @@ def _show(cache: Cache) -> None:
 
 def _rows(kind: str, entries: list[Entry]) -> Iterator[tuple[str, ...]]:
     for entry in entries[:SHOWN]:
-        yield kind, entry.key[:12], _size(entry.size), _ago(entry.made), _ago(entry.used)
+        yield kind, entry.key[:12], _size(entry.size), ago(entry.made), ago(entry.used)
     if more := entries[SHOWN:]:
         yield kind, f"{len(more):,} more", _size(_sum(more)), "", ""
 
@@ -121,12 +109,3 @@ def _size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:,.1f} TB"
-
-
-def _ago(moment: float) -> str:
-    seconds = max(0.0, time.time() - moment)
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= length:
-            count = int(seconds / length)
-            return f"{count:,} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from finetune.config.quoting import quoted
 from finetune.errors import FinetuneError, RunError
 from finetune.launch.arguments import Arguments, command_again
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
+from finetune.runs.comparison import differences, shown
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
     from finetune.data.dataset import Dataset
 
-# Keys that say where and how a run is started, not what it computes: they may differ when it goes on.
-_NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
 _MOST_DIFFERENCES = 10  # told of another config; more would scroll what matters out of sight
-_ABSENT = object()
 
 
 def is_first_process() -> bool:
@@ -134,13 +131,14 @@ def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDir
         raise FinetuneError(
             f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
         )
-    differences = list(_differences(_read_yaml(run.config_path), _resolved(cfg)))
-    if differences:
-        shown = differences[:_MOST_DIFFERENCES]
-        if len(differences) > len(shown):
-            shown.append(f"and {len(differences) - len(shown)} more")
+    found = differences([_read_yaml(run.config_path), _resolved(cfg)])
+    changed = [f"{key} was {shown(then)}, now {shown(now)}" for key, (then, now) in found]
+    if changed:
+        told = changed[:_MOST_DIFFERENCES]
+        if len(changed) > len(told):
+            told.append(f"and {len(changed) - len(told)} more")
         raise FinetuneError(
-            "\n    ".join([f"The run {run.path} was started with another config:", *shown]),
+            "\n    ".join([f"The run {run.path} was started with another config:", *told]),
             "Leave these as they were to go on with it, or choose another name=.",
         )
     if run.data_path.is_file() and _read_yaml(run.data_path) != {"fingerprint": dataset.fingerprint}:
@@ -173,28 +171,6 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     )
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """What differs, a line each: a node that builds something else is told as a whole, not by all that is in it."""
-    for key in sorted({**then, **now}):
-        if not prefix and key in _NOT_COMPARED:
-            continue
-        old, new = then.get(key, _ABSENT), now.get(key, _ABSENT)
-        if isinstance(old, dict) and isinstance(new, dict) and old.get("_target_") == new.get("_target_"):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            yield f"{prefix}{key} was {_shown(old)}, now {_shown(new)}"
-
-
-def _shown(value: Any) -> str:
-    """A value as one would write it in YAML; of a node what it builds."""
-    if value is _ABSENT:
-        return "not there"
-    if isinstance(value, dict):
-        return str(value.get("_target_", "there"))
-    # JSON is YAML on one line, and its words are those of the configs: null, true.
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _stem(cfg: DictConfig) -> str:

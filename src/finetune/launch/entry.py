@@ -33,6 +33,7 @@ from finetune.launch.encoders import (
     prompt_notes,
     width,
 )
+from finetune.launch.loggers import logger_problems
 from finetune.launch.metric import miner_problems
 from finetune.launch.outcome import outcome
 
@@ -137,6 +138,8 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
         found += check_output(Path(cfg.output_root))
+    if "logger" not in wrong:
+        found += logger_problems(cfg)
     if "loss" not in wrong:
         found += loss_settings("loss", cfg.loss, embedding_width)
     if not wrong & {"data", "loss"}:

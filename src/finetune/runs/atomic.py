@@ -78,9 +78,9 @@ def write_json_atomically(path: Path, content: Any) -> None:
     write_text_atomically(path, to_json(content, indent=2) + "\n")
 
 
-def to_json(content: Any, indent: int | None = None) -> str:
+def to_json(content: Any, indent: int | None = None, ascii_only: bool = False) -> str:
     """Strict JSON: NaN and infinities become null, NumPy numbers and arrays plain ones, anything else its text."""
-    return json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_plain(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

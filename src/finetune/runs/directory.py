@@ -1,6 +1,6 @@
 """The run directory: plain files that alone say what a run was, is and found.
 
-config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock
+config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock  trackers.json
 checkpoints/  model/  report.md  report.json
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from typing import Any, Literal
 from finetune.errors import FinetuneError, RunError
 from finetune.runs.atomic import explain, explained, to_json, write_json_atomically, write_text_atomically
 from finetune.runs.lock import held
+
+_TRACKERS = threading.Lock()
 
 State = Literal["created", "validating", "running", "finished", "failed", "interrupted"]
 
@@ -95,6 +98,16 @@ class RunDirectory:
         return self.path / "run.log"
 
     @property
+    def lock_path(self) -> Path:
+        """Held by the process that works on the run, as long as it lives."""
+        return self.path / "lock"
+
+    @property
+    def trackers_path(self) -> Path:
+        """The id that each tracker gave to this run, so that it goes on with it when the run does."""
+        return self.path / "trackers.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of what is needed to resume."""
         return self.path / "checkpoints"
@@ -121,7 +134,7 @@ class RunDirectory:
 
     def lock(self) -> AbstractContextManager[object]:
         """Keeps other processes out while the `with` lasts; raises RunError when one is in already."""
-        return held(self.path / "lock", f"the run {self.path}")
+        return held(self.lock_path, f"the run {self.path}")
 
     def write_status(
         self, state: State, reason: str = "", step: int | None = None, eta_seconds: float | None = None, **facts: object
@@ -156,6 +169,19 @@ class RunDirectory:
         except ValueError:
             return {}
         return status if isinstance(status, dict) else {}
+
+    def read_trackers(self) -> dict[str, str]:
+        """The run's id in each tracker that it was ever told to; empty where nothing can be read."""
+        try:
+            ids = json.loads(self.trackers_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {str(name): str(run_id) for name, run_id in ids.items()} if isinstance(ids, dict) else {}
+
+    def write_tracker(self, name: str, run_id: str) -> None:
+        """Keeps the run's id in a tracker, atomically. Raises RunError when the system refuses."""
+        with _TRACKERS:  # each tracker has a thread of its own
+            write_json_atomically(self.trackers_path, self.read_trackers() | {name: run_id})
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, seen at once by readers; NaN and infinities become null. Raises RunError."""

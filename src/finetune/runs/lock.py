@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from finetune.runs.atomic import explain, explained
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _held: set[int] = set()
+# Whoever looks (`is_held`) has the lock for some microseconds, in which a run that starts must not be turned away.
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 5, 0.02
 
 
 class InUse(RunError):
@@ -42,6 +46,31 @@ def held(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> I
             os.close(handle)
 
 
+def is_held(path: Path) -> bool | None:
+    """Whether a living process holds the lock file `path`; None where nobody can tell: a file system without locks.
+
+    Raises RunError when the system refuses to open it.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise explain(error, f"open {path}") from error
+    try:
+        # Shared, so that two who look do not see each other.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise explain(error, f"look at the lock {path}") from error
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
 def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tuple[int, bool]:
     while True:
         with explained(f"open {path}"):
@@ -60,7 +89,7 @@ def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tupl
 def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None) -> bool:
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try(handle)
         except BlockingIOError as error:
             holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
             if wait is None:
@@ -77,6 +106,14 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
         _log.warning("%s: this file system has no locks, so nothing keeps a second process out.", path)
         return False
     return True
+
+
+def _try(handle: int) -> None:
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_still_there(handle: int, path: Path) -> bool:

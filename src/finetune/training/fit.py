@@ -35,6 +35,7 @@ from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
+from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure
 from finetune.training.memory import reuse_freed
@@ -70,6 +71,12 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     _quieten()
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg, dataset, run)
+    with ended(parts.trainer.loggers):
+        _live(cfg, parts, run, checkpoint)
+
+
+def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
+    """Evaluate, train, evaluate, save and report what was built."""
     first = parts.trainer.is_global_zero
     step = 0 if checkpoint is None else _step_of(checkpoint)
     if first:

@@ -1,4 +1,4 @@
-"""Loggers that need nothing but the run directory."""
+"""Numbers into the run directory, with nothing but itself."""
 
 from __future__ import annotations
 

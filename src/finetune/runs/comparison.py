@@ -1,0 +1,42 @@
+"""Where the configs of runs differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# Keys that say where and how a run is started, not what it computes.
+NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
+ABSENT = object()  # the value of a key that is not there
+
+
+def differences(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Each key that differs, with its value in every config; a node that builds something else is told as a whole."""
+    for key in dict.fromkeys(name for tree in trees for name in tree):
+        if not prefix and key in NOT_COMPARED:
+            continue
+        values = [tree.get(key, ABSENT) for tree in trees]
+        nodes = [value for value in values if isinstance(value, Mapping)]
+        if len(nodes) == len(values) and all(node.get("_target_") == nodes[0].get("_target_") for node in nodes):
+            yield from differences(nodes, f"{prefix}{key}.")
+        elif any(value != values[0] for value in values):
+            yield f"{prefix}{key}", values
+
+
+def value_of(tree: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key, ABSENT if there is none."""
+    found: Any = tree
+    for part in key.split("."):
+        found = found.get(part, ABSENT) if isinstance(found, Mapping) else ABSENT
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it in YAML; of a node what it builds."""
+    if value is ABSENT:
+        return "not there"
+    if isinstance(value, Mapping):
+        return str(value.get("_target_", "there"))
+    # JSON is YAML on one line, and its words are those of the configs: null, true.
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,184 @@
+"""What a run directory says about its run; a damaged one says that it is damaged."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from finetune.errors import RunError
+from finetune.runs.comparison import ABSENT, value_of
+from finetune.runs.directory import RunDirectory, State
+from finetune.runs.lock import is_held
+from finetune.runs.metrics import last_value
+
+# Every run has these from its first moment on. One alone may be anybody's file; two are no accident.
+_MARKS = ("config.yaml", "overrides.yaml", "data.json", "environment.json", "status.json")
+_FEWEST_MARKS = 2
+
+ENDED = ("finished", "failed", "interrupted")
+DEAD = "dead"  # it says that it runs, and no process holds its lock
+DAMAGED = "damaged"
+STATES = (*get_args(State), DEAD, DAMAGED)
+
+# The C parser is ten times as fast, and not part of every build of PyYAML.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that a run is judged by, before and after training."""
+
+    metric: str
+    after: float
+    change: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as it is at this moment: `state` is what it says, unless nobody is there to say it any more."""
+
+    run: RunDirectory
+    state: str
+    reason: str
+    status: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run's name within all runs: experiment and folder."""
+        return f"{self.run.path.parent.name}/{self.run.name}"
+
+    @property
+    def step(self) -> int | None:
+        """The last optimizer step that it told of."""
+        step = self.status.get("step")
+        return step if isinstance(step, int) else None
+
+    @cached_property
+    def started(self) -> datetime:
+        """When it was started first."""
+        return _moment(self.status.get("started_at"), self.run.config_path)
+
+    @cached_property
+    def heard(self) -> datetime:
+        """When it last said something about itself."""
+        return _moment(self.status.get("time"), self.run.path)
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The whole config; None if it cannot be read."""
+        return _mapping(self.run.config_path)
+
+    @cached_property
+    def headline(self) -> Headline | None:
+        """The first metric of its report; None if there is no report, or nothing was evaluated."""
+        try:
+            first = next(iter(read_mapping(self.run.report_data_path)["evaluations"].values()))["metrics"][0]
+            after = first["after"] if "after" in first else first["value"]
+            return Headline(str(first["metric"]), float(after), first.get("change"))
+        except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+            return None
+
+    def metric(self, name: str) -> float | None:
+        """The last value of a metric."""
+        return last_value(self.run.metrics_path, name)
+
+    def value(self, name: str) -> Any:
+        """What a name stands for: the last value of a metric, else that of a config key; None if it is neither."""
+        if (value := self.metric(name)) is not None:
+            return value
+        found = value_of(self.config or {}, name)
+        return None if found is ABSENT else found
+
+    def facts(self) -> dict[str, Any]:
+        """All of this for programs; times are UTC."""
+        headline = self.headline
+        return {
+            "run": self.name,
+            "path": str(self.run.path.absolute()),
+            "state": self.state,
+            "reason": self.reason,
+            "step": self.step,
+            "eta_seconds": self.status.get("eta_seconds"),
+            "started_at": self.started.isoformat(timespec="seconds"),
+            "time": self.heard.isoformat(timespec="seconds"),
+            "host": self.status.get("host"),
+            "loss": self.metric("loss"),
+            "headline": None if headline is None else vars(headline),
+        }
+
+
+def is_run(path: Path) -> bool:
+    """Whether this folder is, or was, a run of finetune."""
+    return sum((path / name).is_file() for name in _MARKS) >= _FEWEST_MARKS
+
+
+def read(path: Path) -> Record:
+    """Read the run at `path`; whatever is wrong with it is in the record, and nothing is raised."""
+    run = RunDirectory(path)
+    try:
+        status = run.read_status()
+        if damage := _damage(run, status):
+            return Record(run, DAMAGED, damage, status)
+        return _alive(run, status)
+    except RunError as error:
+        return Record(run, DAMAGED, error.what, {})
+
+
+def _damage(run: RunDirectory, status: dict[str, Any]) -> str:
+    if status.get("state") not in get_args(State):
+        return "status.json is missing or cannot be read, or says nothing that is known here."
+    if not run.config_path.is_file():
+        return "config.yaml is missing."
+    return ""
+
+
+def _alive(run: RunDirectory, status: dict[str, Any]) -> Record:
+    held = None if status["state"] in ENDED else is_held(run.lock_path)
+    if held is False:
+        # It may have ended between the two looks: it says so before it lets go of the lock.
+        status = run.read_status()
+    state, reason = str(status.get("state", DEAD)), str(status.get("reason", ""))
+    if state in ENDED or held:
+        return Record(run, state, reason, status)
+    if held is None:
+        return Record(run, state, "this file system has no locks: nobody can tell whether its process lives.", status)
+    return Record(run, DEAD, _epitaph(state, str(status.get("host"))), status)
+
+
+def _epitaph(state: str, host: str) -> str:
+    where = "" if host == socket.gethostname() else f", as far as can be seen from here: it was on {host}"
+    return f"its process ended without a word while it was {state}: killed, or the machine went down{where}."
+
+
+def _moment(text: object, else_of: Path) -> datetime:
+    """The moment that a status tells, or if it tells none, that of the last change of a file."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except ValueError:
+        changed = else_of.stat().st_mtime if else_of.exists() else 0
+        return datetime.fromtimestamp(changed, UTC)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _mapping(path: Path) -> dict[str, Any] | None:
+    try:
+        content = yaml.load(path.read_bytes(), Loader=_Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,138 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import FinetuneError
+from finetune.runs.comparison import ABSENT, differences, value_of
+from finetune.runs.registry import find
+from finetune.runs.selection import Wish, select
+from finetune.runs.terms import moment, term
+from tests.runs.made import CONFIG, living, make_run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    slow = {"optimizer": CONFIG["optimizer"] | {"lr": 1e-5}}
+    make_run(tmp_path, "one/a", score=0.3, days=3)
+    make_run(tmp_path, "one/b", "failed", days=2, config=slow, losses=[2.0, 0.5])
+    make_run(tmp_path, "two/c", score=0.4, days=1, config=slow | {"loss": {"_target_": "x.y.Triplet", "margin": 1}})
+    make_run(tmp_path, "two/d", "running", losses=[9.0])
+    (tmp_path / "two" / "no run").mkdir()
+    (tmp_path / "two" / "no run" / "config.yaml").touch()
+    (tmp_path / "two" / ".removed-x").mkdir()
+    (tmp_path / "file").touch()
+    return tmp_path
+
+
+def names(root: Path, **wish: object) -> str:
+    return "".join(record.run.name for record in select(root, Wish(**wish)).records)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wish", "found"),
+    [
+        ({}, "dcba"),
+        ({"reverse": True}, "abcd"),
+        ({"experiment": ["one"]}, "ba"),
+        ({"experiment": ["t*", "one"]}, "dcba"),
+        ({"state": ["dead"]}, "d"),
+        ({"state": ["finished,failed"]}, "cba"),
+        ({"where": ["optimizer.lr<=3e-5"]}, "cb"),
+        ({"where": ["optimizer.lr=1e-4"]}, "da"),
+        ({"where": ["optimizer.lr=0.0001", "seed!=41"]}, "da"),
+        ({"where": ["loss=triplet"]}, "c"),
+        ({"where": ["loss!=Triplet"]}, "dba"),
+        ({"where": ["loss.margin>0"]}, "c"),
+        ({"where": ["model.name=*minilm"]}, "dcba"),
+        ({"where": ["data.limit=null"]}, "dcba"),
+        ({"where": ["data.limit>0"]}, ""),
+        ({"where": ["nothing!=1"]}, ""),
+        ({"metric": ["nDCG@10>0.3"]}, "c"),
+        ({"metric": ["nDCG@10>=0.3"]}, "ca"),
+        ({"metric": ["loss<1", "loss>=0.5"]}, "b"),
+        ({"since": "36h"}, "dc"),
+        ({"sort": "nDCG@10"}, "cadb"),
+        ({"sort": "loss"}, "dcab"),
+        ({"sort": "loss", "reverse": True}, "bcad"),
+        ({"sort": "run"}, "abcd"),
+        ({"sort": "optimizer.lr", "experiment": ["one"]}, "ab"),
+    ],
+)
+def test_runs_are_chosen_and_ordered(root: Path, wish: dict[str, object], found: str) -> None:
+    assert names(root, **wish) == found
+
+
+def test_a_living_run_is_running(root: Path) -> None:
+    from finetune.runs.directory import RunDirectory
+
+    with living(RunDirectory(root / "two" / "d")):
+        assert names(root, state=["running"]) == "d" and names(root, state=["dead"]) == ""
+
+
+def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> None:
+    (root / "one" / "a" / "config.yaml").write_text("a: [")
+    found = select(root, Wish(where=["seed=42"]))
+    assert [record.run.name for record in found.unreadable] == ["a"] and len(found.records) == 3
+    assert names(root) == "dcba"
+
+
+@pytest.mark.parametrize(
+    ("wish", "answer"),
+    [
+        ({"state": ["dad"]}, "there is no state 'dad'. Did you mean dead?"),
+        ({"where": ["seed"]}, "'seed' is no condition"),
+        ({"where": ["seed>many"]}, "compares with 'many', which is no number"),
+        ({"metric": ["<3"]}, "'<3' is no condition"),
+        ({"since": "yesterday"}, "'yesterday' is no time"),
+        ({"sort": "nowhere"}, "no run here has 'nowhere' to sort by"),
+    ],
+)
+def test_a_wish_that_cannot_be_read_is_answered(root: Path, wish: dict[str, object], answer: str) -> None:
+    with pytest.raises(FinetuneError, match=answer.replace("?", r"\?")):
+        names(root, **wish)
+
+
+def test_moments() -> None:
+    now = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    assert moment("2w", now) == now - timedelta(weeks=2)
+    assert moment(" 30 m ", now) == now - timedelta(minutes=30)
+    assert moment("2026-11-20T10:00:00+00:00", now) == datetime(2026, 11, 20, 10, tzinfo=UTC)
+    assert moment("2026-11-20", now) == datetime(2026, 11, 20).astimezone(UTC)
+    with pytest.raises(FinetuneError):
+        moment("9" * 30 + "d", now)
+
+
+def test_a_term_of_a_value_that_is_not_there_never_holds() -> None:
+    assert not any(term(f"a{sign}1", "").holds(ABSENT) for sign in ("=", "!=", "<", ">"))
+    assert term("a=true", "").holds(True) and not term("a=1", "").holds(True)
+    assert term("a=[1, 2]", "").holds([1, 2])
+
+
+def test_names_find_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(root, "three/a long name")
+    make_run(root, "three/another long name")
+    assert find("one/a", root) == find("a", root) == find(str(root / "one" / "a"), root) == root / "one" / "a"
+    assert find("a long", root).name == "a long name"
+    for name, answer in [
+        ("long", "'long' can be 2 runs. Give one: three/a long name, three/another long name."),
+        ("one/x", f"'one/x' is the name of no run in {root}. Did you mean one/a"),
+        (str(root / "two" / "no run"), "is no run"),
+    ]:
+        with pytest.raises(FinetuneError) as caught:
+            find(name, root)
+        assert answer in str(caught.value)
+    with pytest.raises(FinetuneError):
+        find("a long", root, whole=True)
+
+
+def test_differences_tell_a_node_that_builds_another_as_a_whole() -> None:
+    one = {"name": "x", "loss": {"_target_": "A", "t": 1}, "lr": 1, "o": {"_target_": "O", "a": 1, "b": 2}}
+    two = {"name": "y", "loss": {"_target_": "B", "m": 1}, "lr": 1, "o": {"_target_": "O", "a": 3, "c": 4, "b": 2}}
+    assert list(differences([one, two])) == [
+        ("loss", [one["loss"], two["loss"]]),
+        ("o.a", [1, 3]),
+        ("o.c", [ABSENT, 4]),
+    ]
+    assert list(differences([one, one, one])) == []
+    assert value_of(one, "o.a") == 1 and value_of(one, "o.x.y") is ABSENT
