@@ -23,9 +23,10 @@ from finetune.config.build import build, build_offered
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
+from finetune.data.other_source import other_sources
 from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
-from finetune.evaluation.retrieval import RetrievalResult
+from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
 from finetune.losses.loss import tell_width
@@ -36,7 +37,7 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
 from finetune.training.losses import build_losses, layers_of, teacher_of
-from finetune.training.measure import Measure
+from finetune.training.measure import Measure, Source
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.teacher import embedded
@@ -138,7 +139,12 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         tuning.rates(encoder),
     )
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
-    measure = Measure(encoder, engine, data, cfg.data.max_length)
+    run_source = Source(dataset.held, data.tokens, data.others)
+    own = {
+        name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
+        for name, source in other_sources(cfg).items()
+    }
+    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
 
 
@@ -173,7 +179,7 @@ def _step_of(checkpoint: Path) -> int:
         ) from error
 
 
-def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResult]:
+def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:
     results = parts.measure(parts.evaluators, parts.trainer.strategy.root_device, when)
     for name, result in results.items():
         for logger in parts.trainer.loggers if log else ():
@@ -228,6 +234,7 @@ def _report(
         model_path=str(run.model),
         evaluations=findings,
         take=dataset.items.take,
+        takes=parts.measure.takes(),
         data=dataset.facts | parts.data.tokens.facts(),
         notes=dataset.notes,
         cost={
