@@ -36,7 +36,11 @@ def bm25(queries: Sequence[str], corpus: Sequence[str], depth: int) -> Ints:
 
     index = bm25s.BM25(method="lucene")
     quiet = {"show_progress": False}
-    index.index(bm25s.tokenize(list(corpus), stopwords=None, **quiet), **quiet)
-    asked = bm25s.tokenize(list(queries), stopwords=None, return_ids=False, **quiet)
-    found, scores = index.retrieve(asked, k=min(depth, len(corpus)), **quiet)
-    return np.where(scores > 0, found, -1).astype(np.int64)
+    words = {"stopwords": None, "token_pattern": r"(?u)\b\w+\b", **quiet}
+    index.index(bm25s.tokenize(list(corpus), **words), **quiet)
+    asked = bm25s.tokenize(list(queries), return_ids=False, **words)
+    found_QK, score_QK = index.retrieve(asked, k=min(depth, len(corpus)), **quiet)
+    # Of equal scores it keeps any at the cut, in any order; that they come by their place is all that can be had.
+    order_QK = np.lexsort((found_QK, -score_QK))
+    found_QK = np.where(score_QK > 0, found_QK, -1).astype(np.int64)
+    return np.take_along_axis(found_QK, order_QK, axis=1)

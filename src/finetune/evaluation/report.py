@@ -102,7 +102,7 @@ def render_table(comparison: Comparison, name: str) -> Table:
         table.add_column(column, justify="left" if column == "metric" else "right")
     for row in comparison.rows:
         colour = ("green" if row.change.change > 0 else "red") if row.change.certain else "default"
-        table.add_row(*(Text(cell) for cell in _cells(row.metric, _change(row.change))), style=colour)
+        table.add_row(*(Text(cell) for cell in _cells(row.metric, change_data(row.change))), style=colour)
     return table
 
 
@@ -116,7 +116,7 @@ def _evaluation(result: Comparison | Result, take: Take) -> dict[str, Any]:
         metrics = [{"metric": metric, "value": mean} for metric, mean in result.means.items()]
         headline = f"{result.headline} {result.means[result.headline]:.3f}, measured once: nothing to compare it with"
         return _described(result, headline) | {"metrics": metrics, "examples": {}}
-    changes = [{"metric": row.metric} | _change(row.change) for row in result.rows]
+    changes = [{"metric": row.metric} | change_data(row.change) for row in result.rows]
     return _described(result.after, result.verdict) | {"metrics": changes, "examples": _examples(result, take)}
 
 
@@ -140,7 +140,8 @@ def _described(result: Result, headline: str) -> dict[str, Any]:
     }
 
 
-def _change(change: Change) -> dict[str, Any]:
+def change_data(change: Change) -> dict[str, Any]:
+    """A change as plain data."""
     return {
         "before": change.mean_before,
         "after": change.mean_after,

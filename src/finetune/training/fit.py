@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -37,7 +36,7 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
 from finetune.training.losses import build_losses, layers_of, teacher_of
-from finetune.training.measure import Measure, Source
+from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.teacher import embedded
@@ -103,7 +102,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
     # A logger or callback that wants to know where the run lives says so by a parameter of that name.
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
-    encoder: Encoder = build(_sized(cfg.model, dataset), "model")
+    encoder: Encoder = build(sized(cfg.model, dataset.items), "model")
     tuning: Tuning = build(cfg.tuning, "tuning")
     tuning.apply(encoder)
     settings = build(cfg.data, "data").batch_settings()
@@ -146,15 +145,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     }
     measure = Measure(encoder, engine, cfg.data.max_length, run_source, own)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
-
-
-def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
-    """Return the model's node with the length of the vectors that it will read, where it asks for it."""
-    if model.get("input_width") != "auto" or len(dataset.items.parts) < 2:
-        return model
-    sized, (_, part, *_) = model.copy(), dataset.items.parts
-    sized.input_width = len(part.values[0].as_py()) // np.dtype(np.float32).itemsize
-    return sized
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:

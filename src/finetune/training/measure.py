@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
 from finetune.console import Bar, say
 from finetune.data.arrays import Ints
 from finetune.data.cache import Cache
 from finetune.data.held import Held
+from finetune.data.items import Items
 from finetune.data.others import Others
 from finetune.data.tokens import Tokens
 from finetune.evaluation.result import Result
@@ -121,3 +123,12 @@ class Measure:
                 found[rows] = part.cpu().numpy()
                 done += len(rows)
                 bar.update(done)
+
+
+def sized(model: DictConfig, items: Items) -> DictConfig:
+    """Return the model's node with the length of the vectors that it will read, where it asks for it."""
+    if model.get("input_width") != "auto" or len(items.parts) < 2:
+        return model
+    known, (_, part, *_) = model.copy(), items.parts
+    known.input_width = len(part.values[0].as_py()) // np.dtype(np.float32).itemsize
+    return known
