@@ -107,7 +107,8 @@ def labelled_items(relations: Relations, name: str, known: Bools | None = None) 
 def _judgments(relations: Relations, prepared: Prepared, name: str) -> Judgments:
     """Return judgments of all rows: with their grades where they have some, else every known positive is right."""
     if relations.score is None:
-        split = Split(np.empty(0, np.int64), np.arange(len(relations)), "group")
+        by: Literal["class", "group"] = "class" if (relations.positive == ABSENT).all() else "group"
+        split = Split(np.empty(0, np.int64), np.arange(len(relations)), by)
         return judge(relations, split, name, prepared.known)
     table = np.column_stack([relations.positive, relations.negatives])
     query = np.repeat(relations.anchor, table.shape[1])
