@@ -58,6 +58,26 @@ def check(ctx: typer.Context) -> None:
     raise typer.Exit(launch([*ctx.args, "check=true"]))
 
 
+@app.command(context_settings=_ANY)
+def evaluate(
+    ctx: typer.Context,
+    as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
+) -> None:
+    """Measure any models without training, side by side: run directories, folders or hub ids.
+
+    Takes the overrides of finetune train, and measures on what such a run would hold out, or on sources that the
+    evaluations name. Without a model it is that of model.name.
+
+    Example: finetune evaluate outputs/default/my_run BAAI/bge-small-en-v1.5 data.path=pairs.csv
+
+    Example: finetune evaluate sentence-transformers/all-MiniLM-L6-v2 evaluation=retrieval
+    'evaluation.retrieval.data={path: my_beir_folder}'
+    """
+    from finetune.launch.evaluate_command import main as evaluate_models
+
+    raise typer.Exit(evaluate_models(ctx.args, as_json=as_json))
+
+
 @app.command()
 def losses() -> None:
     """List the losses that loss=NAME chooses, with one line each and what they learn from.

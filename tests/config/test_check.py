@@ -119,7 +119,7 @@ VALUES = [
     ("scheduler.warmup=1.5", "scheduler.warmup", ["at most 1"]),
     ("model.pooling=meen", "model.pooling", ["Did you mean mean?"]),
     ("model.name=null", "model.name", ["expected a text that is not empty, found null"]),
-    ("evaluation.retrieval.recall_at=[1,0]", "evaluation.retrieval.recall_at", ["at least 1", "found [1, 0]"]),
+    ("evaluation.retrieval.dimensions=[1,0]", "evaluation.retrieval.dimensions", ["at least 1", "found [1, 0]"]),
     ("callbacks.checkpoint.every_n_steps=0", "callbacks.checkpoint.every_n_steps", ["at least 1"]),
     # the run's own keys
     ("seed=-1", "seed", ["at least 0", "found -1"]),

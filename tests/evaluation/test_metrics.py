@@ -3,6 +3,7 @@ import pytest
 import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import dcg_score
 
 from finetune.evaluation import metrics
 
@@ -43,7 +44,8 @@ def test_equal_to_trec_eval(seed: int, queries: int, documents: int, k: int) -> 
     qrels = {f"q{q}": {f"d{d}": int(g) for d, g in enumerate(row)} for q, row in enumerate(grades)}
     run = {f"q{q}": {f"d{d}": float(-rank) for rank, d in enumerate(row)} for q, row in enumerate(ranking)}
     names = {"recall", "P", "success", "map_cut", "ndcg_cut"}
-    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {f"{name}.{k}" for name in names} | {"recip_rank"})
+    asked = {f"{name}.{k}" for name in names} | {"recip_rank", "Rprec"}
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, asked)
     expected = evaluator.evaluate(run)
 
     gains = np.take_along_axis(grades, ranking, axis=1).astype(float)
@@ -56,6 +58,23 @@ def test_equal_to_trec_eval(seed: int, queries: int, documents: int, k: int) -> 
         f"map_cut_{k}": metrics.average_precision(gains, relevant, k),
         f"ndcg_cut_{k}": metrics.ndcg(gains, ideal, k),
         "recip_rank": metrics.reciprocal_rank(gains, documents),
+        "Rprec": metrics.r_precision(gains, relevant),
     }
+    both = np.array([[expected[f"q{q}"][name] for q in range(queries)] for name in (f"P_{k}", f"recall_{k}")])
+    f1 = np.divide(2 * both.prod(0), both.sum(0), out=np.zeros(queries), where=both.sum(0) > 0)
+    np.testing.assert_allclose(metrics.f1(gains, relevant, k), f1, rtol=0, atol=1e-9)
+    if documents > 1:  # scikit-learn refuses one document
+        dcg = [dcg_score([row], [-np.arange(documents, dtype=float)], k=k) for row in np.maximum(gains, 0)]
+        np.testing.assert_allclose(metrics.dcg(gains, k), dcg, rtol=0, atol=1e-9)
     for name, values in ours.items():
         np.testing.assert_allclose(values, [expected[f"q{q}"][name] for q in range(queries)], rtol=0, atol=1e-9)
+
+
+def test_every_name_is_measured_by_what_it_says() -> None:
+    names = ["nDCG@3", "DCG@2", "recall@2", "precision@2", "hit_rate@1", "F1@3", "MRR@3", "MAP@3", "R-precision"]
+    found = metrics.measure(names, GAINS, RELEVANT, IDEAL)
+    assert list(found) == names
+    assert found["F1@3"] == pytest.approx([2 / 3, 0])
+    assert found["R-precision"] == pytest.approx([2 / 3, 0])
+    assert found["DCG@2"] == pytest.approx([2 / np.log2(3), 0])
+    assert found["recall@2"] == pytest.approx([1 / 3, 0])

@@ -10,12 +10,14 @@ from finetune.data.judgments import Judgments
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change
 from finetune.evaluation.report import Comparison, Row, compare, render_table, report_data, report_markdown
-from finetune.evaluation.retrieval import Retrieval, RetrievalResult
+from finetune.evaluation.retrieval import RetrievalResult
 from finetune.runs.atomic import to_json
 
+from .making import built
 from .test_plain import RENDERER, Cells
 
 QUERIES, DOCUMENTS = 40, 200
+METRICS = ["nDCG@10", "recall@1", "recall@10", "MRR@10", "MAP@100"]
 
 
 def _result(noise: float, seed: int = 0, queries: int = QUERIES) -> RetrievalResult:
@@ -25,7 +27,9 @@ def _result(noise: float, seed: int = 0, queries: int = QUERIES) -> RetrievalRes
     emb = np.concatenate([documents[:QUERIES] + noise * random.standard_normal((QUERIES, 16)), documents])
     rows = np.arange(queries)
     judgments = Judgments("pairs.csv, held out", rows, np.arange(DOCUMENTS) + QUERIES, rows, rows, np.ones(queries))
-    return Retrieval([1, 10], 10, 10, 100, 500).evaluate(judgments, lambda items: emb[items].astype(np.float32))
+    return built("retrieval", metrics=METRICS, bootstrap_samples=500).evaluate(
+        judgments, lambda items: emb[items].astype(np.float32)
+    )
 
 
 @pytest.fixture(scope="module")

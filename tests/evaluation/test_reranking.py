@@ -6,7 +6,7 @@ import pytrec_eval
 
 from finetune.data.judgments import Judgments
 from finetune.errors import FinetuneError
-from finetune.evaluation.reranking import Reranking
+from tests.evaluation.making import built
 
 
 def judgments(queries=12, documents=40, seed=0):
@@ -20,8 +20,8 @@ def judgments(queries=12, documents=40, seed=0):
 
 
 def evaluator(**settings):
-    asked = {"candidates": 10, "queries": None, "recall_at": [1, 5], "ndcg_at": 10, "mrr_at": 10, "map_at": 100}
-    return Reranking(**asked | {"bootstrap_samples": 10} | settings)
+    metrics = ["nDCG@10", "recall@1", "recall@5", "MRR@10", "MAP@100"]
+    return built("reranking", **{"metrics": metrics, "candidates": 10, "queries": None, **settings})
 
 
 def test_as_trec_eval():

@@ -1,5 +1,6 @@
+import importlib
 import inspect
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
@@ -7,23 +8,12 @@ import pytrec_eval
 import yaml
 
 from finetune.config.check import check
-from finetune.data.judgments import Judgments
 from finetune.errors import CheckFailed, FinetuneError
-from finetune.evaluation.retrieval import Retrieval
-
-CONFIG = Path(__file__).parents[2] / "conf" / "evaluation" / "retrieval.yaml"
+from tests.evaluation.making import FOLDER, built, judgments
 
 
-def retrieval(**changes) -> Retrieval:
-    settings = {"recall_at": [1, 3], "ndcg_at": 10, "mrr_at": 10, "map_at": 100, "bootstrap_samples": 100}
-    return Retrieval(**settings | changes)
-
-
-def judgments(queries, corpus, triples) -> Judgments:
-    query, document, grade = zip(*triples, strict=True)
-    return Judgments(
-        "test", np.array(queries), np.array(corpus), np.array(query), np.array(document), np.array(grade, float)
-    )
+def retrieval(**changes):
+    return built("retrieval", **{"metrics": ["nDCG@10", "recall@1", "recall@3", "MRR@10", "MAP@100"], **changes})
 
 
 def on_a_line(positions: dict[int, float]):
@@ -31,11 +21,11 @@ def on_a_line(positions: dict[int, float]):
     return lambda items: np.array([[positions[int(item)]] for item in items], np.float32)
 
 
-def test_its_arguments_are_the_keys_of_its_config() -> None:
-    node = yaml.safe_load(CONFIG.read_text())["retrieval"]
-    assert node.pop("_target_") == f"{Retrieval.__module__}.{Retrieval.__name__}"
-    assert list(node) == list(inspect.signature(Retrieval).parameters)
-    assert Retrieval(**node).headline == "nDCG@10"
+@pytest.mark.parametrize("file", [file.stem for file in FOLDER.glob("*.yaml") if file.stem not in ("none", "default")])
+def test_its_arguments_are_the_keys_of_its_config(file) -> None:
+    node = yaml.safe_load((FOLDER / f"{file}.yaml").read_text())
+    module, _, name = node.pop("_target_").rpartition(".")
+    assert list(node) == list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
 def test_worked_by_hand() -> None:
@@ -62,7 +52,7 @@ def test_worked_by_hand() -> None:
 
 def test_cut_offs_name_the_metrics() -> None:
     task = judgments([0], [10, 11], [(0, 0, 1)])
-    result = retrieval(recall_at=[5, 2, 5], ndcg_at=3, mrr_at=4, map_at=7).evaluate(
+    result = retrieval(metrics=["nDCG@3", "recall@2", "recall@5", "recall@2", "MRR@4", "MAP@7"]).evaluate(
         task, on_a_line({0: 1.0, 10: 0.2, 11: 0.1})
     )
     assert list(result.per_query) == ["nDCG@3", "recall@2", "recall@5", "MRR@4", "MAP@7"]
@@ -77,7 +67,9 @@ def test_equal_to_trec_eval_on_random_embeddings(seed: int) -> None:
     pairs = random.permutation(Q * M)[:500]
     grades = random.integers(0, 4, 500)
     task = judgments(np.arange(Q), np.arange(Q, Q + M), list(zip(*np.divmod(pairs, M), grades, strict=True)))
-    result = retrieval(recall_at=[10, 100]).evaluate(task, lambda items: embeddings[items])
+    result = retrieval(metrics=["nDCG@10", "recall@10", "recall@100", "MAP@100"]).evaluate(
+        task, lambda items: embeddings[items]
+    )
 
     qrels: dict[str, dict[str, int]] = {}
     for pair, grade in zip(pairs, grades, strict=True):
@@ -110,7 +102,7 @@ def test_a_query_never_finds_itself() -> None:
     # Item 0 is in the corpus twice and would come first; judged right it cannot be found, so it counts neither way.
     positions = {0: 1.0, 10: 0.9, 11: 0.5}
     task = judgments([0], [0, 10, 0, 11], [(0, 0, 1), (0, 3, 1)])
-    result = retrieval(recall_at=[1, 2]).evaluate(task, on_a_line(positions))
+    result = retrieval(metrics=["recall@2", "MRR@10"]).evaluate(task, on_a_line(positions))
     assert result.hits[0, :3].tolist() == [10, 11, -1]
     assert result.right[0, :2].tolist() == [11, -1]
     assert result.means["recall@2"] == 1.0
@@ -120,7 +112,7 @@ def test_a_query_never_finds_itself() -> None:
 def test_leaving_a_query_out_of_its_ranking_costs_no_place() -> None:
     positions = {0: 1.0} | {item: 1.0 - item / 100 for item in range(10, 30)}
     task = judgments([0], [0, 0, *range(10, 30)], [(0, 11, 1)])
-    result = retrieval(recall_at=[10], map_at=10).evaluate(task, on_a_line(positions))
+    result = retrieval(metrics=["recall@10", "MAP@10"]).evaluate(task, on_a_line(positions))
     assert result.hits[0].tolist() == list(range(10, 20))
     assert result.means["recall@10"] == 1.0
 
@@ -163,7 +155,114 @@ def test_embeddings_that_are_no_numbers() -> None:
         retrieval().evaluate(judgments([0], [10], [(0, 0, 1)]), on_a_line({0: float("nan"), 10: 1.0}))
 
 
-@pytest.mark.parametrize("value", ["[]", "[0]", "[-1,10]", "[1.5]"])
-def test_cut_offs_that_are_none_are_refused_by_the_check(value):
-    with pytest.raises(CheckFailed, match="recall_at"):
-        check([f"evaluation.retrieval.recall_at={value}"])
+@pytest.mark.parametrize("value", ["[]", "[0]", "nDCG@10"])
+def test_metrics_that_are_no_list_of_names_are_refused_by_the_check(value):
+    with pytest.raises(CheckFailed, match="metrics"):
+        check([f"evaluation.retrieval.metrics={value}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ndgc@10", "no metric 'ndgc@10'. Did you mean nDCG@10"),
+        ("recall", "needs a cut-off"),
+        ("recall@0", "needs a cut-off"),
+        ("R-precision@5", "Write R-precision."),
+        ("beauty", "There are: nDCG@k"),
+    ],
+)
+def test_a_metric_that_there_is_not(name, words):
+    with pytest.raises(CheckFailed, match=re.escape(words)):
+        retrieval(metrics=[name])
+
+
+def test_a_query_may_find_itself_where_that_is_wanted() -> None:
+    task = judgments([0], [0, 10], [(0, 0, 1)])
+    result = retrieval(exclude_self=False).evaluate(task, on_a_line({0: 1.0, 10: 0.5}))
+    assert result.hits[0, :2].tolist() == [0, 10]
+    assert result.means["recall@1"] == 1
+
+
+def test_a_cut_off_beyond_the_corpus_is_said() -> None:
+    result = retrieval().evaluate(judgments([0], [10, 11], [(0, 0, 1)]), on_a_line({0: 1.0, 10: 0.9, 11: 0.1}))
+    assert result.notes == [
+        "nDCG@10, recall@3, MRR@10, MAP@100: the corpus has only 2 documents, so that all of them are hits."
+    ]
+
+
+def test_a_sample_of_the_queries_is_always_the_same() -> None:
+    task = judgments(range(50), range(50, 100), [(q, q, 1) for q in range(50)])
+    embeddings = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+    once, twice = (retrieval(queries=7).evaluate(task, lambda items: embeddings[items]) for _ in range(2))
+    assert len(once.queries) == 7
+    assert once.queries.tolist() == twice.queries.tolist()
+
+
+def test_cut_and_quantised_embeddings_are_measured_from_the_same_ones() -> None:
+    random = np.random.default_rng(0)
+    Q, M, D = 40, 300, 32
+    embeddings = random.standard_normal((Q + M, D)).astype(np.float32)
+    embeddings[:Q] += embeddings[Q : 2 * Q]
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    task = judgments(np.arange(Q), np.arange(Q, Q + M), [(q, q, 1) for q in range(Q)])
+    asked = []
+
+    def embed(items):
+        asked.extend(items)
+        return embeddings[items]
+
+    found = retrieval(dimensions=[32, 8], precisions=["int8", "binary"]).evaluate(task, embed).per_query
+    assert len(asked) == Q + M
+    alone = retrieval()
+
+    def of(emb):
+        return alone.evaluate(task, lambda items: emb[items]).per_query["nDCG@10"]
+
+    signs = np.unpackbits(np.packbits(embeddings > 0, axis=1), axis=1)
+    hamming = (signs[:Q, None] != signs[None, Q:]).sum(2)
+    right_rank = (hamming < hamming[np.arange(Q), np.arange(Q)][:, None]).sum(1)
+    before = np.arange(M) < np.arange(Q)[:, None]
+    right_rank += ((hamming == hamming[np.arange(Q), np.arange(Q)][:, None]) & before).sum(1)
+    expected = np.where(right_rank < 10, 1 / np.log2(right_rank + 2), 0)
+    np.testing.assert_array_equal(found["nDCG@10 (32)"], found["nDCG@10"])
+    np.testing.assert_allclose(found["nDCG@10 (8)"], of(normalised(embeddings[:, :8])), atol=1e-12)
+    np.testing.assert_allclose(found["nDCG@10 (binary)"], expected, atol=1e-12)
+    assert abs(found["nDCG@10 (int8)"].mean() - found["nDCG@10"].mean()) < 0.02
+    assert "nDCG@10 (8, binary)" in found
+
+
+def normalised(emb):
+    return emb / np.linalg.norm(emb, axis=1, keepdims=True)
+
+
+def test_more_dimensions_than_there_are() -> None:
+    with pytest.raises(FinetuneError, match="have 1 dimensions, and 8 are to be measured"):
+        retrieval(dimensions=[8]).evaluate(judgments([0], [10], [(0, 0, 1)]), on_a_line({0: 1.0, 10: 0.5}))
+
+
+def test_an_approximate_index_finds_nearly_the_same() -> None:
+    random = np.random.default_rng(0)
+    embeddings = random.standard_normal((600, 16)).astype(np.float32)
+    task = judgments(np.arange(50), np.arange(600), [(q, 50 + q, 1) for q in range(50)])
+    exact, near = (
+        retrieval(index=index).evaluate(task, lambda items: embeddings[items]) for index in ("exact", "approximate")
+    )
+    assert (exact.hits == near.hits).mean() > 0.9
+    assert not (near.hits == near.queries[:, None]).any()
+
+
+def test_words_alone_are_measured_beside_it_once() -> None:
+    words = {0: "red cat", 10: "a red cat sat", 11: "a green dog", 12: "the red sea"}
+    task = judgments([0], [12, 11, 10], [(0, 2, 1)])
+    evaluator, asked = retrieval(bm25=True), []
+
+    def texts(rows):
+        asked.append(rows)
+        return [words[int(row)] for row in rows]
+
+    for _ in range(2):
+        result = evaluator.evaluate(task, on_a_line({0: 1.0, 10: 0.1, 11: 0.2, 12: 0.3}), texts)
+        assert result.baselines["BM25"]["MRR@10"] == 1
+        assert result.means["MRR@10"] == pytest.approx(1 / 3)
+    assert len(asked) == 2
+    assert retrieval(bm25=False).evaluate(task, on_a_line({0: 1.0, 10: 0.1, 11: 0.2, 12: 0.3}), texts).baselines == {}

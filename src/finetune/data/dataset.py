@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.arrays import Ints, distinct
+from finetune.data.held import Held, LabelledItems, ScoredPairs
+from finetune.data.holding import Parts, hold_out_part, were_rows
 from finetune.data.items import ABSENT, PLURALS, Items
 from finetune.data.judgments import Judgments
 from finetune.data.known import KnownPositives
@@ -16,18 +18,15 @@ from finetune.data.layouts import Layout
 from finetune.data.leaks import Leaks, find_leaks
 from finetune.data.prepared import Prepared
 from finetune.data.relations import Relations
-from finetune.data.split import MAX_QUERIES, Split, hold_out, judge
 from finetune.errors import CheckFailed, Problem
-
-FEW_QUERIES = 20
-UNJUDGED: tuple[Layout, ...] = ("scored pairs", "texts")  # nothing in them says what a search should find
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Items, the relations to train on and who is right for whom, the judgments to evaluate by, and what to say.
+    """Items, the relations to train on and who is right for whom, what is held out to evaluate on, and what to say.
 
-    `layouts` and `sources` are the layout and the name of each source, `labels` the names of the classes. `facts` are
+    `validation` are judgments, `pairs` scored pairs, `labelled` items of classes, where there are such. `layouts` and
+    `sources` are the layout and the name of each source, `labels` the names of the classes. `facts` are
     numbers for the report, `notes` sentences to print, `problems` a file with the bad rows that were left out,
     `prompts` what texts begin with, by the name that the saved model gives it, `fingerprint` a digest of all that was
     read and of how it was read.
@@ -46,6 +45,13 @@ class Dataset:
     problems: Path | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    pairs: ScoredPairs | None = None
+    labelled: LabelledItems | None = None
+
+    @property
+    def held(self) -> Held:
+        """What is held out to evaluate on."""
+        return Held(self.items, tuple(one for one in (self.validation, self.pairs, self.labelled) if one is not None))
 
     def rows_of(self, place: int | None) -> Relations:
         """Return the relations of one of several sources, by its place among them; of all for None."""
@@ -78,21 +84,22 @@ def assemble(
     _refuse_useless(relations, prepared)
     notes = list(prepared.notes)
     if prepared.rows_skipped:
-        notes.insert(0, f"{prepared.rows_skipped:,} bad {_rows(prepared.rows_skipped)} left out.")
-    train, judgments = relations, prepared.judgments
-    if judgments is not None:
-        notes.append(f"Evaluating on {judgments.name}.")
+        notes.insert(0, f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out.")
+    parts = Parts(relations, prepared.judgments)
+    if parts.judgments is not None:
+        notes.append(f"Evaluating on {parts.judgments.name}.")
     else:
-        train, judgments, said = _split(relations, prepared, fraction, seed)
-        _refuse_overdrawn(train, relations, fraction)
+        parts, said = hold_out_part(relations, prepared, fraction, seed)
+        _refuse_overdrawn(parts.train, relations, fraction)
         notes += said
-    items, known, train, judgments = _compact(prepared, train, judgments)
+    items, known, (train, judgments, pairs, labelled) = _compact(prepared, parts)
     prompts, leaks = dict(prompts or {}), None
     if judgments is not None:
         leaks = find_leaks(items, train, judgments, near=near_leaks, prompts=list(prompts.values()))
         notes += leaks.notes()
     sources, layouts, labels = prepared.sources, prepared.layouts, prepared.labels
     dataset = Dataset(items, train, known, judgments, sources, layouts, labels, leaks, prompts=prompts)
+    dataset = replace(dataset, pairs=pairs, labelled=labelled)
     return replace(dataset, facts=_facts(dataset, prepared), notes=notes)
 
 
@@ -148,75 +155,25 @@ def _refuse_overdrawn(train: Relations, relations: Relations, fraction: float) -
         raise CheckFailed([Problem("data.validation_fraction", what, "Training needs at least two: hold out less.")])
 
 
-def _rows(count: int) -> str:
-    return "row was" if count == 1 else "rows were"
-
-
-def _split(
-    relations: Relations, prepared: Prepared, fraction: float, seed: int
-) -> tuple[Relations, Judgments | None, list[str]]:
-    asked = _can_be_held_out(relations, prepared)
-    if not len(asked):
-        what = next(layout for layout in prepared.layouts if layout in UNJUDGED)
-        return relations, None, [f"Nothing is held out to evaluate on: {what} do not say what a search should find."]
-    candidates = relations.take(asked)
-    split = hold_out(candidates, fraction, seed, prepared.component)
-    if split.by == "nothing":
-        return relations, None, [f"Nothing to evaluate on: {fraction:g} of {len(relations)} pairs is too little."]
-    judgments = judge(candidates, split, "a held-out part of the file", prepared.known)
-    trained = np.ones(len(relations), bool)
-    trained[asked[split.held]] = False
-    notes = _split_notes(split, judgments)
-    # What could not be held out (the labelled items of another source, say) may be asked for all the same.
-    others = np.setdiff1d(np.arange(len(relations)), asked)
-    asked_too = others[np.isin(relations.anchor[others], judgments.queries)]
-    trained[asked_too] = False
-    if len(asked_too):
-        notes.append(f"{len(asked_too):,} {_rows(len(asked_too))} left out of training: what they hold is asked for.")
-    return relations.take(np.flatnonzero(trained)), judgments, notes
-
-
-def _can_be_held_out(relations: Relations, prepared: Prepared) -> Ints:
-    """Return the rows that say what a search should find: of pairs if there are any, else of labelled items."""
-    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
-    unjudged = [place for place, layout in enumerate(prepared.layouts) if layout in UNJUDGED]
-    rows = np.flatnonzero(~np.isin(source, unjudged))
-    paired = relations.positive[rows] != ABSENT
-    return rows[paired] if paired.any() else rows
-
-
-def _split_notes(split: Split, judgments: Judgments) -> list[str]:
-    queries, documents = len(judgments.queries), len(judgments.corpus)
-    held, found = {"class": ("items of held-out classes", "items"), "member": ("held-out items", "items")}.get(
-        split.by, ("held-out anchors", "positives")
-    )
-    notes = [f"Evaluating on {queries:,} {held}, found among {documents:,} {found}."]
-    if split.by == "anchor":
-        notes.append(
-            "Most rows are connected through shared texts, so anchors were held out, but their positives may occur "
-            "in training too."
-        )
-    if queries < FEW_QUERIES:
-        notes.append(f"Only {queries} validation {'query' if queries == 1 else 'queries'}: the figures will be rough.")
-    if queries == MAX_QUERIES and split.by in ("group", "anchor"):
-        notes.append(f"{MAX_QUERIES:,} held-out anchors are enough; all other pairs are trained on.")
-    return notes
-
-
-def _compact(
-    prepared: Prepared, train: Relations, judged: Judgments | None
-) -> tuple[Items, KnownPositives, Relations, Judgments | None]:
+def _compact(prepared: Prepared, parts: Parts) -> tuple[Items, KnownPositives, Parts]:
     """Leave out the items that nothing mentions any more, which `limit` and the split can leave behind."""
-    mentioned = [train.used_items()] + ([judged.queries, judged.corpus] if judged else [])
+    train, judged, pairs, labelled = parts
+    mentioned = [train.used_items()]
+    mentioned += [judged.queries, judged.corpus] if judged else []
+    mentioned += [pairs.left, pairs.right] if pairs else []
+    mentioned += [labelled.items] if labelled else []
     used = distinct(np.concatenate(mentioned))
     if len(used) == len(prepared.items):
-        return prepared.items, prepared.known, train, judged
+        return prepared.items, prepared.known, parts
 
     def new(old: Ints) -> Ints:
         return np.searchsorted(used, old)
 
     judged = replace(judged, queries=new(judged.queries), corpus=new(judged.corpus)) if judged else None
-    return prepared.items.keep(used), prepared.known.renumbered(used), train.renumbered(used), judged
+    pairs = replace(pairs, left=new(pairs.left), right=new(pairs.right)) if pairs else None
+    labelled = replace(labelled, items=new(labelled.items)) if labelled else None
+    kept = Parts(train.renumbered(used), judged, pairs, labelled)
+    return prepared.items.keep(used), prepared.known.renumbered(used), kept
 
 
 def _facts(dataset: Dataset, prepared: Prepared) -> dict[str, int | float | str]:
@@ -238,4 +195,6 @@ def _facts(dataset: Dataset, prepared: Prepared) -> dict[str, int | float | str]
     facts["training_rows" if _of_items_only(prepared) else "training_pairs"] = len(train)
     if dataset.validation is not None:
         facts |= dataset.validation.facts()
+    if dataset.pairs is not None:
+        facts["validation_pairs"] = len(dataset.pairs.score)
     return facts | (dataset.leaks.facts() if dataset.leaks else {})

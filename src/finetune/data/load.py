@@ -19,12 +19,14 @@ from finetune.data.bad_rows import FILE, BadRows, list_for_user
 from finetune.data.cache import Cache, CacheUnavailable
 from finetune.data.columns import as_texts, type_columns
 from finetune.data.dataset import Dataset, assemble
-from finetune.data.items import PLURALS, Modality
+from finetune.data.held import Held, hold_all
+from finetune.data.items import PLURALS, Items, Modality
 from finetune.data.layouts import Roles
 from finetune.data.modalities import Options, prepare_column, recognise
 from finetune.data.modalities.references import is_data, scheme
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
+from finetune.data.prompts import with_prompts
 from finetune.data.sources import Head, Source
 from finetune.data.sources.beir import Beir, read_beir
 from finetune.errors import CheckFailed, Problem
@@ -45,22 +47,57 @@ def load(data: Data, seed: int) -> Dataset:
         CheckFailed: with everything that is wrong.
     """
     looked, folder = _look(data)
-    fingerprint = _fingerprint(looked, folder)
-    if data.cache:
-        prepared, problems = _from_cache(_key(fingerprint, data, looked), data, looked, folder)
-    else:
-        prepared, problems = _read(data, looked, folder, set())
+    fingerprint, prepared, problems = _prepared(data, looked, folder)
     prompts = _saved_prompts([one for one, *_ in looked])
     dataset = assemble(
         prepared, data.limit, data.validation_fraction, seed, near_leaks=data.near_leaks, prompts=prompts
     )
-    notes = [note for _, _, head, roles in looked for note in (*head.notes, roles.note) if note]
     return replace(
         dataset,
-        notes=[*notes, *dataset.notes, *_batch_note(data, dataset)],
+        notes=[*_notes(looked), *dataset.notes, *_batch_note(data, dataset)],
         fingerprint=fingerprint,
         problems=problems,
     )
+
+
+def load_held(data: Data) -> Held:
+    """Return all that `data` describes as held out, to be evaluated on.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+    """
+    looked, _ = _look(data)
+    _, prepared, _ = _prepared(data, looked, None)
+    held = hold_all(prepared, [*_notes(looked), *prepared.notes])
+    if not held.found:
+        what = f"{prepared.layouts[0]} alone say nothing that a model could be measured by."
+        raise CheckFailed([Problem("data.columns", what, "Give judgments, pairs, scored pairs or labelled items.")])
+    return held
+
+
+def load_beir(folder: Path, shown: str, data: Data) -> Held:
+    """Return the judgments of a BEIR folder with its whole corpus, under the prompts of `data`.
+
+    Raises:
+        CheckFailed: with everything that is wrong in its files.
+    """
+    beir = read_beir(folder, shown)
+    items, codes = Items.from_columns([beir.queries, beir.corpus])
+    judgments, prompts = beir.judgments(*codes), _prompts_of(data)
+    items, columns, _ = with_prompts(items, [judgments.queries, judgments.corpus], [prompts.anchor, prompts.positive])
+    return Held(items, (replace(judgments, queries=columns[0], corpus=columns[1]),), beir.notes)
+
+
+def _prepared(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[str, Prepared, Path | None]:
+    """Return the fingerprint of what is read, what was prepared, and the file of bad rows if some were left out."""
+    fingerprint = _fingerprint(looked, folder)
+    if data.cache:
+        return fingerprint, *_from_cache(_key(fingerprint, data, looked), data, looked, folder)
+    return fingerprint, *_read(data, looked, folder, set())
+
+
+def _notes(looked: list[Looked]) -> list[str]:
+    return [note for _, _, head, roles in looked for note in (*head.notes, roles.note) if note]
 
 
 def _look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
@@ -207,7 +244,11 @@ def _files_in(values: pa.ChunkedArray, base: Path) -> Iterator[Path]:
 
 
 def _prompts(one: OneSource) -> Prompts:
-    told = one.data.prompts or {}
+    return _prompts_of(one.data)
+
+
+def _prompts_of(data: Data) -> Prompts:
+    told = data.prompts or {}
     return Prompts(told.get("anchor", told.get("query", "")), told.get("positive", told.get("document", "")))
 
 

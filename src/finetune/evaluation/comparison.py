@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change, paired_change
-from finetune.evaluation.retrieval import Ints, RetrievalResult
+from finetune.evaluation.result import Ints, Result
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Row:
 class Comparison:
     """One evaluator before and after training; the headline metric is the first of the `rows`."""
 
-    before: RetrievalResult
-    after: RetrievalResult
+    before: Result
+    after: Result
     rows: list[Row]
 
     @property
@@ -59,7 +59,7 @@ class Comparison:
         return best[change_Q[best] > 0]
 
 
-def compare(before: RetrievalResult, after: RetrievalResult, seed: int = 0) -> Comparison:
+def compare(before: Result, after: Result, seed: int = 0) -> Comparison:
     """Every metric of `after` against `before`, with paired-bootstrap intervals over the queries.
 
     Raises FinetuneError if they are not of the same queries and metrics.

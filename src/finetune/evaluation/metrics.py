@@ -2,16 +2,43 @@
 
 `gains_QK` holds the graded relevance of the ranked hits of Q queries, best first; a gain above 0 is relevant.
 `relevant_Q` counts all relevant documents of a query, found or not. Every function returns (Q,) float64, which is 0
-for a query without any relevant document. Fewer than k hits count as if the rest were wrong.
+for a query without any relevant document. Fewer than k hits count as if the rest were wrong. Hits of equal scores come
+in the order of the corpus (`search.top_k`), where trec_eval takes them by their names, backwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.evaluation.names import split
+
 Floats = NDArray[np.floating]
 Result = NDArray[np.float64]
+
+
+def measure(
+    names: Sequence[str], gains_QK: Floats, relevant_Q: NDArray[np.integer], ideal_QK: Floats
+) -> dict[str, Result]:
+    """Every metric that is named, as `nDCG@10` or `R-precision`; `gains_QK` is as wide as they ask for.
+
+    Raises:
+        CheckFailed: there is no such metric.
+    """
+    return {name: _one(*split(name), gains_QK, relevant_Q, ideal_QK) for name in names}
+
+
+def _one(kind: str, k: int | None, gains_QK: Floats, relevant_Q: NDArray[np.integer], ideal_QK: Floats) -> Result:
+    if k is None:
+        return r_precision(gains_QK, relevant_Q)
+    if kind == "nDCG":
+        return ndcg(gains_QK, ideal_QK, k)
+    of_hits = {"DCG": dcg, "precision": precision, "hit_rate": hit_rate, "MRR": reciprocal_rank}
+    if kind in of_hits:
+        return of_hits[kind](gains_QK, k)
+    return {"recall": recall, "F1": f1, "MAP": average_precision}[kind](gains_QK, relevant_Q, k)
 
 
 def recall(gains_QK: Floats, relevant_Q: NDArray[np.integer], k: int) -> Result:
@@ -22,6 +49,18 @@ def recall(gains_QK: Floats, relevant_Q: NDArray[np.integer], k: int) -> Result:
 def precision(gains_QK: Floats, k: int) -> Result:
     """Share of relevant ones among the first k places; divided by k also when there are fewer hits."""
     return np.asarray(_found(gains_QK, k).sum(axis=1) / k, dtype=np.float64)
+
+
+def f1(gains_QK: Floats, relevant_Q: NDArray[np.integer], k: int) -> Result:
+    """Harmonic mean of precision@k and recall@k."""
+    found_Q = _found(gains_QK, k).sum(axis=1)
+    return _share(2.0 * found_Q, np.where(relevant_Q > 0, relevant_Q + k, 0))
+
+
+def r_precision(gains_QK: Floats, relevant_Q: NDArray[np.integer]) -> Result:
+    """Share of relevant ones among as many first hits as the query has relevant documents (Rprec)."""
+    inside_QK = np.arange(gains_QK.shape[1]) < relevant_Q[:, None]
+    return _share(((gains_QK > 0) & inside_QK).sum(axis=1), relevant_Q)
 
 
 def hit_rate(gains_QK: Floats, k: int) -> Result:
@@ -49,10 +88,11 @@ def ndcg(gains_QK: Floats, ideal_QK: Floats, k: int) -> Result:
     `ideal_QK` holds each query's grades in descending order, zeros behind them, for at least k places or for all.
     Järvelin and Kekäläinen 2002, https://doi.org/10.1145/582415.582418, as trec_eval computes it.
     """
-    return _share(_dcg(gains_QK, k), _dcg(ideal_QK, k))
+    return _share(dcg(gains_QK, k), dcg(ideal_QK, k))
 
 
-def _dcg(gains_QK: Floats, k: int) -> Result:
+def dcg(gains_QK: Floats, k: int) -> Result:
+    """Sum of the gains of the first k hits, each divided by log2(rank + 1); what is below 0 counts as 0."""
     gains_Qk = np.maximum(gains_QK[:, :k], 0.0, dtype=np.float64)
     return np.asarray(gains_Qk @ (1.0 / np.log2(np.arange(2, gains_Qk.shape[1] + 2))), dtype=np.float64)
 

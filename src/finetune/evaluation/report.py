@@ -6,7 +6,7 @@ that a report can be rebuilt from its own report.json.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from rich.text import Text
 from finetune.evaluation.bootstrap import Change
 from finetune.evaluation.comparison import Comparison, Row, compare
 from finetune.evaluation.plain import fenced, markdown, one_line
-from finetune.evaluation.retrieval import Ints, RetrievalResult
+from finetune.evaluation.result import Ints, Result
+from finetune.evaluation.retrieval import RetrievalResult
 
 __all__ = ["Comparison", "Row", "compare", "counts_in_words", "render_table", "report_data", "report_markdown"]
 
@@ -42,23 +43,27 @@ def report_data(
     *,
     run: str,
     model_path: str,
-    evaluations: Mapping[str, Comparison | RetrievalResult],
+    evaluations: Mapping[str, Comparison | Result],
     take: Take,
     data: Facts,
     notes: Sequence[str],
     cost: Facts,
     again: Facts,
+    takes: Mapping[str, Take] | None = None,
 ) -> dict[str, Any]:
     """Everything the report says, as dicts, lists, numbers and strings.
 
     `evaluations` maps an evaluator's name to its comparison, or to a single result where there was only one
-    measurement; it may be empty. `take` gives the texts of item rows. `data`, `cost` and `again` are shown as
+    measurement; it may be empty. `take` gives the texts of item rows, `takes` those
+    of evaluations on a source of their own. `data`, `cost` and `again` are shown as
     tables of name and value; in `again`, `command` is shown as code and a value may be a mapping (versions).
     """
     return {
         "run": run,
         "model_path": model_path,
-        "evaluations": {name: _evaluation(result, take) for name, result in evaluations.items()},
+        "evaluations": {
+            name: _evaluation(result, (takes or {}).get(name, take)) for name, result in evaluations.items()
+        },
         "data": dict(data),
         "notes": list(notes),
         "cost": dict(cost),
@@ -91,12 +96,13 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 def render_table(comparison: Comparison, name: str) -> Table:
     """The changes as a table for the terminal; certain ones in colour and marked, so that colour is not needed."""
     legend = f"\n{_CERTAIN}" if any(row.change.certain for row in comparison.rows) else ""
+    legend += "".join(f"\n{line}" for line in _baselines(comparison.after.baselines, comparison.after.headline))
     table = Table(title=Text(one_line(f"{name}: {comparison.after.name}")), caption=Text(comparison.verdict + legend))
     for column in _CHANGE_COLUMNS:
         table.add_column(column, justify="left" if column == "metric" else "right")
     for row in comparison.rows:
         colour = ("green" if row.change.change > 0 else "red") if row.change.certain else "default"
-        table.add_row(*(Text(cell) for cell in _cells(row.metric, _change(row.change))), style=colour)
+        table.add_row(*(Text(cell) for cell in _cells(row.metric, change_data(row.change))), style=colour)
     return table
 
 
@@ -105,30 +111,37 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def _evaluation(result: Comparison | RetrievalResult, take: Take) -> dict[str, Any]:
-    if isinstance(result, RetrievalResult):
+def _evaluation(result: Comparison | Result, take: Take) -> dict[str, Any]:
+    if isinstance(result, Result):
         metrics = [{"metric": metric, "value": mean} for metric, mean in result.means.items()]
         headline = f"{result.headline} {result.means[result.headline]:.3f}, measured once: nothing to compare it with"
         return _described(result, headline) | {"metrics": metrics, "examples": {}}
-    changes = [{"metric": row.metric} | _change(row.change) for row in result.rows]
-    examples = {
-        "largest losses": [_example(result, query, take) for query in result.lost(EXAMPLES)],
-        "largest gains": [_example(result, query, take) for query in result.gained(EXAMPLES)],
-    }
-    return _described(result.after, result.verdict) | {"metrics": changes, "examples": examples}
+    changes = [{"metric": row.metric} | change_data(row.change) for row in result.rows]
+    return _described(result.after, result.verdict) | {"metrics": changes, "examples": _examples(result, take)}
 
 
-def _described(result: RetrievalResult, headline: str) -> dict[str, Any]:
+def _examples(result: Comparison, take: Take) -> dict[str, list[dict[str, Any]]]:
+    before, after = result.before, result.after
+    if not (isinstance(before, RetrievalResult) and isinstance(after, RetrievalResult)):
+        return {}
+    kinds = {"largest losses": result.lost(EXAMPLES), "largest gains": result.gained(EXAMPLES)}
+    return {kind: [_example(before, after, query, take) for query in queries] for kind, queries in kinds.items()}
+
+
+def _described(result: Result, headline: str) -> dict[str, Any]:
     return {
         "judgments": result.name,
         "headline": headline,
         "metric": result.headline,
         "counts": result.counts,
+        "baselines": {name: dict(means) for name, means in result.baselines.items()},
+        "notes": result.notes,
         "seconds": result.seconds,
     }
 
 
-def _change(change: Change) -> dict[str, Any]:
+def change_data(change: Change) -> dict[str, Any]:
+    """A change as plain data."""
     return {
         "before": change.mean_before,
         "after": change.mean_after,
@@ -142,8 +155,7 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _example(comparison: Comparison, query: int, take: Take) -> dict[str, Any]:
-    before, after = comparison.before, comparison.after
+def _example(before: RetrievalResult, after: RetrievalResult, query: int, take: Take) -> dict[str, Any]:
     return {
         "query": _texts(after.queries[query : query + 1], take)[0],
         "right": _texts(after.right[query, :TOP], take),
@@ -167,11 +179,17 @@ def _evaluation_markdown(name: str, part: Mapping[str, Any]) -> str:
     rows = [_cells(metric["metric"], metric) for metric in part["metrics"]]
     metrics = _table(_CHANGE_COLUMNS if len(rows[0]) > 2 else ("metric", "value"), rows)
     legend = f"\\{_CERTAIN}." if any(metric.get("certain") for metric in part["metrics"]) else ""
-    sections = [f"## {markdown(name)}", f"On {markdown(part['judgments'])}: {counts}.", metrics, legend]
+    without = "\n".join(_baselines(part["baselines"], part["metric"]))
+    sections = [f"## {markdown(name)}", f"On {markdown(part['judgments'])}: {counts}.", metrics, legend, without]
     for kind, examples in part["examples"].items():
         sections += [f"### The {kind}"] if examples else []
         sections += [_example_markdown(example, part["metric"]) for example in examples]
     return "\n\n".join(section for section in sections if section)
+
+
+def _baselines(baselines: Mapping[str, Mapping[str, float]], headline: str) -> Iterator[str]:
+    for name, means in baselines.items():
+        yield f"Without a model: {name} has {headline} {means[headline]:.3f}."
 
 
 def _example_markdown(example: Mapping[str, Any], metric: str) -> str:

@@ -5,16 +5,20 @@ Shapes: Q queries, C candidates of each, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.retrieval import Ints, Retrieval, RetrievalResult, Task
+from finetune.evaluation.evaluator import Texts
+from finetune.evaluation.result import Ints
+from finetune.evaluation.retrieval import Retrieval, RetrievalResult
+from finetune.evaluation.task import Task, prepare, some
 
 if TYPE_CHECKING:
     from finetune.data.judgments import Judgments
@@ -34,40 +38,29 @@ class Reranking(Retrieval):
 
     def __init__(
         self,
+        metrics: Annotated[list[str], NotEmpty()],
         candidates: PositiveInt,
         queries: PositiveInt | None,
-        recall_at: Annotated[list[PositiveInt], NotEmpty()],
-        ndcg_at: PositiveInt,
-        mrr_at: PositiveInt,
-        map_at: PositiveInt,
         bootstrap_samples: PositiveInt,
+        data: dict[str, Any] | None,
     ) -> None:
-        super().__init__(recall_at, ndcg_at, mrr_at, map_at, bootstrap_samples)
+        super().__init__(metrics, queries, True, [], [], "exact", False, bootstrap_samples, data)
         self.candidates = candidates
-        self.queries = queries
 
-    def evaluate(self, judgments: Judgments, rate: Score) -> RetrievalResult:  # type: ignore[override]
+    def evaluate(  # type: ignore[override]
+        self, held: Judgments, rate: Score, texts: Texts | None = None, device: torch.device | str = "cpu"
+    ) -> RetrievalResult:
         """Score the candidates of each query that has a right document, and put them in order.
 
         Raises FinetuneError when no judgment is above grade 0 or a score is not finite.
         """
-        if self.queries is not None and self.queries < len(judgments.queries):
-            judgments = _some(judgments, self.queries)
-        return self._evaluate(judgments, lambda task, depth: _ranked(task, rate, self.candidates, depth))
+        start = time.monotonic()
+        task, counts = prepare(some(held, self.queries))
+        hits_QK = _ranked(task, rate, self.candidates, self._depth(task))
+        return self._result(held.name, task, hits_QK, counts, start)
 
-
-def _some(judgments: Judgments, count: int) -> Judgments:
-    kept = np.sort(np.random.default_rng(0).permutation(len(judgments.queries))[:count])
-    place = np.full(len(judgments.queries), -1)
-    place[kept] = np.arange(count)
-    used = place[judgments.query_index] >= 0
-    return replace(
-        judgments,
-        queries=judgments.queries[kept],
-        query_index=place[judgments.query_index[used]],
-        document_index=judgments.document_index[used],
-        grade=judgments.grade[used],
-    )
+    def _notes(self, documents: int) -> Iterator[str]:
+        yield from ()  # beyond the candidates there is nothing to be found, whatever the corpus
 
 
 def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> Ints:

@@ -1,135 +1,109 @@
 """Search quality of one model on one set of judgments.
 
-Shapes: Q queries with at least one right document, M documents, J judgments, K hits looked at, S shown in the report.
+Shapes: Q queries with at least one right document, M documents, J judgments, K hits looked at, S shown in the report,
+D width.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from finetune.config.types import NotEmpty, PositiveInt
-from finetune.errors import FinetuneError
-from finetune.evaluation import metrics
+from finetune.evaluation import approximate, lexical, metrics
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts
+from finetune.evaluation.names import split
+from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.search import top_k
+from finetune.evaluation.task import SHOWN, Task, prepare, some
+from finetune.evaluation.variants import variants
 
 if TYPE_CHECKING:
     from finetune.data.judgments import Judgments
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Embed = Callable[[Ints], NDArray[np.float32]]
 
-SHOWN = 10
-
-
-@dataclass(frozen=True)
-class RetrievalResult:
+@dataclass(frozen=True, kw_only=True)
+class RetrievalResult(Result):
     """What one model found, per query; items are row numbers, -1 where there is none.
 
-    `per_query` maps names such as `nDCG@10` to (Q,) float64, the headline first. `hits` (Q, S) are the best hits,
-    `gains` (Q, S) their grades, `right` (Q, S) the documents that should have been found, best grade first.
-    `seconds` is the time of encoding, search and metrics together.
+    `hits` (Q, S) are the best hits, `gains` (Q, S) their grades, `right` (Q, S) the documents that should have been
+    found, best grade first. `seconds` is the time of encoding, search and metrics together.
     """
 
-    name: str
-    headline: str
-    per_query: dict[str, Floats]
-    queries: Ints
     hits: Ints
     gains: Floats
     right: Ints
-    counts: dict[str, int]
-    bootstrap_samples: int
-    seconds: float
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Metric name to its mean over the queries."""
-        return {metric: float(values.mean()) for metric, values in self.per_query.items()}
 
 
-@dataclass(frozen=True)
-class Task:
-    """Judgments made ready: only queries with something to find, one grade per (query, document), no self-matches."""
-
-    queries: Ints  # (Q,) item rows
-    corpus: Ints  # (M,) item rows
-    keys: Ints  # (J,) query * M + document, ascending
-    grades: Floats  # (J,)
-
-    def gains_of(self, hits_QK: Ints) -> Floats:
-        """Grades of hits given as corpus indices, 0 for what nobody judged and for absent (-1) hits."""
-        wanted = np.arange(len(self.queries))[:, None] * len(self.corpus) + hits_QK
-        place = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
-        return np.where((self.keys[place] == wanted) & (hits_QK >= 0), self.grades[place], 0.0)
-
-    def ideal(self, k: int) -> tuple[Floats, Ints]:
-        """The k best grades of each query, descending and padded with 0, and their corpus indices, padded with -1."""
-        query, document = np.divmod(self.keys, len(self.corpus))
-        order = np.lexsort((document, -self.grades, query))
-        query, document, grades = query[order], document[order], self.grades[order]
-        rank = np.arange(len(query)) - np.searchsorted(query, query)
-        kept = (rank < k) & (grades > 0)
-        gains_Qk = np.zeros((len(self.queries), k))
-        index_Qk = np.full((len(self.queries), k), -1, dtype=np.int64)
-        gains_Qk[query[kept], rank[kept]] = grades[kept]
-        index_Qk[query[kept], rank[kept]] = document[kept]
-        return gains_Qk, index_Qk
-
-    def relevant(self) -> Ints:
-        """Number of right documents of each query."""
-        return np.bincount(self.keys[self.grades > 0] // len(self.corpus), minlength=len(self.queries))
-
-
-class Retrieval:
-    """Recall, MRR, nDCG and MAP of exact search, per query; the arguments are explained in their config file."""
-
-    takes_scores: ClassVar[bool] = False  # True: it asks for the scores of pairs, which any model can give
+class Retrieval(Evaluator):
+    """Ranking metrics of a search in the whole corpus, per query; the arguments are explained in their config file."""
 
     def __init__(
         self,
-        recall_at: Annotated[list[PositiveInt], NotEmpty()],
-        ndcg_at: PositiveInt,
-        mrr_at: PositiveInt,
-        map_at: PositiveInt,
+        metrics: Annotated[list[str], NotEmpty()],
+        queries: PositiveInt | None,
+        exclude_self: bool,
+        dimensions: list[PositiveInt],
+        precisions: list[Literal["int8", "binary"]],
+        index: Literal["exact", "approximate"],
+        bm25: bool | Literal["auto"],
         bootstrap_samples: PositiveInt,
+        data: dict[str, Any] | None,
     ) -> None:
-        self.recall_at = recall_at
-        self.ndcg_at = ndcg_at
-        self.mrr_at = mrr_at
-        self.map_at = map_at
-        self.bootstrap_samples = bootstrap_samples
+        super().__init__(bootstrap_samples, data)
+        self.metrics = list(dict.fromkeys(metrics))
+        self.cut_offs = [split(name)[1] for name in self.metrics]
+        self.queries = queries
+        self.exclude_self = exclude_self
+        self.dimensions = dimensions
+        self.precisions = precisions
+        self.index = index
+        self.bm25 = lexical.is_here() if bm25 == "auto" else bm25
+        self._lexical: tuple[Judgments, Mapping[str, float]] | None = None
 
     @property
     def headline(self) -> str:
         """The one metric that a run is judged by."""
-        return f"nDCG@{self.ndcg_at}"
+        return self.metrics[0]
 
-    def evaluate(self, judgments: Judgments, embed: Embed) -> RetrievalResult:
-        """Encodes queries and corpus, searches exactly, and scores each query that has a right document.
+    def evaluate(
+        self, held: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+    ) -> RetrievalResult:
+        """Encodes queries and corpus, searches, and scores each query that has a right document.
 
-        `embed` takes item rows (n,) and gives their embeddings (n, D); each item is asked for once. A query never
-        finds itself. Raises FinetuneError when no judgment is above grade 0 or an embedding is not finite.
+        `embed` takes item rows (n,) and gives their embeddings (n, D); each item is asked for once. Raises
+        FinetuneError when no judgment is above grade 0 or an embedding is not finite.
         """
-        return self._evaluate(judgments, lambda task, depth: _search(task, embed, depth))
-
-    def _evaluate(self, judgments: Judgments, find: Callable[[Task, int], Ints]) -> RetrievalResult:
         start = time.monotonic()
-        task, counts = _prepare(judgments)
-        hits_QK = find(task, max(SHOWN, self.ndcg_at, self.mrr_at, self.map_at, *self.recall_at))
+        task, counts = prepare(some(held, self.queries), self.exclude_self)
+        depth = self._depth(task)
+        queries_QD, corpus_MD = _embedded(task, embed)
+        hits_QK = self._search(task, queries_QD, corpus_MD, depth, device)
+        result = self._result(held.name, task, hits_QK, counts, start)
+        for name, cut_QD, cut_MD in variants(queries_QD, corpus_MD, self.dimensions, self.precisions):
+            hits_QK = self._search(task, cut_QD, cut_MD, depth, device)
+            found = self._measure(task, task.gains_of(hits_QK), [self.headline])
+            result.per_query[f"{self.headline} ({name})"] = found[self.headline]
+        return replace(result, baselines=self._baselines(held, task, texts, depth), seconds=time.monotonic() - start)
+
+    def _depth(self, task: Task) -> int:
+        whole = int(task.relevant().max()) if None in self.cut_offs else 0
+        return max(SHOWN, whole, *(k for k in self.cut_offs if k is not None), 0)
+
+    def _result(self, name: str, task: Task, hits_QK: Ints, counts: dict[str, int], start: float) -> RetrievalResult:
         gains_QK = task.gains_of(hits_QK)
         # The empty last place takes the -1 of absent hits.
         items = np.append(task.corpus, -1)
         return RetrievalResult(
-            name=judgments.name,
+            name=name,
             headline=self.headline,
-            per_query=self._measure(task, gains_QK),
+            per_query=self._measure(task, gains_QK, self.metrics),
             queries=task.queries,
             hits=items[hits_QK[:, :SHOWN]],
             gains=gains_QK[:, :SHOWN],
@@ -137,58 +111,43 @@ class Retrieval:
             counts=counts,
             bootstrap_samples=self.bootstrap_samples,
             seconds=time.monotonic() - start,
+            notes=[*self._notes(len(task.corpus))],
         )
 
-    def _measure(self, task: Task, gains_QK: Floats) -> dict[str, Floats]:
-        relevant_Q = task.relevant()
-        ideal_Qk, _ = task.ideal(self.ndcg_at)
-        recalls = {f"recall@{k}": metrics.recall(gains_QK, relevant_Q, k) for k in sorted(set(self.recall_at))}
-        return {
-            self.headline: metrics.ndcg(gains_QK, ideal_Qk, self.ndcg_at),
-            **recalls,
-            f"MRR@{self.mrr_at}": metrics.reciprocal_rank(gains_QK, self.mrr_at),
-            f"MAP@{self.map_at}": metrics.average_precision(gains_QK, relevant_Q, self.map_at),
-        }
+    def _measure(self, task: Task, gains_QK: Floats, names: Sequence[str]) -> dict[str, Floats]:
+        ideal_QK, _ = task.ideal(gains_QK.shape[1])
+        return metrics.measure(names, gains_QK, task.relevant(), ideal_QK)
+
+    def _notes(self, documents: int) -> Iterator[str]:
+        if deep := [name for name, k in zip(self.metrics, self.cut_offs, strict=True) if k and k > documents]:
+            yield f"{', '.join(deep)}: the corpus has only {documents:,} documents, so that all of them are hits."
+
+    def _search(
+        self, task: Task, queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], depth: int, device: Any
+    ) -> Ints:
+        def find(k: int) -> Ints:
+            if self.index == "approximate":
+                return approximate.near_k(queries_QD, corpus_MD, k)
+            return top_k(queries_QD, corpus_MD, k, device=device)[1]
+
+        return task.without_selves(find, depth)
+
+    def _baselines(
+        self, held: Judgments, task: Task, texts: Texts | None, depth: int
+    ) -> Mapping[str, Mapping[str, float]]:
+        """The same metrics of a search by words, computed once for the same judgments: no model changes them."""
+        if texts is None or not self.bm25:
+            return {}
+        if self._lexical is None or self._lexical[0] is not held:
+            queries, corpus = texts(task.queries), texts(task.corpus)
+            hits_QK = task.without_selves(lambda k: lexical.bm25(queries, corpus, k), depth)
+            found = self._measure(task, task.gains_of(hits_QK), self.metrics)
+            self._lexical = held, {name: float(values.mean()) for name, values in found.items()}
+        return {"BM25": self._lexical[1]}
 
 
-def _prepare(judgments: Judgments) -> tuple[Task, dict[str, int]]:
-    queries, corpus = (np.asarray(rows, dtype=np.int64) for rows in (judgments.queries, judgments.corpus))
-    query, document = (np.asarray(j, dtype=np.int64) for j in (judgments.query_index, judgments.document_index))
-    grade = np.asarray(judgments.grade, dtype=np.float64)
-    other = queries[query] != corpus[document]
-    kept = np.unique(query[other & (grade > 0)])
-    if not len(kept):
-        raise FinetuneError(
-            f"{judgments.name}: no query has a right document (a judgment above 0), so there is nothing to measure.",
-            "Check the scores in the judgments, or choose other data with data.validation_path.",
-        )
-    new_index = np.full(len(queries), -1, dtype=np.int64)
-    new_index[kept] = np.arange(len(kept))
-    used = other & (new_index[query] >= 0)
-    keys = new_index[query[used]] * len(corpus) + document[used]
-    # Ascending by grade within a key, so that the last of equal keys is the highest grade given.
-    order = np.lexsort((grade[used], keys))
-    keys, grades = keys[order], grade[used][order]
-    last = np.append(keys[1:] != keys[:-1], True)
-    task = Task(queries[kept], corpus, keys[last], grades[last])
-    counts = {
-        "queries": len(kept),
-        "queries without a right document": len(queries) - len(kept),
-        "documents": len(corpus),
-        "judgments": len(task.keys),
-    }
-    return task, counts
-
-
-def _search(task: Task, embed: Embed, depth: int) -> Ints:
-    """Corpus indices of the best hits (Q, depth), the query itself taken out, -1 where the corpus ended."""
+def _embedded(task: Task, embed: Embed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the embeddings of queries and corpus, `(Q, D)` and `(M, D)`; an item that is both is embedded once."""
     rows, place = np.unique(np.concatenate([task.queries, task.corpus]), return_inverse=True)
     embeddings = embed(rows)
-    queries_QD, corpus_MD = embeddings[place[: len(task.queries)]], embeddings[place[len(task.queries) :]]
-    # A corpus may hold a text several times (under several ids): ask for as many more as can fall out.
-    selves = int(np.bincount(place[len(task.queries) :], minlength=len(rows))[place[: len(task.queries)]].max())
-    _, found = top_k(queries_QD, corpus_MD, depth + selves)
-    itself = task.corpus[found] == task.queries[:, None]
-    order = np.argsort(itself, axis=1, kind="stable")
-    found = np.take_along_axis(np.where(itself, -1, found), order, axis=1)[:, :depth]
-    return np.pad(found, ((0, 0), (0, depth - found.shape[1])), constant_values=-1)
+    return embeddings[place[: len(task.queries)]], embeddings[place[len(task.queries) :]]

@@ -19,17 +19,22 @@ _QUERIES_AT_ONCE = 512
 
 
 def top_k(
-    queries_QD: np.ndarray | Tensor, corpus_MD: np.ndarray | Tensor, k: int, block: int = 2**23
+    queries_QD: np.ndarray | Tensor,
+    corpus_MD: np.ndarray | Tensor,
+    k: int,
+    block: int = 2**23,
+    device: torch.device | str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k documents of highest dot product for every query, as (scores_Qk float32, index_Qk int64).
 
     Scores descend; of equal scores the smaller index comes first, also across the cut-off. With fewer than k
-    documents all are returned. Computed in fp32 on the embeddings' device; `block` is the number of scores held
-    at once. Raises FinetuneError for embeddings that are not finite, not of one width, or an empty corpus.
+    documents all are returned. Computed in fp32 on `device`, without one where the queries are; a part of the corpus at
+    a time goes there, `block` is the number of scores held at once. Raises FinetuneError for embeddings that are not
+    finite, not of one width, or an empty corpus.
     """
     queries_QD, corpus_MD = torch.as_tensor(queries_QD), torch.as_tensor(corpus_MD)
-    _check(queries_QD, corpus_MD)
-    corpus_MD = corpus_MD.to(queries_QD.device)
+    check_embeddings(queries_QD, corpus_MD)
+    queries_QD = queries_QD.to(device or queries_QD.device)
     k = min(k, len(corpus_MD))
     with torch.no_grad(), _full_precision(queries_QD.device.type):
         parts = [_search(part.float(), corpus_MD, k, block) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)]
@@ -41,7 +46,7 @@ def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int) -> Tensor
     rows = max(1, block // max(1, len(queries_QD)))
     best_Qk = torch.empty((len(queries_QD), 0), dtype=torch.int64, device=queries_QD.device)
     for start in range(0, len(corpus_MD), rows):
-        scores_Qm = queries_QD @ corpus_MD[start : start + rows].float().T
+        scores_Qm = queries_QD @ corpus_MD[start : start + rows].to(queries_QD.device).float().T
         best_Qk = torch.cat([best_Qk, _best_of_block(scores_Qm, start, k)], dim=1)
         best_Qk = best_Qk.topk(min(k, best_Qk.shape[1]), dim=1).values
     return best_Qk
@@ -76,7 +81,9 @@ def _sortable(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _check(queries_QD: Tensor, corpus_MD: Tensor) -> None:
+def check_embeddings(queries_QD: np.ndarray | Tensor, corpus_MD: np.ndarray | Tensor) -> None:
+    """Raises FinetuneError for embeddings that are not finite, not of one width, or an empty corpus."""
+    queries_QD, corpus_MD = torch.as_tensor(queries_QD), torch.as_tensor(corpus_MD)
     if not len(corpus_MD):
         raise FinetuneError("the corpus to search in is empty.", "Give at least one document.")
     if queries_QD.shape[1] != corpus_MD.shape[1]:

@@ -18,7 +18,7 @@ from finetune.models.locate import check_weights, find_here, locate, longest, re
 from finetune.models.modules import declared, declared_width
 
 if TYPE_CHECKING:
-    from finetune.data.dataset import Dataset
+    from finetune.data.items import Items
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ def prompt_notes(cfg: DictConfig, models: list[Named]) -> Iterator[str]:
         sides = {"anchor": own.get("query"), "positive": own.get("document") or own.get("passage")}
         if cfg.data.get("prompts") is None and any(sides.values()):
             asked = ", ".join(f"{side}: {json.dumps(text)}" for side, text in sides.items() if text)
-            yield f"{model.name} has prompts of its own; to train with them: 'data.prompts={{{asked}}}'"
+            yield f"{model.name} has prompts of its own; to use them: 'data.prompts={{{asked}}}'"
 
 
-def check_reads(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
+def check_reads(cfg: DictConfig, items: Items) -> list[Problem]:
     """Return why the model cannot read these items."""
     from finetune.data.items import PLURALS
 
     reads = cast(tuple[str, ...], attribute(cfg.model, "reads") or ("text",))
-    there = [part.modality for part in dataset.items.parts if len(part.values)]
+    there = [part.modality for part in items.parts if len(part.values)]
     if strange := [modality for modality in there if modality not in reads]:
         can = " and ".join(PLURALS[modality] for modality in PLURALS if modality in reads)
         what = f"there are {PLURALS[strange[0]]} among the items, and model={choice(cfg)} reads {can}."
@@ -117,18 +117,13 @@ def check_reads(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
 
 
 def check_scores(cfg: DictConfig, fitting: str) -> list[Problem]:
-    """Return why the loss, or an evaluation, does not go with a model that scores pairs, or that embeds."""
-    scores = bool(attribute(cfg.model, "scores_pairs"))
-    problems = []
-    for key, node in loss_nodes(cfg):
-        if scores and not attribute(node, "takes_scores", "loss"):
-            what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
-            problems.append(Problem(key, what, f"These losses take scores: {fitting}."))
-    for name, node in cfg.evaluation.items():
-        if scores and not attribute(node, "takes_scores", "evaluation"):
-            what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
-            problems.append(Problem(f"evaluation.{name}", what, "Choose evaluation=reranking."))
-    return problems
+    """Return why the loss does not go with a model that scores pairs."""
+    if not attribute(cfg.model, "scores_pairs"):
+        return []
+    what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
+    advice = f"These losses take scores: {fitting}."
+    wrong = [key for key, node in loss_nodes(cfg) if not attribute(node, "takes_scores", "loss")]
+    return [Problem(key, what, advice) for key in wrong]
 
 
 def choice(cfg: DictConfig) -> str:

@@ -33,6 +33,7 @@ from finetune.launch.encoders import (
     prompt_notes,
     width,
 )
+from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources
 from finetune.launch.loggers import logger_problems
 from finetune.launch.metric import miner_problems
 from finetune.launch.outcome import outcome
@@ -97,14 +98,15 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
         raise CheckFailed(problems)
     interrupts.raise_from_now_on()
     dataset = build(cfg.data, "data").load(cfg.seed)
-    if unfit := check_fit(cfg, dataset):
+    _, broken = load_sources(cfg)  # for what is wrong with them: they are read again from the cache
+    if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
     return cfg, dataset
 
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the model cannot read these items, or the loss cannot learn from relations of this layout."""
-    problems = check_reads(cfg, dataset)
+    problems = check_reads(cfg, dataset.items)
     problems += loss_problems(cfg, dataset)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
@@ -130,10 +132,14 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         found += broken
     if not wrong & {"model", "data"}:
         found += check_lengths(cfg, models)
-    if not wrong & {"model", "loss", "evaluation"}:
+    if not wrong & {"model", "loss"}:
         found += check_scores(cfg, losses_that_take_scores())
     embedding_width = None if "model" in wrong else width(cfg, models)
     found += check_teachers(models, embedding_width)
+    if not wrong & {"model", "evaluation"}:
+        found += evaluation_problems(cfg, embedding_width)
+    if not wrong & {"data", "evaluation"}:
+        found += check_sources(cfg)
     if "trainer" not in wrong:
         found += check_devices(cfg)
     if not wrong & {"output_root", "experiment"}:
@@ -235,7 +241,7 @@ def _run(arguments: Arguments) -> int:
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
     models, _ = look_at_models(cfg)
-    for note in [*dataset.notes, *device_notes(cfg), *prompt_notes(cfg, models)]:
+    for note in [*dataset.notes, *device_notes(cfg), *prompt_notes(cfg, models), *evaluation_notes(cfg, dataset.held)]:
         say(note)
     if cfg.check:
         end_quietly_without_a_reader()

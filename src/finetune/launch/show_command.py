@@ -29,7 +29,7 @@ def _show(arguments: Arguments, *, as_json: bool) -> int:
     if arguments.multirun or arguments.show:
         flag = "-m" if arguments.multirun else arguments.show[0]
         raise FinetuneError(f"data show does not take {flag}.", "It takes the overrides of one run: key=value.")
-    with _silent(as_json):
+    with silent(as_json):
         facts = gather(arguments)
     if as_json:
         # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
@@ -79,7 +79,7 @@ def _tokenizer(cfg: DictConfig) -> tuple[Any | None, str]:
 
 
 @contextmanager
-def _silent(wanted: bool) -> Iterator[None]:
+def silent(wanted: bool) -> Iterator[None]:
     """Keep progress and notes from standard output while what is printed there is to be read by a program."""
     before, console.quiet = console.quiet, wanted or console.quiet
     try:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -23,9 +22,10 @@ from finetune.config.build import build, build_offered
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
+from finetune.data.other_source import other_sources
 from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
-from finetune.evaluation.retrieval import RetrievalResult
+from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
 from finetune.losses.loss import tell_width
@@ -37,7 +37,7 @@ from finetune.training.callbacks import StopOnSignal
 from finetune.training.engine import Engine
 from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
-from finetune.training.measure import Measure
+from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.teacher import embedded
@@ -109,7 +109,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     """Build encoder, data, module and trainer from the config."""
     # A logger or callback that wants to know where the run lives says so by a parameter of that name.
     offered = {"directory": str(run.path), "save_dir": str(run.path)}
-    encoder: Encoder = build(_sized(cfg.model, dataset), "model")
+    encoder: Encoder = build(sized(cfg.model, dataset.items), "model")
     tuning: Tuning = build(cfg.tuning, "tuning")
     tuning.apply(encoder)
     settings = build(cfg.data, "data").batch_settings()
@@ -145,17 +145,13 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         tuning.rates(encoder),
     )
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
-    measure = Measure(encoder, engine, data, cfg.data.max_length)
+    run_source = Source(dataset.held, data.tokens, data.others)
+    own = {
+        name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
+        for name, source in other_sources(cfg).items()
+    }
+    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
-
-
-def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
-    """Return the model's node with the length of the vectors that it will read, where it asks for it."""
-    if model.get("input_width") != "auto" or len(dataset.items.parts) < 2:
-        return model
-    sized, (_, part, *_) = model.copy(), dataset.items.parts
-    sized.input_width = len(part.values[0].as_py()) // np.dtype(np.float32).itemsize
-    return sized
 
 
 def _train(parts: Parts, checkpoint: Path | None) -> None:
@@ -180,7 +176,7 @@ def _step_of(checkpoint: Path) -> int:
         ) from error
 
 
-def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResult]:
+def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:
     results = parts.measure(parts.evaluators, parts.trainer.strategy.root_device, when)
     for name, result in results.items():
         for logger in parts.trainer.loggers if log else ():
@@ -235,6 +231,7 @@ def _report(
         model_path=str(run.model),
         evaluations=findings,
         take=dataset.items.take,
+        takes=parts.measure.takes(),
         data=dataset.facts | parts.data.tokens.facts(),
         notes=dataset.notes,
         cost={

@@ -1,0 +1,37 @@
+"""What one evaluator found with one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one model was measured at; items are row numbers.
+
+    `per_query` maps names such as `nDCG@10` to one number for each case (a query, a pair, an item), the headline
+    first; their mean is the metric, more is better. `queries` are the items of each case: `(Q,)`, or `(Q, 2)` of
+    pairs. `baselines` are means of the same metrics by what needs no model. `seconds` is the time of it all.
+    """
+
+    name: str
+    headline: str
+    per_query: dict[str, Floats]
+    queries: Ints
+    counts: dict[str, int]
+    bootstrap_samples: int
+    seconds: float
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Metric name to its mean over the cases."""
+        return {metric: float(values.mean()) for metric, values in self.per_query.items()}

@@ -1,0 +1,152 @@
+"""`finetune evaluate`: any models measured side by side, without training."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from omegaconf import DictConfig
+
+from finetune import interrupts
+from finetune.config.build import build
+from finetune.config.check import look
+from finetune.config.quoting import quoted
+from finetune.console import console, say
+from finetune.errors import CheckFailed, FinetuneError, Problem
+from finetune.launch.arguments import Arguments, parse
+from finetune.launch.devices import check_devices
+from finetune.launch.encoders import check_lengths, check_reads, fetch, look_at_models, prompt_notes, width
+from finetune.launch.entry import answered
+from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources, unmeasured
+from finetune.launch.show_command import silent
+from finetune.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from finetune.data.held import Held
+    from finetune.evaluation.result import Result
+
+
+def main(argv: Sequence[str], *, as_json: bool) -> int:
+    """Measure the models that are named, with the evaluators and data of the overrides; returns the exit code."""
+    return answered(lambda: _evaluate(parse(argv), as_json=as_json))
+
+
+def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
+    if arguments.multirun or arguments.show:
+        flag = "-m" if arguments.multirun else arguments.show[0]
+        raise FinetuneError(f"evaluate does not take {flag}.", "It takes models, and overrides: key=value.")
+    with silent(as_json):
+        found = measured(arguments)
+    from finetune.evaluation.table import as_data, side_by_side
+
+    if as_json:
+        data = {"evaluations": {name: as_data(results) for name, results in found.items()}}
+        sys.stdout.write(json.dumps(data, indent=1) + "\n")
+    else:
+        for name, results in found.items():
+            console.print(side_by_side(name, results))
+    return 0
+
+
+def measured(arguments: Arguments) -> dict[str, dict[str, Result]]:
+    """Return what each evaluator found of each model, by the evaluators' and the models' names.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+        FinetuneError: a model cannot be had, there is nothing to be found, an embedding is no number.
+    """
+    models, overrides = split_models(arguments.overrides)
+    configs = _checked(models, overrides, arguments)
+    interrupts.raise_from_now_on()
+    first = next(iter(configs.values()))
+    held, own = _held(configs)
+    for note in [*(held.notes if held else []), *(note for one in own.values() for note in one.notes)]:
+        say(note)
+    evaluators = {str(name): build(node, f"evaluation.{name}") for name, node in first.evaluation.items()}
+    for cfg in configs.values():
+        fetch(cfg)
+    from finetune.training.evaluate import evaluate
+
+    by_model = {label: evaluate(cfg, evaluators, held, own, label) for label, cfg in configs.items()}
+    names = next(iter(by_model.values()))
+    return {name: {label: results[name] for label, results in by_model.items()} for name in names}
+
+
+def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the models and the overrides among the words that were typed: a model is a word without `=`."""
+    models = [word for word in words if "=" not in word and (not word.startswith("~") or word.startswith("~/"))]
+    return list(dict.fromkeys(models)), [word for word in words if word not in models]
+
+
+def as_overrides(model: str) -> list[str]:
+    """Return the overrides that choose a model: a run's, of the kind that the run trained, or any folder or hub id."""
+    run = RunDirectory(Path(model).expanduser())
+    if not run.config_path.is_file():
+        return [f"model.name={quoted(model)}"]
+    if not run.model.is_dir():
+        raise FinetuneError(f"the run {run.path} has no model yet.", "Let it finish first, or name another one.")
+    started_with = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8")) or []
+    # What shaped the model when it was new is in the folder that it was saved to.
+    chosen = [word for word in started_with if re.match(r"model=\w+$", word)]
+    return [*chosen, f"model.name={quoted(str(run.model))}"]
+
+
+def _checked(models: list[str], overrides: list[str], arguments: Arguments) -> dict[str, DictConfig]:
+    """Return the config of each model, by what it is called."""
+    configs: dict[str, DictConfig] = {}
+    problems: list[Problem] = []
+    for words in [as_overrides(model) for model in models] or [[]]:
+        cfg, found = _look([*words, *overrides], arguments)
+        problems += found
+        if cfg is not None:
+            configs[models[len(configs)] if models else str(cfg.model.get("name"))] = cfg
+    if problems:
+        raise CheckFailed(dict.fromkeys(problems))
+    return configs
+
+
+def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
+    """Return the config and what is wrong with it, as far as it takes part in measuring."""
+    cfg, problems = look(overrides, arguments.config_dir, arguments.config_name)
+    if cfg is None or problems:
+        return cfg, problems
+    models, problems = look_at_models(cfg)
+    problems += [*check_lengths(cfg, models), *check_devices(cfg)]
+    problems += [*evaluation_problems(cfg, width(cfg, models)), *check_sources(cfg)]
+    if not cfg.evaluation:
+        what = "there is nothing to measure by."
+        problems.append(Problem("evaluation", what, "Choose some: 'evaluation=[retrieval,geometry]'."))
+    if _needs_run_data(cfg):
+        problems += build(cfg.data, "data").check_head()
+    for note in prompt_notes(cfg, models):
+        say(note)
+    return cfg, problems
+
+
+def _needs_run_data(cfg: DictConfig) -> bool:
+    return any(not node.get("data") for node in cfg.evaluation.values())
+
+
+def _held(configs: Mapping[str, DictConfig]) -> tuple[Held | None, dict[str, Held]]:
+    """Return what a run with the same overrides would hold out, if it is asked for, and the evaluators' own sources."""
+    first = next(iter(configs.values()))
+    own, problems = load_sources(first)
+    held: Held | None = None
+    if _needs_run_data(first):
+        dataset = build(first.data, "data").load(first.seed)
+        for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
+            say(note)
+        held = dataset.held
+        if len(unmeasured(first, held)) == len(first.evaluation):
+            what = f"of this data {' and '.join(held.kinds()) or 'nothing'} is held out, which no evaluation is for."
+            problems.append(Problem("evaluation", what, "Choose another: evaluation=similarity, say."))
+    for cfg in configs.values():
+        problems += check_reads(cfg, held.items) if held else []
+    if problems:
+        raise CheckFailed(dict.fromkeys(problems))
+    return held, own

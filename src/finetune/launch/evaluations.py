@@ -1,0 +1,91 @@
+"""What can be wrong with evaluators, told before anything is measured; heavy only where data is read."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from finetune.data.other_source import OtherSource, other_sources
+from finetune.errors import CheckFailed, Problem
+from finetune.evaluation.names import wrong_names
+from finetune.launch.encoders import attribute, check_reads, choice
+from finetune.losses.settings import too_wide
+
+if TYPE_CHECKING:
+    from finetune.data.held import Held
+
+_PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usearch", "index")}
+
+
+def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]:
+    """Yield what is wrong with the evaluators' settings, with the `width` of the embeddings, if that is known."""
+    scores = bool(attribute(cfg.model, "scores_pairs"))
+    for name, node in cfg.evaluation.items():
+        key = f"evaluation.{name}"
+        if scores and not attribute(node, "takes_scores", "evaluation"):
+            what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
+            yield Problem(key, what, "Choose evaluation=reranking.")
+        if not str(node["_target_"]).startswith("finetune.evaluation."):
+            continue  # in an evaluator of somebody's own the same words may mean something else
+        yield from wrong_names(f"{key}.metrics", node.get("metrics") or [])
+        if width is not None:
+            yield from too_wide(key, node.get("dimensions") or [], width)
+        yield from _missing_packages(key, node)
+
+
+def _missing_packages(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
+    for (setting, value), (package, extra) in _PACKAGES.items():
+        if node.get(setting) == value and importlib.util.find_spec(package) is None:
+            what = f"this needs the package {package}, which is not installed."
+            yield Problem(f"{key}.{setting}", what, f"Install it: pip install 'finetune[{extra}]'")
+
+
+def check_sources(cfg: DictConfig) -> list[Problem]:
+    """Return what is wrong with the evaluators' own sources, by their settings and first rows."""
+    return [problem for source in other_sources(cfg).values() for problem in source.check()]
+
+
+def load_sources(cfg: DictConfig) -> tuple[dict[str, Held], list[Problem]]:
+    """Read the evaluators' own sources, by the evaluators' names; returns also what is wrong with them."""
+    found: dict[str, Held] = {}
+    problems: list[Problem] = []
+    for name, source in other_sources(cfg).items():
+        try:
+            found[name] = source.load()
+        except CheckFailed as failed:
+            problems += failed.problems
+            continue
+        problems += _unfit(cfg, name, source, found[name])
+    return found, problems
+
+
+def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: Held) -> Iterator[Problem]:
+    wanted = _wanted(cfg, name)
+    if held.of(wanted) is None:
+        what = f"evaluation.{name} needs {wanted}, and these are {' and '.join(held.kinds())}."
+        yield Problem(source.key, what, "Name another source, or its columns: columns=...")
+    for problem in check_reads(cfg, held.items):
+        yield Problem(source.key, problem.what, problem.advice)
+
+
+def unmeasured(cfg: DictConfig, held: Held) -> list[str]:
+    """Return the evaluators without a source of their own that nothing of the run's held-out data is for."""
+    return [
+        str(name) for name, node in cfg.evaluation.items() if not node.get("data") and not held.of(_wanted(cfg, name))
+    ]
+
+
+def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:
+    """Yield a sentence for each evaluator that was asked for and has nothing to measure."""
+    if cfg.hydra.runtime.choices.get("evaluation") == "default":
+        return  # of which what fits the data is taken
+    for name in unmeasured(cfg, held):
+        there = " and ".join(held.kinds()) or "nothing"
+        yield f"evaluation.{name} is left out: it needs {_wanted(cfg, name)}, and {there} is held out."
+
+
+def _wanted(cfg: DictConfig, name: Any) -> Any:
+    return attribute(cfg.evaluation[name], "evaluates", "evaluation") or "judgments"

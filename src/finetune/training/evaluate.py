@@ -1,0 +1,48 @@
+"""One model, measured without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from finetune.config.build import build
+from finetune.data.held import Held
+from finetune.evaluation.result import Result
+from finetune.models.encoder import Encoder
+from finetune.training.measure import Measure, Source, sized
+from finetune.training.memory import reuse_freed
+
+
+def evaluate(
+    cfg: DictConfig, evaluators: Mapping[str, Any], held: Held | None, own: Mapping[str, Held], label: str
+) -> dict[str, Result]:
+    """Return what each evaluator found of the model that a checked config names.
+
+    `held` is what the evaluators without a source of their own measure on, `own` the sources of the others, by their
+    names; `label` is what to call the model.
+
+    Raises:
+        FinetuneError: the model cannot be had, there is nothing to be found, an embedding is no number.
+    """
+    device = device_of(cfg.trainer.accelerator)
+    if device.type == "cpu":
+        reuse_freed()
+    some = next(one for one in (held, *own.values()) if one is not None)
+    encoder: Encoder = build(sized(cfg.model, some.items), "model")
+    length, cache = cfg.data.max_length, cfg.data.cache
+    sources = {name: Source.of(one, encoder, length, cache) for name, one in own.items()}
+    run = Source.of(held, encoder, length, cache) if held is not None else None
+    measure = Measure(encoder, build(cfg.engine, "engine"), length, run, sources)
+    return measure(evaluators, device, label)
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Return the first device of this kind; of `auto` the fastest that there is."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,98 @@
+"""Metrics of a whole list as one share for each case: the mean is the metric, the spread that of a resample."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score, v_measure_score
+
+from finetune.evaluation import binary
+from finetune.evaluation.clusters import v_measure
+from finetune.evaluation.correlation import pearson, ranks, spearman
+from finetune.evaluation.geometry import uniformity
+
+
+def two_lists(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    left = random.standard_normal(count)
+    right = left + random.standard_normal(count)
+    return (np.round(left), np.round(right)) if tied else (left, right)
+
+
+def right_ones(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
+    score, other = two_lists(seed, count, tied)
+    right = other > 0
+    right[:2] = True, False
+    return score, right
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32), st.integers(3, 60), st.booleans())
+def test_coefficients_are_those_of_scipy_ties_included(seed, count, tied) -> None:
+    left, right = two_lists(seed, count, tied)
+    np.testing.assert_array_equal(ranks(left), scipy.stats.rankdata(left))
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+        assert pearson(left, right).mean() == spearman(left, right).mean() == 0
+        return
+    assert pearson(left, right).mean() == pytest.approx(scipy.stats.pearsonr(left, right)[0], abs=1e-9)
+    assert spearman(left, right).mean() == pytest.approx(scipy.stats.spearmanr(left, right)[0], abs=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32), st.integers(3, 60), st.booleans())
+def test_pairs_are_told_apart_as_scikit_learn_does_ties_included(seed, count, tied) -> None:
+    score, right = right_ones(seed, count, tied)
+    found = binary.average_precision(score, right)
+    assert found.mean() == pytest.approx(average_precision_score(right, score), abs=1e-9)
+    shares, threshold = binary.best_f1(score, right)
+    best = max(f1_score(right, score >= value) for value in np.unique(score))
+    assert shares.mean() == pytest.approx(best, abs=1e-9)
+    assert f1_score(right, score >= threshold) == pytest.approx(best, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_the_v_measure_is_that_of_scikit_learn(pairs) -> None:
+    label, cluster = np.array(pairs).T
+    assert v_measure(label, cluster).mean() == pytest.approx(v_measure_score(label, cluster), abs=1e-9)
+
+
+def metric_of(name: str, seed: int, count: int):
+    """A metric by an independent library, of some of the cases, and ours as shares of all."""
+    if name in ("pearson", "spearman"):
+        left, right = two_lists(seed, count, tied=name == "spearman")
+        theirs = scipy.stats.pearsonr if name == "pearson" else scipy.stats.spearmanr
+        ours = pearson if name == "pearson" else spearman
+        return (lambda rows: theirs(left[rows], right[rows])[0]), ours(left, right)
+    if name == "f1":
+        score, right = right_ones(seed, count, tied=False)
+        shares, threshold = binary.best_f1(score, right)
+        return (lambda rows: f1_score(right[rows], score[rows] >= threshold)), shares
+    if name == "v":
+        random = np.random.default_rng(seed)
+        label = random.integers(0, 3, count)
+        cluster = np.where(random.random(count) < 0.7, label, random.integers(0, 3, count))
+        return (lambda rows: v_measure_score(label[rows], cluster[rows])), v_measure(label, cluster)
+    points = np.random.default_rng(seed).standard_normal((count, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+
+    def brute(rows):
+        squares = ((points[rows][:, None] - points[rows][None]) ** 2).sum(2)
+        return np.log(np.exp(-2 * squares)[~np.eye(len(rows), dtype=bool)].mean())
+
+    return brute, uniformity(points)
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman", "f1", "v", "uniformity"])
+def test_shares_say_what_leaving_a_case_out_would_change(name) -> None:
+    # The jackknife of an independent implementation: n * whole - (n - 1) * without one.
+    count = 400
+    metric, shares = metric_of(name, 0, count)
+    everything = np.arange(count)
+    whole = metric(everything)
+    assert shares.mean() == pytest.approx(whole, abs=1e-9)
+    without = np.array([metric(np.delete(everything, i)) for i in everything])
+    jackknife = whole + (count - 1) * (whole - without)
+    assert np.corrcoef(jackknife, shares)[0, 1] > 0.99
+    assert shares.std() == pytest.approx(jackknife.std(), rel=0.05)
