@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,6 @@ from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_
 from finetune.launch.claim import find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.encoders import (
-    Named,
     check_lengths,
     check_reads,
     check_scores,
@@ -125,35 +124,25 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     if cfg is None:
         return None, problems
     wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
-    found: list[Problem] = []
-    models: list[Named] = []
-    if "model" not in wrong:
-        models, broken = look_at_models(cfg)
-        found += broken
-    if not wrong & {"model", "data"}:
-        found += check_lengths(cfg, models)
-    if not wrong & {"model", "loss"}:
-        found += check_scores(cfg, losses_that_take_scores())
+    models, found = ([], []) if "model" in wrong else look_at_models(cfg)
     embedding_width = None if "model" in wrong else width(cfg, models)
-    found += check_teachers(models, embedding_width)
-    if not wrong & {"model", "evaluation"}:
-        found += evaluation_problems(cfg, embedding_width)
-    if not wrong & {"data", "evaluation"}:
-        found += check_sources(cfg)
-    if "trainer" not in wrong:
-        found += check_devices(cfg)
-    if not wrong & {"output_root", "experiment"}:
-        found += check_output(Path(cfg.output_root))
-    if "logger" not in wrong:
-        found += logger_problems(cfg)
-    if "loss" not in wrong:
-        found += loss_settings("loss", cfg.loss, embedding_width)
-    if not wrong & {"data", "loss"}:
-        found += check_source_losses(cfg, embedding_width)
-    if not wrong & {"data", "loss", "miner"}:
-        found += miner_problems(cfg)
-    if "data" not in wrong:
-        found += build(cfg.data, "data").check_head()
+    looks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
+        ({"model", "data"}, lambda: check_lengths(cfg, models)),
+        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores())),
+        ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
+        ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
+        ({"data", "evaluation"}, lambda: check_sources(cfg)),
+        ({"trainer"}, lambda: check_devices(cfg)),
+        ({"output_root", "experiment"}, lambda: check_output(Path(cfg.output_root))),
+        ({"logger"}, lambda: logger_problems(cfg)),
+        ({"loss"}, lambda: loss_settings("loss", cfg.loss, embedding_width)),
+        ({"data", "loss"}, lambda: check_source_losses(cfg, embedding_width)),
+        ({"data", "loss", "miner"}, lambda: miner_problems(cfg)),
+        ({"data"}, lambda: build(cfg.data, "data").check_head()),
+    ]
+    for parts, look_closer in looks:
+        if not wrong & parts:
+            found += look_closer()
     return cfg, [*problems, *found]
 
 
