@@ -46,7 +46,7 @@ def test_values_and_gradients_are_those_of_padded_texts(name):
 
     run = packed(ours, pad_id=1)
     assert run is not None
-    states = run(ours.get_input_embeddings()(ids), packing)
+    (states,) = run(ours.get_input_embeddings()(ids), packing)
     padded_ids = packing.pad(ids).masked_fill(~packing.mask(), 1)
     expected = packing.unpad(plain(input_ids=padded_ids, attention_mask=packing.mask().long()).last_hidden_state)
     direction = torch.randn(states.shape, generator=generator)
