@@ -20,7 +20,7 @@ from finetune.console import complain, end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
-from finetune.launch.claim import find_run, overrides_of_run
+from finetune.launch.claim import checkpoint_of, find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.encoders import (
     Named,
@@ -242,14 +242,15 @@ def _run(arguments: Arguments) -> int:
         _say_fine(dataset)
         return 0
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
-    run, checkpoint = find_run(cfg, overrides, dataset, arguments)
+    run, goes_on = find_run(cfg, overrides, dataset, arguments)
     here = f"hydra.run.dir={quoted(str(run.path))}"
     with outcome(run):
-        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
+        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, goes_on))
     return 0
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None) -> None:
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
+    checkpoint = checkpoint_of(run, cfg.resume) if goes_on else None
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)

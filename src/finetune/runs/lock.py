@@ -42,6 +42,24 @@ def held(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> I
             os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock file `path`; False where there is none, or none can be told."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two who only look do not take each other for a holder.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tuple[int, bool]:
     while True:
         with explained(f"open {path}"):

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 
@@ -23,7 +22,7 @@ from finetune.config.build import build, build_offered
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.export.card import CardFacts, model_card
@@ -32,9 +31,12 @@ from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
+from finetune.runs.checkpoints import facts_of
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import StopOnSignal
+from finetune.training.callbacks import KeepStatus, StopOnSignal, ordered
+from finetune.training.divergence import NoNumber, described
 from finetune.training.engine import Engine
+from finetune.training.gauge import Gauge
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure
 from finetune.training.memory import reuse_freed
@@ -71,19 +73,18 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg, dataset, run)
     first = parts.trainer.is_global_zero
-    step = 0 if checkpoint is None else _step_of(checkpoint)
+    step = 0
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
         say(f"run directory: {run.path}")
-    if first and checkpoint is not None:
-        say(f"going on from step {step}: {checkpoint}")
-        run.forget_metrics_after(step)
+        step = _begin(parts, run, checkpoint)
+        run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
     started = time.monotonic()
     try:
-        _train(parts, checkpoint)
+        _train(parts, run, checkpoint)
     finally:
         if first:
             # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
@@ -92,6 +93,7 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
     if first:
+        _finish(parts)
         after = _evaluate(parts, "after", log=True)
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, comparisons)
@@ -118,9 +120,13 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
-    callbacks = [build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
+    evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
+    measure = Measure(encoder, engine, data, cfg.data.max_length)
+    given = offered | {"gauge": Gauge(evaluators, measure, dataset)}
+    callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
-    trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
+    watching = ordered([KeepStatus(run.path), *callbacks, stop])
+    trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
@@ -137,8 +143,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         total_steps(trainer, data.batches_per_epoch),
         tuning.rates(encoder),
     )
-    evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
-    measure = Measure(encoder, engine, data, cfg.data.max_length)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
 
 
@@ -151,10 +155,16 @@ def _sized(model: DictConfig, dataset: Dataset) -> DictConfig:
     return sized
 
 
-def _train(parts: Parts, checkpoint: Path | None) -> None:
+def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
     if parts.engine.compile:
         parts.encoder.compile_backbone(parts.trainer.strategy.root_device)
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    except NoNumber as error:
+        if parts.trainer.is_global_zero:
+            batch = described(error, parts.data.train_dataloader(), parts.data.dataset)
+            write_json_atomically(run.diverged_path, batch)
+        raise
     if parts.stop.stopped_by:
         raise Interrupted(
             f"Stopped by {parts.stop.stopped_by} at step {parts.trainer.global_step} of {parts.module.total_steps}.",
@@ -162,15 +172,28 @@ def _train(parts: Parts, checkpoint: Path | None) -> None:
         )
 
 
-def _step_of(checkpoint: Path) -> int:
-    """Return the optimizer step that a checkpoint was saved at; refuses one that is not whole."""
-    try:
-        return int(torch.load(checkpoint, weights_only=True, mmap=True)["global_step"])
-    except Exception as error:  # torch answers damage with a dozen kinds, all of them meant for its own developers
-        raise FinetuneError(
-            f"The checkpoint {checkpoint} is damaged and cannot be read.",
-            "Start the run again under another name=, or remove the checkpoint to start this one from the beginning.",
-        ) from error
+def _begin(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> int:
+    """Take away what is past the place to go on from, and return the step of that."""
+    if checkpoint is None:
+        run.saved.forget_after(-1)
+        run.forget_metrics_after(-1)
+        return 0
+    step, numbers = facts_of(checkpoint)
+    say(f"going on from step {step}: {checkpoint}")
+    run.saved.forget_after(step)
+    run.forget_metrics_after(step)
+    if not any(record.get("step") == step and "loss" in record for record in run.read_metrics()):
+        # The process was killed after it had saved the step, and before it wrote its line.
+        for logger in parts.trainer.loggers:
+            logger.log_metrics(numbers, step=step - 1)
+    return step
+
+
+def _finish(parts: Parts) -> None:
+    """Let the callbacks make the model in the end: the best one, the average, something between."""
+    for callback in reversed(parts.trainer.callbacks):  # type: ignore[attr-defined]
+        if hasattr(callback, "finish"):
+            callback.finish(parts.trainer, parts.module)
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, RetrievalResult]:

@@ -47,6 +47,11 @@ class Measure:
             found[name] = evaluator.evaluate(judgments, lambda *items, give=give: give(f"evaluating {when}", *items))
         return found
 
+    def embeddings(self, items: Ints, device: torch.device, what: str) -> Floats:
+        """Return the embeddings `(N, D)` of items by number; `what` stands beside the progress."""
+        self._encoder.to(device).float().eval()
+        return self._embed(what, items)
+
     def _embed(self, what: str, items: Ints) -> Floats:
         emb_ND = np.empty((len(items), self._encoder.width), np.float32)
         self._fill(emb_ND, what, "items", self._data.tokens, items)
