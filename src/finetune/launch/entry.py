@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import finetune
 from finetune import interrupts
+from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
 from finetune.config.losses import loss_nodes
@@ -103,11 +104,16 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the model cannot read these items, or the loss cannot learn from relations of this layout."""
+    from omegaconf import OmegaConf
+
     problems = check_reads(cfg, dataset)
     problems += loss_problems(cfg, dataset)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
+    if dataset.validation is None and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
+        what = "nothing is held out to evaluate on."
+        problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
     return problems
 
 

@@ -33,7 +33,7 @@ from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.checkpoints import facts_of
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import KeepStatus, StopOnSignal, ordered
+from finetune.training.callbacks import Judged, KeepStatus, StopOnSignal, ordered
 from finetune.training.divergence import NoNumber, described
 from finetune.training.engine import Engine
 from finetune.training.gauge import Gauge
@@ -82,6 +82,8 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
+    if first and before:
+        _check_metrics(parts, before)
     started = time.monotonic()
     try:
         _train(parts, run, checkpoint)
@@ -187,6 +189,15 @@ def _begin(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> int:
         for logger in parts.trainer.loggers:
             logger.log_metrics(numbers, step=step - 1)
     return step
+
+
+def _check_metrics(parts: Parts, before: Mapping[str, RetrievalResult]) -> None:
+    """Hold the numbers that callbacks go by against those that there are, before anything is trained."""
+    names = {f"{name}/{metric}": value for name, result in before.items() for metric, value in result.means.items()}
+    measured = names | {f"average/{name}": value for name, value in names.items()}
+    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(judged := getattr(callback, "judged", None), Judged):
+            judged.of(measured)
 
 
 def _finish(parts: Parts) -> None:

@@ -38,7 +38,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
             raise explain(error, f"save the checkpoint {target}") from error
         saved = Checkpoints(target.parent.parent)
-        saved.seal(target, recorder.sha256, recorder.size, checkpoint["global_step"], checkpoint["metrics"])
+        if target == saved.path(checkpoint["global_step"]):  # else a callback of somebody's own saves where it likes
+            saved.seal(target, recorder.sha256, recorder.size, checkpoint["global_step"], checkpoint["metrics"])
 
 
 class _Recorder:

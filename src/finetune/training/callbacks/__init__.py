@@ -4,7 +4,7 @@ from finetune.training.callbacks.average import Average
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.device_stats import DeviceStats
 from finetune.training.callbacks.early_stopping import EarlyStopping
-from finetune.training.callbacks.evaluate import Evaluate
+from finetune.training.callbacks.evaluate import Evaluate, Judged
 from finetune.training.callbacks.order import ordered
 from finetune.training.callbacks.progress import Progress
 from finetune.training.callbacks.samples import SampleEmbeddings
@@ -18,6 +18,7 @@ __all__ = [
     "DeviceStats",
     "EarlyStopping",
     "Evaluate",
+    "Judged",
     "KeepStatus",
     "Progress",
     "SampleEmbeddings",

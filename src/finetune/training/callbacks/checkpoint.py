@@ -38,7 +38,7 @@ class Checkpoint(Callback):
     ) -> None:
         self.every_n_steps, self.keep_last, self.keep_every_n_steps = every_n_steps, keep_last, keep_every_n_steps
         self.best, self.restore_best = best, restore_best
-        self._judged = Judged(metric, mode, "callbacks.checkpoint")
+        self.judged = Judged(metric, mode, "callbacks.checkpoint")
         self._saved = RunDirectory(Path(directory or ".")).saved
         self._best: list[list[float]] = []  # value and step, the best first
 
@@ -82,7 +82,7 @@ class Checkpoint(Callback):
         return bool(self.keep_every_n_steps) and step % int(self.keep_every_n_steps or 1) == 0
 
     def _is_among_best(self, trainer: Trainer, step: int) -> bool:
-        value = self._judged.now(trainer) if self.best else None
+        value = self.judged.now(trainer) if self.best else None
         if value is None:
             return False
         # Of equals the earlier one is kept.

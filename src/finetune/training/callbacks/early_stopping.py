@@ -26,7 +26,7 @@ class EarlyStopping(Callback):
         mode: Literal["max", "min"] = "max",
     ) -> None:
         self.patience, self.at_least = patience, at_least
-        self._judged = Judged(metric, mode, "callbacks.early_stopping")
+        self.judged = Judged(metric, mode, "callbacks.early_stopping")
         self._best, self._worse, self._stopped = -math.inf, 0, False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -35,7 +35,7 @@ class EarlyStopping(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Count, and stop if it is time."""
-        value = self._judged.now(trainer)
+        value = self.judged.now(trainer)
         if value is None or self._stopped:
             return
         if value > self._best + self.at_least:

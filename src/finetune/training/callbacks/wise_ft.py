@@ -36,7 +36,7 @@ class WiseFT(Callback):
     ) -> None:
         self.alphas, self.save = sorted(set(alphas)), save
         self._gauge = gauge
-        self._judged = Judged(metric, mode, "callbacks.wise_ft")
+        self.judged = Judged(metric, mode, "callbacks.wise_ft")
         self._pretrained: dict[str, Tensor] = {}
 
     def setup(self, trainer: Trainer, module: nn.Module, stage: str) -> None:
@@ -55,7 +55,7 @@ class WiseFT(Callback):
         for alpha in self.alphas:
             with with_weights(module, self._between(tuned, alpha)):
                 scores = self._gauge.scores(trainer, module, "")
-            found[alpha] = self._judged.of(scores)
+            found[alpha] = self.judged.of(scores)
             self._tell(trainer, alpha, scores)
         best = max(found, key=lambda alpha: (found[alpha], alpha))
         if self.save:
