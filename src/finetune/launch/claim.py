@@ -14,6 +14,7 @@ import yaml
 
 from finetune.config.differences import differences
 from finetune.config.quoting import quoted
+from finetune.console import say
 from finetune.errors import FinetuneError, RunError
 from finetune.launch.arguments import Arguments, command_again
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
@@ -148,7 +149,9 @@ def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None
 
 
 def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, `None` to begin anew; to be asked for by who holds the run's lock.
+    """Return the checkpoint to go on from, `None` to begin anew, and say what is left out for it.
+
+    To be asked for by who holds the run's lock: else the process that has it may change what is found.
 
     Raises:
         FinetuneError: none is whole, or not the one that `resume` names.
@@ -156,7 +159,10 @@ def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:
     chosen = Path(resume).expanduser()
     if resume not in ("auto", "never") and chosen.is_file():
         return run.saved.chosen(chosen.resolve())
-    return run.saved.newest()
+    newest, left_out = run.saved.newest()
+    for line in left_out:
+        say(f"left out: {line}", style="yellow")
+    return newest
 
 
 def _read_yaml(path: Path) -> Any:

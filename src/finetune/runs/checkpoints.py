@@ -20,7 +20,6 @@ import yaml
 
 import finetune
 from finetune.config.differences import differences
-from finetune.console import say
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import explained, to_json, write_json_atomically
 
@@ -92,8 +91,8 @@ class Checkpoints:
                 if link.is_symlink() and not link.exists():
                     link.unlink()
 
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint, `None` if the run has to begin anew; says what it leaves out, and why.
+    def newest(self) -> tuple[Path | None, list[str]]:
+        """The newest whole checkpoint, `None` if the run has to begin anew; and what was left out for it, with why.
 
         Raises:
             FinetuneError: something is there, and nothing of it is whole.
@@ -103,15 +102,13 @@ class Checkpoints:
         left_out: list[str] = []
         for path in [*names, *([old] if old.exists() and not old.is_symlink() else [])]:
             if (wrong := self.wrong(path)) is None:
-                for line in left_out:
-                    say(f"left out: {line}", style="yellow")
-                return path
+                return path, left_out
             # Killed while it saved: nobody's mistake, and nothing to keep.
             if path == old or path.with_suffix(".json").exists():
                 left_out.append(f"{path.name}, {wrong}")
         if left_out:
             raise FinetuneError(f"{self.folder} has no whole checkpoint: {'; '.join(left_out)}.", _BEGIN_AGAIN)
-        return None
+        return None, []
 
     def chosen(self, path: Path) -> Path:
         """The checkpoint that somebody chose to go on from.

@@ -184,10 +184,11 @@ def _begin(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> int:
     say(f"going on from step {step}: {checkpoint}")
     run.saved.forget_after(step)
     run.forget_metrics_after(step)
-    if not any(record.get("step") == step and "loss" in record for record in run.read_metrics()):
+    written = {name for record in run.read_metrics() if record.get("step") == step for name in record}
+    if "loss" not in written and step % parts.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
         # The process was killed after it had saved the step, and before it wrote its line.
         for logger in parts.trainer.loggers:
-            logger.log_metrics(numbers, step=step - 1)
+            logger.log_metrics({name: numbers[name] for name in numbers.keys() - written}, step=step - 1)
     return step
 
 
