@@ -132,8 +132,9 @@ HARD = ["data.validation_fraction=0.3", "evaluation.retrieval.ndcg_at=1"]
 
 def test_the_best_is_kept_and_restored_and_a_lost_patience_ends_it(start):
     # Its own weights shrink to nothing: the evaluation can only get worse.
-    more = ["callbacks=[default,evaluate,best,early_stopping]", "callbacks.evaluate.every_n_steps=1",
-            "optimizer.lr=1", "callbacks.early_stopping.patience=2", "callbacks.checkpoint.keep_last=1", "scheduler.warmup=0"]  # fmt: skip
+    some = "evaluate.every_n_steps=1 early_stopping.patience=2 checkpoint.keep_last=1"
+    more = ["callbacks=[default,evaluate,best,early_stopping]", "optimizer.lr=1", "scheduler.warmup=0"]
+    more += [f"callbacks.{word}" for word in some.split()]
     cfg, dataset, run = start("best", *HARD, *more)
     fit(cfg, dataset, run)
     scores = {row["step"]: row["retrieval/nDCG@1"] for row in rows(run) if "retrieval/nDCG@1" in row}

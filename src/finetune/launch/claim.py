@@ -41,8 +41,8 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
     paths = [value for key, _, value in (o.partition("=") for o in overrides) if key == "resume"]
     if not paths or paths[-1].lower() in ("auto", "never", "true", "false"):  # the last two the check refuses
         return overrides
-    if not is_first_process():
-        return overrides  # the first one did this for all
+    if any(o.startswith("hydra.run.dir=") for o in overrides):
+        return overrides  # the process that started this one did it already
     folder, chosen = Path(paths[-1].strip("'\"")).expanduser(), []
     if folder.is_file():  # a checkpoint inside the run's checkpoints/
         chosen = [f"resume={quoted(str(folder))}"]
