@@ -61,7 +61,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"resume={path.relative_to(tmp_path)}" in err
-    assert status(path)["state"] == "interrupted"
+    assert (status(path)["state"], status(path)["cause"]) == ("interrupted", "stopped")
     assert name in status(path)["reason"]
     assert 5 <= last_step(path) < STEPS
     path = path.rename(path.with_name("it's renamed"))
@@ -81,6 +81,7 @@ def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
     before = last_step(path)
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert "before: The process was killed; the last step" in again.stdout
     assert "going on from" in again.stdout
     assert status(path)["state"] == "finished"
     assert before < last_step(path) == STEPS
@@ -89,20 +90,71 @@ def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
     ]
 
 
-def test_a_damaged_checkpoint_is_one_sentence(started, tmp_path):
+def test_a_damaged_checkpoint_is_left_out_and_without_another_it_is_one_sentence(started, tmp_path):
     process, path, overrides = started
+    while len(whole_steps(path)) < 2:
+        time.sleep(0.01)
     process.kill()
     process.wait()
-    (path / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
+    *_, older, newest = whole_steps(path)
+    file = path / "checkpoints" / f"step-{newest:08d}.ckpt"
+    file.write_bytes(file.read_bytes()[:1000])
+    stopped = run_train(*overrides, f"resume={path}/checkpoints/last.ckpt", cwd=tmp_path)
+    assert stopped.returncode == 2
+    assert "cannot be used: it is damaged: 1,000 of" in stopped.stderr
+    file.with_name(f"step-{older:08d}.json").write_text("{")
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 2
-    assert "last.ckpt is damaged" in again.stderr
+    assert "has no whole checkpoint" in again.stderr
     assert "Traceback" not in again.stderr
-    assert path.is_dir()
+    assert (status(path)["state"], status(path)["cause"]) == ("failed", "mistake")
     (path / "config.yaml").write_text("{ damaged")
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 2
     assert "config.yaml cannot be read" in again.stderr
+
+
+def whole_steps(path):
+    return sorted(int(file.stem[5:]) for file in (path / "checkpoints").glob("step-*.json"))
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_is_chosen(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    some = ["name=run", "evaluation=none", "callbacks.checkpoint.every_n_steps=1", "trainer.max_steps=4"]
+    overrides = quick(tiny_model, *some, "callbacks.checkpoint.keep_last=9")
+    assert run_train(*overrides, cwd=tmp_path).returncode == 0
+    path = tmp_path / "outputs" / "default" / "run"
+    weights = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    reopen(path)
+    newest = path / "checkpoints" / "step-00000004.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    again = run_train("resume=outputs/default/run/checkpoints/step-00000002.ckpt", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "going on from step 2" in again.stdout
+    again = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    reopen(path)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    again = run_train(*overrides, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "left out: step-00000004.ckpt, it is damaged" in again.stdout
+    assert "going on from step 3" in again.stdout
+    assert whole_steps(path) == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a mount namespace of its own")
+def test_a_run_on_a_disk_that_became_read_only_is_left_as_it_is(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    overrides = quick(tiny_model, "name=run", "evaluation=none", "trainer.max_steps=1")
+    assert run_train(*overrides, cwd=tmp_path).returncode == 0
+    reopen(tmp_path / "outputs" / "default" / "run")
+    command = " ".join(f"'{word}'" for word in [sys.executable, str(ROOT / "train.py"), *overrides])
+    script = f"mount --bind outputs outputs && mount -o remount,ro,bind outputs && {command}"
+    words = ["unshare", "-rm", "sh", "-c", script]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2, run.stderr
+    assert "read-only" in run.stderr.lower()
+    assert "Traceback" not in run.stderr
 
 
 def test_another_config_or_resume_never_is_refused(started, tmp_path):
@@ -250,6 +302,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tiny_model, tmp_path,
     assert "Traceback" not in run.stderr
     assert status(kept)["state"] == "failed"
     assert "the disk is full" in status(kept)["reason"]
+    assert status(kept)["cause"] == "disk full"
     assert last_step(kept) == 7
     assert not list(kept.rglob("*.partial"))
     assert not (kept / "model").exists()
@@ -294,3 +347,4 @@ def test_the_step_of_a_run_that_diverged(tiny_model, tmp_path, more):
     path = tmp_path / "outputs" / "default" / "run"
     assert run.returncode == 1, run.stderr
     assert f"at step {status(path)['step']}." in status(path)["reason"]
+    assert status(path)["cause"] == "diverged"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.config.differences import ABSENT, differences, value_of
 from finetune.errors import FinetuneError
-from finetune.runs.comparison import ABSENT, differences, value_of
 from finetune.runs.registry import find
 from finetune.runs.selection import Wish, select
 from finetune.runs.terms import moment, term

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune.config.callbacks import check_callbacks
 from finetune.errors import Problem
 
 
@@ -17,6 +18,7 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
         yield from _check_trainer(trainer)
     yield from _check_optimizer(_ours(tree.get("optimizer"), "torch.optim."))
     yield from _check_scheduler(_ours(tree.get("scheduler"), "finetune.training.schedules."))
+    yield from check_callbacks(tree)
     run_directory = tree["hydra"]["run"]["dir"]
     for key, value in (("output_root", tree.get("output_root")), ("hydra.run.dir", run_directory)):
         # ${output_root} is part of the other: one answer is enough.

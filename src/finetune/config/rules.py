@@ -62,7 +62,9 @@ GROUPS: dict[str, Group] = {
         ),
     ),
     "callbacks": Group(
-        ("finetune.training.callbacks", "pytorch_lightning.callbacks"), named=True, offered=_DIRECTORIES
+        ("finetune.training.callbacks", "pytorch_lightning.callbacks"),
+        named=True,
+        offered=_DIRECTORIES | {"gauge"},  # what looks at the model in the midst of its training
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
     "evaluation": Group(("finetune.evaluation",), named=True),
@@ -83,11 +85,19 @@ EXTRAS = {"pytorch_metric_learning": "metric"}
 
 # What a group could build and a run cannot use: by where it is defined, why, and what to use.
 _ITSELF, _ABSTRACT = "the run does this itself", "it is only what others are built on"
+_AVERAGE, _OURS = "what it averages is neither evaluated nor saved by a run", "callbacks=[default,average]"
 INSTEAD: dict[str, tuple[str, str]] = {
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": (
         _ITSELF,
         "callbacks.checkpoint, which resumes exactly",
     ),
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping": (
+        "it waits for a validation loop, which a run does not have",
+        "callbacks=[default,evaluate,early_stopping]",
+    ),
+    "pytorch_lightning.callbacks.weight_averaging.WeightAveraging": (_AVERAGE, _OURS),
+    "pytorch_lightning.callbacks.weight_averaging.EMAWeightAveraging": (_AVERAGE, _OURS),
+    "pytorch_lightning.callbacks.stochastic_weight_avg.StochasticWeightAveraging": (_AVERAGE, _OURS),
     f"{_LOSSES}.cross_batch_memory.CrossBatchMemory": (_ITSELF, "the loss inside, with loss.memory=1024"),
     f"{_LOSSES}.multiple_losses.MultipleLosses": (_ITSELF, "loss=sum, with the losses inside"),
     f"{_LOSSES}.self_supervised_loss.SelfSupervisedLoss": (_ITSELF, "the loss inside, which learns from pairs"),

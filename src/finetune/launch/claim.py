@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from finetune.config.differences import changes
 from finetune.config.quoting import quoted
+from finetune.console import say
 from finetune.errors import FinetuneError, RunError
 from finetune.launch.arguments import Arguments, command_again
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
-from finetune.runs.comparison import differences, shown
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
-
-_MOST_DIFFERENCES = 10  # told of another config; more would scroll what matters out of sight
 
 
 def is_first_process() -> bool:
@@ -42,11 +41,11 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
     paths = [value for key, _, value in (o.partition("=") for o in overrides) if key == "resume"]
     if not paths or paths[-1].lower() in ("auto", "never", "true", "false"):  # the last two the check refuses
         return overrides
-    folder = Path(paths[-1].strip("'\"")).expanduser()
+    if any(o.startswith("hydra.run.dir=") for o in overrides):
+        return overrides  # the process that started this one did it already
+    folder, chosen = Path(paths[-1].strip("'\"")).expanduser(), []
     if folder.is_file():  # a checkpoint inside the run's checkpoints/
-        last = RunDirectory(folder.parent.parent).last_checkpoint.name
-        if folder.name != last:
-            raise FinetuneError(f"resume={paths[-1]}: a run goes on from {last} only.", "Give the run directory.")
+        chosen = [f"resume={quoted(str(folder))}"]
         folder = folder.parent.parent
     run = RunDirectory(folder)
     if not run.overrides_path.is_file():
@@ -57,13 +56,13 @@ def overrides_of_run(overrides: list[str]) -> list[str]:
     typed = [o for o in overrides if not o.startswith("resume=")]
     # The folder may have been renamed or moved since.
     name = [f"name={quoted(folder.name)}"] if any(o.startswith("name=") for o in started_with) else []
-    return [*started_with, *typed, *name, f"hydra.run.dir={quoted(str(folder))}"]
+    return [*started_with, *typed, *name, *chosen, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def find_run(
     cfg: DictConfig, overrides: list[str], dataset: Dataset, arguments: Arguments
-) -> tuple[RunDirectory, Path | None]:
-    """Return the run's directory and the checkpoint to go on from, `None` for a new run.
+) -> tuple[RunDirectory, bool]:
+    """Return the run's directory, and whether it was there before: a run to go on with.
 
     A new directory is there with everything that says what the run is, or not at all.
 
@@ -74,49 +73,54 @@ def find_run(
     told = any(o.startswith("hydra.run.dir=") for o in cfg.hydra.overrides.hydra)
     path = Path(cfg.hydra.run.dir)
     if not is_first_process():
-        return RunDirectory(path), _last_checkpoint(RunDirectory(path))
+        return RunDirectory(path), True
     if path.exists() and (told or cfg.name is not None):
-        return _go_on(cfg, RunDirectory(path), dataset)
+        _check_goes_on(cfg, RunDirectory(path), dataset)
+        return RunDirectory(path), True
     is_named = told or cfg.name is not None
     parent = path.parent if is_named else Path(cfg.output_root) / cfg.experiment
+    record = _Record(cfg, overrides, dataset, command_again(arguments, overrides))
     try:
-        with _nothing_left_of_a_failure(parent) as made:
-            made.append(RunDirectory.claim(parent, path.name if is_named else None, _stem(cfg)))
-            _record(cfg, made[0], overrides, dataset, command_again(arguments, overrides))
+        with _no_new_folders_left_of_a_failure(parent):
+            return RunDirectory.claim(parent, path.name if is_named else None, _stem(cfg), record), False
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
-    return made[0], None
 
 
 @contextmanager
-def _nothing_left_of_a_failure(parent: Path) -> Iterator[list[RunDirectory]]:
-    """Takes away what was made inside, if a full disk or Ctrl-C ends it: the run put into the list, its new parents."""
+def _no_new_folders_left_of_a_failure(parent: Path) -> Iterator[None]:
+    """Takes the run's new parents away, if a full disk or Ctrl-C ends what is inside."""
     new = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    made: list[RunDirectory] = []
     try:
-        yield made
+        yield
     except BaseException:
-        for run in made:
-            shutil.rmtree(run.path, ignore_errors=True)
         for folder in new:  # the inmost first; one that another run has begun to use stays
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
 
 
-def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str], dataset: Dataset, again: str) -> None:
-    """Write down what this run is: its whole config, what was typed, its data, the machine."""
-    write_text_atomically(run.config_path, yaml.safe_dump(_resolved(cfg) | {"name": run.name}, sort_keys=False))
-    typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
-    write_text_atomically(run.overrides_path, yaml.safe_dump(typed))
-    write_json_atomically(run.data_path, {"fingerprint": dataset.fingerprint})
-    if dataset.problems is not None:
-        shutil.copyfile(dataset.problems, run.path / dataset.problems.name)
-    write_json_atomically(run.environment_path, describe_environment(Path.cwd()) | {"again": again})
-    run.write_status("created")
+class _Record:
+    """Writes down what a run is: its whole config, what was typed, its data, the machine."""
+
+    def __init__(self, cfg: DictConfig, overrides: list[str], dataset: Dataset, again: str) -> None:
+        self._config = _resolved(cfg)
+        self._typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
+        self._dataset = dataset
+        self._environment = describe_environment(Path.cwd()) | {"again": again}
+
+    def __call__(self, run: RunDirectory, name: str) -> None:
+        """Write it into the directory of a run that will have this name."""
+        write_text_atomically(run.config_path, yaml.safe_dump(self._config | {"name": name}, sort_keys=False))
+        write_text_atomically(run.overrides_path, yaml.safe_dump(self._typed))
+        write_json_atomically(run.data_path, {"fingerprint": self._dataset.fingerprint})
+        if self._dataset.problems is not None:
+            shutil.copyfile(self._dataset.problems, run.path / self._dataset.problems.name)
+        write_json_atomically(run.environment_path, self._environment)
+        run.write_status("created")
 
 
-def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDirectory, Path | None]:
+def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None:
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
         raise FinetuneError(
@@ -131,14 +135,9 @@ def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDir
         raise FinetuneError(
             f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
         )
-    found = differences([_read_yaml(run.config_path), _resolved(cfg)])
-    changed = [f"{key} was {shown(then)}, now {shown(now)}" for key, (then, now) in found]
-    if changed:
-        told = changed[:_MOST_DIFFERENCES]
-        if len(changed) > len(told):
-            told.append(f"and {len(changed) - len(told)} more")
+    if differ := changes(_read_yaml(run.config_path), _resolved(cfg)):
         raise FinetuneError(
-            "\n    ".join([f"The run {run.path} was started with another config:", *told]),
+            "\n    ".join([f"The run {run.path} was started with another config:", *differ]),
             "Leave these as they were to go on with it, or choose another name=.",
         )
     if run.data_path.is_file() and _read_yaml(run.data_path) != {"fingerprint": dataset.fingerprint}:
@@ -147,11 +146,23 @@ def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDir
             " has changed since.",
             "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
         )
-    return run, _last_checkpoint(run)
 
 
-def _last_checkpoint(run: RunDirectory) -> Path | None:
-    return run.last_checkpoint if run.last_checkpoint.is_file() else None
+def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:
+    """Return the checkpoint to go on from, `None` to begin anew, and say what is left out for it.
+
+    To be asked for by who holds the run's lock: else the process that has it may change what is found.
+
+    Raises:
+        FinetuneError: none is whole, or not the one that `resume` names.
+    """
+    chosen = Path(resume).expanduser()
+    if resume not in ("auto", "never") and chosen.is_file():
+        return run.saved.chosen(chosen.resolve())
+    newest, left_out = run.saved.newest()
+    for line in left_out:
+        say(f"left out: {line}", style="yellow")
+    return newest
 
 
 def _read_yaml(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import finetune
 from finetune import interrupts
+from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
 from finetune.config.losses import loss_nodes
@@ -20,7 +21,7 @@ from finetune.console import complain, end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
-from finetune.launch.claim import find_run, overrides_of_run
+from finetune.launch.claim import checkpoint_of, find_run, overrides_of_run
 from finetune.launch.devices import check_devices, device_notes
 from finetune.launch.encoders import (
     check_lengths,
@@ -105,11 +106,16 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why the model cannot read these items, or the loss cannot learn from relations of this layout."""
+    from omegaconf import OmegaConf
+
     problems = check_reads(cfg, dataset.items)
     problems += loss_problems(cfg, dataset)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
+    if not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
+        what = "nothing is held out to evaluate on."
+        problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
     return problems
 
 
@@ -240,14 +246,15 @@ def _run(arguments: Arguments) -> int:
         _say_fine(dataset)
         return 0
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
-    run, checkpoint = find_run(cfg, overrides, dataset, arguments)
+    run, goes_on = find_run(cfg, overrides, dataset, arguments)
     here = f"hydra.run.dir={quoted(str(run.path))}"
     with outcome(run):
-        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, checkpoint))
+        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, goes_on))
     return 0
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None) -> None:
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
+    checkpoint = checkpoint_of(run, cfg.resume) if goes_on else None
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)

@@ -11,15 +11,19 @@ from contextlib import contextmanager
 from types import FrameType
 
 from finetune import interrupts
+from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.launch.arguments import program
 from finetune.launch.claim import is_first_process
+from finetune.runs.causes import Cause, cause_of, is_out_of_memory
 from finetune.runs.directory import RunDirectory, State
 
 
 @contextmanager
 def outcome(run: RunDirectory) -> Iterator[None]:
-    """Hold the run's lock and keep its status true: running, then finished, failed or interrupted with the reason.
+    """Hold the run's lock and keep its status true: validating, then finished, failed or interrupted with the reason.
+
+    What is inside says when it is running.
 
     Raises:
         FinetuneError: another process has the run.
@@ -29,9 +33,12 @@ def outcome(run: RunDirectory) -> Iterator[None]:
     if not is_first_process():
         yield
         return
+    before = run.read_truth()
     with _locked(run), _terminated_like_interrupted():
+        if before.get("cause") in ("killed", "node lost"):
+            say(f"before: {before['reason']}")
         try:
-            run.write_status("running")
+            run.write_status("validating")
             yield
             run.write_status("finished")
         except BaseException as error:
@@ -57,10 +64,10 @@ def _noted(run: RunDirectory, error: BaseException) -> BaseException:
     is_stop = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)  # Lightning makes SystemExit of Ctrl-C
     if is_stop or (interrupts.asked() and not isinstance(error, FinetuneError)):
         what = error.what if isinstance(error, Interrupted) else "Stopped at once."
-        _write(run, "interrupted", what)
+        _write(run, "interrupted", what, "stopped")
         return Interrupted(what, f"Go on with: {go_on}")
     if isinstance(error, FinetuneError):
-        _write(run, "failed", error.what)
+        _write(run, "failed", error.what, cause_of(error))
         if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
             # A mistake that only showed while building (a damaged model): there is no run to speak of.
             shutil.rmtree(run.path, ignore_errors=True)
@@ -68,19 +75,18 @@ def _noted(run: RunDirectory, error: BaseException) -> BaseException:
             return Refused(error.what, f"{error.advice}\n  Then go on with: {go_on}".strip())
         return error
     shortage = _out_of_memory(error)
-    _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}")
+    _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}", cause_of(error))
     return shortage or error
 
 
-def _write(run: RunDirectory, state: State, reason: str) -> None:
+def _write(run: RunDirectory, state: State, reason: str, cause: Cause) -> None:
     # The disk may be full: the first error is the one to show, not that of writing it down.
     with contextlib.suppress(RunError):
-        run.write_status(state, reason)
+        run.write_status(state, reason, cause=cause)
 
 
 def _out_of_memory(error: BaseException) -> RunError | None:
-    # By name, because this room does not import torch.
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate" in str(error):
+    if is_out_of_memory(error):
         return RunError(
             "Memory ran out.",
             "Use a smaller engine.activation_mb, engine.token_budget or data.max_length, or close other programs.",

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from finetune.config.differences import shown
 from finetune.console import console, say
 from finetune.launch.arguments import program
 from finetune.launch.words import ago, span
-from finetune.runs.comparison import shown
 from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read_mapping
 from finetune.runs.selection import Found
 

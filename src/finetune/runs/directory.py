@@ -1,16 +1,20 @@
 """The run directory: plain files that alone say what a run was, is and found.
 
 config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock  trackers.json
-checkpoints/  model/  report.md  report.json
+checkpoints/  model/  report.md  report.json  diverged.json
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +23,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.atomic import explain, explained, to_json, write_json_atomically, write_text_atomically
-from finetune.runs.lock import held
+from finetune.runs.atomic import (
+    explain,
+    explained,
+    sync_folder,
+    to_json,
+    write_json_atomically,
+    write_text_atomically,
+)
+from finetune.runs.causes import Cause
+from finetune.runs.checkpoints import Checkpoints
+from finetune.runs.lock import held, is_held
 
 _TRACKERS = threading.Lock()
 
 State = Literal["created", "validating", "running", "finished", "failed", "interrupted"]
+_ALIVE = ("created", "validating", "running")
+
+
+# Writes what a run is into its directory, which will have this name.
+Record = Callable[["RunDirectory", str], None]
 
 
 @dataclass(frozen=True)
@@ -34,22 +52,29 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def claim(cls, parent: Path, name: str | None, stem: str) -> RunDirectory:
+    def claim(cls, parent: Path, name: str | None, stem: str, record: Record | None = None) -> RunDirectory:
         """Makes a directory that is this process's alone: `parent/name`, or one named after the time and `stem`.
 
-        Two processes never get the same one: without a name the second gets `-2` at its end, with a name
-        it gets a FinetuneError. Raises RunError when the system refuses.
+        It appears with all that `record` writes into it, or, whatever ends the process, not at all. Two processes never
+        get the same one: without a name the second gets `-2` at its end, with a name it gets a FinetuneError. Raises
+        RunError when the system refuses.
         """
         _make_parents(parent)
-        if name is not None:
-            path = parent / name
-            if not _make(path):
-                raise FinetuneError(f"the run {path} exists already.", "Give this one another name=, or go on with it.")
-            return cls(path)
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        base = f"{stamp}_{_slug(stem)}"
-        names = (base if n == 1 else f"{base}-{n}" for n in count(1))
-        return cls(next(parent / name for name in names if _make(parent / name)))
+        draft = cls(parent / f".{os.getpid()}-{threading.get_ident()}-{secrets.token_hex(4)}.new")
+        try:
+            with explained(f"make a run directory in {parent}"):
+                draft.path.mkdir()
+                (draft.path / "lock").touch()  # so that it is not empty, see _appears
+            if name is not None:
+                if not _appears(draft, parent / name, record):
+                    what = f"the run {parent / name} exists already."
+                    raise FinetuneError(what, "Give this one another name=, or go on with it.")
+                return cls(parent / name)
+            base = f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{_slug(stem)}"
+            names = (base if n == 1 else f"{base}-{n}" for n in count(1))
+            return cls(next(parent / free for free in names if _appears(draft, parent / free, record)))
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -113,9 +138,19 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def saved(self) -> Checkpoints:
+        """The checkpoints themselves."""
+        return Checkpoints(self.path)
+
+    @property
     def last_checkpoint(self) -> Path:
-        """The one checkpoint that a run goes on from."""
+        """A link to the newest checkpoint."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def diverged_path(self) -> Path:
+        """The batch whose loss was no number, where one was."""
+        return self.path / "diverged.json"
 
     @property
     def model(self) -> Path:
@@ -137,9 +172,15 @@ class RunDirectory:
         return held(self.lock_path, f"the run {self.path}")
 
     def write_status(
-        self, state: State, reason: str = "", step: int | None = None, eta_seconds: float | None = None, **facts: object
+        self,
+        state: State,
+        reason: str = "",
+        step: int | None = None,
+        eta_seconds: float | None = None,
+        cause: Cause | None = None,
+        **facts: object,
     ) -> None:
-        """Replaces status.json, atomically; times are UTC.
+        """Replaces status.json, atomically; times are UTC. `cause` is the kind of what ended it, `reason` a sentence.
 
         `started_at` and the last `step` stay from the status before where they are not given anew, so that
         whoever reports a failure need not know them. Raises RunError when the system refuses.
@@ -149,6 +190,7 @@ class RunDirectory:
         status = {
             "state": state,
             "reason": reason,
+            "cause": cause,
             "time": now,
             "started_at": before.get("started_at", now),
             "pid": os.getpid(),
@@ -182,6 +224,17 @@ class RunDirectory:
         """Keeps the run's id in a tracker, atomically. Raises RunError when the system refuses."""
         with _TRACKERS:  # each tracker has a thread of its own
             write_json_atomically(self.trackers_path, self.read_trackers() | {name: run_id})
+
+    def read_truth(self) -> dict[str, Any]:
+        """The last status, or, where it says that a process has the run and none has its lock, what became of that."""
+        status = self.read_status()
+        if status.get("state") not in _ALIVE or is_held(self.lock_path) is not False:
+            return status
+        here = status.get("host") == socket.gethostname()
+        cause: Cause = "killed" if here else "node lost"
+        what = "The process was killed" if here else f"The process was killed, or its machine {status.get('host')} lost"
+        reason = f"{what}; the last step that was written down is {status.get('step') or 0}."
+        return status | {"state": "interrupted", "cause": cause, "reason": reason, "eta_seconds": None}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, seen at once by readers; NaN and infinities become null. Raises RunError."""
@@ -223,14 +276,22 @@ def _make_parents(parent: Path) -> None:
         raise explain(error, f"make the folder {parent}") from error
 
 
-def _make(path: Path) -> bool:
-    """True if this call made the directory, False if something of that name is there."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise explain(error, f"make the run directory {path}") from error
+def _appears(draft: RunDirectory, path: Path, record: Record | None) -> bool:
+    """True if the draft, recorded under its name, became the directory `path`; False if something is there."""
+    with explained(f"make the run directory {path}"):
+        if path.exists() or path.is_symlink():
+            return False
+        if record is not None:
+            record(draft, path.name)
+        try:
+            draft.path.rename(path)  # onto another run's directory it fails, since none is empty
+        except (FileExistsError, NotADirectoryError):
+            return False
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            return False
+        sync_folder(path.parent)
     return True
 
 

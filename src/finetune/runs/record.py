@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 import yaml
 
+from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
-from finetune.runs.comparison import ABSENT, value_of
 from finetune.runs.directory import RunDirectory, State
 from finetune.runs.lock import is_held
 from finetune.runs.metrics import last_value

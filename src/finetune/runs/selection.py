@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from finetune.config.differences import ABSENT, value_of
 from finetune.config.spelling import did_you_mean
 from finetune.errors import FinetuneError
-from finetune.runs.comparison import ABSENT, value_of
 from finetune.runs.record import STATES, Record, read
 from finetune.runs.registry import run_folders
 from finetune.runs.terms import Term, moment, term

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.runs.comparison import ABSENT, differences, shown
+from finetune.config.differences import ABSENT, differences, shown
 from finetune.runs.metrics import last_values
 from finetune.runs.record import Record, read_mapping
 

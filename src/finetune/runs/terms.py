@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
+from finetune.config.differences import ABSENT, shown
 from finetune.errors import FinetuneError
-from finetune.runs.comparison import ABSENT, shown
 
 _TERM = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _AGO = re.compile(r"(\d+)\s*([mhdw])")

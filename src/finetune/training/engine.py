@@ -52,6 +52,7 @@ class Engine:
         self.call_cost = call_cost
         self.compile = compile
         self._budget: budget.Budget | None = None
+        self._halved = False
         self._longest = 0  # tokens of an item of the last step
         self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
@@ -88,6 +89,16 @@ class Engine:
         """
         assert self._budget is not None
         self._budget.halve(self._longest, error)
+        self._halved = True
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the budget if it was halved: a run that goes on has to cut its batches as before."""
+        return {"tokens": self._budget.tokens, "kept": self._budget.kept} if self._budget and self._halved else {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take back a budget that was halved."""
+        if state:
+            self._budget, self._halved = budget.Budget(**state), True
 
     def _encode(
         self,

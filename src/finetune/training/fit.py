@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 
@@ -23,7 +22,7 @@ from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
 from finetune.data.other_source import other_sources
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import Interrupted, RunError
 from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
 from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
@@ -32,9 +31,12 @@ from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
+from finetune.runs.checkpoints import facts_of
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import StopOnSignal
+from finetune.training.callbacks import Judged, KeepStatus, StopOnSignal, ordered
+from finetune.training.divergence import NoNumber, described
 from finetune.training.engine import Engine
+from finetune.training.gauge import Gauge
 from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure, Source, sized
@@ -78,19 +80,20 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
     """Evaluate, train, evaluate, save and report what was built."""
     first = parts.trainer.is_global_zero
-    step = 0 if checkpoint is None else _step_of(checkpoint)
+    step = 0
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
         say(f"run directory: {run.path}")
-    if first and checkpoint is not None:
-        say(f"going on from step {step}: {checkpoint}")
-        run.forget_metrics_after(step)
+        step = _begin(parts, run, checkpoint)
+        run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
+    if first and before:
+        _check_metrics(parts, before)
     started = time.monotonic()
     try:
-        _train(parts, checkpoint)
+        _train(parts, run, checkpoint)
     finally:
         if first:
             # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
@@ -99,6 +102,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
     if first:
+        _finish(parts)
         after = _evaluate(parts, "after", log=True)
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, comparisons)
@@ -125,9 +129,18 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
-    callbacks = [build_offered(node, f"callbacks.{name}", offered) for name, node in cfg.callbacks.items()]
+    evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
+    own = {
+        name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
+        for name, source in other_sources(cfg).items()
+    }
+    run_source = Source(dataset.held, data.tokens, data.others)
+    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own)
+    given = offered | {"gauge": Gauge(evaluators, measure, dataset)}
+    callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
-    trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, [*callbacks, stop], loggers)
+    watching = ordered([KeepStatus(run.path), *callbacks, stop])
+    trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
@@ -144,20 +157,19 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         total_steps(trainer, data.batches_per_epoch),
         tuning.rates(encoder),
     )
-    evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
-    run_source = Source(dataset.held, data.tokens, data.others)
-    own = {
-        name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
-        for name, source in other_sources(cfg).items()
-    }
-    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
 
 
-def _train(parts: Parts, checkpoint: Path | None) -> None:
+def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
     if parts.engine.compile:
         parts.encoder.compile_backbone(parts.trainer.strategy.root_device)
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    except NoNumber as error:
+        if parts.trainer.is_global_zero:
+            batch = described(error, parts.data.train_dataloader(), parts.data.dataset)
+            write_json_atomically(run.diverged_path, batch)
+        raise
     if parts.stop.stopped_by:
         raise Interrupted(
             f"Stopped by {parts.stop.stopped_by} at step {parts.trainer.global_step} of {parts.module.total_steps}.",
@@ -165,15 +177,38 @@ def _train(parts: Parts, checkpoint: Path | None) -> None:
         )
 
 
-def _step_of(checkpoint: Path) -> int:
-    """Return the optimizer step that a checkpoint was saved at; refuses one that is not whole."""
-    try:
-        return int(torch.load(checkpoint, weights_only=True, mmap=True)["global_step"])
-    except Exception as error:  # torch answers damage with a dozen kinds, all of them meant for its own developers
-        raise FinetuneError(
-            f"The checkpoint {checkpoint} is damaged and cannot be read.",
-            "Start the run again under another name=, or remove the checkpoint to start this one from the beginning.",
-        ) from error
+def _begin(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> int:
+    """Take away what is past the place to go on from, and return the step of that."""
+    if checkpoint is None:
+        run.saved.forget_after(-1)
+        run.forget_metrics_after(-1)
+        return 0
+    step, numbers = facts_of(checkpoint)
+    say(f"going on from step {step}: {checkpoint}")
+    run.saved.forget_after(step)
+    run.forget_metrics_after(step)
+    written = {name for record in run.read_metrics() if record.get("step") == step for name in record}
+    if "loss" not in written and step % parts.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # The process was killed after it had saved the step, and before it wrote its line.
+        for logger in parts.trainer.loggers:
+            logger.log_metrics({name: numbers[name] for name in numbers.keys() - written}, step=step - 1)
+    return step
+
+
+def _check_metrics(parts: Parts, before: Mapping[str, Result]) -> None:
+    """Hold the numbers that callbacks go by against those that there are, before anything is trained."""
+    names = {f"{name}/{metric}": value for name, result in before.items() for metric, value in result.means.items()}
+    measured = names | {f"average/{name}": value for name, value in names.items()}
+    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(judged := getattr(callback, "judged", None), Judged):
+            judged.of(measured)
+
+
+def _finish(parts: Parts) -> None:
+    """Let the callbacks make the model in the end: the best one, the average, something between."""
+    for callback in reversed(parts.trainer.callbacks):  # type: ignore[attr-defined]
+        if hasattr(callback, "finish"):
+            callback.finish(parts.trainer, parts.module)
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:

@@ -99,6 +99,12 @@ class Measure:
                 self._said.add(line)
                 say(line)
 
+    def embeddings(self, items: Ints, device: torch.device, what: str) -> Floats:
+        """Return the embeddings `(N, D)` of items of the run by number; `what` stands beside the progress."""
+        assert self._run is not None
+        self._encoder.to(device).float().eval()
+        return self._embed(what, self._run, items)
+
     def _embed(self, what: str, source: Source, items: Ints) -> Floats:
         emb_ND = np.empty((len(items), self._encoder.width), np.float32)
         self._fill(emb_ND, what, "items", source.tokens, items, source.others)

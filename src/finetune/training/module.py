@@ -5,7 +5,6 @@ Shapes: N distinct items of the batch, B relations, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,15 +15,17 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from finetune.config.build import build_offered
-from finetune.errors import FinetuneError, RunError
+from finetune.errors import FinetuneError
 from finetune.losses.loss import own_rates, share, share_scores
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training import memory
+from finetune.training.divergence import Watch
 from finetune.training.engine import Engine
 from finetune.training.optimizers import hidden_weights
 from finetune.training.pace import Pace
 from finetune.training.schedules import Constant
+from finetune.training.undisturbed import random_state, set_random_state
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -59,7 +60,8 @@ class EmbeddingModule(LightningModule):
         self._optimizer = optimizer
         self._rates = dict(rates or {})
         self._schedule = schedule
-        self._random_state: dict[str, Tensor] = {}
+        self._random_state: dict[str, Any] = {}
+        self._watch = Watch()
         self._pace = Pace()
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
@@ -69,7 +71,7 @@ class EmbeddingModule(LightningModule):
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
         self.train()
         if self._random_state:
-            _set_random_state(self._random_state)
+            set_random_state(self._random_state)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin to measure where the time of this step goes."""
@@ -159,11 +161,21 @@ class EmbeddingModule(LightningModule):
     def on_after_backward(self) -> None:
         """Say that the gradients are there, and to the schedule what the loss was."""
         self._pace.mark("backward")
-        self._schedule.watch(self._mean_loss, self.global_step, self.total_steps)
+        place = self.trainer.train_dataloader.state_dict()  # type: ignore[union-attr]
+        self._watch.add(self.global_step + 1, place, self.last_loss)
+        self._schedule.watch(lambda: self._mean(self.last_loss), self.global_step, self.total_steps)
 
-    def _mean_loss(self) -> Tensor:
-        """Return the loss of the last batch; each process has its share of it."""
-        return cast(Tensor, self.trainer.strategy.reduce(self.last_loss, reduce_op="mean"))
+    def check_loss(self) -> float:
+        """Return the loss of the last batch; waits for the device.
+
+        Raises:
+            NoNumber: the loss of a batch since the last call was no number.
+        """
+        return self._watch.check(self._mean)
+
+    def _mean(self, loss: Tensor) -> Tensor:
+        """Return a loss over all processes; each has its share of it."""
+        return cast(Tensor, self.trainer.strategy.reduce(loss, reduce_op="mean"))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and measure it."""
@@ -176,12 +188,7 @@ class EmbeddingModule(LightningModule):
         self.items_seen += len(batch.items_N)
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        loss = float(self._mean_loss())  # so that all processes stop if the share of one is no number
-        if not math.isfinite(loss):
-            raise RunError(
-                f"The run diverged: the loss is {loss} at step {self.global_step}.",
-                "Try a smaller optimizer.lr, a longer scheduler.warmup, or trainer.precision=32-true.",
-            )
+        loss = self.check_loss()
         self.log_dict({"loss": loss, **self._speed(batch)}, batch_size=len(batch))
 
     def _speed(self, batch: Batch) -> dict[str, float]:
@@ -244,19 +251,16 @@ class EmbeddingModule(LightningModule):
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that dropout goes on where it was, and what the schedule has seen."""
+        """Keep the random states, so that dropout goes on where it was, and what the schedule and the engine know."""
         checkpoint["schedule"] = self._schedule.state_dict()
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint["engine"] = self.engine.state_dict()
+        checkpoint["random_state"] = random_state(self.device)
+        # The line of this step is written after the checkpoint, and between the two the process may be killed.
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        checkpoint.setdefault("metrics", {}).update(loss=self.check_loss(), learning_rate=rate)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the random state back; it is set when training starts, after everything else that draws numbers."""
+        """Take them back; the random states are set when training starts, after everything else that draws numbers."""
         self._random_state = checkpoint["random_state"]
-        self._schedule.load_state_dict(checkpoint.get("schedule", {}))  # older ones have none
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+        self._schedule.load_state_dict(checkpoint["schedule"])
+        self.engine.load_state_dict(checkpoint["engine"])

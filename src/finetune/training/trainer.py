@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from finetune.config.build import build
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks.checkpoint import AtomicCheckpointIO
+from finetune.training.saving import AtomicCheckpointIO
 
 # What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
 _FEWEST_STEPS = 100

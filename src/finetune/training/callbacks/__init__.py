@@ -1,7 +1,28 @@
-"""What watches a training: progress, checkpoints, signals."""
+"""What watches a training: progress, checkpoints, evaluations, signals."""
 
+from finetune.training.callbacks.average import Average
 from finetune.training.callbacks.checkpoint import Checkpoint
+from finetune.training.callbacks.device_stats import DeviceStats
+from finetune.training.callbacks.early_stopping import EarlyStopping
+from finetune.training.callbacks.evaluate import Evaluate, Judged
+from finetune.training.callbacks.order import ordered
 from finetune.training.callbacks.progress import Progress
+from finetune.training.callbacks.samples import SampleEmbeddings
+from finetune.training.callbacks.status import KeepStatus
 from finetune.training.callbacks.stop import StopOnSignal
+from finetune.training.callbacks.wise_ft import WiseFT
 
-__all__ = ["Checkpoint", "Progress", "StopOnSignal"]
+__all__ = [
+    "Average",
+    "Checkpoint",
+    "DeviceStats",
+    "EarlyStopping",
+    "Evaluate",
+    "Judged",
+    "KeepStatus",
+    "Progress",
+    "SampleEmbeddings",
+    "StopOnSignal",
+    "WiseFT",
+    "ordered",
+]

@@ -1,89 +1,97 @@
-"""Checkpoints to resume from: whole or not there at all."""
+"""Which steps of a training are saved, and for how long."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 
-from finetune.config.types import PositiveInt
-from finetune.runs.atomic import explain
+from finetune.config.types import CountFromZero, NotEmptyText, PositiveInt
+from finetune.console import say
 from finetune.runs.directory import RunDirectory
+from finetune.training.callbacks.average import averages
+from finetune.training.callbacks.evaluate import Judged
+from finetune.training.callbacks.order import Place, ends_step
 
 
 class Checkpoint(Callback):
-    """Saves `last.ckpt` every `every_n_steps` optimizer steps, at the end of every epoch, and at the end of the run.
+    """Saves every `every_n_steps` optimizer steps, at the end of every epoch, and at the end of the run.
 
-    `directory` is given by the run.
+    The `keep_last` newest are kept, those of every `keep_every_n_steps`-th step, and the `best` ones by `metric` of the
+    evaluations in training; with `restore_best` the best is the model in the end. `directory` is given by the run.
     """
 
-    def __init__(self, every_n_steps: PositiveInt = 500, directory: str | None = None) -> None:
-        self.every_n_steps = every_n_steps
-        self.path = RunDirectory(Path(directory or ".")).last_checkpoint
-        self._saved_at = 0
+    place: ClassVar[int] = Place.SAVES
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+    def __init__(
+        self,
+        every_n_steps: PositiveInt = 500,
+        keep_last: PositiveInt = 2,
+        keep_every_n_steps: PositiveInt | None = None,
+        best: CountFromZero = 0,
+        metric: NotEmptyText = "auto",
+        mode: Literal["max", "min"] = "max",
+        restore_best: bool = False,
+        directory: str | None = None,
+    ) -> None:
+        self.every_n_steps, self.keep_last, self.keep_every_n_steps = every_n_steps, keep_last, keep_every_n_steps
+        self.best, self.restore_best = best, restore_best
+        self.judged = Judged(metric, mode, "callbacks.checkpoint")
+        self._saved = RunDirectory(Path(directory or ".")).saved
+        self._best: list[list[float]] = []  # value and step, the best first
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save if it is time.
 
         All saves are made here, those at an epoch's end too: from the hook that Lightning has for those, a resumed run
         loses batches (after a stop within an epoch, or with `max_steps`).
         """
+        if not ends_step(trainer, batch_idx):
+            return  # gradients that have yet to be used are in no checkpoint
         step = trainer.global_step
-        wanted = step % self.every_n_steps == 0 or trainer.is_last_batch or step >= module.total_steps
-        # With accumulation several batches share a step; a second save would be the first again.
-        if wanted and step != self._saved_at:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved_at = step
+        is_best = self._is_among_best(trainer, step)
+        is_over = trainer.is_last_batch or step >= module.total_steps or trainer.should_stop
+        if is_best or is_over or step % self.every_n_steps == 0 or self._is_periodic(step):
+            module.check_loss()
+            trainer.save_checkpoint(self._saved.path(step), weights_only=False)
+            if trainer.is_global_zero:
+                self._tidy()
 
+    def finish(self, trainer: Trainer, module: Any) -> None:
+        """Make the best checkpoint the model, if that is asked for."""
+        if not self.restore_best or not self._best:
+            return
+        step = int(self._best[0][1])
+        found = torch.load(self._saved.path(step), weights_only=True, map_location="cpu")
+        module.load_state_dict(found["state_dict"])
+        for average in averages(trainer):
+            average.load_state_dict(found["callbacks"][average.state_key])
+        say(f"The model is that of step {step}, the best of those that were evaluated.")
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the old one and puts it in its place when it is whole and on disk."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was best so far."""
+        return {"best": self._best}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save `checkpoint` to `path`.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was best."""
+        self._best = state["best"]
 
-        Raises:
-            RunError: the disk is full or cannot be written; the previous checkpoint is still there.
-        """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                _Recorder(file).save(checkpoint)
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise explain(error, f"save the checkpoint {target}") from error
+    def _is_periodic(self, step: int) -> bool:
+        return bool(self.keep_every_n_steps) and step % int(self.keep_every_n_steps or 1) == 0
 
+    def _is_among_best(self, trainer: Trainer, step: int) -> bool:
+        value = self.judged.now(trainer) if self.best else None
+        if value is None:
+            return False
+        # Of equals the earlier one is kept.
+        self._best = sorted([*self._best, [value, step]], key=lambda each: (-each[0], each[1]))[: self.best]
+        return [value, step] in self._best
 
-class _Recorder:
-    """Hands bytes to a file and remembers its error, which torch.save replaces by one of its own."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._error: OSError | None = None
-
-    def save(self, checkpoint: dict[str, Any]) -> None:
-        try:
-            torch.save(checkpoint, cast(IO[bytes], self))
-        except RuntimeError:
-            if self._error is None:
-                raise
-        if self._error is not None:
-            raise self._error
-
-    def write(self, data: Any) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self._error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
+    def _tidy(self) -> None:
+        steps = self._saved.steps()
+        best = [int(step) for _, step in self._best]
+        self._saved.keep({*steps[-self.keep_last :], *best, *filter(self._is_periodic, steps)})
+        if best:
+            self._saved.link("best", self._saved.path(best[0]))

@@ -1,35 +1,28 @@
-"""Progress of a training in the terminal and in the run's status."""
+"""Progress of a training in the terminal."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.console import Bar
 from finetune.data.batches import Batch
-from finetune.runs.directory import RunDirectory
 
-_SECONDS_BETWEEN_STATUS = 5.0
 _SECONDS_BETWEEN_DRAWINGS = 0.25
 
 
 class Progress(Callback):
-    """Shows loss, items per second and time left; writes step and time left to `status.json`.
+    """Shows loss, items per second and time left."""
 
-    `directory` is given by the run.
-    """
-
-    def __init__(self, directory: str | None = None) -> None:
-        self._run = RunDirectory(Path(directory or "."))
+    def __init__(self) -> None:
         self._bar: Bar | None = None
         # The pace of the last few steps; the first of a run is slow and would spoil a mean over all.
         self._recent: deque[tuple[float, int]] = deque(maxlen=20)
         self._texts = 0
-        self._status_written = self._drawn = 0.0
+        self._drawn = 0.0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Open the bar where the run stands."""
@@ -49,9 +42,6 @@ class Progress(Callback):
             return
         self._drawn = now
         self._bar.update(step, f"loss {_short(float(module.last_loss))} · {self._items_per_second():,.0f} items/s")
-        if trainer.is_global_zero and now - self._status_written >= _SECONDS_BETWEEN_STATUS:
-            self._status_written = now
-            self._run.write_status("running", step=step, eta_seconds=round(self._bar.seconds_left(step)))
 
     def _items_per_second(self) -> float:
         (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.console import say
 from finetune.runs.directory import RunDirectory
+from finetune.training.callbacks.order import Place, ends_step
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,23 +22,27 @@ class StopOnSignal(Callback):
     Nothing is saved inside the handler itself: it may interrupt anything, another save included.
     """
 
+    place: ClassVar[int] = Place.STOPS
+
     def __init__(self, directory: Path) -> None:
         self.stopped_by: str | None = None
-        self._path = RunDirectory(directory).last_checkpoint
+        self._saved = RunDirectory(directory).saved
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start to listen."""
         self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save and stop, if somebody asked any process of the run."""
+        if not ends_step(trainer, batch_idx):
+            return  # gradients that have yet to be used are in no checkpoint
         asked = bool(self.stopped_by)
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and not trainer.should_stop:
             self.stopped_by = self.stopped_by or "a signal to another process"
-            trainer.save_checkpoint(self._path, weights_only=False)
+            trainer.save_checkpoint(self._saved.path(trainer.global_step), weights_only=False)
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from finetune.config.differences import shown
 from finetune.config.types import NotEmptyText, Positive
-from finetune.runs.comparison import shown
 from finetune.runs.directory import State
 from finetune.training.loggers.tracker import Tracker
 

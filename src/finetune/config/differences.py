@@ -8,6 +8,7 @@ from typing import Any
 
 # Keys that say where and how a run is started, not what it computes.
 NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
+_MOST_TOLD = 10  # of another config; more would scroll what matters out of sight
 ABSENT = object()  # the value of a key that is not there
 
 
@@ -40,3 +41,10 @@ def shown(value: Any) -> str:
         return str(value.get("_target_", "there"))
     # JSON is YAML on one line, and its words are those of the configs: null, true.
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs of what is computed, at most ten lines and one that counts the rest; empty if nothing."""
+    found = [f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in differences([then, now])]
+    rest = len(found) - _MOST_TOLD
+    return found if rest <= 0 else [*found[:_MOST_TOLD], f"and {rest} more"]

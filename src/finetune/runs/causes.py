@@ -1,0 +1,80 @@
+"""What ended a run, in a few fixed words that can be filtered by; the sentence beside them says it in full."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import Literal
+
+from finetune.errors import FinetuneError, Interrupted, RunError
+
+Cause = Literal[
+    "out of memory",
+    "data",
+    "diverged",
+    "disk full",
+    "disk",
+    "killed",
+    "timeout",
+    "node lost",
+    "stopped",
+    "mistake",
+    "error",
+]
+
+# What torch and gloo say, in none but these words, when another process of the run does not answer or is gone.
+_TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
+_NODE_LOST = re.compile(r"connection (?:closed by|reset by|refused|aborted)|socket (?:closed|error)", re.IGNORECASE)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
+_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+
+
+class Diverged(RunError):
+    """The loss of a run is no number any more."""
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return the kind of an error that ended a run; the errors behind it count too."""
+    is_mistake = isinstance(error, FinetuneError) and error.exit_code == FinetuneError.exit_code
+    said: list[tuple[bool, Cause]] = [
+        (isinstance(error, Diverged), "diverged"),
+        (isinstance(error, Interrupted | KeyboardInterrupt | SystemExit), "stopped"),
+        (is_out_of_memory(error), "out of memory"),
+        (_refusal(error) in _FULL, "disk full"),
+        (_refusal(error) in _DISK, "disk"),
+        (_processes_say(_NODE_LOST, error), "node lost"),
+        (_processes_say(_TIMEOUT, error) or isinstance(error, TimeoutError), "timeout"),
+        (_comes_from(error, "finetune.data"), "data"),
+        (is_mistake, "mistake"),
+    ]
+    return next((cause for applies, cause in said if applies), "error")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or not."""
+    # By name, because this room does not import torch.
+    is_named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return is_named or "can't allocate" in str(error)
+
+
+def _refusal(error: BaseException) -> int | None:
+    """Return the number of what the system refused, if it was a disk that did, also where our sentence is about it."""
+    behind = error.__cause__ if isinstance(error, FinetuneError) else error
+    return behind.errno if isinstance(behind, OSError) else None
+
+
+def _processes_say(what: re.Pattern[str], error: BaseException) -> bool:
+    text = str(error)
+    is_theirs = type(error).__name__ in _DISTRIBUTED or "gloo" in text.lower()
+    return is_theirs and what.search(text) is not None
+
+
+def _comes_from(error: BaseException, room: str) -> bool:
+    """Whether an error was raised in a room of this package or below it."""
+    trace, last = error.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        last = name if name.startswith("finetune.") else last
+        trace = trace.tb_next
+    return last.startswith(f"{room}.")

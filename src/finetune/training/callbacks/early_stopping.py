@@ -1,0 +1,55 @@
+"""An end before the last step, when the model gets no better."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from finetune.config.types import NotEmptyText, NotNegative, PositiveInt
+from finetune.console import say
+from finetune.training.callbacks.evaluate import Judged
+from finetune.training.callbacks.order import Place
+
+
+class EarlyStopping(Callback):
+    """Ends the training after `patience` evaluations in a row that were no better than the best by `at_least`."""
+
+    place: ClassVar[int] = Place.DECIDES
+
+    def __init__(
+        self,
+        patience: PositiveInt = 5,
+        at_least: NotNegative = 0.0,
+        metric: NotEmptyText = "auto",
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        self.patience, self.at_least = patience, at_least
+        self.judged = Judged(metric, mode, "callbacks.early_stopping")
+        self._best, self._worse, self._stopped = -math.inf, 0, False
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """End a training at once that had ended and was killed on its way from there."""
+        trainer.should_stop = trainer.should_stop or self._stopped
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Count, and stop if it is time."""
+        value = self.judged.now(trainer)
+        if value is None or self._stopped:
+            return
+        if value > self._best + self.at_least:
+            self._best, self._worse = value, 0
+            return
+        self._worse += 1
+        if self._worse >= self.patience:
+            self._stopped = trainer.should_stop = True
+            say(f"Stopped early at step {trainer.global_step}: no better for {self._worse} evaluations.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was best, and since how many evaluations."""
+        return {"best": self._best, "worse": self._worse, "stopped": self._stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._best, self._worse, self._stopped = state["best"], state["worse"], state["stopped"]

@@ -1,0 +1,54 @@
+"""What callbacks look at a model with in the midst of its training.
+
+Shapes: N items, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+
+from finetune.data.arrays import Ints
+from finetune.data.dataset import Dataset
+from finetune.training.measure import Measure
+from finetune.training.undisturbed import undisturbed
+
+
+class Gauge:
+    """The run's `evaluators` and its items, for one process to look at the model with; the training is not changed."""
+
+    def __init__(self, evaluators: Mapping[str, Any], measure: Measure, dataset: Dataset) -> None:
+        self._evaluators, self._measure, self._dataset = evaluators, measure, dataset
+
+    def scores(self, trainer: Trainer, module: Any, prefix: str) -> dict[str, float]:
+        """Return the mean of each metric, as `PREFIX` and `EVALUATION/METRIC`, the headline of an evaluation first.
+
+        Raises:
+            FinetuneError: there is nothing right to be found, or an embedding is no number.
+        """
+        when = f"{prefix}step {trainer.global_step}"
+        with undisturbed(module):
+            found = self._measure(self._evaluators, trainer.strategy.root_device, when)
+        return {
+            f"{prefix}{name}/{metric}": value
+            for name, result in found.items()
+            for metric, value in result.means.items()
+        }
+
+    def some_items(self, count: int) -> Ints:
+        """Return the numbers of at most `count` items, spread over all of them and always the same."""
+        total = len(self._dataset.items)
+        return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+    def texts(self, items: Ints) -> list[str]:
+        """Return items as text that a person can read."""
+        return self._dataset.items.take(items)
+
+    def embeddings(self, trainer: Trainer, module: Any, items: Ints) -> NDArray[np.float32]:
+        """Return the embeddings `(N, D)` of items."""
+        with undisturbed(module):
+            return self._measure.embeddings(items, trainer.strategy.root_device, f"embedding at {trainer.global_step}")

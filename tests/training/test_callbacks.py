@@ -1,0 +1,233 @@
+"""Callbacks of a run: what they measure and save, and that what only looks leaves the weights as they were."""
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from finetune.config.build import build
+from finetune.config.check import check
+from finetune.errors import CheckFailed, Interrupted
+from finetune.launch.arguments import Arguments
+from finetune.launch.claim import find_run
+from finetune.training.callbacks import Average
+from finetune.training.divergence import NoNumber
+from finetune.training.fit import assemble, fit
+from finetune.training.undisturbed import random_state, set_random_state, undisturbed
+from tests.conftest import quick, write_pairs
+
+
+@pytest.fixture
+def start(tiny_model, tmp_path, monkeypatch):
+    """Make a checked config with its data and a fresh run directory; nothing is logged to files but metrics.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "pairs.csv")
+
+    def make(name, *more):
+        overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
+        cfg = check(overrides)
+        dataset = build(cfg.data, "data").load(cfg.seed)
+        return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
+
+    return make
+
+
+def last(run):
+    return torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
+
+
+def model(run):
+    return load_file(run.model / "model.safetensors")
+
+
+def rows(run):
+    return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+
+
+def test_what_only_looks_changes_no_bit(start):
+    looks = ["evaluate", "average", "samples", "device_stats"]
+    every = [f"callbacks.{name}.every_n_steps=2" for name in looks if name != "average"]
+    runs = []
+    for name, more in (("plain", []), ("looked", [f"callbacks=[default,{','.join(looks)}]", *every])):
+        cfg, dataset, run = start(name, "trainer.max_steps=5", "trainer.precision=bf16-true", *more)
+        fit(cfg, dataset, run)
+        runs.append(run)
+    plain, looked = map(last, runs)
+    assert all(torch.equal(plain[name], looked[name]) for name in plain)
+    run = runs[1]
+    found = [(row["step"], row["retrieval/nDCG@10"]) for row in rows(run) if "retrieval/nDCG@10" in row]
+    assert [step for step, _ in found] == [2, 4, 5]
+    assert sum("average/retrieval/nDCG@10" in row for row in rows(run)) == 3
+    assert [row["step"] for row in rows(run) if "device/load" in row] == [2, 4, 5]
+    folder = run.path / "samples" / "step-00000004"
+    vectors, texts = np.loadtxt(folder / "vectors.tsv"), (folder / "metadata.tsv").read_text().splitlines()
+    assert vectors.shape == (len(texts), 32)
+    assert set(texts) <= set(dataset.items.take(np.arange(len(dataset.items))))
+
+
+def test_undisturbed_takes_everything_back():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).bfloat16()
+    module(torch.ones(1, 3).bfloat16()).sum().backward()
+    module[1].eval()
+    weight, gradient = module[0].weight, module[0].weight.grad
+    data, before = weight.data.clone(), random_state(torch.device("cpu"))
+    with undisturbed(module):
+        module.float().train()
+        weight.data.add_(0)
+        torch.rand(3), random.random(), np.random.rand()
+    assert module[0].weight is weight
+    assert (weight.dtype, gradient.dtype, module[1].training) == (torch.bfloat16, torch.bfloat16, False)
+    assert torch.equal(weight.data, data)
+    drawn = torch.rand(2), random.random(), np.random.rand()
+    set_random_state(before)
+    assert torch.equal(drawn[0], torch.rand(2))
+    assert drawn[1:] == (random.random(), np.random.rand())
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_average_is_that_of_torch(decay):
+    torch.manual_seed(0)
+    module, trainer = nn.Linear(4, 2), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    average = Average(decay=decay, warmup=False)
+    theirs = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay))
+    theirs.update_parameters(module)  # the first only copies
+    average.on_fit_start(trainer, module)
+    for step in range(1, 6):
+        with torch.no_grad():
+            module.weight.add_(torch.randn(2, 4))
+        average.on_train_batch_end(trainer, module, None, None, step)
+        theirs.update_parameters(module)
+    weight = module.weight.detach().clone()
+    with average.in_place(module):
+        torch.testing.assert_close(module.weight, theirs.module.weight)
+    assert torch.equal(module.weight, weight)
+    average.finish(trainer, module)
+    torch.testing.assert_close(module.weight, theirs.module.weight)
+
+
+def test_a_short_run_is_averaged_over_its_later_steps(start):
+    cfg, dataset, run = start("ema", "trainer.max_steps=4", "callbacks=[default,average]", "evaluation=none",
+                              "callbacks.average.evaluate=false", "callbacks.checkpoint.every_n_steps=1",
+                              "callbacks.checkpoint.keep_last=9")  # fmt: skip
+    parts = assemble(cfg, dataset, run)
+    mean = {name: weight.detach().clone() for name, weight in parts.module.named_parameters()}
+    fit(cfg, dataset, run)
+    for n in range(1, 5):
+        state = torch.load(run.saved.path(n), weights_only=True)["state_dict"]
+        share = (1 + n) / (10 + n)
+        mean = {name: share * mean[name] + (1 - share) * state[name] for name in mean}
+    saved, name = model(run), "encoder.layer.0.attention.self.query.weight"
+    torch.testing.assert_close(saved[name], mean[f"encoder.backbone.{name}"], rtol=1e-5, atol=1e-6)
+
+
+HARD = ["data.validation_fraction=0.3", "evaluation.retrieval.ndcg_at=1"]
+
+
+def test_the_best_is_kept_and_restored_and_a_lost_patience_ends_it(start):
+    # Its own weights shrink to nothing: the evaluation can only get worse.
+    some = "evaluate.every_n_steps=1 early_stopping.patience=2 checkpoint.keep_last=1"
+    more = ["callbacks=[default,evaluate,best,early_stopping]", "optimizer.lr=1", "scheduler.warmup=0"]
+    more += [f"callbacks.{word}" for word in some.split()]
+    cfg, dataset, run = start("best", *HARD, *more)
+    fit(cfg, dataset, run)
+    scores = {row["step"]: row["retrieval/nDCG@1"] for row in rows(run) if "retrieval/nDCG@1" in row}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert len(scores) == best + 2 < 21
+    assert run.saved.steps() == sorted({best, len(scores)})
+    state = torch.load(run.checkpoints / "best.ckpt", weights_only=True)["state_dict"]
+    name = "encoder.layer.1.output.dense.weight"
+    assert torch.equal(model(run)[name], state[f"encoder.backbone.{name}"])
+    after = json.loads(run.report_data_path.read_text())["evaluations"]["retrieval"]["metrics"][0]["after"]
+    assert after == pytest.approx(scores[best])
+    # Killed after its last save, it does not train on.
+    fit(cfg, dataset, run, checkpoint=run.last_checkpoint)
+    assert run.saved.steps() == sorted({best, len(scores)})
+
+
+def test_wise_ft_goes_from_the_pretrained_to_the_tuned_model(start, tmp_path):
+    models = {}
+    for alpha in (0.0, 0.25, 1.0):
+        more = ["callbacks=[default,wise_ft]", f"callbacks.wise_ft.alphas=[{alpha}]", "trainer.max_steps=3"]
+        cfg, dataset, run = start(f"wise{alpha}", *more)
+        parts = assemble(cfg, dataset, run)
+        fit(cfg, dataset, run)
+        models[alpha] = model(run)
+        assert any(f"wise_ft/{alpha:g}/retrieval/nDCG@10" in row for row in rows(run))
+    name = "encoder.layer.1.output.dense.weight"
+    before = dict(parts.encoder.named_parameters())[f"backbone.{name}"].detach()
+    assert torch.equal(models[0.0][name], before)
+    assert torch.equal(models[1.0][name], last(run)[f"encoder.backbone.{name}"])
+    torch.testing.assert_close(models[0.25][name], 0.75 * models[0.0][name] + 0.25 * models[1.0][name])
+
+
+def test_periodic_checkpoints_stay(start):
+    more = ["callbacks.checkpoint.keep_every_n_steps=3", "callbacks.checkpoint.keep_last=1", "trainer.max_steps=8"]
+    cfg, dataset, run = start("periodic", "evaluation=none", *more)
+    fit(cfg, dataset, run)
+    assert run.saved.steps() == [3, 6, 8]
+
+
+def test_a_metric_that_there_is_not_ends_a_run_before_it_trains(start):
+    more = ["callbacks=[default,evaluate,early_stopping]", "callbacks.early_stopping.metric=retrieval/nDCG@7"]
+    cfg, dataset, run = start("metric", *more)
+    with pytest.raises(CheckFailed, match=r"have no 'retrieval/nDCG@7'\. They have: retrieval/nDCG@10"):
+        fit(cfg, dataset, run)
+    assert not run.checkpoints.exists()
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_the_batch_of_a_loss_that_is_no_number_is_written_down(start, monkeypatch, log_every):
+    cfg, dataset, run = start("diverges", "evaluation=none", f"trainer.log_every_n_steps={log_every}",
+                              "callbacks.checkpoint.every_n_steps=1")  # fmt: skip
+    seen = []
+
+    def fails_at_the_third(self, emb, batch, *_):
+        seen.append(dataset.items.take(batch.items_N.numpy()))
+        return emb.sum() * (float("nan") if len(seen) == 3 else 1.0)
+
+    monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", fails_at_the_third)
+    with pytest.raises(NoNumber, match="the loss is nan at step 3"):
+        fit(cfg, dataset, run)
+    told = json.loads(run.diverged_path.read_text())
+    assert (told["step"], told["loss"], told["epoch"], told["batch"]) == (3, "nan", 0, 2)
+    assert {item["text"] for row in told["rows"] for item in row["anchor"] + row["others"]} == set(seen[2])
+    numbers = np.array([row["anchor"][0]["item"] for row in told["rows"]])
+    assert [row["anchor"][0]["text"] for row in told["rows"]] == dataset.items.take(numbers)
+    assert run.saved.steps() == [1, 2]  # none with weights of such a loss
+
+
+class Impatient(pl.Callback):
+    """Asks to stop in the middle of a step that accumulates."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stop_waits_for_the_end_of_a_step_that_accumulates(start, monkeypatch):
+    monkeypatch.setenv("FINETUNE_ALLOW", __name__)
+    own = f"+callbacks.own._target_={__name__}.Impatient"
+    cfg, dataset, run = start("stop", "evaluation=none", "trainer.accumulate_grad_batches=2", own)
+    with pytest.raises(Interrupted, match="SIGTERM at step 2"):
+        fit(cfg, dataset, run)
+    assert run.saved.steps() == [2]
+
+
+def test_a_callback_of_ones_own_needs_a_place_on_the_list(start, monkeypatch):
+    monkeypatch.delenv("FINETUNE_ALLOW", raising=False)
+    with pytest.raises(CheckFailed, match="FINETUNE_ALLOW"):
+        start("own", f"+callbacks.own._target_={__name__}.Impatient")
+
+
+def test_every_callback_by_itself_is_a_config_that_fits(tmp_path):
+    names = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "callbacks").glob("*.yaml"))
+    for name in names:
+        alone = f"callbacks=[default,evaluate,{name}]" if name not in ("none", "default", "evaluate") else ""
+        check([word for word in (alone, f"output_root={tmp_path}") if word])
