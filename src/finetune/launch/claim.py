@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
 
 # Keys that say where and how a run is started, not what it computes: they may differ when it goes on.
-_NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check")
+NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "sweep")
 _MOST_DIFFERENCES = 10  # told of another config; more would scroll what matters out of sight
 _ABSENT = object()
 
@@ -109,7 +109,7 @@ def _nothing_left_of_a_failure(parent: Path) -> Iterator[list[RunDirectory]]:
 
 def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str], dataset: Dataset, again: str) -> None:
     """Write down what this run is: its whole config, what was typed, its data, the machine."""
-    write_text_atomically(run.config_path, yaml.safe_dump(_resolved(cfg) | {"name": run.name}, sort_keys=False))
+    write_text_atomically(run.config_path, yaml.safe_dump(resolved(cfg) | {"name": run.name}, sort_keys=False))
     typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
     write_text_atomically(run.overrides_path, yaml.safe_dump(typed))
     write_json_atomically(run.data_path, {"fingerprint": dataset.fingerprint})
@@ -120,21 +120,31 @@ def _record(cfg: DictConfig, run: RunDirectory, overrides: list[str], dataset: D
 
 
 def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDirectory, Path | None]:
+    if run.config_path.is_file() and run.read_status().get("state") == "finished":
+        raise FinetuneError(
+            f"The run {run.path} is finished; it is not trained again.",
+            "Choose another name=, or remove the directory.",
+        )
+    state_of_same(cfg, run, dataset)
+    return run, _last_checkpoint(run)
+
+
+def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
+    """Return the state of a run that is there, which must have this config and this data.
+
+    Raises:
+        FinetuneError: it has not, or is no run, or `resume=never`.
+    """
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
         raise FinetuneError(
             f"{run.path} exists and is no run of finetune; it was not touched.", "Choose another name=."
         )
-    if state == "finished":
-        raise FinetuneError(
-            f"The run {run.path} is finished; it is not trained again.",
-            "Choose another name=, or remove the directory.",
-        )
     if cfg.resume == "never":
         raise FinetuneError(
             f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
         )
-    differences = list(_differences(_read_yaml(run.config_path), _resolved(cfg)))
+    differences = list(_differences(_read_yaml(run.config_path), resolved(cfg)))
     if differences:
         shown = differences[:_MOST_DIFFERENCES]
         if len(differences) > len(shown):
@@ -149,7 +159,7 @@ def _go_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> tuple[RunDir
             " has changed since.",
             "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
         )
-    return run, _last_checkpoint(run)
+    return str(state)
 
 
 def _last_checkpoint(run: RunDirectory) -> Path | None:
@@ -165,7 +175,8 @@ def _read_yaml(path: Path) -> Any:
         ) from error
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the config of a run as plain data, without what is Hydra's."""
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(
@@ -178,7 +189,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """What differs, a line each: a node that builds something else is told as a whole, not by all that is in it."""
     for key in sorted({**then, **now}):
-        if not prefix and key in _NOT_COMPARED:
+        if not prefix and key in NOT_COMPARED:
             continue
         old, new = then.get(key, _ABSENT), now.get(key, _ABSENT)
         if isinstance(old, dict) and isinstance(new, dict) and old.get("_target_") == new.get("_target_"):
