@@ -18,7 +18,7 @@ from typing import IO
 from finetune.config.quoting import quoted
 from finetune.errors import RunError
 from finetune.launch.arguments import Arguments
-from finetune.launch.points import Point
+from finetune.launch.points import PRUNED, Point
 from finetune.launch.slots import Slot
 from finetune.runs.directory import RunDirectory, State
 
@@ -36,7 +36,7 @@ class _Going:
     child: subprocess.Popen[bytes]
     errors: IO[bytes]
     told: int = 0  # bytes of its errors that were passed on
-    pruned_at: int | None = None
+    is_pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Crew:
 
     def points(self) -> list[Point]:
         """Return the points that are running, but for those that are being stopped."""
-        return [each.point for each in self._going if each.pruned_at is None]
+        return [each.point for each in self._going if not each.is_pruned]
 
     def start(self, point: Point) -> None:
         """Start a point on a free slot."""
@@ -95,11 +95,11 @@ class Crew:
             self._pass_on(each)
         return list(self._ended())
 
-    def prune(self, point: Point, step: int) -> None:
+    def prune(self, point: Point) -> None:
         """Ask a point to save and stop, because others are better."""
         for each in self._going:
             if each.point is point:
-                each.pruned_at = step
+                each.is_pruned = True
                 each.child.send_signal(signal.SIGTERM)
 
     def stop(self, number: int) -> list[Ended]:
@@ -126,7 +126,8 @@ class Crew:
 
     def _pass_on(self, each: _Going) -> None:
         text = os.pread(each.errors.fileno(), 1 << 24, each.told)
-        if text and (len(self.slots) == 1 or each.child.returncode is not None):
+        # Of several at once, in one piece; of one that is stopped on purpose nothing.
+        if text and not each.is_pruned and (len(self.slots) == 1 or each.child.returncode is not None):
             each.told += len(text)
             sys.stderr.write(text.decode(errors="replace"))
             sys.stderr.flush()
@@ -139,9 +140,9 @@ def _outcome(each: _Going) -> tuple[str, str]:
     state, reason = str(status.get("state", "")), str(status.get("reason", ""))
     if exit_code == 0 and state == "finished":
         return state, ""
-    if state == "interrupted" and each.pruned_at is not None:
-        _write(run, "interrupted", "pruned")
-        return state, "pruned"
+    if state == "interrupted" and each.is_pruned:
+        _write(run, "interrupted", PRUNED)
+        return state, PRUNED
     if state == "interrupted" and exit_code > 0:
         return state, reason
     errors = os.pread(each.errors.fileno(), 1 << 24, 0).decode(errors="replace")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # What speaks of the sweep and not of a run.
 _OF_THE_SWEEP = re.compile(r"[+~]*(sweep[.=@]|hydra/sweeper|hydra\.sweeper)")
+PRUNED = "pruned"  # the reason of a run that was stopped because others were better
 _LONGEST = 80  # characters of what varies in a folder's name
 
 
@@ -46,6 +47,8 @@ class Result:
 
     def said(self) -> str:
         """Return how it went, in a few words."""
+        if self.reason == PRUNED:
+            return PRUNED
         if self.state != "finished":
             return f"{self.state}: {self.reason}" if self.reason else self.state
         if self.value is None:
@@ -55,12 +58,12 @@ class Result:
     @property
     def is_failure(self) -> bool:
         """Whether it did not come to the end that it was meant to come to."""
-        return self.state != "finished" and self.reason != "pruned"
+        return self.state != "finished" and self.reason != PRUNED
 
 
-def of_a_run(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides without those that speak of the sweep."""
-    return [text for text in overrides if not _OF_THE_SWEEP.match(text)]
+def is_of_the_sweep(override: str) -> bool:
+    """Return whether an override speaks of a sweep as a whole, not of a run."""
+    return _OF_THE_SWEEP.match(override) is not None
 
 
 def place_of(cfg: DictConfig, mine: Sequence[str], fingerprint: str) -> Path:

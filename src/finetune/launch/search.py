@@ -20,7 +20,7 @@ from finetune.config.build import build
 from finetune.console import say
 from finetune.errors import Problem
 from finetune.launch.axes import Axes, Axis
-from finetune.launch.points import Point, Result, digest_of
+from finetune.launch.points import PRUNED, Point, Result, digest_of
 from finetune.launch.ranking import Ranking, more_is_better
 from finetune.launch.survey import Survey
 from finetune.launch.sweep_settings import SearchSettings, SweepSettings
@@ -76,15 +76,15 @@ class Search:
         self._seen.add(result.point.run.name)
         if result.state == "finished" and result.value is not None:
             self.study.tell(trial, result.value)
-        elif result.reason == "pruned":
+        elif result.reason == PRUNED:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif result.state != "interrupted":
             self.study.tell(trial, state=TrialState.FAIL)
 
-    def hopeless_at(self, point: Point) -> int | None:
-        """Report what the point has measured since the last look, and return the step where it should stop."""
+    def is_hopeless(self, point: Point) -> bool:
+        """Report what the point has measured since the last look, and return whether it should stop."""
         if self.prune_by is None or not point.run.exists():
-            return None
+            return False
         records, trial = RunDirectory(point.run).read_metrics(), self._trials[point.run]
         key = self._key(records) or ""
         for row in (row for row in records if row.get(key) is not None):
@@ -93,8 +93,8 @@ class Search:
                 self._reported[point.run] = step
                 trial.report(row[key] * self._sign(key), step)
                 if trial.should_prune():
-                    return int(step)
-        return None
+                    return True
+        return False
 
     def waiting(self) -> int:
         """Return how many points are still to be drawn."""
@@ -105,24 +105,23 @@ class Search:
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
-        done = {self._run_of(trial) for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        done = {_run_of(trial) for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        waiting = {_run_of(trial) for trial in trials if trial.state == TrialState.WAITING}
+        missing = [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.FAIL)]
+        again = {run: trial.params for trial in missing if (run := _run_of(trial)) and run not in done | waiting}
         for trial in trials:
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
-            if trial.state in (TrialState.RUNNING, TrialState.FAIL) and self._run_of(trial) not in {*done, None}:
-                self.study.enqueue_trial(trial.params, skip_if_exists=True)
-        self._seen = {run for run in done if run is not None}
+        for run, params in again.items():
+            self.study.enqueue_trial(params, user_attrs={"run": run})
+        self._seen = done
         self.left -= sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-        if self._seen:
-            say(f"The search goes on: {len(self._seen)} points of it are done, {max(0, self.left)} are to come.")
+        if done:
+            say(f"The search goes on: {len(done)} points of it are done, {max(0, self.left)} are to come.")
 
     def _point(self, trial: Trial) -> Point:
         values = [axis.drawn(trial.params[axis.key]) if axis.varies else axis.overrides[0] for axis in self.axes.axes]
         return self.survey.point(*self.axes.point(values))
-
-    def _run_of(self, trial: FrozenTrial) -> str | None:
-        run = trial.user_attrs.get("run")
-        return None if run is None else str(run)
 
     def _is_exhausted(self) -> bool:
         size = self.axes.size()
@@ -140,6 +139,11 @@ class Search:
     def _sign(self, key: str) -> int:
         """1 if more of what a point is stopped by is better where more of the metric is, else -1."""
         return 1 if self.prune_by == "auto" or more_is_better(key) == self.ranking.maximizes() else -1
+
+
+def _run_of(trial: FrozenTrial) -> str:
+    """The run of a trial; none where it was drawn while the same point was running."""
+    return str(trial.user_attrs.get("run", ""))
 
 
 def check_search(cfg: DictConfig, settings: SweepSettings) -> list[Problem]:
@@ -166,7 +170,9 @@ def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettin
     ranking = Ranking(settings.metric, node["direction"])
     maximizes = ranking.maximizes()
     # Another search is another study: values of another metric or of other data would mislead this one.
-    name = node["study_name"] or digest_of([first.run.name, [str(axis) for axis in axes.axes], str(ranking)])
+    name = node["study_name"] or digest_of(
+        [first.run.name, [str(axis) for axis in axes.axes if axis.varies], str(ranking)]
+    )
     with held(folder / "optuna.lock", f"the search in {folder}"):
         study = optuna.create_study(
             storage=_storage(folder / _FILE),

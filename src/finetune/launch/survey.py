@@ -13,7 +13,7 @@ from finetune.console import Bar
 from finetune.errors import CheckFailed, Problem
 from finetune.launch.arguments import Arguments
 from finetune.launch.claim import resolved
-from finetune.launch.points import Point, check_place, of_a_run, place_of
+from finetune.launch.points import Point, check_place, is_of_the_sweep, place_of
 from finetune.launch.slots import check_slots, processes_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Survey:
 
     def _point(self, overrides: list[str], mine: list[str], cfg: DictConfig) -> Point:
         place = place_of(cfg, mine, self._dataset(cfg).fingerprint)
-        return Point(of_a_run(overrides), mine, place, processes_of(cfg))
+        return Point([text for text in overrides if not is_of_the_sweep(text)], mine, place, processes_of(cfg))
 
     def _dataset(self, cfg: DictConfig) -> Dataset:
         from finetune.config.build import build

@@ -36,8 +36,8 @@ class Plan(Protocol):
     def ended(self, result: Result) -> None:
         """Take notice of how a point ended."""
 
-    def hopeless_at(self, point: Point) -> int | None:
-        """Return the step at which a running point is so much worse than others that it should stop."""
+    def is_hopeless(self, point: Point) -> bool:
+        """Return whether a running point is so much worse than others were that it should stop."""
 
     def waiting(self) -> int:
         """Return how many points are still to come."""
@@ -57,8 +57,9 @@ class Grid:
     def ended(self, result: Result) -> None:
         """Do nothing: the points do not depend on each other."""
 
-    def hopeless_at(self, point: Point) -> int | None:
-        """Return nothing: each value of a grid is there because somebody wants to know."""
+    def is_hopeless(self, point: Point) -> bool:
+        """Return False: each value of a grid is there because somebody wants to know."""
+        return False
 
     def waiting(self) -> int:
         """Return how many points are still to come."""
@@ -69,7 +70,6 @@ class Grid:
 class Board:
     """What came out so far: said at once, and written after every point."""
 
-    folder: Path
     plan: Plan
     command: str
     results: dict[Path, Result] = field(default_factory=dict)
@@ -79,14 +79,14 @@ class Board:
         metric, value = self.plan.ranking.value_of(ended.point.run) if ended.state == "finished" else ("", None)
         result = Result(ended.point, ended.state, ended.reason, metric, value)
         self.results[result.point.run] = result
-        style = "" if result.state == "finished" else "bold red"
-        say(f"point {result.point.run.name}: {word}{result.said()}", style=style)
+        say(f"point {result.point.run.name}: {word}{result.said()}", style="bold red" if result.is_failure else "")
         self.write()
         return result
 
     def write(self) -> None:
         """Bring the files up to date."""
-        write_ranked(self.folder, self.ranked(), self.command, self.plan.waiting())
+        for folder in {result.point.run.parent for result in self.results.values()}:
+            write_ranked(folder, self.ranked(), self.command, self.plan.waiting())
 
     def ranked(self) -> list[Result]:
         """Return the points, best first."""
@@ -117,7 +117,7 @@ def sweep(arguments: Arguments) -> int:
         say(note)
     crew = Crew(slots(settings, configs), arguments)
     with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
-        return _run(plan, crew, points[0].run.parent, command_again(arguments, ["-m", *arguments.overrides]))
+        return _run(plan, crew, command_again(arguments, ["-m", *arguments.overrides]))
 
 
 @contextmanager
@@ -130,8 +130,8 @@ def _say_fine(count: int) -> None:
     say(f"{fine}; nothing was started.", style="bold green")
 
 
-def _run(plan: Plan, crew: Crew, folder: Path, again: str) -> int:
-    board = Board(folder, plan, again)
+def _run(plan: Plan, crew: Crew, again: str) -> int:
+    board = Board(plan, again)
     with _terminated_like_interrupted():
         try:
             _work(plan, crew, board)
@@ -160,8 +160,8 @@ def _work(plan: Plan, crew: Crew, board: Board) -> None:
         for ended in crew.wait():
             plan.ended(board.add(ended))
         for point in crew.points():
-            if (step := plan.hopeless_at(point)) is not None:
-                crew.prune(point, step)
+            if plan.is_hopeless(point):
+                crew.prune(point)
 
 
 def _stopped(board: Board, again: str) -> Interrupted:
