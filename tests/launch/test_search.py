@@ -179,6 +179,14 @@ def measured(point, key, value):
         run.append_metrics({"step": step, key: value})
 
 
+def test_a_point_that_is_running_still_is_not_started_again(overrides):
+    with opened([*overrides, LR]) as search:
+        orphan = RunDirectory(search.next().run)
+        orphan.path.mkdir(parents=True)
+    with orphan.lock(), pytest.raises(FinetuneError, match="in use"), opened([*overrides, LR]):
+        pass
+
+
 def test_two_processes_do_not_share_a_search(overrides):
     with opened([*overrides, LR]), pytest.raises(FinetuneError, match="in use"), opened([*overrides, LR]):
         pass

@@ -48,7 +48,8 @@ class Search:
     prune_by: str | None
     left: int
     _trials: dict[Path, Trial] = field(default_factory=dict)
-    _reported: dict[Path, int] = field(default_factory=dict)
+    _read: dict[Path, int] = field(default_factory=dict)  # bytes of the metrics of each
+    _key: str = ""
     _seen: set[str] = field(default_factory=set)
 
     def next(self) -> Point | None:
@@ -62,7 +63,7 @@ class Search:
             if point.run not in self._trials:
                 self.left -= 1
                 self._trials[point.run] = trial
-                self._reported[point.run] = 0
+                self._read[point.run] = 0
                 trial.set_user_attr("run", point.run.name)
                 return point
             self.study.tell(trial, state=TrialState.FAIL)
@@ -85,23 +86,24 @@ class Search:
         """Report what the point has measured since the last look, and return whether it should stop."""
         if self.prune_by is None or not point.run.exists():
             return False
-        records, trial = RunDirectory(point.run).read_metrics(), self._trials[point.run]
-        key = self._key(records) or ""
-        for row in (row for row in records if row.get(key) is not None):
-            step = row.get("step") or 0
-            if step > self._reported[point.run]:
-                self._reported[point.run] = step
-                trial.report(row[key] * self._sign(key), step)
-                if trial.should_prune():
-                    return True
-        return False
+        trial = self._trials[point.run]
+        records, self._read[point.run] = RunDirectory(point.run).read_metrics_from(self._read[point.run])
+        key = self._key = self._key or self._find_key(records)  # one for all points
+        rows = [row for row in records if row.get(key) is not None]
+        for row in rows:
+            trial.report(row[key] * self._sign(key), row.get("step") or 0)
+        return bool(rows) and trial.should_prune()
 
     def waiting(self) -> int:
         """Return how many points are still to be drawn."""
         return 0 if self._is_exhausted() else self.left
 
-    def take_up(self) -> None:
-        """Put what was not finished by earlier commands, and what failed in them, in front."""
+    def take_up(self, folder: Path) -> None:
+        """Put what was not finished by earlier commands, and what failed in them, in front; runs are in `folder`.
+
+        Raises:
+            RunError: one of these is still running, since only the sweep was killed.
+        """
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
@@ -113,6 +115,9 @@ class Search:
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
         for run, params in again.items():
+            if (folder / run).is_dir():
+                with RunDirectory(folder / run).lock():
+                    pass
             self.study.enqueue_trial(params, user_attrs={"run": run})
         self._seen = done
         self.left -= sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
@@ -127,14 +132,14 @@ class Search:
         size = self.axes.size()
         return size is not None and len(self._seen | {run.name for run in self._trials}) >= size
 
-    def _key(self, records: list[dict[str, Any]]) -> str | None:
-        """The name of what a point is stopped by, in its metrics; `None` if it has not measured that yet."""
+    def _find_key(self, records: list[dict[str, Any]]) -> str:
+        """The name of what a point is stopped by, in its metrics; empty if it has not measured that yet."""
         if self.prune_by != "auto":
-            return self.prune_by
+            return self.prune_by or ""
         *name, metric = (self.ranking.metric or "").split("/")
         begin, end = f"{'/'.join(name)}/during/" if name else "", f"/during/{metric}" if metric else ""
         keys = (key for record in records for key in record if "/during/" in key)
-        return next((key for key in keys if key.startswith(begin) and key.endswith(end)), None)
+        return next((key for key in keys if key.startswith(begin) and key.endswith(end)), "")
 
     def _sign(self, key: str) -> int:
         """1 if more of what a point is stopped by is better where more of the metric is, else -1."""
@@ -164,6 +169,8 @@ def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettin
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    # A run that goes on writes again what is known of it.
+    warnings.filterwarnings("ignore", message="The reported value is ignored")
     folder = first.run.parent
     folder.mkdir(parents=True, exist_ok=True)
     node: Any = OmegaConf.to_container(cfg.hydra.sweeper, resolve=True)
@@ -183,7 +190,7 @@ def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettin
         search_settings = _built(node, len(study.trials))
         study.sampler, study.pruner = search_settings.sampler, search_settings.pruner
         search = Search(axes, survey, study, ranking, settings.prune_by, search_settings.n_trials)
-        search.take_up()
+        search.take_up(folder)
         yield search
 
 
