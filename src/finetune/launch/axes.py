@@ -90,7 +90,7 @@ def read_axes(arguments: Arguments) -> Axes:
     with composer(arguments.config_dir, arguments.config_name) as compositor:
         parsed = [(text, _parsed(text, compositor)) for text in arguments.overrides]
         fixed = [text for text, override in parsed if override is None or not override.is_sweep_override()]
-        config = _composed(fixed, compositor)
+        config, _, _ = compositor.compose_what_can_be(fixed)  # what is wrong the check answers
         is_search = config is not None and has_own_sweeper(config)
         if config is not None and is_search:
             parsed = [*_of_the_config(config, arguments.overrides, compositor), *parsed]
@@ -117,13 +117,6 @@ def _parsed(text: str, compositor: Composer) -> Override | None:
         return compositor.parse(text)
     except HydraException:
         return None  # for the check to answer
-
-
-def _composed(fixed: list[str], compositor: Composer) -> DictConfig | None:
-    try:
-        return compositor.compose(fixed)
-    except CheckFailed:
-        return None
 
 
 def _of_the_config(config: DictConfig, typed: list[str], compositor: Composer) -> Iterator[tuple[str, Override | None]]:

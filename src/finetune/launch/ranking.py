@@ -45,11 +45,11 @@ class Ranking:
         return more_is_better(self.metric or metric)
 
     def ranked(self, results: Sequence[Result]) -> list[Result]:
-        """Return the points, best first, those without a value last."""
+        """Return the points, best first, then those without a value, those that failed last."""
         known = [result for result in results if result.state == "finished" and result.value is not None]
         rest = [result for result in results if result not in known]
         sign = -1 if self.maximizes(known[0].metric if known else "") else 1
-        return [*sorted(known, key=lambda result: sign * (result.value or 0.0)), *rest]
+        return [*sorted(known, key=lambda result: sign * (result.value or 0.0)), *sorted(rest, key=_by_state)]
 
 
 def more_is_better(metric: str) -> bool:
@@ -76,6 +76,10 @@ def write_ranked(folder: Path, ranked: Sequence[Result], command: str, waiting: 
     points = [_plain(result) for result in ranked]
     write_json_atomically(folder / "sweep.json", {"command": command, "waiting": waiting, "points": points})
     write_text_atomically(folder / "sweep.md", _markdown(ranked, command, waiting))
+
+
+def _by_state(result: Result) -> int:
+    return 2 if result.is_failure else int(result.state != "finished")
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from finetune.config.build import build
 from finetune.console import say
 from finetune.errors import Problem
 from finetune.launch.axes import Axes, Axis
+from finetune.launch.crew import Ended
 from finetune.launch.points import PRUNED, Point, Result, digest_of
 from finetune.launch.ranking import Ranking, more_is_better
 from finetune.launch.survey import Survey
@@ -39,8 +40,9 @@ _TRIES = 20  # draws of points that are running just now, before others have to 
 
 @dataclass
 class Search:
-    """The points of a study, drawn one by one; tells the study how each ended."""
+    """The points of a study, drawn one by one into `folder`; tells the study how each ended."""
 
+    folder: Path
     axes: Axes
     survey: Survey
     study: Study
@@ -98,8 +100,19 @@ class Search:
         """Return how many points are still to be drawn."""
         return 0 if self._is_exhausted() else self.left
 
-    def take_up(self, folder: Path) -> None:
-        """Put what was not finished by earlier commands, and what failed in them, in front; runs are in `folder`.
+    def earlier(self) -> list[Ended]:
+        """Return the points that earlier commands brought to their end."""
+        from optuna.trial import TrialState
+
+        found = []
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            point = Point([], self.axes.point(self._values(trial))[1], self.folder / _run_of(trial))
+            is_pruned = trial.state == TrialState.PRUNED
+            found.append(Ended(point, "interrupted" if is_pruned else "finished", PRUNED if is_pruned else ""))
+        return found
+
+    def take_up(self) -> None:
+        """Put what was not finished by earlier commands, and what failed in them, in front.
 
         Raises:
             RunError: one of these is still running, since only the sweep was killed.
@@ -115,8 +128,8 @@ class Search:
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
         for run, params in again.items():
-            if (folder / run).is_dir():
-                with RunDirectory(folder / run).lock():
+            if (self.folder / run).is_dir():
+                with RunDirectory(self.folder / run).lock():
                     pass
             self.study.enqueue_trial(params, user_attrs={"run": run})
         self._seen = done
@@ -125,8 +138,10 @@ class Search:
             say(f"The search goes on: {len(done)} points of it are done, {max(0, self.left)} are to come.")
 
     def _point(self, trial: Trial) -> Point:
-        values = [axis.drawn(trial.params[axis.key]) if axis.varies else axis.overrides[0] for axis in self.axes.axes]
-        return self.survey.point(*self.axes.point(values))
+        return self.survey.point(*self.axes.point(self._values(trial)))
+
+    def _values(self, trial: Trial | FrozenTrial) -> list[str]:
+        return [axis.drawn(trial.params[axis.key]) if axis.varies else axis.overrides[0] for axis in self.axes.axes]
 
     def _is_exhausted(self) -> bool:
         size = self.axes.size()
@@ -189,8 +204,8 @@ def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettin
         )
         search_settings = _built(node, len(study.trials))
         study.sampler, study.pruner = search_settings.sampler, search_settings.pruner
-        search = Search(axes, survey, study, ranking, settings.prune_by, search_settings.n_trials)
-        search.take_up(folder)
+        search = Search(folder, axes, survey, study, ranking, settings.prune_by, search_settings.n_trials)
+        search.take_up()
         yield search
 
 

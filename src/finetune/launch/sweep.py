@@ -42,6 +42,9 @@ class Plan(Protocol):
     def waiting(self) -> int:
         """Return how many points are still to come."""
 
+    def earlier(self) -> list[Ended]:
+        """Return the points that earlier commands brought to their end, and that will not come again."""
+
 
 @dataclass
 class Grid:
@@ -65,6 +68,10 @@ class Grid:
         """Return how many points are still to come."""
         return len(self.points)
 
+    def earlier(self) -> list[Ended]:
+        """Return nothing: all points come, also those that are finished."""
+        return []
+
 
 @dataclass
 class Board:
@@ -74,19 +81,19 @@ class Board:
     command: str
     results: dict[Path, Result] = field(default_factory=dict)
 
-    def add(self, ended: Ended, word: str = "") -> Result:
+    def note(self, ended: Ended) -> Result:
         """Take in a point that ended."""
         metric, value = self.plan.ranking.value_of(ended.point.run) if ended.state == "finished" else ("", None)
-        result = Result(ended.point, ended.state, ended.reason, metric, value)
-        self.results[result.point.run] = result
-        say(f"point {result.point.run.name}: {word}{result.said()}", style="bold red" if result.is_failure else "")
-        self.write()
+        result = self.results[ended.point.run] = Result(ended.point, ended.state, ended.reason, metric, value)
         return result
 
-    def write(self) -> None:
-        """Bring the files up to date."""
+    def add(self, ended: Ended, word: str = "") -> Result:
+        """Take in a point that ended just now, say so, and bring the files up to date."""
+        result = self.note(ended)
+        say(f"point {result.point.run.name}: {word}{result.said()}", style="bold red" if result.is_failure else "")
         for folder in {result.point.run.parent for result in self.results.values()}:
             write_ranked(folder, self.ranked(), self.command, self.plan.waiting())
+        return result
 
     def ranked(self) -> list[Result]:
         """Return the points, best first."""
@@ -132,6 +139,8 @@ def _say_fine(count: int) -> None:
 
 def _run(plan: Plan, crew: Crew, again: str) -> int:
     board = Board(plan, again)
+    for ended in plan.earlier():
+        board.note(ended)
     with _terminated_like_interrupted():
         try:
             _work(plan, crew, board)
