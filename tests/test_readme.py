@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from finetune.config.check import check
+from finetune.launch.arguments import Arguments
+from finetune.launch.axes import read_axes
 from tests.conftest import ROOT, write_pairs
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,7 +31,7 @@ def test_every_command_passes_the_check(text, tmp_path, monkeypatch):
     write_pairs(tmp_path / "pairs.csv")
     words = shlex.split(text)
     if "-m" in words:  # the first point of the sweep
-        words = [word.split(",")[0] for word in words if word != "-m"]
+        words, _ = read_axes(Arguments([word for word in words if word != "-m"])).corners()[0]
     if "--cfg" in words:
         return
     check(words)

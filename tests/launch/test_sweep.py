@@ -1,82 +1,192 @@
 """Sweeps through the front door: a fresh process and a directory for every point."""
 
 import json
-import re
-import shutil
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from finetune.launch.sweep import Point, _say_ranked
-from tests.conftest import quick, run_train, write_pairs
+from tests.conftest import ROOT, quick, run_train, write_pairs
+
+BOOM = """
+import time
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Boom(Callback):
+    def __init__(self, rank: int = 1) -> None:
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_rank == self.rank and trainer.global_step == 3 and not Path("mended").exists():
+            Path("failed_at").write_text(str(time.time()))
+            raise ValueError("injected on one rank")
+"""
 
 
-def test_points_run_on_their_own_and_are_ranked(tiny_model, tmp_path):
+def swept(tiny_model, *more):
+    return [*(text for text in quick(tiny_model) if not text.startswith("optimizer.lr")), *more]
+
+
+def statuses(folder):
+    return {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/status.json"))}
+
+
+def test_points_run_on_their_own_and_are_ranked_and_a_larger_grid_runs_only_what_is_new(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
-    overrides = [text for text in quick(tiny_model) if not text.startswith("optimizer.lr")]
-    sweep = run_train("-m", *overrides, "optimizer.lr=1e-6,1e-3", "trainer.max_steps=7", cwd=tmp_path)
+    overrides = swept(tiny_model, "trainer.max_steps=7", "sweep.metric=loss")
+    sweep = run_train("-m", *overrides, "optimizer.lr=1e-6,1e-3", cwd=tmp_path)
     assert sweep.returncode == 0, sweep.stderr
-    runs = sorted((tmp_path / "outputs/default").glob("*/status.json"))
-    status = [json.loads(path.read_text()) for path in runs]
-    assert [point["state"] for point in status] == ["finished", "finished"]
-    assert len({point["pid"] for point in status}) == 2
-    ranked = sweep.stdout.split("the points, best first")[1]
-    assert {"optimizer.lr=0.001", "optimizer.lr=1e-06"} <= set(ranked.split())
+    first = statuses(tmp_path / "outputs/default")
+    assert [point["state"] for point in first.values()] == ["finished", "finished"]
+    assert len({point["pid"] for point in first.values()}) == 2
+    ranked = sweep.stdout.split("the points, best first")[1].split()
+    # Of a loss, less is better.
+    assert ranked.index("optimizer.lr=0.001") < ranked.index("optimizer.lr=1e-06")
     # Each path stands whole on a line of its own, however long it is.
-    assert {f"     {path.parent.relative_to(tmp_path)}" for path in runs} <= set(ranked.splitlines())
+    assert {str(path.relative_to(tmp_path)) for path in first} <= set(ranked)
+
+    again = run_train("-m", *overrides, "optimizer.lr=1e-6,1e-3,1e-4", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    second = statuses(tmp_path / "outputs/default")
+    assert len(second) == 3
+    assert {path: second[path] for path in first} == first
+    assert again.stdout.count("finished already") == 2
+    written = json.loads((tmp_path / "outputs/default/sweep.json").read_text())
+    assert [point["overrides"] for point in written["points"]] == [
+        ["optimizer.lr=0.001"],
+        ["optimizer.lr=0.0001"],
+        ["optimizer.lr=1e-06"],
+    ]
+    assert written["waiting"] == 0
+    assert [row.split("|")[3].strip() for row in markdown_rows(tmp_path)] == [
+        point["overrides"][0] for point in written["points"]
+    ]
 
 
-def test_the_best_point_stands_first_and_the_failed_last(capsys):
-    values = {"a": 0.5, "b": None, "c": 0.75}
-    points = [Point([name], Path(name), int(value is None), "nDCG@10", value) for name, value in values.items()]
-    _say_ranked(points)
-    shown = capsys.readouterr().out
-    assert re.findall(r"^ +\d\. .* (\w)$", shown, re.MULTILINE) == ["c", "a", "b"]
-    assert "failed" in shown
-    assert "no run directory was made" in shown
+def markdown_rows(tmp_path):
+    lines = (tmp_path / "outputs/default/sweep.md").read_text().splitlines()
+    return [line for line in lines if line.startswith("|")][2:]
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["scheduler=glob(*)", "check=true"], "All 3 points are fine"),
-        (["scheduler=glob(*,exclude=c*)", "check=true"], "The one point is fine"),
-        (["scheduler=glob(x*)"], "no option fits.\n    There are: constant, cosine, linear."),
+        (["scheduler=glob(*,exclude=[c*,p*])", "check=true"], "points are fine"),
+        (["scheduler=glob(*,exclude=[c*,i*,p*,w*])", "check=true"], "The one point is fine"),
+        (["scheduler=glob(x*)"], "no option fits.\n    There are: constant, cosine, "),
         (["optimizer.lr=glob(*)"], "there is no group 'optimizer.lr'"),
-        (["optimizer.lr=interval(1e-5,1e-4)"], "sweeps here are grids"),
+        (["optimizer.lr=interval(1e-5,1e-4)"], "add hydra/sweeper=optuna"),
         (["seed=range(3,3)"], "no value at all"),
+        (["seed=1,2", "resume=outputs/default/one"], "no one run to go on with"),
+        (["seed=1,2", "sweep.parallel=1,2"], "cannot vary"),
+        (["seed=1,2", "sweep.parallel=0"], "of at least 1"),
+        (["seed=1,2", "sweep.direction=up"], "'auto', 'maximize' or 'minimize'"),
+        (["seed=1,2", "hydra/launcher=basic"], "processes on this machine"),
+        (["name=one", "optimizer.lr=1e-5,1e-4"], "all points would have the same name"),
+        (["name=one,two", "optimizer.lr=1e-5,1e-4"], "2 points would have the same name"),
+        (["optimizer.lrr=1e-5,1e-4"], "optimizer.lr"),
+        (["loss.temperature=0.1,0"], "above 0"),
+        (["loss=infonce,cosent"], "cosent"),  # which learns from scores, and the data has none
     ],
 )
-def test_what_hydra_can_sweep_over(tmp_path, overrides, words):
+def test_an_impossible_sweep_is_answered_before_anything_starts(tmp_path, overrides, words):
     sweep = run_train("-m", *overrides, cwd=tmp_path)
     assert words in sweep.stdout + sweep.stderr
     assert sweep.returncode == (0 if "check=true" in overrides else 2)
+    assert "Traceback" not in sweep.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failing_point_is_said_and_the_others_go_on(tiny_model, tmp_path):
+def test_what_speaks_of_a_sweep_is_refused_in_a_run(tmp_path):
+    run = run_train("sweep.parallel=2", "hydra/sweeper=optuna", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.count("add -m") == 2
+
+
+def test_a_failing_point_is_said_the_others_go_on_and_once_mended_it_alone_is_run(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
-    damaged = shutil.copytree(tiny_model, tmp_path / "damaged")
-    (damaged / "model.safetensors").write_bytes(b"damaged")
-    overrides = [text for text in quick(tiny_model) if not text.startswith("model.name")]
-    more = [f"model.name={damaged},{tiny_model}", "trainer.max_steps=2", "evaluation=none"]
-    sweep = run_train("-m", *overrides, *more, cwd=tmp_path)
+    (tmp_path / "mine.py").write_text(BOOM)
+    point = ["+callbacks.boom._target_=mine.Boom", "+callbacks.boom.rank=0,1"]  # there is no process 1
+    overrides = swept(tiny_model, "optimizer.lr=1e-3", "evaluation=none", "sweep.metric=nDCG@10", *point)
+    sweep = run_train("-m", *overrides, cwd=tmp_path, env={"FINETUNE_ALLOW": "mine"})
     assert sweep.returncode == 1
-    assert "failed" in sweep.stdout
-    assert "cannot be read" in sweep.stderr
-    assert "Traceback" not in sweep.stderr
-    assert len(list((tmp_path / "outputs/default").glob("*/model"))) == 1
+    said = sweep.stdout.split("the points, best first")[0]
+    # At once, not at the end.
+    assert said.index("failed: ValueError: injected on one rank") < said.index("finished, without nDCG@10")
+    written = json.loads((tmp_path / "outputs/default/sweep.json").read_text())
+    assert [(each["state"], each["reason"]) for each in written["points"]] == [
+        ("finished", ""),
+        ("failed", "ValueError: injected on one rank"),
+    ]
+    (tmp_path / "mended").touch()
+    again = run_train("-m", *overrides, cwd=tmp_path, env={"FINETUNE_ALLOW": "mine"})
+    assert again.returncode == 0, again.stderr
+    assert f"{written['points'][0]['run']}: finished already" in again.stdout
+    assert again.stdout.count("run directory:") == 1
 
 
-def test_the_same_name_for_all_points_is_refused(tmp_path):
-    sweep = run_train("-m", "name=one", "optimizer.lr=1e-5,1e-4", cwd=tmp_path)
-    assert sweep.returncode == 2
-    assert "all points would have the same name" in sweep.stderr
+def test_the_failure_of_one_process_of_a_point_ends_it_and_is_its_reason(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    (tmp_path / "mine.py").write_text(BOOM)
+    overrides = swept(tiny_model, "trainer.devices=2", "evaluation=none", "+callbacks.boom._target_=mine.Boom")
+    sweep = run_train("-m", *overrides, "optimizer.lr=1e-3", cwd=tmp_path, env={"FINETUNE_ALLOW": "mine"})
+    assert sweep.returncode == 1
+    assert time.time() - float((tmp_path / "failed_at").read_text()) < 30
+    ((path, status),) = statuses(tmp_path / "outputs/default").items()
+    assert status["state"] == "failed"
+    assert status["reason"] == "process 1: ValueError: injected on one rank"
+    assert f"point {path.name}: failed: {status['reason']}" in sweep.stdout
+    assert not [process for process in Path("/proc").glob("[0-9]*") if str(path) in command_of(process)]
 
 
-def test_a_mistake_in_a_sweep_is_answered_before_anything_runs(tmp_path):
-    for text, words in (("optimizer.lrr=1e-5,1e-4", "optimizer.lr"), ("loss.temperature=0.1,0", "above 0")):
-        sweep = run_train("-m", text, cwd=tmp_path)
-        assert sweep.returncode == 2
-        assert words in sweep.stderr
-    assert not (tmp_path / "outputs").exists()
+def command_of(process):
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_points_at_once_have_cores_of_their_own_and_go_on_after_ctrl_c(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    overrides = swept(tiny_model, "trainer.max_epochs=40", "evaluation=none", "sweep.parallel=2", "sweep.metric=loss")
+    overrides = [text for text in overrides if text != "trainer.max_epochs=3"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *overrides, "optimizer.lr=1e-6,1e-3"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as sweep:
+        two = wait_for_two_points(sweep, tmp_path / "outputs/default")
+        cores = [os.sched_getaffinity(point["pid"]) for point in two.values()]
+        assert not cores[0] & cores[1]
+        threads = [
+            Path(f"/proc/{point['pid']}/environ").read_text().split("OMP_NUM_THREADS=")[1] for point in two.values()
+        ]
+        assert [int(text.split("\0")[0]) for text in threads] == [len(each) for each in cores]
+        sweep.send_signal(signal.SIGINT)
+        _, err = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130
+    assert "The same command goes on" in err
+    assert "Traceback" not in err
+    stopped = statuses(tmp_path / "outputs/default")
+    assert {point["state"] for point in stopped.values()} == {"interrupted"}
+
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("(goes on)") == 2
+    done = statuses(tmp_path / "outputs/default")
+    assert [point["state"] for point in done.values()] == ["finished"] * 2
+    assert set(stopped) == set(done)
+    assert all("going on from step" in (path / "run.log").read_text() for path in stopped)
+
+
+def wait_for_two_points(sweep, folder):
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*/metrics.jsonl"))) < 2:
+        assert sweep.poll() is None, sweep.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return statuses(folder)

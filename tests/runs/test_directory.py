@@ -256,3 +256,22 @@ def test_a_status_is_whole_at_every_moment(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert all(len(status["reason"]) == 100_000 for status in [*seen, run.read_status()])
+
+
+def test_metrics_can_be_read_bit_by_bit(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.read_metrics_from(0) == ([], 0)
+    run.append_metrics({"step": 1})
+    records, place = run.read_metrics_from(0)
+    assert records == [{"step": 1}]
+    with run.metrics_path.open("a") as file:
+        file.write('{"step": 2}\n{"st')  # a line that is being written
+    records, place = run.read_metrics_from(place)
+    assert records == [{"step": 2}]
+    with run.metrics_path.open("a") as file:
+        file.write('ep": 3}\n')
+    records, place = run.read_metrics_from(place)
+    assert records == [{"step": 3}]
+    assert run.read_metrics_from(place) == ([], place)
+    run.forget_metrics_after(1)
+    assert run.read_metrics_from(place)[0] == [{"step": 1}]

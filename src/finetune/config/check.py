@@ -87,6 +87,9 @@ def check_config(config: DictConfig, compositor: Composer) -> list[Problem]:
     problems += _check_keys(tree, config)
     for group in GROUPS:
         problems += _check_group(group, tree, compositor)
+    sweeper = tree["hydra"].get("sweeper")
+    if sweeper is not None:
+        problems += _check_one(sweeper, "hydra.sweeper", "sweep", [])
     problems += check_relations(tree, compositor.overrides)
     return with_places(problems, config, compositor)
 

@@ -68,6 +68,8 @@ GROUPS: dict[str, Group] = {
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
     "evaluation": Group(("finetune.evaluation",), named=True),
+    # Also what hydra.sweeper builds, with sampler and pruner inside.
+    "sweep": Group(("finetune.launch.sweep_settings", "optuna.samplers", "optuna.pruners")),
 }
 
 # Keys beside the groups; train.yaml says what each is for.
@@ -81,7 +83,7 @@ KEYS: dict[str, Any] = {
 }
 
 # Packages that come with an extra of this one.
-EXTRAS = {"pytorch_metric_learning": "metric"}
+EXTRAS = {"pytorch_metric_learning": "metric", "optuna": "optuna"}
 
 # What a group could build and a run cannot use: by where it is defined, why, and what to use.
 _ITSELF, _ABSTRACT = "the run does this itself", "it is only what others are built on"
@@ -201,6 +203,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "maximize": Literal[False],  # it would make the loss larger
         "foreach": bool | None,
         "fused": bool | None,
+    },
+    "optuna.samplers": {"seed": CountFromZero | None, "n_startup_trials": CountFromZero},
+    "optuna.pruners": {
+        **dict.fromkeys(("n_startup_trials", "n_warmup_steps"), CountFromZero),
+        **dict.fromkeys(("interval_steps", "n_min_trials", "min_resource"), PositiveInt),
+        "max_resource": PositiveInt | Literal["auto"],
+        "reduction_factor": Annotated[int, Range(at_least=2)],
     },
     _LOSSES: {
         "num_classes": PositiveInt | None,

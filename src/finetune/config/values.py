@@ -23,8 +23,8 @@ _RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", 
 def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     """The config as plain dicts and lists, and a problem for each value that cannot be had.
 
-    Of the `hydra` node only the directories are there; the rest is Hydra's own, and full of values that
-    exist in a running job only.
+    Of the `hydra` node only the directories are there, and a sweeper of ours; the rest is Hydra's own, and full of
+    values that exist in a running job only.
     """
     with _hydra_resolver(config):
         keys = [key for key in keys_of(OmegaConf.to_container(config, resolve=False)) if not key.startswith("hydra.")]
@@ -33,7 +33,14 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
         tree["hydra"] = {
             part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
         }
+        if has_own_sweeper(config):
+            tree["hydra"]["sweeper"] = walk.value(config.hydra, "sweeper", "hydra.sweeper", ())
     return tree, walk.problems()
+
+
+def has_own_sweeper(config: DictConfig) -> bool:
+    """Whether `hydra/sweeper` chose one of ours, whose node is checked and built like any of our groups."""
+    return bool(config.hydra.runtime.choices.get("hydra/sweeper") == "optuna")
 
 
 def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:

@@ -104,7 +104,7 @@ class _Record:
     """Writes down what a run is: its whole config, what was typed, its data, the machine."""
 
     def __init__(self, cfg: DictConfig, overrides: list[str], dataset: Dataset, again: str) -> None:
-        self._config = _resolved(cfg)
+        self._config = resolved(cfg)
         self._typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
         self._dataset = dataset
         self._environment = describe_environment(Path.cwd()) | {"again": again}
@@ -121,21 +121,30 @@ class _Record:
 
 
 def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None:
+    if run.config_path.is_file() and run.read_status().get("state") == "finished":
+        raise FinetuneError(
+            f"The run {run.path} is finished; it is not trained again.",
+            "Choose another name=, or remove the directory.",
+        )
+    state_of_same(cfg, run, dataset)
+
+
+def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
+    """Return the state of a run that is there, which must have this config and this data.
+
+    Raises:
+        FinetuneError: it has not, or is no run, or `resume=never`.
+    """
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
         raise FinetuneError(
             f"{run.path} exists and is no run of finetune; it was not touched.", "Choose another name=."
         )
-    if state == "finished":
-        raise FinetuneError(
-            f"The run {run.path} is finished; it is not trained again.",
-            "Choose another name=, or remove the directory.",
-        )
     if cfg.resume == "never":
         raise FinetuneError(
             f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
         )
-    if differ := changes(_read_yaml(run.config_path), _resolved(cfg)):
+    if differ := changes(_read_yaml(run.config_path), resolved(cfg)):
         raise FinetuneError(
             "\n    ".join([f"The run {run.path} was started with another config:", *differ]),
             "Leave these as they were to go on with it, or choose another name=.",
@@ -146,6 +155,7 @@ def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None
             " has changed since.",
             "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
         )
+    return str(state)
 
 
 def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:
@@ -174,7 +184,8 @@ def _read_yaml(path: Path) -> Any:
         ) from error
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return the config of a run as plain data, without what is Hydra's."""
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(

@@ -37,6 +37,7 @@ from finetune.launch.evaluations import check_sources, evaluation_notes, evaluat
 from finetune.launch.loggers import logger_problems
 from finetune.launch.metric import miner_problems
 from finetune.launch.outcome import outcome
+from finetune.launch.points import is_of_the_sweep
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -233,6 +234,9 @@ def _check_showable(arguments: Arguments) -> None:
 
 
 def _run(arguments: Arguments) -> int:
+    if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
+        what = "this speaks of a sweep, and this is one run."
+        raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
     models, _ = look_at_models(cfg)

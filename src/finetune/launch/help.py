@@ -14,6 +14,7 @@ Examples
   {program} check=true data.path=pairs.csv      only look for mistakes
   {program} resume=outputs/default/my_run       go on with a run that was stopped
   {program} -m optimizer.lr=5e-5,1e-4           one run for each value, ranked at the end
+  {program} -m hydra/sweeper=optuna 'optimizer.lr=interval(1e-5,1e-3)'      values that Optuna draws
 
 Configuration groups: GROUP=OPTION chooses
 {groups}

@@ -2,167 +2,202 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import shlex
 import signal
-import subprocess
-import sys
-from dataclasses import dataclass
-from datetime import datetime
-from itertools import product
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
+from types import FrameType
+from typing import Protocol
 
 from finetune import interrupts
-from finetune.config.compose import Composer, composer
-from finetune.config.mishaps import listing
-from finetune.config.quoting import quoted
-from finetune.console import Bar, say
-from finetune.errors import CheckFailed, Interrupted, Problem
-from finetune.launch.arguments import Arguments, program
+from finetune.config.build import build
+from finetune.console import say
+from finetune.errors import CheckFailed, Interrupted
+from finetune.launch.arguments import Arguments, command_again
+from finetune.launch.axes import read_axes
+from finetune.launch.crew import Crew, Ended
+from finetune.launch.points import Point, Result, is_finished
+from finetune.launch.ranking import Ranking, say_ranked, write_ranked
+from finetune.launch.search import check_search, searching
+from finetune.launch.slots import slot_notes, slots
+from finetune.launch.survey import Survey
+from finetune.launch.sweep_settings import SweepSettings
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
-_LIST_THEM = "List the values, with commas between."
-_FEW_POINTS = 20  # are checked before a person wonders
+class Plan(Protocol):
+    """Which point comes next, and what becomes of those that ended."""
+
+    ranking: Ranking
+
+    def next(self) -> Point | None:
+        """Return the next point, `None` if there is none."""
+
+    def ended(self, result: Result) -> None:
+        """Take notice of how a point ended."""
+
+    def is_hopeless(self, point: Point) -> bool:
+        """Return whether a running point is so much worse than others were that it should stop."""
+
+    def waiting(self) -> int:
+        """Return how many points are still to come."""
+
+    def earlier(self) -> list[Ended]:
+        """Return the points that earlier commands brought to their end, and that will not come again."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """One point that ran: what was varied, where it is, and its headline metric, `None` without one."""
+@dataclass
+class Grid:
+    """All points there are, in their order."""
 
-    overrides: list[str]
-    run: Path
-    exit_code: int
-    metric: str
-    value: float | None
+    points: list[Point]
+    ranking: Ranking
+
+    def next(self) -> Point | None:
+        """Return the next point."""
+        return self.points.pop(0) if self.points else None
+
+    def ended(self, result: Result) -> None:
+        """Do nothing: the points do not depend on each other."""
+
+    def is_hopeless(self, point: Point) -> bool:
+        """Return False: each value of a grid is there because somebody wants to know."""
+        return False
+
+    def waiting(self) -> int:
+        """Return how many points are still to come."""
+        return len(self.points)
+
+    def earlier(self) -> list[Ended]:
+        """Return nothing: all points come, also those that are finished."""
+        return []
+
+
+@dataclass
+class Board:
+    """What came out so far: said at once, and written after every point."""
+
+    plan: Plan
+    command: str
+    results: dict[Path, Result] = field(default_factory=dict)
+
+    def note(self, ended: Ended) -> Result:
+        """Take in a point that ended."""
+        metric, value = self.plan.ranking.value_of(ended.point.run) if ended.state == "finished" else ("", None)
+        result = self.results[ended.point.run] = Result(ended.point, ended.state, ended.reason, metric, value)
+        return result
+
+    def add(self, ended: Ended, word: str = "") -> Result:
+        """Take in a point that ended just now, say so, and bring the files up to date."""
+        result = self.note(ended)
+        say(f"point {result.point.run.name}: {word}{result.said()}", style="bold red" if result.is_failure else "")
+        for folder in {result.point.run.parent for result in self.results.values()}:
+            write_ranked(folder, self.ranked(), self.command, self.plan.waiting())
+        return result
+
+    def ranked(self) -> list[Result]:
+        """Return the points, best first."""
+        return self.plan.ranking.ranked(list(self.results.values()))
 
 
 def sweep(arguments: Arguments) -> int:
-    """Check every point of the grid, run one after the other, and rank them; returns 1 if any failed, else 0.
+    """Check every point, run those that are not finished, and rank all; returns 1 if any failed, else 0.
 
     Raises:
         CheckFailed: a point has a mistake; nothing was started.
-        Interrupted: somebody stopped the sweep, and with it the point that was running.
+        Interrupted: somebody stopped the sweep, and with it the points that were running.
     """
-    grid = _grid(arguments)
-    # Random, because two sweeps may start in the same second on two machines that share a disk.
-    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
-    configs = _check([overrides for overrides, _ in grid], arguments)
-    if configs[0].check:
-        fine = "The one point is fine" if len(grid) == 1 else f"All {len(grid):,} points are fine"
-        say(f"{fine}; nothing was started.", style="bold green")
-        return 0
+    axes = read_axes(arguments)
+    candidates = axes.corners() if axes.is_search else axes.grid()
+    survey = Survey(arguments)
+    configs = survey.check(candidates)
     interrupts.raise_from_now_on()
-    points = []
-    for i, ((overrides, mine), cfg) in enumerate(zip(grid, configs, strict=True)):
-        run = Path(cfg.output_root) / cfg.experiment / (cfg.name or f"{stamp}_{i:03d}")
-        points.append(_run_point(overrides, mine, run, arguments))
-    _say_ranked(points)
-    return int(any(point.exit_code for point in points))
-
-
-def _grid(arguments: Arguments) -> list[tuple[list[str], list[str]]]:
-    """Return for each point all its overrides, and those of them that vary.
-
-    Raises:
-        CheckFailed: an override cannot be read, gives no point, or asks for another sweeper or launcher than this one.
-    """
-    choices: list[list[str]] = []
-    problems: list[Problem] = []
-    with composer(arguments.config_dir, arguments.config_name) as compositor:
-        for text in arguments.overrides:
-            try:
-                override = compositor.parse(text)
-            except HydraException:
-                choices.append([text])  # for the check to answer
-                continue
-            problem = _not_a_grid(override, text)
-            if problem is None and override.is_sweep_override():
-                key = override.get_key_element()
-                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-                problem = None if choices[-1] else _nothing(override, text, compositor)
-            else:
-                choices.append([text])
-            problems += [problem] if problem else []
-    if problems:
+    cfg = configs[0]
+    settings: SweepSettings = build(cfg.sweep, "sweep")
+    if axes.is_search and (problems := check_search(cfg, settings)):
         raise CheckFailed(problems)
-    swept = [i for i, values in enumerate(choices) if len(values) > 1]
-    return [(list(point), [point[i] for i in swept]) for point in product(*choices)]
+    points = survey.points(candidates, configs, settings)
+    if cfg.check:
+        _say_fine(len(points))
+        return 0
+    for note in slot_notes(settings):
+        say(note)
+    crew = Crew(slots(settings, configs), arguments)
+    with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
+        return _run(plan, crew, command_again(arguments, ["-m", *arguments.overrides]))
 
 
-def _not_a_grid(override: Override, text: str) -> Problem | None:
-    if override.key_or_group in ("hydra/sweeper", "hydra/launcher"):
-        return Problem(text, "sweeps are grids, run here one after the other.", "Leave it out.")
-    if override.is_interval_sweep():
-        what = "interval(...) is for sweepers that draw numbers, such as Optuna's; sweeps here are grids."
-        return Problem(text, what, f"List the values: {override.get_key_element()}=1e-5,3e-5,1e-4")
-    return None
+@contextmanager
+def _grid(points: list[Point], settings: SweepSettings) -> Iterator[Plan]:
+    yield Grid(points, Ranking(settings.metric, settings.direction))
 
 
-def _nothing(override: Override, text: str, compositor: Composer) -> Problem:
-    group = override.key_or_group
-    if isinstance(override.value(), Glob) and not compositor.is_group(group):
-        return Problem(text, f"glob(...) is over options, and there is no group '{group}'.", _LIST_THEM)
-    if isinstance(override.value(), Glob):
-        return Problem(text, "no option fits.", listing(compositor.options(group)))
-    return Problem(text, "this gives no value at all.", _LIST_THEM)
+def _say_fine(count: int) -> None:
+    fine = "The one point is fine" if count == 1 else f"All {count:,} points are fine"
+    say(f"{fine}; nothing was started.", style="bold green")
 
 
-def _check(grid: list[list[str]], arguments: Arguments) -> list[DictConfig]:
-    from finetune.launch.entry import look_at_a_glance
-
-    configs, problems = [], []
-    with Bar("checking", len(grid), "points") as bar:
-        for overrides in grid:
-            cfg, found = look_at_a_glance(arguments, overrides)
-            configs.append(cfg)
-            problems += found
-            if len(grid) > _FEW_POINTS:
-                bar.update(len(configs))
-    names = {str(cfg.name) for cfg in configs if cfg is not None and cfg.name is not None}
-    if len(names) == 1 and len(grid) > 1:
-        problems.append(Problem("name", "all points would have the same name.", "Leave it out, or vary it too."))
-    if problems:
-        raise CheckFailed(dict.fromkeys(problems))
-    return [cfg for cfg in configs if cfg is not None]
-
-
-def _run_point(overrides: list[str], mine: list[str], run: Path, arguments: Arguments) -> Point:
-    say(f"\npoint {run.name}: {' '.join(mine)}", style="bold")
-    script = str(Path(__file__).with_name("__main__.py"))
-    command = [sys.executable, script, *arguments.where(), *overrides, f"hydra.run.dir={quoted(str(run))}"]
-    # A session of its own: Ctrl-C must reach it once, from here, and leave it time to save.
-    with subprocess.Popen(command, start_new_session=True) as child:
+def _run(plan: Plan, crew: Crew, again: str) -> int:
+    board = Board(plan, again)
+    for ended in plan.earlier():
+        board.note(ended)
+    with _terminated_like_interrupted():
         try:
-            exit_code = child.wait()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            child.wait()
-            advice = f"Its last point can go on: {program()} {shlex.quote(f'resume={run}')}" if run.exists() else ""
-            raise Interrupted("The sweep was stopped by Ctrl-C.", advice) from None
-    metric, value = _headline(run)
-    return Point(mine, run, exit_code, metric, value)
+            _work(plan, crew, board)
+        except KeyboardInterrupt as stop:
+            for ended in crew.stop(getattr(stop, "number", signal.SIGINT)):
+                plan.ended(board.add(ended))
+            raise _stopped(board, again) from None
+        except BaseException:
+            crew.stop(signal.SIGTERM)  # or its processes would stay
+            raise
+    say_ranked(board.ranked())
+    return int(any(result.is_failure for result in board.results.values()))
 
 
-def _headline(run: Path) -> tuple[str, float | None]:
+def _work(plan: Plan, crew: Crew, board: Board) -> None:
+    while True:
+        while crew.has_room() and (point := plan.next()) is not None:
+            if is_finished(point.run):
+                plan.ended(board.add(Ended(point, "finished", ""), "finished already, "))
+            else:
+                goes_on = " (goes on)" if point.run.exists() else ""
+                say(f"\npoint {point.run.name}: {' '.join(point.mine)}{goes_on}", style="bold")
+                crew.start(point)
+        if crew.is_idle():
+            return
+        for ended in crew.wait():
+            plan.ended(board.add(ended))
+        for point in crew.points():
+            if plan.is_hopeless(point):
+                crew.prune(point)
+
+
+def _stopped(board: Board, again: str) -> Interrupted:
+    finished = sum(result.state == "finished" for result in board.results.values())
+    what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
+    return Interrupted(what, f"The same command goes on with the others:\n    {again}")
+
+
+class _Terminated(KeyboardInterrupt):
+    number = signal.SIGTERM
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A closed terminal and SIGTERM stop the points too: they are in sessions of their own, and would stay."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    # Who started this process may want it deaf (nohup).
+    previous = {number: signal.getsignal(number) for number in numbers}
+    heard = [number for number in numbers if previous[number] is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, stop)
     try:
-        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-        first = next(iter(report["evaluations"].values()))["metrics"][0]
-    except (OSError, ValueError, StopIteration):
-        return "", None
-    return str(first["metric"]), float(first["after"])
-
-
-def _say_ranked(points: list[Point]) -> None:
-    # Lines, not a table: nothing is cut off, and a path can be copied.
-    say("\nthe points, best first", style="bold")
-    for place, point in enumerate(sorted(points, key=lambda point: (point.value is None, -(point.value or 0.0))), 1):
-        result = f"{point.metric} {point.value:.4f}" if point.value is not None else "not evaluated"
-        say(f"{place:>3}. {'failed' if point.exit_code else result}  {' '.join(point.overrides)}".rstrip())
-        say(f"     {point.run}" if point.run.exists() else "     no run directory was made")
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, previous[number])

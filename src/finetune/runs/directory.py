@@ -263,6 +263,18 @@ class RunDirectory:
         records = (_record(line) for line in lines)
         return [record for record in records if record is not None]
 
+    def read_metrics_from(self, place: int) -> tuple[list[dict[str, Any]], int]:
+        """The whole records after so many bytes, and the bytes up to there: for who looks again and again."""
+        if not self.metrics_path.is_file():
+            return [], 0
+        with explained(f"read {self.metrics_path}"), self.metrics_path.open("rb") as file:
+            # A run that goes on drops what it will write again.
+            file.seek(place if place <= os.fstat(file.fileno()).st_size else 0)
+            begin = file.tell()
+            whole, newline, _ = file.read().rpartition(b"\n")
+        records = (_record(line) for line in whole.splitlines())
+        return [record for record in records if record is not None], begin + len(whole) + len(newline)
+
 
 def _make_parents(parent: Path) -> None:
     try:
