@@ -43,6 +43,17 @@ def test_equal_scores_go_by_index_also_at_the_cut_and_between_blocks(embeddings,
     np.testing.assert_array_equal(scores, expected_scores)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_large_corpus_full_of_equal_scores(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    queries, corpus = (random.integers(-2, 3, (n, 1 + seed)).astype(np.float32) for n in (20, 3000 + seed))
+    for k, block in ((1, 2**23), (9, 40_000), (40, 2**23)):
+        expected_scores, expected_index = brute_force(queries, corpus, k)
+        scores, index = top_k(queries, corpus, k, block=block)
+        np.testing.assert_array_equal(index, expected_index)
+        np.testing.assert_array_equal(scores, expected_scores)
+
+
 def test_a_collapsed_model_ranks_by_index() -> None:
     _, index = top_k(np.ones((3, 8), np.float32), np.ones((5000, 8), np.float32), 7, block=999)
     np.testing.assert_array_equal(index, [range(7)] * 3)
