@@ -151,6 +151,7 @@ def test_points_at_once_are_never_the_same(overrides):
     ("prune_by", "key", "good", "bad"),
     [
         ("auto", "retrieval/during/nDCG@10", 0.5, 0.25),
+        ("auto", "similarity/during/mse", 0.25, 0.5),
         ("loss", "loss", 0.25, 0.5),
         (None, "loss", 0.25, math.inf),
     ],
@@ -185,6 +186,14 @@ def test_a_point_that_is_running_still_is_not_started_again(overrides):
         orphan.path.mkdir(parents=True)
     with orphan.lock(), pytest.raises(FinetuneError, match="in use"), opened([*overrides, LR]):
         pass
+
+
+def test_a_headline_that_is_to_be_small_is_made_small(overrides):
+    with opened([*overrides, LR]) as search:
+        points = [search.next(), search.next()]
+        for point, value in zip(points, (0.5, 0.25), strict=True):
+            search.ended(Result(point, "finished", "", "mse", value))
+        assert search.study.best_trial.user_attrs["run"] == points[1].run.name
 
 
 def test_two_processes_do_not_share_a_search(overrides):

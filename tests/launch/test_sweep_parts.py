@@ -2,15 +2,21 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from finetune.config.compose import compose
+from finetune.launch.claim import resolved
 from finetune.launch.crew import _reason
-from finetune.launch.points import Point, Result
+from finetune.launch.points import Point, Result, check_place, place_of
 from finetune.launch.ranking import Ranking, more_is_better, say_ranked, write_ranked
 from finetune.launch.slots import check_slots, slots, visible_gpus
 from finetune.launch.sweep_settings import SweepSettings
+from finetune.runs.directory import RunDirectory
+from tests.conftest import write_pairs
 
 
 def result(name, value, tmp_path, state="finished"):
@@ -128,3 +134,43 @@ def test_gpus_are_those_that_a_driver_shows(monkeypatch, tmp_path):
 )
 def test_the_reason_is_the_first_that_is_no_echo(errors, written, exit_code, expected):
     assert _reason(errors, written, exit_code) == expected
+
+
+def test_what_stands_where_a_point_will_be_must_be_that_point(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "pairs.csv")
+    cfg, other = (compose(["data.path=pairs.csv", f"seed={seed}"]) for seed in (1, 2))
+    dataset = SimpleNamespace(fingerprint="x", sources=["pairs.csv"])
+    run = RunDirectory(tmp_path / "run")
+    assert check_place(cfg, run.path, dataset) == []
+    run.path.mkdir()
+    (problem,) = check_place(cfg, run.path, dataset)
+    assert "no run of finetune" in problem.what
+    run.config_path.write_text(yaml.safe_dump(resolved(cfg)))
+    run.data_path.write_text('{"fingerprint": "x"}')
+    run.write_status("interrupted", "Ctrl-C")
+    assert check_place(cfg, run.path, dataset) == []
+    (problem,) = check_place(other, run.path, dataset)
+    assert "seed was 1, now 2" in problem.what
+    with run.lock():
+        (problem,) = check_place(cfg, run.path, dataset)
+        assert "in use" in problem.what
+    run.write_status("finished")
+    assert check_place(cfg, run.path, dataset) == []
+    cfg.resume = "never"
+    (problem,) = check_place(cfg, run.path, dataset)
+    assert "resume=never" in problem.what
+
+
+def test_the_place_of_a_point_follows_from_config_and_data_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg, other, named = (compose(["data.path=pairs.csv", text]) for text in ("seed=1", "seed=2", "name=mine"))
+    place = place_of(cfg, ["model.name='a/b c'"], "data")
+    assert re.fullmatch(r"model\.name=b-c_[0-9a-f]{10}", place.name)
+    place.mkdir(parents=True)
+    # Wherever else it varies, it is the same point.
+    assert place_of(cfg, ["seed=1"], "data") == place
+    assert place_of(compose(["data.path=pairs.csv", "seed=1", "sweep.parallel=2"]), [], "data") == place
+    assert place_of(cfg, ["seed=1"], "other data") != place
+    assert place_of(other, ["seed=2"], "data") != place
+    assert place_of(named, ["seed=1"], "data").name == "mine"

@@ -78,7 +78,7 @@ class Search:
         trial = self._trials.pop(result.point.run)
         self._seen.add(result.point.run.name)
         if result.state == "finished" and result.value is not None:
-            self.study.tell(trial, result.value)
+            self.study.tell(trial, result.value * self._sign(result.metric, is_metric=True))
         elif result.reason == PRUNED:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif result.state != "interrupted":
@@ -93,7 +93,7 @@ class Search:
         key = self._key = self._key or self._find_key(records)  # one for all points
         rows = [row for row in records if row.get(key) is not None]
         for row in rows:
-            trial.report(row[key] * self._sign(key), row.get("step") or 0)
+            trial.report(row[key] * self._sign(key, is_metric=self.prune_by == "auto"), row.get("step") or 0)
         return bool(rows) and trial.should_prune()
 
     def waiting(self) -> int:
@@ -156,9 +156,13 @@ class Search:
         keys = (key for record in records for key in record if "/during/" in key)
         return next((key for key in keys if key.startswith(begin) and key.endswith(end)), "")
 
-    def _sign(self, key: str) -> int:
-        """1 if more of what a point is stopped by is better where more of the metric is, else -1."""
-        return 1 if self.prune_by == "auto" or more_is_better(key) == self.ranking.maximizes() else -1
+    def _sign(self, name: str, *, is_metric: bool) -> int:
+        """1 if a value of that name is good where the study looks for good ones, else -1.
+
+        What the first evaluation's headline is shows only when there is one, and the study has a direction by then.
+        """
+        maximizes = self.ranking.maximizes(name) if is_metric else more_is_better(name)
+        return 1 if maximizes == self.ranking.maximizes() else -1
 
 
 def _run_of(trial: FrozenTrial) -> str:

@@ -176,7 +176,7 @@ def _work(plan: Plan, crew: Crew, board: Board) -> None:
 def _stopped(board: Board, again: str) -> Interrupted:
     finished = sum(result.state == "finished" for result in board.results.values())
     what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
-    return Interrupted(what, f"The same command goes on with the others:\n    {again}")
+    return Interrupted(what, f"The same command goes on where it was:\n    {again}")
 
 
 class _Terminated(KeyboardInterrupt):
