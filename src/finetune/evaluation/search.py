@@ -15,15 +15,14 @@ from torch import Tensor
 from finetune.errors import FinetuneError
 
 _INDEX_MASK = 0xFFFFFFFF
-_QUERIES_AT_ONCE = 512
-_GROUP = 16  # documents of which the best is looked at first
+_QUERIES_AT_ONCE = 1024
 
 
 def top_k(
     queries_QD: np.ndarray | Tensor,
     corpus_MD: np.ndarray | Tensor,
     k: int,
-    block: int = 2**23,
+    block: int = 2**24,
     device: torch.device | str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k documents of highest dot product for every query, as (scores_Qk float32, index_Qk int64).
@@ -55,35 +54,16 @@ def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int) -> Tensor
 
 def _best_of_block(scores_Qm: Tensor, start: int, k: int) -> Tensor:
     """Keys of the k best of one block, exact at the cut-off, where topk alone keeps any of equal scores."""
-    values_Qk, index_Qk = _largest(scores_Qm, min(k + 1, scores_Qm.shape[1]))
-    keys_Qk = _pack(values_Qk[:, :k], index_Qk[:, :k] + start)
+    found = scores_Qm.topk(min(k + 1, scores_Qm.shape[1]), dim=1)
+    keys_Qk = _pack(found.values[:, :k], found.indices[:, :k] + start)
     if scores_Qm.shape[1] > k:
         # One more than asked shows which queries have equals on both sides of the cut; packing every
         # score would settle all of them too, but costs several times the matrix product.
-        split = (values_Qk[:, k - 1] == values_Qk[:, k]).nonzero()[:, 0]
+        split = (found.values[:, k - 1] == found.values[:, k]).nonzero()[:, 0]
         if len(split):
             index_m = torch.arange(start, start + scores_Qm.shape[1], device=scores_Qm.device)
             keys_Qk[split] = _pack(scores_Qm[split], index_m).topk(k, dim=1).values
     return keys_Qk
-
-
-def _largest(scores_Qm: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest scores and their places; where the last two differ no larger or equal one was passed over.
-
-    topk takes as long as the matrix product. The largest of all are in the groups of the largest maxima, and of these
-    there are few: the maxima of all groups take a tenth of its time.
-    """
-    groups = scores_Qm.shape[1] // _GROUP
-    if groups < 4 * count:
-        return tuple(scores_Qm.topk(count, dim=1))  # type: ignore[return-value]
-    inside_QGg = scores_Qm[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
-    best_Qc1 = inside_QGg.amax(2).topk(count, dim=1, sorted=False).indices[:, :, None]
-    # What is behind the last group competes as well.
-    behind_r = torch.arange(groups * _GROUP, scores_Qm.shape[1], device=scores_Qm.device)
-    place_Qc = (best_Qc1 * _GROUP + torch.arange(_GROUP, device=scores_Qm.device)).flatten(1)
-    place_Qc = torch.cat([place_Qc, behind_r.expand(len(scores_Qm), -1)], dim=1)
-    found = scores_Qm.gather(1, place_Qc).topk(count, dim=1)
-    return found.values, place_Qc.gather(1, found.indices)
 
 
 def _pack(scores: Tensor, index: Tensor) -> Tensor:
