@@ -22,6 +22,7 @@ from finetune.launch.arguments import Arguments
 from finetune.launch.entry import look_at_a_glance
 from finetune.runs.directory import RunDirectory, State
 from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, ended
+from finetune.training.loggers.tracker import Row
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # for reading what was written
@@ -57,9 +58,10 @@ class Slow(Tracker):
     def begin(self, config: dict[str, Any], step: int) -> None:
         self.config, self.first = config, step
 
-    def write(self, row: dict[str, float], step: int) -> None:
-        self.do(step)
-        self.seen.append((step, row["loss"]))
+    def write(self, rows: list[Row]) -> None:
+        for row, step in rows:
+            self.do(step)
+            self.seen.append((step, row["loss"]))
 
     def end(self, state: State) -> None:
         self.state = state
@@ -145,12 +147,15 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_takes_the_steps_that_a_resumed_run_takes_again_only_once(folder: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs pip install 'finetune[tensorboard]'")
-    for steps in (range(10), range(4, 12)):
+    for steps in (range(10), range(4, 12), range(20, 22)):
         tracker = TensorBoard(directory=str(folder))
+        if steps[0] == 20:  # what the file has lost in a kill, the lines have
+            for step in range(1, 21):
+                RunDirectory(folder).append_metrics({"step": step, "loss": 1 / (step + 1)})
         rows(tracker, steps)
         tracker.close("finished")
     found = scalars(folder / "tensorboard")["loss"]
-    assert found == [(step, pytest.approx(1 / (step + 1))) for step in range(1, 13)]
+    assert found == [(step, pytest.approx(1 / (step + 1))) for step in range(1, 23)]
 
 
 def test_mlflow_goes_on_with_its_run(folder: Path, tmp_path: Path) -> None:
