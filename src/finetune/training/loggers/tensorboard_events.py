@@ -30,7 +30,8 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         # A kill takes what was not yet on disk here, and of what was, some steps are taken again.
-        earlier = [(numbers(row), row["step"]) for row in self.run.read_metrics() if (row.get("step") or 0) < step]
+        told = [(numbers(row), row.get("step") or 0) for row in self.run.read_metrics()]
+        earlier = [(row, at) for row, at in told if at < step]
         folder, first = self.run.path / "tensorboard", 0 if earlier else step
         self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=_SECONDS_BETWEEN_WRITES)
         self.write(earlier)
