@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from finetune.config.differences import shown
 from finetune.config.types import NotEmptyText, Positive
 from finetune.runs.directory import State
-from finetune.training.loggers.tracker import Tracker
+from finetune.training.loggers.tracker import Row, Tracker
 
 _STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _LONGEST_VALUE = 500  # characters of a parameter that every version of MLflow takes
-_MOST_PARAMETERS = 100  # in one request
+_MOST_PARAMETERS, _MOST_METRICS = 100, 1000  # in one request
 
 
 class MLflow(Tracker):
@@ -70,12 +70,14 @@ class MLflow(Tracker):
         for first in range(0, len(parameters), _MOST_PARAMETERS):
             self._client.log_batch(self._id, params=parameters[first : first + _MOST_PARAMETERS])
 
-    def write(self, row: dict[str, float], step: int) -> None:
-        """Add the numbers of one row."""
+    def write(self, rows: list[Row]) -> None:
+        """Add the numbers of some rows, many with one request: a slow store keeps up with fast steps."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_batch(self._id, [Metric(_allowed(name), value, now, step) for name, value in row.items()])
+        numbers = [Metric(_allowed(name), value, now, step) for row, step in rows for name, value in row.items()]
+        for first in range(0, len(numbers), _MOST_METRICS):
+            self._client.log_batch(self._id, metrics=numbers[first : first + _MOST_METRICS])
 
     def end(self, state: State) -> None:
         """Say how the run ended."""

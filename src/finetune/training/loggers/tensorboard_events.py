@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from finetune.config.types import Positive
 from finetune.runs.directory import State
-from finetune.training.loggers.tracker import Tracker
+from finetune.runs.metrics import numbers
+from finetune.training.loggers.tracker import Row, Tracker
 
 _SECONDS_BETWEEN_WRITES = 10
 
@@ -25,16 +26,21 @@ class TensorBoard(Tracker):
         self._writer: Any = None
 
     def begin(self, config: dict[str, Any], step: int) -> None:
-        """Open a new file; what older ones have from `step` on is hidden, since the run takes these steps again."""
+        """Open a new file; of a resumed run it begins with all rows until then, and hides what older files have."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = self.run.path / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=step, flush_secs=_SECONDS_BETWEEN_WRITES)
+        # A kill takes what was not yet on disk here, and of what was, some steps are taken again.
+        told = [(numbers(row), row.get("step") or 0) for row in self.run.read_metrics()]
+        earlier = [(row, at) for row, at in told if at < step]
+        folder, first = self.run.path / "tensorboard", 0 if earlier else step
+        self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=_SECONDS_BETWEEN_WRITES)
+        self.write(earlier)
 
-    def write(self, row: dict[str, float], step: int) -> None:
-        """Add the numbers of one row."""
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
+    def write(self, rows: list[Row]) -> None:
+        """Add the numbers of some rows."""
+        for row, step in rows:
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, step)
 
     def end(self, state: State) -> None:
         """Write what is left."""

@@ -17,6 +17,8 @@ from finetune.console import say
 from finetune.errors import Interrupted, first_line
 from finetune.runs.directory import RunDirectory, State
 
+Row = tuple[dict[str, float], int]  # numbers by their names, and the step, counted from 1
+
 _MOST_WAITING = 100_000  # rows; a service that hangs for days must not fill the memory
 
 
@@ -34,7 +36,7 @@ class Tracker(Logger):
         super().__init__()
         self.run = RunDirectory(Path(directory or "."))
         self._finish_seconds = finish_seconds
-        self._rows: queue.Queue[tuple[dict[str, float], int] | State] = queue.Queue(_MOST_WAITING)
+        self._rows: queue.Queue[Row | State] = queue.Queue(_MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._failed = False
 
@@ -42,8 +44,8 @@ class Tracker(Logger):
         """Open the tracker's run, or the one that this run had before; the first row will be that of `step`."""
         raise NotImplementedError
 
-    def write(self, row: dict[str, float], step: int) -> None:
-        """Hand over one row."""
+    def write(self, rows: list[Row]) -> None:
+        """Hand over the rows that came since the last time, at least one."""
         raise NotImplementedError
 
     def end(self, state: State) -> None:
@@ -99,14 +101,26 @@ class Tracker(Logger):
     def _work(self) -> None:
         try:
             config = yaml.safe_load(self.run.config_path.read_text(encoding="utf-8"))
-            waiting = self._rows.get()
-            self.begin(config, 0 if isinstance(waiting, str) else waiting[1])
-            while not isinstance(waiting, str):
-                self.write(*waiting)
-                waiting = self._rows.get()
-            self.end(waiting)
+            rows, state = self._taken()
+            self.begin(config, rows[0][1] if rows else 0)
+            while state is None:
+                self.write(rows)
+                rows, state = self._taken()
+            if rows:
+                self.write(rows)
+            self.end(state)
         except Exception as error:  # whatever it is: a tracker is not worth a training
             self._fail(first_line(error))
+
+    def _taken(self) -> tuple[list[Row], State | None]:
+        """Wait for a row, and take all others that are there; the state comes after the last one."""
+        rows: list[Row] = []
+        while not rows or not self._rows.empty():
+            taken = self._rows.get()
+            if isinstance(taken, str):
+                return rows, taken
+            rows.append(taken)
+        return rows, None
 
     def _fail(self, why: str) -> None:
         if not self._failed:

@@ -77,6 +77,7 @@ def _init(settings: dict[str, Any], **how: Any) -> Any:
             disable_job_creation=True,
             x_disable_meta=True,
             x_save_requirements=False,
+            host="",
             x_stats_pid=settings["pid"],
             init_timeout=settings["init_seconds"],
             finish_timeout=settings["finish_seconds"],

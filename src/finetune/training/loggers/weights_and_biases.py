@@ -17,7 +17,7 @@ from finetune.console import say
 from finetune.errors import RunError
 from finetune.runs.atomic import to_json
 from finetune.runs.directory import State
-from finetune.training.loggers.tracker import Tracker
+from finetune.training.loggers.tracker import Row, Tracker
 
 _SCRIPT = Path(__file__).with_name("wandb_process.py")
 
@@ -67,9 +67,10 @@ class WeightsAndBiases(Tracker):
         run = {"id": run_id, "name": self.run.name, "group": self.run.path.absolute().parent.name, "config": config}
         self._tell(self._settings | run | {"directory": str(self.run.path.absolute()), "pid": os.getpid()})
 
-    def write(self, row: dict[str, float], step: int) -> None:
-        """Hand one row to the process."""
-        self._tell({"step": step, "row": row})
+    def write(self, rows: list[Row]) -> None:
+        """Hand some rows to the process."""
+        for row, step in rows:
+            self._tell({"step": step, "row": row})
 
     def end(self, state: State) -> None:
         """Tell the process how the run ended, and wait for it."""
