@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from finetune.runs.atomic import explain, explained
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_TRIES, _SECONDS_BETWEEN = 5, 0.02
 _held: set[int] = set()
 
 
@@ -78,7 +81,7 @@ def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tupl
 def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None) -> bool:
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_soon(handle)
         except BlockingIOError as error:
             holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
             if wait is None:
@@ -95,6 +98,14 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
         _log.warning("%s: this file system has no locks, so nothing keeps a second process out.", path)
         return False
     return True
+
+
+def _lock_soon(handle: int) -> None:
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_SECONDS_BETWEEN)  # who only looks (is_held) has it for a moment
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_still_there(handle: int, path: Path) -> bool:
