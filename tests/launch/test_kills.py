@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 import torch
 
 from tests.conftest import ROOT, WORDS, quick, run_train, write_pairs
@@ -25,7 +24,7 @@ def overrides(tiny_model, name):
     """Return those of a run in which all that has a memory takes part: sources, schedule, averages, evaluations."""
     some = [word for word in quick(tiny_model) if not word.startswith(("data.path", "trainer.max_epochs"))]
     return [
-        *some, "data=mix", SOURCES, f"trainer.max_epochs={3 + KILLS}", "trainer.accumulate_grad_batches=2",
+        *some, "data=mix", SOURCES, f"trainer.max_epochs={4 * KILLS}", "trainer.accumulate_grad_batches=2",
         "scheduler=plateau", "scheduler.window=3", "scheduler.patience=0", "model.dropout=0.2",
         "callbacks=[default,evaluate,best,average]", "callbacks.checkpoint.every_n_steps=1",
         "callbacks.evaluate.every_n_steps=5", "callbacks.average.save=false", f"name={name}",
@@ -37,12 +36,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tiny_model
     rows = [f"{a} {b},{b}" for a in WORDS[5:10] for b in WORDS[14:20]]
     (tmp_path / "more.csv").write_text("\n".join(["anchor,positive", *rows]))
     assert run_train(*overrides(tiny_model, "whole"), cwd=tmp_path).returncode == 0
-    killed = 0
-    while killed < KILLS:
-        if start_and_kill(overrides(tiny_model, "killed"), tmp_path):
-            killed += 1
-        else:
-            pytest.fail(f"it ended after {killed} kills")
+    for killed in range(KILLS):
+        assert start_and_kill(overrides(tiny_model, "killed"), tmp_path), f"it ended after {killed} kills"
     last = run_train(*overrides(tiny_model, "killed"), cwd=tmp_path)
     assert last.returncode == 0, last.stderr
     assert_same(tmp_path / "outputs/default/whole", tmp_path / "outputs/default/killed")
@@ -56,7 +51,7 @@ def start_and_kill(words, cwd):
     )  # fmt: skip
     checkpoints = cwd / "outputs" / "default" / "killed" / "checkpoints"
     if MOMENTS.random() < 0.25:
-        time.sleep(MOMENTS.uniform(0, 6))
+        time.sleep(MOMENTS.uniform(0, 5))
     else:
         wait_for_a_save(process, checkpoints, MOMENTS.randint(1, 4))
         time.sleep(MOMENTS.choice([0, MOMENTS.uniform(0, 0.01), MOMENTS.uniform(0, 0.1)]))

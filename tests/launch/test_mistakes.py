@@ -232,3 +232,10 @@ def test_answers_a_wrong_word_quickly(tmp_path):
     started = time.monotonic()
     mistaken("modle=bert", cwd=tmp_path)
     assert time.monotonic() - started < 5
+
+
+def test_callbacks_that_evaluate_where_nothing_is_held_out(tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    more = ["data.path=pairs.csv", "data.validation_fraction=0", "callbacks=[default,evaluate]"]
+    answer = mistaken(*more, cwd=tmp_path)
+    assert "callbacks.evaluate\n    nothing is held out to evaluate on." in answer

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.runs.atomic import explain
 from finetune.runs.causes import Diverged, cause_of
 from finetune.runs.directory import RunDirectory
+from finetune.runs.lock import is_held
 
 
 def behind(error, cause):
@@ -105,3 +107,25 @@ def umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path):
+    run = RunDirectory.claim(tmp_path, "a", "")
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            run.read_truth()
+
+    run.write_status("running")
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    try:
+        for _ in range(50):
+            with run.lock():
+                assert is_held(run.path / "lock")
+    finally:
+        done.set()
+    for thread in looking:
+        thread.join()

@@ -105,6 +105,53 @@ def test_an_interrupted_run_ends_with_the_same_weights(start, monkeypatch, stop_
     assert losses == expected
 
 
+class Killed(Exception):
+    """What no part of a run knows how to answer."""
+
+
+class KillAt(pl.Callback):
+    """Ends the run after the save of a step."""
+
+    place = 9
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step >= self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_run_that_is_killed_after_every_step_ends_with_the_same_weights(start, monkeypatch, every):
+    more = ["trainer.accumulate_grad_batches=2", "evaluation=none", "trainer.max_epochs=2",
+            "callbacks.checkpoint.every_n_steps=1"]  # fmt: skip
+    cfg, dataset, whole = start("whole", *more)
+    fit(cfg, dataset, whole)
+    cfg, dataset, broken = start("broken", *more)
+    real, step = fit_module.build_trainer, 0
+    while True:
+        bomb = KillAt(step + every)
+        monkeypatch.setattr(fit_module, "build_trainer", lambda node, run, n, calls, logs, bomb=bomb: real(
+            node, run, n, [*calls, bomb], logs))  # fmt: skip
+        try:
+            fit(cfg, dataset, broken, checkpoint=broken.saved.path(step) if step else None)
+            break
+        except Killed:
+            step = broken.saved.steps()[-1]
+    one, two = (torch.load(run.last_checkpoint, weights_only=True) for run in (whole, broken))
+    assert one["global_step"] == two["global_step"] == 8
+    assert one["loops"]["fit_loop"]["epoch_progress"] == two["loops"]["fit_loop"]["epoch_progress"]
+    assert (
+        one["loops"]["fit_loop"]["epoch_loop.batch_progress"] == two["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    )
+    assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+    lines = [
+        [row["step"] for row in map(json.loads, run.metrics_path.open()) if "loss" in row] for run in (whole, broken)
+    ]
+    assert sorted(set(lines[0])) == sorted(set(lines[1]))
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(start):
     runs = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

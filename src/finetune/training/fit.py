@@ -31,12 +31,12 @@ from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
-from finetune.runs.checkpoints import facts_of
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import Judged, KeepStatus, StopOnSignal, ordered
+from finetune.training.callbacks import KeepStatus, StopOnSignal, check_metrics, finish, ordered
 from finetune.training.divergence import NoNumber, described
 from finetune.training.engine import Engine
 from finetune.training.gauge import Gauge
+from finetune.training.going_on import begin
 from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure, Source, sized
@@ -84,13 +84,13 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
         say(f"run directory: {run.path}")
-        step = _begin(parts, run, checkpoint)
+        step = begin(parts.trainer, run, checkpoint)
         run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
-    if first and before:
-        _check_metrics(parts, before)
+    if before:
+        check_metrics(parts.trainer, {name: result.means for name, result in before.items()})
     started = time.monotonic()
     try:
         _train(parts, run, checkpoint)
@@ -102,7 +102,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
     if first:
-        _finish(parts)
+        finish(parts.trainer, parts.module)
         after = _evaluate(parts, "after", log=True)
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, comparisons)
@@ -175,40 +175,6 @@ def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
             f"Stopped by {parts.stop.stopped_by} at step {parts.trainer.global_step} of {parts.module.total_steps}.",
             "The checkpoint is saved.",
         )
-
-
-def _begin(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> int:
-    """Take away what is past the place to go on from, and return the step of that."""
-    if checkpoint is None:
-        run.saved.forget_after(-1)
-        run.forget_metrics_after(-1)
-        return 0
-    step, numbers = facts_of(checkpoint)
-    say(f"going on from step {step}: {checkpoint}")
-    run.saved.forget_after(step)
-    run.forget_metrics_after(step)
-    written = {name for record in run.read_metrics() if record.get("step") == step for name in record}
-    if "loss" not in written and step % parts.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-        # The process was killed after it had saved the step, and before it wrote its line.
-        for logger in parts.trainer.loggers:
-            logger.log_metrics({name: numbers[name] for name in numbers.keys() - written}, step=step - 1)
-    return step
-
-
-def _check_metrics(parts: Parts, before: Mapping[str, Result]) -> None:
-    """Hold the numbers that callbacks go by against those that there are, before anything is trained."""
-    names = {f"{name}/{metric}": value for name, result in before.items() for metric, value in result.means.items()}
-    measured = names | {f"average/{name}": value for name, value in names.items()}
-    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(judged := getattr(callback, "judged", None), Judged):
-            judged.of(measured)
-
-
-def _finish(parts: Parts) -> None:
-    """Let the callbacks make the model in the end: the best one, the average, something between."""
-    for callback in reversed(parts.trainer.callbacks):  # type: ignore[attr-defined]
-        if hasattr(callback, "finish"):
-            callback.finish(parts.trainer, parts.module)
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:

@@ -22,6 +22,7 @@ from finetune.models.packing import upload
 from finetune.training import memory
 from finetune.training.divergence import Watch
 from finetune.training.engine import Engine
+from finetune.training.loops import straighten
 from finetune.training.optimizers import hidden_weights
 from finetune.training.pace import Pace
 from finetune.training.schedules import Constant
@@ -161,9 +162,13 @@ class EmbeddingModule(LightningModule):
     def on_after_backward(self) -> None:
         """Say that the gradients are there, and to the schedule what the loss was."""
         self._pace.mark("backward")
-        place = self.trainer.train_dataloader.state_dict()  # type: ignore[union-attr]
-        self._watch.add(self.global_step + 1, place, self.last_loss)
+        self._watch.add(self.global_step + 1, self._place(), self.last_loss)
         self._schedule.watch(lambda: self._mean(self.last_loss), self.global_step, self.total_steps)
+
+    def _place(self) -> dict[str, int]:
+        """Return where the loader stands."""
+        loader: Any = self.trainer.train_dataloader
+        return dict(loader.state_dict())
 
     def check_loss(self) -> float:
         """Return the loss of the last batch; waits for the device.
@@ -252,6 +257,8 @@ class EmbeddingModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states, so that dropout goes on where it was, and what the schedule and the engine know."""
+        batches = int(self.trainer.num_training_batches)
+        straighten(checkpoint["loops"], self._place(), batches, self.global_step)
         checkpoint["schedule"] = self._schedule.state_dict()
         checkpoint["engine"] = self.engine.state_dict()
         checkpoint["random_state"] = random_state(self.device)

@@ -4,8 +4,8 @@ from finetune.training.callbacks.average import Average
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.device_stats import DeviceStats
 from finetune.training.callbacks.early_stopping import EarlyStopping
-from finetune.training.callbacks.evaluate import Evaluate, Judged
-from finetune.training.callbacks.order import ordered
+from finetune.training.callbacks.evaluate import Evaluate, Judged, check_metrics
+from finetune.training.callbacks.order import finish, ordered
 from finetune.training.callbacks.progress import Progress
 from finetune.training.callbacks.samples import SampleEmbeddings
 from finetune.training.callbacks.status import KeepStatus
@@ -24,5 +24,7 @@ __all__ = [
     "SampleEmbeddings",
     "StopOnSignal",
     "WiseFT",
+    "check_metrics",
+    "finish",
     "ordered",
 ]

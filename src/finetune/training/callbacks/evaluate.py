@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, Trainer
@@ -87,3 +88,16 @@ class Judged:
             what = f"the evaluations of this run have no '{name}'."
             raise CheckFailed([Problem(f"{self.key}.metric", what, f"They have: {', '.join(scores)}.")])
         return scores[name] if self.mode == "max" else -scores[name]
+
+
+def check_metrics(trainer: Trainer, means: Mapping[str, Mapping[str, float]]) -> None:
+    """Hold the numbers that callbacks go by against those of each evaluation, before anything is trained.
+
+    Raises:
+        CheckFailed: there is no number of such a name.
+    """
+    found = {f"{name}/{metric}": value for name, values in means.items() for metric, value in values.items()}
+    found |= {f"average/{name}": value for name, value in found.items()}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(judged := getattr(callback, "judged", None), Judged):
+            judged.of(found)

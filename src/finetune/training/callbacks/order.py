@@ -33,3 +33,10 @@ def every(trainer: Trainer, module: Any, batch_idx: int, steps: int) -> bool:
     """Whether this batch ended every `steps`-th optimizer step, or the last one of the run."""
     step = trainer.global_step
     return ends_step(trainer, batch_idx) and (step % steps == 0 or step >= module.total_steps)
+
+
+def finish(trainer: Trainer, module: Any) -> None:
+    """Let the callbacks make the model in the end: the best one, the average, something between, in this order."""
+    for callback in reversed(trainer.callbacks):  # type: ignore[attr-defined]
+        if hasattr(callback, "finish"):
+            callback.finish(trainer, module)
