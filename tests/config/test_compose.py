@@ -146,7 +146,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             {"recipe/x.yaml": "# @package _global_\nzzz: 1\n"},
             "recipe=x",
             "zzz",
-            "evaluation, debug, recipe, experiment",
+            "evaluation, sweep, debug, recipe, experiment",
         ),
         (
             {"recipe/x.yaml": "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: evil.CB\n"},

@@ -127,7 +127,7 @@ def test_a_short_run_is_averaged_over_its_later_steps(start):
     torch.testing.assert_close(saved[name], mean[f"encoder.backbone.{name}"], rtol=1e-5, atol=1e-6)
 
 
-HARD = ["data.validation_fraction=0.3", "evaluation.retrieval.ndcg_at=1"]
+HARD = ["data.validation_fraction=0.3", "evaluation.retrieval.metrics=[nDCG@1]"]
 
 
 def test_the_best_is_kept_and_restored_and_a_lost_patience_ends_it(start):

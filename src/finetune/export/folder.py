@@ -29,7 +29,8 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Ma
             folder.rename(old)
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise explain(_as_os_error(error), f"save the model to {folder}") from error
+        refusal = _as_os_error(error)
+        raise explain(refusal, f"save the model to {folder}") from refusal
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if folder.exists():

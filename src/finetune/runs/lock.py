@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _held: set[int] = set()
 # Whoever looks (`is_held`) has the lock for some microseconds, in which a run that starts must not be turned away.
-_LOOKS, _SECONDS_BETWEEN_LOOKS = 5, 0.02
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 25, 0.02
 
 
 class InUse(RunError):
