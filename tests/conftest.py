@@ -20,6 +20,9 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+# Tiny tensors gain nothing by threads, and threads that wait for each other cost a busy machine dearly.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell's background job is started with Ctrl-C ignored, and so would be every program that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -310,3 +310,12 @@ def test_epochs_and_seeds_differ():
     assert epoch(Epochs(relations, settings, 0), 0) == epoch(Epochs(relations, settings, 0), 0)
     assert epoch(Epochs(relations, settings, 0), 0) != epoch(Epochs(relations, settings, 0), 1)
     assert epoch(Epochs(relations, settings, 0), 0) != epoch(Epochs(relations, settings, 1), 0)
+
+
+def test_few_classes_share_a_batch_whatever_their_sizes():
+    """A batch of a single class has no negatives: 7, 7 and 8 members in batches of about 8."""
+    label = np.repeat([0, 1, 2], [7, 7, 8])
+    sampler = ByClass(label, 8, 4)
+    for seed in range(20):
+        plan = sampler.plan(np.random.default_rng(seed))
+        assert all(len(np.unique(label[plan.batch(k)])) > 1 for k in range(len(plan.bounds) - 1))

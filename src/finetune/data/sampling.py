@@ -191,8 +191,9 @@ class ByClass:
         self.items_per_class = max(2, min(items_per_class, batch_size // 2))
         counts_C = np.bincount(label_R)
         self._counts_C = counts_C[counts_C > 0]
-        # As many groups of a class as keep at least `items_per_class` together, so that no member is left alone.
-        self._groups_C = np.maximum(1, self._counts_C // self.items_per_class)
+        # As near to `items_per_class` as can be: a much larger group would have a batch to itself, and no negatives.
+        wanted_C = np.rint(self._counts_C / self.items_per_class).astype(np.int64)
+        self._groups_C = np.maximum(1, np.minimum(wanted_C, self._counts_C // 2))  # no member is left alone
         self.batches = min(ceil(len(label_R) / batch_size), int(self._groups_C.sum()))
 
     def plan(self, random: np.random.Generator) -> Plan:

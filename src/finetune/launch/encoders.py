@@ -42,7 +42,8 @@ def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
             folder = find_here(named.name, named.files)
             config = read_config(folder) if folder and "config.json" in named.files else {}
             if folder and not named.node.get("random_init"):
-                check_weights(folder, named.name)
+                wants = "config.json" in named.files and not named.node.get("allow_pickle")
+                check_weights(folder, named.name, needed=wants)
         except ModelError as error:
             problems.append(Problem(_place(named), error.what, error.advice))
             continue
@@ -88,7 +89,9 @@ def check_teachers(models: list[Named], embedding_width: int | None) -> list[Pro
         there = _width(model) if model.key.endswith(".teacher") else None
         if there and embedding_width and there != embedding_width:
             what = f"{model.name} has {there} dimensions, and the model {embedding_width}."
-            problems.append(Problem(model.key, what, "Set model.output_width, or take another teacher."))
+            wider = f"Take a teacher of {embedding_width} dimensions, or a wider model."
+            advice = f"Set model.output_width={there}." if there < embedding_width else wider
+            problems.append(Problem(model.key, what, advice))
     return problems
 
 
@@ -142,7 +145,7 @@ def _named(cfg: DictConfig) -> Iterator[Named]:
     for key, loss in loss_nodes(cfg):
         for place, node in nodes_of(key, loss):
             for setting in ("teacher", "guide"):
-                if isinstance(node.get(setting), str):
+                if isinstance(node.get(setting), str) and node[setting] != "???":
                     yield Named(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
 
 

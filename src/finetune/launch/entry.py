@@ -252,7 +252,7 @@ def _run(arguments: Arguments) -> int:
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     run, goes_on = find_run(cfg, overrides, dataset, arguments)
     here = f"hydra.run.dir={quoted(str(run.path))}"
-    with outcome(run):
+    with outcome(run, goes_on):
         start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, goes_on))
     return 0
 

@@ -20,10 +20,10 @@ from finetune.runs.directory import RunDirectory, State
 
 
 @contextmanager
-def outcome(run: RunDirectory) -> Iterator[None]:
+def outcome(run: RunDirectory, was_there: bool = False) -> Iterator[None]:
     """Hold the run's lock and keep its status true: validating, then finished, failed or interrupted with the reason.
 
-    What is inside says when it is running.
+    What is inside says when it is running. What became of a run that `was_there` is said first.
 
     Raises:
         FinetuneError: another process has the run.
@@ -35,7 +35,7 @@ def outcome(run: RunDirectory) -> Iterator[None]:
         return
     before = run.read_truth()
     with _locked(run), _terminated_like_interrupted():
-        if before.get("cause") in ("killed", "node lost"):
+        if was_there and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
             run.write_status("validating")

@@ -123,13 +123,25 @@ def _download(name: str, files: Sequence[str]) -> Path:
     return _require_files(folder, files)
 
 
-def check_weights(folder: Path, name: str) -> None:
-    """Look whether the safetensors files of a folder are whole, by their headers.
+def check_weights(folder: Path, name: str, needed: bool = True) -> None:
+    """Look whether the safetensors files of a folder are whole, by their headers, and the tokenizer is JSON.
 
     Raises:
-        ModelError: one is cut off, or is no safetensors file.
+        ModelError: one is cut off, or is no safetensors file; there is none, and one is `needed`.
     """
-    for file in sorted(folder.rglob("*.safetensors")):
+    files, vocabulary = sorted(folder.rglob("*.safetensors")), backbone_in(folder) / "tokenizer.json"
+    if needed and not files:
+        raise ModelError(
+            f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
+            "Where you trust it, say model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
+        )
+    try:
+        if vocabulary.is_file():
+            json.loads(vocabulary.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = f"model.name={name}: its tokenizer cannot be read (tokenizer.json is cut off or damaged)."
+        raise ModelError(what, "Get the model again.") from error
+    for file in files:
         try:
             with file.open("rb") as opened:
                 length = int.from_bytes(opened.read(8), "little")

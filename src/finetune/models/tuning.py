@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -124,7 +125,9 @@ class LoRA(Tuning):
             left_out = sorted({name.rpartition(".")[0] for name in [*new, *fixed]})
             settings |= {"target_modules": targets, "exclude_modules": left_out, "use_dora": self.dora}
             try:
-                get_peft_model(backbone, LoraConfig(**settings))
+                with warnings.catch_warnings():  # of what PEFT itself looks at
+                    warnings.simplefilter("ignore")
+                    get_peft_model(backbone, LoraConfig(**settings))
             except ValueError as error:
                 names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
                 raise ModelError(

@@ -21,7 +21,7 @@ class Progress(Callback):
         self._bar: Bar | None = None
         # The pace of the last few steps; the first of a run is slow and would spoil a mean over all.
         self._recent: deque[tuple[float, int]] = deque(maxlen=20)
-        self._texts = 0
+        self._items = 0
         self._drawn = 0.0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
@@ -33,9 +33,9 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, batch: Batch, _: int) -> None:
         """Show the step that just ended."""
         assert self._bar is not None
-        self._texts += len(batch.lengths_cpu)
+        self._items += len(batch.items_N)
         now = time.monotonic()
-        self._recent.append((now, self._texts))
+        self._recent.append((now, self._items))
         step = trainer.global_step
         # Reading the loss waits for the device, so it is read no more often than an eye can follow.
         if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS and step < module.total_steps:
@@ -62,4 +62,5 @@ class Progress(Callback):
 
 
 def _short(loss: float) -> str:
-    return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.3g}"  # a loss that diverges has forty digits
+    # A loss that diverges has forty digits, and a very small one is not 0.000.
+    return f"{loss:.3f}" if loss == 0 or 0.001 <= abs(loss) < 1000 else f"{loss:.3g}"
