@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train test test-kills check format wheel clean
+.PHONY: help install train test test-slow test-kills check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ train: $(READY) ## fine-tune MiniLM on the shipped data; more: make train ARGS="
 
 test: $(READY) ## run the whole test suite; more: make test ARGS="tests/data -x"
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY) ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-kills: $(READY) ## kill a run 20 times at random moments; more: make test-kills KILLS=50 SEED=1
 	@KILLS=$(or $(KILLS),20) SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/launch/test_kills.py

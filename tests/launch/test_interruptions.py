@@ -230,7 +230,7 @@ def test_ctrl_c_is_one_line_from_the_start(tmp_path, seconds):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         # On a busy machine Python itself may not have come as far as the first line of the program.
-        if "<frozen site>" not in err:
+        if "<frozen site>" not in err and "from finetune.launch import main" not in err:
             assert (process.returncode, err) == (130, "Stopped by Ctrl-C.\n"), err
 
 

@@ -24,6 +24,7 @@ from tests.launch.test_sweep import statuses, swept
 LR = "optimizer.lr=tag(log,interval(1e-8,1e-2))"
 
 
+@pytest.mark.slow
 def test_a_search_stops_what_is_worse_and_the_same_command_goes_on_up_to_its_points(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     # With this seed the third rate is thousands of times smaller than the two before it.
