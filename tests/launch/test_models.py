@@ -58,7 +58,7 @@ def mesh(shape, number):
 
 
 RUNS = {
-    "image": "model=image model.name=vit model.flip=0.5 data=images data.path=digits loss=supcon loss.temperature=0.1",
+    "image": "model=image model.name=vit model.pooling=mean model.crop=0.9 data=images data.path=digits",
     "clip": "model=clip model.name=clip data.path=captions.csv",
     "two_towers": "model=two_towers model.text.name=bert model.image.name=vit data.path=captions.csv",
     "points": "model=points model.point_widths=[16,32] model.head_widths=[16] model.output_width=8 data=meshes"
