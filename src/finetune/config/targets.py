@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from finetune.config.rules import EXTRAS, GROUPS, INSTEAD
-from finetune.config.source import Definition, NotThere, Opaque, define
+from finetune.config.source import Definition, NotThere, Opaque, class_attribute, define
 from finetune.config.spelling import did_you_mean
 from finetune.errors import Problem
 
@@ -57,6 +59,12 @@ def _how_to_have(target: str, answer: NotThere) -> str:
         return f"Install it: pip install 'finetune[{extra}]'."
     listed = f"There are: {', '.join(answer.near)}." if answer.near else ""
     return did_you_mean(target, answer.near) or listed
+
+
+def class_variable(node: Mapping[str, Any], name: str, group: str) -> object:
+    """Return a class variable of what a node of a group would build, read from its source; None if there is none."""
+    definition, _ = resolve(node.get("_target_"), group, "")
+    return class_attribute(definition, name) if definition else None
 
 
 def _unwanted(definition: Definition, target: str, group: str, key: str) -> Problem | None:

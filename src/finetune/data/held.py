@@ -5,6 +5,7 @@ N items, P pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT, Items
 from finetune.data.judgments import Judgments
+from finetune.data.layouts import Layout
 from finetune.data.prepared import Prepared
 from finetune.data.relations import Bools, Relations
 from finetune.data.split import Split, judge
@@ -66,8 +68,7 @@ class Held:
 def hold_all(prepared: Prepared, notes: list[str]) -> Held:
     """Return all that was read as held out, each kind of rows as what it says."""
     relations, name = prepared.relations, ", ".join(prepared.sources)
-    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
-    scored = np.isin(source, [i for i, layout in enumerate(prepared.layouts) if layout == "scored pairs"])
+    scored = of_layouts(relations, prepared, ("scored pairs",))
     labelled = np.zeros(len(relations), bool) if relations.label is None else relations.label != ABSENT
     paired = ~scored & (relations.positive != ABSENT)
     found: list[What] = []
@@ -80,6 +81,12 @@ def hold_all(prepared: Prepared, notes: list[str]) -> Held:
         rows = np.flatnonzero(labelled)
         found.append(labelled_items(relations.take(rows), name))
     return Held(prepared.items, tuple(found), notes)
+
+
+def of_layouts(relations: Relations, prepared: Prepared, layouts: Sequence[Layout]) -> Bools:
+    """Return which rows are from sources of these layouts."""
+    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
+    return np.isin(source, [place for place, layout in enumerate(prepared.layouts) if layout in layouts])
 
 
 def scored_pairs(relations: Relations, name: str) -> ScoredPairs:

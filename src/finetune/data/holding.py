@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finetune.data.arrays import Ints
-from finetune.data.held import LabelledItems, ScoredPairs, labelled_items, scored_pairs
+from finetune.data.held import LabelledItems, ScoredPairs, labelled_items, of_layouts, scored_pairs
 from finetune.data.items import ABSENT
 from finetune.data.judgments import Judgments
 from finetune.data.layouts import Layout
@@ -36,7 +36,8 @@ class Parts(NamedTuple):
 def hold_out_part(relations: Relations, prepared: Prepared, fraction: float, seed: int) -> tuple[Parts, list[str]]:
     """Hold out about `fraction` of the rows: returns what is trained on and held out, and what is to be said."""
     trained = np.ones(len(relations), bool)
-    asked, scored = _can_be_held_out(relations, prepared), _scored(relations, prepared)
+    asked = _can_be_held_out(relations, prepared)
+    scored = np.flatnonzero(of_layouts(relations, prepared, ("scored pairs",)))
     if not len(asked) and not len(scored):
         what = prepared.layouts[0]
         return Parts(relations), [f"Nothing is held out to evaluate on: {what} do not say what a search should find."]
@@ -93,17 +94,9 @@ def _hold_scored(
     return scored_pairs(candidates.take(split.held), HELD), notes
 
 
-def _scored(relations: Relations, prepared: Prepared) -> Ints:
-    """Return the rows that are scored pairs."""
-    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
-    return np.flatnonzero(np.isin(source, [i for i, layout in enumerate(prepared.layouts) if layout == "scored pairs"]))
-
-
 def _can_be_held_out(relations: Relations, prepared: Prepared) -> Ints:
     """Return the rows that say what a search should find: of pairs if there are any, else of labelled items."""
-    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
-    unjudged = [place for place, layout in enumerate(prepared.layouts) if layout in UNJUDGED]
-    rows = np.flatnonzero(~np.isin(source, unjudged))
+    rows = np.flatnonzero(~of_layouts(relations, prepared, UNJUDGED))
     paired = relations.positive[rows] != ABSENT
     return rows[paired] if paired.any() else rows
 

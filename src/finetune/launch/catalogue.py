@@ -14,8 +14,7 @@ from finetune.config.compose import composer
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.mishaps import as_problem, short
 from finetune.config.origins import find, folders_of
-from finetune.config.source import class_attribute
-from finetune.config.targets import resolve
+from finetune.config.targets import class_variable
 from finetune.errors import CheckFailed, Problem
 from finetune.launch.metric import by_class, metric_problems, other_width
 from finetune.losses.settings import no_grades, no_range, soft_over_all, too_wide
@@ -90,7 +89,7 @@ def _is_ours(node: Mapping[str, Any]) -> bool:
 def _needs(node: Mapping[str, Any]) -> set[str]:
     if by_class(node):
         return {"labels"}
-    found = _attribute(node, "learns_from")
+    found = class_variable(node, "learns_from", "loss")
     return set(found) if isinstance(found, tuple) else set()
 
 
@@ -141,12 +140,7 @@ def _fitting(offers: set[str]) -> str:
 
 def losses_that_take_scores() -> str:
     """Return the names of the losses that work on the scores of pairs, for a message."""
-    return ", ".join(name for name, _, node in _options("loss") if _attribute(node, "takes_scores"))
-
-
-def _attribute(node: Mapping[str, Any], name: str) -> object:
-    definition, _ = resolve(node.get("_target_"), "loss", "")
-    return class_attribute(definition, name) if definition else None
+    return ", ".join(name for name, _, node in _options("loss") if class_variable(node, "takes_scores", "loss"))
 
 
 def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.losses import loss_nodes, nodes_of
-from finetune.config.source import class_attribute
-from finetune.config.targets import resolve
+from finetune.config.targets import class_variable
 from finetune.errors import ModelError, Problem
 from finetune.models.locate import check_weights, find_here, locate, longest, read_config, width_of
 from finetune.models.modules import declared, declared_width
@@ -39,18 +38,25 @@ def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
     problems: list[Problem] = []
     for named in _named(cfg):
         try:
-            folder = find_here(named.name, named.files)
-            config = read_config(folder) if folder and "config.json" in named.files else {}
-            if folder and not named.node.get("random_init"):
-                wants = "config.json" in named.files and not named.node.get("allow_pickle")
-                check_weights(folder, named.name, needed=wants)
+            model = _found(named)
+            if model.folder and not model.node.get("random_init"):
+                wants = "config.json" in model.files and not model.node.get("allow_pickle")
+                check_weights(model.folder, model.name, needed=wants)
         except ModelError as error:
             problems.append(Problem(_place(named), error.what, error.advice))
             continue
-        looked = Named(named.key, named.name, named.files, named.node, folder, config)
-        problems += _too_wide(looked)
-        found.append(looked)
+        problems += _too_wide(model)
+        found.append(model)
     return found, problems
+
+
+def models_of(cfg: DictConfig) -> list[Named]:
+    """Return the models that a checked config names.
+
+    Raises:
+        ModelError: a folder is not there any more.
+    """
+    return list(map(_found, _named(cfg)))
 
 
 def fetch(cfg: DictConfig) -> None:
@@ -109,7 +115,7 @@ def check_reads(cfg: DictConfig, items: Items) -> list[Problem]:
     """Return why the model cannot read these items."""
     from finetune.data.items import PLURALS
 
-    reads = cast(tuple[str, ...], attribute(cfg.model, "reads") or ("text",))
+    reads = cast(tuple[str, ...], class_variable(cfg.model, "reads", "model") or ("text",))
     there = [part.modality for part in items.parts if len(part.values)]
     if strange := [modality for modality in there if modality not in reads]:
         can = " and ".join(PLURALS[modality] for modality in PLURALS if modality in reads)
@@ -121,23 +127,17 @@ def check_reads(cfg: DictConfig, items: Items) -> list[Problem]:
 
 def check_scores(cfg: DictConfig, fitting: str) -> list[Problem]:
     """Return why the loss does not go with a model that scores pairs."""
-    if not attribute(cfg.model, "scores_pairs"):
+    if not class_variable(cfg.model, "scores_pairs", "model"):
         return []
     what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
     advice = f"These losses take scores: {fitting}."
-    wrong = [key for key, node in loss_nodes(cfg) if not attribute(node, "takes_scores", "loss")]
+    wrong = [key for key, node in loss_nodes(cfg) if not class_variable(node, "takes_scores", "loss")]
     return [Problem(key, what, advice) for key in wrong]
 
 
 def choice(cfg: DictConfig) -> str:
     """Return what was chosen as the model, for a message."""
     return str(cfg.hydra.runtime.choices.get("model") or cfg.model["_target_"])
-
-
-def attribute(node: Any, name: str, group: str = "model") -> object:
-    """Return a class variable of what a node of a group would build, read from its source text."""
-    definition, _ = resolve(node["_target_"], group, "")
-    return class_attribute(definition, name) if definition else None
 
 
 def _named(cfg: DictConfig) -> Iterator[Named]:
@@ -149,11 +149,17 @@ def _named(cfg: DictConfig) -> Iterator[Named]:
                     yield Named(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
 
 
+def _found(named: Named) -> Named:
+    folder = find_here(named.name, named.files)
+    config = read_config(folder) if folder and "config.json" in named.files else {}
+    return replace(named, folder=folder, config=config)
+
+
 def _inside(key: str, node: Any) -> Iterator[Named]:
     if not isinstance(node, dict):
         return
     if "_target_" in node and isinstance(node.get("name"), str):
-        files = cast(tuple[str, ...], attribute(node, "files") or ("config.json", "tokenizer.json"))
+        files = cast(tuple[str, ...], class_variable(node, "files", "model") or ("config.json", "tokenizer.json"))
         yield Named(key, node["name"], files, node)
     for name, inner in node.items():
         yield from _inside(f"{key}.{name}", inner)

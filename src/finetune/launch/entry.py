@@ -30,6 +30,7 @@ from finetune.launch.encoders import (
     check_teachers,
     fetch,
     look_at_models,
+    models_of,
     prompt_notes,
     width,
 )
@@ -239,7 +240,7 @@ def _run(arguments: Arguments) -> int:
         raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
-    models, _ = look_at_models(cfg)
+    models = models_of(cfg)
     for note in [*dataset.notes, *device_notes(cfg), *prompt_notes(cfg, models), *evaluation_notes(cfg, dataset.held)]:
         say(note)
     if cfg.check:

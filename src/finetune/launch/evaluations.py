@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from finetune.config.targets import class_variable
 from finetune.data.other_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation.names import wrong_names
-from finetune.launch.encoders import attribute, check_reads, choice
+from finetune.launch.encoders import check_reads, choice
 from finetune.losses.settings import too_wide
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ _PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usea
 
 def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]:
     """Yield what is wrong with the evaluators' settings, with the `width` of the embeddings, if that is known."""
-    scores = bool(attribute(cfg.model, "scores_pairs"))
+    scores = bool(class_variable(cfg.model, "scores_pairs", "model"))
     for name, node in cfg.evaluation.items():
         key = f"evaluation.{name}"
-        if scores and not attribute(node, "takes_scores", "evaluation"):
+        if scores and not class_variable(node, "takes_scores", "evaluation"):
             what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
             yield Problem(key, what, "Choose evaluation=reranking.")
         if not str(node["_target_"]).startswith("finetune.evaluation."):
@@ -88,4 +89,4 @@ def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:
 
 
 def _wanted(cfg: DictConfig, name: Any) -> Any:
-    return attribute(cfg.evaluation[name], "evaluates", "evaluation") or "judgments"
+    return class_variable(cfg.evaluation[name], "evaluates", "evaluation") or "judgments"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from finetune.errors import ModelError, first_line
+from finetune.models.locate import without_weights
 
 _DROPOUT_KEYS = (
     "hidden_dropout_prob",
@@ -126,10 +127,7 @@ def _explain(error: Exception, folder: Path, name: str) -> ModelError:
             "The folder holds the checkpoint of one architecture and the config of another: take both from one model.",
         )
     if not list(folder.glob("*.safetensors")):
-        return ModelError(
-            f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
-            "Where you trust it, say model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
-        )
+        return without_weights(name)
     return ModelError(
         f"model.name={name} cannot be read: {first_line(error)}",
         "The folder may be incomplete or damaged: get it again.",

@@ -123,6 +123,14 @@ def _download(name: str, files: Sequence[str]) -> Path:
     return _require_files(folder, files)
 
 
+def without_weights(name: str) -> ModelError:
+    """Return what is to be said of a folder without safetensors."""
+    return ModelError(
+        f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
+        "Where you trust it, say model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
+    )
+
+
 def check_weights(folder: Path, name: str, needed: bool = True) -> None:
     """Look whether the safetensors files of a folder are whole, by their headers, and the tokenizer is JSON.
 
@@ -131,10 +139,7 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
     """
     files, vocabulary = sorted(folder.rglob("*.safetensors")), backbone_in(folder) / "tokenizer.json"
     if needed and not files:
-        raise ModelError(
-            f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
-            "Where you trust it, say model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
-        )
+        raise without_weights(name)
     try:
         if vocabulary.is_file():
             json.loads(vocabulary.read_text(encoding="utf-8"))
