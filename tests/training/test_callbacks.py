@@ -12,31 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from finetune.config.build import build
 from finetune.config.check import check
 from finetune.errors import CheckFailed, Interrupted
-from finetune.launch.arguments import Arguments
-from finetune.launch.claim import find_run
 from finetune.training.callbacks import Average
 from finetune.training.divergence import NoNumber
 from finetune.training.fit import assemble, fit
 from finetune.training.undisturbed import random_state, set_random_state, undisturbed
-from tests.conftest import quick, write_pairs
-
-
-@pytest.fixture
-def start(tiny_model, tmp_path, monkeypatch):
-    """Make a checked config with its data and a fresh run directory; nothing is logged to files but metrics.jsonl."""
-    monkeypatch.chdir(tmp_path)
-    write_pairs(tmp_path / "pairs.csv")
-
-    def make(name, *more):
-        overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
-        cfg = check(overrides)
-        dataset = build(cfg.data, "data").load(cfg.seed)
-        return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
-
-    return make
 
 
 def last(run):

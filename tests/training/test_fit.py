@@ -8,31 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from finetune.config.build import build
-from finetune.config.check import check
 from finetune.errors import Interrupted, RunError
-from finetune.launch.arguments import Arguments
-from finetune.launch.claim import find_run
 from finetune.training import fit as fit_module
 from finetune.training.fit import assemble, fit
 from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import total_steps
-from tests.conftest import quick, write_pairs
-
-
-@pytest.fixture
-def start(tiny_model, tmp_path, monkeypatch):
-    """Make a checked config with its data and a fresh run directory."""
-    monkeypatch.chdir(tmp_path)
-    write_pairs(tmp_path / "pairs.csv")
-
-    def make(name, *more):
-        overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
-        cfg = check(overrides)
-        dataset = build(cfg.data, "data").load(cfg.seed)
-        return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
-
-    return make
 
 
 class Spy(pl.Callback):

@@ -1,0 +1,24 @@
+"""What the tests of one run share: a config that is checked, its data, and a directory for it."""
+
+import pytest
+
+from finetune.config.build import build
+from finetune.config.check import check
+from finetune.launch.arguments import Arguments
+from finetune.launch.claim import find_run
+from tests.conftest import quick, write_pairs
+
+
+@pytest.fixture
+def start(tiny_model, tmp_path, monkeypatch):
+    """Make a checked config with its data and a fresh run directory."""
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "pairs.csv")
+
+    def make(name, *more):
+        overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
+        cfg = check(overrides)
+        dataset = build(cfg.data, "data").load(cfg.seed)
+        return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
+
+    return make
