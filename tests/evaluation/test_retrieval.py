@@ -247,7 +247,9 @@ def test_an_approximate_index_finds_nearly_the_same() -> None:
     exact, near = (
         retrieval(index=index).evaluate(task, lambda items: embeddings[items]) for index in ("exact", "approximate")
     )
-    assert (exact.hits == near.hits).mean() > 0.9
+    # Which of them it misses is not the same twice (its threads race), and one missed moves all below it.
+    found = [len(set(a) & set(b)) for a, b in zip(exact.hits.tolist(), near.hits.tolist(), strict=True)]
+    assert np.mean(found) / exact.hits.shape[1] > 0.9
     assert not (near.hits == near.queries[:, None]).any()
 
 
