@@ -136,7 +136,7 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     embedding_width = None if "model" in wrong else width(cfg, models)
     looks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
         ({"model", "data"}, lambda: check_lengths(cfg, models)),
-        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores())),
+        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
