@@ -8,7 +8,7 @@ import pytest
 
 from finetune.launch.arguments import parse
 from finetune.launch.devices import has_gpu
-from tests.conftest import ROOT, can_mount, run_train, write_pairs
+from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
 
 
 def mistaken(*overrides, cwd):
@@ -239,3 +239,10 @@ def test_callbacks_that_evaluate_where_nothing_is_held_out(tmp_path):
     more = ["data.path=pairs.csv", "data.validation_fraction=0", "callbacks=[default,evaluate]"]
     answer = mistaken(*more, cwd=tmp_path)
     assert "callbacks.evaluate\n    nothing is held out to evaluate on." in answer
+
+
+def test_a_batch_larger_than_the_data_is_said(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    checked = run_train(*quick(tiny_model, "data.batch_size=500", "check=true"), cwd=tmp_path)
+    assert checked.returncode == 0
+    assert "data.batch_size is 500, but there are 108 training pairs: each step takes them all." in checked.stdout
