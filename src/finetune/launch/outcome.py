@@ -64,6 +64,8 @@ def _true(error: BaseException, peers: Peers | None) -> BaseException:
     """Return what ended the run, which may be an error of another process, and tell it to the others."""
     if peers is None:
         return error
+    # torchrun ends all when one has failed, and would keep this one from saying why.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     found = peers.truth(error)
     peers.end(Ending.of(found))
     return found
@@ -116,4 +118,5 @@ def _terminated_like_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, previous)
