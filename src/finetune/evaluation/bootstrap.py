@@ -48,9 +48,9 @@ class Change:
     def more_queries(self) -> int | None:
         """Roughly how many more queries would tell in 80 % of all tries, were the change as large as it looks.
 
-        Of queries whose differences have the deviation sd, as many as here, ((z_.975 + z_.80) sd / change)^2 are needed:
-        the power of a paired test (Webber, Moffat and Zobel 2008, https://doi.org/10.1145/1458082.1458158). None where
-        that says nothing: no change at all, or more than a hundred times the queries at hand.
+        That is ((z_.975 + z_.80) sd / change)^2 - n, with sd the deviation of the differences of the n queries: the
+        power of a paired test (Webber, Moffat and Zobel 2008, https://doi.org/10.1145/1458082.1458158). None where that
+        says nothing: no change at all, or more than a hundred times the queries at hand.
         """
         if self.certain or not self.change:
             return None

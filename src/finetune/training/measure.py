@@ -46,6 +46,29 @@ class Source:
         return cls(held, tokens, Others(items, encoder.prepare) if len(items) > len(items.texts) else None)
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Some items of the run, ascending, `(N,)`, and their embeddings `(N, D)`, NaN until one is known."""
+
+    items: Ints
+    emb_ND: Floats
+
+    def take(self, items: Ints, emb_ND: Floats) -> None:
+        """Take what is wanted of these embeddings."""
+        place = np.minimum(np.searchsorted(self.items, items), max(0, len(self.items) - 1))
+        wanted = np.flatnonzero(self.items[place] == items) if len(self.items) else place[:0]
+        self.emb_ND[place[wanted]] = emb_ND[wanted]
+
+    def missing(self) -> Ints:
+        """Return the items whose embeddings are not known."""
+        return self.items[np.isnan(self.emb_ND).any(1)]
+
+    def of(self, items: Ints) -> Floats:
+        """Return the embeddings of items that are among these."""
+        found: Floats = self.emb_ND[np.searchsorted(self.items, items)]
+        return found
+
+
 class Measure:
     """What there is to measure with: `run` is what the run holds out, `own` what evaluators bring, by their names."""
 
@@ -60,6 +83,7 @@ class Measure:
         self._encoder, self._engine, self._run, self._own = encoder, engine, run, own or {}
         self._pairing = encoder.pairing(max_length)
         self._said: set[str] = set()
+        self._watched: Watched | None = None
 
     def __call__(self, evaluators: Mapping[str, Any], device: torch.device, when: str) -> dict[str, Result]:
         """Return what each evaluator found on its own source, else on what the run holds out, where it is of its kind.
@@ -99,6 +123,19 @@ class Measure:
                 self._said.add(line)
                 say(line)
 
+    def watch(self, items: Ints) -> None:
+        """Keep the embeddings of these items of the run, ascending, when an evaluator asks for them."""
+        self._watched = Watched(items, np.full((len(items), self._encoder.width), np.nan, np.float32))
+
+    def watched(self, device: torch.device, what: str) -> Watched:
+        """Return what was watched until now, with the embeddings of what no evaluator asked for."""
+        assert self._watched is not None
+        missing = self._watched.missing()
+        if len(missing):
+            self.embeddings(missing, device, what)
+        found, self._watched = self._watched, None
+        return found
+
     def embeddings(self, items: Ints, device: torch.device, what: str) -> Floats:
         """Return the embeddings `(N, D)` of items of the run by number; `what` stands beside the progress."""
         assert self._run is not None
@@ -108,6 +145,8 @@ class Measure:
     def _embed(self, what: str, source: Source, items: Ints) -> Floats:
         emb_ND = np.empty((len(items), self._encoder.width), np.float32)
         self._fill(emb_ND, what, "items", source.tokens, items, source.others)
+        if self._watched is not None and source is self._run:
+            self._watched.take(items, emb_ND)
         return emb_ND
 
     def _rate(self, what: str, source: Source, left_P: Ints, right_P: Ints) -> Floats:
