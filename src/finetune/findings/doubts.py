@@ -55,17 +55,18 @@ class Doubt:
 def false_negatives(ranked: Ranked) -> list[Doubt]:
     """Return documents that nothing calls right and that probably are, the surest first.
 
-    Such a document scores at least as high as right pairs do on average (the threshold of confident learning), and
-    higher than its query's best right document: where NV-Retriever (Moreira et al. 2024,
-    https://arxiv.org/abs/2407.15831) takes no negative from, as it would be a false one.
+    Such a document scores at least as high as right documents which are found first do on average (the threshold of
+    confident learning, without what the model gets wrong), and higher than its query's best right document: where
+    NV-Retriever (Moreira et al. 2024, https://arxiv.org/abs/2407.15831) takes no negative from, as it would be a false
+    one.
     """
-    known = ranked.right_scores[np.isfinite(ranked.right_scores)]
-    if len(known) < _FEWEST:
+    found_first = ranked.scores[:, 0][ranked.is_right[:, 0]]
+    if len(found_first) < _FEWEST:
         return []
     right_QR = np.where(np.isfinite(ranked.right_scores), ranked.right_scores, -np.inf)
     best_Q, place_Q = right_QR.max(1), right_QR.argmax(1)
     found = ~ranked.is_right & (ranked.hits >= 0) & np.isfinite(best_Q)[:, None]
-    found &= (ranked.scores >= known.mean()) & (ranked.scores > best_Q[:, None])
+    found &= (ranked.scores >= found_first.mean()) & (ranked.scores > best_Q[:, None])
     query, hit = np.nonzero(found)
     order = np.argsort(-(ranked.scores[query, hit] - best_Q[query]), kind="stable")
     return [
@@ -112,8 +113,8 @@ def wrong_labels(emb_ND: NDArray[np.float32], label_N: Ints) -> list[WrongLabel]
     """Return items whose class is probably another one, the surest first.
 
     An item's probability of a class is the share that the class has of its ten nearest neighbours, itself left out. It
-    is doubted where that of another class is at least the average of the items which carry that class, and its own is
-    below the average of its own: what is off the diagonal of the confident joint of confident learning.
+    is doubted where that of another class is at least the average of the items which carry that class, but for one
+    neighbour, and its own is below the average of its own: what is off the diagonal of the confident joint.
     """
     classes, label_N = np.unique(label_N, return_inverse=True)
     if len(classes) < 2 or len(label_N) < _FEWEST:
@@ -121,7 +122,8 @@ def wrong_labels(emb_ND: NDArray[np.float32], label_N: Ints) -> list[WrongLabel]
     share_NC = _neighbour_shares(unit(emb_ND), label_N, len(classes))
     own_N = share_NC[np.arange(len(label_N)), label_N]
     least_C = np.bincount(label_N, own_N) / np.bincount(label_N)
-    sure_NC = np.where((share_NC >= least_C) & (share_NC > own_N[:, None]), share_NC, 0.0)
+    # Averages are high where classes are clear, and shares come in tenths: one stray neighbour would hide a mistake.
+    sure_NC = np.where((share_NC >= least_C - 1 / NEIGHBOURS) & (share_NC > own_N[:, None]), share_NC, 0.0)
     told_N = sure_NC.argmax(1)
     told_share_N = sure_NC[np.arange(len(label_N)), told_N]
     found = np.flatnonzero((told_share_N > 0) & (own_N < least_C[label_N]))
