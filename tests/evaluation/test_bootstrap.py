@@ -67,13 +67,38 @@ def test_verdicts() -> None:
 
 
 def test_an_uncertain_change_says_how_many_queries_would_tell() -> None:
-    difference = np.tile([0.5, -0.4], 50)  # mean 0.05, deviation 0.45: needs (1.96 * 0.45 / 0.05)^2 = 312
+    difference = np.tile([0.5, -0.4], 50)  # mean 0.05, deviation 0.45: needs (2.8 * 0.45 / 0.05)^2 = 635.04
     change = _change(difference)
     assert change.low < 0 < change.high
-    assert change.more_queries() == 212
-    assert change.verdict("MRR@10") == "no visible change: +0.050 MRR@10, needs about 210 more queries to tell"
-    # Were there as many as it says, it would tell.
-    assert _change(np.tile([0.5, -0.4], 160)).certain
+    assert change.more_queries() == 536
+    assert change.verdict("MRR@10") == "no visible change: +0.050 MRR@10, needs about 540 more queries to tell"
+    assert _change(np.tile([0.5, -0.4], 318)).certain
+
+
+@pytest.mark.parametrize(("effect", "spread"), [(0.02, 0.3), (0.05, 0.2)])
+def test_with_as_many_queries_four_of_five_tries_tell(effect: float, spread: float) -> None:
+    """Simulated: queries of which 60 % do not change, as in a real ranking."""
+    random = np.random.default_rng(4)
+
+    def tried(queries: int) -> np.ndarray:
+        moved = random.random(queries) < 0.4
+        return np.where(moved, random.normal(effect / 0.4, spread, queries), 0.0)
+
+    # What a first, uncertain look advises when it happens to see the true change.
+    sample = tried(200)
+    change = _change(sample - sample.mean() + effect)
+    needed = round((change.visible / effect) ** 2 * change.queries)
+    found = [paired_change(np.zeros(needed), tried(needed), 300, seed=n).certain for n in range(300)]
+    assert 0.72 < np.mean(found) < 0.88
+    assert change.certain or change.more_queries() == pytest.approx(needed - 200, abs=1)
+
+
+def test_what_would_show_is_what_shows_in_four_of_five_tries() -> None:
+    random = np.random.default_rng(5)
+    flat = random.normal(0, 0.3, 400)
+    visible = _change(flat - flat.mean()).visible
+    shown = [paired_change(np.zeros(400), random.normal(visible, 0.3, 400), 300, seed=n).certain for n in range(300)]
+    assert 0.72 < np.mean(shown) < 0.88
 
 
 @pytest.mark.parametrize("queries", [1, 5, 1000])
@@ -87,4 +112,4 @@ def test_a_handful_of_changed_queries_is_never_certain(queries: int) -> None:
 
 def test_hopeless_numbers_are_not_named() -> None:
     difference = np.tile([1.0, -0.9999], 20)
-    assert _change(difference).verdict("nDCG@10") == "no visible change: +0.000 nDCG@10"
+    assert _change(difference).verdict("nDCG@10") == "no visible change: +0.000 nDCG@10; one of 0.443 would show"

@@ -45,8 +45,9 @@ def _far(word: str, candidate: str) -> float:
     whole = distance(word, candidate)
     place, _, leaf = word.rpartition(".")
     other_place, _, other_leaf = candidate.rpartition(".")
-    # The right leaf in the wrong place (lr for optimizer.lr) is nearly as good as the right key with a slip in it.
-    part = distance(leaf, other_leaf) + 0.6 * (place != other_place)
+    # The right leaf in the wrong place (lr for optimizer.lr) is nearly as good as the right key with a slip in it, and
+    # in a place that is one slip away it is better.
+    part = distance(leaf, other_leaf) + min(0.6, 0.3 * distance(place, other_place))
     # Half a key (epochs for max_epochs) is a guess: shown only when nothing is a single slip away.
     half = 1.65 if _one_holds_other(leaf, other_leaf) else part
     return min(whole, part, half)

@@ -91,6 +91,20 @@ class Items:
             first += len(part.values)
         return list(shown)
 
+    def named(self, rows: Ints) -> list[str]:
+        """Return the items as `take` does, but what has neither text nor path by its number, from 1, as `image 12`."""
+        shown, first = self.take(rows), len(self.texts)
+        for part in self.parts[1:]:
+            for place in np.flatnonzero((rows >= first) & (rows < first + len(part.values))):
+                number = int(rows[place]) - first
+                value = part.values[number].as_py()
+                if not isinstance(value, str):
+                    shown[place] = f"{part.modality} {number + 1} ({shown[place]})"
+                elif value.startswith("data:"):
+                    shown[place] = f"{part.modality} {number + 1}"
+            first += len(part.values)
+        return shown
+
     def keep(self, rows: Ints) -> Items:
         """Return only these items (ascending numbers), renumbered in this order."""
         parts, first = [], 0

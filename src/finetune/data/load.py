@@ -46,7 +46,7 @@ def load(data: Data, seed: int) -> Dataset:
     Raises:
         CheckFailed: with everything that is wrong.
     """
-    looked, folder = _look(data)
+    looked, folder = look(data)
     fingerprint, prepared, problems = _prepared(data, looked, folder)
     prompts = _saved_prompts([one for one, *_ in looked])
     dataset = assemble(
@@ -66,7 +66,7 @@ def load_held(data: Data) -> Held:
     Raises:
         CheckFailed: with everything that is wrong.
     """
-    looked, _ = _look(data)
+    looked, _ = look(data)
     _, prepared, _ = _prepared(data, looked, None)
     held = hold_all(prepared, [*_notes(looked), *prepared.notes])
     if not held.found:
@@ -83,7 +83,7 @@ def load_beir(folder: Path, shown: str, data: Data) -> Held:
     """
     beir = read_beir(folder, shown)
     items, codes = Items.from_columns([beir.queries, beir.corpus])
-    judgments, prompts = beir.judgments(*codes), _prompts_of(data)
+    judgments, prompts = beir.judgments(*codes), prompts_of(data)
     items, columns, _ = with_prompts(items, [judgments.queries, judgments.corpus], [prompts.anchor, prompts.positive])
     return Held(items, (replace(judgments, queries=columns[0], corpus=columns[1]),), beir.notes)
 
@@ -100,7 +100,12 @@ def _notes(looked: list[Looked]) -> list[str]:
     return [note for _, _, head, roles in looked for note in (*head.notes, roles.note) if note]
 
 
-def _look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
+def look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
+    """Return each source with its first rows and what its columns mean, and the folder of judgments with its name.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+    """
     from finetune.data.settings import attempt
 
     problems: list[Problem] = []
@@ -244,10 +249,11 @@ def _files_in(values: pa.ChunkedArray, base: Path) -> Iterator[Path]:
 
 
 def _prompts(one: OneSource) -> Prompts:
-    return _prompts_of(one.data)
+    return prompts_of(one.data)
 
 
-def _prompts_of(data: Data) -> Prompts:
+def prompts_of(data: Data) -> Prompts:
+    """Return what the texts of a source begin with."""
     told = data.prompts or {}
     return Prompts(told.get("anchor", told.get("query", "")), told.get("positive", told.get("document", "")))
 

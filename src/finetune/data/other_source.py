@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.annotations import complaint
 from finetune.config.build import build
+from finetune.config.evaluators import evaluators_of
 from finetune.config.spelling import did_you_mean
 from finetune.data.beir_folder import is_beir
 from finetune.data.paths import resolve
@@ -95,8 +96,8 @@ class OtherSource:
 def other_sources(cfg: DictConfig) -> dict[str, OtherSource]:
     """Return the sources that the evaluators of a config bring, by the evaluators' names."""
     found = {}
-    for name, node in cfg.evaluation.items():
+    for name, node in evaluators_of(cfg).items():
         if node.get("data"):
             own: Any = OmegaConf.to_container(node.data, resolve=True)
-            found[str(name)] = OtherSource(f"evaluation.{name}.data", own, build(cfg.data, "data"))
+            found[name] = OtherSource(f"evaluation.{name}.data", own, build(cfg.data, "data"))
     return found

@@ -12,6 +12,8 @@ _DRAWS_AT_ONCE = 2**22
 # Five changes in the same direction happen by chance once in 16, six once in 32: fewer cannot carry 95 %.
 _FEWEST = 6
 _SAME = 1e-12  # differences of rounding only
+_TOLD = 1.96 + 0.84  # quantiles of the normal distribution: 95 % sure, and so in 80 % of all tries
+_MOST_TIMES = 100  # more queries than these times those at hand are no advice
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,22 @@ class Change:
         """Whether the interval excludes zero and enough queries changed for it to mean something."""
         return (self.low > 0 or self.high < 0) and self.won + self.lost >= _FEWEST
 
-    def more_queries(self) -> int | None:
-        """Roughly how many more queries would tell, were the change as large as it looks: n (1.96 se / change)^2 - n.
+    @property
+    def visible(self) -> float:
+        """The smallest change that as many queries would show as certain in 80 % of all tries; see `more_queries`."""
+        return _TOLD * self.standard_error
 
-        None where that says nothing: no change at all, or more than a hundred times the queries at hand.
+    def more_queries(self) -> int | None:
+        """Roughly how many more queries would tell in 80 % of all tries, were the change as large as it looks.
+
+        That is ((z_.975 + z_.80) sd / change)^2 - n, with sd the deviation of the differences of the n queries: the
+        power of a paired test (Webber, Moffat and Zobel 2008, https://doi.org/10.1145/1458082.1458158). None where that
+        says nothing: no change at all, or more than a hundred times the queries at hand.
         """
         if self.certain or not self.change:
             return None
-        needed = math.ceil(self.queries * (1.96 * self.standard_error / self.change) ** 2)
-        return needed - self.queries if self.queries < needed <= 100 * self.queries else None
+        needed = math.ceil(self.queries * (self.visible / self.change) ** 2)
+        return needed - self.queries if self.queries < needed <= _MOST_TIMES * self.queries else None
 
     def verdict(self, metric: str) -> str:
         """One line of plain words, as in `better: +0.081 nDCG@10, certain`."""
@@ -55,8 +64,9 @@ class Change:
         words = f"no visible change: {self.change:+.3f} {metric}"
         if 0 < self.won + self.lost < _FEWEST:
             return f"{words}, and only {self.won + self.lost} of {self.queries} queries changed, too few to tell"
-        more = self.more_queries()
-        return f"{words}, needs about {_round(more):,} more queries to tell" if more else words
+        if more := self.more_queries():
+            return f"{words}, needs about {_round(more):,} more queries to tell"
+        return f"{words}; one of {self.visible:.3f} would show" if self.standard_error else words
 
 
 def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating], samples: int, seed: int) -> Change:

@@ -23,11 +23,12 @@ class Evaluator:
 
     `evaluates` is the kind: `judgments`, `scored pairs` or `labelled items`. With `takes_scores` it asks for the scores
     of pairs, which any model can give, instead of embeddings. `data` is a source of its own, `None` for what the run
-    holds out.
+    holds out. What only `watches` has texts of its own, and no run is judged by it.
     """
 
     evaluates: ClassVar[str] = "judgments"
     takes_scores: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
 
     def __init__(self, bootstrap_samples: int, data: Mapping[str, Any] | None) -> None:
         self.bootstrap_samples = bootstrap_samples

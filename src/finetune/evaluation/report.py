@@ -152,6 +152,8 @@ def change_data(change: Change) -> dict[str, Any]:
         "won": change.won,
         "lost": change.lost,
         "tied": change.tied,
+        "more_queries": change.more_queries(),
+        "visible": change.visible,
     }
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Texts
-from finetune.evaluation.result import Ints
+from finetune.evaluation.result import Floats, Ints
 from finetune.evaluation.retrieval import Retrieval, RetrievalResult
-from finetune.evaluation.task import Task, prepare, some
+from finetune.evaluation.task import SHOWN, Task, prepare, some
 
 if TYPE_CHECKING:
     from finetune.data.judgments import Judgments
@@ -56,15 +56,27 @@ class Reranking(Retrieval):
         """
         start = time.monotonic()
         task, counts = prepare(some(held, self.queries))
-        hits_QK = _ranked(task, rate, self.candidates, self._depth(task))
-        return self._result(held.name, task, hits_QK, counts, start)
+        hits_QK, score_QK = _ranked(task, rate, self.candidates, self._depth(task))
+        right_QS = task.ideal(SHOWN)[1]
+        scores = [score_QK[:, :SHOWN], _found(right_QS, hits_QK, score_QK)]
+        return self._result(held.name, task, hits_QK, scores, counts, start)
 
     def _notes(self, documents: int) -> Iterator[str]:
         yield from ()  # beyond the candidates there is nothing to be found, whatever the corpus
 
 
-def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> Ints:
-    """Return the candidates of each query as corpus indices `(Q, depth)`, best first, -1 where there are no more."""
+def _found(places_QS: Ints, hits_QK: Ints, score_QK: Floats) -> Floats:
+    """Return the scores of documents that may be among the hits, (Q, S), NaN for those that are not."""
+    same_QSK = (places_QS[:, :, None] == hits_QK[:, None, :]) & (places_QS >= 0)[:, :, None]
+    score_QS = np.take_along_axis(score_QK, same_QSK.argmax(2), axis=1)
+    return np.where(same_QSK.any(2), score_QS, np.nan)
+
+
+def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> tuple[Ints, Floats]:
+    """Return the candidates of each query as corpus indices, best first, and their scores, both `(Q, depth)`.
+
+    -1 and NaN where there are no more.
+    """
     query_P, document_P = _candidates(task, candidates)
     score_P = rate(task.queries[query_P], task.corpus[document_P])
     if not np.isfinite(score_P).all():
@@ -78,7 +90,9 @@ def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> Ints:
     hits_QK = np.full((len(task.queries), depth), -1)
     seen = rank_P < depth
     hits_QK[query_P[seen], rank_P[seen]] = document_P[seen]
-    return hits_QK
+    score_QK = np.full((len(task.queries), depth), np.nan)
+    score_QK[query_P[seen], rank_P[seen]] = score_P[order_P][seen]
+    return hits_QK, score_QK
 
 
 def _candidates(task: Task, count: int) -> tuple[Ints, Ints]:

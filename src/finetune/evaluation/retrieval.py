@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 class RetrievalResult(Result):
     """What one model found, per query; items are row numbers, -1 where there is none.
 
-    `hits` (Q, S) are the best hits, `gains` (Q, S) their grades, `right` (Q, S) the documents that should have been
-    found, best grade first. `seconds` is the time of encoding, search and metrics together.
+    `hits` (Q, S) are the best hits, `gains` (Q, S) their grades, `scores` (Q, S) the model's. `right` (Q, S)
+    are the documents that should have been found, best grade first, `right_scores` (Q, S) theirs; a score is NaN where
+    there is no item. `first_right` (Q,) is the place of the first right hit, from 1, 0 if none was looked at. `seconds`
+    is the time of encoding, search and metrics together.
     """
 
     hits: Ints
     gains: Floats
+    scores: Floats
     right: Ints
+    right_scores: Floats
+    first_right: Ints
 
 
 class Retrieval(Evaluator):
@@ -85,7 +90,9 @@ class Retrieval(Evaluator):
         depth = self._depth(task)
         queries_QD, corpus_MD = _embedded(task, embed)
         hits_QK = self._search(task, queries_QD, corpus_MD, depth, device)
-        result = self._result(held.name, task, hits_QK, counts, start)
+        shown = hits_QK[:, :SHOWN], task.ideal(SHOWN)[1]
+        scores = [_scores(queries_QD, corpus_MD, places_QS) for places_QS in shown]
+        result = self._result(held.name, task, hits_QK, scores, counts, start)
         for name, cut_QD, cut_MD in variants(queries_QD, corpus_MD, self.dimensions, self.precisions):
             hits_QK = self._search(task, cut_QD, cut_MD, depth, device)
             found = self._measure(task, task.gains_of(hits_QK), [self.headline])
@@ -96,7 +103,10 @@ class Retrieval(Evaluator):
         whole = int(task.relevant().max()) if None in self.cut_offs else 0
         return max(SHOWN, whole, *(k for k in self.cut_offs if k is not None), 0)
 
-    def _result(self, name: str, task: Task, hits_QK: Ints, counts: dict[str, int], start: float) -> RetrievalResult:
+    def _result(
+        self, name: str, task: Task, hits_QK: Ints, scores: Sequence[Floats], counts: dict[str, int], start: float
+    ) -> RetrievalResult:
+        """Return the result of hits; `scores` are those of the hits that are shown, and of the right documents."""
         gains_QK = task.gains_of(hits_QK)
         # The empty last place takes the -1 of absent hits.
         items = np.append(task.corpus, -1)
@@ -107,7 +117,10 @@ class Retrieval(Evaluator):
             queries=task.queries,
             hits=items[hits_QK[:, :SHOWN]],
             gains=gains_QK[:, :SHOWN],
+            scores=scores[0],
             right=items[task.ideal(SHOWN)[1]],
+            right_scores=scores[1],
+            first_right=np.where((gains_QK > 0).any(1), (gains_QK > 0).argmax(1) + 1, 0),
             counts=counts,
             bootstrap_samples=self.bootstrap_samples,
             seconds=time.monotonic() - start,
@@ -144,6 +157,15 @@ class Retrieval(Evaluator):
             found = self._measure(task, task.gains_of(hits_QK), self.metrics)
             self._lexical = held, {name: float(values.mean()) for name, values in found.items()}
         return {"BM25": self._lexical[1]}
+
+
+def _scores(queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], places_QS: Ints) -> Floats:
+    """Return the products of queries and documents at these places of the corpus, (Q, S); NaN for a place of -1."""
+    score_QS = np.full(places_QS.shape, np.nan)
+    for place in range(places_QS.shape[1]):  # one column at a time: all documents at once would fill the memory
+        there = np.flatnonzero(places_QS[:, place] >= 0)
+        score_QS[there, place] = np.einsum("qd,qd->q", queries_QD[there], corpus_MD[places_QS[there, place]])
+    return score_QS
 
 
 def _embedded(task: Task, embed: Embed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from finetune import interrupts
 from finetune.config.build import build
 from finetune.config.check import look
+from finetune.config.evaluators import evaluators_of, watches
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
@@ -72,7 +73,7 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]]:
     held, own = _held(configs)
     for note in [*(held.notes if held else []), *(note for one in own.values() for note in one.notes)]:
         say(note)
-    evaluators = {str(name): build(node, f"evaluation.{name}") for name, node in first.evaluation.items()}
+    evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}
     for cfg in configs.values():
         fetch(cfg)
     from finetune.training.evaluate import evaluate
@@ -171,7 +172,7 @@ def _held(configs: Mapping[str, DictConfig]) -> tuple[Held | None, dict[str, Hel
         for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
             say(note)
         held = dataset.held
-        if len(unmeasured(first, held)) == len(first.evaluation):
+        if len(unmeasured(first, held)) == sum(not watches(node) for node in evaluators_of(first).values()):
             what = f"of this data {' and '.join(held.kinds()) or 'nothing'} is held out, which no evaluation is for."
             problems.append(Problem("evaluation", what, "Choose another: evaluation=similarity, say."))
     for cfg in configs.values():

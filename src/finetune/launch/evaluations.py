@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from finetune.config.evaluators import evaluators_of
 from finetune.config.targets import class_variable
 from finetune.data.other_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
@@ -80,7 +81,9 @@ def unmeasured(cfg: DictConfig, held: Held) -> list[str]:
 
 
 def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:
-    """Yield a sentence for each evaluator that was asked for and has nothing to measure."""
+    """Yield a sentence for each evaluator that was asked for and has nothing to measure, or no such model."""
+    for name in cfg.evaluation.keys() - evaluators_of(cfg).keys():
+        yield f"evaluation.{name} is left out: it is of texts, and model={choice(cfg)} reads none."
     if cfg.hydra.runtime.choices.get("evaluation") == "default":
         return  # of which what fits the data is taken
     for name in unmeasured(cfg, held):

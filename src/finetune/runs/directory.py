@@ -212,6 +212,11 @@ class RunDirectory:
             return {}
         return status if isinstance(status, dict) else {}
 
+    def read_environment(self) -> dict[str, Any]:
+        """What the run began on, see `runs/environment.py`. Raises OSError or ValueError where it was taken away."""
+        environment: dict[str, Any] = json.loads(self.environment_path.read_text(encoding="utf-8"))
+        return environment
+
     def read_trackers(self) -> dict[str, str]:
         """The run's id in each tracker that it was ever told to; empty where nothing can be read."""
         try:

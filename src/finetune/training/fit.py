@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
+import numpy as np
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler
 
 import finetune
 from finetune.config.build import build, build_offered
+from finetune.config.evaluators import evaluators_of, watches
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
 from finetune.data.other_source import other_sources
 from finetune.errors import Interrupted, RunError
-from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_data, report_markdown
+from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_markdown
 from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
@@ -33,6 +33,7 @@ from finetune.models.tuning import Tuning
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import KeepStatus, StopOnSignal, check_metrics, finish, ordered
+from finetune.training.cost import Meter
 from finetune.training.divergence import NoNumber, described
 from finetune.training.engine import Engine
 from finetune.training.gauge import Gauge
@@ -42,9 +43,13 @@ from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
+from finetune.training.portrait import Portrait
+from finetune.training.reporting import gathered
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
-from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
+from finetune.training.trainer import build_trainer, total_steps
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,7 +64,14 @@ class Parts:
     trainer: pl.Trainer
     stop: StopOnSignal
     evaluators: dict[str, Any]
+    watchers: dict[str, Any]  # evaluators that no run is judged by
     measure: Measure
+    portrait: Portrait | None
+    meter: Meter
+
+    def judged(self, found: Mapping[str, T]) -> dict[str, T]:
+        """Return what the run is judged by of what evaluators found, by their names."""
+        return {name: one for name, one in found.items() if name not in self.watchers}
 
 
 def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None = None) -> None:
@@ -94,24 +106,24 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None)
-    if before:
-        check_metrics(parts.trainer, {name: result.means for name, result in before.items()})
-    started = time.monotonic()
+    if judged := parts.judged(before):
+        check_metrics(parts.trainer, {name: result.means for name, result in judged.items()})
+    parts.meter.begin()
     try:
         _train(parts, run, checkpoint)
     finally:
+        parts.meter.end()
         if first:
             # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
             # for this too must not hide what it was full for first.
             with contextlib.suppress(RunError):
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
-    seconds = time.monotonic() - started
     finish(parts.trainer, parts.module)
     after = _evaluate(parts, "after", log=True)
     if first:
         comparisons = {name: compare(before[name], after[name]) for name in after}
-        _save_model(cfg, parts, run, comparisons)
-        _report(parts, run, cfg, comparisons, seconds)
+        _save_model(cfg, parts, run, parts.judged(comparisons))
+        _report(parts, run, cfg, comparisons)
 
 
 def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
@@ -134,7 +146,10 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
     engine = build(cfg.engine, "engine")
     stop = StopOnSignal(run.path)
-    evaluators = {name: build(node, f"evaluation.{name}") for name, node in cfg.evaluation.items()}
+    nodes = evaluators_of(cfg)
+    built = {name: build(node, f"evaluation.{name}") for name, node in nodes.items()}
+    watchers = {name: evaluator for name, evaluator in built.items() if watches(nodes[name])}
+    evaluators = {name: evaluator for name, evaluator in built.items() if name not in watchers}
     own = {
         name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
         for name, source in other_sources(cfg).items()
@@ -162,7 +177,17 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         total_steps(trainer, data.batches_per_epoch),
         tuning.rates(encoder),
     )
-    return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, measure)
+    portrait = _portrait(dataset, data, encoder, measure) if evaluators else None
+    meter = Meter(trainer.strategy.root_device)
+    return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, watchers, measure, portrait, meter)
+
+
+def _portrait(dataset: Dataset, data: RelationDataModule, encoder: Encoder, measure: Measure) -> Portrait | None:
+    if encoder.scores_pairs:
+        return None  # it has no embeddings to look at
+    cost_N = np.full(len(dataset.items), encoder.other_cost)
+    cost_N[: len(data.tokens)] = data.tokens.lengths
+    return Portrait.of(dataset, measure, cost_N)
 
 
 def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
@@ -183,14 +208,19 @@ def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:
-    results = parts.measure(parts.evaluators, Together.of(parts.trainer), when)
+    together = Together.of(parts.trainer)
+    if parts.portrait:
+        parts.portrait.begin(when)
+    results = parts.measure(parts.evaluators, together, when)
+    if parts.portrait:
+        parts.portrait.end(when, together)
     for name, result in results.items():
         for logger in parts.trainer.loggers if log else ():
             logger.log_metrics(
                 {f"{name}/{when}/{metric}": value for metric, value in result.means.items()},
                 step=parts.trainer.global_step - 1,
             )
-    return results
+    return results | parts.measure(parts.watchers, together, when)
 
 
 def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Mapping[str, Comparison]) -> None:
@@ -201,7 +231,7 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
         CardFacts(
             run=run.name,
             base_model=encoder.name,
-            command=_environment(run)["command"],
+            command=run.read_environment()["command"],
             pairs=len(parts.data.dataset.train),
             about=encoder.about(cfg.data.max_length),
             use=encoder.use,
@@ -227,55 +257,20 @@ def _public_name(name: str) -> str:
     return path.name if path.exists() else name
 
 
-def _report(
-    parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison], seconds: float
-) -> None:
-    dataset = parts.data.dataset
-    environment = _environment(run)
-    report = report_data(
-        run=run.name,
-        model_path=str(run.model),
-        evaluations=findings,
-        take=dataset.items.take,
-        takes=parts.measure.takes(),
-        data=dataset.facts | parts.data.tokens.facts(),
-        notes=dataset.notes,
-        cost={
-            "training seconds": round(seconds, 1),
-            "optimizer steps": parts.trainer.global_step,
-            "items per second": round(parts.module.items_seen / seconds),
-            "device": str(parts.trainer.strategy.root_device),
-            "precision": parts.trainer.precision,
-        },
-        again={
-            "command": environment.get("again", environment["command"]),  # older runs have none
-            "model": parts.encoder.name,
-            "data": cfg.data.path or sorted(cfg.data.sources),
-            "pairs per step": cfg.data.batch_size,
-            "learning rate": float(parts.trainer.optimizers[0].defaults["lr"]),
-            "passes": _passes(parts),
-            "seed": cfg.seed,
-            "versions": environment["packages"],
-        },
-    )
+def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison]) -> None:
+    judged = parts.judged(findings)
+    report = gathered(parts, run, cfg, findings)
     write_json_atomically(run.report_data_path, report)
     write_text_atomically(run.report_path, report_markdown(report))
     profiler = parts.trainer.profiler  # type: ignore[attr-defined]
     if not isinstance(profiler, PassThroughProfiler):
         say(profiler.summary())
-    for name, finding in findings.items():
+    for name, finding in judged.items():
         console.print(render_table(finding, name))
+    for name in parts.watchers.keys() & findings.keys():
+        say(f"{name}, on {findings[name].after.name}: {findings[name].verdict}")
     say(f"model:  {run.model}")
     say(f"report: {run.report_path}")
-
-
-def _passes(parts: Parts) -> float:
-    """Return how often all pairs were gone through; trainer.max_steps can end it within a pass."""
-    return round(parts.trainer.global_step / steps_per_epoch(parts.trainer, parts.data.batches_per_epoch), 2)
-
-
-def _environment(run: RunDirectory) -> dict[str, Any]:
-    return cast(dict[str, Any], json.loads(run.environment_path.read_text(encoding="utf-8")))
 
 
 def _quieten() -> None:

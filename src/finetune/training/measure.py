@@ -62,6 +62,29 @@ class Ask:
     right: Ints | None = None
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Some items of the run, ascending, `(N,)`, and their embeddings `(N, D)`, NaN until one is known."""
+
+    items: Ints
+    emb_ND: Floats
+
+    def take(self, items: Ints, emb_ND: Floats) -> None:
+        """Take what is wanted of these embeddings."""
+        place = np.minimum(np.searchsorted(self.items, items), max(0, len(self.items) - 1))
+        wanted = np.flatnonzero(self.items[place] == items) if len(self.items) else place[:0]
+        self.emb_ND[place[wanted]] = emb_ND[wanted]
+
+    def missing(self) -> Ints:
+        """Return the items whose embeddings are not known."""
+        return self.items[np.isnan(self.emb_ND).any(1)]
+
+    def of(self, items: Ints) -> Floats:
+        """Return the embeddings of items that are among these."""
+        found: Floats = self.emb_ND[np.searchsorted(self.items, items)]
+        return found
+
+
 class Measure:
     """What there is to measure with: `run` is what the run holds out, `own` what evaluators bring, by their names.
 
@@ -79,6 +102,7 @@ class Measure:
         self._encoder, self._engine, self._run, self._own = encoder, engine, run, own or {}
         self._pairing = encoder.pairing(max_length)
         self._said: set[str] = set()
+        self._watched: Watched | None = None
 
     def __call__(self, evaluators: Mapping[str, Any], together: Together, when: str) -> dict[str, Result]:
         """Return what each evaluator found on its own source, else on what the run holds out, where it is of its kind.
@@ -121,6 +145,23 @@ class Measure:
             if (line := f"{name}: {note}") not in self._said:
                 self._said.add(line)
                 say(line)
+
+    def watch(self, items: Ints) -> None:
+        """Keep the embeddings of these items of the run, ascending, when an evaluator asks for them."""
+        self._watched = Watched(items, np.full((len(items), self._encoder.width), np.nan, np.float32))
+
+    def watched(self, together: Together, what: str) -> Watched:
+        """Return what was watched until now, with the embeddings of what no evaluator asked for.
+
+        Of several processes the first one has them, the others nothing that is of use.
+        """
+        assert self._watched is not None
+        # Each process has seen its own shares; what the first one misses is missing.
+        missing = together.of_first(self._watched.missing())
+        if len(missing):
+            self.embeddings(missing, together, what)
+        found, self._watched = self._watched, None
+        return found
 
     def embeddings(self, items: Ints, together: Together, what: str) -> Floats:
         """Return the embeddings `(N, D)` of items of the run by number; `what` stands beside the progress.
@@ -168,6 +209,8 @@ class Measure:
                     bar.update(done)
             together.add_up(found)
             bar.update(len(items))
+        if self._watched is not None and ask.source is None and ask.right is None:
+            self._watched.take(items, found)
         return found
 
 

@@ -69,6 +69,7 @@ class EmbeddingModule(LightningModule):
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
         self.items_seen = 0  # distinct items of the batches since this process started, for the pace
+        self.tokens_seen = 0  # and their tokens, without padding
 
     def on_train_start(self) -> None:
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
@@ -199,6 +200,7 @@ class EmbeddingModule(LightningModule):
         """Log loss and speed, and stop on a loss that is no number; only where lines are written, so no step waits."""
         self._pace.mark("callbacks")
         self.items_seen += len(batch.items_N)
+        self.tokens_seen += sum(batch.lengths_cpu)
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         loss = self.check_loss()
