@@ -16,7 +16,8 @@ from finetune.config.differences import shown
 from finetune.console import console, say
 from finetune.launch.arguments import program
 from finetune.launch.words import ago, span
-from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read_mapping
+from finetune.runs.atomic import read_mapping
+from finetune.runs.record import DAMAGED, DEAD, ENDED, Record
 from finetune.runs.selection import Found
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red"}
