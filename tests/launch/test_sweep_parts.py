@@ -16,7 +16,7 @@ from finetune.launch.ranking import Ranking, say_ranked, write_ranked
 from finetune.launch.slots import check_slots, slots, visible_gpus
 from finetune.launch.sweep_settings import SweepSettings
 from finetune.runs.directory import RunDirectory
-from finetune.runs.findings import more_is_better
+from finetune.runs.headline import more_is_better
 from tests.conftest import write_pairs
 
 

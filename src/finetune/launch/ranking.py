@@ -11,7 +11,7 @@ from finetune.console import say
 from finetune.launch.points import Result
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
-from finetune.runs.findings import findings, more_is_better
+from finetune.runs.headline import findings, more_is_better
 
 
 @dataclass(frozen=True)

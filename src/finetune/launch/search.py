@@ -26,7 +26,7 @@ from finetune.launch.ranking import Ranking
 from finetune.launch.survey import Survey
 from finetune.launch.sweep_settings import SearchSettings, SweepSettings
 from finetune.runs.directory import RunDirectory
-from finetune.runs.findings import more_is_better
+from finetune.runs.headline import more_is_better
 from finetune.runs.lock import held
 
 if TYPE_CHECKING:

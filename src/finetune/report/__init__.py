@@ -1,1 +1,1 @@
-"""The report that people read: report.html, report.md and the terminal, from report.json and the run directory alone."""
+"""The report that people read, from report.json and the run directory alone: a page, Markdown, the terminal."""

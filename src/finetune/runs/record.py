@@ -14,7 +14,7 @@ import yaml
 from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.findings import Finding, headline
+from finetune.runs.headline import Finding, headline
 from finetune.runs.lock import is_held
 from finetune.runs.metrics import last_value
 
