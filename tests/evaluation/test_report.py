@@ -77,7 +77,7 @@ def test_results_of_different_queries_are_refused() -> None:
 
 def test_an_example_marks_the_right_documents(comparison) -> None:
     (query, *_) = comparison.gained(1)
-    found = _report({"retrieval": comparison})["evaluations"]["retrieval"]["examples"]
+    found = _report({"retrieval": comparison})["examples"]["retrieval"]
     example = next(example for example in found if example["query"] == f"text {query}")
     right = f"text {QUERIES + query}"
     assert example["right"] == [right]

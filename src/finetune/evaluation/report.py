@@ -45,8 +45,11 @@ def report_data(
     return {
         "run": run,
         "model_path": model_path,
-        "evaluations": {
-            name: _evaluation(result, (takes or {}).get(name, take)) for name, result in evaluations.items()
+        "evaluations": {name: _evaluation(result) for name, result in evaluations.items()},
+        "examples": {
+            name: _examples(result, (takes or {}).get(name, take))
+            for name, result in evaluations.items()
+            if isinstance(result, Comparison)
         },
         "data": dict(data),
         "notes": list(notes),
@@ -61,13 +64,13 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def _evaluation(result: Comparison | Result, take: Take) -> dict[str, Any]:
+def _evaluation(result: Comparison | Result) -> dict[str, Any]:
     if isinstance(result, Result):
         metrics = [{"metric": metric, "value": mean} for metric, mean in result.means.items()]
         headline = f"{result.headline} {result.means[result.headline]:.3f}, measured once: nothing to compare it with"
-        return _described(result, headline) | {"metrics": metrics, "examples": []}
+        return _described(result, headline) | {"metrics": metrics}
     changes = [{"metric": row.metric} | change_data(row.change) for row in result.rows]
-    return _described(result.after, result.verdict) | {"metrics": changes, "examples": _examples(result, take)}
+    return _described(result.after, result.verdict) | {"metrics": changes}
 
 
 def _examples(result: Comparison, take: Take) -> list[dict[str, Any]]:

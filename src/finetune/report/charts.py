@@ -22,12 +22,13 @@ Points = Sequence[tuple[float, float]]
 _MOST = 200  # points of a curve that are drawn; more are means of so many stretches
 _MARKERS = "os^DvPX*"  # shapes, since colours alone are not for everybody
 _SHAPES = "●■▲◆▼✚✖★"  # the same as characters
-_DASHES = ("-", "--", "-.", ":")
+_DASHES = {"solid": "-", "dashed": "--", "dotted": ":"}
+_NARROW = 3.4  # inches: three stand beside each other
 
 
 @dataclass(frozen=True)
 class Key:
-    """One line of a picture's key: the colour and the shape that stand for a name."""
+    """One line of a picture's key: the colour that stands for a name, and a shape, or how a line is drawn (`solid`)."""
 
     colour: str
     shape: str
@@ -44,7 +45,7 @@ class Chart:
     key: tuple[Key, ...] = ()
 
 
-_BEFORE_AFTER = (Key("before", "┄", "before"), Key("after", "━", "after"))
+_BEFORE_AFTER = (Key("before", "dashed", "before"), Key("after", "solid", "after"))
 
 
 def interval(row: Mapping[str, Any], name: str) -> str:
@@ -53,14 +54,15 @@ def interval(row: Mapping[str, Any], name: str) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        axes.axvline(0, color=colour("ink"), linewidth=1)
         _interval(axes, row, 0)
         axes.set_yticks([])
         axes.set_ylim(-0.6, 0.6)
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_formatter(_signed)
-        axes.locator_params(axis="x", nbins=6)
+        axes.locator_params(axis="x", nbins=4)
 
-    return picture(draw, name, words, 0.62)
+    return picture(draw, name, words, 0.62, _NARROW)
 
 
 def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
@@ -70,6 +72,7 @@ def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        axes.axvline(0, color=colour("ink"), linewidth=1)
         for place, row in enumerate(rows):
             _interval(axes, row, place)
         axes.set_yticks(range(len(rows)), [one_line(str(row["metric"]), 28) for row in rows])
@@ -87,7 +90,6 @@ def _interval(axes: Axes, row: Mapping[str, Any], place: float) -> None:
     kind = kind_of(row)
     shape = {"better": "o", "worse": "s", "same": "o"}[kind]
     inside = "none" if kind == "same" else colour(kind)
-    axes.axvline(0, color=colour("ink"), linewidth=1)
     axes.plot([row["low"], row["high"]], [place, place], color=colour(kind), linewidth=3, solid_capstyle="round")
     axes.plot(row["change"], place, shape, markersize=8, color=colour(kind), markerfacecolor=inside)
 
@@ -125,7 +127,7 @@ def progress(metric: str, points: Points, name: str) -> Chart:
         axes.axhline(points[0][1], color=colour("before"), linestyle="--", linewidth=1.5)
         axes.set_xlabel("step")
 
-    keys = (Key("before", "┄", "before"), Key("after", "━", "at each step"))
+    keys = (Key("before", "dashed", "before"), Key("after", "solid", "at each step"))
     return Chart(f"{metric} over the steps", picture(draw, name, words), words, keys)
 
 
@@ -136,10 +138,12 @@ def overlaid(curves: Mapping[str, Points], title: str, name: str) -> Chart:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for number, points in enumerate(curves.values()):
-            _curve(axes, points, f"class{number % CLASSES}", _DASHES[number % len(_DASHES)])
+            _curve(axes, points, f"class{number % CLASSES}", [*_DASHES.values()][number % len(_DASHES)])
         axes.set_xlabel("step")
 
-    keys = [Key(f"class{number % CLASSES}", "━┄┅┈"[number % len(_DASHES)], run) for number, run in enumerate(curves)]
+    keys = [
+        Key(f"class{number % CLASSES}", [*_DASHES][number % len(_DASHES)], run) for number, run in enumerate(curves)
+    ]
     return Chart(title, picture(draw, name, words), words, tuple(keys))
 
 
@@ -160,34 +164,39 @@ def _stretches(points: Points) -> list[tuple[float, float, float, float]]:
     return found
 
 
-def similarities(facts: Mapping[str, Any]) -> Chart:
-    """How similar right and wrong pairs are, before above after."""
-    words = overlap_words(facts)
+def similarities(facts: Mapping[str, Any]) -> list[Chart]:
+    """How similar right and wrong pairs are, before and after."""
+    return [_similarities(facts, when) for when in ("before", "after")]
+
+
+def _similarities(facts: Mapping[str, Any], when: str) -> Chart:
+    words = f"Right and wrong pairs overlap by {_overlap(facts[when]):.0f} %: less is better."
+    highest = max(max(_shares(facts[each][kind])) for each in ("before", "after") for kind in ("positive", "negative"))
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(2, 1, sharex=True, sharey=True)
-        for axes, when in zip(panels, ("before", "after"), strict=True):
-            for kind, dash in (("negative", "--"), ("positive", "-")):
-                look = {"fill": True, "alpha": 0.25, "color": colour(kind), "linewidth": 0}
-                axes.stairs(_shares(facts[when][kind]), facts["edges"], **look)
-                line = {"color": colour(kind), "linestyle": dash, "linewidth": 1.6}
-                axes.stairs(_shares(facts[when][kind]), facts["edges"], **line)
-            axes.set_title(when)
-            axes.yaxis.set_major_formatter("{x:.0f} %")
-            axes.locator_params(axis="y", nbins=4)
-        panels[-1].set_xlabel("cosine similarity")
+        axes = figure.subplots()
+        for kind, dash in (("negative", "--"), ("positive", "-")):
+            shares = _shares(facts[when][kind])
+            axes.stairs(shares, facts["edges"], fill=True, alpha=0.25, color=colour(kind), linewidth=0)
+            axes.stairs(shares, facts["edges"], color=colour(kind), linestyle=dash, linewidth=1.6)
+        axes.set_ylim(0, 1.05 * highest)  # the same of both, so that they can be compared
+        axes.yaxis.set_major_formatter("{x:.0f} %")
+        axes.locator_params(axis="y", nbins=4)
+        axes.set_xlabel("cosine similarity")
 
-    keys = (Key("positive", "━", "right pairs"), Key("negative", "┄", "wrong pairs"))
-    return Chart("Right and wrong pairs", picture(draw, "similarities", words, 3.5), words, keys)
+    keys = (Key("positive", "solid", "right pairs"), Key("negative", "dashed", "wrong pairs"))
+    return Chart(f"Right and wrong pairs, {when}", picture(draw, f"similarities-{when}", words), words, keys)
 
 
 def overlap_words(facts: Mapping[str, Any]) -> str:
     """How much right and wrong pairs have in common, before and after."""
-    shares = []
-    for when in ("before", "after"):
-        both = zip(_shares(facts[when]["positive"]), _shares(facts[when]["negative"]), strict=True)
-        shares.append(sum(min(pair) for pair in both))
-    return f"Right and wrong pairs overlap by {shares[0]:.0f} % before and {shares[1]:.0f} % after: less is better."
+    before, after = (_overlap(facts[when]) for when in ("before", "after"))
+    return f"Right and wrong pairs overlap by {before:.0f} % before and {after:.0f} % after: less is better."
+
+
+def _overlap(counts: Mapping[str, Sequence[float]]) -> float:
+    """Return the per cent that two histograms of the same bins have in common."""
+    return sum(map(min, _shares(counts["positive"]), _shares(counts["negative"])))
 
 
 def _shares(counts: Sequence[float]) -> list[float]:
@@ -221,7 +230,7 @@ def _map(facts: Mapping[str, Any], when: str) -> Chart:
     groups: dict[int, list[int]] = {}
     for place, (_, _, label) in enumerate(points):
         groups.setdefault(label if 0 <= label < min(len(labels), CLASSES) else -1, []).append(place)
-    words = f"{len(points):,} texts, {when}: those that the model finds alike lie close together ({facts['method']})."
+    words = f"{len(points):,} texts: those that the model finds alike lie close together. Drawn by {facts['method']}."
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -237,4 +246,6 @@ def _map(facts: Mapping[str, Any], when: str) -> Chart:
     titles = {f"points{label}": [one_line(texts[place], 80) for place in places] for label, places in groups.items()}
     keys = [Key(f"class{n}", _SHAPES[n], name) for n, name in enumerate(labels[:CLASSES]) if n in groups]
     keys += [Key("same", "●", "others")] if labels and -1 in groups else []
-    return Chart(f"Map of the texts, {when}", picture(draw, f"map-{when}", words, 3.6, titles), words, tuple(keys))
+    return Chart(
+        f"Map of the texts, {when}", picture(draw, f"map-{when}", words, 3.6, titles=titles), words, tuple(keys)
+    )

@@ -5,7 +5,7 @@ A section of report.json that is not there is left out. All of it is plain text,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ Facts = list[tuple[str, str]]
 CERTAIN = "certain: the interval excludes zero, and enough queries changed"
 _WORD = {"better": "Better, certain", "worse": "Worse, certain", "same": "No visible change", "once": "Measured once"}
 _CHANGED = ("metric", "before", "after", "change", "95 % interval", "won / lost / tied")
-_FORGOTTEN = ("metric", "before", "after", "change", "95 % interval")
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,9 @@ def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
     row = next((row for row in part["metrics"] if row["metric"] == part["metric"]), part["metrics"][0])
     kind = kind_of(row) if "change" in row else "once"
     words, *also = part["headline"].split("; ")
+    if kind == "same":  # what it would take to tell is the smaller news
+        words, *rest = words.split(", ", 1)
+        also = [*rest, *also]
     cases = next(iter(part["counts"]), "queries")
     return Verdict(name, kind, _WORD[kind], capital(words), [capital(each) for each in also], row, cases)
 
@@ -66,7 +68,7 @@ def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
 def metrics_table(part: Mapping[str, Any]) -> Table:
     """All metrics of one evaluation; certain changes are marked."""
     if not any("change" in row for row in part["metrics"]):
-        return Table(("metric", "value"), [(row["metric"], number(row["value"], 3)) for row in part["metrics"]])
+        return Table(("metric", "value"), [(str(row["metric"]), number(row["value"], 3)) for row in part["metrics"]])
     return Table(_CHANGED, [changed(row["metric"], row) for row in part["metrics"]])
 
 
@@ -75,8 +77,7 @@ def changed(metric: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     cells = (metric, number(row["before"], 3), number(row["after"], 3))
     interval = f"{number(row['low'], 3, '+')} to {number(row['high'], 3, '+')}"
     mark = " *" if row.get("certain") else ""
-    cases = (f"{row['won']} / {row['lost']} / {row['tied']}",) if "won" in row else ()
-    return (*cells, number(row["change"], 3, "+") + mark, interval, *cases)
+    return (*cells, number(row["change"], 3, "+") + mark, interval, f"{row['won']} / {row['lost']} / {row['tied']}")
 
 
 def described(part: Mapping[str, Any]) -> str:
@@ -96,9 +97,10 @@ def without_model(part: Mapping[str, Any]) -> list[str]:
     return [f"Without a model: {name} has {metric} {means[metric]:.3f}." for name, means in part["baselines"].items()]
 
 
-def examples(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def examples(report: Mapping[str, Any], evaluation: str) -> list[Mapping[str, Any]]:
     """The example queries of an evaluation, the worst regressions first."""
-    return sorted(part["examples"], key=lambda example: float(example["change"]))
+    found = report.get("examples", {}).get(evaluation, [])
+    return sorted(found, key=lambda example: float(example["change"]))
 
 
 def ranks(example: Mapping[str, Any]) -> str:
@@ -179,31 +181,22 @@ def doubt_lines(doubt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def forgetting_table(forgetting: Mapping[str, Any]) -> Table:
-    """A general task before and after."""
-    rows = []
-    for metric, row in forgetting["metrics"].items():
-        certain = row["low"] > 0 or row["high"] < 0
-        rows.append(changed(metric, {**row, "change": row["after"] - row["before"], "certain": certain}))
-    return Table(_FORGOTTEN, rows)
+    """A general set before and after."""
+    return Table(_CHANGED, [changed(metric, row) for metric, row in forgetting["metrics"].items()])
 
 
 def forgetting_words(forgetting: Mapping[str, Any]) -> str:
-    """Whether the model lost what it could do before."""
-    worse = [metric for metric, row in forgetting["metrics"].items() if row["high"] < 0]
-    better = [metric for metric, row in forgetting["metrics"].items() if row["low"] > 0]
-    if not worse and not better:
-        return "Nothing was visibly forgotten."
-    return "; ".join([*_certainly("worse", worse), *_certainly("better", better)]).capitalize() + "."
-
-
-def _certainly(word: str, metrics: list[str]) -> Iterator[str]:
-    if metrics:
-        yield f"certainly {word}: {', '.join(metrics)}"
+    """Whether the model lost what it could do before, and on what that was measured."""
+    return f"{capital(forgetting['verdict'])}. {forgetting['what']}"
 
 
 def again_facts(again: Mapping[str, Any]) -> Facts:
     """What the run was made of and from, without the command and the versions, which are shown by themselves."""
-    return facts_of({name: value for name, value in again.items() if name not in ("command", "versions")})
+    git = again.get("git") or {}
+    state = f"{git['sha']}{' (changed)' if git.get('dirty') else ''}" if git.get("sha") else None
+    return facts_of(
+        {name: value for name, value in again.items() if name not in ("command", "versions")} | {"git": state}
+    )
 
 
 def usage(report: Mapping[str, Any]) -> str:

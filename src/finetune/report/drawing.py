@@ -36,9 +36,10 @@ def picture(
     name: str,
     words: str,
     height: float = 2.6,
+    width: float = WIDTH,
     titles: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The SVG element of what `draw` draws, `height` inches high.
+    """The SVG element of what `draw` draws, `height` and `width` in inches.
 
     `name` is unique in the page. `words` say what there is to see to who does not see it. `titles` are what each
     point of a scatter says when it is pointed at, by the scatter's gid.
@@ -49,7 +50,7 @@ def picture(
     written = io.StringIO()
     with mpl.rc_context(_style()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph that Matplotlib's own font lacks: the page has others
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         figure.savefig(written, format="svg", transparent=True)
     root = ElementTree.fromstring(written.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from finetune.report import charts, content, words
 
 _LONGEST = 400  # characters of a text
 _SHOWN = 80  # of a hit
+_NUMBERS = re.compile(r"[-+.,/*\d to]*")  # in which nothing is markup
 _EXAMPLES = 5  # of the worst, and of the best
 
 
@@ -25,6 +27,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
     yield "\n".join(headlines) or "Not evaluated (`evaluation=none`)."
     for name, part in evaluations:
         yield from _evaluation(name, part)
+        yield from _examples(content.examples(report, name))
     yield from _embeddings(report)
     yield from _data(report)
     if report.get("forgetting"):
@@ -45,7 +48,9 @@ def _evaluation(name: str, part: Mapping[str, Any]) -> Iterator[str]:
     yield _table(content.metrics_table(part))
     yield f"\\* {content.CERTAIN}." if any(row.get("certain") for row in part["metrics"]) else ""
     yield "\n\n".join(markdown(line, _LONGEST) for line in content.beside(part))
-    found = content.examples(part)
+
+
+def _examples(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     losses = [one for one in found if one["change"] < 0][:_EXAMPLES]
     gains = [one for one in found[::-1] if one["change"] > 0][:_EXAMPLES]
     for kind, examples in (("losses", losses), ("gains", gains)):
@@ -95,7 +100,7 @@ def _doubt(doubt: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _forgetting(forgetting: Mapping[str, Any]) -> Iterator[str]:
     yield "## Forgetting"
-    yield markdown(f"{content.forgetting_words(forgetting)} {forgetting['what']}", _LONGEST)
+    yield markdown(content.forgetting_words(forgetting), _LONGEST)
     yield _table(content.forgetting_table(forgetting))
 
 
@@ -105,7 +110,11 @@ def _facts(facts: content.Facts) -> str:
 
 
 def _table(table: content.Table) -> str:
-    return _cells(table.columns, [tuple(markdown(str(cell)) for cell in row) for row in table.rows])
+    return _cells(table.columns, [tuple(map(_cell, row)) for row in table.rows])
+
+
+def _cell(cell: str) -> str:
+    return cell if _NUMBERS.fullmatch(cell) else markdown(cell)
 
 
 def _cells(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:

@@ -32,11 +32,12 @@ class Part:
     verdict: content.Verdict
     interval: str | None
     charts: list[Chart]
+    examples: list[Mapping[str, Any]]
 
 
 def report_page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     """The page of one run, from its report.json and the records of its metrics.jsonl."""
-    parts = [_part(number, *named) for number, named in enumerate(report["evaluations"].items())]
+    parts = [_part(report, number, name) for number, name in enumerate(report["evaluations"])]
     return render(
         "report.html",
         title=report["run"],
@@ -71,6 +72,7 @@ def _environment() -> Environment:
     )
     environment.filters["visible"] = lambda text: one_line(str(text), _LONGEST)
     environment.filters["number"] = words.number
+    environment.filters["minus"] = words.minus
     environment.globals |= {"content": content, "words": words, "unfolded": _UNFOLDED}
     return environment
 
@@ -79,13 +81,14 @@ def _shipped(name: str) -> str:
     return (files("finetune.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _part(number: int, name: str, facts: Mapping[str, Any]) -> Part:
+def _part(report: Mapping[str, Any], number: int, name: str) -> Part:
+    facts = report["evaluations"][name]
     verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if "change" in row]
     pictures = [charts.changes(rows, f"changes-{number}")] if len(rows) > 1 else []
     if cut := content.cut_short(facts):
         pictures.append(charts.dimensions(facts["metric"], cut, f"dimensions-{number}"))
     interval = charts.interval(verdict.row, f"interval-{number}") if verdict.kind != "once" else None
-    return Part(name, facts, verdict, interval, pictures)
+    return Part(name, facts, verdict, interval, pictures, content.examples(report, name))
 
 
 def _learning(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
@@ -99,6 +102,6 @@ def _learning(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -
 
 def _embeddings(report: Mapping[str, Any]) -> Iterator[Chart]:
     if found := report.get("similarities"):
-        yield charts.similarities(found)
+        yield from charts.similarities(found)
     if found := report.get("map"):
         yield from charts.maps(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ def number(value: Any, digits: int, sign: str = "") -> str:
 def per_cent(share: float) -> str:
     """A share of 1 in per cent."""
     return f"{100 * share:.0f} %"
+
+
+def minus(text: str) -> str:
+    """The text with minus signs in front of numbers and names, from which no line's end parts them as from a hyphen."""
+    return re.sub(r"(?<![\w-])-(?=\w)", "\N{MINUS SIGN}", text)
 
 
 def capital(text: str) -> str:
@@ -54,7 +60,7 @@ _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 def facts_of(facts: Mapping[str, Any], group: str = "") -> list[tuple[str, str]]:
     """Names and values in words; what is not known is left out. `group` is what they are all about."""
-    named = {"leaks": "leaks: ", "looked_at": "looked at: "}.get(group, "")
+    named = "looked at: " if group == "looked_at" else ""
     return [(named + _name(name), _value(name, value)) for name, value in facts.items() if value is not None]
 
 
