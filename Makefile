@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train test test-slow test-kills check format wheel clean
+.PHONY: help install train browser test test-slow test-kills check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,7 +22,11 @@ install: $(READY) ## make .venv and install everything into it
 train: $(READY) ## fine-tune MiniLM on the shipped data; more: make train ARGS="trainer.max_epochs=2"
 	@$(BIN)/python train.py model=bert data=csv $(ARGS)
 
-test: $(READY) ## run the whole test suite; more: make test ARGS="tests/data -x"
+browser: ## install Debian's chromium, which the tests of pages look with; where that cannot be done they are skipped
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no chromium, and no way to it"
+
+test: $(READY) browser ## run the whole test suite; more: make test ARGS="tests/data -x"
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(READY) ## the tests that take minutes

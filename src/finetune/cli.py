@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -27,6 +28,8 @@ app.add_typer(runs_command.app, name="runs")
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
 # Without a --help of its own: it is handed on, and answered with the groups that are there.
 _ALL = {**_ANY, "help_option_names": []}
+_RUNS = typer.Argument(None, metavar="RUN", help="Names as in finetune runs show, or paths.", show_default=False)
+_ROOT = typer.Option(None, metavar="FOLDER", help="The folder of all runs (output_root); outputs if not given.")
 
 
 def _version(wanted: bool) -> None:
@@ -118,6 +121,31 @@ def _list(group: str) -> None:
         return 0
 
     raise typer.Exit(answered(tell))
+
+
+@app.command()
+def report(
+    runs: list[str] = _RUNS,
+    root: Path | None = _ROOT,
+    show: bool | None = typer.Option(
+        None, "--open/--no-open", help="Open it in a browser; without a word that is done where there is a screen."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print what the report is made of, for programs."),
+) -> None:
+    """Make a run's report.html and report.md anew, say its headline, and open it. Of several runs: compare them.
+
+    Without a name it is the newest run that has a report. Of several runs the page lies beside the first.
+
+    Example: finetune report my_run
+
+    Example: finetune report first second --no-open
+    """
+    from finetune.launch.answer import answering
+
+    with answering():
+        from finetune.launch.report_command import report as make_report
+
+        make_report(runs or [], root, show=show, as_json=as_json)
 
 
 @data_app.command(context_settings=_ANY)

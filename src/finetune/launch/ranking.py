@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,7 @@ from finetune.console import say
 from finetune.launch.points import Result
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
-
-# Less is better; of everything else (accuracies, recalls, correlations) more is.
-_SMALL = re.compile(r"loss|error|mse|mae|distance|divergence|perplexity|uniformity|alignment|rank\b|seconds", re.I)
+from finetune.runs.headline import findings, more_is_better
 
 
 @dataclass(frozen=True)
@@ -27,12 +23,10 @@ class Ranking:
 
     def value_of(self, run: Path) -> tuple[str, float | None]:
         """Return the name of the metric and its value at the end of a run; `None` where it has none."""
-        evaluations = _evaluations(run)
-        for name, part in evaluations.items():
-            wanted = part["metric"] if self.metric is None else self.metric
-            for row in part["metrics"]:
-                if wanted in (row["metric"], f"{name}/{row['metric']}"):
-                    return str(row["metric"]), _number(row.get("after", row.get("value")))
+        found = findings(RunDirectory(run))
+        wanted = [one for one in found if self.metric in (None, one.metric, f"{one.evaluation}/{one.metric}")]
+        if wanted:
+            return wanted[0].metric, wanted[0].after
         if self.metric is None:
             return "", None
         rows = [row[self.metric] for row in RunDirectory(run).read_metrics() if self.metric in row]
@@ -50,11 +44,6 @@ class Ranking:
         rest = [result for result in results if result not in known]
         sign = -1 if self.maximizes(known[0].metric if known else "") else 1
         return [*sorted(known, key=lambda result: sign * (result.value or 0.0)), *sorted(rest, key=_by_state)]
-
-
-def more_is_better(metric: str) -> bool:
-    """Return what the name of a metric says: losses, errors and distances are to be small, all else large."""
-    return _SMALL.search(metric) is None
 
 
 def say_ranked(ranked: Sequence[Result]) -> None:
@@ -102,14 +91,6 @@ def _markdown(ranked: Sequence[Result], command: str, waiting: int) -> str:
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |")
     more = [f"\n{waiting} more did not run yet."] if waiting else []
     return "\n".join(["# Sweep", "", f"    {command}", "", *rows, *more]) + "\n"
-
-
-def _evaluations(run: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(RunDirectory(run).report_data_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return dict(report["evaluations"])
 
 
 def _number(value: object) -> float | None:

@@ -16,7 +16,9 @@ from finetune.config.differences import shown
 from finetune.console import console, say
 from finetune.launch.arguments import program
 from finetune.launch.words import ago, span
-from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read_mapping
+from finetune.report.terminal import metrics_table
+from finetune.runs.atomic import read_mapping
+from finetune.runs.record import DAMAGED, DEAD, ENDED, Record
 from finetune.runs.selection import Found
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red"}
@@ -83,14 +85,14 @@ def print_run(record: Record) -> None:
     )
     report = read_mapping(record.run.report_data_path)
     for name, part in (report.get("evaluations") or {}).items():
-        _print_evaluation(name, part)
+        _print(metrics_table(name, part))
     if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
         say(f"go on with: {program()} {shlex.quote(f'resume={record.run.path}')}")
 
 
 def _standing(record: Record) -> dict[str, Any]:
     loss = record.metric("loss")
-    there = {"model": record.run.model, "report": record.run.report_path, "checkpoint": record.run.last_checkpoint}
+    there = {"model": record.run.model, "report": record.run.report_page_path, "checkpoint": record.run.last_checkpoint}
     return {
         "state": record.state + (f": {record.reason}" if record.reason else ""),
         "path": record.run.path,
@@ -108,19 +110,6 @@ def _print_pairs(pairs: Mapping[str, Any]) -> None:
     for name, value in pairs.items():
         if value is not None:
             say(f"  {name:<14} {value}")
-
-
-def _print_evaluation(name: str, part: Mapping[str, Any]) -> None:
-    say(f"{name}: {part.get('headline', '')}")
-    table = _table("metric", "before", "after", "change", "95 % interval")
-    for row in part.get("metrics", []):
-        if "after" in row:
-            interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-            numbers = f"{row['before']:.4f}", f"{row['after']:.4f}", f"{row['change']:+.4f}", interval
-        else:
-            numbers = "", f"{row['value']:.4f}", "", ""
-        table.add_row(Text(str(row["metric"])), *numbers)
-    _print(table)
 
 
 def print_comparison(facts: Mapping[str, Any]) -> None:

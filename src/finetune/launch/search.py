@@ -22,10 +22,11 @@ from finetune.errors import Problem
 from finetune.launch.axes import Axes, Axis
 from finetune.launch.crew import Ended
 from finetune.launch.points import PRUNED, Point, Result, digest_of
-from finetune.launch.ranking import Ranking, more_is_better
+from finetune.launch.ranking import Ranking
 from finetune.launch.survey import Survey
 from finetune.launch.sweep_settings import SearchSettings, SweepSettings
 from finetune.runs.directory import RunDirectory
+from finetune.runs.headline import more_is_better
 from finetune.runs.lock import held
 
 if TYPE_CHECKING:

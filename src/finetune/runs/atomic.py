@@ -78,6 +78,15 @@ def write_json_atomically(path: Path, content: Any) -> None:
     write_text_atomically(path, to_json(content, indent=2) + "\n")
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def to_json(content: Any, indent: int | None = None, ascii_only: bool = False) -> str:
     """Strict JSON: NaN and infinities become null, NumPy numbers and arrays plain ones, anything else its text."""
     return json.dumps(_plain(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)

@@ -1,7 +1,7 @@
 """The run directory: plain files that alone say what a run was, is and found.
 
 config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock  trackers.json
-checkpoints/  model/  report.md  report.json  diverged.json
+checkpoints/  model/  report.html  report.md  report.json  diverged.json
 """
 
 from __future__ import annotations
@@ -158,8 +158,13 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def report_page_path(self) -> Path:
+        """The report as a page, for people."""
+        return self.path / "report.html"
+
+    @property
     def report_path(self) -> Path:
-        """The report for people."""
+        """The report as Markdown."""
         return self.path / "report.md"
 
     @property

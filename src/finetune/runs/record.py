@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import yaml
 from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
 from finetune.runs.directory import RunDirectory, State
+from finetune.runs.headline import Finding, headline
 from finetune.runs.lock import is_held
 from finetune.runs.metrics import last_value
 
@@ -29,15 +29,6 @@ STATES = (*get_args(State), DEAD, DAMAGED)
 
 # The C parser is ten times as fast, and not part of every build of PyYAML.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The metric that a run is judged by, before and after training."""
-
-    metric: str
-    after: float
-    change: float | None
 
 
 @dataclass(frozen=True)
@@ -76,14 +67,9 @@ class Record:
         return _mapping(self.run.config_path)
 
     @cached_property
-    def headline(self) -> Headline | None:
-        """The first metric of its report; None if there is no report, or nothing was evaluated."""
-        try:
-            first = next(iter(read_mapping(self.run.report_data_path)["evaluations"].values()))["metrics"][0]
-            after = first["after"] if "after" in first else first["value"]
-            return Headline(str(first["metric"]), float(after), first.get("change"))
-        except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
-            return None
+    def headline(self) -> Finding | None:
+        """What it is judged by; None if there is no report, or nothing was evaluated."""
+        return headline(self.run)
 
     def metric(self, name: str) -> float | None:
         """The last value of a metric."""
@@ -98,7 +84,7 @@ class Record:
 
     def facts(self) -> dict[str, Any]:
         """All of this for programs; times are UTC."""
-        headline = self.headline
+        found = self.headline
         return {
             "run": self.name,
             "path": str(self.run.path.absolute()),
@@ -110,7 +96,7 @@ class Record:
             "time": self.heard.isoformat(timespec="seconds"),
             "host": self.status.get("host"),
             "loss": self.metric("loss"),
-            "headline": None if headline is None else vars(headline),
+            "headline": found and {"metric": found.metric, "after": found.after, "change": found.change},
         }
 
 
@@ -165,15 +151,6 @@ def _moment(text: object, else_of: Path) -> datetime:
     except ValueError:
         changed = else_of.stat().st_mtime if else_of.exists() else 0
         return datetime.fromtimestamp(changed, UTC)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _mapping(path: Path) -> dict[str, Any] | None:

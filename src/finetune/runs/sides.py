@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.config.differences import ABSENT, differences, shown
+from finetune.runs.atomic import read_mapping
 from finetune.runs.metrics import last_values
-from finetune.runs.record import Record, read_mapping
+from finetune.runs.record import Record
 
 # Of environment.json what says how a run was started is no difference between machines.
 _NOT_COMPARED = ("command", "again")

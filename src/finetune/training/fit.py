@@ -23,14 +23,17 @@ from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
 from finetune.data.other_source import other_sources
 from finetune.errors import Interrupted, RunError
-from finetune.evaluation.report import Comparison, compare, counts_in_words, render_table, report_markdown
+from finetune.evaluation.comparison import Comparison, compare
+from finetune.evaluation.report import counts_in_words
 from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
 from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
-from finetune.runs.atomic import write_json_atomically, write_text_atomically
+from finetune.report.terminal import metrics_table
+from finetune.report.write import try_to_write_report
+from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import KeepStatus, StopOnSignal, check_metrics, finish, ordered
 from finetune.training.cost import Meter
@@ -258,19 +261,18 @@ def _public_name(name: str) -> str:
 
 
 def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison]) -> None:
-    judged = parts.judged(findings)
     report = gathered(parts, run, cfg, findings)
     write_json_atomically(run.report_data_path, report)
-    write_text_atomically(run.report_path, report_markdown(report))
+    written = try_to_write_report(run)
     profiler = parts.trainer.profiler  # type: ignore[attr-defined]
     if not isinstance(profiler, PassThroughProfiler):
         say(profiler.summary())
-    for name, finding in judged.items():
-        console.print(render_table(finding, name))
+    for name, part in report["evaluations"].items():
+        console.print(metrics_table(name, part))
     for name in parts.watchers.keys() & findings.keys():
         say(f"{name}, on {findings[name].after.name}: {findings[name].verdict}")
     say(f"model:  {run.model}")
-    say(f"report: {run.report_path}")
+    say(f"report: {run.report_page_path if written else run.report_data_path}")
 
 
 def _quieten() -> None:

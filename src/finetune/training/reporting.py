@@ -37,6 +37,7 @@ def gathered(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping
         notes=parts.data.dataset.notes,
         cost=parts.meter.facts(parts.trainer, parts.module),
         again=_again(parts, run, cfg),
+        use=parts.encoder.use,
     )
     return report | _seen(parts, findings)
 

@@ -1,0 +1,66 @@
+"""What the terminal shows of a report: the headline of each evaluation, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from finetune.evaluation.plain import one_line
+from finetune.report import comparison as sides
+from finetune.report import content
+from finetune.report.charts import kind_of
+
+_COLOURS = {"better": "green", "worse": "red", "same": "default"}
+
+
+def metrics_table(name: str, part: Mapping[str, Any]) -> Table:
+    """The metrics of one evaluation; certain changes in colour and marked, so that colour is not needed."""
+    wanted = content.metrics_table(part)
+    legend = [f"* {content.CERTAIN}"] if any(row.get("certain") for row in part["metrics"]) else []
+    lines = [part["headline"], *legend, *content.without_model(part)]
+    table = Table(
+        title=Text(one_line(f"{name}: {part['judgments']}")),
+        caption=Text("\n".join(one_line(line, 400) for line in lines)),
+    )
+    for column in wanted.columns:
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for cells, row in zip(wanted.rows, part["metrics"], strict=True):
+        colour = _COLOURS[kind_of(row)] if "change" in row else "default"
+        table.add_row(*(Text(one_line(cell)) for cell in cells), style=colour)
+    return table
+
+
+def comparison(facts: Mapping[str, Any]) -> Iterator[Table]:
+    """The metrics of several runs, a table for each evaluation, and where their configs differ."""
+    for name in facts["findings"]:
+        yield _side_by_side(sides.metrics_table(facts, name), name, "in brackets: the change from before; * certain")
+    if facts["config"]:
+        yield _side_by_side(sides.differences_table(facts, "config"), "where the configs differ", "")
+
+
+def _side_by_side(wanted: content.Table, title: str, caption: str) -> Table:
+    table = Table(title=Text(one_line(title)), caption=Text(caption) if caption else None)
+    for column in wanted.columns:
+        table.add_column(
+            Text(one_line(column)), justify="left" if column == wanted.columns[0] else "right", overflow="fold"
+        )
+    for cells in wanted.rows:
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    return table
+
+
+def headlines(report: Mapping[str, Any]) -> list[str]:
+    """What each evaluation found, in plain words, and below them the numbers."""
+    found = []
+    for name, part in report["evaluations"].items():
+        found.append(one_line(f"{name}: {part['headline']}", 400))
+        verdict = content.verdict(name, part)
+        if verdict.kind != "once":
+            _, before, after, _, interval, cases = content.changed(verdict.row["metric"], verdict.row)
+            found.append(
+                f"  {before} -> {after}, 95 % interval {interval}; {cases} {one_line(verdict.cases)} won / lost / tied"
+            )
+    return found or ["not evaluated (evaluation=none)"]

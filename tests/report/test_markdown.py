@@ -1,0 +1,111 @@
+"""report.md: everything of a report, and any text as text."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import pytest
+
+from finetune.report.markdown import report_markdown
+from finetune.runs.atomic import to_json
+from tests.evaluation.test_plain import RENDERER, Cells
+from tests.report.made import BARE, HOSTILE, make_report, row
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return report_markdown(make_report())
+
+
+def test_it_begins_with_what_each_evaluation_found(text: str) -> None:
+    lines = text.splitlines()
+    assert lines[0] == "# my run"
+    assert lines[2] == "- **retrieval**: better: +0.081 nDCG@10, certain; certainly worse: recall@1 -0.030"
+    assert lines[3].startswith("- **similarity**: no visible change")
+    assert "| nDCG@10 | 0.412 | 0.493 | +0.081 * | +0.061 to +0.101 | 120 / 40 / 90 |" in text
+    assert "250 queries, 4,000 documents" in text
+    assert "Without a model: BM25 has nDCG@10 0.354" in text
+
+
+def test_the_worst_regression_comes_first(text: str) -> None:
+    assert text.index("### The largest losses") < text.index("### The largest gains")
+    changes = [float(found) for found in re.findall(r"\*\*Change:\*\* (\S+),", text)]
+    assert changes[:5] == sorted(changes[:5]) and changes[0] < 0 < changes[-1]
+    assert changes[5:] == sorted(changes[5:], reverse=True)
+    assert "first right one: place 1 → place 4" in text
+    assert "✓ the text of number" in text
+
+
+def test_the_facts_are_told_in_words(text: str) -> None:
+    for line in (
+        "| training pairs | 12,000 |",
+        "| leaks (training pairs that contain a validation query) | 0 |",
+        "| time of the training | 5 min 11 s |",
+        "| memory at most | 2,311 MB |",
+        "| tokens per second | 3,970 |",
+        "| git | c0ffee (changed) |",
+        "| versions | torch 2.13.0 |",
+        "| pairs.csv:17 | the text of number 0 | the text of number 1 (0.83) | the text of number 2 (0.61) |",
+        "| nDCG@10 | 0.810 | 0.790 | -0.020 | -0.070 to +0.030 | 120 / 40 / 90 |",
+    ):
+        assert line in text.splitlines()
+    assert "energy" not in text  # which the system did not tell
+    assert "Right and wrong pairs overlap by" in text
+
+
+def test_it_is_made_of_its_json_alone() -> None:
+    report = make_report(hostile=True)
+    assert report_markdown(json.loads(to_json(report))) == report_markdown(report)
+
+
+def test_what_is_not_there_is_left_out() -> None:
+    text = report_markdown(BARE)
+    assert "Not evaluated (`evaluation=none`)." in text
+    assert re.findall(r"^## (.*)", text, re.M) == ["Data", "What it cost", "How to do it again", "How to use the model"]
+
+
+def test_with_one_measurement_only() -> None:
+    report = make_report()
+    once = {"metric": "nDCG@10", "value": 0.5}
+    report["evaluations"] = {"retrieval": report["evaluations"]["retrieval"] | {"metrics": [once], "headline": "once"}}
+    assert "| metric | value |\n| --- | --- |\n| nDCG@10 | 0.500 |\n" in report_markdown(report)
+
+
+def test_a_number_that_is_none_is_a_dash() -> None:
+    report = make_report()
+    report["evaluations"]["similarity"]["metrics"] = [row("Spearman cosine", 0.5, 0.6) | {"before": None}]
+    assert "| Spearman cosine | - | 0.600 |" in report_markdown(report)
+
+
+def test_hostile_text_shows_as_text() -> None:
+    text = report_markdown(make_report(" ".join(HOSTILE), hostile=True))
+    found = Cells(RENDERER.render(text))
+    allowed = {"h1", "h2", "h3", "p", "ul", "li", "strong", "br", "pre", "code"}
+    assert set(found.tags) <= allowed | {"table", "thead", "tbody", "tr", "th", "td"}
+    # Every line of every table keeps its number of cells.
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert found.tags.count("h1") == 1
+    assert max(map(len, text.splitlines())) < 12_000  # the command alone keeps its length
+
+
+@pytest.mark.parametrize("path", ['outputs/it\'s "mine"/model', "a\nb", "C:\\x", "日本"])
+def test_the_code_to_use_the_model_is_code(path: str) -> None:
+    text = report_markdown(make_report() | {"model_path": path})
+    code = re.search(r"```python\n(.*?)\n```", text, re.S)[1]
+    (loaded,) = [
+        node.args[0].value
+        for node in ast.walk(ast.parse(code))
+        if getattr(node, "func", None) and node.args and isinstance(node.args[0], ast.Constant)
+    ]
+    assert loaded == path
+    assert len([line for line in code.splitlines() if line]) == 5
+
+
+def test_a_model_of_another_kind_is_used_in_its_own_way() -> None:
+    use = 'encoder = VectorEncoder("path/to/this/folder").eval()'
+    assert "encoder = VectorEncoder('outputs/m').eval()" in report_markdown(
+        make_report() | {"use": use, "model_path": "outputs/m"}
+    )
