@@ -12,7 +12,7 @@ from typing import Any
 from finetune.config.differences import ABSENT, value_of
 from finetune.config.spelling import did_you_mean
 from finetune.errors import FinetuneError
-from finetune.runs.record import STATES, Record, read
+from finetune.runs.record import STATES, Record, read_all
 from finetune.runs.registry import run_folders
 from finetune.runs.terms import Term, moment, term
 
@@ -55,7 +55,7 @@ def select(root: Path, wish: Wish) -> Found:
     folders = run_folders(root)
     # By their folder first: what is left out then is not even opened.
     wanted = [path for path in folders if _is_of(path.parent.name, wish.experiment)]
-    records = [record for record in map(read, wanted) if not states or record.state in states]
+    records = [record for record in read_all(wanted) if not states or record.state in states]
     records = [record for record in records if since is None or record.started >= since]
     unreadable = [record for record in records if where and record.config is None]
     records = [record for record in records if all(_config_holds(record, each) for each in where)]
