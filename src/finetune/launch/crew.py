@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from finetune.config.quoting import quoted
-from finetune.errors import RunError
+from finetune.errors import Interrupted, RunError
 from finetune.launch.arguments import Arguments
 from finetune.launch.points import PRUNED, Point
 from finetune.launch.slots import Slot
@@ -112,6 +112,11 @@ class Crew:
                     each.child.wait()
                 break
         return list(self._ended())
+
+    def stopped(self, finished: int, again: str) -> Interrupted:
+        """Return what is to be said when the sweep was stopped, and all its points with it."""
+        what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
+        return Interrupted(what, f"The same command goes on where it was:\n    {again}")
 
     def _ended(self) -> Iterator[Ended]:
         for each in [each for each in self._going if each.child.poll() is not None]:

@@ -266,7 +266,8 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     cfg, dataset = check_all(arguments, overrides)
     models = models_of(cfg)
     notes = device_notes(cfg) if settings_of(cfg) is None else slurm_notes(cfg)
-    for note in [*dataset.notes, *notes, *prompt_notes(cfg, models), *evaluation_notes(cfg, dataset.held)]:
+    notes = [*dataset.notes, *notes, *prompt_notes(cfg, models), *evaluation_notes(cfg, dataset.held)]
+    for note in notes if not cfg.dry_run else ():
         say(note)
     if not cfg.check:
         return cfg, dataset

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.differences import NOT_COMPARED
+from finetune.config.values import has_own_launcher
 from finetune.errors import FinetuneError, Problem
 from finetune.launch.claim import resolved, state_of_same
 from finetune.runs.directory import RunDirectory
+from finetune.runs.record import read
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -105,11 +107,20 @@ def check_place(cfg: DictConfig, run: Path, dataset: Dataset) -> list[Problem]:
     directory = RunDirectory(run)
     try:
         if state_of_same(cfg, directory, dataset) != "finished":
-            with directory.lock():
-                pass
+            _check_free(directory, is_for_a_cluster=has_own_launcher(cfg))
     except FinetuneError as error:
         return [Problem(run.name, error.what, error.advice)]
     return []
+
+
+def _check_free(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
+    record = read(run.path)
+    if not record.is_a_job:
+        with run.lock():
+            pass
+    elif not is_for_a_cluster:
+        what = f"it is {record.state} as job {record.job} of a cluster."
+        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it.")
 
 
 def is_finished(run: Path) -> bool:

@@ -65,6 +65,11 @@ class Record:
         return job_id if isinstance(job_id, str) else None
 
     @property
+    def is_a_job(self) -> bool:
+        """Whether it is in the queue of a cluster, or running there."""
+        return self.job is not None and self.state not in (*ENDED, DEAD, DAMAGED)
+
+    @property
     def step(self) -> int | None:
         """The last optimizer step that it told of."""
         step = self.status.get("step")
@@ -170,7 +175,8 @@ def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
         return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
     if not job.is_over:
         begins = state == "pending"
-        return Record(run, "running" if begins else state, f"job {job.id} begins." if begins else reason, status)
+        goes_on = REQUEUED if status.get("goes_on") else state
+        return Record(run, "running" if begins else goes_on, f"job {job.id} begins." if begins else reason, status)
     # It may have ended between the two looks.
     status = run.read_status()
     if status.get("state") in ENDED and not status.get("goes_on"):

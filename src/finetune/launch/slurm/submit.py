@@ -21,7 +21,7 @@ from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import write_job
-from finetune.runs.record import WAITING, read
+from finetune.runs.record import read
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -124,7 +124,7 @@ def pending(runs: Sequence[tuple[RunDirectory, bool]]) -> Iterator[None]:
 
 def _check_free(run: RunDirectory) -> None:
     record = read(run.path)
-    if record.job is not None and record.state in (*WAITING, "created", "validating", "running"):
+    if record.is_a_job:
         what = f"The run {run.path} is {record.state} as job {record.job}."
         raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it; then it can be submitted again.")
 
