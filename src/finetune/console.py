@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import time
 from types import TracebackType
@@ -14,12 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from finetune import processes
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
 # Only the first process of a run speaks; the others of the same run would say everything again.
-_quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0
+_quiet = not processes.is_first()
 console = Console(highlight=False, soft_wrap=True, quiet=_quiet)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True, quiet=_quiet)
 
 _SECONDS_BETWEEN_LINES = 15.0
 _log = logging.getLogger("finetune")  # nobody listens until a run has its directory
@@ -46,6 +46,8 @@ def complain(error: FinetuneError) -> None:
         for problem in error.problems:
             errors.print(_block(problem))
         return
+    if error.trace:
+        errors.print(Text(error.trace))
     errors.print(Text(error.what, style="bold red"))
     if error.advice:
         errors.print(Text(f"  {error.advice}"))

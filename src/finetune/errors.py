@@ -26,10 +26,12 @@ class Problem:
 class FinetuneError(Exception):
     """A mistake or a mishap that a person can mend: shown as text, never as a traceback.
 
-    `exit_code` is what the command line ends with: 2 for a mistake in what was asked.
+    `exit_code` is what the command line ends with: 2 for a mistake in what was asked. `trace` is the traceback of a bug
+    that this tells of, where it happened in another process.
     """
 
     exit_code = 2
+    trace = ""
 
     def __init__(self, what: str, advice: str = "") -> None:
         super().__init__(f"{what} {advice}".strip())

@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 
+from finetune import processes
+
 LINE = "Stopped by Ctrl-C."
 EXIT_CODE = 130
 _asked: list[bool] = []
@@ -47,7 +49,7 @@ def _end(*_: object) -> None:
         sys.stdout.flush()
     except Exception:  # what was interrupted may hold the stream
         pass
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if processes.is_first():
         os.write(2, f"{LINE}\n".encode())
     os._exit(EXIT_CODE)
 

@@ -40,8 +40,6 @@ def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
     if trainer.get("max_epochs", -1) in (None, -1) and trainer.get("max_steps", -1) == -1:
         what = "without trainer.max_steps too, the training would never end."
         yield Problem("trainer.max_epochs", what, "Set one: trainer.max_epochs=auto or trainer.max_steps=1000.")
-    if trainer.get("num_nodes", 1) != 1:
-        yield Problem("trainer.num_nodes", "training on several machines is not supported yet.", "Leave it out.")
     devices = trainer.get("devices")
     if trainer.get("accelerator") == "cpu" and (devices == -1 or isinstance(devices, list)):
         what = "on a CPU this is how many processes share the work, a whole number of at least 1."

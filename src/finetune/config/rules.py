@@ -152,7 +152,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "pytorch_lightning.trainer.trainer.Trainer": {
         "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
         "devices": PositiveInt | list[CountFromZero] | Literal["auto", -1],
-        "num_nodes": PositiveInt,
+        "num_nodes": PositiveInt | Literal["auto"],
+        "strategy": Literal["auto", "ddp", "fsdp"],
         "precision": Literal[
             "auto",
             "32-true",

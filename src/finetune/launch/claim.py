@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
-
-
-def is_first_process() -> bool:
-    """Return whether this process speaks and writes for its run; the others were started by it."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def overrides_of_run(overrides: list[str]) -> list[str]:
@@ -72,8 +66,6 @@ def find_run(
     """
     told = any(o.startswith("hydra.run.dir=") for o in cfg.hydra.overrides.hydra)
     path = Path(cfg.hydra.run.dir)
-    if not is_first_process():
-        return RunDirectory(path), True
     if path.exists() and (told or cfg.name is not None):
         _check_goes_on(cfg, RunDirectory(path), dataset)
         return RunDirectory(path), True

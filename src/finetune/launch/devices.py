@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.errors import Problem
+from finetune import processes
+from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -23,8 +25,53 @@ def has_gpu(folder: Path = Path("/dev")) -> bool | None:
     return any(next(folder.glob(pattern), None) for pattern in _GPU_FILES)
 
 
+def processes_here(cfg: DictConfig) -> int:
+    """Return how many processes are to train on this machine, as `trainer.devices` says."""
+    devices = cfg.trainer.devices
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    if not isinstance(devices, int | str):
+        return len(devices)
+    if cfg.trainer.accelerator not in ("auto", "gpu", "cuda") or has_gpu() is False:
+        return 1
+    import torch  # nothing else knows how many it can use
+
+    return max(1, torch.cuda.device_count())
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Look whether the processes that a run wants can be there.
+
+    Raises:
+        CheckFailed: it wants other machines, and nobody starts processes there.
+    """
+    machines = cfg.trainer.num_nodes
+    if isinstance(machines, int) and machines > 1 and processes.place().world == 1:
+        what = f"a run on {machines} machines is started on each of them, and this is one process."
+        advice = f"Start it with torchrun --nnodes={machines} --nproc-per-node=... train.py ..., or with srun."
+        raise CheckFailed([Problem("trainer.num_nodes", what, advice)])
+
+
 def check_devices(cfg: DictConfig) -> list[Problem]:
-    """Look whether there is what the trainer is told to use."""
+    """Look whether there is what the trainer is told to use, and whether it is what somebody started."""
+    return [*_check_there(cfg), *_check_started(cfg)]
+
+
+def _check_started(cfg: DictConfig) -> Iterator[Problem]:
+    here, devices, machines = processes.place(), cfg.trainer.devices, cfg.trainer.num_nodes
+    if not here.starter:
+        return
+    auto = "set it to auto, as trainer=ddp does."
+    wanted = devices if isinstance(devices, int | str) else len(devices)
+    if wanted not in ("auto", -1, here.local_world):
+        what = f"{here.starter} started {here.local_world} on this machine, and this says {wanted}."
+        yield Problem("trainer.devices", what, f"Set trainer.devices={here.local_world}, or {auto}")
+    if machines not in ("auto", here.machines):
+        what = f"{here.starter} started processes on {here.machines}, and this says {machines}."
+        yield Problem("trainer.num_nodes", what, f"Set trainer.num_nodes={here.machines}, or {auto}")
+
+
+def _check_there(cfg: DictConfig) -> list[Problem]:
     wanted = cfg.trainer.accelerator
     nowhere = {"gpu": has_gpu() is False, "cuda": has_gpu() is False, "mps": sys.platform != "darwin"}
     if nowhere.get(wanted, False):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
-from finetune import interrupts
+from finetune import interrupts, processes
 from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
@@ -22,7 +22,7 @@ from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
 from finetune.launch.claim import checkpoint_of, find_run, overrides_of_run
-from finetune.launch.devices import check_devices, device_notes
+from finetune.launch.devices import check_devices, check_start, device_notes, processes_here
 from finetune.launch.encoders import (
     check_lengths,
     check_reads,
@@ -37,7 +37,9 @@ from finetune.launch.encoders import (
 from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources
 from finetune.launch.loggers import logger_problems
 from finetune.launch.metric import miner_problems
+from finetune.launch.others import Others
 from finetune.launch.outcome import outcome
+from finetune.launch.peers import company
 from finetune.launch.points import is_of_the_cluster, is_of_the_sweep
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
@@ -59,6 +61,7 @@ def answered(do: Callable[[], int]) -> int:
     # Hydra would cut the traceback. And a hub is asked for a model, never told about a run.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of several processes torch says much that nobody can mend
     if os.environ.get("FINETUNE_ALLOW"):
         sys.path.insert(0, str(Path.cwd()))  # where one's own package stands, as with python -m
     try:
@@ -83,6 +86,8 @@ def _do(arguments: Arguments) -> int:
     if arguments.show:
         return show(arguments)
     if arguments.multirun:
+        if processes.place().world > 1:
+            raise FinetuneError("A sweep starts its own processes.", "Start it without torchrun or srun.")
         from finetune.launch.sweep import sweep
 
         return sweep(arguments)
@@ -187,19 +192,18 @@ def start_hydra(
     """Hand over to Hydra with the same search path that the check used.
 
     Raises:
-        FinetuneError: what `task` raised, which Hydra would wrap.
+        Exception: what `task` raised, about which Hydra would say something of its own.
     """
     import hydra
 
     config_path, extra = hydra_arguments(arguments.config_dir)
-    # Lightning starts a run's further processes from sys.argv, so it must name a file that can be started.
-    sys.argv = [str(Path(__file__).with_name("__main__.py")), *flags, *arguments.where(), *overrides, *extra]
-    failures: list[FinetuneError] = []
+    sys.argv = [sys.argv[0], *flags, *arguments.where(), *overrides, *extra]  # where Hydra reads it
+    failures: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
         try:
             task(cfg)
-        except FinetuneError as error:
+        except Exception as error:
             failures.append(error)
 
     hydra.main(version_base="1.3", config_path=config_path, config_name=arguments.config_name)(guarded)()
@@ -238,6 +242,10 @@ def _check_showable(arguments: Arguments) -> None:
 
 
 def _run(arguments: Arguments) -> int:
+    if not processes.is_first():
+        from finetune.launch.follow import follow
+
+        return follow(arguments)
     if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
         what = "this speaks of a sweep, and this is one run."
         raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
@@ -249,11 +257,16 @@ def _run(arguments: Arguments) -> int:
     if checked is None:
         return 0
     cfg, dataset = checked
+    check_start(cfg)
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
+    peers = company(processes_here(cfg))
     run, goes_on = find_run(cfg, overrides, dataset, arguments)
-    here = f"hydra.run.dir={quoted(str(run.path))}"
-    with outcome(run, goes_on):
-        start_hydra(arguments, [*overrides, here], [], lambda cfg: _train(cfg, dataset, run, goes_on))
+    words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
+    with Others(peers) as others, outcome(run, goes_on, peers):
+        if peers is not None:
+            peers.tell("run", str(run.path.absolute()))
+        others.start([*arguments.where(), *words])
+        start_hydra(arguments, words, [], lambda cfg: _train(cfg, dataset, run, goes_on))
     return 0
 
 

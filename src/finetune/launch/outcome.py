@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from finetune import interrupts
-from finetune.console import say
+from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.launch.arguments import program
-from finetune.launch.claim import is_first_process
+from finetune.launch.peers import Ending, Peers
 from finetune.launch.slurm.job import keep_job, stop_of
-from finetune.runs.causes import Cause, cause_of, is_out_of_memory
+from finetune.runs.causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
 from finetune.runs.directory import RunDirectory, State
 
 
 @contextmanager
-def outcome(run: RunDirectory, was_there: bool = False) -> Iterator[None]:
+def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = None) -> Iterator[None]:
     """Hold the run's lock and keep its status true: validating, then finished, failed or interrupted with the reason.
 
-    What is inside says when it is running. What became of a run that `was_there` is said first.
+    What is inside says when it is running. What became of a run that `was_there` is said first. Where other processes
+    of the run are its `peers`, what ended it may have happened to one of them.
 
     Raises:
         FinetuneError: another process has the run.
         Interrupted: somebody or the system stopped it; `resume=` goes on.
         RunError: memory or disk ran out.
     """
-    if not is_first_process():
-        yield
-        return
     before = run.read_truth()
     with _locked(run), _terminated_like_interrupted():
         if was_there and before.get("cause") in ("killed", "node lost"):
@@ -41,13 +40,37 @@ def outcome(run: RunDirectory, was_there: bool = False) -> Iterator[None]:
         try:
             keep_job(run)
             run.write_status("validating")
-            yield
+            with _watched(run, peers):
+                yield
             run.write_status("finished")
+            if peers is not None:
+                peers.tell("finished", "")
         except BaseException as error:
-            told = _noted(run, error, before.get("step") or 0)
+            told = _noted(run, _true(error, peers), before.get("step") or 0)
             if told is error:
                 raise
             raise told from error
+
+
+def _watched(run: RunDirectory, peers: Peers | None) -> AbstractContextManager[None]:
+    def end(error: Elsewhere) -> None:
+        told = _noted(run, error)
+        assert isinstance(told, FinetuneError)
+        complain(told)
+        os._exit(told.exit_code)  # the main thread waits for a process that is gone
+
+    return contextlib.nullcontext() if peers is None else peers.watched(end)
+
+
+def _true(error: BaseException, peers: Peers | None) -> BaseException:
+    """Return what ended the run, which may be an error of another process, and tell it to the others."""
+    if peers is None:
+        return error
+    # torchrun ends all when one has failed, and would keep this one from saying why.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    found = peers.truth(error)
+    peers.end(Ending.of(found))
+    return found
 
 
 @contextmanager
@@ -63,8 +86,7 @@ def _locked(run: RunDirectory) -> Iterator[None]:
 def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> BaseException:
     """Write down what ended the run, which began at `first_step`, and return what is to be said about it."""
     go_on = f"{program()} {shlex.quote(f'resume={run.path}')}"
-    is_stop = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)  # Lightning makes SystemExit of Ctrl-C
-    if is_stop or (interrupts.asked() and not isinstance(error, FinetuneError)):
+    if is_stop(error) or (interrupts.asked() and not isinstance(error, FinetuneError)):
         what = error.what if isinstance(error, Interrupted) else "Stopped at once."
         stop = stop_of(has_moved=(run.read_status().get("step") or 0) > first_step)
         if stop is None:
@@ -81,7 +103,7 @@ def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> Base
         elif isinstance(error, Refused):
             return Refused(error.what, f"{error.advice}\n  Then go on with: {go_on}".strip())
         return error
-    shortage = _out_of_memory(error)
+    shortage = out_of_memory(error)
     _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}", cause_of(error))
     return shortage or error
 
@@ -90,15 +112,6 @@ def _write(run: RunDirectory, state: State, reason: str, cause: Cause, goes_on: 
     # The disk may be full: the first error is the one to show, not that of writing it down.
     with contextlib.suppress(RunError):
         run.write_status(state, reason, cause=cause, goes_on=goes_on)
-
-
-def _out_of_memory(error: BaseException) -> RunError | None:
-    if is_out_of_memory(error):
-        return RunError(
-            "Memory ran out.",
-            "Use a smaller engine.activation_mb, engine.token_budget or data.max_length, or close other programs.",
-        )
-    return None
 
 
 @contextmanager
@@ -112,4 +125,5 @@ def _terminated_like_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, previous)

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 from finetune.errors import Problem
 from finetune.launch.devices import has_gpu
 from finetune.launch.sweep_settings import SweepSettings
+from finetune.processes import OF_A_RUN
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-# What tells a process that it is one of several of a run: a point is a run of its own.
-_OF_A_RUN = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Slot:
 
     def environment(self, processes: int) -> dict[str, str]:
         """Return the environment for a point that trains with so many processes."""
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_RUN}
+        environment = {name: value for name, value in os.environ.items() if name not in OF_A_RUN}
         if self.cores is not None:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, len(self.cores) // processes)))
         if self.gpus is not None:

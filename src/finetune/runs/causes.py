@@ -28,6 +28,7 @@ Cause = Literal[
 # What torch and gloo say, in none but these words, when another process of the run does not answer or is gone.
 _TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
 _NODE_LOST = re.compile(r"connection (?:closed by|reset by|refused|aborted)|socket (?:closed|error)", re.IGNORECASE)
+_ECHO = re.compile(r"closed by peer|connection reset|broken pipe|remote worker|process ?group|nccl|gloo", re.IGNORECASE)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
 _DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
@@ -37,12 +38,22 @@ class Diverged(RunError):
     """The loss of a run is no number any more."""
 
 
+class Elsewhere(RunError):
+    """What ended a run in another of its processes; `cause` and `exit_code` are those it has there."""
+
+    def __init__(self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "") -> None:
+        super().__init__(what, advice)
+        self.cause, self.exit_code, self.trace = cause, exit_code, trace
+
+
 def cause_of(error: BaseException) -> Cause:
     """Return the kind of an error that ended a run; the errors behind it count too."""
+    if isinstance(error, Elsewhere):
+        return error.cause
     is_mistake = isinstance(error, FinetuneError) and error.exit_code == FinetuneError.exit_code
     said: list[tuple[bool, Cause]] = [
         (isinstance(error, Diverged), "diverged"),
-        (isinstance(error, Interrupted | KeyboardInterrupt | SystemExit), "stopped"),
+        (is_stop(error), "stopped"),
         (is_out_of_memory(error), "out of memory"),
         (_refusal(error) in _FULL, "disk full"),
         (_refusal(error) in _DISK, "disk"),
@@ -52,6 +63,25 @@ def cause_of(error: BaseException) -> Cause:
         (is_mistake, "mistake"),
     ]
     return next((cause for applies, cause in said if applies), "error")
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether an error says that somebody stopped the process; Lightning makes SystemExit of Ctrl-C."""
+    return isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether an error may only say that another process of the run does not answer any more."""
+    is_theirs = isinstance(error, RuntimeError | ConnectionError) and not isinstance(error, RunError)
+    return is_theirs and (type(error).__name__ in _DISTRIBUTED or _ECHO.search(str(error)) is not None)
+
+
+def out_of_memory(error: BaseException) -> RunError | None:
+    """Return what is to be said about an error that says that memory ran out."""
+    if not is_out_of_memory(error):
+        return None
+    advice = "Use a smaller engine.activation_mb, engine.token_budget or data.max_length, or close other programs."
+    return RunError("Memory ran out.", advice)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

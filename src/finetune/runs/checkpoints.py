@@ -24,7 +24,7 @@ from finetune.errors import FinetuneError
 from finetune.runs.atomic import explained, to_json, write_json_atomically
 
 # Raise it when a checkpoint of before can no longer be loaded.
-FORMAT = 1
+FORMAT = 2
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 _BEGIN_AGAIN = "Start the run again under another name=, or remove its folder checkpoints to begin it anew."
@@ -130,7 +130,8 @@ class Checkpoints:
         if manifest is None:
             return "its manifest is damaged"
         if manifest["format"] != FORMAT:
-            return f"it is of finetune {manifest['finetune']}, and {finetune.__version__} saves other things"
+            saved = f"finetune {manifest['finetune']} in format {manifest['format']}"
+            return f"it was saved by {saved}, and this is finetune {finetune.__version__} with format {FORMAT}"
         size = path.stat().st_size
         if size != manifest["bytes"]:
             return f"it is damaged: {size:,} of {manifest['bytes']:,} bytes are there"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finetune.data.tokens import Tokens
 
 Bools = npt.NDArray[np.bool_]
+_ALL = slice(None)
 
 
 class Engine:
@@ -136,17 +137,24 @@ class Engine:
 
     @torch.inference_mode()
     def embed(
-        self, encoder: Encoder, tokens: Tokens, items: Ints, others: Others | None = None
+        self,
+        encoder: Encoder,
+        tokens: Tokens,
+        items: Ints,
+        others: Others | None = None,
+        most: int | None = None,
+        part: slice = _ALL,
     ) -> Iterator[tuple[Ints, Tensor]]:
         """Embed any number of items for evaluation: yields (positions in `items`, their embeddings), longest first.
 
         Longest first, so that a device that is too small says so at once and the time left is not underestimated.
+        `most` are the tokens of a micro-batch, if not as many as in training; `part` is which of them are computed.
         """
         device = next(encoder.parameters()).device
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
-        for rows in reversed(list(self.cut(costs_N, encoder, ~is_text_N))):
+        for rows in list(self.cut(costs_N, encoder, ~is_text_N, most))[::-1][part]:
             if is_text_N[rows[0]]:
                 ids_T, lengths_n = tokens.take(items[rows])
                 yield rows, encoder(upload(ids_T.astype(np.int64), device), lengths_n)
@@ -154,15 +162,18 @@ class Engine:
                 assert others is not None
                 yield rows, encoder(upload(others.take(items[rows]), device))
 
-    def cut(self, lengths_N: Ints, encoder: Encoder, other_N: Bools | None = None) -> Iterator[Ints]:
-        """Cut items into micro-batches, shortest first: yields the positions of each.
+    def cut(
+        self, lengths_N: Ints, encoder: Encoder, other_N: Bools | None = None, most: int | None = None
+    ) -> Iterator[Ints]:
+        """Cut items into micro-batches of at most so many tokens, shortest first: yields the positions of each.
 
         `other_N` says which are no texts; these come last, and by themselves.
         """
+        most = most or self.budget(encoder).tokens
         is_text_N = np.full(len(lengths_N), True) if other_N is None else ~other_N
         for places, packs in ((np.flatnonzero(is_text_N), encoder.packs), (np.flatnonzero(~is_text_N), True)):
             if len(places):
-                order, most = np.argsort(lengths_N[places], kind="stable"), self.budget(encoder).tokens
+                order = np.argsort(lengths_N[places], kind="stable")
                 sorted_n = lengths_N[places][order]
                 bounds = fill(sorted_n, most) if packs else cheapest(sorted_n, most, self.call_cost)
                 yield from np.split(places[order], bounds)

@@ -14,6 +14,7 @@ from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
+from finetune.training.together import Together
 
 
 def evaluate(
@@ -36,7 +37,7 @@ def evaluate(
     sources = {name: Source.of(one, encoder, length, cache) for name, one in own.items()}
     run = Source.of(held, encoder, length, cache) if held is not None else None
     measure = Measure(encoder, build(cfg.engine, "engine"), length, run, sources)
-    return measure(evaluators, device, label)
+    return measure(evaluators, Together(device), label)
 
 
 def device_of(accelerator: str) -> torch.device:

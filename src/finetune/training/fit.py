@@ -43,6 +43,7 @@ from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.teacher import embedded
+from finetune.training.together import Together
 from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
 
 
@@ -64,8 +65,8 @@ class Parts:
 def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None = None) -> None:
     """Run one checked config to its end; everything it makes lands in `run`.
 
-    `checkpoint` is where to go on from. In a run of several processes every process calls this; the first one
-    evaluates, saves and reports.
+    `checkpoint` is where to go on from. In a run of several processes every process calls this; the first one says
+    where, measures, saves and reports.
 
     Raises:
         FinetuneError: the model cannot be had, the disk is full, the loss is no number, somebody interrupted.
@@ -79,7 +80,11 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 
 def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
     """Evaluate, train, evaluate, save and report what was built."""
-    first = parts.trainer.is_global_zero
+    first, together = parts.trainer.is_global_zero, Together.of(parts.trainer)
+    if together.world > 1:
+        # Lightning would do so as the training begins; the model is measured before that.
+        parts.trainer.strategy.setup_environment()
+    checkpoint = together.of_first(checkpoint)
     step = 0
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
@@ -88,7 +93,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
         run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
-    before = _evaluate(parts, "before", log=checkpoint is None) if first else {}
+    before = _evaluate(parts, "before", log=checkpoint is None)
     if before:
         check_metrics(parts.trainer, {name: result.means for name, result in before.items()})
     started = time.monotonic()
@@ -101,9 +106,9 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
             with contextlib.suppress(RunError):
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
+    finish(parts.trainer, parts.module)
+    after = _evaluate(parts, "after", log=True)
     if first:
-        finish(parts.trainer, parts.module)
-        after = _evaluate(parts, "after", log=True)
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, comparisons)
         _report(parts, run, cfg, comparisons, seconds)
@@ -178,7 +183,7 @@ def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:
-    results = parts.measure(parts.evaluators, parts.trainer.strategy.root_device, when)
+    results = parts.measure(parts.evaluators, Together.of(parts.trainer), when)
     for name, result in results.items():
         for logger in parts.trainer.loggers if log else ():
             logger.log_metrics(

@@ -15,11 +15,15 @@ from pytorch_lightning import Trainer
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
 from finetune.training.measure import Measure
+from finetune.training.together import Together
 from finetune.training.undisturbed import undisturbed
 
 
 class Gauge:
-    """The run's `evaluators` and its items, for one process to look at the model with; the training is not changed."""
+    """The run's `evaluators` and its items, to look at the model with; the training is not changed.
+
+    All processes of a run look together.
+    """
 
     def __init__(self, evaluators: Mapping[str, Any], measure: Measure, dataset: Dataset) -> None:
         self._evaluators, self._measure, self._dataset = evaluators, measure, dataset
@@ -27,17 +31,20 @@ class Gauge:
     def scores(self, trainer: Trainer, module: Any, prefix: str) -> dict[str, float]:
         """Return the mean of each metric, as `PREFIX` and `EVALUATION/METRIC`, the headline of an evaluation first.
 
+        It is the same in all processes.
+
         Raises:
             FinetuneError: there is nothing right to be found, or an embedding is no number.
         """
-        when = f"{prefix}step {trainer.global_step}"
+        when, together = f"{prefix}step {trainer.global_step}", Together.of(trainer)
         with undisturbed(module):
-            found = self._measure(self._evaluators, trainer.strategy.root_device, when)
-        return {
+            found = self._measure(self._evaluators, together, when)
+        means = {
             f"{prefix}{name}/{metric}": value
             for name, result in found.items()
             for metric, value in result.means.items()
         }
+        return together.of_first(means)
 
     def some_items(self, count: int) -> Ints:
         """Return the numbers of at most `count` items, spread over all of them and always the same."""
@@ -49,6 +56,6 @@ class Gauge:
         return self._dataset.items.take(items)
 
     def embeddings(self, trainer: Trainer, module: Any, items: Ints) -> NDArray[np.float32]:
-        """Return the embeddings `(N, D)` of items."""
+        """Return the embeddings `(N, D)` of items, in the first process."""
         with undisturbed(module):
-            return self._measure.embeddings(items, trainer.strategy.root_device, f"embedding at {trainer.global_step}")
+            return self._measure.embeddings(items, Together.of(trainer), f"embedding at {trainer.global_step}")

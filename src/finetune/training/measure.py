@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -24,6 +24,7 @@ from finetune.data.tokens import Tokens
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.engine import Engine
+from finetune.training.together import Together
 
 Floats = NDArray[np.float32]
 
@@ -46,8 +47,26 @@ class Source:
         return cls(held, tokens, Others(items, encoder.prepare) if len(items) > len(items.texts) else None)
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What the first process asks all of them for: items embedded, or, with the `right` ones beside them, pairs scored.
+
+    `source` is the evaluator whose own source they are of, `None` for the run's; `tokens` is the most of a micro-batch,
+    the same everywhere; `what` stands beside the progress.
+    """
+
+    what: str
+    source: str | None
+    tokens: int
+    items: Ints
+    right: Ints | None = None
+
+
 class Measure:
-    """What there is to measure with: `run` is what the run holds out, `own` what evaluators bring, by their names."""
+    """What there is to measure with: `run` is what the run holds out, `own` what evaluators bring, by their names.
+
+    The processes of a run are called together. The first one measures; each embeds its share of what that asks for.
+    """
 
     def __init__(
         self,
@@ -61,32 +80,36 @@ class Measure:
         self._pairing = encoder.pairing(max_length)
         self._said: set[str] = set()
 
-    def __call__(self, evaluators: Mapping[str, Any], device: torch.device, when: str) -> dict[str, Result]:
+    def __call__(self, evaluators: Mapping[str, Any], together: Together, when: str) -> dict[str, Result]:
         """Return what each evaluator found on its own source, else on what the run holds out, where it is of its kind.
 
-        `when` it does so stands beside the progress.
+        `when` it does so stands beside the progress. Of several processes the first one finds it, the others nothing.
 
         Raises:
             FinetuneError: there is nothing right to be found, or an embedding is no number.
         """
-        found = {}
+        # Always fp32, whatever it trains in: that is how the saved model will be used and compared.
+        self._encoder.to(together.device).float().eval()
+        if together.rank:
+            self._serve(together)
+            return {}
+        found: dict[str, Result] = {}
         for name, evaluator in evaluators.items():
-            source = self._own.get(name, self._run)
-            what = source.held.of(evaluator.evaluates) if source else None
-            if source is None or what is None:
-                continue
-            # Always fp32, whatever it trains in: that is how the saved model will be used and compared.
-            self._encoder.to(device).float().eval()
-            give = self._rate if evaluator.takes_scores else self._embed
-            items = source.held.items
-            found[name] = evaluator.evaluate(
-                what,
-                lambda *rows, give=give, source=source: give(f"evaluating {when}", source, *rows),
-                items.take if len(items) == len(items.texts) else None,
-                device,
-            )
-            self._say(name, found[name])
+            found |= self._found(name, evaluator, together, f"evaluating {when}")
+        together.of_first(None)  # that was all
         return found
+
+    def _found(self, name: str, evaluator: Any, together: Together, what: str) -> dict[str, Result]:
+        source = self._own.get(name, self._run)
+        held = source.held.of(evaluator.evaluates) if source else None
+        if source is None or held is None:
+            return {}
+        items, whose = source.held.items, name if name in self._own else None
+        give = self._rate if evaluator.takes_scores else self._embed
+        texts = items.take if len(items) == len(items.texts) else None
+        result: Result = evaluator.evaluate(held, partial(give, together, what, whose), texts, together.device)
+        self._say(name, result)
+        return {name: result}
 
     def takes(self) -> dict[str, Callable[[Ints], list[str]]]:
         """Return how the items of evaluators with a source of their own become texts, by the evaluators' names."""
@@ -99,36 +122,53 @@ class Measure:
                 self._said.add(line)
                 say(line)
 
-    def embeddings(self, items: Ints, device: torch.device, what: str) -> Floats:
-        """Return the embeddings `(N, D)` of items of the run by number; `what` stands beside the progress."""
-        assert self._run is not None
-        self._encoder.to(device).float().eval()
-        return self._embed(what, self._run, items)
+    def embeddings(self, items: Ints, together: Together, what: str) -> Floats:
+        """Return the embeddings `(N, D)` of items of the run by number; `what` stands beside the progress.
 
-    def _embed(self, what: str, source: Source, items: Ints) -> Floats:
-        emb_ND = np.empty((len(items), self._encoder.width), np.float32)
-        self._fill(emb_ND, what, "items", source.tokens, items, source.others)
-        return emb_ND
+        Of several processes the first one has them, the others nothing that is of use.
+        """
+        self._encoder.to(together.device).float().eval()
+        return self._answer(self._ask(what, None, items), together)
 
-    def _rate(self, what: str, source: Source, left_P: Ints, right_P: Ints) -> Floats:
-        if self._pairing is None:
-            items_N, place = np.unique(np.concatenate([left_P, right_P]), return_inverse=True)
-            emb_ND = self._embed(what, source, items_N)
-            score_P: Floats = (emb_ND[place[: len(left_P)]] * emb_ND[place[len(left_P) :]]).sum(1)
-            return score_P
-        score_P1 = np.empty((len(left_P), 1), np.float32)
-        ids_T2, lengths_P = self._pairing.of_items(source.tokens, left_P, right_P)
-        pairs = Tokens(ids_T2, np.concatenate([[0], np.cumsum(lengths_P)]))
-        self._fill(score_P1, what, "pairs", pairs, np.arange(len(left_P)), source.others)
-        return score_P1[:, 0]
+    def _serve(self, together: Together) -> None:
+        while (ask := together.of_first(cast(Ask | None, None))) is not None:
+            self._answer(ask, together)
 
-    def _fill(self, found: Floats, what: str, unit: str, tokens: Tokens, items: Ints, others: Others | None) -> None:
-        done = 0
-        with Bar(what, len(items), unit) as bar:
-            for rows, part in self._engine.embed(self._encoder, tokens, items, others):
+    def _ask(self, what: str, source: str | None, items: Ints, right: Ints | None = None) -> Ask:
+        return Ask(what, source, self._engine.budget(self._encoder).tokens, items, right)
+
+    def _embed(self, together: Together, what: str, source: str | None, items: Ints) -> Floats:
+        return self._answer(together.of_first(self._ask(what, source, items)), together)
+
+    def _rate(self, together: Together, what: str, source: str | None, left_P: Ints, right_P: Ints) -> Floats:
+        if self._pairing is not None:
+            return self._answer(together.of_first(self._ask(what, source, left_P, right_P)), together)[:, 0]
+        items_N, place = np.unique(np.concatenate([left_P, right_P]), return_inverse=True)
+        emb_ND = self._embed(together, what, source, items_N)
+        score_P: Floats = (emb_ND[place[: len(left_P)]] * emb_ND[place[len(left_P) :]]).sum(1)
+        return score_P
+
+    def _answer(self, ask: Ask, together: Together) -> Floats:
+        """Embed or score this process's share; the first process gets what the others made of theirs."""
+        source = self._run if ask.source is None else self._own[ask.source]
+        assert source is not None
+        tokens, items, unit = source.tokens, ask.items, "items"
+        if ask.right is not None:
+            assert self._pairing is not None
+            ids_T2, lengths_P = self._pairing.of_items(tokens, ask.items, ask.right)
+            tokens, unit = Tokens(ids_T2, np.concatenate([[0], np.cumsum(lengths_P)])), "pairs"
+            items = np.arange(len(ask.items))
+        found = np.zeros((len(items), self._encoder.width), np.float32)
+        done, mine = 0, slice(together.rank, None, together.world)
+        with Bar(ask.what, len(items), unit) as bar:
+            for rows, part in self._engine.embed(self._encoder, tokens, items, source.others, ask.tokens, mine):
                 found[rows] = part.cpu().numpy()
-                done += len(rows)
-                bar.update(done)
+                done += len(rows) * together.world  # the others are about as far
+                if done < len(items):
+                    bar.update(done)
+            together.add_up(found)
+            bar.update(len(items))
+        return found
 
 
 def sized(model: DictConfig, items: Items) -> DictConfig:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, seed_everything
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from finetune.config.build import build_offered
+from finetune.console import say
 from finetune.errors import FinetuneError
 from finetune.losses.loss import own_rates, share, share_scores
 from finetune.models.encoder import Encoder
@@ -26,6 +27,7 @@ from finetune.training.loops import straighten
 from finetune.training.optimizers import hidden_weights
 from finetune.training.pace import Pace
 from finetune.training.schedules import Constant
+from finetune.training.together import Together
 from finetune.training.undisturbed import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class EmbeddingModule(LightningModule):
         self._optimizer = optimizer
         self._rates = dict(rates or {})
         self._schedule = schedule
-        self._random_state: dict[str, Any] = {}
+        self._random_states: list[dict[str, Any]] = []  # where each process goes on, of a checkpoint
         self._watch = Watch()
         self._pace = Pace()
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
@@ -71,8 +73,14 @@ class EmbeddingModule(LightningModule):
     def on_train_start(self) -> None:
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
         self.train()
-        if self._random_state:
-            set_random_state(self._random_state)
+        if self.global_rank < len(self._random_states):
+            set_random_state(self._random_states[self.global_rank])
+        elif self.global_rank:
+            # All processes began with one seed, and would leave out the same of different items.
+            seed_everything(torch.initial_seed() + self.global_rank, verbose=False)
+        if self._random_states and len(self._random_states) != self.trainer.world_size:
+            then, now = len(self._random_states), self.trainer.world_size
+            say(f"saved by {then} and gone on with by {now} processes: dropout draws other numbers than it would have.")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin to measure where the time of this step goes."""
@@ -261,13 +269,13 @@ class EmbeddingModule(LightningModule):
         straighten(checkpoint["loops"], self._place(), batches, self.global_step)
         checkpoint["schedule"] = self._schedule.state_dict()
         checkpoint["engine"] = self.engine.state_dict()
-        checkpoint["random_state"] = random_state(self.device)
+        checkpoint["random_states"] = Together.of(self.trainer).of_all(random_state(self.device))
         # The line of this step is written after the checkpoint, and between the two the process may be killed.
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         checkpoint.setdefault("metrics", {}).update(loss=self.check_loss(), learning_rate=rate)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; the random states are set when training starts, after everything else that draws numbers."""
-        self._random_state = checkpoint["random_state"]
+        self._random_states = checkpoint["random_states"]
         self._schedule.load_state_dict(checkpoint["schedule"])
         self.engine.load_state_dict(checkpoint["engine"])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from finetune import processes
 from finetune.config.build import build
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
@@ -24,11 +29,16 @@ def build_trainer(
     node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
 ) -> pl.Trainer:
     """Build Lightning's Trainer with what every run needs and no config should have to say."""
-    settings = node.copy()
+    settings, here = node.copy(), processes.place()
     settings.precision = resolve_precision(node.precision, node.accelerator)
     settings.max_epochs = resolve_epochs(node, batches_per_epoch)
+    settings.num_nodes = here.machines
+    if here.world > 1 and not isinstance(node.devices, ListConfig):
+        settings.devices = here.local_world
+    del settings.strategy
+    strategy = _strategy(here)
     try:
-        return _build_trainer(settings, run, callbacks, loggers)
+        return _build_trainer(settings, run, callbacks, loggers, strategy)
     except CheckFailed:
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -37,13 +47,18 @@ def build_trainer(
         raise FinetuneError(f"trainer: Lightning refuses these settings on this machine: {reason}") from error
 
 
-def _build_trainer(settings: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any]) -> pl.Trainer:
+def _build_trainer(
+    settings: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any], strategy: Strategy | str
+) -> pl.Trainer:
+    # All processes are there already (launch/others.py). What Lightning itself finds under SLURM would requeue the job.
+    processes_of_run = LightningEnvironment() if isinstance(strategy, str) else TorchElasticEnvironment()
     trainer: pl.Trainer = build(
         settings,
         "trainer",
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        strategy=strategy,
+        plugins=[AtomicCheckpointIO(), processes_of_run],
         default_root_dir=str(run.path),
         enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
         enable_progress_bar=False,
@@ -52,6 +67,24 @@ def _build_trainer(settings: DictConfig, run: RunDirectory, callbacks: list[Any]
         use_distributed_sampler=False,  # batches are cut by data/batches.py
     )
     return trainer
+
+
+class _Ddp(DDPStrategy):
+    """Each process with the whole model; what no process used in a step stays as it was, as with one process."""
+
+    def __init__(self) -> None:
+        super().__init__(find_unused_parameters=True)
+
+    def block_backward_sync(self) -> Any:
+        """Let the processes add up gradients after every batch, also of those that accumulate.
+
+        DDP leaves alone what the last of these batches did not use, and with it what an earlier one left there.
+        """
+        return contextlib.nullcontext()
+
+
+def _strategy(here: processes.Place) -> Strategy | str:
+    return "auto" if here.world == 1 else _Ddp()
 
 
 def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:

@@ -24,7 +24,7 @@ cd {folder} || exit 1
 [ -d "$run" ] || exit 1  # it was removed while it waited
 mkdir -p "$run/ranks"
 exec >>"$run/ranks/script.log" 2>&1
-# Each process is told to save, and ends; what is said here waits for that.
+# A signal is for the processes, which save and end; this script waits for them.
 trap : TERM
 srun --output="${{run//%/%%}}/ranks/%t.log" --open-mode=append --kill-on-bad-exit=1 \\
     {python} -m finetune.launch{flags} "$@"

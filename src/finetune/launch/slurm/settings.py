@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import OmegaConf
-
 from finetune.config.build import build
 from finetune.config.types import CountFromZero, NotEmptyText, PositiveInt
 from finetune.config.values import has_own_launcher
@@ -70,7 +68,8 @@ def shape_of(cfg: DictConfig, settings: SlurmSettings) -> Shape:
     gpus = settings.gpus_per_process
     if gpus == "auto":
         gpus = int(cfg.trainer.accelerator in ("gpu", "cuda"))
-    return Shape(_nodes(cfg), int(cfg.trainer.devices), int(gpus))
+    nodes = cfg.trainer.num_nodes
+    return Shape(1 if nodes == "auto" else int(nodes), int(cfg.trainer.devices), int(gpus))
 
 
 def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
@@ -128,11 +127,6 @@ def seconds_of(time: int | str) -> int | None:
     else:
         hours, minutes, seconds = 0, numbers[0], numbers[1]
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _nodes(cfg: DictConfig) -> int:
-    nodes = OmegaConf.select(cfg, "trainer.num_nodes")
-    return nodes if isinstance(nodes, int) else 1  # `auto`, which only a job itself knows
 
 
 def _check_option(option: str, value: Any) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from finetune.training.gauge import Gauge
 
 
 class Evaluate(Callback):
-    """Measures the model every `every_n_steps` optimizer steps and after the last, in the first process.
+    """Measures the model every `every_n_steps` optimizer steps and after the last.
 
     `scores` are what was found last, `EVALUATION/METRIC` to its value, the same in all processes; `is_fresh` says that
     it was after this very batch. `gauge` is given by the run. Nothing of the training changes by it.
@@ -36,8 +36,7 @@ class Evaluate(Callback):
         if not self.is_fresh:
             return
         module.check_loss()  # embeddings that are no numbers would be the lesser news
-        found = self._measure(trainer, module) if trainer.is_global_zero else {}
-        self.scores = trainer.strategy.broadcast(found)  # where the other processes wait
+        self.scores = self._measure(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(self.scores, step=trainer.global_step - 1)
 

@@ -32,9 +32,11 @@ class SampleEmbeddings(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Write if it is time."""
-        if trainer.is_global_zero and every(trainer, module, batch_idx, self.every_n_steps):
-            items_N = self._gauge.some_items(self.items)
-            emb_ND = self._gauge.embeddings(trainer, module, items_N)
+        if not every(trainer, module, batch_idx, self.every_n_steps):
+            return
+        items_N = self._gauge.some_items(self.items)
+        emb_ND = self._gauge.embeddings(trainer, module, items_N)
+        if trainer.is_global_zero:
             folder = self._folder / f"step-{trainer.global_step:08d}"
             with explained(f"make the folder {folder}"):
                 folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,69 @@
+"""A process of a run that is not the first: it goes the same way, and tells the first one alone what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from finetune import processes
+from finetune.config.quoting import quoted
+from finetune.errors import FinetuneError
+from finetune.launch.arguments import Arguments
+from finetune.launch.claim import overrides_of_run
+from finetune.launch.entry import check_all, start_hydra
+from finetune.launch.others import end_with_the_first
+from finetune.launch.peers import Ending, Peers, meet
+from finetune.runs.causes import Elsewhere
+from finetune.runs.directory import RunDirectory
+
+
+def follow(arguments: Arguments) -> int:
+    """Take part in a run to its end; what ends it before is told to the first process, which says and writes it."""
+    here, met = processes.place(), list[Peers]()
+    if here.starter == "the first process":
+        end_with_the_first()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        overrides = overrides_of_run(arguments.overrides)
+        cfg, dataset = check_all(arguments, overrides)
+        if cfg.check:
+            return 0
+        peers = meet(here)
+        met.append(peers)
+        run = RunDirectory.open(Path(peers.hear("run")))
+        with peers.watched(_end_at_once):
+            from finetune.training.fit import fit
+
+            words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
+            start_hydra(arguments, words, [], lambda cfg: fit(cfg, dataset, run))
+            peers.hear("finished")
+    except BaseException as error:
+        _end(error, met)
+    return 0
+
+
+def _end(error: BaseException, met: list[Peers]) -> NoReturn:
+    ending = Ending.of(error)
+    try:
+        (met or [meet(processes.place())])[0].end(ending)
+    except (FinetuneError, RuntimeError):  # nobody is there to say it
+        if not met and not ending.is_echo:
+            sys.stderr.write(ending.trace or f"{ending.what}\n{ending.advice}\n")
+            sys.stderr.flush()
+    # Without the ends of libraries, which may wait for others that are gone.
+    os._exit(ending.exit_code)
+
+
+def _end_at_once(_why: Elsewhere) -> None:
+    os._exit(1)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    raise KeyboardInterrupt

@@ -1,0 +1,224 @@
+"""What the processes of a run tell each other beside what they compute: where the run is, and why one of them ended.
+
+Through torch's TCPStore at MASTER_ADDR and MASTER_PORT, where the process group meets too: it is torchrun's, or that of
+the first process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune import processes
+from finetune.errors import FinetuneError, RunError
+from finetune.processes import Place
+from finetune.runs.causes import Cause, Elsewhere, cause_of, is_echo, is_stop, out_of_memory
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+_HERE = "127.0.0.1"
+_SLURM_PORT = 15000  # and the last four digits of the job: each process finds the same, and two jobs hardly ever
+_LONGEST_TO_MEET = timedelta(minutes=30)  # as long as torch waits for a process group
+_SECONDS_BETWEEN_LOOKS = 0.2
+# A process that is told of another's end by its own library needs no more to come to its end by itself.
+_SECONDS_TO_END = 10.0
+_SECONDS_FOR_WORDS = 8.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a process ended; `is_echo` if only because others had, or because somebody stopped it."""
+
+    what: str
+    advice: str = ""
+    cause: Cause = "error"
+    exit_code: int = 1
+    trace: str = ""  # of a bug
+    is_echo: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> Ending:
+        """Return what is to be told of an error."""
+        mishap = error if isinstance(error, FinetuneError) else out_of_memory(error)
+        echo, cause = is_stop(error) or is_echo(error), cause_of(error)
+        if mishap is not None:
+            return cls(mishap.what, mishap.advice, cause, mishap.exit_code, is_echo=echo)
+        what = traceback.format_exception_only(error)[-1].strip()
+        return cls(what, "", cause, 1, "".join(traceback.format_exception(error)), echo)
+
+
+class Peers:
+    """The other processes of a run, seen from the one at `place`.
+
+    `gone` tells which of them have ended without a word, by their rank, in a few words each.
+    """
+
+    def __init__(self, store: TCPStore, place: Place) -> None:
+        self.place = place
+        self._store = store
+        self._over = threading.Event()  # this process is about to end, or the run has
+        self.gone: Callable[[], dict[int, str]] = self._missing
+        store.set(f"process/{place.rank}", f"{socket.gethostname()} {os.getpid()}")
+
+    def tell(self, key: str, value: str) -> None:
+        """Have the others know something."""
+        self._store.set(key, value)
+
+    def hear(self, key: str) -> str:
+        """Return what another process tells under this key; waits for it."""
+        while not self._store.check([key]):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        return self._store.get(key).decode()
+
+    def end(self, ending: Ending) -> None:
+        """Tell the others why this process ends, if there is anybody to listen."""
+        self._over.set()
+        with contextlib.suppress(RuntimeError, ConnectionError):
+            self.tell(f"ending/{self.place.rank}", json.dumps(asdict(ending)))
+
+    def truth(self, error: BaseException) -> BaseException:
+        """Return what ended the run, seen from a process that `error` ended."""
+        self._over.set()
+        if not (is_stop(error) or is_echo(error)):
+            return error
+        # Who is stopped is stopped by somebody, unless another has failed already.
+        patience = time.monotonic() + (0 if is_stop(error) else _SECONDS_FOR_WORDS)
+        while (failure := self._failure()) is None and time.monotonic() < patience:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if failure is not None:
+            return failure
+        if cause_of(error) == "node lost":
+            what = "Another process of this run is gone without a word: it was killed, or its machine was lost."
+            return Elsewhere(what, "", "node lost")
+        return error
+
+    @contextlib.contextmanager
+    def watched(self, end: Callable[[Elsewhere], None]) -> Iterator[None]:
+        """Look after the others while this lasts: if one has ended and this process does not end too, `end` ends it.
+
+        Whoever waits for a process that is not there any more may wait for long, and hear nothing of signals.
+        """
+        mine = self._store.clone()  # type: ignore[attr-defined]
+        threading.Thread(target=self._watch, args=(mine, end), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+    def _watch(self, store: TCPStore, end: Callable[[Elsewhere], None]) -> None:
+        while not self._over.wait(_SECONDS_BETWEEN_LOOKS):
+            try:
+                failure = self._failure(store)
+            except (RuntimeError, ConnectionError):
+                failure = Elsewhere("The first process of this run is gone.", "", "node lost")
+            if failure is not None:
+                if not self._over.wait(_SECONDS_TO_END):
+                    end(failure)
+                return
+
+    def _failure(self, store: TCPStore | None = None) -> Elsewhere | None:
+        """Return what ended another process, if it was not only that others had ended."""
+        store = store or self._store
+        gone = self.gone()  # first: who is seen to be gone has told before what there is to tell
+        told = {rank: ending for rank in range(self.place.world) if (ending := _told(store, rank)) is not None}
+        for rank, ending in told.items():
+            if rank != self.place.rank and not ending.is_echo:
+                what = f"process {rank}: {ending.what}"
+                return Elsewhere(what, ending.advice, ending.cause, ending.exit_code, ending.trace)
+        for rank, how in gone.items():
+            if rank not in told:
+                what = f"process {rank} {how}."
+                return Elsewhere(what, _OF_KILLED, "killed") if "killed" in how else Elsewhere(what, "", "error")
+        return None
+
+    def _missing(self) -> dict[int, str]:
+        """Return the processes on this machine that are not there any more."""
+        found = {}
+        for rank in range(self.place.world):
+            if rank != self.place.rank and self._store.check([f"process/{rank}"]):
+                host, pid = self._store.get(f"process/{rank}").decode().rsplit(" ", 1)
+                if host == socket.gethostname() and not _lives(int(pid)):
+                    found[rank] = "was killed"
+        return found
+
+
+_OF_KILLED = "The system kills processes when memory runs out; whoever watches over a machine may do so too."
+
+
+def company(count: int) -> Peers | None:
+    """Return the other processes of a run of `count` on this machine, if this is the first of several; else nothing.
+
+    Raises:
+        RunError: they cannot meet.
+    """
+    here = processes.place()
+    if here.world > 1:
+        return meet(here)
+    return host(count) if count > 1 else None
+
+
+def meet(here: Place) -> Peers:
+    """Meet the other processes of the run that started with this one.
+
+    Raises:
+        RunError: they do not come.
+    """
+    host = os.environ.get("MASTER_ADDR") or _first_of_job()
+    port = int(os.environ.get("MASTER_PORT") or _SLURM_PORT + int(os.environ.get("SLURM_JOB_ID", "0")[-4:]))
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
+    processes.settle(here)
+    is_host = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return Peers(_store(host, port, is_host), here)
+
+
+def host(count: int) -> Peers:
+    """Be the first of `count` processes on this machine, which are yet to be started."""
+    store = _store(_HERE, 0, True)
+    here = Place(0, count, 0, count, "the first process")
+    os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), processes.STARTED_BY: str(os.getpid())}
+    processes.settle(here)
+    return Peers(store, here)
+
+
+def _store(host: str, port: int, is_host: bool) -> TCPStore:
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+    try:
+        # multi_tenant: the process group asks for one at the same place, and gets this one.
+        return TCPStore(
+            host, port, is_master=is_host, timeout=_LONGEST_TO_MEET, wait_for_workers=False, multi_tenant=True
+        )
+    except (DistError, RuntimeError) as error:
+        what = f"The processes of this run cannot meet at {host}:{port}: {str(error).splitlines()[0]}"
+        raise RunError(what, "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached.") from error
+
+
+def _first_of_job() -> str:
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or _HERE
+    return str(SLURMEnvironment.resolve_root_node_address(nodes))
+
+
+def _told(store: TCPStore, rank: int) -> Ending | None:
+    key = f"ending/{rank}"
+    return Ending(**json.loads(store.get(key))) if store.check([key]) else None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        # A process that has ended is there until its parent asks: its state, behind its name, is Z.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return not Path("/proc/self").exists()

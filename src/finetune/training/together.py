@@ -1,0 +1,52 @@
+"""The processes that compute something together: those of a trainer, or this one alone."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+from torch import distributed
+
+_T = TypeVar("_T")
+_BYTES_AT_ONCE = 2**26
+
+
+class Together:
+    """This process, on its `device`, as the one of `rank` among `world`."""
+
+    def __init__(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
+        self.device, self.rank, self.world = device, rank, world
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Together:
+        """Return the processes of a trainer."""
+        return cls(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+
+    def of_first(self, value: _T) -> _T:
+        """Return the value that the first process gives, in all of them."""
+        if self.world == 1:
+            return value
+        values: list[Any] = [value]
+        distributed.broadcast_object_list(values, device=self.device)
+        found: _T = values[0]
+        return found
+
+    def of_all(self, value: _T) -> list[_T]:
+        """Return what each process gives, in their order."""
+        values: list[Any] = [value] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
+    def add_up(self, values: NDArray[np.float32]) -> None:
+        """Let the first process have the sum over all, in place; of what only one has, and the others have zeros."""
+        if self.world == 1:
+            return
+        rows = max(1, _BYTES_AT_ONCE // max(1, values[:1].nbytes))
+        for start in range(0, len(values), rows):
+            part = torch.from_numpy(values[start : start + rows]).to(self.device)
+            distributed.reduce(part, 0)
+            values[start : start + rows] = part.cpu().numpy()
