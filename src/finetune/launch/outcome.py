@@ -94,7 +94,7 @@ def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> Base
         else:
             what = f"{what} {stop.what}"
             _write(run, "interrupted", what, stop.cause, goes_on=stop.goes_on)
-        return Interrupted(what, f"Go on with: {go_on}")
+        return Interrupted(what, "" if stop is not None and stop.goes_on else f"Go on with: {go_on}")
     if isinstance(error, FinetuneError):
         _write(run, "failed", error.what, cause_of(error))
         if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():

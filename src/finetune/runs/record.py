@@ -171,18 +171,18 @@ def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
     """A run as the cluster sees it, where the run itself cannot have the last word."""
     state, reason = str(status["state"]), str(status.get("reason", ""))
     if job.waits:
-        what = f"job {job.id} waits in the queue ({job.reason})."
+        what = f"Job {job.id} waits in the queue ({job.reason})."
         return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
     if not job.is_over:
         begins = state == "pending"
         goes_on = REQUEUED if status.get("goes_on") else state
-        return Record(run, "running" if begins else goes_on, f"job {job.id} begins." if begins else reason, status)
+        return Record(run, "running" if begins else goes_on, f"Job {job.id} begins." if begins else reason, status)
     # It may have ended between the two looks.
     status = run.read_status()
     if status.get("state") in ENDED and not status.get("goes_on"):
         return Record(run, str(status["state"]), str(status.get("reason", "")), status)
     is_stop = job.state == "CANCELLED" or status.get("goes_on")
-    what = f"its job {job.id} ended without a word from it: {job.state.lower().replace('_', ' ')}."
+    what = f"Its job {job.id} ended without a word from it: {job.state.lower().replace('_', ' ')}."
     return Record(run, "interrupted" if is_stop else "failed", f"{reason} {what}".strip(), status)
 
 

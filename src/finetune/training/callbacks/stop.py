@@ -60,7 +60,8 @@ class StopOnSignal(Callback):
         if self.stopped_by:
             raise KeyboardInterrupt
         self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        say(f"{self.stopped_by}: stopping after this step; once more stops at once.")
+        at_once = "" if job_here() is not None else "; once more stops at once"
+        say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
