@@ -74,9 +74,10 @@ class ClusterCrew:
         """
         for shape, points in self._by_shape().items():
             job_id = self._hand_over(shape, points)
-            say(f"job {job_id}: {len(points)} point{'s' if len(points) > 1 else ''}, {self.parallel} at once at most")
+            # Before it is said: who is told that there are jobs may press Ctrl-C, and is told which.
             self._going |= {point.run: point for point in points}
             self._fresh = [point for point in self._fresh if point not in points]
+            say(f"job {job_id}: {len(points)} point{'s' if len(points) > 1 else ''}, {self.parallel} at once at most")
 
     def scripts(self) -> list[str]:
         """Return what would be submitted."""
