@@ -42,6 +42,7 @@ from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
+from finetune.training.shards import unshard
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
 from finetune.training.trainer import build_trainer, steps_per_epoch, total_steps
@@ -83,6 +84,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     first, together = parts.trainer.is_global_zero, Together.of(parts.trainer)
     if together.world > 1:
         # Lightning would do so as the training begins; the model is measured before that.
+        parts.trainer.strategy.connect(parts.module)
         parts.trainer.strategy.setup_environment()
     checkpoint = together.of_first(checkpoint)
     step = 0
@@ -106,6 +108,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
             with contextlib.suppress(RunError):
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
     seconds = time.monotonic() - started
+    unshard(parts.encoder)
     finish(parts.trainer, parts.module)
     after = _evaluate(parts, "after", log=True)
     if first:
