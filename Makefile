@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install train browser test test-slow test-kills check format wheel clean
+.PHONY: help install train browser test test-slow test-slurm test-kills check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,11 +26,15 @@ browser: ## install Debian's chromium, which the tests of pages look with; where
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no chromium, and no way to it"
 
-test: $(READY) browser ## run the whole test suite; more: make test ARGS="tests/data -x"
+test: $(READY) ## run the whole test suite; more: make test ARGS="tests/data -x"
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(READY) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-slurm: $(READY) ## jobs on a real SLURM cluster, made on this machine; as root on Debian it installs SLURM
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then scripts/slurm/cluster.sh install; fi
+	@$(BIN)/python -m pytest -m slurm -rs tests/launch/test_slurm.py $(ARGS)
 
 test-kills: $(READY) ## kill a run 20 times at random moments; more: make test-kills KILLS=50 SEED=1
 	@KILLS=$(or $(KILLS),20) SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/launch/test_kills.py

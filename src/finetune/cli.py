@@ -62,6 +62,25 @@ def check(ctx: typer.Context) -> None:
 
 
 @app.command(context_settings=_ANY)
+def submit(ctx: typer.Context) -> None:
+    """Hand one run over to a SLURM cluster and return at once with the id of its job; with -m a sweep as an array job.
+
+    Takes the overrides of finetune train, and hydra.launcher.* for what the job asks for: partition, account, qos,
+    constraint, time (minutes), memory, cpus_per_process, gpus_per_process, options (conf/hydra/launcher/slurm.yaml).
+    Machines and processes are trainer.num_nodes and trainer.devices. Everything is checked here, as for any run. A job
+    that is preempted, or whose time is over, saves, is queued again, and goes on. dry_run=true prints the script.
+
+    Example: finetune submit model=bert data.path=pairs.csv trainer.accelerator=gpu hydra.launcher.partition=gpu
+    hydra.launcher.time=240
+
+    Example: finetune submit -m optimizer.lr=5e-5,1e-4 sweep.parallel=2 dry_run=true
+    """
+    from finetune.launch.slurm.submit import main as submit_run
+
+    raise typer.Exit(submit_run(ctx.args))
+
+
+@app.command(context_settings=_ANY)
 def evaluate(
     ctx: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),

@@ -118,23 +118,17 @@ def test_gpus_are_those_that_a_driver_shows(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("errors", "written", "exit_code", "expected"),
+    ("errors", "exit_code", "expected"),
     [
-        ("", "The disk is full.", 1, "The disk is full."),
-        (
-            "[rank1]: ValueError: mine\n[rank0]: x\n",
-            "RuntimeError: Connection closed by peer",
-            1,
-            "process 1: ValueError: mine",
-        ),
-        ("Traceback\nValueError: early\n", "", -9, "ValueError: early"),
-        ("", "", -9, "killed by SIGKILL"),
-        ("1 problem; nothing was started.\n\nseed\n    bad\n", "", 2, "1 problem; nothing was started. seed bad"),
-        ("", "", 3, "it ended with exit code 3"),
+        ("Traceback\nValueError: early\n", -9, "ValueError: early"),
+        ("Traceback\n[rank0]: ValueError: early\n", 1, "ValueError: early"),
+        ("", -9, "killed by SIGKILL"),
+        ("1 problem; nothing was started.\n\nseed\n    bad\n", 2, "1 problem; nothing was started. seed bad"),
+        ("", 3, "it ended with exit code 3"),
     ],
 )
-def test_the_reason_is_the_first_that_is_no_echo(errors, written, exit_code, expected):
-    assert _reason(errors, written, exit_code) == expected
+def test_the_reason_of_a_point_that_could_not_write_it_down(errors, exit_code, expected):
+    assert _reason(errors, exit_code) == expected
 
 
 def test_what_stands_where_a_point_will_be_must_be_that_point(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def make_it_another_configs(path):
         (change_a_byte, "its bytes are not those that were saved"),
         (cut, "17 of 22 bytes are there"),
         (damage_the_manifest, "its manifest is damaged"),
-        (make_it_older, "it is of finetune 0.0.1"),
+        (make_it_older, "it was saved by finetune 0.0.1 in format 0"),
         (make_it_another_configs, "it is from another config (optimizer.lr was 0.5, now 0.001)"),
     ],
 )
@@ -97,6 +97,13 @@ def test_a_checkpoint_of_a_version_without_manifests_is_one_sentence(saved):
     (saved.folder / "last.ckpt").write_bytes(b"old")
     with pytest.raises(FinetuneError, match=r"last\.ckpt, it is of an older version"):
         saved.newest()
+
+
+def test_what_is_no_checkpoint_is_called_so(saved):
+    note = saved.folder / "notes.txt"
+    note.write_text("mine")
+    with pytest.raises(FinetuneError, match="it is no checkpoint"):
+        saved.chosen(note)
 
 
 def test_those_that_are_kept_stay_whole_and_links_follow_a_moved_run(saved, tmp_path):

@@ -33,7 +33,7 @@ class Learnt(nn.Module):
     def forward(self, emb_ND, batch):
         return (self.head(emb_ND[batch.anchor_B]) - emb_ND[batch.positive_B]).square().sum(1).mean()
 """
-SOURCES = "data.sources={pairs:{path:pairs.csv},more:{path:more.csv,batch_size:13,loss:{weights:{mine:0.5}}}}"
+SOURCES = "data.sources={pairs:{path:pairs.csv},more:{path:more.csv,batch_size:2,loss:{weights:{mine:0.5}}}}"
 
 
 def write_rows(path):
@@ -164,10 +164,10 @@ def test_two_hosts_that_torchrun_starts_on_give_the_weights_of_one_process(folde
             starts, address = stack.enter_context(two_hosts())
         except OSError as error:
             pytest.skip(f"needs two network namespaces, which only root can make: {error}")
-        torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nnodes=2", "--nproc-per-node=1"]
+        torchrun = [Path(sys.executable).with_name("torchrun"), "--nnodes=2", f"--master-addr={address}"]
         hosts = [
             subprocess.Popen(
-                [*start, *torchrun, f"--node-rank={rank}", f"--master-addr={address}", str(ROOT / "train.py"), *overrides],
+                [*start, *torchrun, f"--node-rank={rank}", ROOT / "train.py", *overrides],
                 cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                 env=os.environ | ALLOWED | {"HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "eth0"},
             )

@@ -22,7 +22,7 @@ from finetune.config.overrides import apply, choice_problem, chooses, how_to_emp
 from finetune.config.relations import check_relations
 from finetune.config.rules import GROUPS, KEYS
 from finetune.config.spelling import did_you_mean
-from finetune.config.values import UNKNOWN, resolve
+from finetune.config.values import UNKNOWN, own_parts, resolve
 from finetune.errors import CheckFailed, Problem
 
 
@@ -87,9 +87,8 @@ def check_config(config: DictConfig, compositor: Composer) -> list[Problem]:
     problems += _check_keys(tree, config)
     for group in GROUPS:
         problems += _check_group(group, tree, compositor)
-    sweeper = tree["hydra"].get("sweeper")
-    if sweeper is not None:
-        problems += _check_one(sweeper, "hydra.sweeper", "sweep", [])
+    for part in own_parts(config):
+        problems += _check_one(tree["hydra"][part], f"hydra.{part}", "sweep", [])
     problems += check_relations(tree, compositor.overrides)
     return with_places(problems, config, compositor)
 

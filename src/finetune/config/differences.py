@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Keys that say where and how a run is started, not what it computes.
-NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "sweep")
+NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "dry_run", "sweep")
 # Keys that say on what a run computes: it may go on elsewhere.
 _WHERE = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 _MOST_TOLD = 10  # of another config; more would scroll what matters out of sight

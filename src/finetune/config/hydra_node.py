@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.compose import Composer, reference
 from finetune.config.mishaps import listing
 from finetune.config.spelling import did_you_mean
-from finetune.config.values import has_own_sweeper
+from finetune.config.values import own_parts
 from finetune.errors import Problem
 
 SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "job.name", "output_subdir", "verbose", "searchpath", "mode")
@@ -51,8 +51,7 @@ def check_hydra(config: DictConfig, overrides: list[str]) -> Iterator[Problem]:
         yield Problem(group, f"'{choices[group]}' comes neither with Hydra, nor with a plugin, nor with us.", advice)
     expected = _expected(tuple(f"{group}={option}" for group, option in choices.items() if group not in strangers))
     hidden = tuple(group.replace("hydra/", "") for group in strangers)
-    if has_own_sweeper(config):
-        hidden = (*hidden, "sweeper")  # which is held against the classes that it names
+    hidden = (*hidden, *own_parts(config))  # which are held against the classes that they name
     for key in _differences(OmegaConf.to_container(config.hydra, resolve=False), expected):
         if not _is_below(key, (*SETTABLE, *_RECORDED, *hidden)):
             yield from _refusal(key, config)

@@ -191,6 +191,8 @@ def _dict_problem(override: Override, key: str, node: Any, tree: dict[str, Any],
 def _absent(text: str, key: str, tree: dict[str, Any], composer: Composer) -> Problem:
     at, node, _ = _follow(key, tree)
     group, name = at.partition(".")[0], key.rpartition(".")[2]
+    if node == {} and key == f"{at}.{name}":
+        return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{key}=...")
     can_be_added = []
     if "_target_" in node and group in GROUPS:
         can_be_added = [word for word in parameter_names(node["_target_"], group) if word not in node]

@@ -30,6 +30,9 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
         # YAML reads on, off, yes and no in the same way.
         advice = "resume=auto goes on with an unfinished run of the same name; resume=never refuses to."
         yield Problem("resume", f"expected auto, never or a path, found {str(tree['resume']).lower()}.", advice)
+    if tree.get("dry_run") is True and "launcher" not in tree["hydra"]:
+        advice = "Use finetune submit, or hydra/launcher=slurm in a sweep; check=true looks for mistakes only."
+        yield Problem("dry_run", "there is no script to show: this is for no cluster.", advice)
     yield from _check_name(tree.get("name"), run_directory, overrides)
 
 

@@ -68,8 +68,13 @@ GROUPS: dict[str, Group] = {
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
     "evaluation": Group(("finetune.evaluation",), named=True),
-    # Also what hydra.sweeper builds, with sampler and pruner inside.
-    "sweep": Group(("finetune.launch.sweep_settings", "optuna.samplers", "optuna.pruners")),
+    # Also what hydra.sweeper builds, with sampler and pruner inside, and hydra.launcher.
+    "sweep": Group(
+        (
+            *("finetune.launch.sweep_settings", "finetune.launch.slurm.settings"),
+            *("optuna.samplers", "optuna.pruners"),
+        )
+    ),
 }
 
 # Keys beside the groups; train.yaml says what each is for.
@@ -80,6 +85,7 @@ KEYS: dict[str, Any] = {
     "seed": Annotated[int, Range(at_least=0, at_most=2**32 - 1)],
     "resume": NotEmptyText | bool,  # a bool is refused where it can be said what is meant, see relations.py
     "check": bool,
+    "dry_run": bool,
 }
 
 # Packages that come with an extra of this one.

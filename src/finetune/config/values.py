@@ -23,7 +23,7 @@ _RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", 
 def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     """The config as plain dicts and lists, and a problem for each value that cannot be had.
 
-    Of the `hydra` node only the directories are there, and a sweeper of ours; the rest is Hydra's own, and full of
+    Of the `hydra` node only the directories are there, and what is ours of it; the rest is Hydra's own, and full of
     values that exist in a running job only.
     """
     with _hydra_resolver(config):
@@ -33,14 +33,25 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
         tree["hydra"] = {
             part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
         }
-        if has_own_sweeper(config):
-            tree["hydra"]["sweeper"] = walk.value(config.hydra, "sweeper", "hydra.sweeper", ())
+        for part in own_parts(config):
+            tree["hydra"][part] = walk.value(config.hydra, part, f"hydra.{part}", ())
     return tree, walk.problems()
 
 
 def has_own_sweeper(config: DictConfig) -> bool:
     """Whether `hydra/sweeper` chose one of ours, whose node is checked and built like any of our groups."""
     return bool(config.hydra.runtime.choices.get("hydra/sweeper") == "optuna")
+
+
+def has_own_launcher(config: DictConfig) -> bool:
+    """Whether `hydra/launcher` chose a cluster, whose node is checked and built like any of our groups."""
+    return bool(config.hydra.runtime.choices.get("hydra/launcher") == "slurm")
+
+
+def own_parts(config: DictConfig) -> list[str]:
+    """The parts of the `hydra` node that are ours."""
+    ours = {"sweeper": has_own_sweeper, "launcher": has_own_launcher}
+    return [part for part, is_ours in ours.items() if is_ours(config)]
 
 
 def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:

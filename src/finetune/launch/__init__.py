@@ -8,6 +8,9 @@ from finetune import interrupts
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line says and return the exit code, see `entry.main`; Ctrl-C is answered from here on."""
     interrupts.end_at_once()
+    from finetune.launch.slurm import job
+
+    job.listen()
     from finetune.launch.entry import main as launch
 
     return launch(argv)

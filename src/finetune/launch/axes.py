@@ -17,6 +17,7 @@ from finetune.config.values import has_own_sweeper
 from finetune.errors import CheckFailed, Problem
 from finetune.launch.arguments import Arguments
 
+_OF_ALL = ("sweep.", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher", "dry_run")
 _LIST_THEM = "List the values, with commas between."
 
 
@@ -144,13 +145,13 @@ def _axis(text: str, override: Override | None, is_search: bool, compositor: Com
 
 
 def _impossible(override: Override, text: str) -> Problem | None:
-    if override.key_or_group == "hydra/launcher":
-        return Problem(text, "the points of a sweep are processes on this machine.", "Leave it out.")
+    if override.key_or_group == "hydra/launcher" and override.value() != "slurm":
+        what = "the points of a sweep are processes on this machine, or jobs of a SLURM cluster."
+        return Problem(text, what, "Leave it out, or write hydra/launcher=slurm.")
     if override.key_or_group == "hydra/sweeper" and override.value() not in ("basic", "optuna"):
         what = "a sweep is a grid, or a search with Optuna."
         return Problem(text, what, "Leave it out, or write hydra/sweeper=optuna.")
-    is_of_the_sweep = override.key_or_group.startswith(("sweep.", "hydra/sweeper", "hydra.sweeper"))
-    if is_of_the_sweep and override.is_sweep_override():
+    if override.key_or_group.startswith(_OF_ALL) and override.is_sweep_override():
         return Problem(text, "this speaks of the whole sweep and cannot vary in it.", "Give one value.")
     return None
 

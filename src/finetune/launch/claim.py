@@ -71,17 +71,28 @@ def find_run(
         return RunDirectory(path), True
     is_named = told or cfg.name is not None
     parent = path.parent if is_named else Path(cfg.output_root) / cfg.experiment
+    return make_run(cfg, parent, path.name if is_named else None, overrides, dataset, arguments), False
+
+
+def make_run(
+    cfg: DictConfig, parent: Path, name: str | None, overrides: list[str], dataset: Dataset, arguments: Arguments
+) -> RunDirectory:
+    """Return a new directory in `parent`, with everything that says what the run is.
+
+    Raises:
+        FinetuneError: something of that name is there, or it cannot be made.
+    """
     record = _Record(cfg, overrides, dataset, command_again(arguments, overrides))
     try:
-        with _no_new_folders_left_of_a_failure(parent):
-            return RunDirectory.claim(parent, path.name if is_named else None, _stem(cfg), record), False
+        with no_new_folders_left_of_a_failure(parent):
+            return RunDirectory.claim(parent, name, _stem(cfg), record)
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
 
 
 @contextmanager
-def _no_new_folders_left_of_a_failure(parent: Path) -> Iterator[None]:
-    """Takes the run's new parents away, if a full disk or Ctrl-C ends what is inside."""
+def no_new_folders_left_of_a_failure(parent: Path) -> Iterator[None]:
+    """Take the run's new parents away, if a full disk or Ctrl-C ends what is inside."""
     new = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         yield

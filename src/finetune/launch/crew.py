@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from finetune.config.quoting import quoted
-from finetune.errors import RunError
+from finetune.errors import Interrupted, RunError
 from finetune.launch.arguments import Arguments
 from finetune.launch.points import PRUNED, Point
 from finetune.launch.slots import Slot
@@ -24,9 +24,7 @@ from finetune.runs.directory import RunDirectory, State
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SCRIPT = Path(__file__).with_name("__main__.py")
-_ERROR = re.compile(r"(?:\[rank(\d+)\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b: .*)")
-# What a process says when another of its run has gone: that one has the reason.
-_SECONDARY = re.compile(r"closed by peer|Connection reset|remote worker|ProcessGroup|NCCL|Broken pipe", re.I)
+_ERROR = re.compile(r"(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b: .*)")
 
 
 @dataclass
@@ -113,6 +111,11 @@ class Crew:
                 break
         return list(self._ended())
 
+    def stopped(self, finished: int, again: str) -> Interrupted:
+        """Return what is to be said when the sweep was stopped, and all its points with it."""
+        what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
+        return Interrupted(what, f"The same command goes on where it was:\n    {again}")
+
     def _ended(self) -> Iterator[Ended]:
         for each in [each for each in self._going if each.child.poll() is not None]:
             self._going.remove(each)
@@ -145,12 +148,13 @@ def _outcome(each: _Going) -> tuple[str, str]:
         return state, PRUNED
     if state == "interrupted" and exit_code > 0:
         return state, reason
+    if state == "failed" and reason:
+        return state, reason
     errors = os.pread(each.errors.fileno(), 1 << 24, 0).decode(errors="replace")
-    true_reason = _reason(errors, reason if state == "failed" else "", exit_code)
-    # A process that was killed could not write it down, and one of several may not know it.
-    if state and true_reason != reason:
-        _write(run, "failed", true_reason)
-    return "failed", true_reason
+    reason = _reason(errors, exit_code)
+    if state:  # a process that was killed could not write it down
+        _write(run, "failed", reason)
+    return "failed", reason
 
 
 def _write(run: RunDirectory, state: State, reason: str) -> None:
@@ -158,15 +162,12 @@ def _write(run: RunDirectory, state: State, reason: str) -> None:
         run.write_status(state, reason)
 
 
-def _reason(errors: str, written: str, exit_code: int) -> str:
-    """The first reason that is not the echo of another process's end: the written one, a traceback's, its answer."""
-    found = [match for match in map(_ERROR.fullmatch, errors.splitlines()) if match]
-    others = [f"process {match[1]}: {match[2]}" for match in found if match[1] not in (None, "0")]
-    own = [match[2] for match in found if match[1] in (None, "0")]
-    first = next((text for text in (written, *others, *own) if text and not _SECONDARY.search(text)), "")
-    if first:
-        return first
+def _reason(errors: str, exit_code: int) -> str:
+    """What a process that could not write it down left of its reason: a traceback, a signal, its answer."""
+    found = next((match[1] for match in map(_ERROR.fullmatch, errors.splitlines()) if match), "")
+    if found:
+        return found
     if exit_code < 0:
         return f"killed by {signal.Signals(-exit_code).name}"
     said = [line.strip() for line in errors.splitlines() if line.strip()]
-    return written or " ".join(said[:4])[:500] or f"it ended with exit code {exit_code}"
+    return " ".join(said[:4])[:500] or f"it ended with exit code {exit_code}"

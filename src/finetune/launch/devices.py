@@ -67,7 +67,7 @@ def _check_started(cfg: DictConfig) -> Iterator[Problem]:
         what = f"{here.starter} started {here.local_world} on this machine, and this says {wanted}."
         yield Problem("trainer.devices", what, f"Set trainer.devices={here.local_world}, or {auto}")
     if machines not in ("auto", here.machines):
-        what = f"{here.starter} started processes on {here.machines}, and this says {machines}."
+        what = f"{here.starter} started processes on {here.machines} machines, and this says {machines}."
         yield Problem("trainer.num_nodes", what, f"Set trainer.num_nodes={here.machines}, or {auto}")
 
 
@@ -78,7 +78,18 @@ def _check_there(cfg: DictConfig) -> list[Problem]:
         what = f"this machine has no {'GPU of Apple' if wanted == 'mps' else 'GPU, or no driver for it'}."
         advice = "Set trainer.accelerator=auto to take what there is, or run it on a machine that has one."
         return [Problem("trainer.accelerator", what, advice)]
+    there, asked = _gpus_seen(), cfg.trainer.devices
+    if wanted in ("gpu", "cuda") and there is not None and isinstance(asked, int) and asked > there:
+        what = f"this machine has {there} GPU{'' if there == 1 else 's'} to use, and this asks for {asked}."
+        return [Problem("trainer.devices", what, f"Set trainer.devices={max(1, there)}, or auto for all there are.")]
     return []
+
+
+def _gpus_seen(folder: Path = Path("/dev")) -> int | None:
+    """Return how many GPUs a process may use, as far as that shows; NVIDIA's driver has a file for each."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    files = len(list(folder.glob("nvidia[0-9]*")))
+    return min(files, len([name for name in named.split(",") if name])) if files and named else files or None
 
 
 def device_notes(cfg: DictConfig) -> list[str]:

@@ -40,7 +40,9 @@ from finetune.launch.metric import miner_problems
 from finetune.launch.others import Others
 from finetune.launch.outcome import outcome
 from finetune.launch.peers import company
-from finetune.launch.points import is_of_the_sweep
+from finetune.launch.points import is_of_the_cluster, is_of_the_sweep
+from finetune.launch.slurm.job import is_restart
+from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,7 +84,7 @@ def _do(arguments: Arguments) -> int:
         say(f"finetune {finetune.__version__}")
         return 0
     if arguments.show:
-        return _show(arguments)
+        return show(arguments)
     if arguments.multirun:
         if processes.place().world > 1:
             raise FinetuneError("A sweep starts its own processes.", "Start it without torchrun or srun.")
@@ -145,7 +147,7 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
-        ({"trainer"}, lambda: check_devices(cfg)),
+        ({"trainer", "hydra"}, lambda: check_devices(cfg) if settings_of(cfg) is None else check_slurm(cfg)),
         ({"output_root", "experiment"}, lambda: check_output(Path(cfg.output_root))),
         ({"logger"}, lambda: logger_problems(cfg)),
         ({"loss"}, lambda: loss_settings("loss", cfg.loss, embedding_width)),
@@ -209,7 +211,8 @@ def start_hydra(
         raise failure
 
 
-def _show(arguments: Arguments) -> int:
+def show(arguments: Arguments) -> int:
+    """Print what was asked for with a flag, such as --cfg, and return the exit code."""
     end_quietly_without_a_reader()
     if "--help" in arguments.show:
         from finetune.launch.help import help_text
@@ -246,20 +249,14 @@ def _run(arguments: Arguments) -> int:
     if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
         what = "this speaks of a sweep, and this is one run."
         raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
+    if of_a_cluster := [text for text in arguments.overrides if is_of_the_cluster(text)]:
+        what = "this speaks of a cluster, and this is a run on this machine."
+        raise CheckFailed(Problem(text, what, "Leave it out, or use finetune submit.") for text in of_a_cluster)
     overrides = overrides_of_run(arguments.overrides)
-    cfg, dataset = check_all(arguments, overrides)
-    models = models_of(cfg)
-    for note in [*dataset.notes, *_batch_notes(cfg, dataset), *device_notes(cfg), *prompt_notes(cfg, models)]:
-        say(note)
-    for note in evaluation_notes(cfg, dataset.held):
-        say(note)
-    if cfg.check:
-        end_quietly_without_a_reader()
-        for model in models:
-            if model.folder is None:
-                say(f"{model.name} is not on this machine; a run would fetch it from the hub.")
-        _say_fine(dataset)
+    checked = check_run(arguments, overrides)
+    if checked is None:
         return 0
+    cfg, dataset = checked
     check_start(cfg)
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     peers = company(processes_here(cfg))
@@ -273,8 +270,32 @@ def _run(arguments: Arguments) -> int:
     return 0
 
 
+def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset] | None:
+    """Check all of a run and say what there is to say of it; return None if that was all that was asked for.
+
+    Raises:
+        CheckFailed: with everything that is wrong.
+    """
+    cfg, dataset = check_all(arguments, overrides)
+    models = models_of(cfg)
+    notes = device_notes(cfg) if settings_of(cfg) is None else slurm_notes(cfg)
+    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *prompt_notes(cfg, models)]
+    notes += evaluation_notes(cfg, dataset.held)
+    for note in notes if not cfg.dry_run else ():
+        say(note)
+    if not cfg.check:
+        return cfg, dataset
+    end_quietly_without_a_reader()
+    for model in models:
+        if model.folder is None:
+            say(f"{model.name} is not on this machine; a run would fetch it from the hub.")
+    _say_fine(dataset)
+    return None
+
+
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
-    checkpoint = checkpoint_of(run, cfg.resume) if goes_on else None
+    # A checkpoint that was chosen is where a job began, not where it goes on.
+    checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume) if goes_on else None
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)

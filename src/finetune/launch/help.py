@@ -15,6 +15,8 @@ Examples
   {program} resume=outputs/default/my_run       go on with a run that was stopped
   {program} -m optimizer.lr=5e-5,1e-4           one run for each value, ranked at the end
   {program} -m hydra/sweeper=optuna 'optimizer.lr=interval(1e-5,1e-3)'      values that Optuna draws
+  {program} -m hydra/launcher=slurm optimizer.lr=5e-5,1e-4     the same as jobs of a SLURM cluster
+  finetune submit model=bert data=csv           one run as a job: finetune submit --help
 
 Configuration groups: GROUP=OPTION chooses
 {groups}

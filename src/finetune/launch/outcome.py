@@ -16,6 +16,7 @@ from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.launch.arguments import program
 from finetune.launch.peers import Ending, Peers
+from finetune.launch.slurm.job import keep_job, stop_of
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
 from finetune.runs.directory import RunDirectory, State
 
@@ -37,6 +38,7 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
         if was_there and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
+            keep_job(run)
             run.write_status("validating")
             with _watched(run, peers):
                 yield
@@ -44,7 +46,7 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
             if peers is not None:
                 peers.tell("finished", "")
         except BaseException as error:
-            told = _noted(run, _true(error, peers))
+            told = _noted(run, _true(error, peers), before.get("step") or 0)
             if told is error:
                 raise
             raise told from error
@@ -81,13 +83,18 @@ def _locked(run: RunDirectory) -> Iterator[None]:
         yield
 
 
-def _noted(run: RunDirectory, error: BaseException) -> BaseException:
-    """Write down what ended the run, and return what is to be said about it."""
+def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> BaseException:
+    """Write down what ended the run, which began at `first_step`, and return what is to be said about it."""
     go_on = f"{program()} {shlex.quote(f'resume={run.path}')}"
     if is_stop(error) or (interrupts.asked() and not isinstance(error, FinetuneError)):
         what = error.what if isinstance(error, Interrupted) else "Stopped at once."
-        _write(run, "interrupted", what, "stopped")
-        return Interrupted(what, f"Go on with: {go_on}")
+        stop = stop_of(has_moved=(run.read_status().get("step") or 0) > first_step)
+        if stop is None:
+            _write(run, "interrupted", what, "stopped")
+        else:
+            what = f"{what} {stop.what}"
+            _write(run, "interrupted", what, stop.cause, goes_on=stop.goes_on)
+        return Interrupted(what, "" if stop is not None and stop.goes_on else f"Go on with: {go_on}")
     if isinstance(error, FinetuneError):
         _write(run, "failed", error.what, cause_of(error))
         if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
@@ -101,10 +108,10 @@ def _noted(run: RunDirectory, error: BaseException) -> BaseException:
     return shortage or error
 
 
-def _write(run: RunDirectory, state: State, reason: str, cause: Cause) -> None:
+def _write(run: RunDirectory, state: State, reason: str, cause: Cause, goes_on: bool = False) -> None:
     # The disk may be full: the first error is the one to show, not that of writing it down.
     with contextlib.suppress(RunError):
-        run.write_status(state, reason, cause=cause)
+        run.write_status(state, reason, cause=cause, goes_on=goes_on)
 
 
 @contextmanager

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.differences import NOT_COMPARED
+from finetune.config.values import has_own_launcher
 from finetune.errors import FinetuneError, Problem
 from finetune.launch.claim import resolved, state_of_same
 from finetune.runs.directory import RunDirectory
+from finetune.runs.record import read
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
 
-# What speaks of the sweep and not of a run.
+# What speaks of the sweep, or of the cluster, and not of a run.
 _OF_THE_SWEEP = re.compile(r"[+~]*(sweep[.=@]|hydra/sweeper|hydra\.sweeper)")
+_OF_THE_CLUSTER = re.compile(r"[+~]*(hydra/launcher|hydra\.launcher|dry_run=)")
 PRUNED = "pruned"  # the reason of a run that was stopped because others were better
 _LONGEST = 80  # characters of what varies in a folder's name
 
@@ -67,6 +70,16 @@ def is_of_the_sweep(override: str) -> bool:
     return _OF_THE_SWEEP.match(override) is not None
 
 
+def is_of_the_cluster(override: str) -> bool:
+    """Return whether an override says what is asked of a cluster, not what a run is."""
+    return _OF_THE_CLUSTER.match(override) is not None
+
+
+def of_the_run(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that a run itself gets."""
+    return [text for text in overrides if not is_of_the_sweep(text) and not is_of_the_cluster(text)]
+
+
 def place_of(cfg: DictConfig, mine: Sequence[str], fingerprint: str) -> Path:
     """Return where the run of a point is: the folder of its name, or one that its config and data decide.
 
@@ -94,11 +107,20 @@ def check_place(cfg: DictConfig, run: Path, dataset: Dataset) -> list[Problem]:
     directory = RunDirectory(run)
     try:
         if state_of_same(cfg, directory, dataset) != "finished":
-            with directory.lock():
-                pass
+            _check_free(directory, is_for_a_cluster=has_own_launcher(cfg))
     except FinetuneError as error:
         return [Problem(run.name, error.what, error.advice)]
     return []
+
+
+def _check_free(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
+    record = read(run.path)
+    if not record.is_a_job:
+        with run.lock():
+            pass
+    elif not is_for_a_cluster:
+        what = f"it is {record.state} as job {record.job} of a cluster."
+        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it.")
 
 
 def is_finished(run: Path) -> bool:

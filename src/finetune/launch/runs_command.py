@@ -161,6 +161,18 @@ def path(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT) -> None
 
 
 @app.command()
+def cancel(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT) -> None:
+    """End runs that wait in a cluster's queue or are running, there or on this machine. Those that run save first.
+
+    Example: finetune runs cancel default/my_run
+    """
+    with _at_work():
+        from finetune.launch.cancelling import cancel_runs
+
+        cancel_runs([_record(run, root, ctx) for run in runs])
+
+
+@app.command()
 def rm(
     ctx: typer.Context,
     runs: list[str] = _RUNS,

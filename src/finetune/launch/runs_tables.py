@@ -18,10 +18,10 @@ from finetune.launch.arguments import program
 from finetune.launch.words import ago, span
 from finetune.report.terminal import metrics_table
 from finetune.runs.atomic import read_mapping
-from finetune.runs.record import DAMAGED, DEAD, ENDED, Record
+from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
 from finetune.runs.selection import Found
 
-_STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red"}
+_STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red", REQUEUED: "yellow"}
 _GOES_ON = ("failed", "interrupted", DEAD)
 _UNLIMITED = 10_000  # characters of a line
 _LONGEST_REASON = 200  # characters in a list; `show` tells all
@@ -51,6 +51,7 @@ def _row(record: Record, columns: Sequence[str]) -> dict[str, str]:
     return {
         "run": record.name,
         "state": record.state,
+        "job": record.job or "",
         "step": "" if step is None else f"{step:,}",
         "loss": "" if loss is None else f"{loss:.4g}",
         "metric": "" if headline is None else f"{headline.metric} {headline.after:.4f}",
@@ -62,7 +63,7 @@ def _row(record: Record, columns: Sequence[str]) -> dict[str, str]:
 
 def _now(record: Record) -> str:
     """What is happening: the time left, or for how long nothing was heard."""
-    if record.state in ENDED or record.state in (DEAD, DAMAGED):
+    if record.state in (*ENDED, *WAITING, DEAD, DAMAGED):
         return ""
     eta, silent = record.status.get("eta_seconds"), (datetime.now(UTC) - record.heard).total_seconds()
     left = f"{span(eta)} left" if isinstance(eta, int | float) and eta else ""
@@ -99,6 +100,7 @@ def _standing(record: Record) -> dict[str, Any]:
         "started": ago(record.started.timestamp()),
         "last heard of": ago(record.heard.timestamp()),
         "host": record.status.get("host"),
+        "job": record.job,
         "step": record.step,
         "left": _now(record) or None,
         "loss": None if loss is None else f"{loss:.6g}",

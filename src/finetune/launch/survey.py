@@ -6,15 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.compose import compose
 from finetune.console import Bar
 from finetune.errors import CheckFailed, Problem
 from finetune.launch.arguments import Arguments
-from finetune.launch.claim import resolved
-from finetune.launch.points import Point, check_place, is_of_the_sweep, place_of
+from finetune.launch.claim import make_run, resolved
+from finetune.launch.points import Point, check_place, of_the_run, place_of
 from finetune.launch.slots import check_slots, processes_of
+from finetune.launch.slurm.settings import settings_of
+from finetune.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,6 +34,7 @@ class Survey:
 
     arguments: Arguments
     _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _configs: dict[Path, DictConfig] = field(default_factory=dict)
 
     def check(self, candidates: Sequence[tuple[list[str], list[str]]]) -> list[DictConfig]:
         """Return the configs of points, of which each is all its overrides and those of them that vary.
@@ -66,7 +70,7 @@ class Survey:
         from finetune.launch.entry import check_fit
 
         points: dict[str, Point] = {}
-        problems = check_slots(settings, configs)
+        problems = check_slots(settings, configs) if settings_of(configs[0]) is None else []
         for (overrides, mine), cfg in zip(candidates, configs, strict=True):
             dataset = self._dataset(cfg)
             problems += check_fit(cfg, dataset)
@@ -83,9 +87,26 @@ class Survey:
         """Return a point whose neighbours were checked; what is wrong with it alone its run will answer."""
         return self._point(overrides, mine, compose(overrides, self.arguments.config_dir, self.arguments.config_name))
 
+    def config(self, point: Point) -> DictConfig:
+        """Return the config of a point that was looked at."""
+        return self._configs[point.run]
+
+    def claim(self, point: Point) -> tuple[RunDirectory, bool]:
+        """Return the run directory of a point that was looked at, made if it is not there, and whether it was.
+
+        Raises:
+            FinetuneError: it cannot be made.
+        """
+        if point.run.exists():
+            return RunDirectory(point.run), True
+        cfg = self.config(point)
+        where, dataset = (point.run.parent, point.run.name), self._dataset(cfg)
+        return make_run(cfg, *where, point.overrides, dataset, self.arguments), False
+
     def _point(self, overrides: list[str], mine: list[str], cfg: DictConfig) -> Point:
         place = place_of(cfg, mine, self._dataset(cfg).fingerprint)
-        return Point([text for text in overrides if not is_of_the_sweep(text)], mine, place, processes_of(cfg))
+        self._configs[place] = cfg
+        return Point(of_the_run(overrides), mine, place, processes_of(cfg))
 
     def _dataset(self, cfg: DictConfig) -> Dataset:
         from finetune.config.build import build

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from finetune import interrupts
 from finetune.config.build import build
 from finetune.console import say
-from finetune.errors import CheckFailed, Interrupted
+from finetune.errors import CheckFailed, Problem
 from finetune.launch.arguments import Arguments, command_again
 from finetune.launch.axes import read_axes
 from finetune.launch.crew import Crew, Ended
@@ -21,8 +21,13 @@ from finetune.launch.points import Point, Result, is_finished
 from finetune.launch.ranking import Ranking, say_ranked, write_ranked
 from finetune.launch.search import check_search, searching
 from finetune.launch.slots import slot_notes, slots
+from finetune.launch.slurm.crew import ClusterCrew
+from finetune.launch.slurm.settings import settings_of
 from finetune.launch.survey import Survey
 from finetune.launch.sweep_settings import SweepSettings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class Plan(Protocol):
@@ -120,11 +125,46 @@ def sweep(arguments: Arguments) -> int:
     if cfg.check:
         _say_fine(len(points))
         return 0
-    for note in slot_notes(settings):
-        say(note)
-    crew = Crew(slots(settings, configs), arguments)
+    crew = _crew(cfg, configs, settings, survey, arguments, is_search=axes.is_search)
+    if isinstance(crew, ClusterCrew) and (cfg.dry_run or not crew.settings.wait):
+        return _hand_over(points[:1] if axes.is_search else points, crew, only_show=cfg.dry_run)
     with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
         return _run(plan, crew, command_again(arguments, ["-m", *arguments.overrides]))
+
+
+def _crew(
+    cfg: DictConfig,
+    configs: list[DictConfig],
+    settings: SweepSettings,
+    survey: Survey,
+    arguments: Arguments,
+    *,
+    is_search: bool,
+) -> Crew | ClusterCrew:
+    cluster = settings_of(cfg)
+    if cluster is None:
+        for note in slot_notes(settings):
+            say(note)
+        return Crew(slots(settings, configs), arguments)
+    if is_search and not cluster.wait and not cfg.dry_run:
+        what = "a search draws each point from what others found, so its shell has to wait for them."
+        raise CheckFailed([Problem("hydra.launcher.wait", what, "Use finetune train -m hydra/launcher=slurm ...")])
+    return ClusterCrew(cluster, survey, arguments, settings.parallel, settings.parallel if is_search else None)
+
+
+def _hand_over(points: list[Point], crew: ClusterCrew, *, only_show: bool) -> int:
+    """Submit all points that are not finished, and go; or show what would be submitted."""
+    waiting = [point for point in points if not is_finished(point.run)]
+    for point in waiting:
+        crew.start(point)
+    if only_show:
+        for text in crew.scripts():
+            say(text)
+        return 0
+    crew.submit()
+    done = len(points) - len(waiting)
+    say(f"{f'{done} points are finished already. ' if done else ''}`finetune runs` shows how the others stand.")
+    return 0
 
 
 @contextmanager
@@ -137,7 +177,7 @@ def _say_fine(count: int) -> None:
     say(f"{fine}; nothing was started.", style="bold green")
 
 
-def _run(plan: Plan, crew: Crew, again: str) -> int:
+def _run(plan: Plan, crew: Crew | ClusterCrew, again: str) -> int:
     board = Board(plan, again)
     for ended in plan.earlier():
         board.note(ended)
@@ -147,7 +187,8 @@ def _run(plan: Plan, crew: Crew, again: str) -> int:
         except KeyboardInterrupt as stop:
             for ended in crew.stop(getattr(stop, "number", signal.SIGINT)):
                 plan.ended(board.add(ended))
-            raise _stopped(board, again) from None
+            finished = sum(result.state == "finished" for result in board.results.values())
+            raise crew.stopped(finished, again) from None
         except BaseException:
             crew.stop(signal.SIGTERM)  # or its processes would stay
             raise
@@ -155,7 +196,7 @@ def _run(plan: Plan, crew: Crew, again: str) -> int:
     return int(any(result.is_failure for result in board.results.values()))
 
 
-def _work(plan: Plan, crew: Crew, board: Board) -> None:
+def _work(plan: Plan, crew: Crew | ClusterCrew, board: Board) -> None:
     while True:
         while crew.has_room() and (point := plan.next()) is not None:
             if is_finished(point.run):
@@ -171,12 +212,6 @@ def _work(plan: Plan, crew: Crew, board: Board) -> None:
         for point in crew.points():
             if plan.is_hopeless(point):
                 crew.prune(point)
-
-
-def _stopped(board: Board, again: str) -> Interrupted:
-    finished = sum(result.state == "finished" for result in board.results.values())
-    what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
-    return Interrupted(what, f"The same command goes on where it was:\n    {again}")
 
 
 class _Terminated(KeyboardInterrupt):

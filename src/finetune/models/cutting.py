@@ -57,3 +57,12 @@ def _parts(lengths_R: Ints, bounds: Ints, budget: int, call_cost: int, power: in
         parts.append((low, high, int(lengths_R[low:high].max())))
         high = low
     return parts[::-1]
+
+
+def split(parts: list[Ints], count: int) -> list[Ints]:
+    """Return at least so many parts of the same items in the same order: the largest are halved."""
+    parts = list(parts)
+    while len(parts) < count:
+        largest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        parts[largest : largest + 1] = np.array_split(parts[largest], 2)
+    return parts

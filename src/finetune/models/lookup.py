@@ -25,6 +25,7 @@ class Lookup:
         self._shared: Tensor | None = None
         # What is more than a table (scaled, adapted, hooked) is called as it is; a GPU writes zeros for almost nothing.
         plain = type(table) is nn.Embedding and table.max_norm is None and not table._forward_hooks
+        plain = plain and type(table.weight) is nn.Parameter  # no part of one that several processes share
         if plain and table.weight.device.type == "cpu" and table.weight.requires_grad and torch.is_grad_enabled():
             self._shared = _Share.apply(  # type: ignore[no-untyped-call]
                 table.weight, self._gradient, table.padding_idx

@@ -18,6 +18,9 @@ Cause = Literal[
     "timeout",
     "node lost",
     "stopped",
+    "cancelled",
+    "preempted",
+    "time limit",
     "mistake",
     "error",
 ]

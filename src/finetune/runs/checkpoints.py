@@ -124,8 +124,7 @@ class Checkpoints:
         """Why a run cannot go on from a checkpoint; `None` if it can."""
         manifest_path = path.with_suffix(".json")
         if not manifest_path.exists():
-            is_ours = _STEP.fullmatch(path.name)
-            return "its save did not end" if is_ours else "it is of an older version of finetune, without a manifest"
+            return _without_manifest(path)
         manifest = _manifest(manifest_path)
         if manifest is None:
             return "its manifest is damaged"
@@ -161,6 +160,13 @@ def facts_of(path: Path) -> tuple[int, dict[str, float]]:
     manifest = _manifest(path.resolve().with_suffix(".json"))
     assert manifest is not None, path
     return manifest["step"], manifest["metrics"]
+
+
+def _without_manifest(path: Path) -> str:
+    if _STEP.fullmatch(path.name):
+        return "its save did not end"
+    is_old = path.suffix == ".ckpt"
+    return "it is of an older version of finetune, without a manifest" if is_old else "it is no checkpoint"
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

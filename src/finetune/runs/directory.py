@@ -1,7 +1,7 @@
 """The run directory: plain files that alone say what a run was, is and found.
 
 config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock  trackers.json
-checkpoints/  model/  report.html  report.md  report.json  diverged.json
+checkpoints/  model/  report.html  report.md  report.json  diverged.json  job.json  ranks/
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from finetune.runs.lock import held, is_held
 
 _TRACKERS = threading.Lock()
 
-State = Literal["created", "validating", "running", "finished", "failed", "interrupted"]
+State = Literal["pending", "created", "validating", "running", "finished", "failed", "interrupted"]
 _ALIVE = ("created", "validating", "running")
 
 
@@ -133,6 +133,16 @@ class RunDirectory:
         return self.path / "trackers.json"
 
     @property
+    def job_path(self) -> Path:
+        """Which job of a cluster the run is, if it is one."""
+        return self.path / "job.json"
+
+    @property
+    def ranks(self) -> Path:
+        """Folder of what each process of a job printed."""
+        return self.path / "ranks"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of what is needed to resume."""
         return self.path / "checkpoints"
@@ -207,15 +217,11 @@ class RunDirectory:
 
     def read_status(self) -> dict[str, Any]:
         """The last status; empty where none was written or something else stands in its place."""
-        try:
-            status = json.loads(self.status_path.read_text(encoding="utf-8", errors="replace"))
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise explain(error, f"read {self.status_path}") from error
-        except ValueError:
-            return {}
-        return status if isinstance(status, dict) else {}
+        return _read_object(self.status_path)
+
+    def read_job(self) -> dict[str, Any]:
+        """The job that the run is, see `jobs.write_job`; empty where it is none. Raises RunError."""
+        return _read_object(self.job_path)
 
     def read_environment(self) -> dict[str, Any]:
         """What the run began on, see `runs/environment.py`. Raises OSError or ValueError where it was taken away."""
@@ -284,6 +290,19 @@ class RunDirectory:
             whole, newline, _ = file.read().rpartition(b"\n")
         records = (_record(line) for line in whole.splitlines())
         return [record for record in records if record is not None], begin + len(whole) + len(newline)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none, or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise explain(error, f"read {path}") from error
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _make_parents(parent: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import finetune
+from finetune.runs.atomic import write_text_atomically
 
 PACKAGES = (
     "torch",
@@ -69,17 +70,43 @@ def hide_secrets(arguments: Sequence[str]) -> list[str]:
 
 def git_state(folder: Path) -> dict[str, Any] | None:
     """The commit of `folder` and whether tracked files differ from it; null outside of git or where it fails."""
-    # fsmonitor off: a repository's own settings must not start programs; untracked files can be millions.
-    command = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    # Untracked files can be millions.
+    answer = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    if answer is None:
+        return None
+    lines = answer.splitlines()
+    heads = [line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")]
+    sha = heads[0] if heads and heads[0] != "(initial)" else None
+    return {"sha": sha, "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def write_changes(folder: Path) -> None:
+    """Keep in `folder`/changes.diff how tracked files differ from the commits that `describe_environment` names.
+
+    For a run that starts later: by then they may be others. Nothing is written where nothing differs.
+    Raises RunError when the system refuses.
+    """
+    checkouts = dict.fromkeys(filter(None, map(_checkout, (Path.cwd(), Path(finetune.__file__).parent))))
+    found = [text for each in checkouts if (text := _git(each, "diff", "HEAD", "--no-ext-diff", "--no-textconv"))]
+    if found:
+        write_text_atomically(folder / "changes.diff", "\n".join(found))
+
+
+def _checkout(folder: Path) -> Path | None:
+    found = (_git(folder, "rev-parse", "--show-toplevel") or "").strip()
+    return Path(found) if found else None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says of a folder; None outside of git or where it fails."""
+    # fsmonitor off: a repository's own settings must not start programs.
+    command = ["git", "-c", "core.fsmonitor=false", *words]
     settings = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         answer = subprocess.run(command, cwd=folder, env=settings, capture_output=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = answer.decode(errors="replace").splitlines()
-    heads = [line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")]
-    sha = heads[0] if heads and heads[0] != "(initial)" else None
-    return {"sha": sha, "dirty": any(not line.startswith("#") for line in lines)}
+    return answer.decode(errors="replace")
 
 
 def _version(package: str) -> str | None:

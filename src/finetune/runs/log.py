@@ -22,7 +22,9 @@ def tail(run: RunDirectory, lines: int, *, follow: bool) -> Iterator[str]:
     """
     while not run.log_path.is_file():
         if not follow or not is_held(run.lock_path):
-            raise FinetuneError(f"the run {run.path} has no log.", "It ended before it said anything.")
+            record = read(run.path)
+            advice = record.reason if record.is_a_job else "It ended before it said anything."
+            raise FinetuneError(f"the run {run.path} has no log.", advice)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     with explained(f"read {run.log_path}"), run.log_path.open(encoding="utf-8", errors="replace", newline="") as file:
         yield from deque(file, maxlen=lines or None)

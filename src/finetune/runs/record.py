@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +16,7 @@ from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
 from finetune.runs.directory import RunDirectory, State
 from finetune.runs.headline import Finding, headline
+from finetune.runs.jobs import Job, Queue, needs_the_queue
 from finetune.runs.lock import is_held
 from finetune.runs.metrics import last_value
 
@@ -25,7 +27,9 @@ _FEWEST_MARKS = 2
 ENDED = ("finished", "failed", "interrupted")
 DEAD = "dead"  # it says that it runs, and no process holds its lock
 DAMAGED = "damaged"
-STATES = (*get_args(State), DEAD, DAMAGED)
+REQUEUED = "requeued"  # it waits in a cluster's queue, and has been running before
+WAITING = ("pending", REQUEUED)
+STATES = (*get_args(State), REQUEUED, DEAD, DAMAGED)
 
 # The C parser is ten times as fast, and not part of every build of PyYAML.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -44,6 +48,17 @@ class Record:
     def name(self) -> str:
         """The run's name within all runs: experiment and folder."""
         return f"{self.run.path.parent.name}/{self.run.name}"
+
+    @cached_property
+    def job(self) -> str | None:
+        """The id of the job that it is or was on a cluster."""
+        job_id = self.run.read_job().get("id")
+        return job_id if isinstance(job_id, str) else None
+
+    @property
+    def is_a_job(self) -> bool:
+        """Whether it is in the queue of a cluster, or running there."""
+        return self.job is not None and self.state not in (*ENDED, DEAD, DAMAGED)
 
     @property
     def step(self) -> int | None:
@@ -95,6 +110,7 @@ class Record:
             "started_at": self.started.isoformat(timespec="seconds"),
             "time": self.heard.isoformat(timespec="seconds"),
             "host": self.status.get("host"),
+            "job": self.job,
             "loss": self.metric("loss"),
             "headline": found and {"metric": found.metric, "after": found.after, "change": found.change},
         }
@@ -105,16 +121,68 @@ def is_run(path: Path) -> bool:
     return sum((path / name).is_file() for name in _MARKS) >= _FEWEST_MARKS
 
 
-def read(path: Path) -> Record:
-    """Read the run at `path`; whatever is wrong with it is in the record, and nothing is raised."""
+def read(path: Path, queue: Queue | None = None) -> Record:
+    """Read the run at `path`; whatever is wrong with it is in the record, and nothing is raised.
+
+    `queue` is what the cluster says of its job and others', which is asked if it is not given.
+    """
     run = RunDirectory(path)
     try:
         status = run.read_status()
         if damage := _damage(run, status):
             return Record(run, DAMAGED, damage, status)
-        return _alive(run, status)
+        if (job_id := needs_the_queue(run)) is None:
+            return _alive(run, status)
+        queue = queue or Queue([job_id])
+        job = queue.job(job_id)
+        return _without_its_job(run, status, job_id, queue.silence) if job is None else _of_its_job(run, status, job)
     except RunError as error:
         return Record(run, DAMAGED, error.what, {})
+
+
+def read_all(paths: Sequence[Path]) -> list[Record]:
+    """Read runs, of which a cluster is asked once."""
+    queue = Queue(job_id for path in paths if (job_id := _job_to_ask_for(path)) is not None)
+    return [read(path, queue) for path in paths]
+
+
+def _job_to_ask_for(path: Path) -> str | None:
+    try:
+        return needs_the_queue(RunDirectory(path))
+    except RunError:
+        return None  # for `read` to tell
+
+
+def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
+    """A run as the cluster sees it, where the run itself cannot have the last word."""
+    state, reason = str(status["state"]), str(status.get("reason", ""))
+    if job.waits:
+        what = f"Job {job.id} waits in the queue ({job.reason})."
+        return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
+    if not job.is_over:
+        begins = state == "pending"
+        goes_on = REQUEUED if status.get("goes_on") else state
+        return Record(run, "running" if begins else goes_on, f"Job {job.id} begins." if begins else reason, status)
+    # It may have ended between the two looks.
+    status = run.read_status()
+    if status.get("state") in ENDED and not status.get("goes_on"):
+        return Record(run, str(status["state"]), str(status.get("reason", "")), status)
+    is_stop = job.state == "CANCELLED" or status.get("goes_on")
+    what = f"Its job {job.id} ended without a word from it: {job.state.lower().replace('_', ' ')}."
+    return Record(run, "interrupted" if is_stop else "failed", f"{reason} {what}".strip(), status)
+
+
+def _without_its_job(run: RunDirectory, status: dict[str, Any], job_id: str, silence: str) -> Record:
+    """A run whose job SLURM does not know any more, or where it did not answer: `silence` says why."""
+    reason = str(status.get("reason", ""))
+    if status["state"] not in ("pending", "interrupted"):
+        return _alive(run, status)
+    if silence:
+        return Record(
+            run, str(status["state"]), f"{reason} How job {job_id} stands is not known: {silence}".strip(), status
+        )
+    what = f"Job {job_id} is not in the queue any more: it was cancelled."
+    return Record(run, "interrupted", f"{reason} {what}".strip(), status)
 
 
 def _damage(run: RunDirectory, status: dict[str, Any]) -> str:

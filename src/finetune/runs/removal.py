@@ -36,6 +36,9 @@ def remove(path: Path, root: Path) -> None:
     # As long as this process has the lock, nobody can go on with the run.
     with run.lock() as locked:
         record = read(path)
+        if record.is_a_job:
+            what = f"{path} is not removed: it is {record.state} as job {record.job} of a cluster."
+            raise FinetuneError(what, f"End it first: finetune runs cancel {path}")
         if not locked and record.state not in ENDED:
             advice = "Remove it yourself when you are sure that it does not run."
             raise FinetuneError(f"{path} is not removed: {record.reason}", advice)

@@ -13,7 +13,7 @@ from finetune.config.differences import ABSENT, keys_of, value_of
 from finetune.config.spelling import did_you_mean
 from finetune.errors import FinetuneError, RunError
 from finetune.runs.metrics import is_short_for, last_values
-from finetune.runs.record import STATES, Record, read
+from finetune.runs.record import STATES, Record, read_all
 from finetune.runs.registry import run_folders
 from finetune.runs.terms import Term, moment, term
 
@@ -56,13 +56,14 @@ def select(root: Path, wish: Wish) -> Found:
     folders = run_folders(root)
     # By their folder first: what is left out then is not even opened.
     wanted = [path for path in folders if _is_of(path.parent.name, wish.experiment)]
-    records = [record for record in map(read, wanted) if not states or record.state in states]
+    there = read_all(wanted)
+    records = [record for record in there if not states or record.state in states]
     records = [record for record in records if since is None or record.started >= since]
     unreadable = [record for record in records if where and record.config is None]
     records = [record for record in records if all(_config_holds(record, each) for each in where)]
     rated = [record for record in records if all(_metric_holds(record, each) for each in metric)]
     if not rated:
-        _check_known(wanted, where, metric)
+        _check_known(there, where, metric)
     return Found(_sorted(rated, wish.sort, wish.reverse), len(folders), unreadable)
 
 
@@ -82,9 +83,8 @@ def _config_holds(record: Record, wanted: Term) -> bool:
     return record.config is not None and wanted.holds(value_of(record.config, wanted.name))
 
 
-def _check_known(wanted: Sequence[Path], where: Sequence[Term], metric: Sequence[Term]) -> None:
+def _check_known(records: Sequence[Record], where: Sequence[Term], metric: Sequence[Term]) -> None:
     """Raise FinetuneError for a name that none of the runs has: an empty list would say that none fits."""
-    records = [read(path) for path in wanted]
     configs = [record.config for record in records if record.config]
     keys = {key for config in configs for key in keys_of(config)} if where else set()
     metrics = {name for record in records for name in _metrics(record)} if metric else set()

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.models.cutting import cheapest, fill
+from finetune.models.cutting import cheapest, fill, split
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training import budget, memory
@@ -24,6 +24,7 @@ from finetune.training import budget, memory
 if TYPE_CHECKING:
     from finetune.data.others import Others
     from finetune.data.tokens import Tokens
+    from finetune.training.together import Together
 
 Bools = npt.NDArray[np.bool_]
 _ALL = slice(None)
@@ -64,11 +65,13 @@ class Engine:
         lengths_N: Ints,
         rows_n: Ints | None = None,
         other_M: Tensor | None = None,
+        alike: Together | None = None,
     ) -> Tensor:
         """Embed texts, given as one row of token ids and the length of each, and after them other items.
 
         Returns `(N, D)` with gradients. `rows_n` asks for some of the items only, `(n, D)` in that order. `lengths_N`
-        stays on the CPU: cutting by length must not wait for the device.
+        stays on the CPU: cutting by length must not wait for the device. `alike` are processes that all have to make as
+        many micro-batches, and recompute the same of them; each has as many items.
         """
         others = 0 if other_M is None else len(other_M)
         rows_n = np.arange(len(lengths_N) + others) if rows_n is None else rows_n
@@ -76,9 +79,9 @@ class Engine:
         self._longest = int(costs_N[rows_n].max())
         while True:
             try:
-                return self._encode(encoder, ids_T, lengths_N, rows_n, other_M, costs_N)
+                return self._encode(encoder, ids_T, lengths_N, rows_n, other_M, costs_N, alike)
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_shortage(error):
+                if not memory.is_shortage(error) or alike is not None:
                     raise
                 self.halve(error)
 
@@ -109,10 +112,13 @@ class Engine:
         rows_n: Ints,
         other_M: Tensor | None,
         costs_N: Ints,
+        alike: Together | None,
     ) -> Tensor:
         starts_N = np.cumsum(lengths_N) - lengths_N
         # Longest first: what they keep of each token is the most that the next, which are shorter, can keep.
         cuts = list(self.cut(costs_N[rows_n], encoder, rows_n >= len(lengths_N)))[::-1]
+        if alike is not None:
+            cuts = split(cuts, alike.largest(len(cuts)))
         lookup = encoder.lookup()
         kept = memory.Kept(encoder.parameters())
         limit, kept_tokens = self.budget(encoder).kept, 0
@@ -126,7 +132,8 @@ class Engine:
             else:
                 inputs = _tokens(ids_T, starts_N[rows], lengths_N[rows]), lengths_N[rows], lookup
             # What the first keeps is not known before; with any limit but none it is worth to find out.
-            if limit and kept.bytes + count * kept.bytes / max(1, kept_tokens) <= limit:
+            is_too_much = not limit or kept.bytes + count * kept.bytes / max(1, kept_tokens) > limit
+            if not (is_too_much if alike is None else alike.largest(is_too_much)):
                 with kept.counted(inputs[0].device):
                     parts.append(encoder(*inputs))
                 kept_tokens += count

@@ -48,6 +48,7 @@ from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
 from finetune.training.portrait import Portrait
 from finetune.training.reporting import gathered
+from finetune.training.shards import unshard
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
 from finetune.training.trainer import build_trainer, total_steps
@@ -98,6 +99,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     first, together = parts.trainer.is_global_zero, Together.of(parts.trainer)
     if together.world > 1:
         # Lightning would do so as the training begins; the model is measured before that.
+        parts.trainer.strategy.connect(parts.module)
         parts.trainer.strategy.setup_environment()
     checkpoint = together.of_first(checkpoint)
     step = 0
@@ -121,6 +123,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
             # for this too must not hide what it was full for first.
             with contextlib.suppress(RunError):
                 run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
+    unshard(parts.encoder)
     finish(parts.trainer, parts.module)
     after = _evaluate(parts, "after", log=True)
     if first:

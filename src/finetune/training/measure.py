@@ -24,6 +24,7 @@ from finetune.data.tokens import Tokens
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.engine import Engine
+from finetune.training.shards import whole
 from finetune.training.together import Together
 
 Floats = NDArray[np.float32]
@@ -114,13 +115,14 @@ class Measure:
         """
         # Always fp32, whatever it trains in: that is how the saved model will be used and compared.
         self._encoder.to(together.device).float().eval()
-        if together.rank:
-            self._serve(together)
-            return {}
         found: dict[str, Result] = {}
-        for name, evaluator in evaluators.items():
-            found |= self._found(name, evaluator, together, f"evaluating {when}")
-        together.of_first(None)  # that was all
+        with whole(self._encoder):
+            if together.rank:
+                self._serve(together)
+                return found
+            for name, evaluator in evaluators.items():
+                found |= self._found(name, evaluator, together, f"evaluating {when}")
+            together.of_first(None)  # that was all
         return found
 
     def _found(self, name: str, evaluator: Any, together: Together, what: str) -> dict[str, Result]:
@@ -169,7 +171,8 @@ class Measure:
         Of several processes the first one has them, the others nothing that is of use.
         """
         self._encoder.to(together.device).float().eval()
-        return self._answer(self._ask(what, None, items), together)
+        with whole(self._encoder):
+            return self._answer(together.of_first(self._ask(what, None, items)), together)
 
     def _serve(self, together: Together) -> None:
         while (ask := together.of_first(cast(Ask | None, None))) is not None:

@@ -27,6 +27,7 @@ from finetune.training.loops import straighten
 from finetune.training.optimizers import hidden_weights
 from finetune.training.pace import Pace
 from finetune.training.schedules import Constant
+from finetune.training.shards import Fsdp, shard
 from finetune.training.together import Together
 from finetune.training.undisturbed import random_state, set_random_state
 
@@ -70,6 +71,15 @@ class EmbeddingModule(LightningModule):
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
         self.items_seen = 0  # distinct items of the batches since this process started, for the pace
         self.tokens_seen = 0  # and their tokens, without padding
+
+    def configure_model(self) -> None:
+        """Share the weights out over the processes, if the trainer is to; what is known of a weight goes with it."""
+        if not isinstance(self.trainer.strategy, Fsdp):
+            return
+        names = {weight: name for name, weight in self.encoder.named_parameters()}
+        shard(self.encoder, self.losses, self.trainer.strategy.device_mesh["data_parallel"])
+        weights = dict(self.encoder.named_parameters())
+        self._rates = {weights[names[weight]]: rate for weight, rate in self._rates.items()}
 
     def on_train_start(self) -> None:
         """Put the encoder in train mode: it comes from `from_pretrained` and from an evaluation without dropout."""
@@ -128,7 +138,9 @@ class EmbeddingModule(LightningModule):
             order_N = np.concatenate([order_N, np.arange(len(lengths_N), len(batch.items_N))])
         shares_Wn = np.resize(order_N, (-(-len(order_N) // world), world)).T
         mine = shares_Wn[self.global_rank]
-        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine, other_M)
+        # Where the weights are gathered for each micro-batch, all processes have to make as many.
+        step = Together.of(self.trainer) if isinstance(self.trainer.strategy, Fsdp) else None
+        part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine, other_M, step)
         gathered = cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
         first_N = np.unique(shares_Wn.ravel(), return_index=True)[1]
         return gathered[upload(first_N, self.device)]

@@ -41,6 +41,13 @@ class Together:
             distributed.all_gather_object(values, value)
         return values
 
+    def largest(self, value: int) -> int:
+        """Return the largest of the values that the processes give."""
+        found = torch.tensor(value, device=self.device)
+        if self.world > 1:
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return int(found)
+
     def add_up(self, values: NDArray[np.float32]) -> None:
         """Let the first process have the sum over all, in place; of what only one has, and the others have zeros."""
         if self.world == 1:

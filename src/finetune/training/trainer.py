@@ -19,6 +19,7 @@ from finetune.config.build import build
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
 from finetune.training.saving import AtomicCheckpointIO
+from finetune.training.shards import Fsdp
 
 # What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
 _FEWEST_STEPS = 100
@@ -36,7 +37,7 @@ def build_trainer(
     if here.world > 1 and not isinstance(node.devices, ListConfig):
         settings.devices = here.local_world
     del settings.strategy
-    strategy = _strategy(here)
+    strategy = _strategy(node.strategy, here)
     try:
         return _build_trainer(settings, run, callbacks, loggers, strategy)
     except CheckFailed:
@@ -83,8 +84,10 @@ class _Ddp(DDPStrategy):
         return contextlib.nullcontext()
 
 
-def _strategy(here: processes.Place) -> Strategy | str:
-    return "auto" if here.world == 1 else _Ddp()
+def _strategy(name: str, here: processes.Place) -> Strategy | str:
+    if here.world == 1:
+        return "auto"
+    return Fsdp(here.world) if name == "fsdp" else _Ddp()
 
 
 def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.console import say
 from finetune.runs.directory import RunDirectory
+from finetune.runs.jobs import job_here
 from finetune.training.callbacks.order import Place, ends_step
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -54,10 +55,13 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.stopped_by and job_here() is not None:
+            return  # a cluster says it more than once, and ends what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
         self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        say(f"{self.stopped_by}: stopping after this step; once more stops at once.")
+        at_once = "" if job_here() is not None else "; once more stops at once"
+        say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

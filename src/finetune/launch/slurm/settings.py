@@ -1,0 +1,148 @@
+"""What a config asks a SLURM cluster for, and what of it cannot be."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from finetune.config.build import build
+from finetune.config.types import CountFromZero, NotEmptyText, PositiveInt
+from finetune.config.values import has_own_launcher
+from finetune.errors import Problem
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_KEY = "hydra.launcher"
+# What the script itself sets: some write files, some would start something else.
+_OURS = {
+    *("nodes", "ntasks", "ntasks-per-node", "array", "output", "error", "input", "open-mode", "chdir", "export"),
+    *("export-file", "wrap", "signal", "requeue", "no-requeue", "wait", "parsable", "test-only", "batch", "uid", "gid"),
+    *("get-user-env", "bbf", "time", "partition", "account", "qos", "constraint", "mem", "cpus-per-task"),
+}
+_OPTION = re.compile(r"[a-z][a-z0-9-]+")
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_SCAN_SECONDS = 60  # SLURM may send its signal so much earlier
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """What a job asks for; `conf/hydra/launcher/slurm.yaml` says what each of these means."""
+
+    partition: NotEmptyText | None
+    account: NotEmptyText | None
+    qos: NotEmptyText | None
+    constraint: NotEmptyText | None
+    memory: NotEmptyText | None
+    time: PositiveInt | NotEmptyText
+    cpus_per_process: PositiveInt
+    gpus_per_process: CountFromZero | Literal["auto"]
+    options: dict[str, Any]
+    save_seconds: PositiveInt
+    requeue: bool
+    wait: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a run needs of a cluster: machines, processes on each of them, and GPUs for each process."""
+
+    nodes: int
+    processes: int
+    gpus: int
+
+
+def settings_of(cfg: DictConfig) -> SlurmSettings | None:
+    """Return what the config asks a cluster for; None where it is not for one."""
+    if not has_own_launcher(cfg):
+        return None
+    settings: SlurmSettings = build(cfg.hydra.launcher, "sweep")
+    return settings
+
+
+def shape_of(cfg: DictConfig, settings: SlurmSettings) -> Shape:
+    """Return what a checked run needs."""
+    gpus = settings.gpus_per_process
+    if gpus == "auto":
+        gpus = int(cfg.trainer.accelerator in ("gpu", "cuda"))
+    nodes = cfg.trainer.num_nodes
+    return Shape(1 if nodes == "auto" else int(nodes), int(cfg.trainer.devices), int(gpus))
+
+
+def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
+    """Look at what a config asks a cluster for, and whether SLURM's commands are here."""
+    settings = settings_of(cfg)
+    if settings is None:
+        return
+    if not isinstance(cfg.trainer.devices, int) or cfg.trainer.devices < 1:
+        what = "on a cluster the number of processes on each machine has to be said."
+        yield Problem("trainer.devices", what, "Write a number: trainer.devices=1")
+    seconds = seconds_of(settings.time)
+    if seconds is None:
+        what = f"'{settings.time}' is no length of time."
+        yield Problem(f"{_KEY}.time", what, "Write minutes, or '[days-]hours:minutes:seconds' in quotes.")
+    elif seconds < settings.save_seconds + _SCAN_SECONDS:
+        what = f"a run would be told to save {settings.save_seconds} s before the end of {seconds} s: before it began."
+        yield Problem(f"{_KEY}.time", what, f"Give it more time, or set {_KEY}.save_seconds lower.")
+    for name, value in (
+        ("partition", settings.partition),
+        ("account", settings.account),
+        ("qos", settings.qos),
+        ("constraint", settings.constraint),
+        ("memory", settings.memory),
+    ):
+        yield from _check_text(f"{_KEY}.{name}", value)
+    for option, value in settings.options.items():
+        yield from _check_option(str(option), value)
+    if shutil.which("sbatch") is None and not cfg.dry_run and not cfg.check:
+        what = "SLURM's sbatch is not on the PATH here."
+        yield Problem("hydra/launcher=slurm", what, "Type this where jobs are submitted, or load the cluster's module.")
+
+
+def slurm_notes(cfg: DictConfig) -> list[str]:
+    """Return what is to be said about a job that is as asked, and may disappoint."""
+    settings = settings_of(cfg)
+    if settings is None or shape_of(cfg, settings).gpus or cfg.trainer.accelerator == "cpu":
+        return []
+    if any(option.startswith("g") for option in settings.options):  # gres, gpus, gpus-per-node ...
+        return []
+    return ["No GPU is asked for; trainer.accelerator=gpu asks for one for each process."]
+
+
+def seconds_of(time: int | str) -> int | None:
+    """Return a length of time in seconds: minutes, or as SLURM writes it; None if it is neither.
+
+    The forms are those of `man sbatch`: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+    days-hours:minutes, days-hours:minutes:seconds.
+    """
+    found = _TIME.fullmatch(str(time))
+    if found is None:
+        return None
+    days, *numbers = (int(number) if number else 0 for number in found.groups())
+    if found[1] or found[4]:
+        hours, minutes, seconds = numbers
+    else:
+        hours, minutes, seconds = 0, numbers[0], numbers[1]
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _check_option(option: str, value: Any) -> Iterator[Problem]:
+    key = f"{_KEY}.options.{option}"
+    if not _OPTION.fullmatch(option):
+        yield Problem(key, "this is no long option of sbatch.", "Write it without dashes in front: {exclude: node7}")
+    elif option in _OURS:
+        what = "this is set from other keys of the config, or by the run itself."
+        yield Problem(key, what, f"Leave it out; {_KEY} has time, partition, memory and more.")
+    elif isinstance(value, dict | list):
+        yield Problem(key, "expected a text or a number.", "Write it as sbatch takes it.")
+    else:
+        yield from _check_text(key, value)
+
+
+def _check_text(key: str, value: Any) -> Iterator[Problem]:
+    # A line break would begin a line of the script.
+    if isinstance(value, str) and not value.isprintable():
+        yield Problem(key, "there is a line break or another control character in it.", "Leave it out.")

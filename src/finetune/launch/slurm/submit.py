@@ -1,0 +1,150 @@
+"""`finetune submit`: one run, checked here as any run is, and handed over to the cluster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.console import say
+from finetune.errors import FinetuneError
+from finetune.launch.arguments import Arguments, parse
+from finetune.launch.claim import find_run, no_new_folders_left_of_a_failure, overrides_of_run
+from finetune.launch.points import is_of_the_cluster, of_the_run
+from finetune.launch.slurm.sbatch import cancel, check_possible, submit
+from finetune.launch.slurm.script import Task, script
+from finetune.launch.slurm.settings import settings_of, shape_of
+from finetune.runs.atomic import write_json_atomically
+from finetune.runs.directory import RunDirectory
+from finetune.runs.environment import write_changes
+from finetune.runs.jobs import write_job
+from finetune.runs.record import read
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+LAUNCHER = "hydra/launcher=slurm"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what `finetune submit` was told and return the exit code."""
+    from finetune.launch.entry import answered
+
+    return answered(lambda: _do(parse(argv)))
+
+
+def _do(arguments: Arguments) -> int:
+    from finetune.launch.entry import show
+
+    before = _asked_before(arguments.overrides)
+    arguments = replace(arguments, overrides=[LAUNCHER, *before, *arguments.overrides])
+    if arguments.show:
+        return show(arguments)
+    if arguments.multirun:
+        from finetune.launch.sweep import sweep
+
+        return sweep(replace(arguments, overrides=[*arguments.overrides, "hydra.launcher.wait=false"]))
+    return _submit(arguments)
+
+
+def _submit(arguments: Arguments) -> int:
+    from finetune.launch.encoders import fetch
+    from finetune.launch.entry import check_run
+
+    typed = overrides_of_run(arguments.overrides)
+    checked = check_run(arguments, typed)
+    if checked is None:
+        return 0
+    cfg, dataset = checked
+    overrides = of_the_run(typed)
+    settings = settings_of(cfg)
+    assert settings is not None
+
+    def text(run: Path) -> str:
+        return script([Task(run, overrides)], settings, shape_of(cfg, settings), arguments)
+
+    if cfg.dry_run:
+        say(text(place(cfg)))
+        return 0
+    check_possible(text(place(cfg)))
+    fetch(cfg)  # a machine of the cluster may have no network
+    with no_new_folders_left_of_a_failure(place(cfg).parent):
+        run, goes_on = find_run(cfg, overrides, dataset, arguments)
+        with pending([(run, goes_on)]):
+            write_changes(run.path)
+            asked = [each for each in typed if is_of_the_cluster(each) and each != LAUNCHER]
+            job_id = hand_over(text(run.path), [run], asked)
+    say(f"job {job_id} is in the queue; run directory: {run.path}")
+    say(f"`finetune runs show {run.path}` tells how it stands, `finetune runs cancel {run.path}` ends it.")
+    return 0
+
+
+def hand_over(text: str, runs: Sequence[RunDirectory], asked: Sequence[str], *, is_array: bool = False) -> str:
+    """Submit the job that these runs are, note it in each of them, and return its id.
+
+    Raises:
+        FinetuneError: SLURM does not take it, or the disk is full; nothing is in the queue.
+    """
+    job_id = submit(text)
+    try:
+        for number, run in enumerate(runs):
+            write_job(run, f"{job_id}_{number}" if is_array else job_id, asked)
+    except BaseException:
+        cancel([job_id])
+        raise
+    return job_id
+
+
+@contextmanager
+def pending(runs: Sequence[tuple[RunDirectory, bool]]) -> Iterator[None]:
+    """Say of runs that they wait; those that were not there before are gone again if what is inside fails.
+
+    Raises:
+        FinetuneError: one of them is in the queue already, or a process works on it.
+    """
+    before = {run.path: run.read_status() for run, _ in runs}
+    try:
+        for run, goes_on in runs:
+            if goes_on:
+                _check_free(run)
+            with run.lock():
+                run.write_status("pending")
+        yield
+    except BaseException:
+        for run, goes_on in runs:
+            if goes_on:
+                write_json_atomically(run.status_path, before[run.path])
+            else:
+                shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+def _check_free(run: RunDirectory) -> None:
+    record = read(run.path)
+    if record.is_a_job:
+        what = f"The run {run.path} is {record.state} as job {record.job}."
+        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it; then it can be submitted again.")
+
+
+def place(cfg: DictConfig) -> Path:
+    """Return where a run will be, as far as that can be said before it has its directory."""
+    told = any(text.startswith("hydra.run.dir=") for text in cfg.hydra.overrides.hydra)
+    if told or cfg.name is not None:
+        return Path(cfg.hydra.run.dir)
+    return Path(cfg.output_root) / str(cfg.experiment) / "NAME"
+
+
+def _asked_before(overrides: Sequence[str]) -> list[str]:
+    """What was asked of the cluster when the run that is to go on was submitted."""
+    paths = [
+        Path(text.removeprefix("resume=").strip("'\"")).expanduser() for text in overrides if text.startswith("resume=")
+    ]
+    if not paths:
+        return []
+    folder = paths[-1].parent.parent if paths[-1].is_file() else paths[-1]
+    typed = {text.partition("=")[0] for text in overrides}
+    asked = RunDirectory(folder).read_job().get("asked", [])
+    return [str(text) for text in asked if str(text).partition("=")[0] not in typed]

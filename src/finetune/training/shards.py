@@ -1,0 +1,85 @@
+"""A model whose weights, gradients and optimizer states are shared out over the processes (FSDP).
+
+Each layer is gathered when it is computed and let go again. Source: Zhao et al. 2023, https://arxiv.org/abs/2304.11277;
+torch's second version of it, https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from finetune.errors import FinetuneError, ModelError
+from finetune.models.encoder import Encoder
+from finetune.models.layers import layers_of
+
+
+class Fsdp(ModelParallelStrategy):
+    """All processes share one model out among them; a checkpoint is one file, as with any other strategy."""
+
+    def __init__(self, world: int) -> None:
+        super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+def shard(encoder: Encoder, losses: nn.Module, mesh: Any) -> None:
+    """Share an encoder's weights out over the processes of `mesh`: those of each layer together, and the rest.
+
+    Raises:
+        FinetuneError: the losses have weights too, which would have to be the same everywhere.
+    """
+    if any(weight.requires_grad for weight in losses.parameters()):
+        what = "trainer.strategy=fsdp does not share out a loss that has weights of its own."
+        raise FinetuneError(what, "Set trainer.strategy=ddp, or take another loss.")
+    for backbone in encoder.backbones():
+        for layer in _layers(backbone, encoder.name):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(encoder, mesh=mesh)
+
+
+def _layers(backbone: nn.Module, name: str) -> list[nn.Module]:
+    try:
+        return list(layers_of(backbone, name))
+    except ModelError:
+        return []  # then it is gathered as a whole
+
+
+@contextmanager
+def whole(encoder: nn.Module) -> Iterator[None]:
+    """Have every process hold all weights for a while, to compute without waiting for the others."""
+    parts = [module for module in encoder.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            # As fully_shard has it: what is gathered first is needed again at once.
+            part.set_reshard_after_forward(part is not encoder, recurse=False)
+
+
+def unshard(encoder: nn.Module) -> None:
+    """Make an encoder an ordinary one again, with all weights in every process."""
+    weights = {name: _full(weight) for name, weight in encoder.named_parameters()}
+    for module in encoder.modules():
+        if isinstance(module, FSDPModule):
+            state = module._get_fsdp_state()
+            state._pre_forward_hook_handle.remove()
+            state._post_forward_hook_handle.remove()
+            module.__class__ = type(module).__mro__[2]  # torch puts its own class in front
+    for name, weight in weights.items():
+        parent, _, last = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), last, weight)
+
+
+def _full(weight: nn.Parameter) -> nn.Parameter:
+    if not isinstance(weight, DTensor):
+        return weight
+    return nn.Parameter(weight.full_tensor(), requires_grad=weight.requires_grad)
