@@ -70,13 +70,22 @@ def unshard(encoder: nn.Module) -> None:
     weights = {name: _full(weight) for name, weight in encoder.named_parameters()}
     for module in encoder.modules():
         if isinstance(module, FSDPModule):
-            state = module._get_fsdp_state()
-            state._pre_forward_hook_handle.remove()
-            state._post_forward_hook_handle.remove()
+            for hook in _hooks(module._get_fsdp_state()):
+                hook.remove()
             module.__class__ = type(module).__mro__[2]  # torch puts its own class in front
     for name, weight in weights.items():
         parent, _, last = name.rpartition(".")
         setattr(encoder.get_submodule(parent), last, weight)
+
+
+def _hooks(state: Any) -> Iterator[Any]:
+    """Yield all by which torch gets hold of a module; it offers no way back."""
+    yield state._pre_forward_hook_handle
+    yield state._post_forward_hook_handle
+    if (group := state._fsdp_param_group) is not None:
+        yield from group._module_to_pre_save_state_dict_hook_handle.values()
+        yield from group._module_to_pre_load_state_dict_hook_handle.values()
+        yield from (weight._post_load_hook_handle for weight in group.fsdp_params)
 
 
 def _full(weight: nn.Parameter) -> nn.Parameter:
