@@ -14,7 +14,7 @@ import pytest
 from finetune.report import charts, content, write
 from finetune.report.page import report_page
 from finetune.runs.directory import RunDirectory
-from tests.report.made import BARE, make_report, make_reported_run
+from tests.report.made import BARE, make_report, make_reported_run, row
 
 
 class Links(HTMLParser):
@@ -50,6 +50,13 @@ def test_a_section_that_is_not_there_is_left_out() -> None:
     assert headings == ["Data", "What it cost", "How to do it again", "How to use it"]
     whole = re.findall(r'<section id="([a-z]+)"', report_page(make_report(), [{"step": 1, "loss": 2.0}]))
     assert whole == ["metrics", "learning", "examples", "embeddings", "data", "forgetting", "cost", "again", "use"]
+
+
+def test_a_metric_that_is_no_number_is_a_dash() -> None:
+    report = make_report()
+    nothing = dict.fromkeys(("before", "after", "change", "low", "high"))
+    report["evaluations"]["similarity"]["metrics"] = [row("Spearman cosine", 0.1, 0.2, False) | nothing]
+    assert '<td><bdi dir="auto">- to -</bdi></td>' in report_page(report, [])
 
 
 @pytest.mark.parametrize("length", [1, 199, 200, 201, 5_000])
