@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,6 +34,7 @@ def test_leaves_the_whole_run_directory(ran: Ran):
         "environment.json",
         "checkpoints",
         "model",
+        "report.html",
         "report.md",
         "report.json",
         "run.log",
@@ -134,6 +136,14 @@ def test_the_report_names_the_command_and_the_data(ran: Ran):
     assert "optimizer.lr=1e-3" in report
     assert "SentenceTransformer(" in report
     assert "nDCG@10" in report
+
+
+def test_the_run_ends_with_a_page_and_says_where_it_is(ran: Ran):
+    assert f"report: {ran.path.relative_to(ran.cwd)}/report.html" in ran.process.stdout
+    page = (ran.path / "report.html").read_text()
+    assert ran.path.name.replace("'", "&#39;").replace('"', "&#34;") in page
+    sections = re.findall(r'<section id="([a-z]+)"', page)
+    assert {"metrics", "learning", "data", "cost", "again", "use"} <= set(sections)
 
 
 def test_the_command_of_the_report_makes_the_same_run_again(ran: Ran):

@@ -116,7 +116,7 @@ def test_one_run_in_full(here: Path) -> None:
     assert "failed: Memory ran out." in said and "python train.py" in said
     assert said.splitlines()[-1].endswith("resume=outputs/one/bad")
     said = finetune(here, "runs", "show", "good")
-    assert "retrieval: better" in said and "+0.1000" in said and "go on with" not in said
+    assert "retrieval: held out" in said and "+0.100" in said and "go on with" not in said
     assert "damaged: status.json" in finetune(here, "runs", "show", "broken")
 
 

@@ -16,8 +16,10 @@ from finetune.runs.record import Record
 from finetune.runs.sides import side_by_side
 
 # What the intervals do not say, and who does.
-ADVICE = "An interval is of a run's change from its own beginning. Which of two models is better, and whether that is"
-ADVICE += " certain, `finetune evaluate FIRST SECOND` measures on the same queries."
+ADVICE = (
+    "An interval is of a run's change from its own beginning. Whether one model is better than another for certain is"
+    " measured on the same queries by: finetune evaluate FIRST SECOND"
+)
 
 
 def compared(records: Sequence[Record]) -> dict[str, Any]:

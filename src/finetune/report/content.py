@@ -65,6 +65,11 @@ def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
     return Verdict(name, kind, _WORD[kind], capital(words), [capital(each) for each in also], row, cases)
 
 
+def is_drawn(row: Mapping[str, Any]) -> bool:
+    """Whether a metric was measured before and after, and is a number with an interval of numbers."""
+    return all(isinstance(row.get(name), int | float) for name in ("before", "after", "change", "low", "high"))
+
+
 def metrics_table(part: Mapping[str, Any]) -> Table:
     """All metrics of one evaluation; certain changes are marked."""
     if not any("change" in row for row in part["metrics"]):
@@ -128,7 +133,7 @@ def metric_points(records: Sequence[Mapping[str, Any]], name: str, metric: str) 
 
 def cut_short(part: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """The headline metric by dimensions that are kept: dimensions, before, after; the whole embedding last."""
-    rows = {row["metric"]: row for row in part["metrics"] if "before" in row}
+    rows = {row["metric"]: row for row in part["metrics"] if is_drawn(row)}
     metric, found = part["metric"], []
     for name, row in rows.items():
         inside = name.removeprefix(f"{metric} (").removesuffix(")")

@@ -83,11 +83,11 @@ def _shipped(name: str) -> str:
 
 def _part(report: Mapping[str, Any], number: int, name: str) -> Part:
     facts = report["evaluations"][name]
-    verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if "change" in row]
+    verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if content.is_drawn(row)]
     pictures = [charts.changes(rows, f"changes-{number}")] if len(rows) > 1 else []
     if cut := content.cut_short(facts):
         pictures.append(charts.dimensions(facts["metric"], cut, f"dimensions-{number}"))
-    interval = charts.interval(verdict.row, f"interval-{number}") if verdict.kind != "once" else None
+    interval = charts.interval(verdict.row, f"interval-{number}") if content.is_drawn(verdict.row) else None
     return Part(name, facts, verdict, interval, pictures, content.examples(report, name))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -21,12 +21,8 @@ def metrics_table(name: str, part: Mapping[str, Any]) -> Table:
     wanted = content.metrics_table(part)
     legend = [f"* {content.CERTAIN}"] if any(row.get("certain") for row in part["metrics"]) else []
     lines = [part["headline"], *legend, *content.without_model(part)]
-    table = Table(
-        title=Text(one_line(f"{name}: {part['judgments']}")),
-        caption=Text("\n".join(one_line(line, 400) for line in lines)),
-    )
-    for column in wanted.columns:
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    caption = "\n".join(one_line(line, 400) for line in lines)
+    table = _empty(wanted.columns, f"{name}: {part['judgments']}", caption, fixed=True)
     for cells, row in zip(wanted.rows, part["metrics"], strict=True):
         colour = _COLOURS[kind_of(row)] if "change" in row else "default"
         table.add_row(*(Text(one_line(cell)) for cell in cells), style=colour)
@@ -42,13 +38,20 @@ def comparison(facts: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _side_by_side(wanted: content.Table, title: str, caption: str) -> Table:
-    table = Table(title=Text(one_line(title)), caption=Text(caption) if caption else None)
-    for column in wanted.columns:
-        table.add_column(
-            Text(one_line(column)), justify="left" if column == wanted.columns[0] else "right", overflow="fold"
-        )
+    table = _empty(wanted.columns, title, caption)
     for cells in wanted.rows:
         table.add_row(*(Text(one_line(cell)) for cell in cells))
+    return table
+
+
+def _empty(columns: Sequence[str], title: str, caption: str, *, fixed: bool = False) -> Table:
+    # Without lines all of it fits into 80 characters; what does not is folded, not cut off.
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")
+    table.title, table.caption = Text(f"\n{one_line(title)}", "bold"), Text(f"{caption}\n" if caption else "")
+    for place, column in enumerate(columns):
+        table.add_column(
+            Text(one_line(column)), justify="right" if place else "left", no_wrap=fixed and place > 0, overflow="fold"
+        )
     return table
 
 

@@ -1,7 +1,7 @@
 "use strict";
 // Without this everything can be read; with it lists can be searched, and print shows what is folded.
-for (const list of document.querySelectorAll(".searched")) {
-  const form = list.querySelector(".search");
+for (const form of document.querySelectorAll(".search")) {
+  const list = form.closest(".searched");
   const items = [...list.querySelectorAll("[data-item]")];
   const texts = items.map((item) => item.textContent.normalize("NFKC").toLowerCase());
   const [input, select, count] = ["input", "select", "output"].map((tag) => form.querySelector(tag));
