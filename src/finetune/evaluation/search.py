@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.sieve import Found, Sieve, as_rows
 
 _INDEX_MASK = 0xFFFFFFFF
 _QUERIES_AT_ONCE = 1024
+_PAIRS_AT_ONCE = 2048
 
 
 def top_k(
@@ -37,12 +39,21 @@ def top_k(
     queries_QD = queries_QD.to(device or queries_QD.device)
     k = min(k, len(corpus_MD))
     with torch.no_grad(), _full_precision(queries_QD.device.type):
-        parts = [_search(part.float(), corpus_MD, k, block) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)]
+        sieve = None
+        if Sieve.is_worth_it(len(queries_QD), len(corpus_MD), k, queries_QD.device):
+            corpus_MD = corpus_MD.float()
+            sieve = Sieve(corpus_MD, block)
+        parts = [
+            _search(part.float(), corpus_MD, k, block, sieve) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)
+        ]
     scores_Qk, index_Qk = _unpack(torch.cat(parts))
     return scores_Qk.cpu().numpy(), index_Qk.cpu().numpy()
 
 
-def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int) -> Tensor:
+def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, sieve: Sieve | None) -> Tensor:
+    """Keys of the k best documents of each query, (Q, k)."""
+    if sieve is not None and (found := sieve.candidates(queries_QD, k)) is not None:
+        return _best_of_some(queries_QD, corpus_MD, k, found)
     rows = max(1, block // max(1, len(queries_QD)))
     best_Qk = torch.empty((len(queries_QD), 0), dtype=torch.int64, device=queries_QD.device)
     for start in range(0, len(corpus_MD), rows):
@@ -50,6 +61,18 @@ def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int) -> Tensor
         best_Qk = torch.cat([best_Qk, _best_of_block(scores_Qm, start, k)], dim=1)
         best_Qk = best_Qk.topk(min(k, best_Qk.shape[1]), dim=1).values
     return best_Qk
+
+
+def _best_of_some(queries_QD: Tensor, corpus_MD: Tensor, k: int, found: Found) -> Tensor:
+    """Keys of the k best among the pairs that were found."""
+    key_P = torch.empty(len(found.query), dtype=torch.int64)
+    for part in torch.split(torch.arange(len(key_P)), _PAIRS_AT_ONCE):
+        query_p, document_p = found.query[part], found.document[part]
+        # Not a matrix product: the sum of a row must not depend on where it stands, or equal documents would differ.
+        score_p = (queries_QD.index_select(0, query_p) * corpus_MD.index_select(0, document_p)).sum(1)
+        key_P[part] = _pack(score_p, document_p)
+    lowest = torch.iinfo(torch.int64).min
+    return as_rows(found.query, key_P, lowest, len(queries_QD)).topk(k, dim=1).values
 
 
 def _best_of_block(scores_Qm: Tensor, start: int, k: int) -> Tensor:
