@@ -21,8 +21,8 @@ def reported(start, tmp_path):
         asked = []
         real = Engine.embed
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Engine, "embed", lambda self, encoder, tokens, items, others=None: (
-                asked.append((len(tokens), items)) or real(self, encoder, tokens, items, others)))  # fmt: skip
+            patch.setattr(Engine, "embed", lambda self, encoder, tokens, items, *more: (
+                asked.append((len(tokens), items)) or real(self, encoder, tokens, items, *more)))  # fmt: skip
             fit(cfg, dataset, run)
         return json.loads(run.report_data_path.read_text()), asked, dataset
 
