@@ -143,7 +143,7 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     embedding_width = None if "model" in wrong else width(cfg, models)
     looks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
         ({"model", "data"}, lambda: check_lengths(cfg, models)),
-        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores())),
+        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
@@ -279,7 +279,8 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     cfg, dataset = check_all(arguments, overrides)
     models = models_of(cfg)
     notes = device_notes(cfg) if settings_of(cfg) is None else slurm_notes(cfg)
-    notes = [*dataset.notes, *notes, *prompt_notes(cfg, models), *evaluation_notes(cfg, dataset.held)]
+    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *prompt_notes(cfg, models)]
+    notes += evaluation_notes(cfg, dataset.held)
     for note in notes if not cfg.dry_run else ():
         say(note)
     if not cfg.check:
@@ -298,6 +299,13 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) 
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)
+
+
+def _batch_notes(cfg: DictConfig, dataset: Dataset) -> list[str]:
+    size, there = cfg.data.batch_size, len(dataset.train)
+    if size <= there:
+        return []
+    return [f"data.batch_size is {size}, but there are {there} training pairs: each step takes them all."]
 
 
 def _say_fine(dataset: Dataset) -> None:
