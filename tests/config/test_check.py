@@ -186,6 +186,8 @@ TOGETHER = [
     ("trainer.strategy=dpp", "trainer.strategy", ["ddp"]),
     ("trainer.num_nodes=0", "trainer.num_nodes", ["at least 1"]),
     ("trainer.devices=0", "trainer.devices", ["at least 1"]),
+    ("trainer=fsdp | optimizer=muon", "optimizer", ["whole", "fsdp"]),
+    ("trainer=fsdp | callbacks=[default,average]", "callbacks.average", ["whole", "fsdp"]),
     ("trainer.accelerator=cpu | trainer.devices=-1", "trainer.devices", ["on a CPU"]),
     ("trainer.accelerator=cpu | trainer.devices=[0]", "trainer.devices", ["on a CPU"]),
     ("hydra.run.dir=a/x | name=foo", "hydra.run.dir", ["named 'x'", "'foo'", "one of the two"]),

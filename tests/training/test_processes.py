@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from finetune.config.build import build
 from finetune.config.check import check
@@ -129,6 +131,31 @@ def test_scores_of_pairs_and_adapters_too(tiny_model, tmp_path):
         found.append(weights(tmp_path / f"outputs/default/run{devices}"))
     assert any("lora" in name for name in found[0])
     assert_close(*found)
+
+
+def test_a_model_that_is_shared_out_goes_on_to_the_weights_and_evaluations_of_one_process(tiny_model, tmp_path):
+    """From a checkpoint that one process saved; with evaluations on the way, and the best of them in the end."""
+    write_rows(tmp_path / "pairs.csv")
+    more = [
+        "name=one", "model.dropout=0", "trainer.max_steps=6", "trainer.accumulate_grad_batches=2",
+        "engine.token_budget=60", "engine.activation_mb=auto", "tuning.layer_decay=0.9",
+        "callbacks=[default,evaluate,best]", "callbacks.evaluate.every_n_steps=2",
+        "callbacks.checkpoint.every_n_steps=2", "callbacks.checkpoint.keep_last=9",
+    ]  # fmt: skip
+    run = run_train(*quick(tiny_model, *more), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    one, shared = tmp_path / "outputs/default/one", tmp_path / "outputs/default/shared"
+    shutil.copytree(one, shared, symlinks=True)
+    status = json.loads((shared / "status.json").read_text())
+    (shared / "status.json").write_text(json.dumps(status | {"state": "interrupted"}))
+    path = "resume=outputs/default/shared/checkpoints/step-00000002.ckpt"
+    run = run_train(path, "trainer=fsdp", "trainer.devices=2", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "going on from step 2" in run.stdout
+    assert_close(weights(one), weights(shared))
+    before, after = (json.loads((run / "report.json").read_text())["evaluations"] for run in (one, shared))
+    assert before["retrieval"]["metrics"] == after["retrieval"]["metrics"]
+    assert_close(load_file(one / "model/model.safetensors"), load_file(shared / "model/model.safetensors"))
 
 
 @contextmanager

@@ -16,6 +16,8 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
     trainer = tree.get("trainer")
     if isinstance(trainer, dict):
         yield from _check_trainer(trainer)
+        if trainer.get("strategy") == "fsdp":
+            yield from _check_fsdp(tree)
     yield from _check_optimizer(_ours(tree.get("optimizer"), "torch.optim."))
     yield from _check_scheduler(_ours(tree.get("scheduler"), "finetune.training.schedules."))
     yield from check_callbacks(tree)
@@ -44,6 +46,18 @@ def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
     if trainer.get("accelerator") == "cpu" and (devices == -1 or isinstance(devices, list)):
         what = "on a CPU this is how many processes share the work, a whole number of at least 1."
         yield Problem("trainer.devices", what, "Set trainer.devices=1.")
+
+
+def _check_fsdp(tree: dict[str, Any]) -> Iterator[Problem]:
+    """What needs whole weights, of which each process has a part."""
+    needs = "it needs the weights whole, and with trainer.strategy=fsdp each process has a part of them."
+    optimizer = tree.get("optimizer")
+    if isinstance(optimizer, dict) and re.search(r"Muon|Adafactor", str(optimizer.get("_target_"))):
+        yield Problem("optimizer", needs, "Set optimizer=adamw, or trainer.strategy=ddp.")
+    callbacks = tree.get("callbacks")
+    for name, node in callbacks.items() if isinstance(callbacks, dict) else ():
+        if isinstance(node, dict) and str(node.get("_target_")) == "finetune.training.callbacks.Average":
+            yield Problem(f"callbacks.{name}", needs, f"Leave it out: ~callbacks.{name}; or set trainer.strategy=ddp.")
 
 
 def _ours(node: Any, prefix: str) -> dict[str, Any]:

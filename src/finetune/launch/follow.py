@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -21,6 +23,8 @@ from finetune.launch.peers import Ending, Peers, meet
 from finetune.runs.causes import Elsewhere
 from finetune.runs.directory import RunDirectory
 
+_PATIENCE = timedelta(seconds=20)  # to tell the first process of a mistake, which it may have found itself and be gone
+
 
 def follow(arguments: Arguments) -> int:
     """Take part in a run to its end; what ends it before is told to the first process, which says and writes it."""
@@ -35,7 +39,7 @@ def follow(arguments: Arguments) -> int:
             return 0
         peers = meet(here)
         met.append(peers)
-        run = RunDirectory.open(Path(peers.hear("run")))
+        run = _shared(Path(peers.hear("run")))
         with peers.watched(_end_at_once):
             from finetune.training.fit import fit
 
@@ -47,10 +51,17 @@ def follow(arguments: Arguments) -> int:
     return 0
 
 
+def _shared(path: Path) -> RunDirectory:
+    if not path.is_dir():
+        what = f"the run directory {path} is not there on {socket.gethostname()}."
+        raise FinetuneError(what, "The machines of a run must share the folder of its outputs: set output_root=...")
+    return RunDirectory(path)
+
+
 def _end(error: BaseException, met: list[Peers]) -> NoReturn:
     ending = Ending.of(error)
     try:
-        (met or [meet(processes.place())])[0].end(ending)
+        (met or [meet(processes.place(), _PATIENCE)])[0].end(ending)
     except (FinetuneError, RuntimeError):  # nobody is there to say it
         if not met and not ending.is_echo:
             sys.stderr.write(ending.trace or f"{ending.what}\n{ending.advice}\n")

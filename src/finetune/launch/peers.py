@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HERE = "127.0.0.1"
 _SLURM_PORT = 15000  # and the last four digits of the job: each process finds the same, and two jobs hardly ever
-_LONGEST_TO_MEET = timedelta(minutes=30)  # as long as torch waits for a process group
+LONGEST_TO_MEET = timedelta(minutes=30)  # as long as torch waits for a process group
 _SECONDS_BETWEEN_LOOKS = 0.2
 # A process that is told of another's end by its own library needs no more to come to its end by itself.
 _SECONDS_TO_END = 10.0
@@ -168,7 +168,7 @@ def company(count: int) -> Peers | None:
     return host(count) if count > 1 else None
 
 
-def meet(here: Place) -> Peers:
+def meet(here: Place, patience: timedelta = LONGEST_TO_MEET) -> Peers:
     """Meet the other processes of the run that started with this one.
 
     Raises:
@@ -179,26 +179,24 @@ def meet(here: Place) -> Peers:
     os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
     processes.settle(here)
     is_host = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    return Peers(_store(host, port, is_host), here)
+    return Peers(_store(host, port, is_host, patience), here)
 
 
 def host(count: int) -> Peers:
     """Be the first of `count` processes on this machine, which are yet to be started."""
-    store = _store(_HERE, 0, True)
+    store = _store(_HERE, 0, True, LONGEST_TO_MEET)
     here = Place(0, count, 0, count, "the first process")
     os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), processes.STARTED_BY: str(os.getpid())}
     processes.settle(here)
     return Peers(store, here)
 
 
-def _store(host: str, port: int, is_host: bool) -> TCPStore:
+def _store(host: str, port: int, is_host: bool, patience: timedelta) -> TCPStore:
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
     try:
         # multi_tenant: the process group asks for one at the same place, and gets this one.
-        return TCPStore(
-            host, port, is_master=is_host, timeout=_LONGEST_TO_MEET, wait_for_workers=False, multi_tenant=True
-        )
+        return TCPStore(host, port, is_master=is_host, timeout=patience, wait_for_workers=False, multi_tenant=True)
     except (DistError, RuntimeError) as error:
         what = f"The processes of this run cannot meet at {host}:{port}: {str(error).splitlines()[0]}"
         raise RunError(what, "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached.") from error

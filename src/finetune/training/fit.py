@@ -82,10 +82,7 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
     """Evaluate, train, evaluate, save and report what was built."""
     first, together = parts.trainer.is_global_zero, Together.of(parts.trainer)
-    if together.world > 1:
-        # Lightning would do so as the training begins; the model is measured before that.
-        parts.trainer.strategy.connect(parts.module)
-        parts.trainer.strategy.setup_environment()
+    together.begin(parts.trainer, parts.module)  # the model is measured before the training begins
     checkpoint = together.of_first(checkpoint)
     step = 0
     if first:

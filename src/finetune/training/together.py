@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import distributed
+
+from finetune import processes
 
 _T = TypeVar("_T")
 _BYTES_AT_ONCE = 2**26
@@ -24,6 +27,15 @@ class Together:
     def of(cls, trainer: Trainer) -> Together:
         """Return the processes of a trainer."""
         return cls(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Let the processes of a trainer meet before it trains, which is when Lightning would do so."""
+        if self.world == 1:
+            return
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, torch.get_num_threads() // processes.place().local_world))
+        trainer.strategy.connect(module)
+        trainer.strategy.setup_environment()
 
     def of_first(self, value: _T) -> _T:
         """Return the value that the first process gives, in all of them."""
