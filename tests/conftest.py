@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import os
 import signal
 import subprocess
@@ -10,10 +12,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.warm import Warm
 
 # Here every run looks for new counterexamples; a CI run must depend on the change alone.
 settings.register_profile("ci", derandomize=True)
@@ -119,19 +122,26 @@ def pairs_csv(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "pairs.csv")
 
 
-def run_train(
-    *overrides: str, cwd: Path, env: dict[str, str] | None = None, **kwargs: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run `python train.py OVERRIDES` in `cwd`, as a person would."""
+@functools.cache
+def _warm() -> Warm:
+    warm = Warm()
+    atexit.register(warm.close)
+    return warm
+
+
+def run_train(*overrides: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `python train.py OVERRIDES` in `cwd`, as a person would, or with `env` in a Python of its own."""
+    script = str(ROOT / "train.py")
+    if env is None:
+        return _warm().run(script, *overrides, cwd=cwd, env=dict(os.environ), timeout=300)
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
+        [sys.executable, script, *overrides],
         cwd=cwd,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (env or {}),
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | env,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        **kwargs,
     )
 
 
@@ -171,5 +181,5 @@ def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     cwd.mkdir()
     write_pairs(cwd / "pairs.csv")
     name = "name='it\\'s a \"run\"'"
-    process = run_train(*quick(tiny_model, "experiment='my experiment'", name), cwd=cwd)
+    process = run_train(*quick(tiny_model, "experiment='my experiment'", name), cwd=cwd, env={})
     return Ran(process, cwd, cwd / "outputs" / "my experiment" / 'it\'s a "run"')

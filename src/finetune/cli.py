@@ -66,7 +66,10 @@ def evaluate(
     """Measure any models without training, side by side: run directories, folders or hub ids.
 
     Takes the overrides of finetune train, and measures on what such a run would hold out, or on sources that the
-    evaluations name. Without a model it is that of model.name.
+    evaluations name. Without any, on what the first run that is named held out. Without a model it is that of
+    model.name.
+
+    Example: finetune evaluate default/my_run
 
     Example: finetune evaluate outputs/default/my_run BAAI/bge-small-en-v1.5 data.path=pairs.csv
 

@@ -108,10 +108,6 @@ def test_the_fingerprint_is_of_the_content_and_of_how_it_is_read(write):
     assert csv_data(write(PAIRS + "q4,a4\n")).load().fingerprint != first
 
 
-def test_a_batch_larger_than_the_data_is_said(write):
-    assert any("batch_size is 8" in note for note in csv_data(write(PAIRS)).load().notes)
-
-
 # What is wrong with a file, and words that the answer must have.
 REFUSED = {
     "empty": (b"", ["is empty"]),
@@ -241,7 +237,7 @@ def test_bad_rows_can_be_left_out(write):
 
 def test_a_missing_file_is_answered_with_its_neighbours(write):
     path = write(PAIRS, "my_pairs.csv")
-    assert "In that folder there is: my_pairs.csv" in told(csv_data(path.with_name("my_pair.csv")))
+    assert f"In {path.parent} there is: my_pairs.csv" in told(csv_data(path.with_name("my_pair.csv")))
     assert "no folder" in told(csv_data(path.parent / "nowhere" / "x.csv"))
 
 

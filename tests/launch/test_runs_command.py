@@ -125,7 +125,8 @@ def test_runs_side_by_side(here: Path) -> None:
     assert ["optimizer.lr", "0.0001", "1e-05", "0.0001"] in rows
     assert ["retrieval/after/nDCG@10", "0.3", "0.4", "-"] in rows
     assert ["data:", "no", "difference"] in rows
-    assert "Give two or more" in finetune(here, "runs", "compare", "good", code=2)
+    (here / "sweep.json").touch()  # as a pattern of the shell names it
+    assert "Give two or more" in finetune(here, "runs", "compare", "good", "sweep.json", code=2)
 
 
 def test_a_curve_is_a_picture(here: Path) -> None:

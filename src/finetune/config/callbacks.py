@@ -8,7 +8,7 @@ from typing import Any
 from finetune.errors import Problem
 
 _OURS = "finetune.training.callbacks."
-_EVALUATE = "Add it: callbacks=[default,evaluate,...]"
+_EVALUATE = "Add `evaluate` to the callbacks, as in callbacks=[default,evaluate,best]."
 
 
 def check_callbacks(tree: dict[str, Any]) -> Iterator[Problem]:

@@ -35,6 +35,14 @@ def value_of(tree: Mapping[str, Any], key: str) -> Any:
     return found
 
 
+def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield all dotted keys of a config, those of nodes too."""
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from keys_of(value, f"{prefix}{key}.")
+
+
 def shown(value: Any) -> str:
     """A value as one would write it in YAML; of a node what it builds."""
     if value is ABSENT:

@@ -54,7 +54,7 @@ def load(data: Data, seed: int) -> Dataset:
     )
     return replace(
         dataset,
-        notes=[*_notes(looked), *dataset.notes, *_batch_note(data, dataset)],
+        notes=[*_notes(looked), *dataset.notes],
         fingerprint=fingerprint,
         problems=problems,
     )
@@ -261,12 +261,3 @@ def _saved_prompts(sources: list[OneSource]) -> dict[str, str]:
         if prompts.anchor or prompts.positive:
             named |= {f"{front}query": prompts.anchor, f"{front}document": prompts.positive}
     return named
-
-
-def _batch_note(data: Data, dataset: Dataset) -> list[str]:
-    if data.batch_size <= len(dataset.train):
-        return []
-    return [
-        f"data.batch_size is {data.batch_size}, but there are {len(dataset.train)} training pairs: "
-        "each step takes them all."
-    ]

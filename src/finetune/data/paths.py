@@ -49,7 +49,7 @@ def beside(path: Path) -> str:
     close = get_close_matches(path.name, names, n=3, cutoff=0.5)
     if not close:
         close = [name for name in names if not _DATA.isdisjoint(map(str.lower, Path(name).suffixes[-2:]))][:5]
-    return f"In that folder there is: {', '.join(close)}." if close else ""
+    return f"In {folder} there is: {', '.join(close)}." if close else ""
 
 
 def _shipped_root() -> Path:

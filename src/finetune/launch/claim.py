@@ -116,7 +116,7 @@ def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None
     if run.config_path.is_file() and run.read_status().get("state") == "finished":
         raise FinetuneError(
             f"The run {run.path} is finished; it is not trained again.",
-            "Choose another name=, or remove the directory.",
+            f"Choose another name=; to train on from its model also set model.name={quoted(str(run.model))}.",
         )
     state_of_same(cfg, run, dataset)
 

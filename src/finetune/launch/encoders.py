@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -125,13 +125,15 @@ def check_reads(cfg: DictConfig, items: Items) -> list[Problem]:
     return []
 
 
-def check_scores(cfg: DictConfig, fitting: str) -> list[Problem]:
-    """Return why the loss does not go with a model that scores pairs."""
+def check_scores(cfg: DictConfig, fitting: Callable[[], str]) -> list[Problem]:
+    """Return why the loss does not go with a model that scores pairs; `fitting` tells which losses do."""
     if not class_variable(cfg.model, "scores_pairs", "model"):
         return []
-    what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
-    advice = f"These losses take scores: {fitting}."
     wrong = [key for key, node in loss_nodes(cfg) if not class_variable(node, "takes_scores", "loss")]
+    if not wrong:
+        return []
+    what = f"model={choice(cfg)} scores pairs of texts, and this loss works on embeddings."
+    advice = f"These losses take scores: {fitting()}."
     return [Problem(key, what, advice) for key in wrong]
 
 

@@ -141,7 +141,7 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
     embedding_width = None if "model" in wrong else width(cfg, models)
     looks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
         ({"model", "data"}, lambda: check_lengths(cfg, models)),
-        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores())),
+        ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
@@ -249,7 +249,9 @@ def _run(arguments: Arguments) -> int:
     overrides = overrides_of_run(arguments.overrides)
     cfg, dataset = check_all(arguments, overrides)
     models = models_of(cfg)
-    for note in [*dataset.notes, *device_notes(cfg), *prompt_notes(cfg, models), *evaluation_notes(cfg, dataset.held)]:
+    for note in [*dataset.notes, *_batch_notes(cfg, dataset), *device_notes(cfg), *prompt_notes(cfg, models)]:
+        say(note)
+    for note in evaluation_notes(cfg, dataset.held):
         say(note)
     if cfg.check:
         end_quietly_without_a_reader()
@@ -276,6 +278,13 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) 
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)
+
+
+def _batch_notes(cfg: DictConfig, dataset: Dataset) -> list[str]:
+    size, there = cfg.data.batch_size, len(dataset.train)
+    if size <= there:
+        return []
+    return [f"data.batch_size is {size}, but there are {there} training pairs: each step takes them all."]
 
 
 def _say_fine(dataset: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -25,10 +26,14 @@ from finetune.launch.entry import answered
 from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources, unmeasured
 from finetune.launch.show_command import silent
 from finetune.runs.directory import RunDirectory
+from finetune.runs.registry import OUTPUTS, find
 
 if TYPE_CHECKING:
     from finetune.data.held import Held
     from finetune.evaluation.result import Result
+
+# What says on which data a model is measured, and how.
+_MEASURES = re.compile(r"[+~]*(data|evaluation|seed|recipe)[.=@]")
 
 
 def main(argv: Sequence[str], *, as_json: bool) -> int:
@@ -85,19 +90,43 @@ def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def as_overrides(model: str) -> list[str]:
     """Return the overrides that choose a model: a run's, of the kind that the run trained, or any folder or hub id."""
-    run = RunDirectory(Path(model).expanduser())
-    if not run.config_path.is_file():
+    run = run_of(model)
+    if run is None:
         return [f"model.name={quoted(model)}"]
     if not run.model.is_dir():
         raise FinetuneError(f"the run {run.path} has no model yet.", "Let it finish first, or name another one.")
-    started_with = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8")) or []
+    started_with = _overrides_of(run)
     # What shaped the model when it was new is in the folder that it was saved to.
     chosen = [word for word in started_with if re.match(r"model=\w+$", word)]
     return [*chosen, f"model.name={quoted(str(run.model))}"]
 
 
+def run_of(model: str) -> RunDirectory | None:
+    """Return the run that is meant: its directory, or <experiment>/<name> or <name> below outputs, in full."""
+    folder = Path(model).expanduser()
+    if not folder.exists() and OUTPUTS.is_dir():
+        with contextlib.suppress(FinetuneError):
+            folder = find(model, OUTPUTS, whole=True)
+    run = RunDirectory(folder)
+    return run if run.config_path.is_file() else None
+
+
+def _overrides_of(run: RunDirectory) -> list[str]:
+    words = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8"))
+    return list(words or [])
+
+
+def _what_it_measured(models: list[str]) -> list[str]:
+    """Return the overrides of the first run that is named, as far as they say on what it is measured, and how."""
+    runs = (run for model in models if (run := run_of(model)) is not None)
+    words = _overrides_of(run) if (run := next(runs, None)) else []
+    return [word for word in words if _MEASURES.match(word)]
+
+
 def _checked(models: list[str], overrides: list[str], arguments: Arguments) -> dict[str, DictConfig]:
     """Return the config of each model, by what it is called."""
+    if not overrides:
+        overrides = _what_it_measured(models)
     configs: dict[str, DictConfig] = {}
     problems: list[Problem] = []
     for words in [as_overrides(model) for model in models] or [[]]:

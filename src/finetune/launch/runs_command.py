@@ -94,9 +94,10 @@ def compare(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _RO
         from finetune.launch.runs_tables import print_comparison
         from finetune.runs.sides import side_by_side
 
-        if len(runs) < 2:
+        records = _records(runs, root, ctx)
+        if len(records) < 2:
             raise FinetuneError("One run has nothing to be compared with.", "Give two or more.")
-        facts = side_by_side([_record(run, root, ctx) for run in runs])
+        facts = side_by_side(records)
         if as_json:
             _print_json(facts)
         else:
@@ -142,7 +143,7 @@ def curve(
     with _at_work():
         from finetune.launch.runs_curve import curves, draw
 
-        points = curves([_record(run, root, ctx).run for run in runs], metric, smooth)
+        points = curves([record.run for record in _records(runs, root, ctx)], metric, smooth)
         if as_json:
             _print_json(points)
         else:
@@ -217,6 +218,11 @@ def _record(run: str, root: Path | None, ctx: typer.Context) -> Record:
     from finetune.runs.registry import find
 
     return read(find(run, _folder(root, ctx)))
+
+
+def _records(runs: list[str], root: Path | None, ctx: typer.Context) -> list[Record]:
+    # A sweep's files stand beside its runs: outputs/my_sweep/* names them too.
+    return [_record(run, root, ctx) for run in runs if not Path(run).is_file()]
 
 
 def _print_json(content: object) -> None:

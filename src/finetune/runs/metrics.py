@@ -38,7 +38,7 @@ def _search(text: mmap.mmap, name: str, before: str) -> float | None:
         stop = text.find(b"\n", found)
         values = numbers(_record(text[end : stop if stop >= 0 else len(text)]))
         for key, value in values.items():
-            if key == name or (before == "/" and _is_short_for(name, key)):
+            if key == name or (before == "/" and is_short_for(name, key)):
                 return value
     return None
 
@@ -79,7 +79,7 @@ def whole_name(name: str, names: Iterable[str], whose: str) -> str:
     names = list(names)
     if name in names:
         return name
-    longer = [each for each in names if _is_short_for(name, each)]
+    longer = [each for each in names if is_short_for(name, each)]
     if len(longer) == 1:
         return longer[0]
     if longer:
@@ -88,5 +88,6 @@ def whole_name(name: str, names: Iterable[str], whose: str) -> str:
     raise FinetuneError(f"{whose} has no metric '{name}'.", advice)
 
 
-def _is_short_for(name: str, whole: str) -> bool:
+def is_short_for(name: str, whole: str) -> bool:
+    """Whether a metric's name is the end of its whole name, behind a slash."""
     return whole.endswith(f"/{name}") and _UNTOUCHED not in whole

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from finetune.config.differences import ABSENT, value_of
+from finetune.config.differences import ABSENT, keys_of, value_of
 from finetune.config.spelling import did_you_mean
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, RunError
+from finetune.runs.metrics import is_short_for, last_values
 from finetune.runs.record import STATES, Record, read
 from finetune.runs.registry import run_folders
 from finetune.runs.terms import Term, moment, term
@@ -59,8 +60,10 @@ def select(root: Path, wish: Wish) -> Found:
     records = [record for record in records if since is None or record.started >= since]
     unreadable = [record for record in records if where and record.config is None]
     records = [record for record in records if all(_config_holds(record, each) for each in where)]
-    records = [record for record in records if all(_metric_holds(record, each) for each in metric)]
-    return Found(_sorted(records, wish.sort, wish.reverse), len(folders), unreadable)
+    rated = [record for record in records if all(_metric_holds(record, each) for each in metric)]
+    if not rated:
+        _check_known(wanted, where, metric)
+    return Found(_sorted(rated, wish.sort, wish.reverse), len(folders), unreadable)
 
 
 def _states(names: Sequence[str]) -> set[str]:
@@ -77,6 +80,31 @@ def _is_of(experiment: str, patterns: Sequence[str]) -> bool:
 
 def _config_holds(record: Record, wanted: Term) -> bool:
     return record.config is not None and wanted.holds(value_of(record.config, wanted.name))
+
+
+def _check_known(wanted: Sequence[Path], where: Sequence[Term], metric: Sequence[Term]) -> None:
+    """Raise FinetuneError for a name that none of the runs has: an empty list would say that none fits."""
+    records = [read(path) for path in wanted]
+    configs = [record.config for record in records if record.config]
+    keys = {key for config in configs for key in keys_of(config)} if where else set()
+    metrics = {name for record in records for name in _metrics(record)} if metric else set()
+    asked = [("config value", each.name, keys, keys) for each in where]
+    asked += [
+        ("metric", each.name, metrics, metrics | {name.rpartition("/")[2] for name in metrics}) for each in metric
+    ]
+    for kind, name, known, short in asked:
+        if known and name not in short and not any(is_short_for(name, each) for each in known):
+            what = f"no run here has a {kind} '{name}'."
+            raise FinetuneError(
+                what, did_you_mean(name, short) or "`finetune runs show RUN --json` has all of one run."
+            )
+
+
+def _metrics(record: Record) -> dict[str, float]:
+    try:
+        return last_values(record.run.read_metrics())
+    except RunError:
+        return {}
 
 
 def _metric_holds(record: Record, wanted: Term) -> bool:

@@ -302,7 +302,7 @@ def test_rows_of_a_clean_file_are_found_again(content, write):
 
 def test_a_missing_file_is_answered_with_its_neighbours(write):
     path = write(PAIRS, "my_pairs.csv")
-    assert "In that folder there is: my_pairs.csv" in told(path.with_name("my_pair.csv"))
+    assert f"In {path.parent} there is: my_pairs.csv" in told(path.with_name("my_pair.csv"))
     assert "no folder" in told(path.parent / "nowhere" / "x.csv")
 
 
