@@ -158,7 +158,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             {"hydra/launcher/x.yaml": "# @package hydra.launcher\n_target_: evil.Launcher\n"},
             "hydra/launcher=x",
             "hydra/launcher",
-            "There are: basic.",
+            "There are: basic, slurm.",
         ),
         (
             {"hydra/job_logging/run_log.yaml": "version: 1\nformatters:\n  x: {(): evil.F}\n"},

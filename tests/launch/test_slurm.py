@@ -171,7 +171,7 @@ def world(cluster, tiny_model, tmp_path_factory):
         ("preempted", "node3", []),
         ("limited", "node1", ["hydra.launcher.time=60", "hydra.launcher.save_seconds=60"]),
         ("lost", "node2", []),
-        ("cancelled", "node4", []),
+        ("cancelled", "node[1,4]", ["trainer.num_nodes=2"]),
     ):
         holds = ["+callbacks.hold._target_=mine.Hold", f"+callbacks.hold.mark={name}.held"]
         world.submit(f"name={name}", on(node), *holds, *more)
@@ -261,7 +261,7 @@ def goes_on_alike(world, name, step):
     assert steps == list(range(1, 22))
 
 
-def test_a_cancelled_run_saves_and_stays_away(world):
+def test_a_cancelled_run_of_two_nodes_saves_and_stays_away(world):
     world.holds("cancelled")
     assert "it saves and stops" in world.run("runs", "cancel", "cancelled").stdout
     status = world.ends("cancelled")
@@ -270,7 +270,7 @@ def test_a_cancelled_run_saves_and_stays_away(world):
     assert (world.path("cancelled") / "checkpoints/step-00000006.ckpt").is_file()
     # By hand it goes on, with what was asked of the cluster then.
     shown = world.run("submit", f"resume={world.path('cancelled')}", "dry_run=true")
-    assert "--nodelist=node4" in shown.stdout, shown.stderr
+    assert "--nodelist='node[1,4]'" in shown.stdout, shown.stderr
 
 
 def test_a_sweep_is_an_array_goes_on_without_its_shell_and_reports_to_the_next(world):

@@ -18,6 +18,7 @@ from finetune.launch.cancelling import cancel_runs
 from finetune.launch.slurm import after
 from finetune.launch.slurm.script import Task, script
 from finetune.launch.slurm.settings import Shape, check_slurm, seconds_of, settings_of, shape_of
+from finetune.launch.slurm.submit import pending
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN, write_job
 from finetune.runs.record import read, read_all
@@ -273,6 +274,26 @@ def test_a_run_of_this_machine_is_cancelled_too(tmp_path):
         assert process.wait() != 0
     with pytest.raises(FinetuneError, match="nothing to end"):
         cancel_runs([read(run.path)])
+
+
+def test_a_run_that_somebody_works_on_is_not_touched_by_who_wants_to_submit_it(tmp_path, commands):
+    run = job(tmp_path, "a", "running", "1")
+    commands("squeue", "1|RUNNING|None")
+    said = run.status_path.read_bytes()
+    with pytest.raises(FinetuneError, match="running as job 1"), pending([(run, True)]):
+        pass
+    other = make_run(tmp_path, "e/b", "created")
+    with living(other) as process:
+        said_by_other = other.status_path.read_bytes()
+        with pytest.raises(FinetuneError, match="in use by process"), pending([(other, True)]):
+            pass
+        assert (run.status_path.read_bytes(), other.status_path.read_bytes()) == (said, said_by_other)
+        process.kill()
+        process.wait()
+    with pytest.raises(ZeroDivisionError), pending([(other, True)]):
+        assert other.read_status()["state"] == "pending"
+        raise ZeroDivisionError
+    assert other.status_path.read_bytes() == said_by_other
 
 
 def test_what_git_had_not_committed_is_kept(tmp_path, monkeypatch):

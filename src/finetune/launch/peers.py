@@ -25,7 +25,7 @@ from finetune.processes import Place
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_echo, is_stop, out_of_memory
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 _HERE = "127.0.0.1"
 _SLURM_PORT = 15000  # and the last four digits of the job: each process finds the same, and two jobs hardly ever
@@ -66,10 +66,10 @@ class Peers:
 
     def __init__(self, store: TCPStore, place: Place) -> None:
         self.place = place
-        self._store = store
+        self._tcp, self._store = store, _ours(store)
         self._over = threading.Event()  # this process is about to end, or the run has
         self.gone: Callable[[], dict[int, str]] = self._missing
-        store.set(f"process/{place.rank}", f"{socket.gethostname()} {os.getpid()}")
+        self.tell(f"process/{place.rank}", f"{_machine()} {os.getpid()}")
 
     def tell(self, key: str, value: str) -> None:
         """Have the others know something."""
@@ -109,14 +109,14 @@ class Peers:
 
         Whoever waits for a process that is not there any more may wait for long, and hear nothing of signals.
         """
-        mine = self._store.clone()  # type: ignore[attr-defined]
+        mine = _ours(self._tcp.clone())  # type: ignore[attr-defined]
         threading.Thread(target=self._watch, args=(mine, end), daemon=True).start()
         try:
             yield
         finally:
             self._over.set()
 
-    def _watch(self, store: TCPStore, end: Callable[[Elsewhere], None]) -> None:
+    def _watch(self, store: Store, end: Callable[[Elsewhere], None]) -> None:
         while not self._over.wait(_SECONDS_BETWEEN_LOOKS):
             try:
                 failure = self._failure(store)
@@ -127,7 +127,7 @@ class Peers:
                     end(failure)
                 return
 
-    def _failure(self, store: TCPStore | None = None) -> Elsewhere | None:
+    def _failure(self, store: Store | None = None) -> Elsewhere | None:
         """Return what ended another process, if it was not only that others had ended."""
         store = store or self._store
         gone = self.gone()  # first: who is seen to be gone has told before what there is to tell
@@ -147,8 +147,8 @@ class Peers:
         found = {}
         for rank in range(self.place.world):
             if rank != self.place.rank and self._store.check([f"process/{rank}"]):
-                host, pid = self._store.get(f"process/{rank}").decode().rsplit(" ", 1)
-                if host == socket.gethostname() and not _lives(int(pid)):
+                machine, pid = self._store.get(f"process/{rank}").decode().rsplit(" ", 1)
+                if machine == _machine() and not _lives(int(pid)):
                     found[rank] = "was killed"
         return found
 
@@ -202,6 +202,25 @@ def _store(host: str, port: int, is_host: bool, patience: timedelta) -> TCPStore
         raise RunError(what, "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached.") from error
 
 
+def _ours(store: TCPStore) -> Store:
+    """Return the part of a store in which nobody else writes, nor did before torchrun started all anew."""
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    return PrefixStore(f"finetune/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _machine() -> str:
+    """Return what tells where the number of a process means this process; names of machines may be the same."""
+    try:
+        boot, namespace = (
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            Path("/proc/self/ns/pid").readlink(),
+        )
+    except OSError:
+        return socket.gethostname()
+    return f"{boot} {namespace}"
+
+
 def _first_of_job() -> str:
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
@@ -209,7 +228,7 @@ def _first_of_job() -> str:
     return str(SLURMEnvironment.resolve_root_node_address(nodes))
 
 
-def _told(store: TCPStore, rank: int) -> Ending | None:
+def _told(store: Store, rank: int) -> Ending | None:
     key = f"ending/{rank}"
     return Ending(**json.loads(store.get(key))) if store.check([key]) else None
 

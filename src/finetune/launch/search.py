@@ -28,6 +28,7 @@ from finetune.launch.sweep_settings import SearchSettings, SweepSettings
 from finetune.runs.directory import RunDirectory
 from finetune.runs.headline import more_is_better
 from finetune.runs.lock import held
+from finetune.runs.record import read
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -129,7 +130,8 @@ class Search:
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
         for run, params in again.items():
-            if (self.folder / run).is_dir():
+            # A job of a cluster that is still at work is found again when its point is drawn.
+            if (self.folder / run).is_dir() and not read(self.folder / run).is_a_job:
                 with RunDirectory(self.folder / run).lock():
                     pass
             self.study.enqueue_trial(params, user_attrs={"run": run})

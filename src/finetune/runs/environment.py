@@ -38,21 +38,32 @@ def describe_environment(cwd: Path) -> dict[str, Any]:
     `git` is the state of the folder the command was typed in, `finetune_git` that of finetune's own checkout
     where it runs from one.
     """
+    return {
+        "finetune": finetune.__version__,
+        **describe_code(cwd),
+        "command": command_line(sys.argv),
+        "python": platform.python_version(),
+        **describe_machine(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def describe_code(cwd: Path) -> dict[str, Any]:
+    """The part of `describe_environment` that git knows."""
     checkout = Path(finetune.__file__).parents[2]
     # An installed package may lie inside somebody's repository (.venv), whose state is not finetune's.
     from_source = (checkout / "setup.cfg").is_file()
+    return {"finetune_git": git_state(checkout) if from_source else None, "git": git_state(cwd)}
+
+
+def describe_machine() -> dict[str, Any]:
+    """The part of `describe_environment` that another machine has otherwise."""
     return {
-        "finetune": finetune.__version__,
-        "finetune_git": git_state(checkout) if from_source else None,
-        "git": git_state(cwd),
-        "command": command_line(sys.argv),
-        "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "cpu_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory(),
-        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 

@@ -157,7 +157,8 @@ def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
     """A run as the cluster sees it, where the run itself cannot have the last word."""
     state, reason = str(status["state"]), str(status.get("reason", ""))
     if job.waits:
-        what = f"Job {job.id} waits in the queue ({job.reason})."
+        waits_for = f" ({job.reason})" if job.reason not in ("", "None") else ""
+        what = f"Job {job.id} waits in the queue{waits_for}."
         return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
     if not job.is_over:
         begins = state == "pending"

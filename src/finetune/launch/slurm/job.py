@@ -6,12 +6,17 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
+from finetune.console import say
 from finetune.launch.slurm.settings import seconds_of
+from finetune.runs.atomic import write_json_atomically
 from finetune.runs.causes import Cause
 from finetune.runs.directory import RunDirectory
+from finetune.runs.environment import describe_code, describe_machine
 from finetune.runs.jobs import MARK, QUEUED_AGAIN, NoAnswer, Refusal, call, job_here, write_job
+from finetune.runs.record import read_mapping
 
 _WHAT: dict[Cause, str] = {
     "preempted": "Job {} has to make room for another",
@@ -43,7 +48,7 @@ def _warn(_number: int, _frame: FrameType | None) -> None:
 
 
 def keep_job(run: RunDirectory) -> None:
-    """Note which job the run is, where that is another than what is noted; one that goes on by hand is none any more.
+    """Note which job the run is and on which machine; one that goes on by hand is no job any more.
 
     Raises:
         RunError: the system refuses.
@@ -51,8 +56,14 @@ def keep_job(run: RunDirectory) -> None:
     job_id, noted = job_here(), run.read_job()
     if job_id is None:
         run.job_path.unlink(missing_ok=True)
-    elif noted.get("id") != job_id:
+        return
+    if noted.get("id") != job_id:
         write_job(run, job_id, noted.get("asked", []))
+    submitted = read_mapping(run.environment_path)
+    # What runs is the code that is there now, and the record says which was there then.
+    if any(submitted.get(name) != state for name, state in describe_code(Path.cwd()).items()):
+        say("The code is no longer as it was when this job was submitted: another commit, or other changes to it.")
+    write_json_atomically(run.environment_path, submitted | describe_machine())
 
 
 def is_restart() -> bool:

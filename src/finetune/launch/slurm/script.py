@@ -26,7 +26,8 @@ mkdir -p "$run/ranks"
 exec >>"$run/ranks/script.log" 2>&1
 # A signal is for the processes, which save and end; this script waits for them.
 trap : TERM
-srun --output="${{run//%/%%}}/ranks/%t.log" --open-mode=append --kill-on-bad-exit=1 \\
+# Of several, the first one says and writes what ended any of them: it is given time to.
+srun --output="${{run//%/%%}}/ranks/%t.log" --open-mode=append --kill-on-bad-exit=0 --wait=120 \\
     {python} -m finetune.launch{flags} "$@"
 code=$?
 trap '' TERM

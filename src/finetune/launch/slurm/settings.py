@@ -12,6 +12,7 @@ from finetune.config.build import build
 from finetune.config.types import CountFromZero, NotEmptyText, PositiveInt
 from finetune.config.values import has_own_launcher
 from finetune.errors import Problem
+from finetune.runs.jobs import job_here
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,8 +57,8 @@ class Shape:
 
 
 def settings_of(cfg: DictConfig) -> SlurmSettings | None:
-    """Return what the config asks a cluster for; None where it is not for one."""
-    if not has_own_launcher(cfg):
+    """Return what the config asks a cluster for; None where it is not for one, or this is the job already."""
+    if not has_own_launcher(cfg) or job_here() is not None:
         return None
     settings: SlurmSettings = build(cfg.hydra.launcher, "sweep")
     return settings

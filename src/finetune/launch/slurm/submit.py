@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.console import say
 from finetune.errors import FinetuneError
@@ -59,8 +59,7 @@ def _submit(arguments: Arguments) -> int:
     if checked is None:
         return 0
     cfg, dataset = checked
-    overrides = of_the_run(typed)
-    settings = settings_of(cfg)
+    settings, overrides = settings_of(cfg), of_the_run(typed)
     assert settings is not None
 
     def text(run: Path) -> str:
@@ -71,11 +70,11 @@ def _submit(arguments: Arguments) -> int:
         return 0
     check_possible(text(place(cfg)))
     fetch(cfg)  # a machine of the cluster may have no network
+    asked = [each for each in typed if is_of_the_cluster(each) and each != LAUNCHER]
     with no_new_folders_left_of_a_failure(place(cfg).parent):
         run, goes_on = find_run(cfg, overrides, dataset, arguments)
         with pending([(run, goes_on)]):
             write_changes(run.path)
-            asked = [each for each in typed if is_of_the_cluster(each) and each != LAUNCHER]
             job_id = hand_over(text(run.path), [run], asked)
     say(f"job {job_id} is in the queue; run directory: {run.path}")
     say(f"`finetune runs show {run.path}` tells how it stands, `finetune runs cancel {run.path}` ends it.")
@@ -105,18 +104,20 @@ def pending(runs: Sequence[tuple[RunDirectory, bool]]) -> Iterator[None]:
     Raises:
         FinetuneError: one of them is in the queue already, or a process works on it.
     """
-    before = {run.path: run.read_status() for run, _ in runs}
+    waiting: list[tuple[RunDirectory, dict[str, Any]]] = []
     try:
         for run, goes_on in runs:
+            before = run.read_status() if goes_on else {}
             if goes_on:
                 _check_free(run)
             with run.lock():
+                waiting.append((run, before))
                 run.write_status("pending")
         yield
     except BaseException:
-        for run, goes_on in runs:
-            if goes_on:
-                write_json_atomically(run.status_path, before[run.path])
+        for run, before in waiting:
+            if before:
+                write_json_atomically(run.status_path, before)
             else:
                 shutil.rmtree(run.path, ignore_errors=True)
         raise
