@@ -142,3 +142,34 @@ def test_the_readme_counts_what_is_there(
 
 def test_the_folder_is_small_enough_for_a_wheel() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 3_000_000
+
+
+class TestWordsInUse:
+    """The general set: read as anybody would, and nothing of it is in the reverse dictionary."""
+
+    folder = FOLDER.parent / "words_in_use"
+
+    def test_each_query_asks_for_one_meaning_of_the_corpus(self) -> None:
+        queries, corpus = (read_jsonl(self.folder / f"{name}.jsonl") for name in ("queries", "corpus"))
+        header, *lines = (self.folder / "qrels/test.tsv").read_text("utf-8").splitlines()
+        assert header == "query-id\tcorpus-id\tscore"
+        assert lines == [f"{id_}\t{id_}\t1" for id_ in sorted(queries)]
+        assert queries.keys() <= corpus.keys()
+        assert len(set(corpus.values())) == len(corpus) == 1500
+        assert len(set(queries.values())) == len(queries) == 500
+
+    def test_a_query_is_a_word_and_a_sentence_that_holds_it(self) -> None:
+        for text in read_jsonl(self.folder / "queries.jsonl").values():
+            word, sentence = text.split(": ", 1)
+            assert word in sentence
+            assert len(sentence.split()) >= 4
+
+    def test_it_shares_nothing_with_the_reverse_dictionary(
+        self, pairs: list[list[str]], queries: dict[str, str]
+    ) -> None:
+        known = {description for description, _ in pairs} | set(queries.values())
+        assert known.isdisjoint(read_jsonl(self.folder / "corpus.jsonl").values())
+
+    def test_it_carries_its_licence_and_is_small(self) -> None:
+        assert "WordNet 3.0 Copyright 2006 by Princeton University" in (self.folder / "LICENSE.txt").read_text("utf-8")
+        assert sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()) < 1_000_000
