@@ -75,6 +75,7 @@ def make_report(name: str = "my run", hostile: bool = False) -> dict[str, Any]:
         "notes": [said(number) for number in range(3)],
         "forgetting": {
             "name": "words in use",
+            "counts": {"queries": 250},
             "what": "Sentence pairs of general English, rated by how alike they are.",
             "verdict": "no visible change: -0.020 nDCG@10, needs about 900 more queries to tell",
             "metrics": {"nDCG@10": row("nDCG@10", 0.81, 0.79, False)},

@@ -7,7 +7,7 @@ from io import StringIO
 from rich.console import Console
 
 from finetune.report import terminal
-from tests.report.made import HOSTILE, make_report
+from tests.report.made import BARE, HOSTILE, make_report
 
 
 def shown(*things: object) -> str:
@@ -31,12 +31,15 @@ def test_one_measurement_is_a_table_of_values() -> None:
     part = make_report()["evaluations"]["retrieval"] | {"metrics": [{"metric": "nDCG@10", "value": 0.5}]}
     text = shown(terminal.metrics_table("retrieval", part))
     assert "value" in text and "0.500" in text and "interval" not in text
-    report = make_report() | {"evaluations": {"retrieval": part | {"headline": "nDCG@10 0.500, measured once"}}}
+    report = make_report() | {
+        "forgetting": None,
+        "evaluations": {"retrieval": part | {"headline": "nDCG@10 0.500, measured once"}},
+    }
     assert terminal.headlines(report) == ["retrieval: nDCG@10 0.500, measured once"]
 
 
 def test_nothing_evaluated_is_said() -> None:
-    assert terminal.headlines(make_report() | {"evaluations": {}}) == ["not evaluated (evaluation=none)"]
+    assert terminal.headlines(BARE) == ["not evaluated (evaluation=none)"]
 
 
 def test_markup_in_a_name_is_text() -> None:

@@ -15,6 +15,7 @@ from finetune.runs.metrics import curve
 
 Facts = list[tuple[str, str]]
 
+FORGETTING = "forgetting"
 CERTAIN = "certain: the interval excludes zero, and enough queries changed"
 _WORD = {"better": "Better, certain", "worse": "Worse, certain", "same": "No visible change", "once": "Measured once"}
 _CHANGED = ("metric", "before", "after", "change", "95 % interval", "won / lost / tied")
@@ -63,6 +64,17 @@ def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
         also = [*rest, *also]
     cases = next(iter(part["counts"]), "queries")
     return Verdict(name, kind, _WORD[kind], capital(words), [capital(each) for each in also], row, cases)
+
+
+def judged(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What the headline tells of, by name: each evaluation, and what was forgotten, in the same shape."""
+    found, forgetting = dict(report["evaluations"]), report.get("forgetting")
+    if forgetting:
+        rows = [{"metric": metric, **row} for metric, row in forgetting["metrics"].items()]
+        facts = {"headline": forgetting["verdict"], "metric": rows[0]["metric"], "metrics": rows, "baselines": {}}
+        named = {"judgments": forgetting["name"], "counts": forgetting["counts"], "notes": [forgetting["what"]]}
+        found[FORGETTING] = facts | named
+    return found
 
 
 def is_drawn(row: Mapping[str, Any]) -> bool:
@@ -185,20 +197,10 @@ def doubt_lines(doubt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def forgetting_table(forgetting: Mapping[str, Any]) -> Table:
-    """A general set before and after."""
-    return Table(_CHANGED, [changed(metric, row) for metric, row in forgetting["metrics"].items()])
-
-
-def forgetting_words(forgetting: Mapping[str, Any]) -> str:
-    """Whether the model lost what it could do before, and on what that was measured."""
-    return f"{capital(forgetting['verdict'])}. {forgetting['what']}"
-
-
 def again_facts(again: Mapping[str, Any]) -> Facts:
     """What the run was made of and from, without the command and the versions, which are shown by themselves."""
     git = again.get("git") or {}
-    state = f"{git['sha']}{' (changed)' if git.get('dirty') else ''}" if git.get("sha") else None
+    state = f"{git['sha'][:12]}{' (changed)' if git.get('dirty') else ''}" if git.get("sha") else None
     return facts_of(
         {name: value for name, value in again.items() if name not in ("command", "versions")} | {"git": state}
     )

@@ -21,9 +21,9 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _sections(report: Mapping[str, Any]) -> Iterator[str]:
-    evaluations = report["evaluations"].items()
+    evaluations, judged = report["evaluations"].items(), content.judged(report).items()
     yield f"# {markdown(report['run'])}"
-    headlines = [f"- **{markdown(name)}**: {markdown(part['headline'], _LONGEST)}" for name, part in evaluations]
+    headlines = [f"- **{markdown(name)}**: {markdown(part['headline'], _LONGEST)}" for name, part in judged]
     yield "\n".join(headlines) or "Not evaluated (`evaluation=none`)."
     for name, part in evaluations:
         yield from _evaluation(name, part)
@@ -31,7 +31,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _embeddings(report)
     yield from _data(report)
     if report.get("forgetting"):
-        yield from _forgetting(report["forgetting"])
+        yield from _evaluation("Forgetting", content.judged(report)[content.FORGETTING])
     yield "## What it cost"
     yield _facts(words.facts_of(report["cost"]))
     yield "## How to do it again"
@@ -62,7 +62,7 @@ def _example(example: Mapping[str, Any]) -> str:
     right = "; ".join(markdown(text) for text in example["right"])
     before, after = example["before"], example["after"]
     rows = [(str(n + 1), _hit(before, n), _hit(after, n)) for n in range(max(len(before), len(after)))]
-    change = f"**Change:** {example['change']:+.2f}, {content.ranks(example)}"
+    change = f"**Change:** {example['change']:+.3f}, {content.ranks(example)}"
     head = f"**Query:** {markdown(example['query'])}  \n**Right:** {right}  \n{change}"
     return f"{head}\n\n{_cells(('', 'before', 'after'), rows)}"
 
@@ -96,12 +96,6 @@ def _doubt(doubt: Mapping[str, Any]) -> tuple[str, ...]:
     lines = content.doubt_lines(doubt)
     texts = [markdown(text, _SHOWN) + (f" ({score})" if score else "") for _, text, score in lines]
     return (markdown(str(doubt.get("place") or "")), *texts)
-
-
-def _forgetting(forgetting: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Forgetting"
-    yield markdown(content.forgetting_words(forgetting), _LONGEST)
-    yield _table(content.forgetting_table(forgetting))
 
 
 def _facts(facts: content.Facts) -> str:

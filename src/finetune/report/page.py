@@ -37,12 +37,14 @@ class Part:
 
 def report_page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     """The page of one run, from its report.json and the records of its metrics.jsonl."""
-    parts = [_part(report, number, name) for number, name in enumerate(report["evaluations"])]
+    judged = [_part(report, number, *named) for number, named in enumerate(content.judged(report).items())]
     return render(
         "report.html",
         title=report["run"],
         report=report,
-        parts=parts,
+        judged=judged,
+        parts=[part for part in judged if part.name in report["evaluations"]],
+        forgetting=next((part for part in judged if part.name not in report["evaluations"]), None),
         learning=list(_learning(report, records)),
         embeddings=list(_embeddings(report)),
         versions=words.facts_of(report["again"].get("versions") or {}),
@@ -81,8 +83,7 @@ def _shipped(name: str) -> str:
     return (files("finetune.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _part(report: Mapping[str, Any], number: int, name: str) -> Part:
-    facts = report["evaluations"][name]
+def _part(report: Mapping[str, Any], number: int, name: str, facts: Mapping[str, Any]) -> Part:
     verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if content.is_drawn(row)]
     pictures = [charts.changes(rows, f"changes-{number}")] if len(rows) > 1 else []
     if cut := content.cut_short(facts):

@@ -58,7 +58,7 @@ def _empty(columns: Sequence[str], title: str, caption: str, *, fixed: bool = Fa
 def headlines(report: Mapping[str, Any]) -> list[str]:
     """What each evaluation found, in plain words, and below them the numbers."""
     found = []
-    for name, part in report["evaluations"].items():
+    for name, part in content.judged(report).items():
         found.append(one_line(f"{name}: {part['headline']}", 400))
         verdict = content.verdict(name, part)
         if verdict.kind != "once":

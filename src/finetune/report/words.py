@@ -58,10 +58,13 @@ _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
+_UNKNOWN: tuple[Any, ...] = (None, "", {}, [])
+
+
 def facts_of(facts: Mapping[str, Any], group: str = "") -> list[tuple[str, str]]:
     """Names and values in words; what is not known is left out. `group` is what they are all about."""
     named = "looked at: " if group == "looked_at" else ""
-    return [(named + _name(name), _value(name, value)) for name, value in facts.items() if value is not None]
+    return [(named + _name(name), _value(name, value)) for name, value in facts.items() if value not in _UNKNOWN]
 
 
 def fact(value: Any) -> str:
