@@ -31,8 +31,6 @@ def gathered(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping
         run=run.name,
         model_path=str(run.model),
         evaluations=judged,
-        take=parts.data.dataset.items.take,
-        takes=parts.measure.takes(),
         data=_data_facts(parts, cfg, judged),
         notes=parts.data.dataset.notes,
         cost=parts.meter.facts(parts.trainer, parts.module),

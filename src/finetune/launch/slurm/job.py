@@ -11,12 +11,11 @@ from types import FrameType
 
 from finetune.console import say
 from finetune.launch.slurm.settings import seconds_of
-from finetune.runs.atomic import write_json_atomically
+from finetune.runs.atomic import read_mapping, write_json_atomically
 from finetune.runs.causes import Cause
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_code, describe_machine
 from finetune.runs.jobs import MARK, QUEUED_AGAIN, NoAnswer, Refusal, call, job_here, write_job
-from finetune.runs.record import read_mapping
 
 _WHAT: dict[Cause, str] = {
     "preempted": "Job {} has to make room for another",
