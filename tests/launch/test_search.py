@@ -151,8 +151,8 @@ def test_points_at_once_are_never_the_same(overrides):
 @pytest.mark.parametrize(
     ("prune_by", "key", "good", "bad"),
     [
-        ("auto", "retrieval/during/nDCG@10", 0.5, 0.25),
-        ("auto", "similarity/during/mse", 0.25, 0.5),
+        ("auto", "retrieval/nDCG@10", 0.5, 0.25),
+        ("auto", "similarity/mse", 0.25, 0.5),
         ("loss", "loss", 0.25, 0.5),
         (None, "loss", 0.25, math.inf),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from finetune.config.build import build
+from finetune.config.evaluators import evaluators_of, watches
 from finetune.console import say
 from finetune.errors import Problem
 from finetune.launch.axes import Axes, Axis
@@ -42,7 +43,10 @@ _TRIES = 20  # draws of points that are running just now, before others have to 
 
 @dataclass
 class Search:
-    """The points of a study, drawn one by one into `folder`; tells the study how each ended."""
+    """The points of a study, drawn one by one into `folder`; tells the study how each ended.
+
+    `evaluations` are the names of those that a point is judged by.
+    """
 
     folder: Path
     axes: Axes
@@ -51,6 +55,7 @@ class Search:
     ranking: Ranking
     prune_by: str | None
     left: int
+    evaluations: Sequence[str]
     _trials: dict[Path, Trial] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)  # bytes of the metrics of each
     _key: str = ""
@@ -154,10 +159,10 @@ class Search:
         """The name of what a point is stopped by, in its metrics; empty if it has not measured that yet."""
         if self.prune_by != "auto":
             return self.prune_by or ""
-        *name, metric = (self.ranking.metric or "").split("/")
-        begin, end = f"{'/'.join(name)}/during/" if name else "", f"/during/{metric}" if metric else ""
-        keys = (key for record in records for key in record if "/during/" in key)
-        return next((key for key in keys if key.startswith(begin) and key.endswith(end)), "")
+        # As evaluated during training, EVALUATION/METRIC, the headline first; not `retrieval/before/nDCG@10`.
+        during = [key for record in records for key in record if key.rpartition("/")[0] in self.evaluations]
+        wanted = self.ranking.metric
+        return next((key for key in during if wanted in (None, key, key.rpartition("/")[2])), "")
 
     def _sign(self, name: str, *, is_metric: bool) -> int:
         """1 if a value of that name is good where the study looks for good ones, else -1.
@@ -211,7 +216,8 @@ def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettin
         )
         search_settings = _built(node, len(study.trials))
         study.sampler, study.pruner = search_settings.sampler, search_settings.pruner
-        search = Search(folder, axes, survey, study, ranking, settings.prune_by, search_settings.n_trials)
+        judging = [name for name, node in evaluators_of(cfg).items() if not watches(node)]
+        search = Search(folder, axes, survey, study, ranking, settings.prune_by, search_settings.n_trials, judging)
         search.take_up()
         yield search
 
