@@ -79,7 +79,7 @@ def test_a_run_beside_what_it_was_made_from(ran, tiny_model):
     assert "-uniformity" in output
     # Its name alone: measured by its evaluation, on what it held out.
     alone = json.loads(evaluate("my experiment/" + ran.path.name, "--json", cwd=ran.cwd))["evaluations"]
-    assert list(alone) == ["retrieval"]
+    assert list(alone) == ["retrieval", "forgetting"]
     assert next(iter(alone["retrieval"]["models"].values()))["nDCG@10"] == pytest.approx(report["after"], abs=1e-6)
     assert sorted(ran.cwd.rglob("*")) == before
 
