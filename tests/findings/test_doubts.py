@@ -1,5 +1,6 @@
 """Wrong labels and missing ones are planted, and what is found is counted."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +57,17 @@ def test_planted_wrong_pairs_are_found(noise: float, precision: float, recall: f
     assert len(data.wrong & set(found)) >= recall * PLANTED
     doubt = wrong_pairs(data.ranked)[0]
     assert (doubt.positive, doubt.document) == (data.ranked.right[doubt.query, 0], data.ranked.hits[doubt.query, 0])
+
+
+def test_a_query_that_finds_itself_first_is_told_the_next() -> None:
+    ranked = made(0.3).ranked
+    (query, *_) = (doubt.query for doubt in wrong_pairs(ranked))
+    hits, scores = ranked.hits.copy(), ranked.scores.copy()
+    hits[query, 0], scores[query, 0] = -1, np.nan
+    doubt = next(doubt for doubt in wrong_pairs(replace(ranked, hits=hits, scores=scores)) if doubt.query == query)
+    assert (doubt.document, doubt.score) == (hits[query, 1], scores[query, 1])
+    hits[query] = -1
+    assert query not in {doubt.query for doubt in wrong_pairs(replace(ranked, hits=hits, scores=scores))}
 
 
 @pytest.mark.parametrize(("noise", "precision", "recall"), [(0.3, 0.98, 0.8), (0.7, 0.98, 0.75), (1.0, 0.75, 0.6)])

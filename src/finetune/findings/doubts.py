@@ -83,12 +83,14 @@ def wrong_pairs(ranked: Ranked) -> list[Doubt]:
     """
     if len(ranked.noise) < _FEWEST:
         return []
-    hidden = ~(ranked.right[:, :, None] == ranked.hits[:, None, :]).any(2)
+    is_there_QS = ranked.hits >= 0  # where a query finds itself there is no hit
+    best_Q = is_there_QS.argmax(1)
+    hidden = ~(ranked.right[:, :, None] == ranked.hits[:, None, :]).any(2) & is_there_QS.any(1)[:, None]
     found = hidden & (ranked.right >= 0) & (ranked.right_scores <= np.percentile(ranked.noise, _NOISE))
     query, place = np.nonzero(found)
     order = np.argsort(ranked.right_scores[query, place], kind="stable")
     return [
-        _doubt(ranked, q, int(ranked.hits[q, 0]), float(ranked.scores[q, 0]), int(r))
+        _doubt(ranked, q, int(ranked.hits[q, best_Q[q]]), float(ranked.scores[q, best_Q[q]]), int(r))
         for q, r in zip(query[order], place[order], strict=True)
     ]
 
