@@ -85,7 +85,7 @@ def wrong_pairs(ranked: Ranked) -> list[Doubt]:
         return []
     is_there_QS = ranked.hits >= 0  # where a query finds itself there is no hit
     best_Q = is_there_QS.argmax(1)
-    hidden = ~(ranked.right[:, :, None] == ranked.hits[:, None, :]).any(2) & is_there_QS.any(1)[:, None]
+    hidden = ~(ranked.right[:, :, None] == ranked.hits[:, None, :]).any(2) & is_there_QS.any(1, keepdims=True)
     found = hidden & (ranked.right >= 0) & (ranked.right_scores <= np.percentile(ranked.noise, _NOISE))
     query, place = np.nonzero(found)
     order = np.argsort(ranked.right_scores[query, place], kind="stable")
