@@ -3,6 +3,7 @@
 `make test-kills` kills it 20 times; KILLS=… as often as you like, SEED=… at other moments.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -66,7 +67,9 @@ def wait_for_a_save(process, checkpoints, count):
     """Return when the `count`-th new file of a save is there, or the process has ended."""
     seen = set()
     while len(seen) < count and process.poll() is None:
-        seen |= {(path.name, path.stat().st_ino) for path in checkpoints.glob(".*.partial") if path.exists()}
+        for path in checkpoints.glob(".*.partial"):
+            with contextlib.suppress(FileNotFoundError):  # it has got its name since
+                seen.add((path.name, path.stat().st_ino))
         time.sleep(0.0005)
 
 
