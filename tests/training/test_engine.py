@@ -3,12 +3,15 @@
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, MPNetConfig, MPNetModel
 
+from finetune.data.items import Items
+from finetune.data.tokens import Tokens
 from finetune.errors import ModelError
 from finetune.models.text import TextEncoder
 from finetune.training.budget import Budget, find
@@ -180,6 +183,25 @@ def test_padding_share_by_hand(padding_model, tiny_model):
     lengths = np.array([8, 2, 4])
     assert Engine(call_cost=3).padding_share(lengths, TextEncoder(str(padding_model))) == pytest.approx(1 - 14 / 16)
     assert Engine().padding_share(lengths, TextEncoder(str(tiny_model))) == 0
+
+
+def test_embedded_in_bf16_it_is_nearly_the_same_and_in_numbers_of_fp32(both):
+    encoder, _ = both
+    encoder.eval()
+    texts = Items.of_texts(pa.array(["a red bird", "two", "", "a much longer text about nothing"], pa.large_string()))
+    tokens = Tokens.build(texts, encoder.tokenizer, 16)
+
+    def embedded(precision):
+        found = torch.empty(4, encoder.width)
+        for places, part in Engine(embed_precision=precision).embed(encoder, tokens, np.arange(4)):
+            found[places] = part
+            assert part.dtype == torch.float32
+        return found
+
+    exact, near = embedded("32-true"), embedded("bf16-mixed")
+    assert not torch.equal(exact, near)
+    assert (exact * near).sum(1).min() > 0.999
+    assert torch.allclose(near.norm(dim=1), torch.ones(4))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with a C++ compiler")

@@ -48,11 +48,13 @@ class Engine:
         activation_mb: CountFromZero | Literal["auto"] = "auto",
         call_cost: CountFromZero = 128,
         compile: bool = False,
+        embed_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     ) -> None:
         self.token_budget = token_budget
         self.activation_mb = activation_mb
         self.call_cost = call_cost
         self.compile = compile
+        self.embed_precision = embed_precision
         self._budget: budget.Budget | None = None
         self._halved = False
         self._longest = 0  # tokens of an item of the last step
@@ -162,12 +164,14 @@ class Engine:
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
         for rows in list(self.cut(costs_N, encoder, ~is_text_N, most))[::-1][part]:
-            if is_text_N[rows[0]]:
-                ids_T, lengths_n = tokens.take(items[rows])
-                yield rows, encoder(upload(ids_T.astype(np.int64), device), lengths_n)
-            else:
-                assert others is not None
-                yield rows, encoder(upload(others.take(items[rows]), device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
+                if is_text_N[rows[0]]:
+                    ids_T, lengths_n = tokens.take(items[rows])
+                    found = encoder(upload(ids_T.astype(np.int64), device), lengths_n)
+                else:
+                    assert others is not None
+                    found = encoder(upload(others.take(items[rows]), device))
+            yield rows, found.float()
 
     def cut(
         self, lengths_N: Ints, encoder: Encoder, other_N: Bools | None = None, most: int | None = None
