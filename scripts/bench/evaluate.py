@@ -70,19 +70,23 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Return the seconds that one contestant takes, without its imports and loading, and what it found."""
     queries, documents = arguments.queries, arguments.documents
-    texts = shipped_texts(queries + documents) if arguments.encode else None
-    right = np.arange(queries)[:, None] + queries * np.arange(RIGHT) % documents
+    right = (np.arange(queries)[:, None] + queries * np.arange(RIGHT)) % documents
+    texts = shipped_texts(right[:, 0], documents) if arguments.encode else None
     contestant = ours if arguments.one.startswith("ours") else peers
-    return contestant(right % documents, documents, texts, arguments.one.endswith("bf16"))
+    return contestant(right, documents, texts, arguments.one.endswith("bf16"))
 
 
-def shipped_texts(count: int) -> list[str]:
-    """Return distinct texts: those of the reverse dictionary, numbered from the second time on."""
+def shipped_texts(right_Q: np.ndarray, documents: int) -> list[str]:
+    """Return queries, then distinct documents: entries of the reverse dictionary, numbered from the second time on.
+
+    A query is every second word of the document that is right for it.
+    """
     from importlib.resources import files
 
     path = files("finetune.datasets").joinpath("reverse_dictionary", "train.csv")
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    return [f"{lines[i % len(lines)]} {i // len(lines) or ''}".strip() for i in range(count)]
+    corpus = [f"{lines[i % len(lines)]} {i // len(lines) or ''}".strip() for i in range(documents)]
+    return [" ".join(corpus[d].split()[::2]) for d in right_Q] + corpus
 
 
 def made_embeddings(right_QR: np.ndarray, documents: int) -> np.ndarray:
