@@ -6,6 +6,7 @@ Imports next to nothing: the first lines of a program ask it.
 from __future__ import annotations
 
 import os
+import signal
 from typing import Literal, NamedTuple
 
 # The process that started this one as a further process of its run (launch/others.py).
@@ -49,6 +50,16 @@ def place() -> Place:
         local_world = world // _number("SLURM_STEP_NUM_NODES", 1)
         return Place(_number("SLURM_PROCID"), world, _number("SLURM_LOCALID"), local_world, "srun")
     return Place()
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Return in words how a process of the system ended; it is negative for a signal, as in Python's subprocess."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was killed by {signal.Signals(-exit_code).name}"
+    except ValueError:  # the signals of real time have no names of their own
+        return f"was killed by signal {-exit_code}"
 
 
 def settle(here: Place) -> None:

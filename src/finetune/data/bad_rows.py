@@ -34,6 +34,7 @@ ADVICE = {
     "mesh": "It must be a mesh with faces or points (OBJ, OFF, PLY).",
     "vector": "All vectors of a column must have the same number of finite numbers.",
     "unknown": "Every id must be one of corpus.jsonl and queries.jsonl.",
+    "twice": "Every id must stand once.",
     "missing": "Paths are relative to the folder of the data file.",
     "unreachable": "Try it in a browser, or download the files and give their paths.",
 }

@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 _DRAWS_AT_ONCE = 2**22
-# Five changes in the same direction happen by chance once in 16, six once in 32: fewer cannot carry 95 %.
-_FEWEST = 6
+_FEWEST = 6  # changes in the same direction that chance makes less often than once in 20
+_FEW = 200  # changes of which the signs are drawn; of more the interval alone is as good
 _SAME = 1e-12  # differences of rounding only
+_SURE = 0.05
 _TOLD = 1.96 + 0.84  # quantiles of the normal distribution: 95 % sure, and so in 80 % of all tries
 _MOST_TIMES = 100  # more queries than these times those at hand are no advice
 
 
 @dataclass(frozen=True)
 class Change:
-    """A metric before and after: its means, their difference with a 95 % interval, and the queries behind it."""
+    """A metric before and after: its means, their difference with a 95 % interval, and the queries behind it.
+
+    `by_chance` is how often a mean as far from zero comes about where each change might as well go the other way; of
+    many changes, for which the interval says as much, it is 0.
+    """
 
     mean_before: float
     mean_after: float
@@ -29,6 +34,7 @@ class Change:
     lost: int
     tied: int
     standard_error: float
+    by_chance: float
 
     @property
     def queries(self) -> int:
@@ -37,8 +43,12 @@ class Change:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval excludes zero and enough queries changed for it to mean something."""
-        return (self.low > 0 or self.high < 0) and self.won + self.lost >= _FEWEST
+        """Whether the interval excludes zero, and chance alone would do the same less often than once in 20.
+
+        Of few queries, or few that changed, resampling alone errs more often than that: a mean of some changes in the
+        same direction has an interval of one sign.
+        """
+        return (self.low > 0 or self.high < 0) and self.by_chance <= _SURE
 
     @property
     def visible(self) -> float:
@@ -70,13 +80,16 @@ class Change:
 
 
 def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating], samples: int, seed: int) -> Change:
-    """The change of the mean with its 95 % percentile interval over `samples` resamples of the queries.
+    """The change of the mean with its 95 % interval over `samples` resamples of the queries.
 
     Both arrays are (Q,) of the same queries in the same order, Q >= 1. Memory is bounded.
-    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    The expanded percentile interval of Hesterberg 2015 (https://doi.org/10.1080/00031305.2015.1089789): the quantiles
+    are those that make up for resamples that spread less than samples do, and for the deviation being an estimate.
+    With it goes Fisher's randomization test of the changes (Smucker, Allan and Carterette 2007,
+    https://doi.org/10.1145/1321440.1321528).
     """
     difference_Q = after_Q.astype(np.float64) - before_Q.astype(np.float64)
-    low, high = np.quantile(_resampled_means(difference_Q, samples, seed), [0.025, 0.975])
+    low, high = np.quantile(_resampled_means(difference_Q, samples, seed), _quantiles(len(difference_Q)))
     won, lost = int((difference_Q > _SAME).sum()), int((difference_Q < -_SAME).sum())
     return Change(
         mean_before=float(before_Q.mean()),
@@ -87,8 +100,29 @@ def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating],
         won=won,
         lost=lost,
         tied=len(difference_Q) - won - lost,
-        standard_error=float(difference_Q.std() / math.sqrt(len(difference_Q))),
+        standard_error=float(difference_Q.std(ddof=1) / math.sqrt(len(difference_Q))) if len(difference_Q) > 1 else 0.0,
+        by_chance=_by_chance(difference_Q[np.abs(difference_Q) > _SAME], samples, seed),
     )
+
+
+def _quantiles(queries: int) -> tuple[float, float]:
+    from scipy.stats import norm, t
+
+    if queries < 2:
+        return 0.0, 1.0
+    low = float(norm.cdf(math.sqrt(queries / (queries - 1)) * t.ppf(0.025, queries - 1)))
+    return low, 1 - low
+
+
+def _by_chance(change_C: NDArray[np.float64], samples: int, seed: int) -> float:
+    """Return how often the sum of changes `(C,)` of random signs is as far from zero as theirs is; both tails."""
+    if len(change_C) > _FEW:
+        return 0.0
+    if len(change_C) < _FEWEST:
+        return 1.0
+    signs_SC = np.random.default_rng(seed).integers(2, size=(samples, len(change_C)), dtype=np.int8) * 2 - 1
+    as_far = np.abs(signs_SC @ change_C) >= abs(change_C.sum()) * (1 - _SAME)
+    return float(as_far.mean())
 
 
 def _resampled_means(values_Q: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Shapes: Q queries, K hits.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ def bm25(queries: Sequence[str], corpus: Sequence[str], depth: int) -> Ints:
         raise CheckFailed([Problem("evaluation", "BM25 needs the package bm25s.", EXTRA)])
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells each step of an index, into the run's log
     index = bm25s.BM25(method="lucene")
     quiet = {"show_progress": False}
     words = {"stopwords": None, "token_pattern": r"(?u)\b\w+\b", **quiet}

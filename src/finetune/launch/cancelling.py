@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 from finetune.console import say
 from finetune.errors import FinetuneError
@@ -31,8 +32,7 @@ def cancel_runs(records: Sequence[Record]) -> None:
         if record.is_a_job:
             _note(record)
         else:
-            os.kill(here[id(record)], signal.SIGTERM)
-            say(f"{record.name} was asked to save and stop.")
+            _ask_to_stop(record, here[id(record)])
 
 
 def _note(record: Record) -> None:
@@ -53,4 +53,31 @@ def _process(record: Record) -> int:
     if found is None or found[2] != socket.gethostname():
         where = f" on {found[2]}" if found else ""
         raise FinetuneError(f"{record.name} is at work{where}, not here; nothing was cancelled.", "End it there.")
-    return int(found[1])
+    number = int(found[1])
+    if not _holds(number, record.run.lock_path):
+        what = f"{record.name} is at work in another container or of another user; nothing was cancelled."
+        raise FinetuneError(what, "End it there.")
+    return number
+
+
+def _holds(process: int, lock: Path) -> bool:
+    """Whether the process of this number has the lock: in another container the number is that of another one."""
+    files = Path(f"/proc/{process}/fd")
+    if not Path("/proc/self/fd").is_dir():
+        return True  # no Linux: nobody can tell
+    try:
+        return any(file.samefile(lock) for file in files.iterdir() if file.exists())
+    except OSError:
+        return False
+
+
+def _ask_to_stop(record: Record, process: int) -> None:
+    try:
+        os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:
+        say(f"{record.name} has just ended by itself.")
+    except OSError as error:
+        what = f"{record.name} could not be ended: {error.strerror}."
+        raise FinetuneError(what, "End it as the user who started it.") from error
+    else:
+        say(f"{record.name} was asked to save and stop.")

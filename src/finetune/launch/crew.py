@@ -20,6 +20,7 @@ from finetune.errors import Interrupted, RunError
 from finetune.launch.arguments import Arguments
 from finetune.launch.points import PRUNED, Point
 from finetune.launch.slots import Slot
+from finetune.processes import how_it_ended
 from finetune.runs.directory import RunDirectory, State
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -168,6 +169,6 @@ def _reason(errors: str, exit_code: int) -> str:
     if found:
         return found
     if exit_code < 0:
-        return f"killed by {signal.Signals(-exit_code).name}"
+        return how_it_ended(exit_code).removeprefix("was ")
     said = [line.strip() for line in errors.splitlines() if line.strip()]
     return " ".join(said[:4])[:500] or f"it ended with exit code {exit_code}"

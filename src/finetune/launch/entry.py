@@ -39,7 +39,7 @@ from finetune.launch.loggers import logger_problems
 from finetune.launch.metric import miner_problems
 from finetune.launch.others import Others
 from finetune.launch.outcome import outcome
-from finetune.launch.peers import company
+from finetune.launch.peers import company, tell_before_meeting
 from finetune.launch.points import is_of_the_cluster, is_of_the_sweep
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
@@ -246,19 +246,14 @@ def _run(arguments: Arguments) -> int:
         from finetune.launch.follow import follow
 
         return follow(arguments)
-    if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
-        what = "this speaks of a sweep, and this is one run."
-        raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
-    if of_a_cluster := [text for text in arguments.overrides if is_of_the_cluster(text)]:
-        what = "this speaks of a cluster, and this is a run on this machine."
-        raise CheckFailed(Problem(text, what, "Leave it out, or use finetune submit.") for text in of_a_cluster)
-    overrides = overrides_of_run(arguments.overrides)
-    checked = check_run(arguments, overrides)
-    if checked is None:
+    try:
+        found = _checked(arguments)
+    except BaseException as error:
+        tell_before_meeting(error)
+        raise
+    if found is None:
         return 0
-    cfg, dataset = checked
-    check_start(cfg)
-    fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
+    overrides, cfg, dataset = found
     peers = company(processes_here(cfg))
     run, goes_on = find_run(cfg, overrides, dataset, arguments)
     words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
@@ -268,6 +263,24 @@ def _run(arguments: Arguments) -> int:
         others.start([*arguments.where(), *words])
         start_hydra(arguments, words, [], lambda cfg: _train(cfg, dataset, run, goes_on))
     return 0
+
+
+def _checked(arguments: Arguments) -> tuple[list[str], DictConfig, Dataset] | None:
+    """Return what is to be trained, when nothing speaks against it; None if only the check was asked for."""
+    if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
+        what = "this speaks of a sweep, and this is one run."
+        raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
+    if of_a_cluster := [text for text in arguments.overrides if is_of_the_cluster(text)]:
+        what = "this speaks of a cluster, and this is a run on this machine."
+        raise CheckFailed(Problem(text, what, "Leave it out, or use finetune submit.") for text in of_a_cluster)
+    overrides = overrides_of_run(arguments.overrides)
+    checked = check_run(arguments, overrides)
+    if checked is None:
+        return None
+    cfg, dataset = checked
+    check_start(cfg)
+    fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
+    return overrides, cfg, dataset
 
 
 def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset] | None:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -19,11 +18,9 @@ from finetune.launch.arguments import Arguments
 from finetune.launch.claim import overrides_of_run
 from finetune.launch.entry import check_all, start_hydra
 from finetune.launch.others import end_with_the_first
-from finetune.launch.peers import Ending, Peers, meet
+from finetune.launch.peers import PATIENCE, Ending, Peers, meet
 from finetune.runs.causes import Elsewhere
 from finetune.runs.directory import RunDirectory
-
-_PATIENCE = timedelta(seconds=20)  # to tell the first process of a mistake, which it may have found itself and be gone
 
 
 def follow(arguments: Arguments) -> int:
@@ -61,7 +58,7 @@ def _shared(path: Path) -> RunDirectory:
 def _end(error: BaseException, met: list[Peers]) -> NoReturn:
     ending = Ending.of(error)
     try:
-        (met or [meet(processes.place(), _PATIENCE)])[0].end(ending)
+        (met or [meet(processes.place(), PATIENCE)])[0].end(ending)
     except (FinetuneError, RuntimeError):  # nobody is there to say it
         if not met and not ending.is_echo:
             sys.stderr.write(ending.trace or f"{ending.what}\n{ending.advice}\n")

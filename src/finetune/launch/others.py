@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from finetune.launch.peers import Peers
-from finetune.processes import STARTED_BY
+from finetune.processes import STARTED_BY, how_it_ended
 
 _SCRIPT = Path(__file__).with_name("__main__.py")
 _PR_SET_PDEATHSIG = 1  # a name of Linux's prctl.h
@@ -56,7 +56,7 @@ class Others:
     def _gone(self) -> dict[int, str]:
         """Return those that ended otherwise than at the end of the run, by their rank."""
         ended = {rank: child.poll() for rank, child in enumerate(self._children, start=1)}
-        return {rank: _how(code) for rank, code in ended.items() if code}
+        return {rank: how_it_ended(code) for rank, code in ended.items() if code}
 
     def _end(self, seconds: float) -> None:
         """Wait so long for them to end, then kill them."""
@@ -75,9 +75,3 @@ def end_with_the_first() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[STARTED_BY]):
         os._exit(1)  # it has ended already
-
-
-def _how(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    return f"ended with exit code {exit_code}"

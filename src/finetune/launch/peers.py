@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _HERE = "127.0.0.1"
 _SLURM_PORT = 15000  # and the last four digits of the job: each process finds the same, and two jobs hardly ever
 LONGEST_TO_MEET = timedelta(minutes=30)  # as long as torch waits for a process group
+_ONE_TRY = timedelta(seconds=2)
+PATIENCE = timedelta(seconds=20)  # to tell the others of what ended this process before they met
 _SECONDS_BETWEEN_LOOKS = 0.2
 # A process that is told of another's end by its own library needs no more to come to its end by itself.
 _SECONDS_TO_END = 10.0
@@ -87,6 +89,13 @@ class Peers:
         with contextlib.suppress(RuntimeError, ConnectionError):
             self.tell(f"ending/{self.place.rank}", json.dumps(asdict(ending)))
 
+    def wait_for_all(self, patience: timedelta) -> None:
+        """Wait until every process has come, or `patience` is over: what they share goes with the first one."""
+        until, keys = time.monotonic() + patience.total_seconds(), [f"process/{r}" for r in range(self.place.world)]
+        with contextlib.suppress(RuntimeError, ConnectionError):
+            while not self._store.check(keys) and time.monotonic() < until:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
     def truth(self, error: BaseException) -> BaseException:
         """Return what ended the run, seen from a process that `error` ended."""
         self._over.set()
@@ -98,6 +107,8 @@ class Peers:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         if failure is not None:
             return failure
+        if not is_stop(error) and (stopped := self._stopped()) is not None:
+            return stopped
         if cause_of(error) == "node lost":
             what = "Another process of this run is gone without a word: it was killed, or its machine was lost."
             return Elsewhere(what, "", "node lost")
@@ -142,6 +153,14 @@ class Peers:
                 return Elsewhere(what, _OF_KILLED, "killed") if "killed" in how else Elsewhere(what, "", "error")
         return None
 
+    def _stopped(self) -> Elsewhere | None:
+        """Return that another process was stopped, by a signal that this one has not got."""
+        for rank in range(self.place.world):
+            ending = _told(self._store, rank)
+            if rank != self.place.rank and ending is not None and ending.cause == "stopped":
+                return Elsewhere(f"process {rank} was stopped: {ending.what}", ending.advice, "stopped")
+        return None
+
     def _missing(self) -> dict[int, str]:
         """Return the processes on this machine that are not there any more."""
         found = {}
@@ -182,6 +201,19 @@ def meet(here: Place, patience: timedelta = LONGEST_TO_MEET) -> Peers:
     return Peers(_store(host, port, is_host, patience), here)
 
 
+def tell_before_meeting(error: BaseException) -> None:
+    """Tell the other processes, started by somebody else, that the first one has ended before they met.
+
+    They look for it until it is there, which may be for long.
+    """
+    here = processes.place()
+    if here.world > 1 and here.rank == 0 and here.starter == "srun":
+        with contextlib.suppress(RunError):
+            peers = meet(here)
+            peers.end(Ending.of(error))
+            peers.wait_for_all(PATIENCE)
+
+
 def host(count: int) -> Peers:
     """Be the first of `count` processes on this machine, which are yet to be started."""
     store = _store(_HERE, 0, True, LONGEST_TO_MEET)
@@ -194,12 +226,20 @@ def host(count: int) -> Peers:
 def _store(host: str, port: int, is_host: bool, patience: timedelta) -> TCPStore:
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
-    try:
-        # multi_tenant: the process group asks for one at the same place, and gets this one.
-        return TCPStore(host, port, is_master=is_host, timeout=patience, wait_for_workers=False, multi_tenant=True)
-    except (DistError, RuntimeError) as error:
-        what = f"The processes of this run cannot meet at {host}:{port}: {str(error).splitlines()[0]}"
-        raise RunError(what, "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached.") from error
+    until = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            # multi_tenant: the process group asks for one at the same place, and gets this one.
+            store = TCPStore(host, port, is_master=is_host, timeout=_ONE_TRY, wait_for_workers=False, multi_tenant=True)
+        except (DistError, RuntimeError) as error:
+            # A try is short, for while it waits for the first process it hears of no signal.
+            if not is_host and time.monotonic() < until:
+                continue
+            what = f"The processes of this run cannot meet at {host}:{port}: {str(error).splitlines()[0]}"
+            advice = "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached."
+            raise RunError(what, advice) from error
+        store.set_timeout(patience)
+        return store
 
 
 def _ours(store: TCPStore) -> Store:

@@ -27,8 +27,8 @@ def compared(records: Sequence[Record]) -> dict[str, Any]:
     reports = [read_mapping(record.run.report_data_path) for record in records]
     findings: dict[str, dict[str, list[Any]]] = {}
     for place, report in enumerate(reports):
-        for name, part in report.get("evaluations", {}).items():
-            for row in part["metrics"]:
+        for name, part in (report.get("evaluations") or {}).items():
+            for row in part.get("metrics", ()):
                 rows = findings.setdefault(name, {}).setdefault(row["metric"], [None] * len(records))
                 rows[place] = row
     return side_by_side(records) | {"findings": findings, "warnings": list(_warnings(records, reports))}
@@ -81,7 +81,9 @@ def comparison_page(records: Sequence[Record]) -> str:
 
 
 def _curves(records: Sequence[Record], facts: Mapping[str, Any]) -> Iterator[Chart]:
-    metrics = {record.name: record.run.read_metrics() for record in records}
+    names = [record.name for record in records]
+    labels = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
+    metrics = {label: record.run.read_metrics() for label, record in zip(labels, records, strict=True)}
     found = {name: content.loss_points(rows) for name, rows in metrics.items()}
     yield from _overlaid(found, "Loss", "loss")
     for number_, (name, rows) in enumerate(facts["findings"].items()):

@@ -88,8 +88,12 @@ def _data(report: Mapping[str, Any]) -> Iterator[str]:
     for one in content.doubts(report["data"]):
         yield f"### {one.title}"
         yield one.words
-        names = [name for name, _, _ in content.doubt_lines(one.rows[0])]
-        yield _cells(("where", *names), [_doubt(doubt) for doubt in one.rows])
+        # Of pairs and of labels the lines mean other things: a table for each.
+        kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for doubt in one.rows:
+            names = tuple(name for name, _, _ in content.doubt_lines(doubt))
+            kinds.setdefault(names, []).append(_doubt(doubt))
+        yield from (_cells(("where", *names), rows) for names, rows in kinds.items())
 
 
 def _doubt(doubt: Mapping[str, Any]) -> tuple[str, ...]:

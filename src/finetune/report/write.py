@@ -20,12 +20,18 @@ def write_report(run: RunDirectory) -> None:
     """Write both, from the run's report.json and metrics.jsonl.
 
     Raises:
-        FinetuneError: there is no whole report.json.
+        FinetuneError: there is no report.json, or it is damaged.
         RunError: the system refuses.
     """
     report = read_report(run)
-    write_text_atomically(run.report_path, report_markdown(report))
-    write_text_atomically(run.report_page_path, report_page(report, run.read_metrics()))
+    try:
+        texts = report_markdown(report), report_page(report, run.read_metrics())
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        _log.debug("the report could not be made", exc_info=True)
+        what = f"the report of {run.path} cannot be made of its report.json: {type(error).__name__}: {error}."
+        raise FinetuneError(what, "The file is damaged, or of another version of finetune.") from error
+    write_text_atomically(run.report_path, texts[0])
+    write_text_atomically(run.report_page_path, texts[1])
 
 
 def read_report(run: RunDirectory) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from finetune.training.module import EmbeddingModule
 
 
 class Meter:
-    """Measures from when it is made; `training` are the seconds between `begin` and `end`, without the evaluations."""
+    """Measures from when it is made; `training` are the seconds between `begin` and `end`, less those looked in."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -32,12 +32,14 @@ class Meter:
     def facts(self, trainer: Trainer, module: EmbeddingModule) -> dict[str, Any]:
         """Return what this process has cost so far; of a run that went on, what it did before is not in it.
 
-        Memory is in MB of 2^20 bytes, energy in watt-hours of all that runs on the processors and the GPU, None
+        Memory is in MB of 2^20 bytes and of this process, energy in watt-hours of all that runs on the processors and the GPU, None
         where the system does not tell.
         """
-        training = max(self._ended - self._began, 1e-9)
+        training = max(self._ended - self._began - module.seconds_looked, 1e-9)
         gpu = self._device.type == "cuda"
-        energy = self._energy.watt_hours()
+        # Of several GPUs or machines this process sees one, and a part is no answer.
+        alone = trainer.world_size == 1 or not (gpu or trainer.num_nodes > 1)
+        energy = self._energy.watt_hours() if alone else None
         return {
             "seconds": round(time.monotonic() - self._made, 1),
             "training_seconds": round(training, 1),

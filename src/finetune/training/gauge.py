@@ -5,7 +5,9 @@ Shapes: N items, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ class Gauge:
             FinetuneError: there is nothing right to be found, or an embedding is no number.
         """
         when, together = f"{prefix}step {trainer.global_step}", Together.of(trainer)
-        with undisturbed(module):
+        with _looking(module):
             found = self._measure(self._evaluators, together, when)
         means = {
             f"{prefix}{name}/{metric}": value
@@ -57,5 +59,13 @@ class Gauge:
 
     def embeddings(self, trainer: Trainer, module: Any, items: Ints) -> NDArray[np.float32]:
         """Return the embeddings `(N, D)` of items, in the first process."""
-        with undisturbed(module):
+        with _looking(module):
             return self._measure.embeddings(items, Together.of(trainer), f"embedding at {trainer.global_step}")
+
+
+@contextmanager
+def _looking(module: Any) -> Iterator[None]:
+    start = time.monotonic()
+    with undisturbed(module):
+        yield
+    module.seconds_looked += time.monotonic() - start

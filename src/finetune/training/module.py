@@ -69,6 +69,7 @@ class EmbeddingModule(LightningModule):
         self._pace = Pace()
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
+        self.seconds_looked = 0.0  # by callbacks that measure in the midst of the training
         self.items_seen = 0  # distinct items of the batches since this process started, for the pace
         self.tokens_seen = 0  # and their tokens, without padding
 

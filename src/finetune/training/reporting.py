@@ -59,8 +59,8 @@ def _seen(parts: Parts, findings: Mapping[str, Comparison]) -> dict[str, Any]:
         for name, comparison in parts.judged(findings).items()
         if (some := examples(comparison, takes.get(name, own)))
     }
-    for name in parts.watchers.keys() & findings.keys():
-        found["forgetting"] = forgetting_data(findings[name])
+    if watched := [name for name in parts.watchers if name in findings]:
+        found["forgetting"] = forgetting_data(findings[watched[0]])
     return found
 
 

@@ -132,19 +132,31 @@ class BeirSource:
 
 
 def _texts(source: FileSource, bad: BadRows, with_title: bool) -> tuple[pa.Array, pa.Array]:
-    """Return the ids and the texts of one of the two files; of an id that comes twice the first counts."""
+    """Return the ids and the texts of one of the two files; an id that comes twice is a bad row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     has_title = with_title and "title" in source.head().names
-    table = source.read(["_id", "text", *(["title"] if has_title else [])], bad).table
+    reading = source.read(["_id", "text", *(["title"] if has_title else [])], bad)
+    table = reading.table
     ids, text = table["_id"].cast(pa.large_string()), table["text"].cast(pa.large_string())
     if has_title:
         title = pc.fill_null(table["title"].cast(pa.large_string()), "")
         text = pc.if_else(
             pc.equal(title, ""), text, pc.binary_join_element_wise(title, text, pa.scalar(" ", title.type))
         )
-    return ids.combine_chunks(), text.combine_chunks()
+    ids = ids.combine_chunks()
+    _tell_twice(ids, reading, bad)
+    return ids, text.combine_chunks()
+
+
+def _tell_twice(ids: Any, reading: Reading, bad: BadRows) -> None:
+    import numpy as np
+
+    codes = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    again = np.delete(np.arange(len(codes)), np.unique(codes, return_index=True)[1])
+    for place, text in zip(reading.place(again), ids.take(again).to_pylist() if len(again) else [], strict=True):
+        bad.add(place, "_id", "twice", "repeats an id", text)
 
 
 def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:

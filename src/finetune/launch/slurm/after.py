@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finetune.errors import RunError
 from finetune.launch.slurm.job import facts_here, is_at_work, stop_of
+from finetune.processes import how_it_ended
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import call
 from finetune.runs.lock import is_held
@@ -46,10 +47,7 @@ def _write_down(run: RunDirectory, code: int) -> None:
 
 
 def _end(code: int) -> str:
-    try:
-        return f"It was killed by {signal.Signals(code - 128).name}"
-    except ValueError:
-        return f"It ended with exit code {code}"
+    return f"It {how_it_ended(128 - code if 128 < code < 128 + signal.NSIG else code)}"
 
 
 def _queue_again(run: RunDirectory) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.console import say
-from finetune.errors import Interrupted
+from finetune.errors import FinetuneError, Interrupted
 from finetune.launch.arguments import Arguments
 from finetune.launch.claim import no_new_folders_left_of_a_failure
 from finetune.launch.crew import Ended
@@ -84,15 +84,28 @@ class ClusterCrew:
         return [self._script(shape, points) for shape, points in self._by_shape().items()]
 
     def wait(self) -> list[Ended]:
-        """Wait some seconds, and return the points that have ended."""
-        self.submit()
+        """Wait some seconds, and return the points that have ended.
+
+        Raises:
+            FinetuneError: SLURM does not take what is to be submitted, and nothing is left to wait for.
+        """
+        try:
+            self.submit()
+        except FinetuneError as error:
+            if not self._going:
+                raise
+            self._say_once(f"{error.what} It is tried again.")
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         return list(self._ended())
 
     def prune(self, point: Point) -> None:
-        """Ask a point to save and stop, because others are better."""
-        self._pruned.add(point.run)
-        cancel([str(RunDirectory(point.run).read_job()["id"])])
+        """Ask a point to save and stop, because others are better; if SLURM does not hear it, it is asked again."""
+        try:
+            cancel([str(RunDirectory(point.run).read_job().get("id", ""))])
+        except FinetuneError as error:
+            self._say_once(error.what)
+        else:
+            self._pruned.add(point.run)
 
     def stop(self, number: int) -> list[Ended]:
         """Leave all as it is: jobs do not end with the shell that watches them."""
@@ -100,13 +113,15 @@ class ClusterCrew:
 
     def stopped(self, finished: int, again: str) -> Interrupted:
         """Return what is to be said when the shell goes."""
-        jobs = sorted({str(RunDirectory(run).read_job().get("id", "")).partition("_")[0] for run in self._going})
+        ids = (str(RunDirectory(run).read_job().get("id", "")).partition("_")[0] for run in self._going)
+        jobs = sorted(set(ids) - {""})
+        to_end = f"\n  To end them: scancel {' '.join(jobs)}" if jobs else ""
         what = f"{len(self._going)} points are still in the queue or running, and go on without this shell."
         if not self._going:
             what = "Nothing is in the queue."
         return Interrupted(
             f"{what} {finished} finished.",
-            f"The same command watches them again:\n    {again}\n  To end them: scancel {' '.join(jobs)}".strip(),
+            f"The same command {'watches them' if self._going else 'goes on'} again:\n    {again}{to_end}",
         )
 
     def _by_shape(self) -> dict[Shape, list[Point]]:
@@ -153,7 +168,9 @@ class ClusterCrew:
     def _tell(self, records: dict[Path, Record], silence: str) -> None:
         """Say how the points stand, where that has changed."""
         counts = Counter(record.state for record in records.values())
-        told = silence or ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        self._say_once(silence or ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+
+    def _say_once(self, told: str) -> None:
         if told != self._told:
             self._told = told
             say(told)

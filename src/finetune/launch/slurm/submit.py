@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.console import say
+from finetune.console import complain, say
 from finetune.errors import FinetuneError
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.claim import find_run, no_new_folders_left_of_a_failure, overrides_of_run
@@ -92,7 +92,10 @@ def hand_over(text: str, runs: Sequence[RunDirectory], asked: Sequence[str], *, 
         for number, run in enumerate(runs):
             write_job(run, f"{job_id}_{number}" if is_array else job_id, asked)
     except BaseException:
-        cancel([job_id])
+        try:
+            cancel([job_id])
+        except FinetuneError as error:  # what went wrong first is what is raised
+            complain(error)
         raise
     return job_id
 
@@ -104,21 +107,21 @@ def pending(runs: Sequence[tuple[RunDirectory, bool]]) -> Iterator[None]:
     Raises:
         FinetuneError: one of them is in the queue already, or a process works on it.
     """
-    waiting: list[tuple[RunDirectory, dict[str, Any]]] = []
+    waiting: list[tuple[RunDirectory, bool, dict[str, Any]]] = []
     try:
         for run, goes_on in runs:
             before = run.read_status() if goes_on else {}
             if goes_on:
                 _check_free(run)
             with run.lock():
-                waiting.append((run, before))
+                waiting.append((run, goes_on, before))
                 run.write_status("pending")
         yield
     except BaseException:
-        for run, before in waiting:
+        for run, was_there, before in waiting:
             if before:
                 write_json_atomically(run.status_path, before)
-            else:
+            elif not was_there:  # a status that cannot be read does not make a run a new one
                 shutil.rmtree(run.path, ignore_errors=True)
         raise
 
