@@ -14,7 +14,10 @@ _EVALUATE = "Add `evaluate` to the callbacks, as in callbacks=[default,evaluate,
 def check_callbacks(tree: dict[str, Any]) -> Iterator[Problem]:
     """Everything wrong between the callbacks of a resolved tree, its evaluations and how it tunes."""
     nodes = _named(tree.get("callbacks"))
-    evaluations = _named(tree.get("evaluation"))
+    # Those that measure at the ends only are none to go by.
+    evaluations = {
+        name: node for name, node in _named(tree.get("evaluation")).items() if node.get("during_training") is not False
+    }
     kinds = {kind: key for key, node in nodes.items() if (kind := _kind(node))}
     measures = [key for kind, key in kinds.items() if kind in ("Evaluate", "WiseFT")]
     for key in measures if not evaluations else ():

@@ -59,6 +59,8 @@ class Change:
 
     def verdict(self, metric: str) -> str:
         """One line of plain words, as in `better: +0.081 nDCG@10, certain`."""
+        if self.queries == 1:
+            return f"{self.change:+.3f} {metric}, one number: what of it is chance cannot be told"
         if self.certain:
             return f"{'better' if self.change > 0 else 'worse'}: {self.change:+.3f} {metric}, certain"
         words = f"no visible change: {self.change:+.3f} {metric}"
@@ -70,13 +72,15 @@ class Change:
 
 
 def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating], samples: int, seed: int) -> Change:
-    """The change of the mean with its 95 % percentile interval over `samples` resamples of the queries.
+    """The change of the mean with its 95 % percentile interval over `samples` resamples of the queries, NaN of one.
 
     Both arrays are (Q,) of the same queries in the same order, Q >= 1. Memory is bounded.
     Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     difference_Q = after_Q.astype(np.float64) - before_Q.astype(np.float64)
     low, high = np.quantile(_resampled_means(difference_Q, samples, seed), [0.025, 0.975])
+    if len(difference_Q) == 1:
+        low = high = math.nan  # one number says nothing of how it could have been otherwise
     won, lost = int((difference_Q > _SAME).sum()), int((difference_Q < -_SAME).sum())
     return Change(
         mean_before=float(before_Q.mean()),
