@@ -66,6 +66,13 @@ def test_verdicts() -> None:
     assert _change(np.zeros(50)).verdict("nDCG@10") == "no visible change: +0.000 nDCG@10"
 
 
+def test_one_number_has_no_interval() -> None:
+    change = _change(np.array([0.3]))
+    assert np.isnan([change.low, change.high]).all()
+    assert not change.certain
+    assert change.verdict("STS12") == "+0.300 STS12, one number: what of it is chance cannot be told"
+
+
 def test_an_uncertain_change_says_how_many_queries_would_tell() -> None:
     difference = np.tile([0.5, -0.4], 50)  # mean 0.05, deviation 0.45: needs (2.8 * 0.45 / 0.05)^2 = 635.04
     change = _change(difference)
@@ -101,13 +108,13 @@ def test_what_would_show_is_what_shows_in_four_of_five_tries() -> None:
     assert 0.72 < np.mean(shown) < 0.88
 
 
-@pytest.mark.parametrize("queries", [1, 5, 1000])
+@pytest.mark.parametrize("queries", [5, 1000])
 def test_a_handful_of_changed_queries_is_never_certain(queries: int) -> None:
     difference = np.zeros(queries)
     difference[:5] = 0.3
     change = _change(difference)
     assert not change.certain
-    assert f"only {min(queries, 5)} of {queries} queries changed, too few to tell" in change.verdict("nDCG@10")
+    assert f"only 5 of {queries} queries changed, too few to tell" in change.verdict("nDCG@10")
 
 
 def test_hopeless_numbers_are_not_named() -> None:

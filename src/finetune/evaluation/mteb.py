@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.config.spelling import did_you_mean
@@ -29,6 +28,7 @@ MEAN = "mean over tasks"
 _BATCH = 1024  # texts that MTEB hands over at once; all of a call are collected anyway
 # What a search task calls its scores, and what pytrec_eval calls them of each query.
 _PER_QUERY = {"ndcg_at_": "ndcg_cut_", "map_at_": "map_cut_", "recall_at_": "recall_"}
+_NAMED = 3  # tasks, where they stand beside the numbers
 _ROUNDED = 1e-4  # MTEB rounds to five digits
 
 
@@ -73,7 +73,7 @@ class Mteb(TextEvaluator):
             found = {MEAN: np.array([found[main].mean() for main in each]), **found}
         headline = next(iter(found))
         return Result(
-            name="MTEB" if len(tasks) > 1 else tasks[0].metadata.name,
+            name=_called([task.metadata.name for task in tasks]),
             headline=headline,
             per_query=found,
             queries=np.arange(len(found[headline])),
@@ -94,7 +94,7 @@ class Mteb(TextEvaluator):
                 _Encoder(embed), task, co2_tracker=False, cache=None, encode_kwargs=kwargs, show_progress_bar=False
             ).task_results[0]
         unload(task)
-        entries: list[dict[str, Any]] = [entry for split in result.scores.values() for entry in split]
+        entries = [dict(entry) for split in result.scores.values() for entry in split]
         found = {"main_score": np.array([entry["main_score"] for entry in entries], np.float64)}
         if len(queries) == 1 == len(entries):
             found["main_score"] = _per_query(queries[0], task.metadata.main_score, found["main_score"])
@@ -126,13 +126,13 @@ class _Encoder:
         role: Role | None = None if prompt_type is None else prompt_type.value
         return finite(self._embed(texts, role, task_metadata.name))
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the products of all embeddings with all others."""
         from mteb.similarity_functions import dot_score
 
         return dot_score(embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the products of embeddings that stand at the same place."""
         from mteb.similarity_functions import pairwise_dot_score
 
@@ -171,6 +171,11 @@ def _per_query(scores: dict[str, dict[str, float]], main: str, mean: Floats) -> 
 
 def _column(task: AbsTask, score: str) -> str:
     return f"{task.metadata.name} {score}"
+
+
+def _called(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"MTEB: {', '.join(names[:_NAMED])}{more}"
 
 
 def _cases(tasks: int, numbers: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config.build import find
 from finetune.config.spelling import did_you_mean
-from finetune.config.targets import is_own
+from finetune.config.targets import ALLOW, is_own
 from finetune.data.cache import Cache
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
@@ -120,8 +120,9 @@ def _named(name: str, languages: Sequence[str] | None, key: str) -> Iterator[Abs
     elif is_own(name):
         task = _own(name, key)
     else:
-        advice = did_you_mean(name, tasks | benchmarks) or "They are listed by: mteb available-tasks"
-        raise CheckFailed([Problem(key, f"MTEB has no task '{name}'.", advice)])
+        advice = f"`mteb available-tasks` lists them; those of your own need {ALLOW}=your_package."
+        near = did_you_mean(name, tasks | benchmarks)
+        raise CheckFailed([Problem(key, f"MTEB has no task '{name}'.", near or advice)])
     task, problem = _speaking(task, languages, key)
     if problem is not None:
         raise CheckFailed([problem])
