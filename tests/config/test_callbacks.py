@@ -14,7 +14,7 @@ from finetune.errors import CheckFailed
         ("callbacks=[default,evaluate] evaluation=none", "callbacks.evaluate: there is no evaluation"),
         (
             "callbacks=[default,evaluate] evaluation=mteb evaluation.mteb.tasks=[SciFact]",
-            "callbacks.evaluate: there is no evaluation during training. Set evaluation.mteb.during_training=true",
+            "Set evaluation.mteb.during_training=true, or leave it out.",
         ),
         ("callbacks=[default,wise_ft] evaluation=none", "callbacks.wise_ft: there is no evaluation"),
         ("callbacks=[default,wise_ft] tuning=lora", "callbacks.wise_ft: it mixes the weights"),

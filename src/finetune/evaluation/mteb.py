@@ -6,8 +6,10 @@ Shapes: N texts, D width, Q queries.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -22,7 +24,10 @@ from finetune.evaluation.result import Floats, Result
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
+    from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models import ModelMeta
+
+PerQuery = Mapping[str, Mapping[str, float]]  # queries to names to scores
 
 MEAN = "mean over tasks"
 _BATCH = 1024  # texts that MTEB hands over at once; all of a call are collected anyway
@@ -54,6 +59,7 @@ class Mteb(TextEvaluator):
         self.splits = splits
         self.scores = scores
         self.during_training = during_training
+        self._known: set[str] = set()  # names of all scores that were met
 
     def measure(self, embed: EmbedTexts) -> Result:
         """Measure all tasks with what `embed` makes of their texts.
@@ -65,25 +71,25 @@ class Mteb(TextEvaluator):
         found: dict[str, Floats] = {}
         tasks = find_tasks(self.tasks, self.languages, self.splits)
         with _no_bars():
-            each = {_column(task, task.metadata.main_score): self._task(task, embed) for task in tasks}
-        for main, scores in each.items():
-            found |= {main: scores.pop("main_score"), **scores}
+            each = [self._task(task, embed) for task in tasks]
+        for one in each:
+            found |= one.columns
         self._check_scores(found)
         if len(each) > 1:
-            found = {MEAN: np.array([found[main].mean() for main in each]), **found}
+            found = {MEAN: np.array([one.main.mean() for one in each]), **found}
         headline = next(iter(found))
+        cases = "tasks" if len(each) > 1 else each[0].cases
         return Result(
             name=_called([task.metadata.name for task in tasks]),
             headline=headline,
             per_query=found,
             queries=np.arange(len(found[headline])),
-            counts={_cases(len(tasks), len(found[headline])): len(found[headline])},
+            counts={cases: len(found[headline])},
             bootstrap_samples=self.bootstrap_samples,
             seconds=time.monotonic() - start,
         )
 
-    def _task(self, task: AbsTask, embed: EmbedTexts) -> dict[str, Floats]:
-        """Return the numbers of the main score, and of the further ones by the names of their columns."""
+    def _task(self, task: AbsTask, embed: EmbedTexts) -> _Scores:
         import mteb
 
         load(task)
@@ -94,21 +100,34 @@ class Mteb(TextEvaluator):
                 _Encoder(embed), task, co2_tracker=False, cache=None, encode_kwargs=kwargs, show_progress_bar=False
             ).task_results[0]
         unload(task)
-        entries = [dict(entry) for split in result.scores.values() for entry in split]
-        found = {"main_score": np.array([entry["main_score"] for entry in entries], np.float64)}
+        return self._read([dict(entry) for split in result.scores.values() for entry in split], queries, task.metadata)
+
+    def _read(self, entries: list[dict[str, Any]], queries: list[PerQuery], about: TaskMetadata) -> _Scores:
+        """Return what is wanted of the entries of a task, one for each language and split, and of its queries."""
+        known = set.intersection(*({name for name, value in one.items() if isinstance(value, Real)} for one in entries))
+        self._known |= known
+        main, cases = _numbers(entries, "main_score"), "scores"
         if len(queries) == 1 == len(entries):
-            found["main_score"] = _per_query(queries[0], task.metadata.main_score, found["main_score"])
-        for name in self.scores:
-            if all(isinstance(entry.get(name), int | float) for entry in entries):
-                found[_column(task, name)] = np.array([entry[name] for entry in entries], np.float64)
-        self._known = {name for entry in entries for name, value in entry.items() if isinstance(value, int | float)}
-        return found
+            in_queries = _per_query(queries[0], about.main_score, main)
+            main, cases = (main, cases) if in_queries is None else (in_queries, "queries")
+        further = [name for name in self.scores if name in known and name != about.main_score]
+        columns = {about.main_score: main, **{name: _numbers(entries, name) for name in further}}
+        return _Scores(main, cases, {f"{about.name} {name}": values for name, values in columns.items()})
 
     def _check_scores(self, found: dict[str, Floats]) -> None:
         for name in self.scores:
             if not any(column.endswith(f" {name}") for column in found):
                 advice = did_you_mean(name, self._known) or f"There are: {', '.join(sorted(self._known)[:20])}."
                 raise FinetuneError(f"no task of evaluation.mteb has a score '{name}'.", advice)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What one task gave: the numbers of its main score, what each of them is of, and all columns by name."""
+
+    main: Floats
+    cases: str
+    columns: dict[str, Floats]
 
 
 class _Encoder:
@@ -140,12 +159,12 @@ class _Encoder:
 
 
 @contextmanager
-def _listening(task: AbsTask) -> Iterator[list[dict[str, dict[str, float]]]]:
+def _listening(task: AbsTask) -> Iterator[list[PerQuery]]:
     """Collect what a search task found of each query, by the hook that MTEB has for scores of one's own."""
-    found: list[dict[str, dict[str, float]]] = []
+    found: list[PerQuery] = []
     hook = getattr(task, "task_specific_scores", None)
 
-    def listen(scores: dict[str, dict[str, float]], *rest: Any, **more: Any) -> Any:
+    def listen(scores: PerQuery, *rest: Any, **more: Any) -> Any:
         found.append(scores)
         return hook(scores, *rest, **more) if hook else {}
 
@@ -158,28 +177,24 @@ def _listening(task: AbsTask) -> Iterator[list[dict[str, dict[str, float]]]]:
             del task.task_specific_scores  # type: ignore[attr-defined]
 
 
-def _per_query(scores: dict[str, dict[str, float]], main: str, mean: Floats) -> Floats:
-    """Return the main score of each query, `(Q,)`; the mean alone where that is something else than their mean."""
+def _per_query(scores: PerQuery, main: str, mean: Floats) -> Floats | None:
+    """Return the main score of each query, `(Q,)`; None where it is something else than their mean."""
     for theirs, ours in _PER_QUERY.items():
         if main.startswith(theirs):
             name = main.replace(theirs, ours)
             values_Q = np.array([one.get(name, np.nan) for _, one in sorted(scores.items())], np.float64)
             if len(values_Q) and abs(values_Q.mean() - mean[0]) < _ROUNDED:
                 return values_Q
-    return mean
+    return None
 
 
-def _column(task: AbsTask, score: str) -> str:
-    return f"{task.metadata.name} {score}"
+def _numbers(entries: list[dict[str, Any]], name: str) -> Floats:
+    return np.array([entry[name] for entry in entries], np.float64)  # NaN where there is none
 
 
 def _called(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"MTEB: {', '.join(names[:_NAMED])}{more}"
-
-
-def _cases(tasks: int, numbers: int) -> str:
-    return "tasks" if tasks > 1 else "queries" if numbers > 1 else "number"
 
 
 @contextmanager

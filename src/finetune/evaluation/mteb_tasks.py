@@ -37,8 +37,8 @@ def find_tasks(
         except CheckFailed as failed:
             problems += failed.problems
             continue
-        problems += [problem for task in some for problem in _unfit(task, f"{key}.tasks")]
-        found |= {task.metadata.name: task.filter_eval_splits(splits) for task in some}
+        problems += [problem for task in some for problem in _unfit(task, f"{key}.tasks", bool(languages or splits))]
+        found |= {task.metadata.name: task.filter_eval_splits(splits) if splits else task for task in some}
     if problems:
         raise CheckFailed(problems)
     return list(found.values())
@@ -142,7 +142,7 @@ def _speaking(task: AbsTask, languages: Sequence[str] | None, key: str) -> tuple
     if languages is None or task.is_aggregate:
         return task, None
     try:
-        return task.filter_languages(languages), None
+        return task.filter_languages(languages, hf_subsets=task.hf_subsets), None
     except ValueError:
         there = ", ".join(task.metadata.languages[:20])
         where = f"{key.removesuffix('.tasks')}.languages"
@@ -150,7 +150,10 @@ def _speaking(task: AbsTask, languages: Sequence[str] | None, key: str) -> tuple
         return task, Problem(where, what, f"There are: {there}.")
 
 
-def _unfit(task: AbsTask, key: str) -> Iterator[Problem]:
+def _unfit(task: AbsTask, key: str, chosen: bool) -> Iterator[Problem]:
+    if chosen and task.is_aggregate:
+        what = f"{task.metadata.name} is put together of tasks, of which no languages or splits can be chosen."
+        yield Problem(key, what, f"Name those: {', '.join(part.metadata.name for part in parts(task))}")
     for part in parts(task):
         name, others = part.metadata.name, [kind for kind in part.metadata.modalities if kind != "text"]
         if others:
