@@ -137,7 +137,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
 def test_data_that_cannot_be_had_is_told_before_a_run(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     more = ["evaluation=mteb", "evaluation.mteb.tasks=[SciFact]"]
-    process = run_train(*quick(tiny_model, *more), cwd=tmp_path, env={"HF_HOME": str(tmp_path / "hub")})
+    process = run_train(*quick(tiny_model, *more), cwd=tmp_path)
     assert process.returncode == 2
     assert "the data of SciFact cannot be had: Couldn't reach 'mteb/scifact' on the Hub" in " ".join(
         process.stderr.split()
@@ -155,8 +155,10 @@ def trained(tiny_model, tmp_path_factory):
     more = ["evaluation=[retrieval,mteb]", "evaluation.mteb.tasks=[mine.Search,mine.Scored]", "name=run"]
     more += ["data.prompts={anchor: 'cat ', positive: 'dog '}", "trainer=ddp", "trainer.devices=2"]
     more += ["callbacks=[default,evaluate]", "callbacks.evaluate.every_n_steps=5"]
-    home = {"FINETUNE_ALLOW": "mine", "HOME": str(cwd / "home"), "HF_HOME": str(cwd / "hub")}
-    process = run_train(*quick(tiny_model, *more), cwd=cwd, env=home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_ALLOW", "mine")
+        patch.setenv("HOME", str(cwd / "home"))
+        process = run_train(*quick(tiny_model, *more), cwd=cwd)
     assert process.returncode == 0, process.stdout + process.stderr
     return cwd / "outputs" / "default" / "run"
 
