@@ -92,7 +92,7 @@ def metrics_table(part: Mapping[str, Any]) -> Table:
 def changed(metric: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of one metric before and after."""
     cells = (metric, number(row["before"], 3), number(row["after"], 3))
-    interval = f"{number(row['low'], 3, '+')} to {number(row['high'], 3, '+')}" if is_drawn(row) else "-"
+    interval = f"{number(row['low'], 3, '+')} to {number(row['high'], 3, '+')}"
     mark = " *" if row.get("certain") else ""
     return (*cells, number(row["change"], 3, "+") + mark, interval, f"{row['won']} / {row['lost']} / {row['tied']}")
 
