@@ -12,6 +12,10 @@ from finetune.errors import CheckFailed
         ("callbacks=[default,early_stopping]", "callbacks.early_stopping: it goes by evaluations in training, and"),
         ("callbacks=[default,best]", "callbacks.checkpoint: it goes by evaluations in training, and there are none"),
         ("callbacks=[default,evaluate] evaluation=none", "callbacks.evaluate: there is no evaluation"),
+        (
+            "callbacks=[default,evaluate] evaluation=mteb evaluation.mteb.tasks=[SciFact]",
+            "Set evaluation.mteb.during_training=true, or leave it out.",
+        ),
         ("callbacks=[default,wise_ft] evaluation=none", "callbacks.wise_ft: there is no evaluation"),
         ("callbacks=[default,wise_ft] tuning=lora", "callbacks.wise_ft: it mixes the weights"),
         (

@@ -35,12 +35,15 @@ def test_the_best_point_stands_first_and_the_failed_last(capsys, tmp_path):
     assert order == ["a", "c", "b"]
 
 
-@pytest.mark.parametrize("name", ["loss", "retrieval/loss", "mse", "angular_error", "mean_rank", "Uniformity"])
+@pytest.mark.parametrize("name", ["loss", "retrieval/loss", "rmse", "cosine_distance", "mean_rank", "Uniformity"])
 def test_what_is_to_be_small_is_known(name):
     assert not more_is_better(name)
 
 
-@pytest.mark.parametrize("name", ["nDCG@10", "MRR@10", "rank_correlation", "f1", "-alignment", "geometry/-uniformity"])
+@pytest.mark.parametrize(
+    "name",
+    ["nDCG@10", "rank_correlation", "f1", "-alignment", "geometry/-uniformity", "mteb/PoemSentiment accuracy"],
+)
 def test_what_is_to_be_large_is_known(name):
     assert more_is_better(name)
 

@@ -34,7 +34,7 @@ def build_offered(node: DictConfig, key: str, offered: Mapping[str, Any], /, **r
 
 def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
     """The names of the parameters of what a node would build; `key` is the node's place unless it is in its config."""
-    target = _find(node["_target_"], key or str(node._get_full_key(None)))
+    target = find(node["_target_"], f"{key or node._get_full_key(None)}._target_")
     return frozenset(inspect.signature(target).parameters)
 
 
@@ -52,14 +52,17 @@ def _build(value: Any, key: str, runtime_arguments: Mapping[str, Any]) -> Any:
     inner = {name: _build(item, f"{key}.{name}", {}) for name, item in value.items() if name != "_target_"}
     if "_target_" not in value:
         return inner
-    target = _find(value["_target_"], key)
+    target = find(value["_target_"], f"{key}._target_")
     _bind(target, key, inner, runtime_arguments)
     return target(**inner, **runtime_arguments)
 
 
-def _find(name: object, key: str) -> Any:
-    """Import a class or function, if its group may build it under this name and where it is really defined."""
-    group, place = key.partition(".")[0], f"{key}._target_"
+def find(name: object, place: str) -> Any:
+    """Import a class or function, if the group of `place` may build it, by this name and where it is really defined.
+
+    `place` is where the config names it. Raises CheckFailed if it may not, or if there is none.
+    """
+    group = place.partition(".")[0]
     prefixes = allowed_prefixes(group)
     if not isinstance(name, str) or not is_under(name, prefixes):
         raise CheckFailed([refusal(str(name), group, place)])

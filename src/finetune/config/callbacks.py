@@ -15,10 +15,15 @@ def check_callbacks(tree: dict[str, Any]) -> Iterator[Problem]:
     """Everything wrong between the callbacks of a resolved tree, its evaluations and how it tunes."""
     nodes = _named(tree.get("callbacks"))
     evaluations = _named(tree.get("evaluation"))
+    ends = [name for name, node in evaluations.items() if node.get("during_training") is False]
+    for name in ends:
+        del evaluations[name]  # it measures at the ends only, so nothing in between can go by it
+    advice = f"Set evaluation.{ends[0]}.during_training=true" if ends else "Set evaluation=retrieval"
     kinds = {kind: key for key, node in nodes.items() if (kind := _kind(node))}
     measures = [key for kind, key in kinds.items() if kind in ("Evaluate", "WiseFT")]
     for key in measures if not evaluations else ():
-        yield Problem(f"callbacks.{key}", "there is no evaluation.", "Set evaluation=retrieval, or leave it out.")
+        what = f"there is no evaluation{' during training' if ends else ''}."
+        yield Problem(f"callbacks.{key}", what, f"{advice}, or leave it out.")
     for key, node in nodes.items():
         if _goes_by_evaluation(node) and "Evaluate" not in kinds:
             what = "it goes by evaluations in training, and there are none."

@@ -11,8 +11,23 @@ from finetune.config.targets import class_variable
 
 def evaluators_of(cfg: DictConfig) -> dict[str, Any]:
     """The nodes of the evaluators by name, without those that watch texts where the model reads none."""
-    reads = cast(tuple[str, ...], class_variable(cfg.model, "reads", "model") or ("text",))
-    return {str(name): node for name, node in cfg.evaluation.items() if "text" in reads or not watches(node)}
+    reads = reads_texts(cfg)
+    return {str(name): node for name, node in cfg.evaluation.items() if reads or not watches(node)}
+
+
+def reads_texts(cfg: DictConfig) -> bool:
+    """Whether the model of a config reads texts."""
+    return "text" in cast(tuple[str, ...], class_variable(cfg.model, "reads", "model") or ("text",))
+
+
+def needs_held(node: Any) -> bool:
+    """Whether an evaluator measures on what the run holds out: it has no source, and no texts, of its own."""
+    return not node.get("data") and not brings_texts(node)
+
+
+def brings_texts(node: Any) -> bool:
+    """Whether an evaluator has texts that are not known before it asks for their embeddings."""
+    return bool(class_variable(node, "brings_texts", "evaluation"))
 
 
 def watches(node: Any) -> bool:

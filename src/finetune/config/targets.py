@@ -24,9 +24,18 @@ def allowed_prefixes(group: str) -> tuple[str, ...]:
 
     A user's own come from the environment, never from a config: a config can come from anywhere.
     """
-    own = (prefix.strip().rstrip(".") for prefix in os.environ.get(ALLOW, "").split(","))
     shipped = GROUPS[group].prefixes if group in GROUPS else ()
-    return (*shipped, *filter(None, own))
+    return (*shipped, *_own())
+
+
+def is_own(name: str) -> bool:
+    """Whether a dotted name is of a user's own code, which the environment allows."""
+    return is_under(name, _own())
+
+
+def _own() -> tuple[str, ...]:
+    own = (prefix.strip().rstrip(".") for prefix in os.environ.get(ALLOW, "").split(","))
+    return tuple(filter(None, own))
 
 
 def resolve(target: object, group: str, key: str) -> tuple[Definition | None, list[Problem]]:

@@ -69,18 +69,24 @@ class Change:
 
     def verdict(self, metric: str) -> str:
         """One line of plain words, as in `better: +0.081 nDCG@10, certain`."""
+        if self.queries == 1:
+            return f"{self.change:+.3f} {metric}, one number: what of it is chance cannot be told"
         if self.certain:
             return f"{'better' if self.change > 0 else 'worse'}: {self.change:+.3f} {metric}, certain"
         words = f"no visible change: {self.change:+.3f} {metric}"
         if 0 < self.won + self.lost < _FEWEST:
             return f"{words}, and only {self.won + self.lost} of {self.queries} queries changed, too few to tell"
+        if self.low > 0 or self.high < 0:
+            return (
+                f"{words}, which chance does in {self.by_chance:.0%} of all tries with {self.won + self.lost} changes"
+            )
         if more := self.more_queries():
             return f"{words}, needs about {_round(more):,} more queries to tell"
         return f"{words}; one of {self.visible:.3f} would show" if self.standard_error else words
 
 
 def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating], samples: int, seed: int) -> Change:
-    """The change of the mean with its 95 % interval over `samples` resamples of the queries.
+    """The change of the mean with its 95 % interval over `samples` resamples of the queries, NaN of one.
 
     Both arrays are (Q,) of the same queries in the same order, Q >= 1. Memory is bounded.
     The expanded percentile interval of Hesterberg 2015 (https://doi.org/10.1080/00031305.2015.1089789): the quantiles
@@ -90,6 +96,8 @@ def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating],
     """
     difference_Q = after_Q.astype(np.float64) - before_Q.astype(np.float64)
     low, high = np.quantile(_resampled_means(difference_Q, samples, seed), _quantiles(len(difference_Q)))
+    if len(difference_Q) == 1:
+        low = high = math.nan  # one number says nothing of how it could have been otherwise
     won, lost = int((difference_Q > _SAME).sum()), int((difference_Q < -_SAME).sum())
     return Change(
         mean_before=float(before_Q.mean()),
@@ -109,7 +117,7 @@ def _quantiles(queries: int) -> tuple[float, float]:
     from scipy.stats import norm, t
 
     if queries < 2:
-        return 0.0, 1.0
+        return 0.025, 0.975
     low = float(norm.cdf(math.sqrt(queries / (queries - 1)) * t.ppf(0.025, queries - 1)))
     return low, 1 - low
 

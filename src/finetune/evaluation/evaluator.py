@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from finetune.evaluation.result import Ints, Result
 Embed = Callable[[Ints], NDArray[np.float32]]
 # Takes item rows and gives them as texts.
 Texts = Callable[[Ints], list[str]]
+# What a text is in its task; another one has no prompt.
+Role = Literal["query", "document"]
+# Takes n texts, what they are, and what stands beside the progress; gives their embeddings (n, D).
+EmbedTexts = Callable[[Sequence[str], Role | None, str], NDArray[np.float32]]
 
 
 class Evaluator:
@@ -23,12 +27,15 @@ class Evaluator:
 
     `evaluates` is the kind: `judgments`, `scored pairs` or `labelled items`. With `takes_scores` it asks for the scores
     of pairs, which any model can give, instead of embeddings. `data` is a source of its own, `None` for what the run
-    holds out. What only `watches` has texts of its own, and no run is judged by it.
+    holds out. What only `watches` has texts of its own, and no run is judged by it. With `during_training` callbacks
+    measure it too. What `brings_texts` is a `TextEvaluator`.
     """
 
     evaluates: ClassVar[str] = "judgments"
     takes_scores: ClassVar[bool] = False
     watches: ClassVar[bool] = False
+    brings_texts: ClassVar[bool] = False
+    during_training: bool = True
 
     def __init__(self, bootstrap_samples: int, data: Mapping[str, Any] | None) -> None:
         self.bootstrap_samples = bootstrap_samples
@@ -40,6 +47,20 @@ class Evaluator:
         """Measure what `embed` makes of the items of `held`.
 
         `texts` gives items as texts, where all are some; `device` is where to compute what is large.
+
+        Raises:
+            FinetuneError: there is nothing to measure, or an embedding is not finite.
+        """
+        raise NotImplementedError
+
+
+class TextEvaluator(Evaluator):
+    """Measures on texts of its own, which are not known before it asks for their embeddings."""
+
+    brings_texts: ClassVar[bool] = True
+
+    def measure(self, embed: EmbedTexts) -> Result:
+        """Measure what `embed` makes of texts.
 
         Raises:
             FinetuneError: there is nothing to measure, or an embedding is not finite.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,8 +75,8 @@ def change_data(change: Change) -> dict[str, Any]:
         "before": change.mean_before,
         "after": change.mean_after,
         "change": change.change,
-        "low": change.low,
-        "high": change.high,
+        "low": _number(change.low),
+        "high": _number(change.high),
         "certain": change.certain,
         "won": change.won,
         "lost": change.lost,
@@ -83,3 +84,7 @@ def change_data(change: Change) -> dict[str, Any]:
         "more_queries": change.more_queries(),
         "visible": change.visible,
     }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

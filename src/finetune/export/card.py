@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ class CardFacts:
     command: str
     pairs: int
     about: str  # what goes in, what comes out
-    results: list[tuple[str, float, float, float, float]]  # metric, before, after, the change's 95 % interval
+    results: list[tuple[str, float, float, float, float]]  # metric, before, after, the change's interval, NaN: none
     version: str
     data: str  # what was trained on
     evaluated_on: list[str]  # each with its counts
@@ -110,7 +111,7 @@ def _results(facts: CardFacts) -> str:
     if not facts.results:
         return ""
     rows = "\n".join(
-        f"| {metric} | {before:.4f} | {after:.4f} | {low:+.4f} to {high:+.4f} |"
+        f"| {metric} | {before:.4f} | {after:.4f} | {'-' if math.isnan(low) else f'{low:+.4f} to {high:+.4f}'} |"
         for metric, before, after, low, high in facts.results
     )
     return f"""

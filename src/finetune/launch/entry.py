@@ -15,6 +15,7 @@ from finetune import interrupts, processes
 from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
+from finetune.config.evaluators import needs_held
 from finetune.config.losses import loss_nodes
 from finetune.config.quoting import quoted
 from finetune.console import complain, end_quietly_without_a_reader, say
@@ -122,7 +123,8 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
-    if not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
+    needed = any(map(needs_held, cfg.evaluation.values()))
+    if needed and not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
         what = "nothing is held out to evaluate on."
         problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
     return problems

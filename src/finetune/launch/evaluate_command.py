@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from finetune import interrupts
 from finetune.config.build import build
 from finetune.config.check import look
-from finetune.config.evaluators import evaluators_of, watches
+from finetune.config.evaluators import evaluators_of, needs_held, watches
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
@@ -159,7 +159,7 @@ def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None
 
 
 def _needs_run_data(cfg: DictConfig) -> bool:
-    return any(not node.get("data") for node in cfg.evaluation.values())
+    return any(needs_held(node) for node in cfg.evaluation.values())
 
 
 def _held(configs: Mapping[str, DictConfig]) -> tuple[Held | None, dict[str, Held]]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from finetune.config.evaluators import evaluators_of
+from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts
 from finetune.config.targets import class_variable
 from finetune.data.other_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
+from finetune.evaluation import mteb_tasks
 from finetune.evaluation.names import wrong_names
 from finetune.launch.encoders import check_reads, choice
 from finetune.losses.settings import too_wide
@@ -30,12 +31,16 @@ def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]
         if scores and not class_variable(node, "takes_scores", "evaluation"):
             what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
             yield Problem(key, what, "Choose evaluation=reranking.")
+        if brings_texts(node) and not reads_texts(cfg):
+            yield Problem(key, f"it is of texts, and model={choice(cfg)} reads none.", "Leave it out.")
         if not str(node["_target_"]).startswith("finetune.evaluation."):
             continue  # in an evaluator of somebody's own the same words may mean something else
         yield from wrong_names(f"{key}.metrics", node.get("metrics") or [])
         if width is not None:
             yield from too_wide(key, node.get("dimensions") or [], width)
         yield from _missing_packages(key, node)
+        if node["_target_"] == mteb_tasks.TARGET:
+            yield from mteb_tasks.task_problems(key, node)
 
 
 def _missing_packages(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
@@ -61,6 +66,9 @@ def load_sources(cfg: DictConfig) -> tuple[dict[str, Held], list[Problem]]:
             problems += failed.problems
             continue
         problems += _unfit(cfg, name, source, found[name])
+    for name, node in cfg.evaluation.items():
+        if node["_target_"] == mteb_tasks.TARGET:
+            problems += mteb_tasks.fetch_problems(f"evaluation.{name}", node)
     return found, problems
 
 
@@ -75,9 +83,7 @@ def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: Held) -> Itera
 
 def unmeasured(cfg: DictConfig, held: Held) -> list[str]:
     """Return the evaluators without a source of their own that nothing of the run's held-out data is for."""
-    return [
-        str(name) for name, node in cfg.evaluation.items() if not node.get("data") and not held.of(_wanted(cfg, name))
-    ]
+    return [str(name) for name, node in cfg.evaluation.items() if needs_held(node) and not held.of(_wanted(cfg, name))]
 
 
 def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:

@@ -11,9 +11,11 @@ from finetune.runs.atomic import read_mapping
 from finetune.runs.directory import RunDirectory
 
 # Less is better; of everything else (accuracies, recalls, correlations) more is. A name that begins with a minus, as
-# in -alignment, is turned round already.
+# in -alignment, is turned round already. PoemSentiment is no MSE.
 _SMALL = re.compile(
-    r"^(?!(.*/)?-).*(loss|error|mse|mae|distance|divergence|perplexity|uniformity|alignment|rank\b|seconds)", re.I
+    r"^(?!(.*/)?-).*(loss|error|(?<![a-z])([rn]?mse|mae|distance)|divergence|perplexity|uniformity|alignment|rank\b"
+    r"|seconds)",
+    re.I,
 )
 
 

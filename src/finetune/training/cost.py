@@ -32,8 +32,8 @@ class Meter:
     def facts(self, trainer: Trainer, module: EmbeddingModule) -> dict[str, Any]:
         """Return what this process has cost so far; of a run that went on, what it did before is not in it.
 
-        Memory is in MB of 2^20 bytes and of this process, energy in watt-hours of all that runs on the processors and the GPU, None
-        where the system does not tell.
+        Memory is that of this process in MB of 2^20 bytes, energy in watt-hours of all that runs on the processors and
+        the GPU, None where the system does not tell.
         """
         training = max(self._ended - self._began - module.seconds_looked, 1e-9)
         gpu = self._device.type == "cuda"

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from finetune.config.build import build
 from finetune.data.held import Held
+from finetune.data.load import prompts_of
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.measure import Measure, Source, sized
@@ -31,12 +32,13 @@ def evaluate(
     device = device_of(cfg.trainer.accelerator)
     if device.type == "cpu":
         reuse_freed()
-    some = next(one for one in (held, *own.values()) if one is not None)
-    encoder: Encoder = build(sized(cfg.model, some.items), "model")
+    some = next((one.items for one in (held, *own.values()) if one is not None), None)
+    encoder: Encoder = build(cfg.model if some is None else sized(cfg.model, some), "model")
     length, cache = cfg.data.max_length, cfg.data.cache
     sources = {name: Source.of(one, encoder, length, cache) for name, one in own.items()}
     run = Source.of(held, encoder, length, cache) if held is not None else None
-    measure = Measure(encoder, build(cfg.engine, "engine"), length, run, sources)
+    prompts = prompts_of(build(cfg.data, "data"))
+    measure = Measure(encoder, build(cfg.engine, "engine"), length, run, sources, prompts)
     return measure(evaluators, Together(device), label)
 
 

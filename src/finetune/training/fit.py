@@ -21,6 +21,7 @@ from finetune.config.evaluators import evaluators_of, watches
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
+from finetune.data.load import prompts_of
 from finetune.data.other_source import other_sources
 from finetune.errors import Interrupted, RunError
 from finetune.evaluation.comparison import Comparison, compare
@@ -39,7 +40,7 @@ from finetune.training.callbacks import KeepStatus, StopOnSignal, check_metrics,
 from finetune.training.cost import Meter
 from finetune.training.divergence import NoNumber, described
 from finetune.training.engine import Engine
-from finetune.training.gauge import Gauge
+from finetune.training.gauge import Gauge, in_training
 from finetune.training.going_on import begin
 from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
@@ -109,7 +110,8 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None)
     if judged := parts.judged(before):
-        check_metrics(parts.trainer, {name: result.means for name, result in judged.items()})
+        means = {name: result.means for name, result in judged.items()}
+        check_metrics(parts.trainer, {name: means[name] for name in in_training(parts.evaluators) if name in means})
     parts.meter.begin()
     try:
         _train(parts, run, checkpoint)
@@ -158,7 +160,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         for name, source in other_sources(cfg).items()
     }
     run_source = Source(dataset.held, data.tokens, data.others)
-    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own)
+    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own, prompts_of(build(cfg.data, "data")))
     given = offered | {"gauge": Gauge(evaluators, measure, dataset)}
     callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]

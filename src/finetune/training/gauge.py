@@ -22,13 +22,13 @@ from finetune.training.undisturbed import undisturbed
 
 
 class Gauge:
-    """The run's `evaluators` and its items, to look at the model with; the training is not changed.
+    """Those of the run's `evaluators` that measure during training, and its items, to look at the model with.
 
-    All processes of a run look together.
+    The training is not changed. All processes of a run look together.
     """
 
     def __init__(self, evaluators: Mapping[str, Any], measure: Measure, dataset: Dataset) -> None:
-        self._evaluators, self._measure, self._dataset = evaluators, measure, dataset
+        self._evaluators, self._measure, self._dataset = in_training(evaluators), measure, dataset
 
     def scores(self, trainer: Trainer, module: Any, prefix: str) -> dict[str, float]:
         """Return the mean of each metric, as `PREFIX` and `EVALUATION/METRIC`, the headline of an evaluation first.
@@ -69,3 +69,8 @@ def _looking(module: Any) -> Iterator[None]:
     with undisturbed(module):
         yield
     module.seconds_looked += time.monotonic() - start
+
+
+def in_training(evaluators: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the evaluators that are cheap enough to measure in the midst of a training, by their names."""
+    return {name: evaluator for name, evaluator in evaluators.items() if evaluator.during_training}

@@ -5,12 +5,13 @@ Shapes: N items, P pairs, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -18,14 +19,17 @@ from finetune.console import Bar, say
 from finetune.data.arrays import Ints
 from finetune.data.cache import Cache
 from finetune.data.held import Held
-from finetune.data.items import Items
+from finetune.data.items import STORED, Items
 from finetune.data.others import Others
+from finetune.data.prepare import Prompts
 from finetune.data.tokens import Tokens
+from finetune.evaluation.evaluator import Role
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.engine import Engine
 from finetune.training.shards import whole
 from finetune.training.together import Together
+from finetune.training.undisturbed import random_state, set_random_state
 
 Floats = NDArray[np.float32]
 
@@ -52,8 +56,8 @@ class Source:
 class Ask:
     """What the first process asks all of them for: items embedded, or, with the `right` ones beside them, pairs scored.
 
-    `source` is the evaluator whose own source they are of, `None` for the run's; `tokens` is the most of a micro-batch,
-    the same everywhere; `what` stands beside the progress.
+    `source` is the evaluator whose own source they are of, `None` for the run's; with `texts` they are of these.
+    `tokens` is the most of a micro-batch, the same everywhere; `what` stands beside the progress.
     """
 
     what: str
@@ -61,6 +65,7 @@ class Ask:
     tokens: int
     items: Ints
     right: Ints | None = None
+    texts: Items | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Watched:
 class Measure:
     """What there is to measure with: `run` is what the run holds out, `own` what evaluators bring, by their names.
 
+    `prompts` are for texts that are not known before an evaluator asks for their embeddings.
     The processes of a run are called together. The first one measures; each embeds its share of what that asks for.
     """
 
@@ -99,9 +105,12 @@ class Measure:
         max_length: int,
         run: Source | None,
         own: Mapping[str, Source] | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         self._encoder, self._engine, self._run, self._own = encoder, engine, run, own or {}
-        self._pairing = encoder.pairing(max_length)
+        prompts = prompts or Prompts()
+        self._prompts: dict[Role | None, str] = {"query": prompts.anchor, "document": prompts.positive, None: ""}
+        self._max_length, self._pairing = max_length, encoder.pairing(max_length)
         self._said: set[str] = set()
         self._watched: Watched | None = None
 
@@ -126,6 +135,8 @@ class Measure:
         return found
 
     def _found(self, name: str, evaluator: Any, together: Together, what: str) -> dict[str, Result]:
+        if evaluator.brings_texts:
+            return {name: self._of_texts(name, evaluator, together, what)}
         source = self._own.get(name, self._run)
         held = source.held.of(evaluator.evaluates) if source else None
         if source is None or held is None:
@@ -136,6 +147,15 @@ class Measure:
         result: Result = evaluator.evaluate(held, partial(give, together, what, whose), texts, together.device)
         self._say(name, result)
         return {name: result}
+
+    def _of_texts(self, name: str, evaluator: Any, together: Together, what: str) -> Result:
+        state = random_state(together.device)
+        try:
+            result: Result = evaluator.measure(partial(self._embed_texts, together, what))
+        finally:
+            set_random_state(state)  # a library may seed what is everybody's
+        self._say(name, result)
+        return result
 
     def takes(self) -> dict[str, Callable[[Ints], list[str]]]:
         """Return how the items of evaluators with a source of their own become texts, by the evaluators' names."""
@@ -184,6 +204,14 @@ class Measure:
     def _embed(self, together: Together, what: str, source: str | None, items: Ints) -> Floats:
         return self._answer(together.of_first(self._ask(what, source, items)), together)
 
+    def _embed_texts(self, together: Together, when: str, texts: Sequence[str], role: Role | None, what: str) -> Floats:
+        front = self._prompts[role]
+        column = pa.array([front + text for text in texts], STORED["text"])
+        items, (place,) = Items.from_columns([column])  # each text is embedded once
+        tokens = self._engine.budget(self._encoder).tokens
+        ask = Ask(f"{when}: {what}", None, tokens, np.arange(len(items)), texts=items)
+        return self._answer(together.of_first(ask), together)[place]
+
     def _rate(self, together: Together, what: str, source: str | None, left_P: Ints, right_P: Ints) -> Floats:
         if self._pairing is not None:
             return self._answer(together.of_first(self._ask(what, source, left_P, right_P)), together)[:, 0]
@@ -192,10 +220,16 @@ class Measure:
         score_P: Floats = (emb_ND[place[: len(left_P)]] * emb_ND[place[len(left_P) :]]).sum(1)
         return score_P
 
-    def _answer(self, ask: Ask, together: Together) -> Floats:
-        """Embed or score this process's share; the first process gets what the others made of theirs."""
+    def _source_of(self, ask: Ask) -> Source:
+        if ask.texts is not None:
+            return Source.of(Held(ask.texts, ()), self._encoder, self._max_length, cache=False)
         source = self._run if ask.source is None else self._own[ask.source]
         assert source is not None
+        return source
+
+    def _answer(self, ask: Ask, together: Together) -> Floats:
+        """Embed or score this process's share; the first process gets what the others made of theirs."""
+        source = self._source_of(ask)
         tokens, items, unit = source.tokens, ask.items, "items"
         if ask.right is not None:
             assert self._pairing is not None
@@ -212,7 +246,7 @@ class Measure:
                     bar.update(done)
             together.add_up(found)
             bar.update(len(items))
-        if self._watched is not None and ask.source is None and ask.right is None:
+        if self._watched is not None and source is self._run and ask.right is None:
             self._watched.take(items, found)
         return found
 
