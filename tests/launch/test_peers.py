@@ -65,6 +65,14 @@ def test_an_error_of_its_own_comes_first_and_a_stop_is_nobodys_failure(peers):
     assert first.truth(STOP) is STOP
 
 
+def test_one_that_was_stopped_alone_is_told_by_those_that_only_saw_its_end(peers, monkeypatch):
+    monkeypatch.setattr("finetune.launch.peers._SECONDS_FOR_WORDS", 0)
+    first, second = peers
+    second.end(Ending.of(STOP))
+    truth = first.truth(GONE)
+    assert truth.what.startswith("process 1 was stopped") and cause_of(truth) == "stopped"
+
+
 def test_one_that_ended_without_a_word_was_killed(peers):
     first, second = peers
     ended = subprocess.Popen(["true"])

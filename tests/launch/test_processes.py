@@ -193,6 +193,32 @@ def test_processes_of_srun_meet_and_sigterm_saves_once_and_ends_all(tiny_model, 
     assert not living(cwd)
 
 
+def test_what_the_first_process_refuses_alone_ends_those_that_wait_for_it(tiny_model, cwd):
+    """Only the first one looks at what is not of a run; the others look for it until it is there."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+    words = quick(tiny_model, "name=refused", "trainer=ddp", "sweep.parallel=2")
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *words],
+            cwd=cwd,
+            env=os.environ | job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        (_, said), (_, other) = (process.communicate(timeout=120) for process in tasks)
+    finally:
+        for process in tasks:
+            process.kill()
+    assert tasks[0].returncode == 2 and tasks[1].returncode != 0
+    assert "this speaks of a sweep, and this is one run." in said
+    assert "Traceback" not in said + other
+    assert not (cwd / "outputs/default/refused").exists()
+
+
 def test_torchrun_and_a_config_of_another_number_of_devices(tiny_model, cwd):
     torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node=2", ROOT / "train.py"]
     words = quick(tiny_model, "name=torchrun", "trainer.devices=3")

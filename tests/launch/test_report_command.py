@@ -92,6 +92,10 @@ def test_mistakes_are_answered_in_a_sentence(here: Path) -> None:
     assert "there is no folder elsewhere with runs" in report(here, "--root", "elsewhere", code=2)
     (here / "outputs/one/first/report.json").write_text('{"run": "x"}')
     assert "has a report.json without again, cost, data" in report(here, "first", code=2)
+    keys = ("run", "model_path", "evaluations", "data", "notes", "cost", "again")
+    (here / "outputs/one/first/report.json").write_text(json.dumps(dict.fromkeys(keys) | {"evaluations": {"x": {}}}))
+    assert "The file is damaged" in report(here, "first", code=2)
+    report(here, "first", "second")
 
 
 def test_it_loads_neither_torch_nor_a_browser(here: Path) -> None:

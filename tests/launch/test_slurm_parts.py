@@ -294,6 +294,14 @@ def test_a_run_that_somebody_works_on_is_not_touched_by_who_wants_to_submit_it(t
         assert other.read_status()["state"] == "pending"
         raise ZeroDivisionError
     assert other.status_path.read_bytes() == said_by_other
+    # A status that cannot be read does not make a run a new one, which would be gone with its checkpoints.
+    other.status_path.write_text("")
+    with pytest.raises(ZeroDivisionError), pending([(other, True)]):
+        raise ZeroDivisionError
+    assert other.path.is_dir()
+    with pytest.raises(ZeroDivisionError), pending([(other, False)]):
+        raise ZeroDivisionError
+    assert not other.path.exists()
 
 
 def test_what_git_had_not_committed_is_kept(tmp_path, monkeypatch):

@@ -38,6 +38,12 @@ def test_the_worst_regression_comes_first(text: str) -> None:
     assert "✓ the text of number" in text
 
 
+def test_doubted_pairs_and_doubted_labels_have_tables_of_their_own(text: str) -> None:
+    assert len(re.findall(r"^\| where \| query \| the model finds \| marked right \|$", text, re.M)) == 2
+    (labels,) = re.findall(r"^\| where \| item \| its class \| the model says \|\n.*\n(.*)$", text, re.M)
+    assert "the text of number 21" in labels.split("|")[2]
+
+
 def test_the_facts_are_told_in_words(text: str) -> None:
     for line in (
         "| training pairs | 12,000 |",

@@ -75,6 +75,12 @@ def test_bad_rows(make):
     assert "my/qrels/train.tsv:5: column 'query' has an id that is not in queries.jsonl: 9" in answer
 
 
+def test_an_id_that_comes_twice_is_told_with_its_line(make):
+    assert "my/corpus.jsonl:4: column '_id' has an id that stands there twice: d2" in told(
+        make(corpus=[*CORPUS, CORPUS[1]])
+    )
+
+
 def test_which_judgments_are_meant_must_be_said(make):
     answer = told(make(test=QRELS, dev=QRELS))
     assert "'my' has no qrels/train.tsv, but dev.tsv, test.tsv." in answer

@@ -153,10 +153,12 @@ def _texts(source: FileSource, bad: BadRows, with_title: bool) -> tuple[pa.Array
 def _tell_twice(ids: Any, reading: Reading, bad: BadRows) -> None:
     import numpy as np
 
-    codes = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    # An id that is not there is a bad row already.
+    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     again = np.delete(np.arange(len(codes)), np.unique(codes, return_index=True)[1])
+    again = again[codes[again] >= 0]
     for place, text in zip(reading.place(again), ids.take(again).to_pylist() if len(again) else [], strict=True):
-        bad.add(place, "_id", "twice", "repeats an id", text)
+        bad.add(place, "_id", "twice", "has an id that stands there twice", text)
 
 
 def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
