@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.report.made import HOSTILE
+from finetune.report.page import report_page
+from tests.report.made import HOSTILE, make_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -123,6 +124,24 @@ def test_examples_are_searched(browser: Browser, pages: dict[str, Path]) -> None
         form.locator("input").fill("")
         form.locator("select").select_option("worse")
         assert examples.count() == sum(change < 0 for change in changes)
+
+
+def test_of_a_long_list_some_are_shown_and_all_when_asked_for_or_printed(browser: Browser, tmp_path: Path) -> None:
+    report = make_report()
+    report["examples"]["retrieval"] *= 3
+    (tmp_path / "long.html").write_text(report_page(report, []))
+    with opened(browser, tmp_path / "long.html") as page:
+        form, examples = page.locator("#examples .search"), page.locator("#examples [data-item]:visible")
+        assert (examples.count(), form.locator("output").inner_text()) == (20, "20 of 60")
+        form.locator("input").fill("no such text")
+        assert (examples.count(), form.locator("button").is_visible()) == (0, False)
+        form.locator("input").fill("")
+        assert examples.count() == 20
+        form.get_by_role("button", name="Show 40 more").click()
+        assert examples.count() == 60 and not form.locator("button").is_visible()
+    with opened(browser, tmp_path / "long.html") as page:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("#examples [data-item]:visible").count() == 60
 
 
 def test_a_point_of_the_map_says_what_it_is(browser: Browser, pages: dict[str, Path]) -> None:

@@ -50,6 +50,7 @@ def draw(found: Mapping[str, Points], metric: str) -> None:
     figure.x_label, figure.y_label = "step", metric.rpartition("/")[2][:_LONGEST_LABEL]
     for kind in (int, float):
         figure.register_label_formatter(kind, _number)
+    figure.x_ticks_fkt = lambda step, _next: round(step)  # there are no halves of a step
     figure.set_x_limits(*_limits([step for points in found.values() for step, _ in points]))
     figure.set_y_limits(*_limits([value for points in found.values() for _, value in points]))
     for colour, points in zip(cycle(_COLOURS), found.values(), strict=False):

@@ -1,20 +1,30 @@
 "use strict";
+const FIRST = 20; // of a list; the others when they are asked for, searched for, or printed
 // Without this everything can be read; with it lists can be searched, and print shows what is folded.
 for (const form of document.querySelectorAll(".search")) {
   const list = form.closest(".searched");
   const items = [...list.querySelectorAll("[data-item]")];
   const texts = items.map((item) => item.textContent.normalize("NFKC").toLowerCase());
-  const [input, select, count] = ["input", "select", "output"].map((tag) => form.querySelector(tag));
+  const [input, select, count, more] = ["input", "select", "output", "button"].map((tag) => form.querySelector(tag));
+  let most = FIRST;
   const show = () => {
     const words = input.value.normalize("NFKC").toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    items.forEach((item, i) => {
-      const kind = !select || select.value === "all" || select.value === item.dataset.item;
-      item.hidden = !kind || !words.every((word) => texts[i].includes(word));
-      shown += !item.hidden;
-    });
-    count.textContent = `${shown} of ${items.length}`;
+    const kind = select && select.value !== "all" ? select.value : null;
+    const found = items.filter(
+      (item, i) => (!kind || kind === item.dataset.item) && words.every((word) => texts[i].includes(word)),
+    );
+    const shown = new Set(found.slice(0, most));
+    for (const item of items) item.hidden = !shown.has(item);
+    count.textContent = `${shown.size} of ${items.length}`;
+    more.textContent = `Show ${found.length - shown.size} more`;
+    more.hidden = shown.size === found.length;
   };
+  const showAll = () => {
+    most = items.length;
+    show();
+  };
+  more.addEventListener("click", showAll);
+  addEventListener("beforeprint", showAll);
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
