@@ -22,7 +22,7 @@ def test_the_table_has_the_headline_below_and_marks_what_is_certain() -> None:
     text = shown(terminal.metrics_table(name, part))
     assert "retrieval: pairs.csv, held out" in text
     assert "better: +0.081 nDCG@10, certain; certainly worse: recall@1 -0.030" in " ".join(text.split())
-    assert "* certain: the interval excludes zero, and chance does as much less often than once in 20" in text
+    assert "* certain: the interval excludes zero, and chance rarely does as much" in text
     assert "+0.081 *" in text and "+0.061 to +0.101" in text
     assert "Without a model: BM25 has nDCG@10 0.354." in text
 

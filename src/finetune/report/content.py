@@ -16,7 +16,7 @@ from finetune.runs.metrics import curve
 Facts = list[tuple[str, str]]
 
 FORGETTING = "forgetting"
-CERTAIN = "certain: the interval excludes zero, and chance does as much less often than once in 20"
+CERTAIN = "certain: the interval excludes zero, and chance rarely does as much"
 _WORD = {"better": "Better, certain", "worse": "Worse, certain", "same": "No visible change", "once": "Measured once"}
 _CHANGED = ("metric", "before", "after", "change", "95 % interval", "won / lost / tied")
 
