@@ -16,7 +16,14 @@ from tests.conftest import Ran, run_train
 @pytest.fixture(scope="module")
 def minilm_run(tmp_path_factory) -> Ran:
     cwd = tmp_path_factory.mktemp("minilm")
-    more = ["name=run", "data.limit=512", "data.batch_size=64", "trainer.precision=32-true", "trainer.max_steps=8"]
+    more = [
+        "name=run",
+        "evaluation=retrieval",
+        "data.limit=512",
+        "data.batch_size=64",
+        "trainer.precision=32-true",
+        "trainer.max_steps=8",
+    ]
     process = run_train("model=bert", "data=csv", *more, cwd=cwd)
     assert process.returncode == 0, process.stderr
     return Ran(process, cwd, cwd / "outputs/default/run")

@@ -50,7 +50,7 @@ def typos(draw: st.DrawFn, keys: list[str]) -> tuple[str, str]:
 
 
 @given(data=st.data())
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=60)
 def test_the_right_key_is_among_the_suggestions_for_one_slip(keys: list[str], data: st.DataObject) -> None:
     key, typo = data.draw(typos(keys))
     if typo not in keys and typo.strip("."):

@@ -184,6 +184,7 @@ def test_any_other_tokenizer_gives_its_own_ids_too(name, found, max_length):
     assert_same(Tokens.build(items_of(found), tokenizer, max_length), found, tokenizer, max_length)
 
 
+@pytest.mark.slow
 def test_every_character_beside_a_space_and_beside_a_letter(real):
     """All of Unicode's letters and marks, once: none may reach over a space."""
     found = [f"a {chr(code)}b c{chr(code)} d{chr(code)}e" for code in range(0x30000) if not 0xD800 <= code < 0xE000]

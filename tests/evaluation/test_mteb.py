@@ -134,6 +134,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
     assert problem.advice == "Install it: pip install 'finetune[mteb]'"
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_had_is_told_before_a_run(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     more = ["evaluation=mteb", "evaluation.mteb.tasks=[SciFact]"]
@@ -198,6 +199,7 @@ def test_a_run_measures_at_its_ends_what_mteb_finds_with_sentence_transformers(t
     assert not (trained.parents[2] / "home" / ".cache" / "mteb").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_same_of_the_saved_model(trained, monkeypatch):
     monkeypatch.setenv("FINETUNE_ALLOW", "mine")
     more = ["evaluation=mteb", "evaluation.mteb.tasks=[mine.Search]", "data.max_length=16", "--json"]

@@ -76,7 +76,7 @@ def test_what_certainly_changed_is_told_beside_an_uncertain_headline() -> None:
     def row(metric: str, change: float, certain: bool) -> Row:
         won, lost = (20, 0) if change > 0 else (0, 20)
         margin = 0.001 if certain else 1.0
-        return Row(metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1))
+        return Row(metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1, 0.0))
 
     result = _result(1.0)
     rows = [row("nDCG@10", 0.01, False), row("recall@1", -0.02, True), row("MRR@10", 0.03, True)]

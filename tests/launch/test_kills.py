@@ -15,7 +15,7 @@ import torch
 
 from tests.conftest import ROOT, WORDS, quick, run_train, write_pairs
 
-KILLS = int(os.environ.get("KILLS", "4"))
+KILLS = int(os.environ.get("KILLS", "2"))
 MOMENTS = random.Random(int(os.environ.get("SEED", "0")))
 
 SOURCES = "data.sources={pairs:{path:pairs.csv},more:{path:more.csv,weight:2}}"

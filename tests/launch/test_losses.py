@@ -107,7 +107,7 @@ TRAINED = [
     "triplets.csv loss=ranknet",
     "triplets.csv loss=lambda_loss loss.weighting=lambdarank",
     "lists.jsonl loss=listnet loss.scale=60",
-    "lists.jsonl loss=listmle loss.position_aware=true trainer.devices=2",
+    "lists.jsonl loss=listmle loss.position_aware=true",
 ]
 
 

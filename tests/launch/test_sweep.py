@@ -152,6 +152,7 @@ def command_of(process):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+@pytest.mark.slow
 def test_points_at_once_have_cores_of_their_own_and_go_on_after_ctrl_c(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     overrides = swept(tiny_model, "trainer.max_epochs=40", "evaluation=none", "sweep.parallel=2", "sweep.metric=loss")

@@ -50,6 +50,7 @@ def test_shares_of_processes_add_up(given_rows, world, symmetric, seed):
     torch.testing.assert_close(sum(gradient for _, gradient in shares), whole[1])
 
 
+@pytest.mark.slow
 def test_a_large_batch_never_has_its_matrix(monkeypatch):
     """16 million entries at once are 64 MB; the matrix of these rows has 200 million."""
     sizes = []

@@ -205,6 +205,7 @@ def test_embedded_in_bf16_it_is_nearly_the_same_and_in_numbers_of_fp32(both):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with a C++ compiler")
+@pytest.mark.slow
 def test_compiled_it_computes_the_same(tiny_model):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model), dropout=0.0).train(), texts(n=30)
     direction = torch.randn(30, encoder.width, generator=torch.Generator().manual_seed(0))

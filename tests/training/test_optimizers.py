@@ -134,6 +134,7 @@ def test_every_shipped_one_learns(name):
     assert optimizer.defaults["lr"] == node.lr
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_muon_on_a_plateau_ends_with_the_same_weights(tiny_model, tmp_path):
     """Through the front door, killed in the middle of an epoch and of a window of the plateau."""
     write_pairs(tmp_path / "pairs.csv")

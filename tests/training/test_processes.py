@@ -120,6 +120,7 @@ def test_evaluations_are_those_of_one_process(folder):
     assert three["retrieval"]["metrics"] == one["retrieval"]["metrics"]
 
 
+@pytest.mark.slow
 def test_scores_of_pairs_and_adapters_too(tiny_model, tmp_path):
     words = "model=cross_encoder model.negatives=2 loss=bce evaluation=none tuning=lora"
     write_rows(tmp_path / "pairs.csv")
