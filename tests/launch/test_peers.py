@@ -106,3 +106,13 @@ def test_what_is_said_to_all_is_waited_for(peers):
     threading.Timer(0.1, lambda: first.tell("run", "here")).start()
     assert second.hear("run") == "here"
     assert os.getpid() == int(first._store.get("process/1").decode().split()[-1])
+
+
+def test_the_first_one_stays_until_the_others_have_heard_that_the_run_is_finished(peers):
+    first, second = peers
+    other = threading.Thread(target=second.hear_the_end)
+    other.start()
+    first.finish()
+    assert first.hear("heard/1") == ""
+    other.join(60)
+    assert not other.is_alive()

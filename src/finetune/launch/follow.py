@@ -42,7 +42,7 @@ def follow(arguments: Arguments) -> int:
 
             words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
             start_hydra(arguments, words, [], lambda cfg: fit(cfg, dataset, run))
-            peers.hear("finished")
+            peers.hear_the_end()
     except BaseException as error:
         _end(error, met)
     return 0

@@ -44,7 +44,7 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
                 yield
             run.write_status("finished")
             if peers is not None:
-                peers.tell("finished", "")
+                peers.finish()
         except BaseException as error:
             told = _noted(run, _true(error, peers), before.get("step") or 0)
             if told is error:

@@ -32,6 +32,7 @@ _SLURM_PORT = 15000  # and the last four digits of the job: each process finds t
 LONGEST_TO_MEET = timedelta(minutes=30)  # as long as torch waits for a process group
 _ONE_TRY = timedelta(seconds=2)
 PATIENCE = timedelta(seconds=20)  # to tell the others of what ended this process before they met
+_TO_BE_HEARD = timedelta(seconds=5)
 _SECONDS_BETWEEN_LOOKS = 0.2
 # A process that is told of another's end by its own library needs no more to come to its end by itself.
 _SECONDS_TO_END = 10.0
@@ -83,6 +84,18 @@ class Peers:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         return self._store.get(key).decode()
 
+    def finish(self) -> None:
+        """Tell the others that the run is finished, and wait a little until they hear it: the store ends with this."""
+        self.tell("finished", "")
+        keys = [f"heard/{rank}" for rank in range(self.place.world) if rank != self.place.rank]
+        self._wait(keys, _TO_BE_HEARD)
+
+    def hear_the_end(self) -> None:
+        """Wait until the first process has finished the run."""
+        self.hear("finished")
+        with contextlib.suppress(RuntimeError, ConnectionError):
+            self.tell(f"heard/{self.place.rank}", "")
+
     def end(self, ending: Ending) -> None:
         """Tell the others why this process ends, if there is anybody to listen."""
         self._over.set()
@@ -91,7 +104,10 @@ class Peers:
 
     def wait_for_all(self, patience: timedelta) -> None:
         """Wait until every process has come, or `patience` is over: what they share goes with the first one."""
-        until, keys = time.monotonic() + patience.total_seconds(), [f"process/{r}" for r in range(self.place.world)]
+        self._wait([f"process/{rank}" for rank in range(self.place.world)], patience)
+
+    def _wait(self, keys: list[str], patience: timedelta) -> None:
+        until = time.monotonic() + patience.total_seconds()
         with contextlib.suppress(RuntimeError, ConnectionError):
             while not self._store.check(keys) and time.monotonic() < until:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
