@@ -95,31 +95,32 @@ def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating],
     https://doi.org/10.1145/1321440.1321528).
     """
     difference_Q = after_Q.astype(np.float64) - before_Q.astype(np.float64)
-    low, high = np.quantile(_resampled_means(difference_Q, samples, seed), _quantiles(len(difference_Q)))
-    if len(difference_Q) == 1:
-        low = high = math.nan  # one number says nothing of how it could have been otherwise
+    low, high, standard_error = _spread(difference_Q, samples, seed)
     won, lost = int((difference_Q > _SAME).sum()), int((difference_Q < -_SAME).sum())
     return Change(
         mean_before=float(before_Q.mean()),
         mean_after=float(after_Q.mean()),
         change=float(difference_Q.mean()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         won=won,
         lost=lost,
         tied=len(difference_Q) - won - lost,
-        standard_error=float(difference_Q.std(ddof=1) / math.sqrt(len(difference_Q))) if len(difference_Q) > 1 else 0.0,
+        standard_error=standard_error,
         by_chance=_by_chance(difference_Q[np.abs(difference_Q) > _SAME], samples, seed),
     )
 
 
-def _quantiles(queries: int) -> tuple[float, float]:
-    from scipy.stats import norm, t
+def _spread(difference_Q: NDArray[np.float64], samples: int, seed: int) -> tuple[float, float, float]:
+    """Return the ends of the interval of the mean, and its standard error."""
+    from scipy.special import ndtr, stdtrit
 
-    if queries < 2:
-        return 0.025, 0.975
-    low = float(norm.cdf(math.sqrt(queries / (queries - 1)) * t.ppf(0.025, queries - 1)))
-    return low, 1 - low
+    queries = len(difference_Q)
+    if queries == 1:
+        return math.nan, math.nan, 0.0  # one number says nothing of how it could have been otherwise
+    tail = ndtr(math.sqrt(queries / (queries - 1)) * stdtrit(queries - 1, 0.025))
+    low, high = np.quantile(_resampled_means(difference_Q, samples, seed), [tail, 1 - tail])
+    return float(low), float(high), float(difference_Q.std(ddof=1) / math.sqrt(queries))
 
 
 def _by_chance(change_C: NDArray[np.float64], samples: int, seed: int) -> float:
