@@ -78,6 +78,10 @@ class Parts:
         """Return what the run is judged by of what evaluators found, by their names."""
         return {name: one for name, one in found.items() if name not in self.watchers}
 
+    def watched(self, found: Mapping[str, T]) -> dict[str, T]:
+        """Return the rest of it, in the order of the config."""
+        return {name: found[name] for name in self.watchers if name in found}
+
 
 def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None = None) -> None:
     """Run one checked config to its end; everything it makes lands in `run`.
@@ -271,8 +275,8 @@ def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[
         say(profiler.summary())
     for name, part in report["evaluations"].items():
         console.print(metrics_table(name, part))
-    for name in parts.watchers.keys() & findings.keys():
-        say(f"{name}, on {findings[name].after.name}: {findings[name].verdict}")
+    for name, comparison in parts.watched(findings).items():
+        say(f"{name}, on {comparison.after.name}: {comparison.verdict}")
     say(f"model:  {run.model}")
     say(f"report: {run.report_page_path if written else run.report_data_path}")
 

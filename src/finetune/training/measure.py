@@ -122,7 +122,7 @@ class Measure:
         Raises:
             FinetuneError: there is nothing right to be found, or an embedding is no number.
         """
-        # Always fp32, whatever it trains in: that is how the saved model will be used and compared.
+        # Weights of fp32, whatever it trains in: that is how the saved model will be used and compared.
         self._encoder.to(together.device).float().eval()
         found: dict[str, Result] = {}
         with whole(self._encoder):

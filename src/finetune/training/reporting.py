@@ -59,8 +59,8 @@ def _seen(parts: Parts, findings: Mapping[str, Comparison]) -> dict[str, Any]:
         for name, comparison in parts.judged(findings).items()
         if (some := examples(comparison, takes.get(name, own)))
     }
-    if watched := [name for name in parts.watchers if name in findings]:
-        found["forgetting"] = forgetting_data(findings[watched[0]])
+    if (watched := next(iter(parts.watched(findings).values()), None)) is not None:
+        found["forgetting"] = forgetting_data(watched)
     return found
 
 

@@ -17,6 +17,8 @@ from finetune.data.sources.source import Head, Reading, ReadOptions
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from finetune.data.arrays import Ints
+
 NAMES = ["query", "document", "grade"]
 _WANTED = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv."
 
@@ -123,12 +125,7 @@ class BeirSource:
         unknown = found.is_null().to_numpy(zero_copy_only=False)
         if only is not None:
             unknown &= only.to_numpy(zero_copy_only=False)
-        rows = np.flatnonzero(unknown)
-        if not len(rows):
-            return
-        texts = ids.take(rows).to_pylist()
-        for place, text in zip(judged.place(rows), texts, strict=True):
-            bad.add(place, column, "unknown", f"has an id that is not in {file}", text)
+        _tell(judged, bad, np.flatnonzero(unknown), ids, column, "unknown", f"has an id that is not in {file}")
 
 
 def _texts(source: FileSource, bad: BadRows, with_title: bool) -> tuple[pa.Array, pa.Array]:
@@ -156,9 +153,15 @@ def _tell_twice(ids: Any, reading: Reading, bad: BadRows) -> None:
     # An id that is not there is a bad row already.
     codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     again = np.delete(np.arange(len(codes)), np.unique(codes, return_index=True)[1])
-    again = again[codes[again] >= 0]
-    for place, text in zip(reading.place(again), ids.take(again).to_pylist() if len(again) else [], strict=True):
-        bad.add(place, "_id", "twice", "has an id that stands there twice", text)
+    _tell(reading, bad, again[codes[again] >= 0], ids, "_id", "twice", "has an id that stands there twice")
+
+
+def _tell(reading: Reading, bad: BadRows, rows: Ints, ids: Any, column: str, kind: str, what: str) -> None:
+    """Note rows of a reading as bad, each with its id."""
+    if not len(rows):
+        return
+    for place, text in zip(reading.place(rows), ids.take(rows).to_pylist(), strict=True):
+        bad.add(place, column, kind, what, text)
 
 
 def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:

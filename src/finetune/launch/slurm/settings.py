@@ -22,20 +22,8 @@ _KEY = "hydra.launcher"
 _OURS = {
     *("nodes", "ntasks", "ntasks-per-node", "array", "output", "error", "input", "open-mode", "chdir", "export"),
     *("export-file", "wrap", "signal", "requeue", "no-requeue", "wait", "parsable", "test-only", "batch", "uid", "gid"),
-    *(
-        "get-user-env",
-        "bbf",
-        "clusters",
-        "gpus-per-node",
-        "gpus-per-task",
-        "time",
-        "partition",
-        "account",
-        "qos",
-        "constraint",
-        "mem",
-        "cpus-per-task",
-    ),
+    *("get-user-env", "bbf", "clusters", "gpus-per-node", "gpus-per-task", "time", "partition", "account", "qos"),
+    *("constraint", "mem", "cpus-per-task"),
 }
 _OPTION = re.compile(r"[a-z][a-z0-9-]+")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
