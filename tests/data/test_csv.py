@@ -307,3 +307,56 @@ def test_reading_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def scores_of(content: str, write, name: str = "scored.csv", **changes) -> list[float]:
+    data = csv_data(write(content, name), **changes).load()
+    assert data.layouts == ["scored pairs"]
+    return data.train.score[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "expected"),
+    [
+        ("text1;text2;score\r\na;b;0,5\r\nc;d;-1,25\r\ne;f;1\r\n", {}, [0.5, -1.25, 1]),
+        ("text1\ttext2\tscore\na\tb\t0,5\nc\td\t,25\ne\tf\t1,5e-1\n", {}, [0.5, 0.25, 0.15]),
+        ("a;b;0,5\nc;d;0,25\ne;f;1,0\n", {}, [0.5, 0.25, 1]),
+        ('text1,text2,score\na,b,"0,5"\nc,d,"0,25"\ne,f,1\n', {"decimal": ","}, [0.5, 0.25, 1]),
+        ("text1;text2;score\na;b;1,234\nc;d;2,345\ne;f;3\n", {"decimal": ","}, [1.234, 2.345, 3]),
+        ("text1;text2;score\na;b;1,234\nc;d;2,345.5\ne;f;3\n", {"decimal": "."}, [1234, 2345.5, 3]),
+        ("text1;text2;score\na;b;1.234,5\nc;d;2.345\ne;f;3\n", {"decimal": ","}, [1234.5, 2345, 3]),
+    ],
+    ids=["semicolons", "tabs", "no-header", "quoted", "told", "thousands", "thousands-by-points"],
+)
+def test_numbers_with_a_decimal_comma(content, changes, expected, write):
+    assert scores_of(content, write, **changes) == pytest.approx(expected)
+    # A bad row makes the careful reader read the file: the numbers are the same.
+    mark = "\t" if "\t" in content else ";" if ";" in content else ","
+    assert scores_of(content + f"x{mark}y\n", write, on_bad_rows="skip", **changes) == pytest.approx(expected)
+
+
+def test_weights_and_grades_may_have_a_decimal_comma_too(write):
+    weighted = csv_data(write("question;answer;weight\nq1;a1;0,5\nq2;a2;2\n")).load()
+    assert weighted.train.weight.tolist() == [0.5, 2]
+    graded = csv_data(write("query;document;grade\nq1;a1;0,5\nq2;a2;2,5\n")).load()
+    assert graded.train.score[:, 0].tolist() == [0.5, 2.5]
+
+
+@pytest.mark.parametrize("number", ["1,234", "12,345,678", "1.234,5"])
+def test_whether_a_comma_separates_thousands_is_asked(number, write):
+    answer = told(csv_data(write(f"text1;text2;score\na;b;{number}\nc;d;2\n")))
+    assert f"the numbers in the column 'score' may have a decimal comma or thousands: {number}." in answer
+    assert """'data.decimal=","' or 'data.decimal="."'""" in answer
+    # Of texts nobody asks.
+    assert csv_data(write(f"question;answer\nq1;{number}\nq2;2\n")).load().layouts == ["pairs"]
+
+
+def test_a_number_with_a_point_among_those_with_a_comma_is_a_bad_row(write):
+    content = "text1;text2;score\n" + "".join(f"a{i};b{i};0,5\n" for i in range(600)) + "x;y;0.5\n"
+    assert "scored.csv:602: column 'score' is no finite number: 0.5" in told(csv_data(write(content, "scored.csv")))
+
+
+def test_how_numbers_are_written_is_no_question_of_the_cache(write):
+    path = write("text1;text2;score\na;b;1,234\nc;d;2,345\n")
+    read = [csv_data(path, cache=True, decimal=mark).load().train.score[0, 0].item() for mark in (",", ".")]
+    assert read == pytest.approx([1.234, 1234])

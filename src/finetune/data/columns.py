@@ -18,11 +18,11 @@ from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows, cut
 from finetune.data.items import STORED, Modality
 from finetune.data.layouts import Roles
+from finetune.data.numbers import POINT, Notation
 from finetune.data.sources import Reading
 from finetune.errors import CheckFailed, Problem
 
 Bools = npt.NDArray[np.bool_]
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
 class Faults:
@@ -116,7 +116,7 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     items = {name: _items(faults, name, name in roles.lists, prepare) for name in roles.items}
     label = _label(faults, roles.label) if roles.label else None
     score = _score(faults, roles, items) if roles.score else None
-    weight = _floats(faults, reading.table[roles.weight], roles.weight) if roles.weight else None
+    weight = _floats(faults, roles, roles.weight) if roles.weight else None
     if weight is not None and roles.weight:
         faults.add(weight < 0, roles.weight, "number", "a weight is not below 0")
     return TypedColumns(
@@ -209,7 +209,7 @@ def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> npt.ND
     assert name is not None
     values = faults.reading.table[name]
     if positive.lengths is None:
-        return _floats(faults, values, name)
+        return _floats(faults, roles, name)
     if name not in roles.lists:
         what = f"'{positive.name}' holds lists and '{name}' does not."
         raise CheckFailed([Problem("data.columns", what, "There must be one score for each document.")])
@@ -233,21 +233,32 @@ def _aligned(flat: npt.NDArray[np.float64], lengths: Ints, wanted: Ints) -> npt.
     return np.where(inside, flat[index] if len(flat) else np.nan, np.nan)
 
 
-def _floats(faults: Faults, values: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
-    numbers = _parsed(values)
+def _floats(faults: Faults, roles: Roles, name: str) -> npt.NDArray[np.float64]:
+    numbers = _parsed(faults.reading.table[name], roles.notations.get(name, POINT))
     faults.add(~np.isfinite(numbers), name, "number", "is no finite number")
     return numbers
 
 
-def _parsed(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """Return numbers, NaN for what is none."""
+def _parsed(values: pa.ChunkedArray, notation: Notation = POINT) -> npt.NDArray[np.float64]:
+    """Return numbers, NaN for what is none; `notation` is how a text writes them."""
+    if _is_text(values.type) and notation != POINT:
+        return _as_floats(_with_point(values, notation))
     try:
-        numbers: npt.NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return _as_floats(values)
     except pa.ArrowException:
-        if not _is_text(values.type):
-            return np.full(len(values), np.nan)
         # Only where a text is no number the others must be told from it, which takes as long again.
-        is_number = pc.match_substring_regex(values, _NUMBER)
-        values = pc.utf8_ltrim(pc.utf8_trim_whitespace(pc.if_else(is_number, values, None)), "+")
-        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return _as_floats(_with_point(values, POINT)) if _is_text(values.type) else np.full(len(values), np.nan)
+
+
+def _as_floats(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    numbers: npt.NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers
+
+
+def _with_point(texts: pa.ChunkedArray, notation: Notation) -> pa.ChunkedArray:
+    """Return texts that are numbers in this notation as Arrow casts them, null for all others."""
+    texts = pc.if_else(pc.match_substring_regex(texts, notation.pattern), texts, None)
+    if notation.thousands:
+        texts = pc.replace_substring(texts, notation.other, "")
+    texts = pc.replace_substring(texts, notation.decimal, ".")
+    return pc.utf8_ltrim(pc.utf8_trim_whitespace(texts), "+")

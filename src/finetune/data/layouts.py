@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune.config.quoting import quoted, typed
@@ -24,6 +24,7 @@ from finetune.data.column_setting import (
     plain,
     wrong_names,
 )
+from finetune.data.numbers import POINT, TOLD, Notation, notation_of
 from finetune.errors import CheckFailed, Problem
 
 Layout = Literal[
@@ -63,6 +64,7 @@ class Roles:
     """Which column is what, by the names of the table, and the layout that this makes.
 
     `lists` are the columns with a list in every row; `note` is a sentence to be told if something was guessed.
+    `notations` says how the numbers of a text column are written, where not with a decimal point.
     """
 
     layout: Layout
@@ -74,6 +76,7 @@ class Roles:
     weight: str | None = None
     lists: frozenset[str] = frozenset()
     note: str = ""
+    notations: Mapping[str, Notation] = field(default_factory=dict)
 
     @property
     def items(self) -> list[str]:
@@ -102,16 +105,19 @@ def find_roles(
     *,
     named: bool = True,
     labelled: bool = False,
+    notations: Mapping[str, Notation] | None = None,
+    decimal: str = "auto",
 ) -> Roles:
     """Return which column is what: as `columns` says, else by names (whatever their case and order) and first values.
 
     `sample` are a few rows; `named` is False for a table without a header, whose columns count by their order;
-    `labelled` says that of two columns the second is a class.
+    `labelled` says that of two columns the second is a class; `notations` is how numbers are written in columns where
+    that was recognised, `decimal` the setting.
 
     Raises:
         CheckFailed: with all that is wrong with `columns`, or where the names leave it open.
     """
-    table = _Sampled(names, sample)
+    table = _Sampled(names, sample, notations or {}, decimal)
     if columns is not None:
         return _told(table, columns, labelled)
     if not named:
@@ -122,7 +128,10 @@ def find_roles(
 class _Sampled:
     """The names of a table's columns, and questions about their first values."""
 
-    def __init__(self, names: Sequence[str], sample: Sequence[Sequence[Any]]) -> None:
+    def __init__(
+        self, names: Sequence[str], sample: Sequence[Sequence[Any]], notations: Mapping[str, Notation], decimal: str
+    ) -> None:
+        self._notations, self._decimal = notations, decimal
         self.names = list(names)
         self.rows = [row for row in sample if len(row) == len(self.names)]
         self._values = {
@@ -141,7 +150,12 @@ class _Sampled:
     def is_number(self, name: str) -> bool:
         """Whether every value is a number, also one written as text."""
         values = self._values[name]
-        return bool(values) and all(_is_number(value) for value in values)
+        notation = TOLD.get(self._decimal) or self._notations.get(name, POINT)
+        return bool(values) and all(_is_number(value, notation) for value in values)
+
+    def notation(self, name: str) -> Notation:
+        """Return how the numbers of a column are written; raises `CheckFailed` where that is open."""
+        return notation_of(name, self._values[name], self._notations, self._decimal)
 
 
 def _as_list(value: Any) -> list[Any] | None:
@@ -153,7 +167,9 @@ def _as_list(value: Any) -> list[Any] | None:
     return list(value) if hasattr(value, "__iter__") and not isinstance(value, str | bytes | dict) else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any, notation: Notation = POINT) -> bool:
+    if isinstance(value, str) and notation != POINT:
+        return notation.number(value) is not None
     try:
         return math.isfinite(float(value))
     except (TypeError, ValueError):
@@ -291,7 +307,10 @@ def _made(table: _Sampled, asked: Mapping[str, list[str]], note: str = "") -> Ro
         layout = "triplets"
     anchor = one["anchor"]
     assert anchor is not None
-    return Roles(layout, anchor, positive, negatives, score, label, one.get("weight"), lists, note)
+    weight = one.get("weight")
+    notations = {name: table.notation(name) for name in (score, weight) if name and name not in lists}
+    notations = {name: notation for name, notation in notations.items() if notation != POINT}
+    return Roles(layout, anchor, positive, negatives, score, label, weight, lists, note, notations)
 
 
 def _candidates(header: Sequence[str], words: dict[str, str], tiers: Iterable[Sequence[str]]) -> list[str]:

@@ -38,6 +38,7 @@ OF_A_SOURCE: dict[str, Any] = {
     "labelled": bool,
     "header": bool | Literal["auto"],
     "delimiter": str,
+    "decimal": str,
     "encoding": str,
     "modality": Kind | dict[str, Kind],
     "prompts": dict[str, str] | None,
@@ -65,6 +66,7 @@ class Data:
     labelled: bool
     header: bool | Literal["auto"]
     delimiter: str
+    decimal: str
     encoding: str
     on_bad_rows: Literal["error", "skip"]
     max_cell_characters: PositiveInt
@@ -222,7 +224,7 @@ class OneSource:
         data = self.data
         # On a command line a tab is easily written as the two characters \t.
         delimiter = "\t" if data.delimiter == r"\t" else data.delimiter
-        return ReadOptions(data.format, data.header, delimiter, data.encoding, data.max_cell_characters)
+        return ReadOptions(data.format, data.header, delimiter, data.decimal, data.encoding, data.max_cell_characters)
 
     def look(self) -> tuple[Source, Head, Roles]:
         """Return the source, its first rows, and what its columns are.
@@ -239,7 +241,15 @@ class OneSource:
                 raise CheckFailed(problems)
             source = open_source(self.data.path, self.options)
             head = source.head()
-            roles = find_roles(head.names, head.sample, columns, named=head.named, labelled=self.data.labelled)
+            roles = find_roles(
+                head.names,
+                head.sample,
+                columns,
+                named=head.named,
+                labelled=self.data.labelled,
+                notations=head.notations,
+                decimal=self.data.decimal,
+            )
         except CheckFailed as failed:
             raise CheckFailed(map(self._placed, failed.problems)) from failed
         return source, head, roles

@@ -82,7 +82,16 @@ RECOGNISED = {
         [("Hello, you.", "Good, you?"), ("No, no.", "Yes, yes.")],
         "tabs between cells",
     ),
-    "decimal commas": ("text1;text2;score\na;b;0,5\nc;d;0,7\n", [("a", "b", "0,5"), ("c", "d", "0,7")], "semicolons"),
+    "decimal commas": (
+        "text1;text2;score\na;b;0,5\nc;d;0,7\n",
+        [("a", "b", "0,5"), ("c", "d", "0,7")],
+        "semicolons between cells, a decimal comma in 'score'.",
+    ),
+    "decimal commas without a header": (
+        "a;b;0,5\nc;d;0,7\n",
+        [("a", "b", "0,5"), ("c", "d", "0,7")],
+        "semicolons between cells, a decimal comma in '3', no header",
+    ),
     "lists in cells": ("id,tags\n1,a;b\n2,c;d\n", [("1", "a;b"), ("2", "c;d")], ""),
     "quoted, with the other delimiter": ('"a, b";"c, d"\n"e, f";"g, h, i."\n"x";"j."\n', None, "semicolons"),
     "no header, sentences": (
@@ -176,11 +185,6 @@ DOUBTFUL = {
         ["with commas between cells its first row is 'a;b' | 'x'", "with semicolons", "'a' | 'b,x'"],
         """data.delimiter: 'data.csv' can be read in two ways""",
     ),
-    "decimal commas without a header": (
-        "a;b;0,5\nc;d;0,7\n",
-        ["'a;b;0' | '5'", "'a' | 'b' | '0,5'"],
-        """Say which is right: 'data.delimiter=","' or 'data.delimiter=";"'.""",
-    ),
     "tabs or commas": (
         "Hello, you\tHi, me\nNo, no\tYes, yes\n",
         ["its first row is 'Hello, you' | 'Hi, me'"],
@@ -214,8 +218,8 @@ def test_what_reads_two_ways_is_refused_with_both(case, write, monkeypatch):
 
 
 def test_what_is_told_settles_it(write):
-    path = write("a;b;0,5\nc;d;0,7\n")
-    assert rows_of(path, delimiter=";") == [("a", "b", "0,5"), ("c", "d", "0,7")]
+    path = write("a;b,x\nc;d,y\n")
+    assert rows_of(path, delimiter=";", header=False) == [("a", "b,x"), ("c", "d,y")]
     assert rows_of(write("house,Haus\ncat,Katze\n"), header=True) == [("cat", "Katze")]
     assert rows_of(write("Hello, you\nNo\nWell, well\nBye, now\n"), delimiter="none")[0] == ("Hello, you",)
     assert rows_of(write("Hello, you\tHi, me\nNo, no\tYes, yes\n", "x.tsv"))[1] == ("No, no", "Yes, yes")
@@ -290,6 +294,41 @@ def test_bad_rows_are_left_out_and_the_others_keep_their_lines(write):
     ]
 
 
+SEPARATED = "sep=;\r\nquestion;answer\r\nq1;a, 1\r\n\r\nq2;a2\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SEPARATED.encode(),
+        SEPARATED.encode("utf-8-sig"),
+        SEPARATED.replace("\r\n", "\n").encode(),
+        SEPARATED.replace("sep=;", '"sep=;"').encode(),
+        SEPARATED.replace("sep=;", "SEP=;;").encode(),
+        SEPARATED.replace(";", "\t").encode(),
+        SEPARATED.replace("sep=;", r"sep=\t").replace(";", "\t").encode(),
+        SEPARATED.replace(";", "^").encode(),
+        # The last row has a quote that makes the careful reader read the file.
+        (SEPARATED + 'q3;"a\r\nb"x"\r\n').encode(),
+    ],
+    ids=["plain", "bom", "lf", "quoted", "wide", "tab", "written-tab", "another", "careful"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_first_line_of_excel_names_the_delimiter_and_is_no_row(content, encoding, write):
+    path = write(content.decode().encode(encoding) if encoding == "utf-16" else content)
+    reading, _ = read(path, encoding=encoding)
+    assert tuples(reading)[:2] == [("q1", "a, 1"), ("q2", "a2")]
+    assert reading.table.num_rows == 2
+    assert [place.line for place in reading.place(np.arange(2))] == [3, 5]
+    assert "without its first line" in head_of(path, encoding=encoding).notes[0]
+
+
+def test_bad_rows_below_the_first_line_of_excel_keep_their_lines(write):
+    _, bad = read(write(SEPARATED + "q3;a3;more\r\n"))
+    assert [(row.line, row.kind) for row in bad.first] == [(6, "ragged")]
+    assert "data.csv:2: the header has" in told(write("sep=;\nquestion;question\na;b\n", "data.csv"))
+
+
 @pytest.mark.parametrize("content", ["a,b\nr0,x\n\n\nr1,x\r\nr2,x\n", 'a,b\nr0,x\n"r1","x\ny"\n\nr2,x\n'])
 def test_rows_of_a_clean_file_are_found_again(content, write):
     path = write(content)
@@ -326,6 +365,7 @@ def test_a_file_that_may_not_be_read(write):
         ({"encoding": "utf-9"}, "data.encoding: there is no text encoding 'utf-9'"),
         ({"encoding": "base64"}, "data.encoding: there is no text encoding"),
         ({"format": "parqet"}, "data.format: there is no format 'parqet'. Did you mean parquet?"),
+        ({"decimal": "comma"}, "data.decimal: must be auto, a point or a comma, not 'comma'."),
         ({"header": "yes"}, "data.header: must be auto, true or false"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def head_of(path: Path, dialect: Dialect | None = None, **changes: Any) -> CsvHe
     except CheckFailed:
         return None
     names = NAMES if not set(NAMES) <= set(head.names) else head.names
-    return CsvHead(head.file, dialect or head.dialect, head.encoding, names, named=True)
+    return replace(head, dialect=dialect or head.dialect, names=names, named=True)
 
 
 def both(head: CsvHead) -> tuple[pa.Table | None, CarefulReading, BadRows]:
@@ -66,11 +67,11 @@ def both(head: CsvHead) -> tuple[pa.Table | None, CarefulReading, BadRows]:
 
 
 @quick
-@given(body=bodies, dialect=st.sampled_from(DIALECTS))
-def test_on_arbitrary_text(body, dialect, tmp_path):
+@given(body=bodies, dialect=st.sampled_from(DIALECTS), sep_line=st.sampled_from(["", "sep=,\n", '"sep=;"\r\n']))
+def test_on_arbitrary_text(body, dialect, sep_line, tmp_path):
     path = tmp_path / "f.csv"
     separator = dialect.delimiter
-    path.write_bytes(f"{separator.join(NAMES)}\n{body.replace(',', separator)}".encode())
+    path.write_bytes(f"{sep_line}{separator.join(NAMES)}\n{body.replace(',', separator)}".encode())
     if head := head_of(path, dialect, delimiter=separator):
         both(head)
 

@@ -78,7 +78,9 @@ def rows_of(head: CsvHead) -> Iterator[Row]:
         CheckFailed: a quote is open for so long that the rest of the file cannot be read.
     """
     with open_text(head.file, head.encoding) as stream:
-        found = rows(stream, head.dialect)
+        for _ in range(head.lines_before):
+            stream.readline()
+        found = rows(stream, head.dialect, 1 + head.lines_before)
         try:
             if head.named:
                 next(found)
@@ -109,7 +111,7 @@ def _line_starts(head: CsvHead) -> Iterator[int]:
     blank = ("\n", "\r\n", "\r")
     with open_text(head.file, head.encoding) as stream:
         lines = (number for number, line in enumerate(stream, 1) if line not in blank)
-        yield from islice(lines, int(head.named), None)
+        yield from islice(lines, head.lines_before + int(head.named), None)
 
 
 class _Judge:

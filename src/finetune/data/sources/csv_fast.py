@@ -49,7 +49,9 @@ def _parse(
     batches = []
     with csv.open_csv(
         stream,
-        csv.ReadOptions(block_size=BLOCK_BYTES, column_names=None if head.named else head.names),
+        csv.ReadOptions(
+            block_size=BLOCK_BYTES, skip_rows=head.lines_before, column_names=None if head.named else head.names
+        ),
         _parse_options(head.dialect),
         csv.ConvertOptions(
             include_columns=list(names),

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import cut
-from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRow, Row, open_text, rows, undecodable_byte
+from finetune.data.column_setting import listing
+from finetune.data.numbers import COMMA, Notation, recognise
+from finetune.data.sources.csv_text import (
+    NO_DELIMITER,
+    Dialect,
+    EndlessRow,
+    Row,
+    SepLine,
+    open_text,
+    rows,
+    sep_line,
+    undecodable_byte,
+)
 from finetune.data.sources.dialect import DELIMITERS, Doubt, Reading, better_delimiter, first_rows, sniff
 from finetune.data.sources.files import DataFile, refuse_unreadable
 from finetune.data.sources.header import has_header
@@ -22,7 +34,10 @@ SAMPLE = 20
 
 @dataclass(frozen=True)
 class CsvHead:
-    """A CSV file that can be read: its dialect, the names of its columns and whether they stand in its first row."""
+    """A CSV file that can be read: its dialect, the names of its columns and whether they stand in its first row.
+
+    `lines_before` counts the lines before the table: 1 where the file begins with Excel's `sep=;`.
+    """
 
     file: DataFile
     dialect: Dialect
@@ -31,10 +46,12 @@ class CsvHead:
     named: bool
     sample: list[tuple[str, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    lines_before: int = 0
+    notations: dict[str, Notation] = field(default_factory=dict)
 
     def head(self) -> Head:
         """Return what every source says of itself."""
-        return Head(self.names, list(self.sample), self.named, self.notes)
+        return Head(self.names, list(self.sample), self.named, self.notes, self.notations)
 
 
 def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None) -> CsvHead:
@@ -49,11 +66,17 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
             whole = len(text) < HEAD_CHARACTERS
     except OSError as error:
         refuse_unreadable(file.shown, error)
+    sep = sep_line(text)
+    if sep:
+        text = text.removeprefix(sep.text)
+    if sep and options.delimiter == "auto":
+        options = replace(options, delimiter=sep.delimiter)
+    lines_before = int(sep is not None)
     first = next(_rows(text, Dialect(",")), None)
     if first is None:
         refuse("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
-    dialect = _as(like, text, whole) or _dialect(text, whole, file, options)
-    found = _rows(text, dialect)
+    dialect = _as(like, text, whole) or _dialect(text, whole, file, options, 1 + lines_before)
+    found = _rows(text, dialect, 1 + lines_before)
     first, second = next(found, first), next(found, None)
     place = f"{file.shown}:{first.line}"
     _check_first(first, second, place, whole, options.encoding)
@@ -65,12 +88,14 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
         if second is None:
             refuse(place, "there is a header and nothing below it.", "It needs at least two rows.")
     below = [tuple(row) for row in sample[named:] if len(row) == len(names)]
-    return CsvHead(file, dialect, options.encoding, names, named, below[:SAMPLE], _notes(file, dialect, named, options))
+    notations = _notations(names, below, dialect, options)
+    notes = _notes(file, dialect, named, options, sep, notations)
+    return CsvHead(file, dialect, options.encoding, names, named, below[:SAMPLE], notes, lines_before, notations)
 
 
-def _rows(text: str, dialect: Dialect) -> Iterator[Row]:
+def _rows(text: str, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
     try:
-        yield from rows(io.StringIO(text, newline=""), dialect)
+        yield from rows(io.StringIO(text, newline=""), dialect, first_line)
     except EndlessRow:  # cannot be: the text is shorter
         return
 
@@ -83,7 +108,7 @@ def _as(like: CsvHead | None, text: str, whole: bool) -> Dialect | None:
     return like.dialect if len(found[0]) == len(like.names) else None
 
 
-def _dialect(text: str, whole: bool, file: DataFile, options: ReadOptions) -> Dialect:
+def _dialect(text: str, whole: bool, file: DataFile, options: ReadOptions, first_line: int) -> Dialect:
     suffix = "." + file.name.rpartition(".")[2]
     found = sniff(text, whole, options.delimiter, suffix)
     if isinstance(found, Doubt):
@@ -93,7 +118,7 @@ def _dialect(text: str, whole: bool, file: DataFile, options: ReadOptions) -> Di
         if better := better_delimiter(text, whole, len(first), options.delimiter):
             what = f"there is one column only, '{cut(first[0])}'."
             advice = f"If its cells are parted by '{_shown(better)}', set {_setting(better)}."
-            refuse(f"{file.shown}:1", what, advice)
+            refuse(f"{file.shown}:{first_line}", what, advice)
     return found
 
 
@@ -151,9 +176,29 @@ def _named(sample: list[list[str]], file: DataFile, options: ReadOptions, like: 
     return found
 
 
-def _notes(file: DataFile, dialect: Dialect, named: bool, options: ReadOptions) -> list[str]:
+def _notations(
+    names: list[str], below: list[tuple[str, ...]], dialect: Dialect, options: ReadOptions
+) -> dict[str, Notation]:
+    """Return the columns whose numbers have a decimal comma; where commas separate cells, numbers have none."""
+    if options.decimal != "auto" or dialect.delimiter == ",":
+        return {}
+    found = {name: recognise([row[i] for row in below]) for i, name in enumerate(names)}
+    return {name: notation for name, notation in found.items() if notation is not None}
+
+
+def _notes(
+    file: DataFile,
+    dialect: Dialect,
+    named: bool,
+    options: ReadOptions,
+    sep: SepLine | None,
+    notations: dict[str, Notation],
+) -> list[str]:
     """Return the sentence that says what was recognised, if it is anything but commas and a header."""
     found = []
+    if sep:
+        between = DELIMITERS.get(dialect.delimiter, f"'{dialect.delimiter}'")
+        found.append(f"{between} between cells and without its first line ({cut(sep.text)})")
     if options.delimiter == "auto" and dialect.delimiter != ",":
         one_column = dialect.delimiter == NO_DELIMITER
         found.append("one column" if one_column else f"{DELIMITERS.get(dialect.delimiter, 'tabs')} between cells")
@@ -163,6 +208,8 @@ def _notes(file: DataFile, dialect: Dialect, named: bool, options: ReadOptions) 
         found.append("a backslash before quotes")
     if not dialect.quote and dialect.delimiter != NO_DELIMITER:
         found.append("quotes as plain characters")
+    if commas := [name for name, notation in notations.items() if notation == COMMA]:
+        found.append(f"a decimal comma in {listing(name.strip() for name in commas)}")
     if options.header == "auto" and not named:
         found.append("no header")
     return [f"{file.shown} was read with {', '.join(found)}."] if found else []

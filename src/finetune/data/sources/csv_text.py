@@ -19,6 +19,8 @@ ROW_CHARACTERS = 64 << 20  # of a row at most: a forgotten quote must not draw a
 MARK_UNDECODABLE = "finetune.undecodable"  # how to decode so that every byte can be read, and the bad ones found
 
 _MARKED = re.compile(f"[{chr(UNDECODABLE)}-{chr(UNDECODABLE + 255)}]")
+# What Excel reads and writes as a first line; saved by another program it may be quoted, or be as wide as the table.
+_SEP_LINE = re.compile(r'\ufeff?("?)sep=(?P<delimiter>\\t|[^"\r\n])\1(?P=delimiter)*(\r\n|\r|\n|$)', re.IGNORECASE)
 NO_DELIMITER = "\x1f"  # between cells where there is only one column: no text has it
 
 
@@ -63,6 +65,13 @@ class Row(NamedTuple):
     stray: bool
 
 
+class SepLine(NamedTuple):
+    """The line `sep=;` as it is in the file, with its end, and the delimiter that it names."""
+
+    text: str
+    delimiter: str
+
+
 class EndlessRow(Exception):
     """A row that goes on for `ROW_CHARACTERS`; `line` is where it begins."""
 
@@ -82,15 +91,23 @@ def open_text(file: DataFile, encoding: str) -> TextIO:
     return io.TextIOWrapper(file.open(), encoding=python_codec(encoding), errors=MARK_UNDECODABLE, newline="")
 
 
-def rows(stream: TextIO, dialect: Dialect) -> Iterator[Row]:
+def sep_line(text: str) -> SepLine | None:
+    """Return Excel's own first line, `sep=;`, which names the delimiter and is no row; None if there is none."""
+    found = _SEP_LINE.match(text)
+    return SepLine(found[0], "\t" if found["delimiter"] == r"\t" else found["delimiter"]) if found else None
+
+
+def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
     """Yield all rows that are not blank, the header too, however long their cells are.
+
+    `first_line` is the number of the line that the stream is at.
 
     Raises:
         EndlessRow: a row is longer than fits into memory for sure.
     """
     ended = False
     raw: list[str] = []
-    line = 1
+    line = first_line
 
     def lines() -> Iterator[str]:
         nonlocal ended
@@ -111,7 +128,7 @@ def rows(stream: TextIO, dialect: Dialect) -> Iterator[Row]:
             if cells:
                 yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not is_strict(raw, dialect))
             raw.clear()
-            line = reader.line_num + 1
+            line = reader.line_num + first_line
 
 
 def is_strict(lines: Iterable[str], dialect: Dialect) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from finetune.data.layouts import is_role_name
+from finetune.data.numbers import recognise
 from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRow, is_strict, rows
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -76,7 +77,7 @@ def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Doub
     fitting = [each for each in fitting if each.fits]
     if delimiter != "auto":
         return fitting[0].dialect if fitting else plain[0].dialect
-    found = fitting or _nearly(plain)
+    found = _without_decimal_commas(fitting or _nearly(plain))
     if len(found) > 1:
         found = [each for each in found if each.dialect.delimiter == usual] or _best_named(found)
     if len(found) > 1:
@@ -160,6 +161,18 @@ def _nearly(plain: list[Reading]) -> list[Reading]:
     named = [each for each in wide if each.names_roles]
     sure = [each for each in wide if each.share >= SURELY]
     return named or sure or [each for each in wide if each.share >= PERHAPS]
+
+
+def _without_decimal_commas(found: list[Reading]) -> list[Reading]:
+    """Return the readings without the one by commas, if in another one all commas are inside numbers, as in `0,5`."""
+    others = [each for each in found if each.dialect.delimiter != ","]
+    return others if any(map(_has_decimal_commas, others)) else found
+
+
+def _has_decimal_commas(reading: Reading) -> bool:
+    columns = zip(*(row for row in reading.rows[1:] if len(row) == reading.width), strict=True)
+    with_commas = [cells for cells in columns if any("," in cell for cell in cells)]
+    return bool(with_commas) and all(recognise(cells) is not None for cells in with_commas)
 
 
 def _best_named(found: list[Reading]) -> list[Reading]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from finetune.data.arrays import Ints
 
-VERSION = 1  # of how files are read; another one makes everything that was kept be read again
+VERSION = 2  # of how files are read; another one makes everything that was kept be read again
 HASH_BYTES = 1 << 20
 
 
@@ -43,7 +43,15 @@ class FileSource:
         self._readers = readers
         self._files = [reader.file for reader in readers]
         self._how = repr(
-            (VERSION, what, options.header, options.delimiter, options.encoding, options.max_cell_characters)
+            (
+                VERSION,
+                what,
+                options.header,
+                options.delimiter,
+                options.decimal,
+                options.encoding,
+                options.max_cell_characters,
+            )
         )
 
     def head(self) -> Head:

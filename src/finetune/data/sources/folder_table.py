@@ -81,7 +81,7 @@ class FolderTable:
             file = row[place]
             sample.append((*row[:place], cell(file) if isinstance(file, str) else file, *row[place + 1 :]))
         notes = [f"The {self._kind.word} in '{self.shown}' as its {Path(self._shown_table).name} describes them."]
-        return Head(list(self._own), sample, notes=[*notes, *self._head.notes])
+        return replace(self._head, names=list(self._own), sample=sample, notes=[*notes, *self._head.notes])
 
     def fingerprint(self) -> str:
         """Return a digest of the table's content, and of names, sizes and times of the files (`Scan.state`)."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune.data.bad_rows import BadRows, Place
+from finetune.data.numbers import Notation
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +23,7 @@ class ReadOptions:
     format: str = "auto"
     header: bool | str = "auto"
     delimiter: str = "auto"
+    decimal: str = "auto"
     encoding: str = "utf-8"
     max_cell_characters: int = 1_000_000
 
@@ -29,6 +31,8 @@ class ReadOptions:
 @dataclass(frozen=True)
 class Head:
     """The first look at a source: its columns, a few rows as Python values, and what was recognised.
+
+    `notations` is how the numbers of a text column are written, where that is not with a decimal point.
 
     `named` is False where the file has no header: then `names` are "1", "2", and so on. `notes` are sentences to be
     told, such as the dialect of a CSV file.
@@ -38,6 +42,7 @@ class Head:
     sample: list[tuple[Any, ...]]
     named: bool = True
     notes: list[str] = field(default_factory=list)
+    notations: Mapping[str, Notation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,83 @@
+"""How the numbers of a text column are written: with a decimal point or a decimal comma, in thousands or not."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from finetune.config.quoting import quoted, typed
+from finetune.data.bad_rows import cut
+from finetune.errors import CheckFailed, Problem
+
+KEY = "data.decimal"
+_EXPONENT = r"([eE][+-]?\d+)?"
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How numbers are written: `decimal` is "." or ","; `thousands`: the other mark may separate thousands."""
+
+    decimal: str = "."
+    thousands: bool = False
+
+    @property
+    def other(self) -> str:
+        """The mark that separates thousands."""
+        return "," if self.decimal == "." else "."
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression that matches a number in this notation, for Python and for Arrow alike."""
+        decimal, other = re.escape(self.decimal), re.escape(self.other)
+        whole = rf"([1-9]\d{{0,2}}({other}\d{{3}})+|\d+)" if self.thousands else r"\d+"
+        return rf"^\s*[+-]?({whole}({decimal}\d*)?|{decimal}\d+){_EXPONENT}\s*$"
+
+    def number(self, text: str) -> float | None:
+        """Return the number that a text is, None if it is none, or not a finite one."""
+        if not re.search(self.pattern, text):
+            return None
+        number = float(text.replace(self.other, "").replace(self.decimal, "."))
+        return number if math.isfinite(number) else None
+
+
+POINT, COMMA = Notation(), Notation(",")
+TOLD = {".": Notation(".", thousands=True), ",": Notation(",", thousands=True)}
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # or a fraction of three digits: only the author knows
+
+
+def recognise(cells: Sequence[str]) -> Notation | None:
+    """Return `COMMA` for a column of numbers with a decimal comma, one of `TOLD` if there are thousands, else None.
+
+    Thousands are a question for the user: `1,234` is a number either way.
+    """
+    filled = [text for cell in cells if (text := cell.strip())]
+    if not any("," in text for text in filled):
+        return None
+    if all(COMMA.number(text) is not None for text in filled):
+        may_be_thousands = all(_THOUSANDS.fullmatch(text) for text in filled if "," in text)
+        return TOLD[","] if may_be_thousands else COMMA
+    grouped = (each for each in TOLD.values() if all(each.number(text) is not None for text in filled))
+    return next(grouped, None)
+
+
+def notation_of(name: str, values: Sequence[object], found: Mapping[str, Notation], decimal: str) -> Notation:
+    """Return how the numbers of a column are written: as `data.decimal` says, else as was recognised.
+
+    `values` are its first values, `found` what `recognise` said of the columns that it recognised.
+
+    Raises:
+        CheckFailed: they can be read two ways.
+    """
+    if decimal in TOLD:
+        return TOLD[decimal]
+    notation = found.get(name, POINT)
+    if notation.thousands:
+        texts = [value.strip() for value in values if isinstance(value, str)]
+        example = next((f": {cut(text, 30)}" for text in texts if "," in text), "")
+        what = f"the numbers in the column '{name.strip()}' may have a decimal comma or thousands{example}."
+        ways = [typed(KEY, quoted(mark)) for mark in (",", ".")]
+        how = f"Say which mark is the decimal one: {ways[0]} or {ways[1]} (the other one separates thousands)."
+        raise CheckFailed([Problem(KEY, what, how)])
+    return notation
