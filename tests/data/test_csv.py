@@ -332,7 +332,8 @@ def test_numbers_with_a_decimal_comma(content, changes, expected, write):
     assert scores_of(content, write, **changes) == pytest.approx(expected)
     # A bad row makes the careful reader read the file: the numbers are the same.
     mark = "\t" if "\t" in content else ";" if ";" in content else ","
-    assert scores_of(content + f"x{mark}y\n", write, on_bad_rows="skip", **changes) == pytest.approx(expected)
+    changes = changes | {"delimiter": mark, "on_bad_rows": "skip"}
+    assert scores_of(content + f"x{mark}y\n", write, **changes) == pytest.approx(expected)
 
 
 def test_weights_and_grades_may_have_a_decimal_comma_too(write):
@@ -360,3 +361,13 @@ def test_how_numbers_are_written_is_no_question_of_the_cache(write):
     path = write("text1;text2;score\na;b;1,234\nc;d;2,345\n")
     read = [csv_data(path, cache=True, decimal=mark).load().train.score[0, 0].item() for mark in (",", ".")]
     assert read == pytest.approx([1.234, 1234])
+
+
+def test_arrays_of_json_are_pairs_and_scored_pairs(write):
+    path = write('["q1", "a1"]\n["q2", "a2"]\n["q3", "a3"]\n', "pairs.jsonl")
+    data = csv_data(path).load()
+    assert pairs_of(data) == EXPECTED
+    assert "No header: column 1 is the anchor, column 2 is the positive." in data.notes
+    assert scores_of('[["q1", "a1", 0.5],\n ["q2", "a2", 1]]', write, "scored.json") == [0.5, 1]
+    several = csv_data(write('["q1", ["a1", "a2"]]\n["q2", ["a3"]]\n', "several.jsonl")).load()
+    assert pairs_of(several) == [("q1", "a1"), ("q1", "a2"), ("q2", "a3")]

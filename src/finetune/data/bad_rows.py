@@ -23,6 +23,7 @@ ADVICE = {
     "nul": "Remove it; many of them mean that the file is utf-16 (data.encoding=utf-16).",
     "long": "If it is meant, raise data.max_cell_characters.",
     "json": 'Every line must be one JSON object, such as {"anchor": "...", "positive": "..."}.',
+    "array": 'Every row must be an array of as many values, such as ["...", "..."].',
     "type": "Every row of a column must be of the same kind.",
     "empty": "Every row needs it.",
     "negative": "A negative must be a wrong answer.",

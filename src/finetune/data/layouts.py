@@ -202,7 +202,7 @@ def _by_order(table: _Sampled, labelled: bool) -> Roles:
     if len(names) == 3 and table.is_number(names[2]):
         asked["score"] = asked.pop("negative")
     note = "No header: " + _said(asked, "column ") if len(names) > 1 else ""
-    classes = len({row[1] for row in table.rows}) if len(names) == 2 else 0
+    classes = len({str(row[1]) for row in table.rows}) if len(names) == 2 else 0
     if 0 < classes <= len(table.rows) / 2:
         note += " If the second is a class, set data.labelled=true."
     return _made(table, asked, note)

@@ -191,3 +191,38 @@ def test_the_fast_and_the_careful_reading_agree(body, write, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jsonl_module, "_read_block", lambda block, types: (block, None))
         assert outcome() == fast
+
+
+ARRAYS = [["q1", "a1", 1], ["q2", "a2", 0.5], ["q3", None, 0]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [lines(ARRAYS), lines(ARRAYS).replace("\n", "\r\n\n"), json.dumps(ARRAYS), json.dumps(ARRAYS, indent=1)],
+    ids=["lines", "blank-lines", "array", "pretty"],
+)
+def test_rows_that_are_arrays_are_columns_without_a_header(content, write):
+    path = write(content, "x.jsonl")
+    head = head_of(path)
+    assert (head.names, head.named, head.sample) == (["1", "2", "3"], False, [tuple(row) for row in ARRAYS])
+    assert rows_of(path) == [tuple(row) for row in ARRAYS]
+    assert rows_of(path, "3", "1") == [(row[2], row[0]) for row in ARRAYS]
+
+
+def test_a_first_array_of_names_is_a_header(write):
+    path = write('["question", "answer"]\n["q1", "a1"]\n["q2", ["a2", "a3"]]\n["q3", "a3"]\n', "x.jsonl")
+    assert (head_of(path).names, head_of(path).named) == (["question", "answer"], True)
+    reading, bad = read(path)
+    assert tuples(reading) == [("q1", "a1"), ("q3", "a3")]
+    assert [(row.line, row.column, row.kind) for row in bad.first] == [(3, "answer", "type")]
+    assert head_of(path, header=False).names == ["1", "2"]
+    assert head_of(write('["a", "b"]\n["c", "d"]\n', "y.jsonl"), header=True).names == ["a", "b"]
+
+
+def test_arrays_of_another_width_and_other_values_are_bad_rows(write):
+    path = write('["q1", "a1"]\n["q2"]\n{"q": 1}\n{oops\n["q3", "a3"]\n', "x.jsonl")
+    reading, bad = read(path)
+    assert tuples(reading) == [("q1", "a1"), ("q3", "a3")]
+    assert [(row.line, row.kind) for row in bad.first] == [(2, "array"), (3, "array"), (4, "json")]
+    assert [place.line for place in reading.place(np.arange(2))] == [1, 5]
+    assert 'x.jsonl:2: has 1 values, the other rows have 2: ["q2"]' in told(path)

@@ -1,4 +1,7 @@
-"""JSON lines, and JSON that is an array of objects: blocks of lines through Arrow's reader, odd ones row by row."""
+"""JSON lines, and JSON that is an array of rows: blocks of lines through Arrow's reader, odd ones row by row.
+
+A row is an object, or in a file of arrays an array: its values are columns without a header, as in CSV.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
@@ -17,6 +21,7 @@ from finetune.data.bad_rows import BadRows, Place, cut
 from finetune.data.sources.columns_as_read import in_order, table_as_agreed
 from finetune.data.sources.csv_text import open_text, undecodable_byte
 from finetune.data.sources.files import DataFile
+from finetune.data.sources.json_arrays import Arrays, arrays_of, is_array_row
 from finetune.data.sources.json_text import Block, NotJson, blocks, decoded, parse, values
 from finetune.data.sources.python_values import Broken, infer, type_rows
 from finetune.data.sources.refusing import refuse
@@ -35,10 +40,11 @@ _INSIDE = (b":null", b": null", b",null", b", null", b"[null")  # where a null u
 
 @dataclass(frozen=True)
 class _Start:
-    """The first objects of a file, and whether it holds one object a line."""
+    """The first rows of a file as objects, and whether it holds one row a line; `arrays` where rows are arrays."""
 
     objects: list[dict[str, Any]]
     by_line: bool
+    arrays: Arrays | None = None
 
 
 @dataclass
@@ -65,21 +71,26 @@ class JsonFile:
     def __init__(self, file: DataFile, options: ReadOptions) -> None:
         self.file = file
         self.encoding = options.encoding
+        self._header = options.header
 
     def head(self) -> Head:
-        """Return the keys of its first objects and their values.
+        """Return the keys of its first objects and their values; the values of arrays by position.
 
         Raises:
-            CheckFailed: there is no object in it.
+            CheckFailed: there is no row in it.
         """
         objects = self._start.objects
+        if arrays := self._start.arrays:
+            sample = [tuple(one[name] for name in arrays.names) for one in objects[:SAMPLE]]
+            return Head(arrays.names, sample, arrays.named)
         names = list(dict.fromkeys(name for one in objects for name in one))
         return Head(names, [tuple(one.get(name) for name in names) for one in objects[:SAMPLE]])
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns of all objects; those that are broken or of another kind are added to `bad`."""
         types = {name: infer(one.get(name) for one in self._start.objects) for name in names}
-        found = self._read_lines(types, bad) if self._start.by_line else self._read_values(types, bad)
+        lines = self._read_lines if self._start.arrays is None else self._read_arrays
+        found = lines(types, bad) if self._start.by_line else self._read_values(types, bad)
         schema = pa.schema(list(types.items()))
         batches = [_cast(part.rows, schema) for part in found.parts]
         table = table_as_agreed(pa.Table.from_batches(batches, schema))
@@ -92,35 +103,47 @@ class JsonFile:
         start = text.lstrip()
         if not start:
             refuse("data.path", f"'{self.file.shown}' is empty.", "It needs at least two rows.")
+        by_line = list(_values_by_line(text, len(text) < HEAD_CHARACTERS))
         if not start.startswith("["):
-            objects = list(_objects_by_line(text, len(text) < HEAD_CHARACTERS))
+            objects = [value for value in by_line if isinstance(value, dict)]
             if len(objects) == 1 and _holds_rows(objects[0]):
                 self._refuse_single(objects[0])
             if objects:
                 return _Start(objects, by_line=True)
+        elif len(by_line) > 1 and all(is_array_row(value) for value in by_line[:2]):
+            return self._of_arrays(by_line, by_line=True)
         if (byte := undecodable_byte(start[:1000])) is not None:
             what = f"'{self.file.shown}' has the byte 0x{byte:02X}, which is not {self.encoding}."
             refuse("data.encoding", what, "Set data.encoding=cp1252 (Windows, Excel) or latin-1.")
-        return _Start(self._first_values(is_array=start.startswith("[")), by_line=False)
+        found = self._first_values()
+        if is_array_row(found[0]):
+            return self._of_arrays(found, by_line=False)
+        objects = [value for value in found if isinstance(value, dict)]
+        if len(objects) == 1 and not start.startswith("["):
+            self._refuse_single(objects[0])
+        return _Start(objects, by_line=False)
 
-    def _first_values(self, is_array: bool) -> list[dict[str, Any]]:
-        objects: list[dict[str, Any]] = []
+    def _of_arrays(self, found: list[Any], by_line: bool) -> _Start:
+        arrays = arrays_of([value for value in found if isinstance(value, list)], self._header)
+        rows = [arrays.row(value) for value in found[int(arrays.named) :]]
+        return _Start([row for row in rows if isinstance(row, dict)], by_line, arrays)
+
+    def _first_values(self) -> list[Any]:
+        """Return the first values that can be rows: objects and arrays."""
+        found: list[Any] = []
         try:
             with open_text(self.file, self.encoding) as stream:
                 for _, value in values(stream):
-                    objects += [value] if isinstance(value, dict) else []
-                    if len(objects) == LOOKED_AT:
+                    found += [value] if isinstance(value, dict) or is_array_row(value) else []
+                    if len(found) == LOOKED_AT:
                         break
         except NotJson as broken:
-            if not objects:
+            if not found:
                 self._refuse_broken(broken)
-        if not objects:
-            refuse(
-                self.file.shown, "there is no JSON object in it.", 'It must hold objects, such as {"anchor": "..."}.'
-            )
-        if len(objects) == 1 and not is_array:
-            self._refuse_single(objects[0])
-        return objects
+        if not found:
+            what = "there is no JSON object in it, and no array for each row."
+            refuse(self.file.shown, what, 'It must hold objects, such as {"anchor": "..."}, or arrays: ["...", "..."].')
+        return found
 
     def _refuse_single(self, found: dict[str, Any]) -> NoReturn:
         shown = ", ".join(f"'{cut(name, 20)}'" for name in list(found)[:5])
@@ -145,6 +168,14 @@ class JsonFile:
                     self._read_carefully(self._parsed(block), types, bad, found)
         return found
 
+    def _read_arrays(self, types: Types, bad: BadRows) -> _Parts:
+        """Read lines that are arrays, which Arrow does not."""
+        found = _Parts()
+        with open_text(self.file, self.encoding) if not self._is_utf8 else self.file.open() as stream:
+            items = (item for block in blocks(stream, self.file.shown) for item in self._parsed(block))
+            self._read_carefully(items, types, bad, found)
+        return found
+
     def _parsed(self, block: Block) -> Iterator[tuple[int, Any]]:
         for line, raw in block.lines():
             yield line, parse(decoded(raw, self._is_utf8), self.encoding)
@@ -165,9 +196,9 @@ class JsonFile:
     def _read_carefully(self, items: Iterator[tuple[int, Any]], types: Types, bad: BadRows, found: _Parts) -> None:
         rows: list[dict[str, Any] | Broken] = []
         lines: list[int] = []
-        for line, value in items:
-            is_row = isinstance(value, dict | Broken)
-            rows.append(value if is_row else Broken("json", "is no JSON object", json.dumps(value)))
+        arrays = self._start.arrays
+        for line, value in islice(items, int(arrays is not None and arrays.named), None):
+            rows.append(arrays.row(value) if arrays else _object(value))
             lines.append(line)
             if len(rows) == ROWS_AT_ONCE:
                 self._flush(rows, lines, types, bad, found)
@@ -183,11 +214,17 @@ class JsonFile:
         lines.clear()
 
 
-def _objects_by_line(text: str, whole: bool) -> Iterator[dict[str, Any]]:
+def _values_by_line(text: str, whole: bool) -> Iterator[Any]:
+    """Yield what the first lines hold, each by itself; lines that are no JSON are left out."""
     lines = text.split("\n")
     for line in (lines if whole or len(lines) == 1 else lines[:-1])[:LOOKED_AT]:
-        if line.strip() and isinstance(value := parse(line), dict):
+        if line.strip() and not isinstance(value := parse(line), Broken):
             yield value
+
+
+def _object(value: Any) -> dict[str, Any] | Broken:
+    is_row = isinstance(value, dict | Broken)
+    return value if is_row else Broken("json", "is no JSON object", json.dumps(value))
 
 
 def _holds_rows(found: dict[str, Any]) -> bool:
