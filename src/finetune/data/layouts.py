@@ -42,6 +42,7 @@ ANCHORS = tuple(
 POSITIVES = tuple(
     tier.split()
     for tier in (
+        "positive_passages positive_ctxs positive_documents positive_docs positive_texts",
         "positive positives pos answer answers a document documents doc docs passage passages response text2 text_2 "
         "sentence2 sentence_2 text_b sentence_b item2 item_2",
         "target output context reply completion paragraph body content abstract word term image image_path picture",
@@ -54,7 +55,7 @@ ITEMS = tuple(
         "query question document passage description title content body caption file path",
     )
 )
-NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?_?\d*")
+NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_(passages|ctxs|documents|docs|texts))?_?\d*")
 # Numbers of rows and documents: never a text to learn from.
 IDENTIFIERS = re.compile(r"|_?(row_?)?(id|idx|index)|.*_id|unnamed(:_\d+)?|split")
 

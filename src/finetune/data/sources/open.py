@@ -20,6 +20,7 @@ from finetune.data.sources.csv_file import CsvFile, check_dialect
 from finetune.data.sources.file_source import FileReader, FileSource
 from finetune.data.sources.files import DataFile, look_at
 from finetune.data.sources.formats import FORMATS, format_of
+from finetune.data.sources.passages import Passages
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.remote import fetch, is_url, shown_url
 from finetune.data.sources.source import ReadOptions, Source
@@ -34,7 +35,7 @@ _ENTRIES = 1000  # of a folder that are looked at to tell what it holds
 
 
 def open_source(what: Any, options: ReadOptions, key: str = KEY) -> Source:
-    """Return the source that reads `what`.
+    """Return the source that reads `what`, its passages as texts (`passages.py`).
 
     `what` is a path, a URL or a pattern of them, a list of such, an open file, a frame of pandas or Polars, an Arrow
     table, a `datasets.Dataset`, a list of dicts, or a dict of columns. `key` is the setting that named it.
@@ -46,6 +47,10 @@ def open_source(what: Any, options: ReadOptions, key: str = KEY) -> Source:
     problems = check_dialect(options) + _check_format(options.format)
     if problems:
         raise CheckFailed(problems)
+    return Passages(_open(what, options, key))
+
+
+def _open(what: Any, options: ReadOptions, key: str) -> Source:
     if isinstance(what, str | Path):
         return _open_paths([str(what)], options, key)
     if hasattr(what, "read") and not hasattr(what, "__arrow_c_stream__"):
