@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from os import SEEK_END
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +36,26 @@ ADVICE = {
     "image": "It must be a picture that Pillow opens.",
     "mesh": "It must be a mesh with faces or points (OBJ, OFF, PLY).",
     "vector": "All vectors of a column must have the same number of finite numbers.",
-    "unknown": "Every id must be one of corpus.jsonl and queries.jsonl.",
+    "unknown": "Most judgments have ids that are not in corpus.jsonl and queries.jsonl: are these files of one set?",
+    "dangling": "Every id must be one of corpus.jsonl and queries.jsonl.",
+    "blank": "Nothing can be searched for, or found, by an empty text.",
+    "regraded": "Remove the grade that does not count.",
+    "id": "Every text needs an id.",
     "twice": "Every id must stand once.",
     "missing": "Paths are relative to the folder of the data file.",
     "unreachable": "Try it in a browser, or download the files and give their paths.",
+}
+
+
+# What published data sets have, and what harms nobody: such rows are left out and counted, and no reason to stop. Each
+# with what is said of one and of several.
+USUAL = {
+    "dangling": ("judgment of an id that is not there", "judgments of ids that are not there"),
+    "blank": ("empty text", "empty texts"),
+    "regraded": (
+        "judgment that is given again with another grade",
+        "judgments that are given again with another grade",
+    ),
 }
 
 
@@ -71,11 +89,15 @@ class BadRow:
 
 
 class BadRows:
-    """Collects bad rows; the first few are kept to be shown, every one is spooled to a temporary file."""
+    """Collects bad rows; the first few are kept to be shown, every one is spooled to a temporary file.
+
+    Those of a `USUAL` kind are no reason to stop: `serious` counts the others.
+    """
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
         self.first: list[BadRow] = []
+        self._first_serious: list[BadRow] = []
         self._spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115 lives as long as this does
             max_size=1 << 20, mode="w+", encoding="utf-8"
         )
@@ -85,20 +107,50 @@ class BadRows:
 
     def add(self, place: Place, column: str | None, kind: str, what: str, text: str = "") -> None:
         """Note one bad row; `text` is cut to one line here."""
-        row = BadRow(place.file, place.line, column, kind, what, cut(text))
-        self.kinds[kind] += 1
+        self._add(BadRow(place.file, place.line, column, kind, what, cut(text)))
+
+    def include(self, lines: Iterable[str]) -> None:
+        """Add the rows that another one has written: lines of JSON."""
+        for line in lines:
+            self._add(BadRow(**json.loads(line)))
+
+    def lines(self) -> Iterator[str]:
+        """Yield every row as a line of JSON."""
+        self._spool.seek(0)
+        yield from self._spool
+        self._spool.seek(0, SEEK_END)
+
+    @property
+    def serious(self) -> int:
+        """How many rows are a reason to stop."""
+        return sum(count for kind, count in self.kinds.items() if kind not in USUAL)
+
+    def counted(self) -> str:
+        """Return how many there are of each kind, in words."""
+        parts = [f"{count:,} {USUAL[kind][count > 1]}" for kind, count in self.kinds.items() if kind in USUAL]
+        if others := self.serious:
+            parts.append(f"{others:,} {'other ' if parts else ''}bad {'row' if others == 1 else 'rows'}")
+        return ", ".join(parts)
+
+    def _add(self, row: BadRow) -> None:
+        self.kinds[row.kind] += 1
         if len(self.first) < SHOWN:
             self.first.append(row)
+        if row.kind not in USUAL and len(self._first_serious) < SHOWN:
+            self._first_serious.append(row)
         self._spool.write(json.dumps(asdict(row), ensure_ascii=True) + "\n")
 
     def problems(self, rows_read: int, written: Path | None) -> list[Problem]:
-        """Return a problem that counts the bad rows and says where they are listed, then the first of them."""
+        """Return a problem that counts the bad rows and says where they are listed, then the first of them.
+
+        Rows of a usual kind are left out of it where there are others.
+        """
         problems, advised = [], set()
-        for row in self.first:
+        for row in self._first_serious or self.first:
             advice = "" if row.kind in advised else ADVICE[row.kind]
             advised.add(row.kind)
             problems.append(Problem(f"{row.file}:{row.line}", row.sentence(), advice, part=True))
-        total = len(self)
+        total = self.serious or len(self)
         listed = f" All of them are listed in {written}." if written else ""
         what = f"{total:,} of {rows_read:,} {'row' if rows_read == 1 else 'rows'} {'is' if total == 1 else 'are'} bad."
         advice = f"Mend them, or leave them out: data.on_bad_rows=skip.{listed}"
@@ -111,11 +163,9 @@ class BadRows:
             RunError: the file cannot be written.
         """
         draft = path.with_name(f".{path.name}.tmp")
-        self._spool.seek(0)
         try:
             with draft.open("w", encoding="utf-8") as file:
-                while block := self._spool.read(1 << 20):
-                    file.write(block)
+                file.writelines(self.lines())
             draft.replace(path)
         except OSError as error:
             draft.unlink(missing_ok=True)

@@ -218,8 +218,8 @@ def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> npt.ND
         for row in np.flatnonzero(lengths != positive.lengths):
             what = f"has {lengths[row]} scores for {positive.lengths[row]} documents"
             faults.add_one(int(row), name, "lengths", what)
-        return _aligned(_parsed(flat), lengths, positive.lengths)
-    scores = _parsed(flat)
+        return _aligned(numbers_of(flat), lengths, positive.lengths)
+    scores = numbers_of(flat)
     faults.add(positive.row_of()[~np.isfinite(scores)], name, "number", "a score is no finite number")
     return scores
 
@@ -234,12 +234,12 @@ def _aligned(flat: npt.NDArray[np.float64], lengths: Ints, wanted: Ints) -> npt.
 
 
 def _floats(faults: Faults, roles: Roles, name: str) -> npt.NDArray[np.float64]:
-    numbers = _parsed(faults.reading.table[name], roles.notations.get(name, POINT))
+    numbers = numbers_of(faults.reading.table[name], roles.notations.get(name, POINT))
     faults.add(~np.isfinite(numbers), name, "number", "is no finite number")
     return numbers
 
 
-def _parsed(values: pa.ChunkedArray, notation: Notation = POINT) -> npt.NDArray[np.float64]:
+def numbers_of(values: pa.ChunkedArray, notation: Notation = POINT) -> npt.NDArray[np.float64]:
     """Return numbers, NaN for what is none; `notation` is how a text writes them."""
     if _is_text(values.type) and notation != POINT:
         return _as_floats(_with_point(values, notation))

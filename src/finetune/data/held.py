@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -49,11 +50,15 @@ What: TypeAlias = Judgments | ScoredPairs | LabelledItems
 
 @dataclass(frozen=True)
 class Held:
-    """Items, what there is to be measured over them, at most one of each kind, and what is to be said."""
+    """Items, what there is to be measured over them, at most one of each kind, and what is to be said.
+
+    `problems` is a file with the bad rows that were left out.
+    """
 
     items: Items
     found: tuple[What, ...]
     notes: list[str] = field(default_factory=list)
+    problems: Path | None = None
 
     def of(self, kind: Kind) -> What | None:
         """Return what there is of one kind."""
@@ -65,7 +70,7 @@ class Held:
         return [kind for kind in KINDS if self.of(kind) is not None]
 
 
-def hold_all(prepared: Prepared, notes: list[str]) -> Held:
+def hold_all(prepared: Prepared, notes: list[str], problems: Path | None = None) -> Held:
     """Return all that was read as held out, each kind of rows as what it says."""
     relations, name = prepared.relations, ", ".join(prepared.sources)
     scored = of_layouts(relations, prepared, ("scored pairs",))
@@ -80,7 +85,7 @@ def hold_all(prepared: Prepared, notes: list[str]) -> Held:
     if labelled.any():
         rows = np.flatnonzero(labelled)
         found.append(labelled_items(relations.take(rows), name))
-    return Held(prepared.items, tuple(found), notes)
+    return Held(prepared.items, tuple(found), notes, problems)
 
 
 def of_layouts(relations: Relations, prepared: Prepared, layouts: Sequence[Layout]) -> Bools:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from finetune.data.arrays import Ints
+
+Grades = npt.NDArray[np.float64]
+
+
+def _none() -> Ints:
+    return np.empty(0, np.int64)
+
+
+def _no_grades() -> Grades:
+    return np.empty(0, np.float64)
 
 
 @dataclass(frozen=True)
@@ -17,7 +27,8 @@ class Judgments:
     `queries (Q,)` and `corpus (M,)` are item numbers; a judgment is `query_index (J,)`, `document_index (J,)`
     (places in `queries` and `corpus`) and `grade (J,)`, above 0 for a right answer. A text may be both a query and a
     document: then both have the same item number, so that a search can leave a query's own text out.
-    `name` says where the judgments are from.
+    `name` says where the judgments are from. `lost_query (L,)` and `lost_grade (L,)` are right answers, above 0, that
+    are not in the corpus: nothing finds them, but they count among what a query should find, as trec_eval counts them.
     """
 
     name: str
@@ -25,13 +36,16 @@ class Judgments:
     corpus: Ints
     query_index: Ints
     document_index: Ints
-    grade: npt.NDArray[np.float64]
+    grade: Grades
+    lost_query: Ints = field(default_factory=_none)
+    lost_grade: Grades = field(default_factory=_no_grades)
 
     def facts(self) -> dict[str, int | float]:
         """Return the counts that a report shows."""
         queries = len(self.queries)
-        right = int((self.grade > 0).sum())
-        return {
+        right = int((self.grade > 0).sum()) + len(self.lost_query)
+        lost = {"right_answers_not_in_the_corpus": len(self.lost_query)} if len(self.lost_query) else {}
+        return lost | {
             "validation_queries": queries,
             "validation_corpus": len(self.corpus),
             "validation_judgments": len(self.grade),

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from finetune.console import Bar
 from finetune.data.bad_rows import FILE, BadRows, list_for_user
+from finetune.data.beir_folder import BeirFolder
 from finetune.data.cache import Cache, CacheUnavailable
 from finetune.data.columns import as_texts, type_columns
 from finetune.data.dataset import Dataset, assemble
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from finetune.data.settings import Data, OneSource
 
 NAMED = "named_files.json"
-VERSION = 2  # of what the cache keeps; another one makes everything be read again
+VERSION = 3  # of what the cache keeps; another one makes everything be read again
 
 Looked = tuple["OneSource", Source, Head, Roles]
 
@@ -67,28 +68,53 @@ def load_held(data: Data) -> Held:
         CheckFailed: with everything that is wrong.
     """
     looked, _ = look(data)
-    _, prepared, _ = _prepared(data, looked, None)
-    held = hold_all(prepared, [*_notes(looked), *prepared.notes])
+    _, prepared, problems = _prepared(data, looked, None)
+    held = hold_all(prepared, [*_notes(looked), *prepared.notes], problems)
     if not held.found:
         what = f"{prepared.layouts[0]} alone say nothing that a model could be measured by."
         raise CheckFailed([Problem("data.columns", what, "Give judgments, pairs, scored pairs or labelled items.")])
     return held
 
 
-def load_beir(folder: Path, shown: str, data: Data) -> Held:
+def load_beir(folder: BeirFolder, data: Data) -> Held:
     """Return the judgments of a BEIR folder with its whole corpus, under the prompts of `data`.
 
     Raises:
         CheckFailed: with everything that is wrong in its files.
     """
-    beir = read_beir(folder, shown)
+    problems: list[Problem] = []
+    bad = BadRows()
+    beir = _beir(folder, "data.path", bad, problems)
+    if bad.serious and data.on_bad_rows == "error":
+        problems += bad.problems(beir.rows_read if beir else len(bad), list_for_user(bad))
+    if problems or beir is None:
+        raise CheckFailed(problems)
     items, codes = Items.from_columns([beir.queries, beir.corpus])
     judgments, prompts = beir.judgments(*codes), prompts_of(data)
     items, columns, _ = with_prompts(items, [judgments.queries, judgments.corpus], [prompts.anchor, prompts.positive])
-    return Held(items, (replace(judgments, queries=columns[0], corpus=columns[1]),), beir.notes)
+    judgments = replace(judgments, queries=columns[0], corpus=columns[1])
+    return Held(items, (judgments,), beir.notes, _listed(bad))
 
 
-def _prepared(data: Data, looked: list[Looked], folder: tuple[Path, str] | None) -> tuple[str, Prepared, Path | None]:
+def _beir(folder: BeirFolder, key: str, bad: BadRows, problems: list[Problem]) -> Beir | None:
+    """Return what is in a BEIR folder; what is wrong with it is added to `problems`, and its bad rows to `bad`."""
+    try:
+        return read_beir(folder, key, bad)
+    except CheckFailed as failed:
+        problems += failed.problems
+        return None
+
+
+def _listed(bad: BadRows) -> Path | None:
+    """Return a file that lists the bad rows, None if there are none."""
+    if not bad:
+        return None
+    listed = Path(tempfile.mkdtemp(prefix="finetune-")) / FILE
+    bad.write(listed)
+    return listed
+
+
+def _prepared(data: Data, looked: list[Looked], folder: BeirFolder | None) -> tuple[str, Prepared, Path | None]:
     """Return the fingerprint of what is read, what was prepared, and the file of bad rows if some were left out."""
     fingerprint = _fingerprint(looked, folder)
     if data.cache:
@@ -100,8 +126,8 @@ def _notes(looked: list[Looked]) -> list[str]:
     return [note for _, _, head, roles in looked for note in (*head.notes, roles.note) if note]
 
 
-def look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
-    """Return each source with its first rows and what its columns mean, and the folder of judgments with its name.
+def look(data: Data) -> tuple[list[Looked], BeirFolder | None]:
+    """Return each source with its first rows and what its columns mean, and the folder of judgments.
 
     Raises:
         CheckFailed: with everything that is wrong.
@@ -119,9 +145,7 @@ def look(data: Data) -> tuple[list[Looked], tuple[Path, str] | None]:
     return looked, folder
 
 
-def _from_cache(
-    key: str, data: Data, looked: list[Looked], folder: tuple[Path, str] | None
-) -> tuple[Prepared, Path | None]:
+def _from_cache(key: str, data: Data, looked: list[Looked], folder: BeirFolder | None) -> tuple[Prepared, Path | None]:
     made: list[tuple[Prepared, Path | None]] = []
 
     def build(place: Path) -> None:
@@ -146,7 +170,7 @@ def _from_cache(
         return made[0] if made else _read(data, looked, folder, set())
 
 
-def _fingerprint(looked: list[Looked], folder: tuple[Path, str] | None) -> str:
+def _fingerprint(looked: list[Looked], folder: BeirFolder | None) -> str:
     """Return a digest of all that decides what is read, wherever it lies: contents, and what the columns are."""
     digest = hashlib.sha256(str(VERSION).encode())
     for one, source, _, roles in looked:
@@ -154,11 +178,10 @@ def _fingerprint(looked: list[Looked], folder: tuple[Path, str] | None) -> str:
         settings = (one.name, data.modality, data.prompts, data.transitive, data.min_score, data.encode_once)
         digest.update(json.dumps([source.fingerprint(), settings], sort_keys=True).encode())
         digest.update(repr(asdict(roles) | {"lists": sorted(roles.lists)}).encode())
-    for path in sorted(folder[0].rglob("*")) if folder else []:
-        if path.is_file() and folder:
-            with path.open("rb") as file:
-                digest.update(str(path.relative_to(folder[0])).encode("utf-8", "surrogateescape"))
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in folder.files if folder else []:
+        with path.open("rb") as file:
+            digest.update(path.name.encode("utf-8", "surrogateescape"))
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -181,31 +204,24 @@ def _states(paths: Iterable[str]) -> dict[str, list[int] | None]:
 
 
 def _read(
-    data: Data, looked: list[Looked], folder: tuple[Path, str] | None, named: set[Path]
+    data: Data, looked: list[Looked], folder: BeirFolder | None, named: set[Path]
 ) -> tuple[Prepared, Path | None]:
     """Read everything; returns what was prepared, and the file of bad rows if some were left out.
 
     The files of pictures and meshes that the data names are added to `named`.
     """
-    bad, options = BadRows(), Options()
+    bad, of_folder, options = BadRows(), BadRows(), Options()
     problems: list[Problem] = []
     sources = [_typed(one, source, roles, bad, options, named) for one, source, _, roles in looked]
-    validation: Beir | None = None
-    if folder:
-        try:
-            validation = read_beir(*folder)
-        except CheckFailed as failed:
-            problems += failed.problems
+    validation = _beir(folder, "data.validation_path", of_folder, problems) if folder else None
     prepared = prepare(sources, validation, bad)
-    if bad and data.on_bad_rows == "error":
-        problems += bad.problems(prepared.rows_read, list_for_user(bad))
+    bad.include(of_folder.lines())
+    if bad.serious and data.on_bad_rows == "error":
+        rows_read = prepared.rows_read + (validation.rows_read if validation else len(of_folder))
+        problems += bad.problems(rows_read, list_for_user(bad))
     if problems:
         raise CheckFailed(problems)
-    if not bad:
-        return prepared, None
-    listed = Path(tempfile.mkdtemp(prefix="finetune-")) / FILE
-    bad.write(listed)
-    return prepared, listed
+    return prepared, _listed(bad)
 
 
 def _typed(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,16 +13,17 @@ from finetune.config.annotations import complaint
 from finetune.config.build import build
 from finetune.config.evaluators import evaluators_of
 from finetune.config.spelling import did_you_mean
-from finetune.data.beir_folder import is_beir
+from finetune.data.beir_folder import BeirFolder, is_beir, named_judgments, to_evaluate_on
 from finetune.data.paths import resolve
-from finetune.data.settings import OF_A_SOURCE, Data
+from finetune.data.settings import OF_A_SOURCE, Data, OnBadRows
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
     from finetune.data.held import Held
 
 _OF_TRAINING = ("weight", "batch_size", "items_per_class", "loss")
-KEYS = {name: kind for name, kind in OF_A_SOURCE.items() if name not in _OF_TRAINING}
+KEYS = {name: kind for name, kind in OF_A_SOURCE.items() if name not in _OF_TRAINING} | {"on_bad_rows": OnBadRows}
+_OF_THE_RUN = ("prompts", "on_bad_rows")  # what it has of the run where it does not say it itself
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class OtherSource:
         """Return what is wrong with the settings and the first rows; fast for any size."""
         if problems := self._wrong_settings():
             return problems
-        return [] if self._beir() else [self._placed(problem) for problem in self._data().check_head()]
+        try:
+            found = [] if self._beir() else self._data().check_head()
+        except CheckFailed as failed:
+            found = list(failed.problems)
+        return [self._placed(problem) for problem in found]
 
     def load(self) -> Held:
         """Read everything.
@@ -52,7 +56,7 @@ class OtherSource:
             raise CheckFailed(problems)
         try:
             data, folder = self._data(), self._beir()
-            return load_beir(folder, str(self.own["path"]), data) if folder else load_held(data)
+            return load_beir(folder, data) if folder else load_held(data)
         except CheckFailed as failed:
             raise CheckFailed(map(self._placed, failed.problems)) from failed
 
@@ -73,16 +77,22 @@ class OtherSource:
 
         # Not the columns of the run's file, but its prompts: the model is to be asked as it was trained.
         text = (files("finetune.conf") / "data" / "files.yaml").read_text(encoding="utf-8")
-        defaults = {name: value for name, value in yaml.safe_load(text).items() if name in KEYS and name != "prompts"}
+        whole = yaml.safe_load(text)
+        defaults = {name: value for name, value in whole.items() if name in KEYS and name not in _OF_THE_RUN}
         return replace(self.run, **{**defaults, **self.own}, sources=None, limit=None, validation_path=None)
 
-    def _beir(self) -> Path | None:
-        """Return the folder, if it is one of BEIR: then all of its corpus is searched, also what nobody judged."""
+    def _beir(self) -> BeirFolder | None:
+        """Return the folder, if it is one of BEIR: then all of its corpus is searched, also what nobody judged.
+
+        Raises:
+            CheckFailed: it is open which of its judgments are meant.
+        """
         path = self.own["path"]
         if not isinstance(path, str) or "://" in path.replace("shipped://", ""):
             return None
         folder = resolve(path)
-        return folder if is_beir(folder) else None
+        is_one = is_beir(folder) or named_judgments(folder) is not None
+        return to_evaluate_on(folder, path, "data.path") if is_one else None
 
     def _placed(self, problem: Problem) -> Problem:
         def mine(text: str) -> str:

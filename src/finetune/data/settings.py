@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from finetune.config.annotations import complaint
 from finetune.config.spelling import did_you_mean
 from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
-from finetune.data.beir_folder import is_beir, missing_parts, qrels_file
+from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, missing_parts, named_judgments, to_evaluate_on
 from finetune.data.column_setting import check_columns
 from finetune.data.layouts import Roles, find_roles
 from finetune.data.paths import beside, resolve
@@ -29,6 +28,7 @@ HOW_TO_NAME = (
 BESIDE = "evaluation"  # the folder that validation_path=auto looks for
 Format = Literal["auto", "csv", "jsonl", "parquet", "arrow", "hub", "beir", "images", "meshes", "vectors"]
 Kind = Literal["auto", "text", "image", "mesh", "vector"]
+OnBadRows = Literal["error", "skip"]
 Names = list[str | int] | dict[str, str | int | list[str]]
 # The keys that one of several sources may have for itself; what it leaves out is as for all.
 OF_A_SOURCE: dict[str, Any] = {
@@ -68,7 +68,7 @@ class Data:
     delimiter: str
     decimal: str
     encoding: str
-    on_bad_rows: Literal["error", "skip"]
+    on_bad_rows: OnBadRows
     max_cell_characters: PositiveInt
     modality: Kind | dict[str, Kind]
     prompts: dict[str, str] | None
@@ -166,26 +166,26 @@ class Data:
             self.encode_once,
         )
 
-    def validation_folder(self) -> tuple[Path, str] | None:
-        """Return the folder to evaluate on and its name in messages, None for a held-out part."""
+    def validation_folder(self) -> BeirFolder | None:
+        """Return the folder to evaluate on, None for a held-out part."""
         if self.validation_path is None:
             return None
         if self.validation_path == "auto":
             if not isinstance(self.path, str) or "://" in self.path.replace("shipped://", ""):
                 return None
             folder = resolve(self.path).parent / BESIDE
-            return (folder, f"{BESIDE}/ beside the data file") if is_beir(folder) else None
+            if not is_beir(folder):
+                return None
+            return to_evaluate_on(folder, BESIDE, "data.validation_path", f"{BESIDE}/ beside the data file")
         folder = resolve(self.validation_path, "data.validation_path")
-        wanted = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."
-        if not folder.is_dir():
+        if named_judgments(folder) is None and not folder.is_dir():
             missing = (f"there is no folder '{self.validation_path}'.", beside(folder))
-            what, advice = (f"'{self.validation_path}' is a file.", wanted) if folder.exists() else missing
+            what, advice = (f"'{self.validation_path}' is a file.", WANTED) if folder.exists() else missing
             raise CheckFailed([Problem("data.validation_path", what, advice)])
-        if parts := missing_parts(folder):
+        if folder.is_dir() and (parts := missing_parts(folder)):
             what = f"'{self.validation_path}' has no {' and no '.join(parts)}."
-            raise CheckFailed([Problem("data.validation_path", what, wanted)])
-        qrels_file(folder)
-        return folder, self.validation_path
+            raise CheckFailed([Problem("data.validation_path", what, WANTED)])
+        return to_evaluate_on(folder, self.validation_path, "data.validation_path")
 
 
 def read(what: Any, *, seed: int = 42, **settings: Any) -> Dataset:

@@ -29,6 +29,8 @@ class Task:
     corpus: Ints  # (M,) item rows
     keys: Ints  # (J,) query * M + document, ascending
     grades: Floats  # (J,)
+    lost_query: Ints  # (L,) the query of each right answer that is not in the corpus
+    lost_grade: Floats  # (L,) and its grade, above 0
     exclude_self: bool = True  # a query never finds itself
 
     def gains_of(self, hits_QK: Ints) -> Floats:
@@ -38,10 +40,15 @@ class Task:
         return np.where((self.keys[place] == wanted) & (hits_QK >= 0), self.grades[place], 0.0)
 
     def ideal(self, k: int) -> tuple[Floats, Ints]:
-        """The k best grades of each query, descending and padded with 0, and their corpus indices, padded with -1."""
+        """The k best grades of each query, descending and padded with 0, and their corpus indices, padded with -1.
+
+        An answer that is not in the corpus has its grade, and no index.
+        """
         query, document = np.divmod(self.keys, len(self.corpus))
-        order = np.lexsort((document, -self.grades, query))
-        query, document, grades = query[order], document[order], self.grades[order]
+        query, grades = np.append(query, self.lost_query), np.append(self.grades, self.lost_grade)
+        document = np.append(document, np.full(len(self.lost_query), -1))
+        order = np.lexsort((document, -grades, query))
+        query, document, grades = query[order], document[order], grades[order]
         rank = np.arange(len(query)) - np.searchsorted(query, query)
         kept = (rank < k) & (grades > 0)
         gains_Qk = np.zeros((len(self.queries), k))
@@ -51,8 +58,9 @@ class Task:
         return gains_Qk, index_Qk
 
     def relevant(self) -> Ints:
-        """Number of right documents of each query."""
-        return np.bincount(self.keys[self.grades > 0] // len(self.corpus), minlength=len(self.queries))
+        """Number of right documents of each query, also of those that are not in the corpus."""
+        right = np.append(self.keys[self.grades > 0] // len(self.corpus), self.lost_query)
+        return np.bincount(right, minlength=len(self.queries))
 
     def without_selves(self, find: Callable[[int], Ints], depth: int) -> Ints:
         """Return the best hits (Q, depth) that `find` gives for a depth, without the query itself; -1 for none."""
@@ -82,8 +90,8 @@ def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict
     query, document = (np.asarray(j, dtype=np.int64) for j in (judgments.query_index, judgments.document_index))
     grade = np.asarray(judgments.grade, dtype=np.float64)
     other = queries[query] != corpus[document] if exclude_self else np.ones(len(query), bool)
-    kept = np.unique(query[other & (grade > 0)])
-    if not len(kept):
+    kept = np.unique(np.append(query[other & (grade > 0)], judgments.lost_query))
+    if not (other & (grade > 0)).any():
         raise FinetuneError(
             f"{judgments.name}: no query has a right document (a judgment above 0), so there is nothing to measure.",
             "Check the scores in the judgments, or choose other data with data.validation_path.",
@@ -96,13 +104,16 @@ def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict
     order = np.lexsort((grade[used], keys))
     keys, grades = keys[order], grade[used][order]
     last = np.append(keys[1:] != keys[:-1], True)
-    task = Task(queries[kept], corpus, keys[last], grades[last], exclude_self)
+    lost = new_index[judgments.lost_query]
+    task = Task(queries[kept], corpus, keys[last], grades[last], lost, judgments.lost_grade, exclude_self)
     counts = {
         "queries": len(kept),
         "queries without a right document": len(queries) - len(kept),
         "documents": len(corpus),
         "judgments": len(task.keys),
     }
+    if len(lost):
+        counts["right documents that are not in the corpus"] = len(lost)
     return task, counts
 
 
@@ -113,11 +124,13 @@ def some(judgments: Judgments, count: int | None) -> Judgments:
         return judgments
     place = np.full(len(judgments.queries), -1)
     place[kept] = np.arange(len(kept))
-    used = place[judgments.query_index] >= 0
+    used, lost = place[judgments.query_index] >= 0, place[judgments.lost_query] >= 0
     return replace(
         judgments,
         queries=judgments.queries[kept],
         query_index=place[judgments.query_index[used]],
         document_index=judgments.document_index[used],
         grade=judgments.grade[used],
+        lost_query=place[judgments.lost_query[lost]],
+        lost_grade=judgments.lost_grade[lost],
     )

@@ -1,38 +1,45 @@
 """Evaluation data in a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/*.tsv`.
 
-The layout of Thakur et al. 2021 (https://arxiv.org/abs/2104.08663).
+The layout of Thakur et al. 2021 (https://arxiv.org/abs/2104.08663). Published folders have judgments of documents that
+are not in the corpus, and documents without text. Both are left out of the search, and a right answer among them counts
+as one that is not found (`Judgments.lost_query`), as trec_eval counts it: so the numbers are comparable with published
+ones. Where those were made with the empty texts in the index, an empty text can only have taken the place of a hit.
+
+J judgments.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from finetune.data.arrays import Ints
-from finetune.data.beir_folder import qrels_file
-from finetune.data.judgments import Judgments
-from finetune.errors import CheckFailed, Problem
-
-SHOWN = 20  # problems that are shown one by one; more of the same kind help nobody
+from finetune.data.bad_rows import BadRows
+from finetune.data.beir_folder import BeirFolder
+from finetune.data.judgments import Grades, Judgments
+from finetune.data.sources.beir_files import BeirFiles, Judged, Texts, tell_blank
+from finetune.data.sources.refusing import refuse
 
 
 @dataclass(frozen=True)
 class Beir:
-    """The texts and judgments of a BEIR folder, before its texts became items."""
+    """The texts and judgments of a BEIR folder, before its texts became items.
+
+    `lost_query` and `lost_grade` are right answers that are not in the corpus.
+    """
 
     name: str
     queries: pa.Array
     corpus: pa.Array
     query_index: Ints
     document_index: Ints
-    grade: np.ndarray[tuple[int], np.dtype[np.float64]]
+    grade: Grades
+    lost_query: Ints
+    lost_grade: Grades
+    rows_read: int
     notes: list[str] = field(default_factory=list)
 
     def judgments(self, query_items: Ints, corpus_items: Ints) -> Judgments:
@@ -47,149 +54,67 @@ class Beir:
         best = np.lexsort([-self.grade, document, query])
         pair = query[best] * len(corpus) + document[best]
         first = best[np.unique(pair, return_index=True)[1]]
-        return Judgments(self.name, queries, corpus, query[first], document[first], self.grade[first])
+        lost = query_place[self.lost_query]
+        return Judgments(
+            self.name, queries, corpus, query[first], document[first], self.grade[first], lost, self.lost_grade
+        )
 
 
-def read_beir(folder: Path, shown: str) -> Beir:
-    """Read a BEIR folder; `shown` is its name in sentences.
+def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
+    """Read a BEIR folder; `key` is the setting that named it. Rows that cannot be used are added to `bad`.
 
-    A document's text is its title and its text. Queries without a judgment are left out with a note. Raises
-    `CheckFailed` with what is wrong in the files, by line.
+    A document's text is its title and its text. Queries without a right answer are left out with a note.
+
+    Raises:
+        CheckFailed: a file cannot be read, or nothing is left to be searched for.
     """
-    problems = _Problems(shown)
-    qrels = qrels_file(folder)
-    corpus = _read_texts(folder / "corpus.jsonl", problems)
-    queries = _read_texts(folder / "queries.jsonl", problems)
-    judged = _read_qrels(qrels, queries, corpus, problems)
-    problems.raise_any()
-
+    queries, corpus, judged = BeirFiles(folder, key).read(bad)
+    rows = np.flatnonzero(judged.winner & (judged.query >= 0) & ~queries.blank[judged.query])
+    query, document, grade = judged.query[rows], judged.document[rows], judged.grade[rows]
+    searched = np.flatnonzero(~corpus.blank & ~corpus.again & corpus.ids.is_valid().to_numpy(zero_copy_only=False))
+    place = np.full(len(corpus.blank) + 1, -1)  # the last is for a document of -1
+    place[searched] = np.arange(len(searched))
+    found = place[document] >= 0
+    if not (found & (grade > 0)).any():
+        what = "has no judgment with a score above 0 of a query and a document that are there."
+        refuse(folder.shown_file(folder.qrels), what, "Is it of another corpus, or of other queries?")
+    _tell_blank(queries, corpus, judged, bad)
     # Without a right answer there is nothing to find, and every metric of the query would be undefined.
-    asked = sorted({query for (query, _), grade in judged.items() if grade > 0})
-    place = {query: index for index, query in enumerate(asked)}
-    judged = {pair: grade for pair, grade in judged.items() if pair[0] in place}
-    texts = list(queries.values())
-    notes = []
-    if unasked := len(queries) - len(asked):
-        notes.append(f"{unasked:,} of {len(queries):,} validation queries have no right answer and are left out.")
+    asked = np.unique(query[grade > 0])
+    used = np.isin(query, asked)
+    lost = used & ~found & (grade > 0)
+    found &= used
     return Beir(
-        name=shown,
-        queries=pa.array([texts[query] for query in asked], pa.large_string()),
-        corpus=pa.array(corpus.values(), pa.large_string()),
-        query_index=np.array([place[query] for query, _ in judged], np.int64),
-        document_index=np.array([document for _, document in judged], np.int64),
-        grade=np.array(list(judged.values()), np.float64),
-        notes=notes,
+        name=folder.name,
+        queries=queries.texts.take(pa.array(asked)),
+        corpus=corpus.texts.take(pa.array(searched)),
+        query_index=np.searchsorted(asked, query[found]),
+        document_index=place[document[found]],
+        grade=grade[found],
+        lost_query=np.searchsorted(asked, query[lost]),
+        lost_grade=grade[lost],
+        rows_read=queries.rows_read + corpus.rows_read + judged.rows_read,
+        notes=list(_notes(folder, queries, asked, judged, int(lost.sum()), bad)),
     )
 
 
-class _Problems:
-    """Collects what is wrong, remembering the first few of each file and how many more there are."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.found: list[Problem] = []
-        self.more = 0
-
-    def add(self, file: str, what: str, line: int | None = None, advice: str = "") -> None:
-        if len(self.found) >= SHOWN:
-            self.more += 1
-            return
-        place = f"{self.folder}/{file}" + (f":{line}" if line else "")
-        self.found.append(Problem(place, what, advice))
-
-    def raise_any(self) -> None:
-        if self.more:
-            self.found.append(Problem(self.folder, f"{self.more:,} more problems like these."))
-        if self.found:
-            raise CheckFailed(self.found)
+def _tell_blank(queries: Texts, corpus: Texts, judged: Judged, bad: BadRows) -> None:
+    """Tell the documents, and the queries that are judged, which have no text."""
+    tell_blank(corpus, np.flatnonzero(corpus.blank & ~corpus.again), bad, "the document has no text, and no title")
+    asked = np.unique(judged.query[judged.query >= 0])
+    tell_blank(queries, asked[queries.blank[asked]], bad, "the query has no text")
 
 
-def _lines(file: Path, problems: _Problems) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines of a UTF-8 file that are not blank."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="\n") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        problems.add(file.name, f"is not UTF-8 text (byte 0x{error.object[error.start]:02X}).")
-    except OSError as error:
-        problems.add(file.name, f"cannot be read: {error.strerror}.")
-
-
-def _read_texts(file: Path, problems: _Problems) -> dict[str, str]:
-    """Return id -> text, in the order of the file."""
-    texts: dict[str, str] = {}
-    before = len(problems.found)
-    for number, line in _lines(file, problems):
-        try:
-            record: Any = json.loads(line)
-        except (ValueError, RecursionError):
-            problems.add(file.name, f"is no JSON: {line[:60]}", number)
-            continue
-        what = _fault(record, texts)
-        if what:
-            problems.add(file.name, what, number)
-        else:
-            texts[str(record["_id"])] = _text(record)
-    if not texts and len(problems.found) == before:
-        problems.add(file.name, "is empty.")
-    return texts
-
-
-def _fault(record: Any, seen: dict[str, str]) -> str | None:
-    if not isinstance(record, dict):
-        return 'is no JSON object like {"_id": "1", "text": "..."}.'
-    for key, kinds in (("_id", (str, int)), ("text", (str,))):
-        if not isinstance(record.get(key), kinds):
-            return f'has no "{key}".' if key not in record else f'has a "{key}" that is no text.'
-    if not isinstance(record.get("title"), str | None):
-        return 'has a "title" that is no text.'
-    if str(record["_id"]) in seen:
-        return f"repeats the id {str(record['_id'])!r}."
-    return None if _text(record).strip() else "has an empty text."
-
-
-def _text(record: dict[str, Any]) -> str:
-    title = record.get("title") or ""
-    return f"{title} {record['text']}" if title else str(record["text"])
-
-
-def _read_qrels(
-    file: Path, queries: dict[str, str], corpus: dict[str, str], problems: _Problems
-) -> dict[tuple[int, int], float]:
-    """Return (place of the query, place of the document) -> grade."""
-    query_place = {name: place for place, name in enumerate(queries)}
-    document_place = {name: place for place, name in enumerate(corpus)}
-    unknown: list[tuple[int, str]] = []
-    judged: dict[tuple[int, int], float] = {}
-    name = f"qrels/{file.name}"
-    for number, line in _lines(file, problems):
-        cells = line.split("\t")
-        if number == 1 and cells[-1].strip().lower() == "score":
-            continue
-        grade = _number(cells[-1])
-        if len(cells) != 3:
-            problems.add(name, f"has {len(cells)} cells; expected query-id, corpus-id and score, by tabs.", number)
-        elif grade is None:
-            problems.add(name, f"has a score that is no number: {cells[2][:60]!r}.", number)
-        elif cells[0] not in query_place or cells[1] not in document_place:
-            unknown.append((number, cells[0] if cells[0] not in query_place else cells[1]))
-        else:
-            judged[query_place[cells[0]], document_place[cells[1]]] = grade
-    # One unknown id usually means thousands: one problem for all of them.
-    if unknown and queries and corpus:
-        line_number, identifier = unknown[0]
-        what = f"names an id that is in neither queries.jsonl nor corpus.jsonl: {identifier!r}."
-        problems.add(name, what + (f" ({len(unknown):,} lines do.)" if len(unknown) > 1 else ""), line_number)
-    elif not problems.found and not any(grade > 0 for grade in judged.values()):
-        problems.add(name, "has no judgment with a score above 0.")
-    return judged
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def _notes(folder: BeirFolder, queries: Texts, asked: Ints, judged: Judged, lost: int, bad: BadRows) -> Iterator[str]:
+    known = int((~queries.again).sum())
+    if unasked := known - len(asked):
+        yield f"{unasked:,} of {known:,} validation queries have no right answer and are left out."
+    if bad:
+        yield f"{folder.name}: left out {bad.counted()}."
+    if lost:
+        answers = "1 right answer is" if lost == 1 else f"{lost:,} right answers are"
+        yield f"{folder.name}: {answers} not in the corpus and count as not found, as trec_eval counts them."
+    again = int((~judged.winner & ~judged.regraded & (judged.query >= 0)).sum())
+    if again:
+        judgments = "1 judgment is" if again == 1 else f"{again:,} judgments are"
+        yield f"{folder.name}: {judgments} given again with the same grade, which changes nothing."

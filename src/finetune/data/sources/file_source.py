@@ -108,7 +108,7 @@ class FileSource:
         if len(readings) == 1:
             return readings[0]
         table = self._joined([reading.table for reading in readings])
-        return Reading(table, partial(_places, readings), sum(reading.rows_read for reading in readings))
+        return Reading(table, partial(places_of, readings), sum(reading.rows_read for reading in readings))
 
     def _joined(self, tables: list[pa.Table]) -> pa.Table:
         import pyarrow as pa
@@ -148,7 +148,7 @@ def _hash(file: DataFile, digest: hashlib._Hash) -> None:
     file.refuse_changed()
 
 
-def _places(readings: list[Reading], numbers: Ints) -> list[Place]:
+def places_of(readings: Sequence[Reading], numbers: Ints) -> list[Place]:
     """Ask each reading once for the places of the rows that are its own."""
     import numpy as np
 

@@ -13,9 +13,9 @@ from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from finetune.data.paths import beside
 from finetune.data.sources.refusing import refuse
+from finetune.data.suffixes import unpacked_name
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
-SUFFIXES = {".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"}
 START_BYTES = 1 << 16
 
 # Text becomes three to ten times smaller when it is packed, the dullest table some hundred times. What grows beyond
@@ -47,8 +47,8 @@ class DataFile:
     @property
     def name(self) -> str:
         """The name without the suffix of its compression, in small letters."""
-        name = Path(self.shown).name.lower()
-        return Path(name).stem if self.compression and Path(name).suffix in SUFFIXES else name
+        name = Path(self.shown).name
+        return unpacked_name(name) if self.compression else name.lower()
 
     def open(self) -> BinaryIO:
         """Open its content, unpacked.

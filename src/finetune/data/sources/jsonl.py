@@ -35,6 +35,7 @@ LOOKED_AT = 1000  # objects whose keys and types count
 SAMPLE = 20
 ROWS_AT_ONCE = 10_000
 Types = dict[str, pa.DataType]
+Row = dict[str, Any] | Broken
 _INSIDE = (b":null", b": null", b",null", b", null", b"[null")  # where a null usually stands
 
 
@@ -66,10 +67,15 @@ class _Parts:
 
 
 class JsonFile:
-    """One file of JSON as a part of a source."""
+    """One file of JSON as a part of a source.
 
-    def __init__(self, file: DataFile, options: ReadOptions) -> None:
+    `ids` are keys whose values may be texts in one object and whole numbers in another; they come as texts then. An
+    object that has them is a row, also where it is alone and others are in it.
+    """
+
+    def __init__(self, file: DataFile, options: ReadOptions, ids: Sequence[str] = ()) -> None:
         self.file = file
+        self._ids = ids
         self.encoding = options.encoding
         self._header = options.header
 
@@ -106,7 +112,7 @@ class JsonFile:
         by_line = list(_values_by_line(text, len(text) < HEAD_CHARACTERS))
         if not start.startswith("["):
             objects = [value for value in by_line if isinstance(value, dict)]
-            if len(objects) == 1 and _holds_rows(objects[0]):
+            if len(objects) == 1 and _holds_rows(objects[0]) and not self._ids:
                 self._refuse_single(objects[0])
             if objects:
                 return _Start(objects, by_line=True)
@@ -119,7 +125,7 @@ class JsonFile:
         if is_array_row(found[0]):
             return self._of_arrays(found, by_line=False)
         objects = [value for value in found if isinstance(value, dict)]
-        if len(objects) == 1 and not start.startswith("["):
+        if len(objects) == 1 and not start.startswith("[") and not self._ids:
             self._refuse_single(objects[0])
         return _Start(objects, by_line=False)
 
@@ -176,6 +182,20 @@ class JsonFile:
             self._read_carefully(items, types, bad, found)
         return found
 
+    def _with_ids_as_text(self, rows: list[Row], types: Types) -> list[Row]:
+        """Return the rows with their ids as texts, if some are; what was read before becomes text in the end."""
+        objects = [row for row in rows if isinstance(row, dict)]
+        for name in self._ids:
+            if types.get(name) == pa.int64() and any(isinstance(row.get(name), str) for row in objects):
+                types[name] = pa.string()
+        names = [name for name in self._ids if types.get(name) == pa.string()]
+        return [
+            row | {name: str(row[name]) for name in names if _is_number(row.get(name))}
+            if isinstance(row, dict)
+            else row
+            for row in rows
+        ]
+
     def _parsed(self, block: Block) -> Iterator[tuple[int, Any]]:
         for line, raw in block.lines():
             yield line, parse(decoded(raw, self._is_utf8), self.encoding)
@@ -207,11 +227,16 @@ class JsonFile:
     def _flush(
         self, rows: list[dict[str, Any] | Broken], lines: list[int], types: Types, bad: BadRows, found: _Parts
     ) -> None:
+        rows = self._with_ids_as_text(rows, types) if self._ids else rows
         batch, good = type_rows(rows, [Place(self.file.shown, line) for line in lines], types, bad)
         found.parts.append(_Part(batch, 0, array("q", (lines[number] for number in good))))
         found.rows_read += len(rows)
         rows.clear()
         lines.clear()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _values_by_line(text: str, whole: bool) -> Iterator[Any]:

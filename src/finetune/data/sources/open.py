@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from finetune.config.spelling import did_you_mean
 from finetune.data.bad_rows import cut
-from finetune.data.beir_folder import is_beir
+from finetune.data.beir_folder import WANTED, beir_inside, is_beir, missing_parts, named_judgments
+from finetune.data.column_setting import listing
 from finetune.data.paths import resolve
 from finetune.data.sources.csv_file import CsvFile, check_dialect
 from finetune.data.sources.file_source import FileReader, FileSource
@@ -96,8 +97,8 @@ def _open_paths(paths: list[str], options: ReadOptions, key: str) -> Source:
         return _open_hub(paths, key, options)
     found = [one for path in paths for one in _expand(path, key)]
     shown = shown_url(paths[0]) if len(paths) == 1 else f"{shown_url(paths[0])} and {len(paths) - 1} more"
-    folders = [(path, name) for path, name in found if path.is_dir() or options.format in _FOLDERS]
-    if folders and len(found) == 1:
+    is_one = len(found) == 1
+    if is_one and (found[0][0].is_dir() or options.format in _FOLDERS or _is_of_beir(found[0][0], options)):
         return _open_folder(*found[0], options, key)
     problems: list[Problem] = []
     files: list[DataFile] = []
@@ -109,6 +110,10 @@ def _open_paths(paths: list[str], options: ReadOptions, key: str) -> Source:
     if problems:
         raise CheckFailed(problems)
     return _of_files(files, shown, options, key)
+
+
+def _is_of_beir(path: Path, options: ReadOptions) -> bool:
+    return options.format == "auto" and path.parent.name == "qrels" and named_judgments(path) is not None
 
 
 def _expand(path: str, key: str) -> list[tuple[Path, str]]:
@@ -147,10 +152,10 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
     kind: str | None = options.format
     if kind in ("auto", "arrow") and is_saved(path):
         return open_saved(path, shown, options, key)
-    if kind == "beir" or (kind == "auto" and is_beir(path)):
+    if kind == "beir" or (kind == "auto" and (is_beir(path) or _is_of_beir(path, options))):
         from finetune.data.sources.beir_source import open_beir
 
-        return open_beir(path, shown, options, key)
+        return open_beir(path, shown, key)
     kind = _what_is_in(path) if kind == "auto" else kind
     if kind in ("images", "meshes"):
         from finetune.data.sources.folders import open_folder
@@ -160,6 +165,11 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
         from finetune.data.sources.vectors import open_vectors
 
         return open_vectors(path, shown, options, key)
+    if inner := beir_inside(path):
+        what = f"'{shown}' holds several BEIR folders: {listing(inner)}."
+        refuse(key, what, f"Name one of them, as in {key}={shown.rstrip('/')}/{inner[0]}.")
+    if (path / "corpus.jsonl").is_file():
+        refuse(key, f"'{shown}' has no {' and no '.join(missing_parts(path))}.", WANTED)
     look_at(path, shown, key)  # says that it is a folder, and what is in it
     raise AssertionError("a folder was taken for a file")
 

@@ -2,7 +2,8 @@
 
 - Passages: objects of title and text (Tevatron's `positive_passages`, DPR's `positive_ctxs`), one or a list of them,
   also as an object of lists (the datasets library's `Sequence`). Title and text are joined, as for a BEIR corpus.
-- Instructions: `[instruction, text]` in place of a text (MEDI, GritLM), where the anchor has this form; both are joined.
+- Instructions: `[instruction, text]` in place of a text (MEDI, GritLM), where the anchor has this form. Both are
+  joined.
 """
 
 from __future__ import annotations
