@@ -70,19 +70,26 @@ def test_leaks_are_counted_and_said(make):
 
 
 REFUSED = {
-    "no json": ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl:4: is no JSON: {oops"),
-    "a list": ({"queries": "[1]\n"}, "queries.jsonl:1: is no JSON object"),
-    "no id": ({"queries": '\n{"text": "x"}\n'}, 'queries.jsonl:2: has no "_id"'),
-    "number for text": ({"queries": '{"_id": "1", "text": 3}\n'}, 'has a "text" that is no text'),
-    "empty text": ({"corpus": '{"_id": "1", "text": " "}\n'}, "corpus.jsonl:1: has an empty text"),
-    "same id": ({"corpus": lines([*CORPUS, CORPUS[0]])}, "corpus.jsonl:4: repeats the id 'd1'"),
-    "empty corpus": ({"corpus": ""}, "corpus.jsonl: is empty"),
-    "bytes": ({"corpus": b'{"_id": "1", "text": "\xe9"}\n'}, "corpus.jsonl: is not UTF-8 text (byte 0xE9)"),
-    "unknown ids": ({"qrels": QRELS + "9\td1\t1\n1\td9\t1\n"}, "qrels/test.tsv:5: names an id that is in neither"),
-    "unknown ids counted": ({"qrels": QRELS + "9\td1\t1\n1\td9\t1\n"}, "'9'. (2 lines do.)"),
-    "no number": ({"qrels": QRELS + "1\td1\tyes\n"}, "qrels/test.tsv:5: has a score that is no number: 'yes'"),
-    "nan": ({"qrels": QRELS + "1\td1\tnan\n"}, "is no number: 'nan'"),
-    "cells": ({"qrels": QRELS + "1 d1 1\n"}, "qrels/test.tsv:5: has 1 cells"),
+    "no json": ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl:4: is no JSON (expecting"),
+    "a list": ({"queries": lines([*QUERIES, [1]])}, "queries.jsonl:4: is no JSON object: [1]"),
+    "no id": ({"queries": '\n{"text": "x"}\n'}, 'queries.jsonl: has no "_id"'),
+    "no id in one": ({"queries": lines([*QUERIES, {"text": "x"}])}, "queries.jsonl:4: column '_id': there is no id: x"),
+    "list for text": ({"queries": lines([*QUERIES, {"_id": "9", "text": ["x"]}])}, "queries.jsonl:4: column 'text'"),
+    "only empty texts": ({"corpus": '{"_id": "d1", "text": " "}\n'}, "has no judgment with a score above 0"),
+    "same id": (
+        {"corpus": lines([*CORPUS, {"_id": "d1", "text": "x"}])},
+        "corpus.jsonl:4: column '_id' has",
+    ),
+    "empty corpus": ({"corpus": ""}, "corpus.jsonl' is empty"),
+    "bytes": ({"corpus": b'{"_id": "1", "text": "\xe9"}\n'}, "corpus.jsonl' has the byte 0xE9, which is not utf-8"),
+    "mostly unknown ids": (
+        {"qrels": QRELS + "".join(f"9\td{i}\t1\n" for i in range(9))},
+        "qrels/test.tsv:5: column 'query' has an id that is not in queries.jsonl: 9",
+    ),
+    "no number": ({"qrels": QRELS + "1\td1\tyes\n"}, "qrels/test.tsv:5: column 'grade' is no finite number: yes"),
+    "nan": ({"qrels": QRELS + "1\td1\tnan\n"}, "is no finite number: nan"),
+    "cells": ({"qrels": QRELS + "1 d1 1\n"}, "qrels/test.tsv:5: found 1 cell, the header has 3"),
+    "columns": ({"qrels": "1\t1\n2\t1\n"}, "qrels/test.tsv: has 2 columns"),
     "nothing right": ({"qrels": "1\td1\t0\n"}, "has no judgment with a score above 0"),
 }
 
@@ -106,11 +113,14 @@ def test_a_folder_that_lacks_a_part(make):
 def test_several_judgments_of_other_names_leave_it_open(make, write):
     path = make(name="one")
     write(QRELS, "evaluation/qrels/two.tsv")
-    assert "holds one.tsv, two.tsv" in told(csv_data(path, validation_path="auto"))
+    answer = told(csv_data(path, validation_path="auto"))
+    assert "'evaluation' has no qrels/test.tsv, but one.tsv, two.tsv." in answer
+    named = csv_data(path, validation_path=str(path.parent / "evaluation/qrels/two.tsv")).load()
+    assert named.facts["validation_queries"] == 2
 
 
 def test_no_more_than_twenty_problems_are_shown(make):
-    path = make(corpus="{\n" * 50)
+    path = make(corpus=lines(CORPUS) + "{\n" * 50)
     answer = told(csv_data(path, validation_path="auto"))
     assert len(answer.splitlines()) == 21
-    assert "30 more problems" in answer
+    assert "50 of 62 rows are bad." in answer

@@ -191,6 +191,25 @@ def list_for_user(bad: BadRows) -> Path | None:
     return path
 
 
+def list_apart(bad: BadRows) -> Path | None:
+    """Return a new temporary file that lists the bad rows, None if there are none."""
+    if not bad:
+        return None
+    path = Path(tempfile.mkdtemp(prefix="finetune-")) / FILE
+    bad.write(path)
+    return path
+
+
+def rows_in(paths: Iterable[Path | None]) -> BadRows:
+    """Return the bad rows that these files list."""
+    bad = BadRows()
+    for path in paths:
+        if path is not None:
+            with path.open(encoding="utf-8") as lines:
+                bad.include(lines)
+    return bad
+
+
 def cut(text: str, width: int = 60) -> str:
     """Return `text` on one printable line of at most `width` characters, for a message."""
     line = " ".join(text[: 4 * width].split())

@@ -82,9 +82,7 @@ def assemble(
     """
     relations = _sample(prepared.relations, limit)
     _refuse_useless(relations, prepared)
-    notes = list(prepared.notes)
-    if prepared.rows_skipped:
-        notes.insert(0, f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out.")
+    notes = [*skipped_notes(prepared), *prepared.notes]
     parts = Parts(relations, prepared.judgments)
     if parts.judgments is not None:
         notes.append(f"Evaluating on {parts.judgments.name}.")
@@ -101,6 +99,14 @@ def assemble(
     dataset = Dataset(items, train, known, judgments, sources, layouts, labels, leaks, prompts=prompts)
     dataset = replace(dataset, pairs=pairs, labelled=labelled)
     return replace(dataset, facts=_facts(dataset, prepared), notes=notes)
+
+
+def skipped_notes(prepared: Prepared) -> list[str]:
+    """Return the sentence about rows that were left out, if some were."""
+    if not prepared.rows_skipped:
+        return []
+    kinds = f": {prepared.skipped}" if prepared.skipped else ""
+    return [f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out{kinds}."]
 
 
 def _sample(relations: Relations, limit: int | None) -> Relations:

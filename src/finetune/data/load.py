@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from finetune.console import Bar
-from finetune.data.bad_rows import FILE, BadRows, list_for_user
+from finetune.data.bad_rows import FILE, BadRows, list_apart, list_for_user
 from finetune.data.beir_folder import BeirFolder
 from finetune.data.cache import Cache, CacheUnavailable
 from finetune.data.columns import as_texts, type_columns
-from finetune.data.dataset import Dataset, assemble
+from finetune.data.dataset import Dataset, assemble, skipped_notes
 from finetune.data.held import Held, hold_all
 from finetune.data.items import PLURALS, Items, Modality
 from finetune.data.layouts import Roles
@@ -69,7 +68,7 @@ def load_held(data: Data) -> Held:
     """
     looked, _ = look(data)
     _, prepared, problems = _prepared(data, looked, None)
-    held = hold_all(prepared, [*_notes(looked), *prepared.notes], problems)
+    held = hold_all(prepared, [*_notes(looked), *skipped_notes(prepared), *prepared.notes], problems)
     if not held.found:
         what = f"{prepared.layouts[0]} alone say nothing that a model could be measured by."
         raise CheckFailed([Problem("data.columns", what, "Give judgments, pairs, scored pairs or labelled items.")])
@@ -93,7 +92,7 @@ def load_beir(folder: BeirFolder, data: Data) -> Held:
     judgments, prompts = beir.judgments(*codes), prompts_of(data)
     items, columns, _ = with_prompts(items, [judgments.queries, judgments.corpus], [prompts.anchor, prompts.positive])
     judgments = replace(judgments, queries=columns[0], corpus=columns[1])
-    return Held(items, (judgments,), beir.notes, _listed(bad))
+    return Held(items, (judgments,), beir.notes, list_apart(bad))
 
 
 def _beir(folder: BeirFolder, key: str, bad: BadRows, problems: list[Problem]) -> Beir | None:
@@ -103,15 +102,6 @@ def _beir(folder: BeirFolder, key: str, bad: BadRows, problems: list[Problem]) -
     except CheckFailed as failed:
         problems += failed.problems
         return None
-
-
-def _listed(bad: BadRows) -> Path | None:
-    """Return a file that lists the bad rows, None if there are none."""
-    if not bad:
-        return None
-    listed = Path(tempfile.mkdtemp(prefix="finetune-")) / FILE
-    bad.write(listed)
-    return listed
 
 
 def _prepared(data: Data, looked: list[Looked], folder: BeirFolder | None) -> tuple[str, Prepared, Path | None]:
@@ -221,7 +211,7 @@ def _read(
         problems += bad.problems(rows_read, list_for_user(bad))
     if problems:
         raise CheckFailed(problems)
-    return prepared, _listed(bad)
+    return prepared, list_apart(bad)
 
 
 def _typed(

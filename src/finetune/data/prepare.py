@@ -94,6 +94,7 @@ def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -
         labels,
         rows_read,
         len(bad),
+        bad.counted() if bad.serious < len(bad) else "",
         duplicates,
         notes,
     )

@@ -22,6 +22,7 @@ from finetune.data.layouts import Layout
 from finetune.data.relations import Relations
 
 FACTS = "facts.json"
+_PLAIN = ("sources", "layouts", "labels", "rows_read", "rows_skipped", "skipped", "duplicates", "notes")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Prepared:
     """Items, all distinct relations, who is right for whom, and judgments to evaluate by, if data for that was named.
 
     `component (N,)` is the same number for items that hang together by a chain of relations. `layouts` and `sources`
-    are the layout and the name of each source, `labels` the names of the classes.
+    are the layout and the name of each source, `labels` the names of the classes. `skipped` counts
+    the rows that were left out by kind, in words, where some are of a usual kind (`bad_rows.USUAL`).
     """
 
     items: Items
@@ -42,6 +44,7 @@ class Prepared:
     labels: list[str] = field(default_factory=list)
     rows_read: int = 0
     rows_skipped: int = 0
+    skipped: str = ""
     duplicates: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -70,7 +73,16 @@ class Prepared:
             "modalities": [part.modality for part in self.items.parts],
             **{
                 name: getattr(self, name)
-                for name in ("sources", "layouts", "labels", "rows_read", "rows_skipped", "duplicates", "notes")
+                for name in (
+                    "sources",
+                    "layouts",
+                    "labels",
+                    "rows_read",
+                    "rows_skipped",
+                    "skipped",
+                    "duplicates",
+                    "notes",
+                )
             },
         }
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")

@@ -143,10 +143,12 @@ def _example(items: Items, role: str, number: int, tokenizer: Any | None, max_le
 
 
 def _bad_rows(dataset: Dataset) -> Facts:
-    """Return how many rows were left out, where all of them are listed, and the first few."""
-    skipped = dataset.facts.get("rows_skipped", 0)
-    if not skipped or dataset.problems is None:
+    """Return how many rows were left out, of validation data too, where all are listed, and the first few."""
+    if dataset.problems is None:
+        skipped = dataset.facts.get("rows_skipped", 0)
         return {"skipped": skipped} if skipped else {}
+    with dataset.problems.open(encoding="utf-8") as lines:
+        skipped = sum(1 for _ in lines)
     return {"skipped": skipped, "listed_in": str(dataset.problems), "first": _first_lines(dataset.problems)}
 
 

@@ -35,7 +35,14 @@ from finetune.launch.encoders import (
     prompt_notes,
     width,
 )
-from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources
+from finetune.launch.evaluations import (
+    check_sources,
+    evaluation_notes,
+    evaluation_problems,
+    list_left_out,
+    load_sources,
+    with_sources,
+)
 from finetune.launch.loggers import logger_problems
 from finetune.launch.metric import miner_problems
 from finetune.launch.others import Others
@@ -108,10 +115,10 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
         raise CheckFailed(problems)
     interrupts.raise_from_now_on()
     dataset = build(cfg.data, "data").load(cfg.seed)
-    _, broken = load_sources(cfg)  # for what is wrong with them: they are read again from the cache
+    own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
-    return cfg, dataset
+    return cfg, with_sources(dataset, own)
 
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
@@ -304,6 +311,7 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     for model in models:
         if model.folder is None:
             say(f"{model.name} is not on this machine; a run would fetch it from the hub.")
+    list_left_out([dataset.problems])
     _say_fine(dataset)
     return None
 

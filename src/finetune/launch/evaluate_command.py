@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,15 @@ from finetune.launch.arguments import Arguments, parse
 from finetune.launch.devices import check_devices
 from finetune.launch.encoders import check_lengths, check_reads, fetch, look_at_models, prompt_notes, width
 from finetune.launch.entry import answered
-from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources, unmeasured
+from finetune.launch.evaluations import (
+    check_sources,
+    evaluation_notes,
+    evaluation_problems,
+    list_left_out,
+    load_sources,
+    source_notes,
+    unmeasured,
+)
 from finetune.launch.show_command import silent
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS, find
@@ -71,8 +80,9 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]]:
     interrupts.raise_from_now_on()
     first = next(iter(configs.values()))
     held, own = _held(configs)
-    for note in [*(held.notes if held else []), *(note for one in own.values() for note in one.notes)]:
+    for note in [*(held.notes if held else []), *source_notes(own)]:
         say(note)
+    list_left_out(one.problems for one in (held, *own.values()) if one is not None)
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}
     for cfg in configs.values():
         fetch(cfg)
@@ -171,7 +181,7 @@ def _held(configs: Mapping[str, DictConfig]) -> tuple[Held | None, dict[str, Hel
         dataset = build(first.data, "data").load(first.seed)
         for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
             say(note)
-        held = dataset.held
+        held = replace(dataset.held, problems=dataset.problems)
         if len(unmeasured(first, held)) == sum(not watches(node) for node in evaluators_of(first).values()):
             what = f"of this data {' and '.join(held.kinds()) or 'nothing'} is held out, which no evaluation is for."
             problems.append(Problem("evaluation", what, "Choose another: evaluation=similarity, say."))

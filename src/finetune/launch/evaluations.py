@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts
 from finetune.config.targets import class_variable
+from finetune.console import say
 from finetune.data.other_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
@@ -18,6 +21,7 @@ from finetune.launch.encoders import check_reads, choice
 from finetune.losses.settings import too_wide
 
 if TYPE_CHECKING:
+    from finetune.data.dataset import Dataset
     from finetune.data.held import Held
 
 _PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usearch", "index")}
@@ -70,6 +74,30 @@ def load_sources(cfg: DictConfig) -> tuple[dict[str, Held], list[Problem]]:
         if node["_target_"] == mteb_tasks.TARGET:
             problems += mteb_tasks.fetch_problems(f"evaluation.{name}", node)
     return found, problems
+
+
+def with_sources(dataset: Dataset, own: Mapping[str, Held]) -> Dataset:
+    """Return the data set with what is to be said of the evaluators' own sources, and with their bad rows listed."""
+    if not own:
+        return dataset
+    from finetune.data.bad_rows import list_apart, rows_in
+
+    problems = list_apart(rows_in([dataset.problems, *(held.problems for held in own.values())]))
+    return replace(dataset, notes=[*dataset.notes, *source_notes(own)], problems=problems)
+
+
+def source_notes(own: Mapping[str, Held]) -> list[str]:
+    """Return what is to be said of the evaluators' own sources."""
+    return [f"evaluation.{name}.data: {note}" for name, held in own.items() for note in held.notes]
+
+
+def list_left_out(paths: Iterable[Path | None]) -> None:
+    """Write the rows that were left out to a file where the command was typed, and say where; nothing if none were."""
+    from finetune.data.bad_rows import list_for_user, rows_in
+
+    bad = rows_in(paths)
+    if bad and (path := list_for_user(bad)) is not None:
+        say(f"What was left out is listed in {path}.")
 
 
 def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: Held) -> Iterator[Problem]:

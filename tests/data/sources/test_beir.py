@@ -42,7 +42,7 @@ def make(write, monkeypatch, tmp_path):
 def test_rows_are_query_document_and_grade(make):
     folder = make(train=QRELS, test=QRELS + "2\td2\t1\n")
     head = head_of(folder)
-    assert (head.names, head.sample[0][2]) == (["query", "document", "grade"], 2.0)
+    assert (head.names, head.sample[0][2]) == (["query", "document", "grade"], "2")
     assert rows_of(folder) == rows_of(folder, format="beir") == ROWS
     reading, _ = read(folder, "grade", "query")
     assert reading.table.column_names == ["grade", "query"]
@@ -61,24 +61,30 @@ def test_bad_rows(make):
         train=QRELS + "9\td1\t1\n1\td8\t1\n1 d1 1\n1\td1\tyes\n",
     )
     reading, bad = read(folder)
-    assert tuples(reading) == [(q, d, str(int(g))) for q, d, g in ROWS] + [("first", "one", "yes")]
+    assert tuples(reading) == ROWS
     assert reading.rows_read == 7
     told_rows = {(row.file, row.line, row.kind) for row in bad.first}
     assert told_rows == {
         ("my/corpus.jsonl", 4, "json"),
         ("my/corpus.jsonl", 5, "type"),
-        ("my/qrels/train.tsv", 5, "unknown"),
-        ("my/qrels/train.tsv", 6, "unknown"),
+        ("my/qrels/train.tsv", 5, "dangling"),
+        ("my/qrels/train.tsv", 6, "dangling"),
         ("my/qrels/train.tsv", 7, "ragged"),
+        ("my/qrels/train.tsv", 8, "number"),
     }
     answer = told(folder)
-    assert "my/qrels/train.tsv:5: column 'query' has an id that is not in queries.jsonl: 9" in answer
+    assert "4 of 7 rows are bad" in answer  # of unknown ids a few are usual
+    assert "my/qrels/train.tsv:8: column 'grade' is no finite number: yes" in answer
+    answer = told(make(train="query-id\tcorpus-id\tscore\n9\td1\t1\n1\td8\t1\n1\td1\t1\n"))
+    assert "my/qrels/train.tsv:2: column 'query' has an id that is not in queries.jsonl: 9" in answer
+    assert "my/qrels/train.tsv:3: column 'document' has an id that is not in corpus.jsonl: d8" in answer
 
 
 def test_an_id_that_comes_twice_is_told_with_its_line(make):
     assert "my/corpus.jsonl:4: column '_id' has an id that stands there twice: d2" in told(
-        make(corpus=[*CORPUS, CORPUS[1]])
+        make(corpus=[*CORPUS, CORPUS[1] | {"text": "another"}])
     )
+    assert rows_of(make(corpus=[*CORPUS, CORPUS[1]])) == ROWS
 
 
 def test_which_judgments_are_meant_must_be_said(make):

@@ -14,9 +14,16 @@ from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading
 
 if TYPE_CHECKING:
+    from finetune.data.numbers import Notation
     from finetune.data.sources.beir_files import BeirFiles
 
 NAMES = ["query", "document", "grade"]
+
+
+def _renamed(head: Head, places: Sequence[int]) -> dict[str, Notation]:
+    """Return how the numbers of the judgments are written, under the names that their columns have here."""
+    found = {name: head.notations.get(head.names[place]) for name, place in zip(NAMES, places, strict=True)}
+    return {name: notation for name, notation in found.items() if notation is not None}
 
 
 def open_beir(path: Path, shown: str, key: str) -> BeirSource:
@@ -68,7 +75,8 @@ class BeirSource:
         notes = (
             [f"'{self.shown}' has no judgments for training: those of {qrels.name} are taken."] if of_another else []
         )
-        return Head(NAMES, [(str(row[places[0]]), str(row[places[1]]), 1.0) for row in head.sample], notes=notes)
+        sample = [tuple(row[place] for place in places) for row in head.sample]
+        return Head(NAMES, sample, notes=notes, notations=_renamed(head, places))
 
     def fingerprint(self) -> str:
         """Return a digest of its files."""

@@ -120,6 +120,8 @@ class JsonFile:
             return self._of_arrays(by_line, by_line=True)
         if (byte := undecodable_byte(start[:1000])) is not None:
             what = f"'{self.file.shown}' has the byte 0x{byte:02X}, which is not {self.encoding}."
+            if self._ids:  # of a BEIR folder, to which data.encoding does not apply
+                refuse(self.file.shown, what, "Save it as UTF-8.")
             refuse("data.encoding", what, "Set data.encoding=cp1252 (Windows, Excel) or latin-1.")
         found = self._first_values()
         if is_array_row(found[0]):
