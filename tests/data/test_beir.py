@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data.conftest import csv_data, told
@@ -124,3 +128,147 @@ def test_no_more_than_twenty_problems_are_shown(make):
     answer = told(csv_data(path, validation_path="auto"))
     assert len(answer.splitlines()) == 21
     assert "50 of 62 rows are bad." in answer
+
+
+# What published folders have, each with what is left of it.
+PUBLISHED = (
+    QRELS
+    + "1\td9\t1\n"  # a document that is not in the corpus
+    + "9\td1\t1\n"  # a query that is not there
+    + "3\td8\t2\n"  # the only judgment of a query, of a document that is not there
+    + "2\td4\t1\n"  # a document with no text
+    + "1\td3\t-1\n"  # another grade, for the second time
+    + "2\td1\t1\n"  # the same again
+)
+EMPTY = [{"_id": "d4", "title": "", "text": ""}, {"_id": "d5", "title": "Only a title", "text": None, "metadata": {}}]
+
+
+@pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
+def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_rows, make):
+    path = make([*CORPUS, *EMPTY], qrels=PUBLISHED)
+    data = csv_data(path, validation_path="auto", on_bad_rows=on_bad_rows).load()
+    assert judged(data) == {("first", "T two", 2.0), ("first", "three", -1.0), ("second", "a1", 1.0)}
+    assert sorted(data.items.take(data.validation.corpus)) == ["Only a title", "T two", "a1", "three"]
+    asked = data.items.take(data.validation.queries)
+    lost = data.validation.lost_query
+    assert sorted((asked[query], grade) for query, grade in zip(lost, data.validation.lost_grade, strict=True)) == [
+        ("first", 1.0),
+        ("nobody knows", 2.0),
+        ("second", 1.0),
+    ]
+    name = "evaluation/ beside the data file"
+    assert (
+        f"{name}: left out 3 judgments of ids that are not there, "
+        "1 judgment that is given again with another grade (the last one counts), 1 empty text."
+    ) in data.notes
+    assert (
+        f"{name}: 3 right answers are not in the corpus and count as not found, as trec_eval counts them." in data.notes
+    )
+    assert f"{name}: 1 judgment is given again with the same grade, which changes nothing." in data.notes
+    assert data.facts["right_answers_not_in_the_corpus"] == 3
+    found = [json.loads(line) for line in data.problems.read_text().splitlines()]
+    assert sorted((Path(row["file"]).name, row["line"], row["kind"]) for row in found) == [
+        ("corpus.jsonl", 4, "blank"),
+        ("test.tsv", 3, "regraded"),
+        ("test.tsv", 5, "dangling"),
+        ("test.tsv", 6, "dangling"),
+        ("test.tsv", 7, "dangling"),
+    ]
+
+
+def test_bad_rows_of_the_folder_are_left_out_where_that_is_asked_for(make):
+    path = make(lines(CORPUS) + "{oops\n", qrels=QRELS + "1\td1\tyes\n1 d1 1\n1\td9\t1\n")
+    refused = told(csv_data(path, validation_path="auto"))
+    assert "3 of 16 rows are bad." in refused
+    assert "d9" not in refused  # which alone would be no reason to stop
+    data = csv_data(path, validation_path="auto", on_bad_rows="skip").load()
+    assert len(data.validation.corpus) == 3
+    assert any("1 judgment of an id that is not there, 3 other bad rows." in note for note in data.notes)
+    assert len(data.problems.read_text().splitlines()) == 4
+
+
+def test_mostly_unknown_ids_are_left_out_only_where_that_is_asked_for(make):
+    path = make(qrels=QRELS + "".join(f"9\td{i}\t1\n" for i in range(9)))
+    assert "are these files of one set?" in told(csv_data(path, validation_path="auto"))
+    assert csv_data(path, validation_path="auto", on_bad_rows="skip").load().facts["validation_queries"] == 2
+
+
+def gz(content: str) -> bytes:
+    return gzip.compress(content.encode())
+
+
+def parquet(records: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    names = dict.fromkeys(name for record in records for name in record)
+    pq.write_table(pa.Table.from_pylist([names | record for record in records]), sink)
+    return sink.getvalue()
+
+
+TREC = "1 0 d2 2\n1 0 d3 0\n2 0 d1 1\n"
+JUDGED = [
+    dict(zip(("query-id", "corpus-id", "score"), line.split("\t"), strict=True)) for line in QRELS.split("\n")[1:-1]
+]
+SHAPES: dict[str, dict[str, str | bytes]] = {
+    "windows": {"corpus.jsonl": lines(CORPUS).replace("\n", "\r\n"), "qrels/test.tsv": QRELS.replace("\n", "\r\n")},
+    "byte-order marks": {"corpus.jsonl": "\ufeff" + lines(CORPUS), "qrels/test.tsv": "\ufeff" + QRELS},
+    "packed": {
+        "corpus.jsonl.gz": gz(lines(CORPUS)),
+        "queries.jsonl.gz": gz(lines(QUERIES)),
+        "qrels/test.tsv.gz": gz(QRELS),
+    },
+    "in parts": {"corpus-1.jsonl": lines(CORPUS[:1]), "corpus-2.jsonl": lines(CORPUS[1:])},
+    "parts in a folder": {"corpus/00.jsonl": lines(CORPUS[:2]), "corpus/01.jsonl.gz": gz(lines(CORPUS[2:]))},
+    "queries of all splits": {
+        "queries/dev.jsonl": lines([{"_id": "77", "text": "x"}]),
+        "queries/test.jsonl": lines(QUERIES),
+    },
+    "parquet": {
+        "corpus.parquet": parquet(CORPUS),
+        "queries/queries-00000-of-00001.parquet": parquet(QUERIES),
+        "qrels/test-00000-of-00001.parquet": parquet([row | {"score": float(row["score"])} for row in JUDGED]),
+    },
+    "no header": {"qrels/test.tsv": QRELS.partition("\n")[2]},
+    "another header": {"qrels/test.tsv": "corpus-id\tquery-id\tscore\nd2\t1\t2\nd3\t1\t0\nd1\t2\t1\n"},
+    "TREC": {"qrels/test.txt": TREC},
+    "TREC, by tabs": {"qrels/test.qrels": TREC.replace(" ", "\t")},
+    "beside the others": {"qrels.txt": TREC},
+    "judgments as JSON": {"qrels/test.jsonl": lines(JUDGED)},
+    "ids as numbers": {"queries.jsonl": lines([one | {"_id": int(one["_id"])} for one in QUERIES])},
+    "ids of both kinds": {"queries.jsonl": lines([QUERIES[0] | {"_id": 1}, *QUERIES[1:], {"_id": "x1", "text": "y"}])},
+    "metadata": {"queries.jsonl": lines([one | {"metadata": {"url": "x", "n": [1]}} for one in QUERIES])},
+    "valid": {"qrels/valid.tsv": QRELS, "qrels/train.tsv": "1\td1\t1\n"},
+    "val": {"qrels/val.tsv": QRELS, "qrels/training.tsv": "1\td1\t1\n"},
+    "decimal commas": {"qrels/test.tsv": "1\td2\t2,0\n1\td3\t0,0\n2\td1\t1,0\n"},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_folders_in_other_shapes_are_read_alike(shape, write):
+    files = SHAPES[shape]
+    for part, name, content in (
+        ("corpus", "corpus.jsonl", lines(CORPUS)),
+        ("queries", "queries.jsonl", lines(QUERIES)),
+        ("qrels", "qrels/test.tsv", QRELS),
+    ):
+        if not any(file.startswith(part) for file in files):
+            write(content, f"beir/{name}")
+    for file, content in files.items():
+        write(content, f"beir/{file}")
+    path = write("question,answer\nq1,a1\nq2,a2\nq3,a3\n")
+    data = csv_data(path, validation_path=str(path.parent / "beir")).load()
+    assert judged(data) == {("first", "T two", 2.0), ("first", "three", 0.0), ("second", "a1", 1.0)}
+    assert data.problems is None
+
+
+def test_a_corpus_of_one_document_with_metadata(make):
+    data = csv_data(make([CORPUS[0] | {"metadata": {"url": "x"}}], QUERIES[1:2], "2\td1\t1\n"), validation_path="auto")
+    assert judged(data.load()) == {("second", "a1", 1.0)}
+
+
+def test_a_run_reads_again_when_a_part_of_the_folder_changes(make, write):
+    settings = csv_data(make(), validation_path="auto", cache=True)
+    assert len(settings.load().validation.corpus) == 3
+    before = settings.load().fingerprint
+    write(lines([*CORPUS, {"_id": "d7", "text": "seven"}]), "evaluation/corpus.jsonl")
+    assert len(settings.load().validation.corpus) == 4
+    assert settings.load().fingerprint != before

@@ -50,12 +50,14 @@ def test_what_is_kept_comes_back(layout, tmp_path):
 
 def test_judgments_come_back_too(tmp_path):
     queries, corpus = pa.array(["q", "r"], pa.large_string()), pa.array(["x", "z"], pa.large_string())
-    beir = Beir("my judgments", queries, corpus, np.array([0, 1]), np.array([1, 0]), np.array([1.0, 2.0]))
+    lost = np.array([1]), np.array([3.0])
+    beir = Beir("my judgments", queries, corpus, np.array([0, 1]), np.array([1, 0]), np.array([1.0, 2.0]), *lost, 4)
     found = prepare([typed_source(LAYOUTS["pairs"])], beir, BadRows())
     found.save(tmp_path)
     assert same(Prepared.load(tmp_path), found)
     assert found.judgments is not None
     assert found.items.take(found.judgments.corpus) == ["x", "z"]
+    assert (found.judgments.lost_query.tolist(), found.judgments.lost_grade.tolist()) == ([1], [3.0])
 
 
 def test_several_sources_come_back(tmp_path):

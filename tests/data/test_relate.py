@@ -185,3 +185,11 @@ def test_what_is_related_is_what_stood_in_the_rows(rows):
         items = found.items.take(np.arange(len(found.items)))
         assert p in right_for(found.known, items, a)
         assert a in right_for(found.known, items, p)
+
+
+def test_of_several_grades_of_a_pair_the_best_counts_and_it_is_said():
+    columns = {"query": ["a", "a", "a", "b"], "document": ["x", "x", "y", "x"], "grade": [1, 2, 0, 1]}
+    found, _ = prepared(columns)
+    assert texts(found) == [("a", "x", "y"), ("b", "x", None)]
+    assert found.relations.score[:, 0].tolist() == [2, 1]
+    assert found.notes == ["1 pair of texts has several grades: the best one counts."]

@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,3 +269,37 @@ def test_words_alone_are_measured_beside_it_once() -> None:
         assert result.means["MRR@10"] == pytest.approx(1 / 3)
     assert len(asked) == 2
     assert retrieval(bm25=False).evaluate(task, on_a_line({0: 1.0, 10: 0.1, 11: 0.2, 12: 0.3}), texts).baselines == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_right_answers_that_are_not_in_the_corpus_count_as_in_trec_eval(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    Q, M, L = 20, 60, 15
+    embeddings = random.standard_normal((Q + M, 4)).astype(np.float32)
+    # Of the last queries no right answer is in the corpus.
+    pairs = np.unique(random.integers(0, (Q - 2) * M, 60))
+    grades = random.integers(0, 4, len(pairs))
+    grades[0] = 1
+    lost_query, lost_grade = np.append(random.integers(0, Q, L - 2), [Q - 2, Q - 1]), random.integers(1, 4, L)
+    task = judgments(np.arange(Q), np.arange(Q, Q + M), list(zip(*np.divmod(pairs, M), grades, strict=True)))
+    task = replace(task, lost_query=lost_query, lost_grade=lost_grade.astype(float))
+    wanted = {"nDCG@5": "ndcg_cut_5", "recall@10": "recall_10", "MAP@100": "map_cut_100", "R-precision": "Rprec"}
+    result = retrieval(metrics=list(wanted)).evaluate(task, lambda items: embeddings[items])
+
+    qrels: dict[str, dict[str, int]] = {}
+    for pair, grade in zip(pairs, grades, strict=True):
+        qrels.setdefault(f"{pair // M}", {})[f"{pair % M}"] = int(grade)
+    for place, (query, grade) in enumerate(zip(lost_query, lost_grade, strict=True)):
+        qrels.setdefault(f"{query}", {})[f"gone {place}"] = int(grade)
+    scores = embeddings[:Q].astype(float) @ embeddings[Q:].T.astype(float)
+    run = {f"{q}": {f"{d}": float(score) for d, score in enumerate(row)} for q, row in enumerate(scores)}
+    names = {name.replace("cut_", "cut.").replace("recall_", "recall.") for name in wanted.values()}
+    expected = pytrec_eval.RelevanceEvaluator(qrels, names).evaluate(run)
+    kept = [q for q in range(Q) if any(grade > 0 for grade in qrels.get(f"{q}", {}).values())]
+    assert result.queries.tolist() == kept
+    assert {Q - 2, Q - 1} <= set(kept)
+    assert result.counts["right documents that are not in the corpus"] == L
+    for ours, theirs in wanted.items():
+        np.testing.assert_allclose(result.per_query[ours], [expected[f"{q}"][theirs] for q in kept], rtol=0, atol=1e-9)
+    fewer = retrieval(metrics=["nDCG@5"], queries=10).evaluate(task, lambda items: embeddings[items])
+    assert len(fewer.queries) <= 10

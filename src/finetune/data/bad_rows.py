@@ -53,8 +53,8 @@ USUAL = {
     "dangling": ("judgment of an id that is not there", "judgments of ids that are not there"),
     "blank": ("empty text", "empty texts"),
     "regraded": (
-        "judgment that is given again with another grade",
-        "judgments that are given again with another grade",
+        "judgment that is given again with another grade (the last one counts)",
+        "judgments that are given again with other grades (the last ones count)",
     ),
 }
 

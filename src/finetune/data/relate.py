@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints, flat_ranges
@@ -180,7 +181,8 @@ def _judgments(typed: TypedColumns, codes: Codes) -> Related:
     assert typed.score is not None
     good = ~typed.faults.bad
     query, document = codes[typed.anchor.name], codes[typed.positive.name]
-    right, wrong = good & (typed.score > 0), good & (typed.score <= 0)
+    is_best, regraded = _best_grades(query, document, typed.score, good)
+    right, wrong = is_best & (typed.score > 0), good & (typed.score <= 0)
     queries, query_place = np.unique(query, return_inverse=True)
     order = np.argsort(query_place[wrong], kind="stable")
     wrong_of_query = spread(query_place[wrong][order], document[wrong][order], len(queries))
@@ -194,7 +196,23 @@ def _judgments(typed: TypedColumns, codes: Codes) -> Related:
     relations = Relations(query[rows], document[rows], negatives, score, weight=_weight(typed, rows))
     without = len(np.setdiff1d(query[good], query[right]))
     notes = [f"{without:,} queries have no right answer (a grade above 0) and are left out."] if without else []
+    if regraded:
+        pairs = "1 pair of texts has" if regraded == 1 else f"{regraded:,} pairs of texts have"
+        notes.append(f"{pairs} several grades: the best one counts.")
     return Related(relations, notes=notes)
+
+
+def _best_grades(query: Ints, document: Ints, grade: npt.NDArray[np.float64], good: Bools) -> tuple[Bools, int]:
+    """Return which good rows have the best grade that their pair has, (R,), and how many pairs have several grades."""
+    rows = np.flatnonzero(good)
+    key = query[rows] * (document.max(initial=0) + 1) + document[rows]
+    pairs, which = np.unique(key, return_inverse=True)
+    best, least = np.full(len(pairs), -np.inf), np.full(len(pairs), np.inf)
+    np.maximum.at(best, which, grade[rows])
+    np.minimum.at(least, which, grade[rows])
+    is_best = np.zeros(len(good), bool)
+    is_best[rows] = grade[rows] == best[which]
+    return is_best, int((best > least).sum())
 
 
 def _labelled(typed: TypedColumns, codes: Codes) -> Related:

@@ -26,6 +26,7 @@ from finetune.data.sources.csv_file import CsvFile
 from finetune.data.sources.file_source import FileReader, FileSource, places_of
 from finetune.data.sources.files import DataFile, look_at
 from finetune.data.sources.formats import format_of
+from finetune.data.sources.header import is_number
 from finetune.data.sources.passages_as_text import join_titles
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import ReadOptions
@@ -115,7 +116,7 @@ def _open_judgments(file: DataFile) -> FileSource:
         return FileSource([reader], file.shown, ReadOptions(), kind)
     first = next((line for line in file.start().decode("utf-8-sig", "replace").splitlines() if line.strip()), "")
     delimiter = next((mark for mark in "\t, " if mark in first.strip()), "\t")
-    named = _number(first.rstrip("\r\n").split(delimiter)[-1]) is None
+    named = not is_number(first.rstrip("\r\n").split(delimiter)[-1])
     options = ReadOptions(format="csv", header=named, delimiter=delimiter)
     return FileSource([CsvFile(file, options)], file.shown, options, kind)
 
@@ -236,13 +237,6 @@ def _tell_rows(rows: Ints, texts: Any, place: Where, bad: BadRows, column: str, 
         return
     for at, text in zip(place(rows), texts.take(pa.array(rows)).to_pylist(), strict=True):
         bad.add(at, column, kind, what, "" if text is None else cut(str(text)))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def tell_blank(texts: Texts, rows: Ints, bad: BadRows, what: str) -> None:
