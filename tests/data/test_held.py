@@ -156,3 +156,36 @@ def test_what_is_wrong_with_a_source_is_told_at_its_key(table, settings, words):
 def test_texts_alone_measure_nothing(table):
     with pytest.raises(CheckFailed, match="texts alone say nothing"):
         other(table("texts.csv", text=[f"t {i}" for i in range(5)])).load()
+
+
+def test_bad_rows_of_another_source_are_left_out_as_the_run_says_or_it_itself(tmp_path, table):
+    write_beir(tmp_path / "beir", "q1\td1\t1\nq1\td2\tyes\n")
+    with pytest.raises(CheckFailed, match=r"evaluation.mine.data.on_bad_rows=skip"):
+        other(tmp_path / "beir").load()
+    for source in (
+        other(tmp_path / "beir", csv_data("unread.csv", on_bad_rows="skip")),
+        other(tmp_path / "beir", on_bad_rows="skip"),
+    ):
+        held = source.load()
+        assert held.notes[-1] == f"{tmp_path / 'beir'}: left out 1 bad row."
+        assert json.loads(held.problems.read_text())["line"] == 3
+    path = table("scored.csv", text1=["a", "b", "c"], text2=["x", "y", "z"], score=["1", "?", "0"])
+    held = other(path, on_bad_rows="skip").load()
+    assert "1 bad row was left out." in held.notes
+    assert held.problems is not None
+
+
+def test_a_file_of_judgments_means_its_folder_with_the_whole_corpus(tmp_path):
+    write_beir(tmp_path / "beir")
+    (tmp_path / "beir/qrels/dev.tsv").write_text("q2\td2\t1\n")
+    judged = other(tmp_path / "beir/qrels/dev.tsv").load().of("judgments")
+    assert (len(judged.queries), len(judged.corpus)) == (1, 2)
+
+
+def test_numbers_of_another_source_may_have_a_decimal_comma(tmp_path):
+    (tmp_path / "scored.csv").write_text("text1;text2;score\na;x;0,5\nb;y;1,234\n")
+    assert other(tmp_path / "scored.csv").load().of("scored pairs").score.tolist() == pytest.approx([0.5, 1.234])
+    (tmp_path / "scored.csv").write_text("text1;text2;score\na;x;1,234\nb;y;1,235\n")
+    assert "evaluation.mine.data.decimal" in str(other(tmp_path / "scored.csv").check()[0])
+    told = other(tmp_path / "scored.csv", decimal=".").load()
+    assert told.of("scored pairs").score.tolist() == [1234, 1235]

@@ -13,7 +13,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import evaluation
 
-from tests.conftest import WORDS, run_train, write_pairs
+from tests.conftest import WORDS, quick, run_train, write_pairs
 
 
 def evaluate(*arguments, cwd, answer=0):
@@ -131,3 +131,29 @@ def test_a_mistake_is_answered_before_anything_is_measured(tiny_model, tmp_path,
 
 def test_help_has_examples(tmp_path):
     assert "finetune evaluate outputs/default/my_run" in evaluate("--help", cwd=tmp_path)
+
+
+def test_what_is_left_out_of_a_published_folder_is_said_listed_and_reported(tiny_model, tmp_path):
+    write_beir(tmp_path / "beir", np.random.default_rng(0))
+    with (tmp_path / "beir/corpus.jsonl").open("a") as file:
+        file.write('{"_id": "empty", "title": "", "text": ""}\n')
+    with (tmp_path / "beir/qrels/test.tsv").open("a") as file:
+        file.write("q0\tnowhere\t1\n")
+    write_pairs(tmp_path / "pairs.csv")
+    own, left_out = (
+        "evaluation.retrieval.data={path: beir}",
+        "left out 1 judgment of an id that is not there, 1 empty text",
+    )
+    output = evaluate(str(tiny_model), "evaluation=retrieval", own, "data.max_length=32", cwd=tmp_path)
+    assert f"evaluation.retrieval.data: beir: {left_out}." in output
+    assert "What was left out is listed in problems.jsonl." in output
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
+    assert kinds == ["dangling", "blank"]
+    process = run_train(*quick(tiny_model, "evaluation=retrieval", own, "trainer.max_steps=2"), cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert left_out in process.stdout
+    (run,) = tmp_path.glob("outputs/default/*/report.json")
+    report = json.loads(run.read_text())
+    assert any(left_out in note for note in report["notes"])
+    assert report["evaluations"]["retrieval"]["counts"]["right documents that are not in the corpus"] == 1
+    assert len((run.parent / "problems.jsonl").read_text().splitlines()) == 2

@@ -61,8 +61,18 @@ def named_judgments(path: Path) -> Path | None:
     return folder if path.is_file() and path in _judgments(folder) and is_beir(folder) else None
 
 
+def why_not(folder: Path, shown: str, key: str) -> Problem | None:
+    """Return why `folder`, named by `key`, is no BEIR folder: a part is missing, or it holds several (CQADupStack)."""
+    if not (parts := missing_parts(folder)):
+        return None
+    if inner := beir_inside(folder):
+        what = f"'{shown}' holds several BEIR folders: {', '.join(inner)}."
+        return Problem(key, what, f"Name one of them, as in {key}={shown.rstrip('/')}/{inner[0]}.")
+    return Problem(key, f"'{shown}' has no {' and no '.join(parts)}.", WANTED)
+
+
 def beir_inside(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder` that are BEIR folders, as CQADupStack has them."""
+    """Return the names of the folders in `folder` that are BEIR folders."""
     try:
         return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and is_beir(inner))
     except OSError:

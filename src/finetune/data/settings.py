@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from finetune.config.annotations import complaint
 from finetune.config.spelling import did_you_mean
 from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
-from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, missing_parts, named_judgments, to_evaluate_on
+from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, named_judgments, to_evaluate_on, why_not
 from finetune.data.column_setting import check_columns
 from finetune.data.layouts import Roles, find_roles
 from finetune.data.paths import beside, resolve
@@ -182,9 +182,8 @@ class Data:
             missing = (f"there is no folder '{self.validation_path}'.", beside(folder))
             what, advice = (f"'{self.validation_path}' is a file.", WANTED) if folder.exists() else missing
             raise CheckFailed([Problem("data.validation_path", what, advice)])
-        if folder.is_dir() and (parts := missing_parts(folder)):
-            what = f"'{self.validation_path}' has no {' and no '.join(parts)}."
-            raise CheckFailed([Problem("data.validation_path", what, WANTED)])
+        if folder.is_dir() and (problem := why_not(folder, self.validation_path, "data.validation_path")):
+            raise CheckFailed([problem])
         return to_evaluate_on(folder, self.validation_path, "data.validation_path")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.conftest import csv_data
 from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
 
 CORPUS = [
@@ -109,3 +110,39 @@ def test_the_fingerprint_is_of_all_parts(make):
     for changes in ({}, {"corpus": [*CORPUS[:2], {"_id": "d3", "text": "y"}]}, {"train": QRELS + "2\td2\t1\n"}):
         prints.append(open_source(str(make(**changes)), ReadOptions()).fingerprint())
     assert len(set(prints)) == 3
+
+
+def test_what_published_folders_have_is_left_out_and_is_no_reason_to_stop(make):
+    corpus = [*CORPUS, {"_id": "d4", "title": "", "text": " "}]
+    folder = make(corpus, train=QRELS + "1\td9\t1\n2\td4\t1\n2\td1\t2\n1\td2\t2\n")
+    reading, bad = read(folder)
+    assert tuples(reading) == [*ROWS[:2], ("second", "one", 2.0), ROWS[0]]
+    assert [(row.line, row.kind) for row in bad.first] == [(5, "dangling"), (4, "regraded"), (6, "blank")]
+    assert bad.serious == 0
+    data = csv_data(str(folder)).load()
+    assert data.notes[:2] == [
+        "3 bad rows were left out: 1 judgment of an id that is not there, "
+        "1 judgment that is given again with another grade (the last one counts), 1 empty text.",
+        "1 duplicate row was left out: each was kept once.",
+    ]
+    assert len(data.problems.read_text().splitlines()) == 3
+
+
+def test_a_folder_without_judgments_for_training_says_which_are_taken(make):
+    folder = make(test=QRELS)
+    assert rows_of(folder) == ROWS
+    assert head_of(folder).notes == ["'my' has no judgments for training: those of test.tsv are taken."]
+    assert head_of("my/qrels/test.tsv").notes == []
+    assert rows_of("my/qrels/test.tsv") == ROWS
+
+
+def test_a_folder_of_folders_and_one_without_queries_are_answered(make, tmp_path):
+    folder = make()
+    (tmp_path / "all").mkdir()
+    folder.rename("all/android")
+    assert "'all' holds several BEIR folders: android. Name one of them, as in data.path=all/android." in told("all")
+    assert "as in data.validation_path=all/android." in "".join(
+        str(problem) for problem in csv_data("all/android", validation_path="all").check_head()
+    )
+    Path("all/android/queries.jsonl").unlink()
+    assert "'all/android' has no queries.jsonl." in told("all/android")

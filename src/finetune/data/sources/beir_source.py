@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.bad_rows import BadRows
-from finetune.data.beir_folder import TRAIN, WANTED, BeirFolder, missing_parts, named_judgments, split_of, to_train_on
+from finetune.data.beir_folder import TRAIN, WANTED, BeirFolder, named_judgments, split_of, to_train_on, why_not
 from finetune.data.sources.files import look_at
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading
+from finetune.errors import CheckFailed
 
 if TYPE_CHECKING:
     from finetune.data.numbers import Notation
@@ -36,10 +37,10 @@ def open_beir(path: Path, shown: str, key: str) -> BeirSource:
         return BeirSource(to_train_on(path, shown, key), key)
     if not path.is_dir():
         if path.exists():
-            refuse(key, f"'{shown}' is a file.", WANTED.replace("test", "train"))
+            refuse(key, f"'{shown}' is a file.", WANTED)
         look_at(path, shown, key)
-    if parts := missing_parts(path):
-        refuse(key, f"'{shown}' has no {' and no '.join(parts)}.", WANTED.replace("test", "train"))
+    if problem := why_not(path, shown, key):
+        raise CheckFailed([problem])
     return BeirSource(to_train_on(path, shown, key), key, chosen=True)
 
 

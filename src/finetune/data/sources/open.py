@@ -14,8 +14,7 @@ from typing import IO, Any
 
 from finetune.config.spelling import did_you_mean
 from finetune.data.bad_rows import cut
-from finetune.data.beir_folder import WANTED, beir_inside, is_beir, missing_parts, named_judgments
-from finetune.data.column_setting import listing
+from finetune.data.beir_folder import beir_inside, is_beir, missing_parts, named_judgments, why_not
 from finetune.data.paths import resolve
 from finetune.data.sources.csv_file import CsvFile, check_dialect
 from finetune.data.sources.file_source import FileReader, FileSource
@@ -165,11 +164,8 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
         from finetune.data.sources.vectors import open_vectors
 
         return open_vectors(path, shown, options, key)
-    if inner := beir_inside(path):
-        what = f"'{shown}' holds several BEIR folders: {listing(inner)}."
-        refuse(key, what, f"Name one of them, as in {key}={shown.rstrip('/')}/{inner[0]}.")
-    if (path / "corpus.jsonl").is_file():
-        refuse(key, f"'{shown}' has no {' and no '.join(missing_parts(path))}.", WANTED)
+    if (beir_inside(path) or len(missing_parts(path)) == 1) and (problem := why_not(path, shown, key)):
+        raise CheckFailed([problem])
     look_at(path, shown, key)  # says that it is a folder, and what is in it
     raise AssertionError("a folder was taken for a file")
 
