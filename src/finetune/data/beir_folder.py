@@ -140,9 +140,14 @@ def _texts(folder: Path, part: str) -> tuple[Path, ...]:
 
 
 def _judgments(folder: Path) -> list[Path]:
-    """Return the files of judgments: those in `qrels/`, else those in the folder itself that are called qrels."""
-    inside = _files(folder / "qrels", JUDGMENTS)
-    return inside or [file for file in _files(folder, JUDGMENTS) if file.name.lower().startswith("qrels")]
+    """Return the files of judgments: those in `qrels/`, else those in the folder itself that are called qrels.
+
+    Where some are `.tsv`, only those: a text beside them is a description.
+    """
+    for files in (_files(folder / "qrels", {".tsv"}), _files(folder / "qrels", JUDGMENTS)):
+        if files:
+            return files
+    return [file for file in _files(folder, JUDGMENTS) if file.name.lower().startswith("qrels")]
 
 
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:

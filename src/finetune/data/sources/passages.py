@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.data.column_setting import listing, plain
-from finetune.data.layouts import ANCHORS, NEGATIVE, POSITIVES
+from finetune.data.layouts import ANCHORS, NEGATIVE, POSITIVES, is_role_name
 from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading, Source
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from finetune.data.bad_rows import BadRows
 
 TITLE = "title"
-TEXTS = ("text", "contents", "content", "passage_text", "passage", "body")  # the first that an object has is its text
+TEXTS = ("text", "contents", "passage_text", "passage", "body")  # the first that an object has is its text
 Form = Literal["passages", "instruction", "instructions"]
 
 _NUMBER_OF_QUERY = {"qid", "query_id", "queryid"}
@@ -76,7 +76,8 @@ class Passages:
         return forms
 
     def _notes(self) -> Iterator[str]:
-        if passages := [name for name, form in self._forms.items() if form == "passages"]:
+        # Other columns may have such objects too, and nobody uses them.
+        if passages := [name for name, form in self._forms.items() if form == "passages" and is_role_name(name)]:
             yield f"In {listing(passages)} the title and the text of each passage are joined."
         if instructed := [name for name, form in self._forms.items() if form != "passages"]:
             yield f"In {listing(instructed)} each text has an instruction in front; both are joined by a space."

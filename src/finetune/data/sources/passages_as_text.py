@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,10 +21,8 @@ def holds_passages(kind: pa.DataType) -> bool:
 
 def column_as_text(column: pa.ChunkedArray, form: Form) -> pa.ChunkedArray:
     """Return a column as texts, or lists of texts; what is not of this form is null."""
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # several chunks where offsets would be too large for one
-        return pa.chunked_array([_as_text(chunk, form) for chunk in whole.chunks])
-    return pa.chunked_array([_as_text(whole, form)])
+    chunks = column.chunks or [pa.array([], column.type)]
+    return pa.chunked_array([_as_text(chunk, form) for chunk in chunks])
 
 
 def join_titles(title: pa.Array, text: pa.Array) -> pa.Array:
@@ -45,8 +44,8 @@ def _as_text(values: pa.Array, form: Form) -> pa.Array:
 def _lists(values: pa.Array, flat: pa.Array) -> pa.Array:
     """Return lists as long as `values` with these flat values; null where `values` is."""
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array([0, *lengths.cumsum().tolist()], pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, flat, mask=values.is_null())
+    offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), flat, mask=values.is_null())
 
 
 def _passages(values: pa.Array) -> pa.Array:
