@@ -325,8 +325,18 @@ def scores_of(content: str, write, name: str = "scored.csv", **changes) -> list[
         ("text1;text2;score\na;b;1,234\nc;d;2,345\ne;f;3\n", {"decimal": ","}, [1.234, 2.345, 3]),
         ("text1;text2;score\na;b;1,234\nc;d;2,345.5\ne;f;3\n", {"decimal": "."}, [1234, 2345.5, 3]),
         ("text1;text2;score\na;b;1.234,5\nc;d;2.345\ne;f;3\n", {"decimal": ","}, [1234.5, 2345, 3]),
+        ("text1;text2;score\na;b;1 234,5\nc;d;-2\u202f345,25\ne;f;3\n", {"decimal": ","}, [1234.5, -2345.25, 3]),
     ],
-    ids=["semicolons", "tabs", "no-header", "quoted", "told", "thousands", "thousands-by-points"],
+    ids=[
+        "semicolons",
+        "tabs",
+        "no-header",
+        "quoted",
+        "told",
+        "thousands",
+        "thousands-by-points",
+        "thousands-by-spaces",
+    ],
 )
 def test_numbers_with_a_decimal_comma(content, changes, expected, write):
     assert scores_of(content, write, **changes) == pytest.approx(expected)
@@ -343,7 +353,7 @@ def test_weights_and_grades_may_have_a_decimal_comma_too(write):
     assert graded.train.score[:, 0].tolist() == [0.5, 2.5]
 
 
-@pytest.mark.parametrize("number", ["1,234", "12,345,678", "1.234,5"])
+@pytest.mark.parametrize("number", ["1,234", "12,345,678", "1.234,5", "1 234,5"])
 def test_whether_a_comma_separates_thousands_is_asked(number, write):
     answer = told(csv_data(write(f"text1;text2;score\na;b;{number}\nc;d;2\n")))
     assert f"the numbers in the column 'score' may have a decimal comma or thousands: {number}." in answer

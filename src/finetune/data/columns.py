@@ -259,6 +259,6 @@ def _with_point(texts: pa.ChunkedArray, notation: Notation) -> pa.ChunkedArray:
     """Return texts that are numbers in this notation as Arrow casts them, null for all others."""
     texts = pc.if_else(pc.match_substring_regex(texts, notation.pattern), texts, None)
     if notation.thousands:
-        texts = pc.replace_substring(texts, notation.other, "")
+        texts = pc.replace_substring_regex(texts, notation.separator, "")
     texts = pc.replace_substring(texts, notation.decimal, ".")
     return pc.utf8_ltrim(pc.utf8_trim_whitespace(texts), "+")

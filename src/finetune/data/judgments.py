@@ -44,10 +44,11 @@ class Judgments:
         """Return the counts that a report shows."""
         queries = len(self.queries)
         right = int((self.grade > 0).sum()) + len(self.lost_query)
-        lost = {"right_answers_not_in_the_corpus": len(self.lost_query)} if len(self.lost_query) else {}
-        return lost | {
+        facts: dict[str, int | float] = {
             "validation_queries": queries,
             "validation_corpus": len(self.corpus),
             "validation_judgments": len(self.grade),
             "right_answers_per_query": round(right / queries, 2) if queries else 0.0,
         }
+        lost = {"right_answers_not_in_the_corpus": len(self.lost_query)} if len(self.lost_query) else {}
+        return facts | lost

@@ -17,28 +17,29 @@ _EXPONENT = r"([eE][+-]?\d+)?"
 
 @dataclass(frozen=True)
 class Notation:
-    """How numbers are written: `decimal` is "." or ","; `thousands`: the other mark may separate thousands."""
+    """How numbers are written: `decimal` is "." or ","; `thousands`: the other mark or a space may separate these."""
 
     decimal: str = "."
     thousands: bool = False
 
     @property
-    def other(self) -> str:
-        """The mark that separates thousands."""
-        return "," if self.decimal == "." else "."
+    def separator(self) -> str:
+        """A regular expression that matches what separates thousands: the other mark, a space, an apostrophe."""
+        other = "," if self.decimal == "." else "."
+        return f"[{other} \u00a0\u202f'\u2019]"
 
     @property
     def pattern(self) -> str:
         """A regular expression that matches a number in this notation, for Python and for Arrow alike."""
-        decimal, other = re.escape(self.decimal), re.escape(self.other)
-        whole = rf"([1-9]\d{{0,2}}({other}\d{{3}})+|\d+)" if self.thousands else r"\d+"
+        decimal = re.escape(self.decimal)
+        whole = rf"([1-9]\d{{0,2}}({self.separator}\d{{3}})+|\d+)" if self.thousands else r"\d+"
         return rf"^\s*[+-]?({whole}({decimal}\d*)?|{decimal}\d+){_EXPONENT}\s*$"
 
     def number(self, text: str) -> float | None:
         """Return the number that a text is, None if it is none, or not a finite one."""
-        if not re.search(self.pattern, text):
+        if not re.search(self.pattern, text, re.ASCII):
             return None
-        number = float(text.replace(self.other, "").replace(self.decimal, "."))
+        number = float(re.sub(self.separator, "", text).replace(self.decimal, "."))
         return number if math.isfinite(number) else None
 
 

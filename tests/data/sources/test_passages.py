@@ -143,3 +143,11 @@ def test_numbers_in_place_of_texts_are_answered_with_what_to_do(tmp_path):
     assert "make a BEIR folder" in answer
     vectors = [{"query_id": i, "embedding": [0.5, 1.0]} for i in range(3)]
     assert len(rows_of(as_jsonl(tmp_path, vectors))) == 3
+
+
+def test_a_frame_of_passages(tmp_path):
+    import pandas
+
+    frame = pandas.read_parquet(as_parquet(tmp_path, TEVATRON))
+    assert rows_of(frame, *NAMES) == EXPECTED
+    assert pairs(frame)[0] == ("q0", "T p0", None)

@@ -35,13 +35,19 @@ class Passages:
         self._source = source
         self.shown, self.base = source.shown, source.base
 
+    @cached_property
+    def _head(self) -> Head:
+        """The head of the source with arrays of NumPy, which a frame has in its cells, as lists."""
+        head = self._source.head()
+        return replace(head, sample=[tuple(map(_as_list, row)) for row in head.sample])
+
     def fingerprint(self) -> str:
         """Return that of the source: what is in it decides how it is read."""
         return self._source.fingerprint()
 
     def head(self) -> Head:
         """Return the columns and first rows as texts, with a note that says what was joined."""
-        head = self._source.head()
+        head = self._head
         self._refuse_numbers(head)
         if not self._forms:
             return head
@@ -66,7 +72,7 @@ class Passages:
 
     @cached_property
     def _forms(self) -> dict[str, Form]:
-        head = self._source.head()
+        head = self._head
         columns = {name: [row[i] for row in head.sample if row[i] is not None] for i, name in enumerate(head.names)}
         forms: dict[str, Form] = {name: "passages" for name, values in columns.items() if _are_passages(values)}
         instructed = [name for name, values in columns.items() if _is_role(name, ANCHORS) and _are_pairs(values)]
@@ -104,6 +110,10 @@ def joined(title: Any, text: Any) -> Any:
     if not title.strip():
         return text
     return f"{title} {text}" if text.strip() else title
+
+
+def _as_list(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_role(name: str, tiers: Sequence[Sequence[str]]) -> bool:
