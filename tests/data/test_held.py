@@ -160,7 +160,7 @@ def test_texts_alone_measure_nothing(table):
 
 def test_bad_rows_of_another_source_are_left_out_as_the_run_says_or_it_itself(tmp_path, table):
     write_beir(tmp_path / "beir", "q1\td1\t1\nq1\td2\tyes\n")
-    with pytest.raises(CheckFailed, match=r"evaluation.mine.data.on_bad_rows=skip"):
+    with pytest.raises(CheckFailed, match=r": \+\+evaluation.mine.data.on_bad_rows=skip"):
         other(tmp_path / "beir").load()
     for source in (
         other(tmp_path / "beir", csv_data("unread.csv", on_bad_rows="skip")),
@@ -186,6 +186,8 @@ def test_numbers_of_another_source_may_have_a_decimal_comma(tmp_path):
     (tmp_path / "scored.csv").write_text("text1;text2;score\na;x;0,5\nb;y;1,234\n")
     assert other(tmp_path / "scored.csv").load().of("scored pairs").score.tolist() == pytest.approx([0.5, 1.234])
     (tmp_path / "scored.csv").write_text("text1;text2;score\na;x;1,234\nb;y;1,235\n")
-    assert "evaluation.mine.data.decimal" in str(other(tmp_path / "scored.csv").check()[0])
+    problem = str(other(tmp_path / "scored.csv").check()[0])
+    assert problem.startswith("evaluation.mine.data.decimal: ")
+    assert """'++evaluation.mine.data.decimal=","' or '++evaluation.mine.data.decimal="."'""" in problem
     told = other(tmp_path / "scored.csv", decimal=".").load()
     assert told.of("scored pairs").score.tolist() == [1234, 1235]

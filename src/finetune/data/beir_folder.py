@@ -6,11 +6,12 @@ As published it is `corpus.jsonl`, `queries.jsonl` and `qrels/*.tsv`. People als
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from finetune.data.suffixes import unpacked_name
+from finetune.data.suffixes import PACKED, unpacked_name
 from finetune.errors import CheckFailed, Problem
 
 TEXTS = {".jsonl", ".ndjson", ".json", ".parquet"}
@@ -46,7 +47,7 @@ class BeirFolder:
 
 def is_beir(folder: Path) -> bool:
     """Return whether `folder` holds the three parts of a BEIR data set."""
-    return not missing_parts(folder)
+    return bool(_texts(folder, "corpus") and _texts(folder, "queries") and _judgments(folder))
 
 
 def missing_parts(folder: Path) -> list[str]:
@@ -151,10 +152,12 @@ def _judgments(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:
+    """Return the files in a folder, packed ones too, that end so; none if it is no folder. There may be a million."""
+    endings = tuple(suffix + packed for suffix in suffixes for packed in ("", *PACKED))
     try:
-        found = [file for file in folder.iterdir() if PurePath(unpacked_name(file.name)).suffix in suffixes]
-        return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
-    except (OSError, ValueError):  # it is no folder
+        names = [name for name in os.listdir(folder) if name.lower().endswith(endings)]  # noqa: PTH208 names are enough
+        return sorted(folder / name for name in names if not name.startswith(".") and (folder / name).is_file())
+    except (OSError, ValueError):
         return []
 
 

@@ -15,7 +15,7 @@ from finetune.config.evaluators import evaluators_of
 from finetune.config.spelling import did_you_mean
 from finetune.data.beir_folder import BeirFolder, is_beir, named_judgments, to_evaluate_on
 from finetune.data.paths import resolve
-from finetune.data.settings import OF_A_SOURCE, Data, OnBadRows
+from finetune.data.settings import OF_A_SOURCE, Data, OnBadRows, moved
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
@@ -95,12 +95,7 @@ class OtherSource:
         return to_evaluate_on(folder, path, "data.path") if is_one else None
 
     def _placed(self, problem: Problem) -> Problem:
-        def mine(text: str) -> str:
-            return text.replace("data.", f"{self.key}.")
-
-        if not problem.where.startswith("data."):
-            return problem
-        return replace(problem, where=mine(problem.where), advice=mine(problem.advice))
+        return moved(problem, self.key) if problem.where.startswith("data.") else problem
 
 
 def other_sources(cfg: DictConfig) -> dict[str, OtherSource]:

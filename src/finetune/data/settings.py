@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
@@ -257,8 +258,18 @@ class OneSource:
         """Return the problem at the key of this source, if it is at one of `data`."""
         if not self.name or not problem.where.startswith("data."):
             return problem
-        where = f"data.sources.{self.name}.{problem.where.removeprefix('data.')}"
-        return replace(problem, where=where, advice=problem.advice.replace("data.", f"data.sources.{self.name}."))
+        return moved(problem, f"data.sources.{self.name}")
+
+
+def moved(problem: Problem, key: str) -> Problem:
+    """Return a problem of a key of `data` as one of the same key below `key`, with advice that can be typed."""
+
+    def renamed(found: re.Match[str]) -> str:
+        # A key that the source does not have yet takes ++.
+        return f"++{key}.{found[1]}" if found[1] else f"{key}."
+
+    advice = re.sub(r"(?<![\w.])data\.(\w+=)?", renamed, problem.advice)
+    return replace(problem, where=f"{key}.{problem.where.removeprefix('data.')}", advice=advice)
 
 
 def _check_own(name: str, own: object) -> Iterator[Problem]:
