@@ -84,6 +84,7 @@ REFUSED = {
         {"corpus": lines([*CORPUS, {"_id": "d1", "text": "x"}])},
         "corpus.jsonl:4: column '_id' has",
     ),
+    "no row to read": ({"corpus": '{"_id": "\\ud800", "text": "x"}\n'}, "corpus.jsonl: has no row that can be read"),
     "empty corpus": ({"corpus": ""}, "corpus.jsonl' is empty"),
     "bytes": ({"corpus": b'{"_id": "1", "text": "\xe9"}\n'}, "corpus.jsonl' has the byte 0xE9, which is not utf-8"),
     "mostly unknown ids": (

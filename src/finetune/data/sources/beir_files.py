@@ -155,6 +155,8 @@ def _read_texts(sources: Sequence[FileSource], bad: BadRows) -> Texts:
             text = join_titles(reading.table[TITLE], text)
         parts.append(pa.table({ID: reading.table[ID].cast(pa.large_string()), "text": pc.fill_null(text, "")}))
     table = pa.concat_tables(parts)
+    if not len(table):
+        refuse(sources[0].shown, "has no row that can be read.", 'Every line must be like {"_id": "1", "text": "..."}.')
     ids, texts = (table[name].combine_chunks() for name in (ID, "text"))
     place = partial(places_of, readings)
     _tell_rows(np.flatnonzero(ids.is_null()), texts, place, bad, ID, "id", "there is no id")
