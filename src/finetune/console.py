@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from finetune import processes
@@ -69,17 +68,19 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int, unit: str) -> None:
+        from rich import progress  # here, because a command that is refused shows no bar
+
         self.description, self.total, self.unit = description, total, unit
         self._started = self._last_line = time.monotonic()
         self._first = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(f"{unit} · {{task.fields[text]}}"),
-            TimeElapsedColumn(),
-            TextColumn("· left"),
-            TimeRemainingColumn(),
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(f"{unit} · {{task.fields[text]}}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("· left"),
+            progress.TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
-from finetune import interrupts, processes
+from finetune import garbage, interrupts, processes
 from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def answered(do: Callable[[], int]) -> int:
     """Do something and return its exit code; a mistake or a mishap is told as text, a bug keeps its whole traceback."""
+    garbage.leave_out_what_is_loaded()
     # Hydra would cut the traceback. And a hub is asked for a model, never told about a run.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
