@@ -28,6 +28,7 @@ ADVICE = {
     "negative": "A negative must be a wrong answer.",
     "same": "Such a pair teaches nothing.",
     "number": "A score is a finite number, such as 0.75.",
+    "score_values": "Add it there with its score; null leaves its rows out.",
     "lengths": "There must be one score for each document.",
     "lonely": "A class with one member has no pair to learn from.",
     "image": "It must be a picture that Pillow opens.",

@@ -18,10 +18,12 @@ from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows, cut
 from finetune.data.items import STORED, Modality
 from finetune.data.layouts import Roles
+from finetune.data.sampled import FALSE_WORDS, TRUE_WORDS
 from finetune.data.sources import Reading
 from finetune.errors import CheckFailed, Problem
 
 Bools = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -90,9 +92,9 @@ class TypedColumns:
     anchor: ItemColumn
     positive: ItemColumn | None
     negatives: list[ItemColumn]
-    score: npt.NDArray[np.float64] | None = None  # (R,), or (F,) beside the values of a list
+    score: Numbers | None = None  # (R,), or (F,) beside the values of a list
     label: pa.ChunkedArray | None = None
-    weight: npt.NDArray[np.float64] | None = None
+    weight: Numbers | None = None
 
     @property
     def items(self) -> list[ItemColumn]:
@@ -116,7 +118,7 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     items = {name: _items(faults, name, name in roles.lists, prepare) for name in roles.items}
     label = _label(faults, roles.label) if roles.label else None
     score = _score(faults, roles, items) if roles.score else None
-    weight = _floats(faults, reading.table[roles.weight], roles.weight) if roles.weight else None
+    weight = _floats(faults, reading.table[roles.weight], roles.weight, _parsed) if roles.weight else None
     if weight is not None and roles.weight:
         faults.add(weight < 0, roles.weight, "number", "a weight is not below 0")
     return TypedColumns(
@@ -204,12 +206,12 @@ def _label(faults: Faults, name: str) -> pa.ChunkedArray:
     return label
 
 
-def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> npt.NDArray[np.float64]:
+def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> Numbers:
     name, positive = roles.score, items[roles.positive or ""]
     assert name is not None
     values = faults.reading.table[name]
     if positive.lengths is None:
-        return _floats(faults, values, name)
+        return _floats(faults, values, name, _scores)
     if name not in roles.lists:
         what = f"'{positive.name}' holds lists and '{name}' does not."
         raise CheckFailed([Problem("data.columns", what, "There must be one score for each document.")])
@@ -218,13 +220,13 @@ def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> npt.ND
         for row in np.flatnonzero(lengths != positive.lengths):
             what = f"has {lengths[row]} scores for {positive.lengths[row]} documents"
             faults.add_one(int(row), name, "lengths", what)
-        return _aligned(_parsed(flat), lengths, positive.lengths)
-    scores = _parsed(flat)
+        return _aligned(_scores(flat), lengths, positive.lengths)
+    scores = _scores(flat)
     faults.add(positive.row_of()[~np.isfinite(scores)], name, "number", "a score is no finite number")
     return scores
 
 
-def _aligned(flat: npt.NDArray[np.float64], lengths: Ints, wanted: Ints) -> npt.NDArray[np.float64]:
+def _aligned(flat: Numbers, lengths: Ints, wanted: Ints) -> Numbers:
     """Return `flat` with as many values for each row as wanted, so that the good rows can go on."""
     starts = np.cumsum(lengths) - lengths
     place = np.arange(int(wanted.sum())) - np.repeat(np.cumsum(wanted) - wanted, wanted)
@@ -233,16 +235,28 @@ def _aligned(flat: npt.NDArray[np.float64], lengths: Ints, wanted: Ints) -> npt.
     return np.where(inside, flat[index] if len(flat) else np.nan, np.nan)
 
 
-def _floats(faults: Faults, values: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
-    numbers = _parsed(values)
+def _floats(faults: Faults, values: pa.ChunkedArray, name: str, parse: Callable[[pa.ChunkedArray], Numbers]) -> Numbers:
+    numbers = parse(values)
     faults.add(~np.isfinite(numbers), name, "number", "is no finite number")
     return numbers
 
 
-def _parsed(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _scores(values: pa.ChunkedArray) -> Numbers:
+    """Return scores, NaN for what is none; of truth values, also those written as text, true is 1 and false is 0."""
+    numbers = _parsed(values)
+    if not _is_text(values.type) or np.isfinite(numbers).all():
+        return numbers
+    word = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    for words, score in ((TRUE_WORDS, 1.0), (FALSE_WORDS, 0.0)):
+        is_word = pc.fill_null(pc.is_in(word, value_set=pa.array(words, word.type)), False)
+        numbers = np.where(is_word.to_numpy(zero_copy_only=False), score, numbers)
+    return numbers
+
+
+def _parsed(values: pa.ChunkedArray) -> Numbers:
     """Return numbers, NaN for what is none."""
     try:
-        numbers: npt.NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        numbers: Numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
         if not _is_text(values.type):
             return np.full(len(values), np.nan)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from finetune.errors import Problem
 
 _HIGHEST_GRADE = 30
+MIDDLE = 0.5  # of scores of 0 to 1: where nothing else was said, pairs of at least this score are right
 
 
 def too_wide(key: str, dimensions: Sequence[int], width: int) -> Iterator[Problem]:
@@ -21,6 +24,31 @@ def no_range(key: str, lowest: float, highest: float) -> Iterator[Problem]:
     if highest <= lowest:
         what = f"it must be above {key}.lowest, and {highest:g} is not above {lowest:g}."
         yield Problem(f"{key}.highest", what, f"Set {key}.lowest and {key}.highest to the ends of the scores' scale.")
+
+
+def off_scale(key: str, node: Mapping[str, Any], low: float, high: float) -> Iterator[Problem]:
+    """Yield the problems of scores from `low` to `high` with a loss that wants 0 to 1, unless its settings say how.
+
+    Losses that use the size of the scores take their scale (`lowest`, `highest`) or a threshold (`right_from`); those
+    that only use their order have neither.
+    """
+    if {"lowest", "highest"} <= node.keys():
+        for end, value, beyond in (("lowest", low, low < node["lowest"]), ("highest", high, high > node["highest"])):
+            if beyond:
+                what = f"the scores reach {value:g}, beyond {end}={node[end]:g}."
+                yield Problem(f"{key}.{end}", what, f"Set {key}.{end}={value:g}, or what the scale ends at.")
+    if "right_from" in node and node["right_from"] is None and not 0 <= low <= high <= 1:
+        what = f"the scores are {low:g} to {high:g}, so it is open from which score on a pair is right."
+        advice = f"Set it, as in {key}.right_from={threshold(low, high):g}; {MIDDLE:g} is taken for scores of 0 to 1."
+        yield Problem(f"{key}.right_from", what, advice)
+
+
+def threshold(low: float, high: float) -> float:
+    """Return an example of a score from which on pairs are right: 0.5 of scores of 0 to 1, else above the middle."""
+    if 0 <= low <= high <= 1:
+        return MIDDLE
+    middle = (low + high) / 2
+    return float(math.floor(middle) + 1) if high - low >= 2 else float(f"{middle:.2g}")
 
 
 def no_grades(key: str, weighting: str, low: float, high: float) -> Iterator[Problem]:

@@ -1,0 +1,206 @@
+"""What a user is asked when values leave open what a column means: classes or scores, and columns that are not used.
+
+The questions need all values of a column: a file may be sorted by it. R rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetune.config.quoting import quoted, typed
+from finetune.data.bad_rows import BadRows, cut
+from finetune.data.column_setting import GRADES, KEY, LABELS, SCORES, bracketed, listing, plain
+from finetune.data.sampled import ROWS_A_VALUE, TRUE_WORDS, Sampled, is_number, is_truth_word
+from finetune.errors import Problem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from finetune.data.columns import Numbers
+    from finetune.data.layouts import Roles
+    from finetune.data.sources.source import Head, Source
+
+VALUES_KEY = "data.score_values"
+FEW = 3  # values of a column that may say which pairs are right
+MOST = 4  # the same, when one of them stands for no answer
+_NO_ANSWER = ("", "-", "-1")
+_CLASSES = 7  # more whole numbers than these are no classes of pairs
+_SHOWN = 5
+_KEY_OF_HYDRA = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)  # which takes no quotes there
+_RIGHT = (*TRUE_WORDS, "1", "entailment", "entails", "duplicate", "match", "same", "paraphrase", "similar", "positive")
+_HALF = ("neutral", "partial", "related", "maybe")
+_SPEAKING = {*SCORES, *GRADES, *LABELS, "rating"}  # the last word of a name that says how well two texts match
+
+
+def questions(source: Source, head: Head, roles: Roles, score_R: Numbers | None) -> Iterator[Problem]:
+    """Yield what the values of a source leave open; a user who named the columns is asked nothing.
+
+    `score_R` are its scores as they were read, None where there are none, or a user said what each value is worth.
+    """
+    if roles.by_user or roles.positive is None:
+        return
+    import numpy as np
+
+    pair = roles.anchor, roles.positive
+    if roles.layout == "scored pairs" and roles.score is not None and score_R is not None:
+        numbers = {float(number) for number in np.unique(score_R[np.isfinite(score_R)])}
+        if are_classes(numbers, roles.score if roles.named else None):
+            yield classes_problem(roles.score, pair, numbers)
+    if roles.layout == "pairs" and (doubtful := doubtful_columns(_read_unused(source, head, roles))):
+        yield unused_problem(pair, doubtful)
+
+
+def _read_unused(source: Source, head: Head, roles: Roles) -> dict[str, pa.ChunkedArray]:
+    """Return those of the columns without a role that may say which pairs are right, by name and first values."""
+    sampled = Sampled(head.names, head.sample)
+    names = [name for name in roles.unused if sampled.may_have_few_values(name, MOST) or says_match(name)]
+    # What is wrong with these columns is no fault of the data that is used.
+    table = source.read(names, BadRows()).table if names else None
+    return {} if table is None else {name: table[name] for name in names}
+
+
+def are_classes(numbers: set[float], name: str | None) -> bool:
+    """Whether the numbers beside two texts may be classes, as in NLI, where they are taken for scores.
+
+    Whole numbers are, under a name that does not say score, unless they are 0 and 1. A score that is -1 to 2 is one of
+    NLI's classes too, with -1 where the annotators did not agree. `name` is None for a column without a name.
+    """
+    if not numbers or not all(number.is_integer() for number in numbers):
+        return False
+    if name is not None and plain(name) in GRADES:
+        return False
+    if name is not None and plain(name) in SCORES:
+        return min(numbers) == -1 and max(numbers) == 2
+    return not numbers <= {0, 1} and len(numbers) <= _CLASSES
+
+
+def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> Problem:
+    """Return the question whether numbers beside two texts are classes or scores."""
+    values = [f"{number:g}" for number in sorted(numbers)]
+    what = f"the column '{column.strip()}' has the values {', '.join(values)}: scores of the pairs, or classes?"
+    score, unused = _as_score(column, pair), bracketed([name.strip() for name in pair])
+    ways = (
+        f"{typed(KEY, score)} (scores: the higher, the better the match)",
+        f"the same with {typed(VALUES_KEY, example_values(values))} (classes: what each is worth; null leaves "
+        "its rows out)",
+        f"{typed(KEY, unused)} (not used: all pairs are right)",
+    )
+    return Problem(KEY, what, f"Say which: {'; '.join(ways)}.")
+
+
+def label_problem(column: str, pair: tuple[str, str], words: Sequence[str]) -> Problem:
+    """Return the question what a class beside two texts is of: of an item, or of how well the two match."""
+    first, second, shown = (quoted(name.strip()) for name in (*pair, column))
+    what = f"the column '{column.strip()}' may be the class of an item, or say how well two items match."
+    scored = f"{typed(KEY, _as_score(column, pair))}"
+    if not words or not all(is_number(word) or is_truth_word(word) for word in words):
+        scored += f" with {typed(VALUES_KEY, example_values(words or ['entailment', 'neutral', 'contradiction']))}"
+    item, right = f"{{item: {first}, label: {shown}}}", f"[{first},{second}]"
+    ways = f"{typed(KEY, item)} (labelled items); {typed(KEY, right)} (right pairs); {scored} (scored pairs)"
+    return Problem(KEY, what, f"Say which: {ways}.")
+
+
+def _as_score(column: str, pair: tuple[str, str]) -> str:
+    first, second, score = (quoted(name.strip()) for name in (*pair, column))
+    return f"{{anchor: {first}, positive: {second}, score: {score}}}"
+
+
+def example_values(values: Sequence[str]) -> str:
+    """Return a mapping of these values to scores as an example, in Hydra's grammar."""
+    shown = [value for value in dict.fromkeys(values) if _KEY_OF_HYDRA.fullmatch(value)][:_SHOWN]
+    scores = _example_scores(shown or ["right", "wrong"])
+    return "{" + ", ".join(f"{value}: {score}" for value, score in scores.items()) + "}"
+
+
+def _example_scores(values: list[str]) -> dict[str, str]:
+    if {"1", "2"} <= {*values} <= {"-1", "0", "1", "2"}:
+        known = {"0": "1", "1": "0.5", "2": "0", "-1": "null"}  # NLI: entailment, neutral, contradiction, none
+        return {value: known[value] for value in known if value in values}
+    scores = {}
+    for value in values:
+        word = value.lower()
+        scores[value] = "null" if word in _NO_ANSWER else "1" if word in _RIGHT else "0.5" if word in _HALF else "0"
+    if values and "1" not in scores.values():
+        scores[values[0]] = "1"
+    return scores
+
+
+def doubtful_columns(columns: Mapping[str, pa.ChunkedArray]) -> dict[str, list[str]]:
+    """Return the columns that may say which pairs are right, with their distinct values as texts.
+
+    That is two or three distinct values, or any number of them under a name that ends as `relatedness_score` does.
+    """
+    found = {}
+    for name, column in columns.items():
+        values = distinct(column)
+        if values is None or len(values) < 2 or len(column) < ROWS_A_VALUE * min(len(values), FEW):
+            continue
+        answers = [value for value in values if value.lower() not in _NO_ANSWER]
+        few = len(values) <= FEW or (len(values) <= MOST and len(answers) <= FEW)
+        if few or (says_match(name) and all(map(is_number, answers))):
+            found[name] = values
+    return found
+
+
+def says_match(name: str) -> bool:
+    """Whether the last word of a name is one for scores, grades or labels."""
+    return plain(name).rpartition("_")[2] in _SPEAKING
+
+
+def distinct(column: pa.ChunkedArray) -> list[str] | None:
+    """Return the distinct values of a column as texts, an empty one for null; None for lists and objects."""
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return None
+    return list(dict.fromkeys("" if value is None else _shown(value) for value in column.unique().to_pylist()))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+
+
+def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> Problem:
+    """Return the question whether one of these columns, which are not used, says which pairs are right."""
+    # The example is of the column that looks most like an answer.
+    first, values = min(doubtful.items(), key=lambda one: (not _is_answer(one[1]), not says_match(one[0])))
+    said = "; ".join(f"'{cut(name.strip())}' ({_values(found)})" for name, found in doubtful.items())
+    one = len(doubtful) == 1
+    what = (
+        f"the column{'' if one else 's'} {said} {'is' if one else 'are'} not used, and may say which pairs are right: "
+        "as it is, all of them are."
+    )
+    ways = (
+        f"{typed(KEY, bracketed([name.strip() for name in pair]))} (not used: all pairs are right)",
+        f"{' '.join(_score_settings(pair, first, values))} (the pairs of at least this score are right; without "
+        "data.min_score they are scored pairs)",
+    )
+    return Problem(KEY, what, f"Say which: {'; '.join(ways)}.")
+
+
+def _score_settings(pair: tuple[str, str], column: str, values: Sequence[str]) -> Iterator[str]:
+    yield typed(KEY, _as_score(column, pair))
+    if _is_answer(values):
+        yield "data.min_score=1"
+    elif all(map(is_number, values)) and len(values) > MOST:
+        yield f"data.min_score={max(map(float, values)):g}"
+    else:
+        yield typed(VALUES_KEY, example_values(sorted(values)))
+        yield "data.min_score=1"
+
+
+def _is_answer(values: Sequence[str]) -> bool:
+    """Whether these are the numbers 0 and 1, or truth values."""
+    return all(is_truth_word(value) or (is_number(value) and float(value) in (0, 1)) for value in values)
+
+
+def _values(values: Sequence[str]) -> str:
+    shown = listing(sorted(values)[:_SHOWN])
+    return shown if len(values) <= _SHOWN else f"{shown}, …"
+
+
+def unused_note(unused: Sequence[str]) -> str:
+    """Return a sentence that names the columns that are not used."""
+    return f"Not used: the column{'' if len(unused) == 1 else 's'} {listing(name.strip() for name in unused)}."
