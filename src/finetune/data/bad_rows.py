@@ -27,7 +27,7 @@ ADVICE = {
     "empty": "Every row needs it.",
     "negative": "A negative must be a wrong answer.",
     "same": "Such a pair teaches nothing.",
-    "number": "A score is a finite number, such as 0.75.",
+    "number": "A score is a finite number, such as 0.75; data.score_values gives words and classes one.",
     "score_values": "Add it there with its score; null leaves its rows out.",
     "lengths": "There must be one score for each document.",
     "lonely": "A class with one member has no pair to learn from.",

@@ -5,8 +5,9 @@ R rows of the source, F values of a column whose lists were laid flat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ from finetune.errors import CheckFailed, Problem
 Bools = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+
+
+class WrongKind(CheckFailed):
+    """A column holds what its role cannot take, in most of its rows."""
 
 
 class Faults:
@@ -138,11 +143,23 @@ def _items(faults: Faults, name: str, is_list: bool, prepare: Prepare) -> ItemCo
     if is_list:
         values, lengths = _flat(faults, name, values)
     rows = np.arange(len(values)) if lengths is None else np.repeat(np.arange(len(lengths)), lengths)
-    modality, stored = prepare(
-        name, values, lambda place, kind, what: faults.add_one(int(rows[place]), name, kind, what)
-    )
+    with _with_its_place(faults, name):
+        modality, stored = prepare(
+            name, values, lambda place, kind, what: faults.add_one(int(rows[place]), name, kind, what)
+        )
     assert stored.type == STORED[modality], f"{name}: {stored.type}"
     return ItemColumn(name, modality, stored, lengths)
+
+
+@contextmanager
+def _with_its_place(faults: Faults, name: str) -> Iterator[None]:
+    """Add to what is wrong with a column as a whole where its first value is."""
+    try:
+        yield
+    except WrongKind as failed:
+        there = np.flatnonzero(faults.reading.table[name].is_valid().to_numpy(zero_copy_only=False))
+        place = f" The first is in {faults.reading.place(there[:1])[0]}." if len(there) else ""
+        raise CheckFailed(replace(problem, what=problem.what + place) for problem in failed.problems) from failed
 
 
 def as_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -155,17 +172,24 @@ def as_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        what = f"the column '{name}' holds {kind}, and a text is expected."
-        raise CheckFailed([Problem("data.columns", what, "Name the columns that hold what you want to compare.")])
+        what = f"the column '{name}' holds {_in_words(kind)}, and texts are expected."
+        raise WrongKind([Problem("data.columns", what, "Name the columns that hold what you want to compare.")])
     return values if kind == STORED["text"] else values.cast(STORED["text"])
+
+
+def _in_words(kind: pa.DataType) -> str:
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return "objects"
+    return "lists" if pa.types.is_nested(kind) else "bytes" if pa.types.is_binary(kind) else str(kind)
 
 
 def _flat(faults: Faults, name: str, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
     if _is_text(values.type):
         values = _parse_lists(faults, name, values)
     if not _is_list(values.type):
-        what = f"the column '{name}' holds lists in its first rows, but is of type {values.type}."
-        raise CheckFailed([Problem("data.columns", what, "Every row must hold a list.")])
+        what = f"the column '{name}' is to hold lists, and most of its values are of type {values.type}."
+        with _with_its_place(faults, name):
+            raise WrongKind([Problem("data.columns", what, "Every row must hold a list.")])
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy().astype(np.int64)
     return pa.chunked_array([chunk.flatten() for chunk in values.chunks], values.type.value_type), lengths
 
@@ -200,7 +224,8 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _label(faults: Faults, name: str) -> pa.ChunkedArray:
-    label = as_texts(name, faults.reading.table[name])
+    with _with_its_place(faults, name):
+        label = as_texts(name, faults.reading.table[name])
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(label), ""), True)
     faults.add(blank.to_numpy(), name, "empty", "there is no label")
     return label

@@ -115,6 +115,7 @@ def example_values(values: Sequence[str]) -> str:
 
 
 def _example_scores(values: list[str]) -> dict[str, str]:
+    values = [f"{float(value):g}" if is_number(value) else value for value in values]
     if {"1", "2"} <= {*values} <= {"-1", "0", "1", "2"}:
         known = {"0": "1", "1": "0.5", "2": "0", "-1": "null"}  # NLI: entailment, neutral, contradiction, none
         return {value: known[value] for value in known if value in values}
@@ -170,7 +171,7 @@ def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> 
     one = len(doubtful) == 1
     what = (
         f"the column{'' if one else 's'} {said} {'is' if one else 'are'} not used, and may say which pairs are right: "
-        "as it is, all of them are."
+        "without it, all of them are trained as right."
     )
     ways = (
         f"{typed(KEY, bracketed([name.strip() for name in pair]))} (not used: all pairs are right)",
@@ -193,7 +194,8 @@ def _score_settings(pair: tuple[str, str], column: str, values: Sequence[str]) -
 
 def _is_answer(values: Sequence[str]) -> bool:
     """Whether these are the numbers 0 and 1, or truth values."""
-    return all(is_truth_word(value) or (is_number(value) and float(value) in (0, 1)) for value in values)
+    answers = [value for value in values if value]  # what has none is a bad row
+    return all(is_truth_word(value) or (is_number(value) and float(value) in (0, 1)) for value in answers)
 
 
 def _values(values: Sequence[str]) -> str:
