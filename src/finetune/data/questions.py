@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, cut
 from finetune.data.column_setting import GRADES, KEY, LABELS, SCORES, bracketed, listing, plain
-from finetune.data.sampled import ROWS_A_VALUE, TRUE_WORDS, Sampled, is_number, is_truth_word
+from finetune.data.sampled import ROWS_A_VALUE, TRUE_WORDS, Sampled, as_word, is_number, is_truth_word, right_from
 from finetune.errors import Problem
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ MOST = 4  # the same, when one of them stands for no answer
 _NO_ANSWER = ("", "-", "-1")
 _CLASSES = 7  # more whole numbers than these are no classes of pairs
 _SHOWN = 5
+_LONGEST = 30  # characters of a value in an example
+_ENOUGH = 1000  # distinct values that are looked at: more are no classes
 _KEY_OF_HYDRA = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)  # which takes no quotes there
 _RIGHT = (*TRUE_WORDS, "1", "entailment", "entails", "duplicate", "match", "same", "paraphrase", "similar", "positive")
 _HALF = ("neutral", "partial", "related", "maybe")
@@ -48,17 +50,27 @@ def questions(source: Source, head: Head, roles: Roles, score_R: Numbers | None)
         numbers = {float(number) for number in np.unique(score_R[np.isfinite(score_R)])}
         if are_classes(numbers, roles.score if roles.named else None):
             yield classes_problem(roles.score, pair, numbers)
-    if roles.layout == "pairs" and (doubtful := doubtful_columns(_read_unused(source, head, roles))):
+    if roles.layout == "pairs" and (doubtful := _doubtful_columns(source, head, roles)):
         yield unused_problem(pair, doubtful)
 
 
-def _read_unused(source: Source, head: Head, roles: Roles) -> dict[str, pa.ChunkedArray]:
-    """Return those of the columns without a role that may say which pairs are right, by name and first values."""
+def _doubtful_columns(source: Source, head: Head, roles: Roles) -> dict[str, list[str]]:
+    """Return the columns without a role that may say which pairs are right, with their distinct values as texts."""
     sampled = Sampled(head.names, head.sample)
     names = [name for name in roles.unused if sampled.may_have_few_values(name, MOST) or says_match(name)]
-    # What is wrong with these columns is no fault of the data that is used.
-    table = source.read(names, BadRows()).table if names else None
-    return {} if table is None else {name: table[name] for name in names}
+    if not names:
+        return {}
+    # Values of another type than most are left out here: what is wrong with these columns is no fault of the data that
+    # is used. The first of them are among the samples.
+    table = source.read(names, BadRows()).table
+    found = {}
+    for name in names:
+        values = distinct(table[name])
+        if values is not None and is_doubtful(
+            name, both := list(dict.fromkeys([*values, *sampled.words(name)])), len(table)
+        ):
+            found[name] = both
+    return found
 
 
 def are_classes(numbers: set[float], name: str | None) -> bool:
@@ -109,7 +121,7 @@ def _as_score(column: str, pair: tuple[str, str]) -> str:
 
 def example_values(values: Sequence[str]) -> str:
     """Return a mapping of these values to scores as an example, in Hydra's grammar."""
-    shown = [value for value in dict.fromkeys(values) if _KEY_OF_HYDRA.fullmatch(value)][:_SHOWN]
+    shown = [word for word in dict.fromkeys(values) if len(word) <= _LONGEST and _KEY_OF_HYDRA.fullmatch(word)][:_SHOWN]
     scores = _example_scores(shown or ["right", "wrong"])
     return "{" + ", ".join(f"{value}: {score}" for value, score in scores.items()) + "}"
 
@@ -128,21 +140,17 @@ def _example_scores(values: list[str]) -> dict[str, str]:
     return scores
 
 
-def doubtful_columns(columns: Mapping[str, pa.ChunkedArray]) -> dict[str, list[str]]:
-    """Return the columns that may say which pairs are right, with their distinct values as texts.
+def is_doubtful(name: str, values: Sequence[str], rows: int) -> bool:
+    """Whether a column of so many rows, with these distinct values, may say which pairs are right.
 
     That is two or three distinct values, or any number of them under a name that ends as `relatedness_score` does.
     """
-    found = {}
-    for name, column in columns.items():
-        values = distinct(column)
-        if values is None or len(values) < 2 or len(column) < ROWS_A_VALUE * min(len(values), FEW):
-            continue
-        answers = [value for value in values if value.lower() not in _NO_ANSWER]
-        few = len(values) <= FEW or (len(values) <= MOST and len(answers) <= FEW)
-        if few or (says_match(name) and all(map(is_number, answers))):
-            found[name] = values
-    return found
+    if len(values) < 2 or rows < ROWS_A_VALUE * min(len(values), FEW):
+        return False
+    answers = [value for value in values if value not in _NO_ANSWER]
+    if len(values) <= FEW or (len(values) <= MOST and len(answers) <= FEW):
+        return True
+    return says_match(name) and all(map(is_number, answers))
 
 
 def says_match(name: str) -> bool:
@@ -156,11 +164,9 @@ def distinct(column: pa.ChunkedArray) -> list[str] | None:
 
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return None
-    return list(dict.fromkeys("" if value is None else _shown(value) for value in column.unique().to_pylist()))
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+    return list(
+        dict.fromkeys("" if value is None else as_word(value) for value in column.unique()[:_ENOUGH].to_pylist())
+    )
 
 
 def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> Problem:
@@ -171,7 +177,7 @@ def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> 
     one = len(doubtful) == 1
     what = (
         f"the column{'' if one else 's'} {said} {'is' if one else 'are'} not used, and may say which pairs are right: "
-        "without it, all of them are trained as right."
+        f"without {'it' if one else 'them'}, all of them are trained as right."
     )
     ways = (
         f"{typed(KEY, bracketed([name.strip() for name in pair]))} (not used: all pairs are right)",
@@ -185,8 +191,9 @@ def _score_settings(pair: tuple[str, str], column: str, values: Sequence[str]) -
     yield typed(KEY, _as_score(column, pair))
     if _is_answer(values):
         yield "data.min_score=1"
-    elif all(map(is_number, values)) and len(values) > MOST:
-        yield f"data.min_score={max(map(float, values)):g}"
+    elif all(is_number(value) for value in values if value) and len(values) > MOST:
+        numbers = [float(value) for value in values if value]
+        yield f"data.min_score={right_from(min(numbers), max(numbers)):g}"
     else:
         yield typed(VALUES_KEY, example_values(sorted(values)))
         yield "data.min_score=1"
@@ -200,7 +207,7 @@ def _is_answer(values: Sequence[str]) -> bool:
 
 def _values(values: Sequence[str]) -> str:
     shown = listing(sorted(values)[:_SHOWN])
-    return shown if len(values) <= _SHOWN else f"{shown}, …"
+    return shown if len(values) <= _SHOWN else f"{len(values):,} values, as {listing(values[:2])}"
 
 
 def unused_note(unused: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 # What a truth value may be called where a file holds texts; in lower case.
 TRUE_WORDS = ("true", "yes")
 FALSE_WORDS = ("false", "no")
+MIDDLE = 0.5  # of scores of 0 to 1: unless a user says otherwise, pairs of at least this score are right
 # With fewer rows than this for each value, two or three values in a column mean nothing.
 ROWS_A_VALUE = 2
 _LETTERS = re.compile(r"[^\W\d_]")
@@ -54,14 +55,14 @@ class Sampled:
 
     def words(self, name: str) -> list[str]:
         """Return the distinct values of a column, as text, in the order in which they come."""
-        return list(dict.fromkeys(str(value).strip() for value in self._values[name]))
+        return list(dict.fromkeys(map(as_word, self._values[name])))
 
     def may_have_few_values(self, name: str, most: int) -> bool:
         """Whether the column has at most so many distinct values in these rows, none of them a list or an object."""
         values = self._values[name]
         if any(isinstance(value, list | tuple | dict | bytes) or hasattr(value, "__array__") for value in values):
             return False
-        return len({str(value) for value in values}) <= most
+        return len(set(map(as_word, values))) <= most
 
     def texts_first(self, names: Sequence[str]) -> list[str]:
         """Return the names with those in front whose values look like texts: sentences, then words, then the rest."""
@@ -79,6 +80,19 @@ class Sampled:
         if sentences > len(texts) / 2:
             return 2
         return 1 if codes <= len(texts) / 2 else 0
+
+
+def as_word(value: Any) -> str:
+    """Return a single value as the text by which it is told from others."""
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+
+
+def right_from(low: float, high: float) -> float:
+    """Return an example of a score from which pairs are right: 0.5 of scores of 0 to 1, else about the middle."""
+    if 0 <= low <= high <= 1:
+        return MIDDLE
+    middle = (low + high) / 2
+    return float(math.floor(middle) + 1) if high - low >= 2 else float(f"{middle:.2g}")
 
 
 def is_number(value: Any) -> bool:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from finetune.config.types import Positive
 from finetune.data.batches import Batch
+from finetune.data.sampled import MIDDLE
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.documents import documents, weighed, weighted_mean
 from finetune.losses.loss import Loss
-from finetune.losses.settings import MIDDLE, no_range
+from finetune.losses.settings import no_range
 
 
 @dataclass(frozen=True)

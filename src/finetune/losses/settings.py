@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from finetune.data.sampled import MIDDLE, right_from
 from finetune.errors import Problem
 
 _HIGHEST_GRADE = 30
-MIDDLE = 0.5  # of scores of 0 to 1: where nothing else was said, pairs of at least this score are right
 
 
 def too_wide(key: str, dimensions: Sequence[int], width: int) -> Iterator[Problem]:
@@ -39,16 +38,8 @@ def off_scale(key: str, node: Mapping[str, Any], low: float, high: float) -> Ite
                 yield Problem(f"{key}.{end}", what, f"Set {key}.{end}={value:g}, or what the scale ends at.")
     if "right_from" in node and node["right_from"] is None and not 0 <= low <= high <= 1:
         what = f"the scores are {low:g} to {high:g}, so it is open from which score on a pair is right."
-        advice = f"Set it, as in {key}.right_from={threshold(low, high):g}; {MIDDLE:g} is taken for scores of 0 to 1."
+        advice = f"Set it, as in {key}.right_from={right_from(low, high):g}; {MIDDLE:g} is taken for scores of 0 to 1."
         yield Problem(f"{key}.right_from", what, advice)
-
-
-def threshold(low: float, high: float) -> float:
-    """Return an example of a score from which on pairs are right: 0.5 of scores of 0 to 1, else above the middle."""
-    if 0 <= low <= high <= 1:
-        return MIDDLE
-    middle = (low + high) / 2
-    return float(math.floor(middle) + 1) if high - low >= 2 else float(f"{middle:.2g}")
 
 
 def no_grades(key: str, weighting: str, low: float, high: float) -> Iterator[Problem]:
