@@ -320,6 +320,8 @@ def test_a_column_that_is_of_another_type_as_a_whole_is_told_with_its_first_row(
         told = refused(written(objects, kind))
         assert f"the column 'positives' holds objects, and texts are expected. The first is in {place}." in told
     assert "the column 'label' holds lists" in refused(conflict(LISTS, "label"))
+    sources = {"one": {"path": written(objects, "jsonl")}, "two": {"path": written(pairs(), name="two")}}
+    assert "data.sources.one.columns: the column 'positives' holds objects" in refused(None, sources=sources)
 
 
 def test_most_rows_decide_what_a_column_holds():

@@ -23,7 +23,7 @@ from finetune.data.column_setting import (
     plain,
     wrong_names,
 )
-from finetune.data.questions import FEW, are_classes, classes_problem, is_doubtful, label_problem
+from finetune.data.questions import FEW, are_classes, classes_problem, flag_problem, is_doubtful, label_problem
 from finetune.data.sampled import Sampled
 from finetune.errors import CheckFailed, Problem
 
@@ -187,7 +187,7 @@ def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
         raise CheckFailed([_open(table, rest, anchors, positives, special)])
     anchor, positive, guessed = found
     if guessed and (flags := [name for name in (anchor, positive) if _is_flag(table, name)]):
-        raise CheckFailed([_flag(flags[0], positive if flags[0] == anchor else anchor)])
+        raise CheckFailed([flag_problem(flags[0], positive if flags[0] == anchor else anchor)])
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives, **special}
     label = asked.pop("label", None)
     if label and not asked.get("score") and not asked.get("grade"):
@@ -253,14 +253,6 @@ def _open(
 
 def _is_flag(table: Sampled, name: str) -> bool:
     return table.may_have_few_values(name, FEW) and is_doubtful(name, table.words(name), len(table.rows))
-
-
-def _flag(flag: str, item: str) -> Problem:
-    first, second = item.strip(), flag.strip()
-    what = f"the column '{second}' has two or three values only, and no texts to be found by '{first}'."
-    item_and_label = f"{{item: {quoted(first)}, label: {quoted(second)}}}"
-    ways = f"{typed(KEY, item_and_label)} (it is the class); {typed(KEY, bracketed([first, second]))} (pairs)"
-    return Problem(KEY, what, f"Say what it is: {ways}.")
 
 
 def _made(table: Sampled, asked: Mapping[str, list[str]], note: str = "") -> Roles:

@@ -174,10 +174,8 @@ def _fingerprint(looked: list[Looked], folder: tuple[Path, str] | None) -> str:
 
 def _of_what_is_read(roles: Roles) -> dict[str, Any]:
     """Return what decides how the columns in use are read, and not what is said about the others."""
-    said_only = ("unused", "by_user", "named")
-    return {name: value for name, value in asdict(roles).items() if name not in said_only} | {
-        "lists": sorted(roles.lists)
-    }
+    found = asdict(roles) | {"lists": sorted(roles.lists)}
+    return {name: value for name, value in found.items() if name not in ("unused", "by_user", "named")}
 
 
 def _key(fingerprint: str, data: Data, looked: list[Looked]) -> str:
@@ -208,10 +206,17 @@ def _read(
     """
     bad, options = BadRows(), Options()
     problems: list[Problem] = []
-    sources = [_typed(one, source, roles, bad, options, named) for one, source, _, roles in looked]
-    for (one, source, head, roles), typed in zip(looked, sources, strict=True):
-        told = one.data.score_values is not None
-        problems += map(one.placed, questions(source, head, roles, None if told else typed.columns.score))
+    sources: list[TypedSource] = []
+    for one, source, head, roles in looked:
+        try:
+            sources.append(_typed(one, source, roles, bad, options, named))
+        except CheckFailed as failed:
+            problems += map(one.placed, failed.problems)
+            continue
+        score = sources[-1].columns.score if one.data.score_values is None else None
+        problems += map(one.placed, questions(source, head, roles, score))
+    if len(sources) < len(looked):
+        raise CheckFailed(problems)
     validation: Beir | None = None
     if folder:
         try:

@@ -66,15 +66,16 @@ def _doubtful_columns(source: Source, head: Head, roles: Roles) -> dict[str, lis
     found = {}
     for name in names:
         values = distinct(table[name])
-        if values is not None and is_doubtful(
-            name, both := list(dict.fromkeys([*values, *sampled.words(name)])), len(table)
-        ):
-            found[name] = both
+        if values is None:
+            continue
+        values = list(dict.fromkeys([*values, *sampled.words(name)]))
+        if is_doubtful(name, values, len(table)):
+            found[name] = values
     return found
 
 
 def are_classes(numbers: set[float], name: str | None) -> bool:
-    """Whether the numbers beside two texts may be classes, as in NLI, where they are taken for scores.
+    """Whether the numbers next to two texts may be classes, as in NLI, where they are taken for scores.
 
     Whole numbers are, under a name that does not say score, unless they are 0 and 1. A score that is -1 to 2 is one of
     NLI's classes too, with -1 where the annotators did not agree. `name` is None for a column without a name.
@@ -89,7 +90,7 @@ def are_classes(numbers: set[float], name: str | None) -> bool:
 
 
 def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> Problem:
-    """Return the question whether numbers beside two texts are classes or scores."""
+    """Return the question whether numbers next to two texts are classes or scores."""
     values = [f"{number:g}" for number in sorted(numbers)]
     what = f"the column '{column.strip()}' has the values {', '.join(values)}: scores of the pairs, or classes?"
     score, unused = _as_score(column, pair), bracketed([name.strip() for name in pair])
@@ -103,7 +104,7 @@ def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> 
 
 
 def label_problem(column: str, pair: tuple[str, str], words: Sequence[str]) -> Problem:
-    """Return the question what a class beside two texts is of: of an item, or of how well the two match."""
+    """Return the question what a class next to two texts is of: of an item, or of how well the two match."""
     first, second, shown = (quoted(name.strip()) for name in (*pair, column))
     what = f"the column '{column.strip()}' may be the class of an item, or say how well two items match."
     scored = f"{typed(KEY, _as_score(column, pair))}"
@@ -112,6 +113,15 @@ def label_problem(column: str, pair: tuple[str, str], words: Sequence[str]) -> P
     item, right = f"{{item: {first}, label: {shown}}}", f"[{first},{second}]"
     ways = f"{typed(KEY, item)} (labelled items); {typed(KEY, right)} (right pairs); {scored} (scored pairs)"
     return Problem(KEY, what, f"Say which: {ways}.")
+
+
+def flag_problem(flag: str, item: str) -> Problem:
+    """Return the question what a column of two or three values is, next to a single column of texts."""
+    first, second = item.strip(), flag.strip()
+    what = f"the column '{second}' has two or three values only, and no texts to be found by '{first}'."
+    item_and_label = f"{{item: {quoted(first)}, label: {quoted(second)}}}"
+    ways = f"{typed(KEY, item_and_label)} (it is the class); {typed(KEY, bracketed([first, second]))} (pairs)"
+    return Problem(KEY, what, f"Say what it is: {ways}.")
 
 
 def _as_score(column: str, pair: tuple[str, str]) -> str:
@@ -128,7 +138,7 @@ def example_values(values: Sequence[str]) -> str:
 
 def _example_scores(values: list[str]) -> dict[str, str]:
     values = [f"{float(value):g}" if is_number(value) else value for value in values]
-    if {"1", "2"} <= {*values} <= {"-1", "0", "1", "2"}:
+    if {"0", "1", "2"} <= {*values} <= {"-1", "0", "1", "2"}:
         known = {"0": "1", "1": "0.5", "2": "0", "-1": "null"}  # NLI: entailment, neutral, contradiction, none
         return {value: known[value] for value in known if value in values}
     scores = {}
@@ -164,9 +174,8 @@ def distinct(column: pa.ChunkedArray) -> list[str] | None:
 
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return None
-    return list(
-        dict.fromkeys("" if value is None else as_word(value) for value in column.unique()[:_ENOUGH].to_pylist())
-    )
+    values = column.unique()[:_ENOUGH].to_pylist()
+    return list(dict.fromkeys("" if value is None else as_word(value) for value in values))
 
 
 def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> Problem:
