@@ -171,7 +171,7 @@ def test_classes_of_nli_are_asked_about_and_each_answer_works(name, kind):
     found = read(path, **classes, validation_fraction=0.0)
     assert found.train.score is not None
     assert sorted(set(found.train.score[:, 0].tolist())) == [0, 0.5, 1]
-    assert found.notes[0] == f"10 rows left out: their '{name}' has no score."
+    assert found.notes[0] == f"10 rows left out: the value of '{name}' has no score (data.score_values)."
     assert read(path, **unused).layouts == ["pairs"]
 
 

@@ -47,7 +47,8 @@ def with_scores(reading: Reading, name: str, values: ScoreValues, bad: BadRows) 
     _report_unknown(reading, name, np.flatnonzero(~known[code_R]), list(values), bad)
     kept_R = np.flatnonzero(known[code_R] & ~np.isnan(scores[code_R]))
     left_out = int((known[code_R] & np.isnan(scores[code_R])).sum())
-    notes = [f"{left_out:,} row{'' if left_out == 1 else 's'} left out: their '{name.strip()}' has no score."]
+    rows = "1 row" if left_out == 1 else f"{left_out:,} rows"
+    notes = [f"{rows} left out: the value of '{name.strip()}' has no score ({VALUES_KEY})."]
     return _of_rows(reading, name, kept_R, scores[code_R[kept_R]]), notes if left_out else []
 
 
