@@ -257,6 +257,8 @@ def test_suggested_are_columns_of_texts():
     ]
     told = refused(written(rows))
     assert "Name them, as in 'data.columns={anchor: question1, positive: question2, score: is_duplicate}'." in told
+    told = refused(written([{name.replace("is_duplicate", "label"): row[name] for name in row} for row in rows]))
+    assert "for pairs 'data.columns={anchor: question1, positive: question2, score: label}'" in told
     path = written(rows)
     Path(path).write_text(Path(path).read_text().partition("\n")[2])
     assert "Name them by number, as in 'data.columns=[5,6]'" in refused(path, header=False)

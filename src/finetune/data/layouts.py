@@ -17,13 +17,20 @@ from finetune.data.column_setting import (
     ColumnSetting,
     asked_for,
     bracketed,
-    how_to_name,
     listing,
     no_score,
     plain,
     wrong_names,
 )
-from finetune.data.questions import FEW, are_classes, classes_problem, flag_problem, is_doubtful, label_problem
+from finetune.data.questions import (
+    are_classes,
+    classes_problem,
+    flag_problem,
+    is_flag,
+    label_problem,
+    open_problem,
+    scored_pair,
+)
 from finetune.data.sampled import Sampled
 from finetune.errors import CheckFailed, Problem
 
@@ -184,9 +191,9 @@ def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
     if found is None and len(rest) == 1 and not negatives:
         return _made(table, {"anchor": rest})
     if found is None:
-        raise CheckFailed([_open(table, rest, anchors, positives, special)])
+        raise CheckFailed([open_problem(table, rest, anchors, positives, special)])
     anchor, positive, guessed = found
-    if guessed and (flags := [name for name in (anchor, positive) if _is_flag(table, name)]):
+    if guessed and (flags := [name for name in (anchor, positive) if is_flag(table, name)]):
         raise CheckFailed([flag_problem(flags[0], positive if flags[0] == anchor else anchor)])
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives, **special}
     label = asked.pop("label", None)
@@ -218,7 +225,9 @@ def _labelled(table: Sampled, rest: list[str], words: dict[str, str], special: d
         what = f"'{label}' is the class, but which of the columns {listing(rest)} is the item?"
         item = table.texts_first(rest)[0].strip() if rest else ""
         example = typed(KEY, f"{{item: {quoted(item)}, label: {quoted(label)}}}" if rest else "[item,label]")
-        raise CheckFailed([Problem(KEY, what, f"Name it, as in {example}.")])
+        texts = [name for name in rest if name in table.texts_of(rest)[:2]]
+        pairs = f", or for pairs {typed(KEY, scored_pair(texts[0], texts[1], label))}" if len(texts) > 1 else ""
+        raise CheckFailed([Problem(KEY, what, f"Name it, as in {example}{pairs}.")])
     return _made(table, {"anchor": items, "label": special["label"], "weight": special.get("weight", [])})
 
 
@@ -229,30 +238,6 @@ def _score_of_pair(table: Sampled, label: str, pair: tuple[str, str], guessed: b
     if are_classes(table.numbers(label), label):
         raise CheckFailed([classes_problem(label, pair, table.numbers(label))])
     return label
-
-
-def _open(
-    table: Sampled, rest: list[str], anchors: list[str], positives: list[str], special: Mapping[str, list[str]]
-) -> Problem:
-    several = [f"{role}: {listing(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
-    found = f" Possible are {'; '.join(several)}." if several else ""
-    names = rest if len(rest) > 1 else table.names
-    # In the order of the file; its ids and numbers are no example.
-    texts = set(table.texts_first(names)[:2])
-    example = [name.strip() for name in names if name in texts]
-    scores = [(role, special[role][0].strip()) for role in ("score", "grade") if special.get(role)]
-    what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
-    example = example if len(example) > 1 else ["question", "answer"]
-    advice = how_to_name(example, scores[0] if scores else None)
-    flags = [name.strip() for name in rest if name not in texts and _is_flag(table, name)]
-    if flags and not scores:
-        advice += f" If '{flags[0]}' says which pairs are right, it is their score: "
-        advice += f"{how_to_name(example, ('score', flags[0])).removeprefix('Name them, as in ')}"
-    return Problem(KEY, what, advice)
-
-
-def _is_flag(table: Sampled, name: str) -> bool:
-    return table.may_have_few_values(name, FEW) and is_doubtful(name, table.words(name), len(table.rows))
 
 
 def _made(table: Sampled, asked: Mapping[str, list[str]], note: str = "") -> Roles:

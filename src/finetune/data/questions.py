@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, cut
-from finetune.data.column_setting import GRADES, KEY, LABELS, SCORES, bracketed, listing, plain
+from finetune.data.column_setting import GRADES, KEY, LABELS, SCORES, bracketed, how_to_name, listing, plain
 from finetune.data.sampled import ROWS_A_VALUE, TRUE_WORDS, Sampled, as_word, is_number, is_truth_word, right_from
 from finetune.errors import Problem
 
@@ -93,7 +93,7 @@ def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> 
     """Return the question whether numbers next to two texts are classes or scores."""
     values = [f"{number:g}" for number in sorted(numbers)]
     what = f"the column '{column.strip()}' has the values {', '.join(values)}: scores of the pairs, or classes?"
-    score, unused = _as_score(column, pair), bracketed([name.strip() for name in pair])
+    score, unused = scored_pair(*pair, column), bracketed([name.strip() for name in pair])
     ways = (
         f"{typed(KEY, score)} (scores: the higher, the better the match)",
         f"the same with {typed(VALUES_KEY, example_values(values))} (classes: what each is worth; null leaves "
@@ -107,7 +107,7 @@ def label_problem(column: str, pair: tuple[str, str], words: Sequence[str]) -> P
     """Return the question what a class next to two texts is of: of an item, or of how well the two match."""
     first, second, shown = (quoted(name.strip()) for name in (*pair, column))
     what = f"the column '{column.strip()}' may be the class of an item, or say how well two items match."
-    scored = f"{typed(KEY, _as_score(column, pair))}"
+    scored = f"{typed(KEY, scored_pair(*pair, column))}"
     if not words or not all(is_number(word) or is_truth_word(word) for word in words):
         scored += f" with {typed(VALUES_KEY, example_values(words or ['entailment', 'neutral', 'contradiction']))}"
     item, right = f"{{item: {first}, label: {shown}}}", f"[{first},{second}]"
@@ -124,8 +124,35 @@ def flag_problem(flag: str, item: str) -> Problem:
     return Problem(KEY, what, f"Say what it is: {ways}.")
 
 
-def _as_score(column: str, pair: tuple[str, str]) -> str:
-    first, second, score = (quoted(name.strip()) for name in (*pair, column))
+def open_problem(
+    table: Sampled, rest: list[str], anchors: list[str], positives: list[str], special: Mapping[str, list[str]]
+) -> Problem:
+    """Return the question which of the columns are a pair; `rest` are those that may be, `special` those of scores."""
+    several = [f"{role}: {listing(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
+    found = f" Possible are {'; '.join(several)}." if several else ""
+    names = rest if len(rest) > 1 else table.names
+    # In the order of the file; its ids and numbers are no example.
+    texts = set(table.texts_first(names)[:2])
+    example = [name.strip() for name in names if name in texts]
+    scores = [(role, special[role][0].strip()) for role in ("score", "grade") if special.get(role)]
+    what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
+    example = example if len(example) > 1 else ["question", "answer"]
+    advice = how_to_name(example, scores[0] if scores else None)
+    flags = [name.strip() for name in rest if name not in texts and is_flag(table, name)]
+    if flags and not scores:
+        advice += f" If '{flags[0]}' says which pairs are right, it is their score: "
+        advice += f"{how_to_name(example, ('score', flags[0])).removeprefix('Name them, as in ')}"
+    return Problem(KEY, what, advice)
+
+
+def is_flag(table: Sampled, name: str) -> bool:
+    """Whether the first rows of a column have two or three values only."""
+    return table.may_have_few_values(name, FEW) and is_doubtful(name, table.words(name), len(table.rows))
+
+
+def scored_pair(first: str, second: str, score: str) -> str:
+    """Return the setting of `data.columns` that names a pair and its score, in Hydra's grammar."""
+    first, second, score = (quoted(name.strip()) for name in (first, second, score))
     return f"{{anchor: {first}, positive: {second}, score: {score}}}"
 
 
@@ -197,7 +224,7 @@ def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> 
 
 
 def _score_settings(pair: tuple[str, str], column: str, values: Sequence[str]) -> Iterator[str]:
-    yield typed(KEY, _as_score(column, pair))
+    yield typed(KEY, scored_pair(*pair, column))
     if _is_answer(values):
         yield "data.min_score=1"
     elif all(is_number(value) for value in values if value) and len(values) > MOST:

@@ -68,6 +68,10 @@ class Sampled:
         """Return the names with those in front whose values look like texts: sentences, then words, then the rest."""
         return sorted(names, key=lambda name: -self._likeness_to_text(name))
 
+    def texts_of(self, names: Sequence[str]) -> list[str]:
+        """Return only the names whose values look like texts, in the same order."""
+        return [name for name in self.texts_first(names) if self._likeness_to_text(name)]
+
     def _likeness_to_text(self, name: str) -> int:
         values = self._values[name]
         texts = [value for value in values if isinstance(value, str) and _LETTERS.search(value)]
