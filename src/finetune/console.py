@@ -27,6 +27,11 @@ _log = logging.getLogger("finetune")  # nobody listens until a run has its direc
 def say(text: str, style: str = "") -> None:
     """Print one plain line, also into the log of a run; markup is not read, since `text` may hold somebody's data."""
     console.print(Text(text, style=style))
+    log(text)
+
+
+def log(text: str) -> None:
+    """Write one line into the log of the run only; nothing before it has a directory."""
     if not _quiet:
         _log.info("%s", text)
 
@@ -111,8 +116,8 @@ class Bar:
             line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
             if not console.is_terminal:
                 say(line)
-            elif not _quiet:
-                _log.info("%s", line)
+            else:
+                log(line)
 
     def seconds_left(self, done: int) -> float:
         """Estimate the seconds still to go from the pace so far."""

@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from finetune.config.compose import compose, hydra_arguments
 from finetune.config.evaluators import needs_held
 from finetune.config.losses import loss_nodes
 from finetune.config.quoting import quoted
-from finetune.console import complain, end_quietly_without_a_reader, say
+from finetune.console import complain, end_quietly_without_a_reader, log, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
@@ -109,10 +110,11 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
         raise CheckFailed(problems)
     interrupts.raise_from_now_on()
     dataset = build(cfg.data, "data").load(cfg.seed)
-    _, broken = load_sources(cfg)  # for what is wrong with them: they are read again from the cache
+    own, broken = load_sources(cfg)  # for what is wrong with them, and their notes: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
-    return cfg, dataset
+    of_sources = [f"evaluation.{name}: {note}" for name, held in own.items() for note in held.notes]
+    return cfg, replace(dataset, notes=[*dataset.notes, *of_sources])
 
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
@@ -312,6 +314,8 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
     # A checkpoint that was chosen is where a job began, not where it goes on.
     checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume) if goes_on else None
+    for note in dataset.notes:
+        log(note)  # they were printed before there was a run
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 HEAD_CHARACTERS = 1 << 20
 LOOKED_AT = 1000  # objects whose keys and types count
-SAMPLE = 20
 ROWS_AT_ONCE = 10_000
 Types = dict[str, pa.DataType]
 _INSIDE = (b":null", b": null", b",null", b", null", b"[null")  # where a null usually stands
@@ -67,14 +66,14 @@ class JsonFile:
         self.encoding = options.encoding
 
     def head(self) -> Head:
-        """Return the keys of its first objects and their values.
+        """Return the keys of its first objects and their values: all that decide the types, so that roles agree.
 
         Raises:
             CheckFailed: there is no object in it.
         """
         objects = self._start.objects
         names = list(dict.fromkeys(name for one in objects for name in one))
-        return Head(names, [tuple(one.get(name) for name in names) for one in objects[:SAMPLE]])
+        return Head(names, [tuple(one.get(name) for name in names) for one in objects])
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns of all objects; those that are broken or of another kind are added to `bad`."""
