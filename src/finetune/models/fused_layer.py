@@ -33,7 +33,7 @@ def fuse_layers(backbone: nn.Module) -> None:
     """
     layers = [module for module in backbone.modules() if _is_layer(module)]
     for layer in layers:
-        layer.__class__ = _fused_class(type(layer))  # type: ignore[assignment]
+        layer.__class__ = _fused_class(type(layer))
 
 
 def separate_layers(backbone: nn.Module) -> None:
@@ -61,7 +61,7 @@ class FusedLayer(nn.Module):
 
 
 @functools.cache  # one class for all layers of a kind
-def _fused_class(original: type[nn.Module]) -> type[nn.Module]:
+def _fused_class(original: Any) -> Any:
     return type(f"Fused{original.__name__}", (FusedLayer, original), {"__module__": __name__})
 
 
