@@ -10,7 +10,6 @@ H heads, d = D / H.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from finetune.models.group_attention import GroupAttention, put_rows
 from finetune.models.packing import Group, Packing
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_FUSED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def fuse_layers(backbone: nn.Module) -> None:
@@ -60,9 +60,11 @@ class FusedLayer(nn.Module):
         return computed_TD.unsqueeze(0)
 
 
-@functools.cache  # one class for all layers of a kind
-def _fused_class(original: Any) -> Any:
-    return type(f"Fused{original.__name__}", (FusedLayer, original), {"__module__": __name__})
+def _fused_class(original: type[nn.Module]) -> Any:
+    """Return the fused class of a class of layers, always the same one: layers of a kind are counted by it."""
+    if original not in _FUSED:
+        _FUSED[original] = type(f"Fused{original.__name__}", (FusedLayer, original), {"__module__": __name__})
+    return _FUSED[original]
 
 
 def _is_layer(module: Any) -> bool:
