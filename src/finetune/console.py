@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from finetune import processes
@@ -28,6 +27,11 @@ _log = logging.getLogger("finetune")  # nobody listens until a run has its direc
 def say(text: str, style: str = "") -> None:
     """Print one plain line, also into the log of a run; markup is not read, since `text` may hold somebody's data."""
     console.print(Text(text, style=style))
+    log(text)
+
+
+def log(text: str) -> None:
+    """Write one line into the log of the run only; nothing before it has a directory."""
     if not _quiet:
         _log.info("%s", text)
 
@@ -69,17 +73,19 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int, unit: str) -> None:
+        from rich import progress  # here, because a command that is refused shows no bar
+
         self.description, self.total, self.unit = description, total, unit
         self._started = self._last_line = time.monotonic()
         self._first = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(f"{unit} · {{task.fields[text]}}"),
-            TimeElapsedColumn(),
-            TextColumn("· left"),
-            TimeRemainingColumn(),
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(f"{unit} · {{task.fields[text]}}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("· left"),
+            progress.TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -110,8 +116,8 @@ class Bar:
             line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
             if not console.is_terminal:
                 say(line)
-            elif not _quiet:
-                _log.info("%s", line)
+            else:
+                log(line)
 
     def seconds_left(self, done: int) -> float:
         """Estimate the seconds still to go from the pace so far."""

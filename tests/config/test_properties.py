@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 
 import pytest
@@ -103,6 +104,13 @@ def test_distance_is_symmetric_and_zero_only_for_the_same(a: str, b: str) -> Non
     assert distance(a, b) == distance(b, a)
     assert (distance(a, b) == 0) == (a == b)
     assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
+
+
+@given(a=st.text("abc", max_size=8), b=st.text("abc", max_size=8), limit=st.sampled_from([0, 1, 1.7, 3, 5]))
+@settings(deadline=None)
+def test_a_limit_changes_only_distances_above_it(a: str, b: str, limit: float) -> None:
+    far = distance(a, b)
+    assert distance(a, b, limit) == (far if far <= limit else math.inf)
 
 
 @pytest.mark.parametrize(

@@ -273,3 +273,16 @@ def test_a_run_reads_again_when_a_part_of_the_folder_changes(make, write):
     write(lines([*CORPUS, {"_id": "d7", "text": "seven"}]), "evaluation/corpus.jsonl")
     assert len(settings.load().validation.corpus) == 4
     assert settings.load().fingerprint != before
+
+
+def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
+    corpus = [row | {"url": "http://a", "metadata": {}} for row in CORPUS]
+    queries = [row | {"metadata": {"year": 1}} for row in QUERIES]
+    folder = str(make(corpus, queries, name="train").parent / "evaluation")
+    expected = [
+        f"{folder}/corpus.jsonl: Not used: the column 'url'.",
+        f"{folder}/queries.jsonl: Not used: the column 'metadata'.",
+    ]
+    for validation in (None, folder):
+        notes = csv_data(folder, validation_path=validation).load().notes
+        assert [note for note in notes if "Not used" in note] == expected

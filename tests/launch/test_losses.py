@@ -104,6 +104,7 @@ TRAINED = [
     "lists.jsonl loss=margin_mse",
     "lists.jsonl loss=list_kl",
     "scored.csv loss=bce loss.highest=5",
+    "scored.csv loss=contrastive loss.right_from=3",
     "triplets.csv loss=ranknet",
     "triplets.csv loss=lambda_loss loss.weighting=lambdarank",
     "lists.jsonl loss=listnet loss.scale=60",
@@ -125,8 +126,12 @@ def test_the_loss_falls(words, tables, tiny_model, tmp_path):
 
 REFUSED = [
     ("pairs.csv loss=cosent", r"cosent learns from a score for each pair, and these are pairs\.\n.*infonce.*siglip"),
-    ("scored.csv loss=infonce", r"data\.min_score\n.*scored pairs.*\n.*data\.min_score=0\.5.*cosent"),
+    ("scored.csv loss=infonce", r"data\.min_score\n.*scored pairs.*\n.*data\.min_score=3;.*cosent"),
     ("scored.csv loss=cosine_mse", r"loss\.highest\n.*the scores reach 5.*\n.*loss\.highest=5"),
+    ("scored.csv loss=contrastive", r"loss\.right_from\n.*the scores are 0 to 5.*\n.*loss\.right_from=3"),
+    ("scored.csv loss=online_contrastive", r"loss\.right_from\n.*the scores are 0 to 5.*\n.*loss\.right_from=3"),
+    ("scored.csv loss=matryoshka loss@loss.loss=contrastive loss.dimensions=[8]", r"loss\.loss\.right_from\n.*0 to 5"),
+    ("lists.jsonl loss=contrastive", r"loss\.right_from\n.*the scores are 0 to 59"),
     ("scored.csv loss=bce", r"loss\.highest\n.*the scores reach 5.*\n.*loss\.highest=5"),
     ("triplets.csv loss=bce loss.lowest=1", r"loss\.highest\n.*must be above loss\.lowest.*\n.*Set loss\.lowest"),
     ("lists.jsonl loss=lambda_loss", r"loss\.weighting\n.*grades of 0 to 30.*0 to 59\.\n.*loss\.weighting=none"),

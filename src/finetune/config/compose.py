@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
@@ -24,6 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from finetune.config import shortcuts
 from finetune.config.mishaps import as_problem
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
@@ -70,7 +71,8 @@ def hydra_arguments(config_dir: Path | None = None) -> tuple[str, list[str]]:
 class Composer:
     """Hydra's config loader over one search path."""
 
-    def __init__(self, loader: ConfigLoader, folders: list[Path], config_name: str | None) -> None:
+    def __init__(self, loader: ConfigLoaderImpl, folders: list[Path], config_name: str | None) -> None:
+        shortcuts.merge_once(loader)
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
@@ -141,7 +143,8 @@ class Composer:
         if any(part in (".", "..") for part in parent.split("/")) or parent.startswith("/"):
             return []  # a group is a name below the search path, never a way out of it
         try:
-            return self._loader.get_group_options(parent, kind)
+            # The loader's own method would copy the repository first, which changes nothing without overrides.
+            return self._loader.repository.get_group_options(parent, kind)
         except (OSError, ValueError, ModuleNotFoundError):
             return []
 
@@ -152,7 +155,7 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     folders = search_path(config_dir)
     _search_shipped_groups()
     with initialize_config_dir(str(folders[0]), job_name=config_name, version_base="1.3"):
-        yield Composer(GlobalHydra.instance().config_loader(), folders, config_name)
+        yield Composer(cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), folders, config_name)
 
 
 def reference() -> Composer:
@@ -177,3 +180,4 @@ class _ShippedGroups(SearchPathPlugin):
 @cache
 def _search_shipped_groups() -> None:
     Plugins.instance().register(_ShippedGroups)
+    shortcuts.take(shipped_folder())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from finetune.config.source import DEEPEST, Definition, Module, Opaque, base_of, last_name
 
@@ -79,6 +80,7 @@ def _along(order: list[Definition]) -> Signature:
     return Signature({**known.parameters, **own_words, **further, **known.parameters}, beyond.is_open)
 
 
+@cache
 def _handed_on(own: _Function) -> ast.Call | None:
     """The call that hands **kwargs on to the bases; None if there is none, or if more is done with them than seen."""
     if own.args.kwarg is None:

@@ -30,7 +30,10 @@ ADVICE = {
     "empty": "Every row needs it.",
     "negative": "A negative must be a wrong answer.",
     "same": "Such a pair teaches nothing.",
-    "number": "A score is a finite number, such as 0.75; for numbers with a decimal comma set 'data.decimal=\",\"'.",
+    "number": "A score is a finite number, such as 0.75; set 'data.decimal=\",\"' for numbers with a decimal comma, "
+    "data.score_values for words and classes.",
+    "grade": "A grade is a finite number, such as 1; above 0 is a right answer.",
+    "score_values": "Add it there with its score; null leaves its rows out.",
     "lengths": "There must be one score for each document.",
     "lonely": "A class with one member has no pair to learn from.",
     "image": "It must be a picture that Pillow opens.",

@@ -15,7 +15,10 @@ ColumnSetting = list[str] | dict[str, str | list[str]] | None
 
 SCORES = ("score", "scores", "similarity", "similarity_score", "sim", "is_duplicate", "teacher_score", "teacher_scores")
 GRADES = ("grade", "grades", "relevance", "rel", "judgment", "judgement")
-LABELS = ("label", "labels", "class", "category", "target_class", "cluster", "intent", "topic")
+LABELS = (
+    *("label", "labels", "gold_label", "gold_labels"),
+    *("class", "category", "target_class", "cluster", "intent", "topic"),
+)
 WEIGHTS = ("weight", "sample_weight")
 # What may be written in data.columns, and the role that it means.
 ROLES = {
@@ -116,16 +119,25 @@ def wrong_names(there: list[str], asked: Iterable[str]) -> list[Problem]:
     return problems
 
 
+def no_score(names: Sequence[str]) -> Problem:
+    """Return the problem of scores for the values of a column where no column is a score."""
+    what = f"is set, and none of the columns {listing(names)} is a score."
+    return Problem("data.score_values", what, f"Name it, as in {typed(KEY, '{anchor: a, positive: b, score: c}')}.")
+
+
 def plain(name: str) -> str:
     """Return a name as it is compared: lower case, one underscore for spaces and dashes."""
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
-def how_to_name(names: Sequence[str] = ("question", "answer")) -> str:
-    """Return advice on how two columns are named, with these names."""
+def how_to_name(names: Sequence[str] = ("question", "answer"), scored: tuple[str, str] | None = None) -> str:
+    """Return advice on how two columns are named, with these names; `scored` is `score` or `grade`, and its column."""
     first, second = names[0], names[1]
-    mapping = f"{{anchor: {quoted(first)}, positive: {quoted(second)}}}"
-    return f"Name them, as in {typed(KEY, bracketed([first, second]))} or {typed(KEY, mapping)}."
+    pair = f"anchor: {quoted(first)}, positive: {quoted(second)}"
+    if scored is not None:
+        # Without its score every pair would be right.
+        return f"Name them, as in {typed(KEY, f'{{{pair}, {scored[0]}: {quoted(scored[1])}}}')}."
+    return f"Name them, as in {typed(KEY, bracketed([first, second]))} or {typed(KEY, f'{{{pair}}}')}."
 
 
 def bracketed(names: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ R rows of the source, F values of a column whose lists were laid flat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,16 @@ from finetune.data.bad_rows import BadRows, cut
 from finetune.data.items import STORED, Modality
 from finetune.data.layouts import Roles
 from finetune.data.numbers import POINT, Notation
+from finetune.data.sampled import FALSE_WORDS, TRUE_WORDS
 from finetune.data.sources import Reading
 from finetune.errors import CheckFailed, Problem
 
 Bools = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+
+
+class WrongKind(CheckFailed):
+    """A column holds what its role cannot take, in most of its rows."""
 
 
 class Faults:
@@ -90,9 +97,9 @@ class TypedColumns:
     anchor: ItemColumn
     positive: ItemColumn | None
     negatives: list[ItemColumn]
-    score: npt.NDArray[np.float64] | None = None  # (R,), or (F,) beside the values of a list
+    score: Numbers | None = None  # (R,), or (F,) beside the values of a list
     label: pa.ChunkedArray | None = None
-    weight: npt.NDArray[np.float64] | None = None
+    weight: Numbers | None = None
 
     @property
     def items(self) -> list[ItemColumn]:
@@ -116,9 +123,7 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     items = {name: _items(faults, name, name in roles.lists, prepare) for name in roles.items}
     label = _label(faults, roles.label) if roles.label else None
     score = _score(faults, roles, items) if roles.score else None
-    weight = _floats(faults, roles, roles.weight) if roles.weight else None
-    if weight is not None and roles.weight:
-        faults.add(weight < 0, roles.weight, "number", "a weight is not below 0")
+    weight = _weight(faults, roles) if roles.weight else None
     return TypedColumns(
         roles,
         faults,
@@ -136,11 +141,23 @@ def _items(faults: Faults, name: str, is_list: bool, prepare: Prepare) -> ItemCo
     if is_list:
         values, lengths = _flat(faults, name, values)
     rows = np.arange(len(values)) if lengths is None else np.repeat(np.arange(len(lengths)), lengths)
-    modality, stored = prepare(
-        name, values, lambda place, kind, what: faults.add_one(int(rows[place]), name, kind, what)
-    )
+    with _with_its_place(faults, name):
+        modality, stored = prepare(
+            name, values, lambda place, kind, what: faults.add_one(int(rows[place]), name, kind, what)
+        )
     assert stored.type == STORED[modality], f"{name}: {stored.type}"
     return ItemColumn(name, modality, stored, lengths)
+
+
+@contextmanager
+def _with_its_place(faults: Faults, name: str) -> Iterator[None]:
+    """Add to what is wrong with a column as a whole where its first value is."""
+    try:
+        yield
+    except WrongKind as failed:
+        there = np.flatnonzero(faults.reading.table[name].is_valid().to_numpy(zero_copy_only=False))
+        place = f" The first is in {faults.reading.place(there[:1])[0]}." if len(there) else ""
+        raise CheckFailed(replace(problem, what=problem.what + place) for problem in failed.problems) from failed
 
 
 def as_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -153,17 +170,24 @@ def as_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        what = f"the column '{name}' holds {kind}, and a text is expected."
-        raise CheckFailed([Problem("data.columns", what, "Name the columns that hold what you want to compare.")])
+        what = f"the column '{name}' holds {_in_words(kind)}, and texts are expected."
+        raise WrongKind([Problem("data.columns", what, "Name the columns that hold what you want to compare.")])
     return values if kind == STORED["text"] else values.cast(STORED["text"])
+
+
+def _in_words(kind: pa.DataType) -> str:
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
+        return "objects"
+    return "lists" if pa.types.is_nested(kind) else "bytes" if pa.types.is_binary(kind) else str(kind)
 
 
 def _flat(faults: Faults, name: str, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
     if _is_text(values.type):
         values = _parse_lists(faults, name, values)
     if not _is_list(values.type):
-        what = f"the column '{name}' holds lists in its first rows, but is of type {values.type}."
-        raise CheckFailed([Problem("data.columns", what, "Every row must hold a list.")])
+        what = f"the column '{name}' is to hold lists, and most of its values are of type {values.type}."
+        with _with_its_place(faults, name):
+            raise WrongKind([Problem("data.columns", what, "Every row must hold a list.")])
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy().astype(np.int64)
     return pa.chunked_array([chunk.flatten() for chunk in values.chunks], values.type.value_type), lengths
 
@@ -198,33 +222,45 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _label(faults: Faults, name: str) -> pa.ChunkedArray:
-    label = as_texts(name, faults.reading.table[name])
+    with _with_its_place(faults, name):
+        label = as_texts(name, faults.reading.table[name])
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(label), ""), True)
     faults.add(blank.to_numpy(), name, "empty", "there is no label")
     return label
 
 
-def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> npt.NDArray[np.float64]:
+def _weight(faults: Faults, roles: Roles) -> Numbers:
+    name = roles.weight
+    assert name is not None
+    weights = numbers_of(faults.reading.table[name], roles.notations.get(name, POINT))
+    faults.add(~np.isfinite(weights), name, "number", "is no finite number")
+    faults.add(weights < 0, name, "number", "a weight is not below 0")
+    return weights
+
+
+def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> Numbers:
     name, positive = roles.score, items[roles.positive or ""]
     assert name is not None
-    values = faults.reading.table[name]
+    values, notation = faults.reading.table[name], roles.notations.get(name, POINT)
     if positive.lengths is None:
-        return _floats(faults, roles, name)
+        scores = _scores(values, notation)
+        faults.add(~np.isfinite(scores), name, "number", "is no finite number")
+        return scores
     if name not in roles.lists:
         what = f"'{positive.name}' holds lists and '{name}' does not."
         raise CheckFailed([Problem("data.columns", what, "There must be one score for each document.")])
     flat, lengths = _flat(faults, name, values)
+    scores = _scores(flat, notation)
     if not np.array_equal(lengths, positive.lengths):
         for row in np.flatnonzero(lengths != positive.lengths):
             what = f"has {lengths[row]} scores for {positive.lengths[row]} documents"
             faults.add_one(int(row), name, "lengths", what)
-        return _aligned(numbers_of(flat), lengths, positive.lengths)
-    scores = numbers_of(flat)
+        return _aligned(scores, lengths, positive.lengths)
     faults.add(positive.row_of()[~np.isfinite(scores)], name, "number", "a score is no finite number")
     return scores
 
 
-def _aligned(flat: npt.NDArray[np.float64], lengths: Ints, wanted: Ints) -> npt.NDArray[np.float64]:
+def _aligned(flat: Numbers, lengths: Ints, wanted: Ints) -> Numbers:
     """Return `flat` with as many values for each row as wanted, so that the good rows can go on."""
     starts = np.cumsum(lengths) - lengths
     place = np.arange(int(wanted.sum())) - np.repeat(np.cumsum(wanted) - wanted, wanted)
@@ -233,13 +269,19 @@ def _aligned(flat: npt.NDArray[np.float64], lengths: Ints, wanted: Ints) -> npt.
     return np.where(inside, flat[index] if len(flat) else np.nan, np.nan)
 
 
-def _floats(faults: Faults, roles: Roles, name: str) -> npt.NDArray[np.float64]:
-    numbers = numbers_of(faults.reading.table[name], roles.notations.get(name, POINT))
-    faults.add(~np.isfinite(numbers), name, "number", "is no finite number")
+def _scores(values: pa.ChunkedArray, notation: Notation) -> Numbers:
+    """Return scores, NaN for what is none; of truth values, also those written as text, true is 1 and false is 0."""
+    numbers = numbers_of(values, notation)
+    if not _is_text(values.type) or np.isfinite(numbers).all():
+        return numbers
+    word = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    for words, score in ((TRUE_WORDS, 1.0), (FALSE_WORDS, 0.0)):
+        is_word = pc.fill_null(pc.is_in(word, value_set=pa.array(words, word.type)), False)
+        numbers = np.where(is_word.to_numpy(zero_copy_only=False), score, numbers)
     return numbers
 
 
-def numbers_of(values: pa.ChunkedArray, notation: Notation = POINT) -> npt.NDArray[np.float64]:
+def numbers_of(values: pa.ChunkedArray, notation: Notation = POINT) -> Numbers:
     """Return numbers, NaN for what is none; `notation` is how a text writes them."""
     if _is_text(values.type) and notation != POINT:
         return _as_floats(_with_point(values, notation))
@@ -250,8 +292,8 @@ def numbers_of(values: pa.ChunkedArray, notation: Notation = POINT) -> npt.NDArr
         return _as_floats(_with_point(values, POINT)) if _is_text(values.type) else np.full(len(values), np.nan)
 
 
-def _as_floats(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    numbers: npt.NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+def _as_floats(values: pa.ChunkedArray) -> Numbers:
+    numbers: Numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from finetune.config.quoting import quoted, typed
@@ -19,12 +17,22 @@ from finetune.data.column_setting import (
     ColumnSetting,
     asked_for,
     bracketed,
-    how_to_name,
     listing,
+    no_score,
     plain,
     wrong_names,
 )
-from finetune.data.numbers import POINT, TOLD, Notation, notation_of
+from finetune.data.numbers import POINT, Notation
+from finetune.data.questions import (
+    are_classes,
+    classes_problem,
+    flag_problem,
+    is_flag,
+    label_problem,
+    open_problem,
+    scored_pair,
+)
+from finetune.data.sampled import Sampled
 from finetune.errors import CheckFailed, Problem
 
 Layout = Literal[
@@ -64,8 +72,9 @@ IDENTIFIERS = re.compile(r"|_?(row_?)?(id|idx|index)|.*_id|unnamed(:_\d+)?|split
 class Roles:
     """Which column is what, by the names of the table, and the layout that this makes.
 
-    `lists` are the columns with a list in every row; `note` is a sentence to be told if something was guessed.
-    `notations` says how the numbers of a text column are written, where not with a decimal point.
+    `lists` are the columns of lists; `note` is a sentence to be told if something was guessed; `unused` are the columns
+    that have no role. `notations` says how the numbers of a text column are written, where not with a decimal point.
+    With `by_user` a user said what the columns are, in `data.columns`; `named` is False for a table without a header.
     """
 
     layout: Layout
@@ -78,6 +87,9 @@ class Roles:
     lists: frozenset[str] = frozenset()
     note: str = ""
     notations: Mapping[str, Notation] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    by_user: bool = False
+    named: bool = True
 
     @property
     def items(self) -> list[str]:
@@ -106,78 +118,34 @@ def find_roles(
     *,
     named: bool = True,
     labelled: bool = False,
+    scored: bool = False,
     notations: Mapping[str, Notation] | None = None,
     decimal: str = "auto",
 ) -> Roles:
     """Return which column is what: as `columns` says, else by names (whatever their case and order) and first values.
 
     `sample` are a few rows; `named` is False for a table without a header, whose columns count by their order;
-    `labelled` says that of two columns the second is a class; `notations` is how numbers are written in columns where
-    that was recognised, `decimal` the setting.
+    `labelled` says that of two columns the second is a class; `scored`, that there is a score, as which a
+    label next to a pair is taken whatever its values are (`data.score_values`); `notations` is how numbers are written
+    in the text columns where that was recognised, `decimal` the setting.
 
     Raises:
         CheckFailed: with all that is wrong with `columns`, or where the names leave it open.
     """
-    table = _Sampled(names, sample, notations or {}, decimal)
+    table = Sampled(names, sample, notations, decimal)
     if columns is not None:
-        return _told(table, columns, labelled)
-    if not named:
-        return _by_order(table, labelled)
-    return _recognise(table, labelled)
+        roles = _told(table, columns, labelled)
+    elif named:
+        roles = _recognise(table, labelled, scored)
+    else:
+        roles = _by_order(table, labelled)
+    if scored and roles.score is None:
+        raise CheckFailed([no_score(table.shown())])
+    unused = tuple(name for name in table.names if name not in roles.names)
+    return replace(roles, unused=unused, by_user=columns is not None, named=named)
 
 
-class _Sampled:
-    """The names of a table's columns, and questions about their first values."""
-
-    def __init__(
-        self, names: Sequence[str], sample: Sequence[Sequence[Any]], notations: Mapping[str, Notation], decimal: str
-    ) -> None:
-        self._notations, self._decimal = notations, decimal
-        self.names = list(names)
-        self.rows = [row for row in sample if len(row) == len(self.names)]
-        self._values = {
-            name: [row[i] for row in sample if i < len(row) and row[i] is not None] for i, name in enumerate(names)
-        }
-
-    def shown(self) -> list[str]:
-        return [name.strip() for name in self.names]
-
-    def is_list(self, name: str, of_numbers: bool) -> bool:
-        """Whether every value is a list, also one written as JSON; a list of numbers is one item, a vector."""
-        values = [_as_list(value) for value in self._values[name]]
-        whole = bool(values) and all(value is not None for value in values)
-        return whole and (of_numbers or not any(_is_number(value[0]) for value in values if value))
-
-    def is_number(self, name: str) -> bool:
-        """Whether every value is a number, also one written as text."""
-        values = self._values[name]
-        notation = TOLD.get(self._decimal) or self._notations.get(name, POINT)
-        return bool(values) and all(_is_number(value, notation) for value in values)
-
-    def notation(self, name: str) -> Notation:
-        """Return how the numbers of a column are written; raises `CheckFailed` where that is open."""
-        return notation_of(name, self._values[name], self._notations, self._decimal)
-
-
-def _as_list(value: Any) -> list[Any] | None:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    return list(value) if hasattr(value, "__iter__") and not isinstance(value, str | bytes | dict) else None
-
-
-def _is_number(value: Any, notation: Notation = POINT) -> bool:
-    if isinstance(value, str) and notation != POINT:
-        return notation.number(value) is not None
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
-
-
-def _told(table: _Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
+def _told(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
     asked, problems = asked_for(columns, labelled)
     problems += wrong_names(table.shown(), [name for found in asked.values() for name in found])
     if problems:
@@ -190,7 +158,7 @@ def _told(table: _Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
     return _made(table, real)
 
 
-def _by_order(table: _Sampled, labelled: bool) -> Roles:
+def _by_order(table: Sampled, labelled: bool) -> Roles:
     """Return the roles of a table without a header: item, label · item, item · item, item, score · item, item, item."""
     names = table.names
     if labelled and len(names) == 2:
@@ -198,9 +166,10 @@ def _by_order(table: _Sampled, labelled: bool) -> Roles:
     if len(names) > 3 or labelled:
         wanted = "two columns, item and label" if labelled else "at most three columns can be told by their order"
         what = f"the file has no header and {len(names)} columns; {wanted}."
-        raise CheckFailed([Problem(KEY, what, f"Name them by number, as in {typed(KEY, '[1,2]')}.")])
+        example = ",".join(sorted(table.texts_first(names)[:2], key=int))
+        raise CheckFailed([Problem(KEY, what, f"Name them by number, as in {typed(KEY, f'[{example}]')}.")])
     asked = {role: [name] for role, name in zip(("anchor", "positive", "negative"), names, strict=False)}
-    if len(names) == 3 and table.is_number(names[2]):
+    if len(names) == 3 and table.is_score(names[2]):
         asked["score"] = asked.pop("negative")
     note = "No header: " + _said(asked, "column ") if len(names) > 1 else ""
     classes = len({str(row[1]) for row in table.rows}) if len(names) == 2 else 0
@@ -209,7 +178,7 @@ def _by_order(table: _Sampled, labelled: bool) -> Roles:
     return _made(table, asked, note)
 
 
-def _recognise(table: _Sampled, labelled: bool) -> Roles:
+def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
     words = {name: plain(name) for name in table.names}
 
     def called(known: Sequence[str]) -> list[str]:
@@ -228,11 +197,14 @@ def _recognise(table: _Sampled, labelled: bool) -> Roles:
     if found is None and len(rest) == 1 and not negatives:
         return _made(table, {"anchor": rest})
     if found is None:
-        raise CheckFailed([_open(table, rest, anchors, positives)])
+        raise CheckFailed([open_problem(table, rest, anchors, positives, special)])
     anchor, positive, guessed = found
+    if guessed and (flags := [name for name in (anchor, positive) if is_flag(table, name)]):
+        raise CheckFailed([flag_problem(flags[0], positive if flags[0] == anchor else anchor)])
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives, **special}
-    if label := asked.pop("label", None):
-        asked["score"] = [_score_of_pair(table, label[0], (anchor, positive), guessed)]
+    label = asked.pop("label", None)
+    if label and not asked.get("score") and not asked.get("grade"):
+        asked["score"] = [label[0] if scored else _score_of_pair(table, label[0], (anchor, positive), guessed)]
     if asked.get("score") and asked.get("grade"):
         asked.pop("grade")
     note = f"Taking '{anchor.strip()}' as the anchor and '{positive.strip()}' as the positive." if guessed else ""
@@ -252,39 +224,29 @@ def _pair(rest: list[str], anchors: list[str], positives: list[str]) -> tuple[st
     return first, second, True
 
 
-def _labelled(table: _Sampled, rest: list[str], words: dict[str, str], special: dict[str, list[str]]) -> Roles:
+def _labelled(table: Sampled, rest: list[str], words: dict[str, str], special: dict[str, list[str]]) -> Roles:
     items = rest if len(rest) == 1 else _candidates(rest, words, ITEMS)
     if len(items) != 1:
         label = special["label"][0].strip()
         what = f"'{label}' is the class, but which of the columns {listing(rest)} is the item?"
-        example = typed(KEY, f"{{item: {quoted(rest[0].strip())}, label: {quoted(label)}}}" if rest else "[item,label]")
-        raise CheckFailed([Problem(KEY, what, f"Name it, as in {example}.")])
+        item = table.texts_first(rest)[0].strip() if rest else ""
+        example = typed(KEY, f"{{item: {quoted(item)}, label: {quoted(label)}}}" if rest else "[item,label]")
+        texts = [name for name in rest if name in table.texts_of(rest)[:2]]
+        pairs = f", or for pairs {typed(KEY, scored_pair(texts[0], texts[1], label))}" if len(texts) > 1 else ""
+        raise CheckFailed([Problem(KEY, what, f"Name it, as in {example}{pairs}.")])
     return _made(table, {"anchor": items, "label": special["label"], "weight": special.get("weight", [])})
 
 
-def _score_of_pair(table: _Sampled, label: str, pair: tuple[str, str], guessed: bool) -> str:
-    """Return the label beside two items as their score, if that is what it must be: a number, as 0 and 1."""
-    if table.is_number(label) and not guessed:
-        return label
-    first, second, shown = (quoted(name.strip()) for name in (*pair, label))
-    what = f"the column '{label.strip()}' may be the class of an item, or say how well two items match."
-    ways = (
-        ("labelled items", f"{{item: {first}, label: {shown}}}"),
-        ("right pairs", f"[{first},{second}]"),
-        ("scored pairs", f"{{anchor: {first}, positive: {second}, score: {shown}}}"),
-    )
-    raise CheckFailed([Problem(KEY, what, "Say which: " + "; ".join(f"{typed(KEY, w)} ({name})" for name, w in ways))])
+def _score_of_pair(table: Sampled, label: str, pair: tuple[str, str], guessed: bool) -> str:
+    """Return the label next to two items as their score, if that is what it must be, as 0 and 1, or fractions."""
+    if guessed or not table.is_score(label):
+        raise CheckFailed([label_problem(label, pair, table.words(label))])
+    if are_classes(table.numbers(label), label):
+        raise CheckFailed([classes_problem(label, pair, table.numbers(label))])
+    return label
 
 
-def _open(table: _Sampled, rest: list[str], anchors: list[str], positives: list[str]) -> Problem:
-    several = [f"{role}: {listing(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
-    found = f" Possible are {'; '.join(several)}." if several else ""
-    names = [name.strip() for name in (rest if len(rest) > 1 else table.names)]
-    what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
-    return Problem(KEY, what, how_to_name(names if len(names) > 1 else ("question", "answer")))
-
-
-def _made(table: _Sampled, asked: Mapping[str, list[str]], note: str = "") -> Roles:
+def _made(table: Sampled, asked: Mapping[str, list[str]], note: str = "") -> Roles:
     """Return the roles, with the layout that they make together."""
     one = {role: names[0] if names else None for role, names in asked.items()}
     positive, label, grade = one.get("positive"), one.get("label"), one.get("grade")
@@ -309,7 +271,7 @@ def _made(table: _Sampled, asked: Mapping[str, list[str]], note: str = "") -> Ro
     anchor = one["anchor"]
     assert anchor is not None
     weight = one.get("weight")
-    notations = {name: table.notation(name) for name in (score, weight) if name and name not in lists}
+    notations = {name: table.notation(name) for name in (score, weight) if name}
     notations = {name: notation for name, notation in notations.items() if notation != POINT}
     return Roles(layout, anchor, positive, negatives, score, label, weight, lists, note, notations)
 

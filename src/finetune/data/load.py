@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -24,9 +24,12 @@ from finetune.data.items import PLURALS, Items, Modality
 from finetune.data.layouts import Roles
 from finetune.data.modalities import Options, prepare_column, recognise
 from finetune.data.modalities.references import is_data, scheme
+from finetune.data.numbers import POINT
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
 from finetune.data.prompts import with_prompts
+from finetune.data.questions import questions, unused_note
+from finetune.data.score_values import with_scores
 from finetune.data.sources import Head, Source
 from finetune.data.sources.beir import Beir, read_beir
 from finetune.errors import CheckFailed, Problem
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
     from finetune.data.settings import Data, OneSource
 
 NAMED = "named_files.json"
-VERSION = 3  # of what the cache keeps; another one makes everything be read again
+VERSION = 4  # of what the cache keeps; another one makes everything be read again
+QUESTIONS = 1  # of what is asked about all values; another one makes everything be read, and asked about, again
 
 Looked = tuple["OneSource", Source, Head, Roles]
 
@@ -54,7 +58,8 @@ def load(data: Data, seed: int) -> Dataset:
     )
     return replace(
         dataset,
-        notes=[*_notes(looked), *dataset.notes],
+        # A BEIR folder may be both trained and evaluated on.
+        notes=list(dict.fromkeys([*_notes(looked), *dataset.notes])),
         fingerprint=fingerprint,
         problems=problems,
     )
@@ -113,7 +118,12 @@ def _prepared(data: Data, looked: list[Looked], folder: BeirFolder | None) -> tu
 
 
 def _notes(looked: list[Looked]) -> list[str]:
-    return [note for _, _, head, roles in looked for note in (*head.notes, roles.note) if note]
+    notes = []
+    for one, _, head, roles in looked:
+        notes += [note for note in (*head.notes, roles.note) if note]
+        if roles.unused:
+            notes.append(f"{one.name}: {unused_note(roles.unused)}" if one.name else unused_note(roles.unused))
+    return notes
 
 
 def look(data: Data) -> tuple[list[Looked], BeirFolder | None]:
@@ -167,7 +177,9 @@ def _fingerprint(looked: list[Looked], folder: BeirFolder | None) -> str:
         data = one.data
         settings = (one.name, data.modality, data.prompts, data.transitive, data.min_score, data.encode_once)
         digest.update(json.dumps([source.fingerprint(), settings], sort_keys=True).encode())
-        digest.update(repr(asdict(roles) | {"lists": sorted(roles.lists)}).encode())
+        digest.update(repr(_of_what_is_read(roles)).encode())
+        if data.score_values is not None:
+            digest.update(repr(data.score_values).encode())
     for path in folder.files if folder else []:
         with path.open("rb") as file:
             digest.update(path.name.encode("utf-8", "surrogateescape"))
@@ -175,10 +187,17 @@ def _fingerprint(looked: list[Looked], folder: BeirFolder | None) -> str:
     return digest.hexdigest()
 
 
+def _of_what_is_read(roles: Roles) -> dict[str, Any]:
+    """Return what decides how the columns in use are read, and not what is said about the others."""
+    found = asdict(roles) | {"lists": sorted(roles.lists)}
+    return {name: value for name, value in found.items() if name not in ("unused", "by_user", "named")}
+
+
 def _key(fingerprint: str, data: Data, looked: list[Looked]) -> str:
     """Return what the cache keeps it under: with the names that stand in it, and the folders of its paths."""
     names = [(source.shown, str(source.base.absolute())) for _, source, _, _ in looked]
-    return hashlib.sha256(json.dumps([fingerprint, data.on_bad_rows, names]).encode()).hexdigest()
+    asked = [QUESTIONS, [(roles.by_user, one.data.decimal) for one, *_, roles in looked]]
+    return hashlib.sha256(json.dumps([fingerprint, data.on_bad_rows, names, asked]).encode()).hexdigest()
 
 
 def _states(paths: Iterable[str]) -> dict[str, list[int] | None]:
@@ -202,8 +221,18 @@ def _read(
     """
     bad, of_folder, options = BadRows(), BadRows(), Options()
     problems: list[Problem] = []
-    sources = [_typed(one, source, roles, bad, options, named) for one, source, _, roles in looked]
+    sources: list[TypedSource] = []
+    for one, source, head, roles in looked:
+        try:
+            sources.append(_typed(one, source, roles, bad, options, named))
+        except CheckFailed as failed:
+            problems += map(one.placed, failed.problems)
+            continue
+        score = sources[-1].columns.score if one.data.score_values is None else None
+        problems += map(one.placed, questions(source, head, roles, score, one.data.decimal))
     validation = _beir(folder, "data.validation_path", of_folder, problems) if folder else None
+    if len(sources) < len(looked):
+        raise CheckFailed(problems)
     prepared = prepare(sources, validation, bad)
     bad.include(of_folder.lines())
     if bad.serious and data.on_bad_rows == "error":
@@ -218,6 +247,10 @@ def _typed(
     one: OneSource, source: Source, roles: Roles, bad: BadRows, options: Options, named: set[Path]
 ) -> TypedSource:
     reading = source.read(roles.names, bad)
+    notes: list[str] = []
+    if one.data.score_values is not None and roles.score is not None:
+        notation = roles.notations.get(roles.score, POINT)
+        reading, notes = with_scores(reading, roles.score, one.data.score_values, bad, notation)
 
     def bring(
         name: str, values: pa.ChunkedArray, report: Callable[[int, str, str], None]
@@ -238,6 +271,7 @@ def _typed(
         transitive=one.data.transitive is True,
         min_score=one.data.min_score,
         two_views=not one.data.encode_once,
+        notes=notes,
     )
 
 

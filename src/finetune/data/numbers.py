@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import cut
@@ -63,6 +64,27 @@ def recognise(cells: Sequence[str]) -> Notation | None:
     return next(grouped, None)
 
 
+def number_of(value: Any, notation: Notation = POINT) -> float | None:
+    """Return the finite number that a value is, None if it is none; `notation` is how a text writes it."""
+    if isinstance(value, str):
+        return notation.number(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_number(value: Any, notation: Notation = POINT) -> bool:
+    """Whether a value is a finite number or a truth value, also one written as text."""
+    return number_of(value, notation) is not None
+
+
+def likely_notation(name: str, found: Mapping[str, Notation], decimal: str) -> Notation:
+    """Return how the numbers of a column are probably written; what may be thousands is taken for them."""
+    return TOLD.get(decimal) or found.get(name, POINT)
+
+
 def notation_of(name: str, values: Sequence[object], found: Mapping[str, Notation], decimal: str) -> Notation:
     """Return how the numbers of a column are written: as `data.decimal` says, else as was recognised.
 
@@ -71,10 +93,8 @@ def notation_of(name: str, values: Sequence[object], found: Mapping[str, Notatio
     Raises:
         CheckFailed: they can be read two ways.
     """
-    if decimal in TOLD:
-        return TOLD[decimal]
-    notation = found.get(name, POINT)
-    if notation.thousands:
+    notation = likely_notation(name, found, decimal)
+    if notation.thousands and decimal not in TOLD:
         texts = [value.strip() for value in values if isinstance(value, str)]
         example = next((f": {cut(text, 30)}" for text in texts if "," in text), "")
         what = f"the numbers in the column '{name.strip()}' may have a decimal comma or thousands{example}."

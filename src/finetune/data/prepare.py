@@ -6,7 +6,7 @@ N items, B relations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class TypedSource:
 
     With `transitive`, items that hang together by a chain of pairs are all right for each other. `min_score` makes
     pairs of the scored pairs that have at least this score, and leaves the others out. With `two_views` the same item
-    may be anchor and positive.
+    may be anchor and positive. `notes` are sentences about how it was read.
     """
 
     name: str
@@ -50,6 +50,7 @@ class TypedSource:
     transitive: bool
     min_score: float | None
     two_views: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -> Prepared:
@@ -61,6 +62,7 @@ def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -
     names, layouts = [source.name for source in sources], [_layout(source) for source in sources]
     prompts, transitive = [source.prompts for source in sources], [source.transitive for source in sources]
     rows_read = sum(source.columns.faults.reading.rows_read for source in sources)
+    notes = [note for source in sources for note in source.notes]
     items, codes = _number(sources, validation)
     # Arrow keeps what its hash table took for itself, several times what the items take.
     pa.default_memory_pool().release_unused()
@@ -72,7 +74,7 @@ def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -
         sources.pop(0).columns.faults.tell(bad)
     pa.default_memory_pool().release_unused()
     relations, labels = _join(related)
-    notes = [note for one in related for note in one.notes] + (validation.notes if validation else [])
+    notes += [note for one in related for note in one.notes] + (validation.notes if validation else [])
     judgments = validation.judgments(codes[-1]["queries"], codes[-1]["corpus"]) if validation else None
     del codes, related
     items, relations, judgments, raw = _prompted(items, relations, judgments, prompts)

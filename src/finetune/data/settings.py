@@ -31,6 +31,7 @@ Format = Literal["auto", "csv", "jsonl", "parquet", "arrow", "hub", "beir", "ima
 Kind = Literal["auto", "text", "image", "mesh", "vector"]
 OnBadRows = Literal["error", "skip"]
 Names = list[str | int] | dict[str, str | int | list[str]]
+Scores = dict[str | int | float | bool, float | None]
 # The keys that one of several sources may have for itself; what it leaves out is as for all.
 OF_A_SOURCE: dict[str, Any] = {
     "path": NotEmptyText | list[str],
@@ -44,6 +45,7 @@ OF_A_SOURCE: dict[str, Any] = {
     "modality": Kind | dict[str, Kind],
     "prompts": dict[str, str] | None,
     "transitive": bool | Literal["auto"],
+    "score_values": Scores | None,
     "min_score": float | None,
     "weight": Positive,
     "batch_size": Annotated[int, Range(at_least=2)],
@@ -74,6 +76,7 @@ class Data:
     modality: Kind | dict[str, Kind]
     prompts: dict[str, str] | None
     transitive: bool | Literal["auto"]
+    score_values: Scores | None
     min_score: float | None
     sources: dict[str, dict[str, Any]] | None
     mix_temperature: Positive | None
@@ -247,14 +250,15 @@ class OneSource:
                 columns,
                 named=head.named,
                 labelled=self.data.labelled,
+                scored=self.data.score_values is not None,
                 notations=head.notations,
                 decimal=self.data.decimal,
             )
         except CheckFailed as failed:
-            raise CheckFailed(map(self._placed, failed.problems)) from failed
+            raise CheckFailed(map(self.placed, failed.problems)) from failed
         return source, head, roles
 
-    def _placed(self, problem: Problem) -> Problem:
+    def placed(self, problem: Problem) -> Problem:
         """Return the problem at the key of this source, if it is at one of `data`."""
         if not self.name or not problem.where.startswith("data."):
             return problem

@@ -19,6 +19,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.items import ABSENT, Items, Modality
 from finetune.data.layouts import Roles
 from finetune.data.measures import Facts, shown
+from finetune.data.questions import unused_note
 from finetune.data.relations import Relations
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def describe(
     judged, leaks = dataset.validation, dataset.leaks
     of_validation = {"name": judged.name, **judged.facts()} if judged else {}
     of_leaks = {**leaks.facts(), "normalised": leaks.normalised_examples, "near": leaks.near_examples} if leaks else {}
-    said = {note for head, roles in looked for note in (*head.notes, roles.note)}
+    # The table of columns has those that are not used.
+    said = {note for head, roles in looked for note in (*head.notes, roles.note, unused_note(roles.unused))}
     sections: Facts = {
         "recognised": [_recognised(dataset, i, *one) for i, one in enumerate(looked)],
         "prompts": {name: prompt for name, prompt in dataset.prompts.items() if prompt},

@@ -15,9 +15,10 @@ from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.mishaps import as_problem, short
 from finetune.config.origins import find, folders_of
 from finetune.config.targets import class_variable
+from finetune.data.sampled import right_from
 from finetune.errors import CheckFailed, Problem
 from finetune.launch.metric import by_class, metric_problems, other_width
-from finetune.losses.settings import no_grades, no_range, soft_over_all, too_wide
+from finetune.losses.settings import no_grades, no_range, off_scale, soft_over_all, too_wide
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
@@ -61,7 +62,7 @@ def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         given = (rows.negatives >= 0).any() or cfg.model.get("negatives")  # a cross-encoder takes some of other rows
         offers = _OFFERS[layout] | ({"negatives"} if given else set())
         for place_of, inner in nodes_of(key, node):
-            problems += _unfit(place_of, inner, layout, offers, cfg)
+            problems += _unfit(place_of, inner, layout, offers, cfg, rows.score)
             problems += _out_of_range(place_of, inner, rows.score)
             problems += metric_problems(place_of, inner, cfg, dataset, place)
     return list(dict.fromkeys(problems))
@@ -97,7 +98,9 @@ def _in_words(needs: set[str]) -> str:
     return " or ".join(words for need, words in _IN_WORDS.items() if need in needs)
 
 
-def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg: DictConfig) -> Iterator[Problem]:
+def _unfit(
+    key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg: DictConfig, score: Any
+) -> Iterator[Problem]:
     needs = _needs(node)
     chosen = cfg.hydra.runtime.choices.get("loss")  # none where the whole node was given on the command line
     is_chosen = chosen and node["_target_"] == cfg.loss["_target_"]
@@ -105,7 +108,8 @@ def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg
     if needs and not needs & offers:
         if layout == "scored pairs" and needs == {"pairs"}:
             what = f"these are scored pairs, and loss={name} learns from right pairs."
-            advice = "Say from which score on a pair is right, as in data.min_score=0.5; the others are left out."
+            example = f"data.min_score={right_from(*(_ends(score) or (0, 1))):g}"
+            advice = f"Say from which score on a pair is right, as in {example}; the others are left out."
             yield Problem("data.min_score", what, f"{advice} These learn from scores: {_fitting(offers)}.")
         else:
             rows = "labelled items" if layout == "labelled" else layout
@@ -117,21 +121,21 @@ def _unfit(key: str, node: Mapping[str, Any], layout: str, offers: set[str], cfg
 
 
 def _out_of_range(key: str, node: Mapping[str, Any], score: Any) -> Iterator[Problem]:
-    if score is None or not _is_ours(node):
+    ends = _ends(score)
+    if ends is None or not _is_ours(node):
         return
+    low, high = ends
+    yield from no_grades(key, node.get("weighting", "none"), low, high)
+    yield from off_scale(key, node, low, high)
+
+
+def _ends(score: Any) -> tuple[float, float] | None:
+    """Return the lowest and the highest of the scores, None if there are none; rows of some sources have no score."""
     import numpy as np
 
-    found = score[~np.isnan(score)]
-    if not len(found):
-        return
-    low, high = found.min(), found.max()
-    yield from no_grades(key, node.get("weighting", "none"), low, high)
-    if not {"lowest", "highest"} <= node.keys():
-        return
-    for end, value, beyond in (("lowest", low, low < node["lowest"]), ("highest", high, high > node["highest"])):
-        if beyond:
-            what = f"the scores reach {value:g}, beyond {end}={node[end]:g}."
-            yield Problem(f"{key}.{end}", what, f"Set {key}.{end}={value:g}, or what the scale ends at.")
+    if score is None or np.isnan(score).all():
+        return None
+    return float(np.nanmin(score)), float(np.nanmax(score))
 
 
 def _fitting(offers: set[str]) -> str:

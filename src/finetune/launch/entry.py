@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finetune
-from finetune import interrupts, processes
+from finetune import garbage, interrupts, processes
 from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
 from finetune.config.compose import compose, hydra_arguments
 from finetune.config.evaluators import needs_held
 from finetune.config.losses import loss_nodes
 from finetune.config.quoting import quoted
-from finetune.console import complain, end_quietly_without_a_reader, say
+from finetune.console import complain, end_quietly_without_a_reader, log, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def answered(do: Callable[[], int]) -> int:
     """Do something and return its exit code; a mistake or a mishap is told as text, a bug keeps its whole traceback."""
+    garbage.leave_out_what_is_loaded()
     # Hydra would cut the traceback. And a hub is asked for a model, never told about a run.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -319,6 +320,8 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
     # A checkpoint that was chosen is where a job began, not where it goes on.
     checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume) if goes_on else None
+    for note in dataset.notes:
+        log(note)  # they were printed before there was a run
     from finetune.training.fit import fit
 
     fit(cfg, dataset, run, checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -71,6 +70,8 @@ class Others:
 
 def end_with_the_first() -> None:
     """Let the system kill this process when the one that started it ends, whatever ends that."""
+    import ctypes
+
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[STARTED_BY]):

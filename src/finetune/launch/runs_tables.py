@@ -16,7 +16,6 @@ from finetune.config.differences import shown
 from finetune.console import console, say
 from finetune.launch.arguments import program
 from finetune.launch.words import ago, span
-from finetune.report.terminal import metrics_table
 from finetune.runs.atomic import read_mapping
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
 from finetune.runs.selection import Found
@@ -85,8 +84,11 @@ def print_run(record: Record) -> None:
         }
     )
     report = read_mapping(record.run.report_data_path)
-    for name, part in (report.get("evaluations") or {}).items():
-        _print(metrics_table(name, part))
+    if evaluations := report.get("evaluations"):
+        from finetune.report.terminal import metrics_table  # not needed for a list of runs
+
+        for name, part in evaluations.items():
+            _print(metrics_table(name, part))
     if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
         say(f"go on with: {program()} {shlex.quote(f'resume={record.run.path}')}")
 

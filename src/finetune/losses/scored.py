@@ -13,6 +13,7 @@ from torch import Tensor
 
 from finetune.config.types import Positive
 from finetune.data.batches import Batch
+from finetune.data.sampled import MIDDLE
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.documents import documents, weighed, weighted_mean
 from finetune.losses.loss import Loss
@@ -147,9 +148,10 @@ class Pearson(Loss):
 class Contrastive(Loss):
     """Half of distance squared for right pairs, of (margin - distance) squared for wrong ones nearer than the margin.
 
-    The distance is 1 - cosine. Right are pairs with a score from `right_from` on; without scores, a row's positive is
-    right and its negatives are wrong. `only_hard` takes the wrong pairs nearer than the farthest right one, and the
-    right ones farther than the nearest wrong one, and their sum in place of the mean, without the half.
+    The distance is 1 - cosine. Right are pairs with a score from `right_from` on; None is 0.5, for scores of 0 to 1, to
+    which the check holds the data. Without scores, a row's positive is right and its negatives are wrong. `only_hard`
+    takes the wrong pairs nearer than the farthest right one, and the right ones farther than the nearest wrong one, and
+    their sum in place of the mean, without the half.
 
     Source: Hadsell et al. 2006, http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, equation 4; only
     hard pairs as in sentence-transformers' OnlineContrastiveLoss.
@@ -157,10 +159,10 @@ class Contrastive(Loss):
 
     learns_from: ClassVar[tuple[str, ...]] = ("scores", "negatives")
 
-    def __init__(self, margin: Positive = 0.5, right_from: float = 0.5, only_hard: bool = False) -> None:
+    def __init__(self, margin: Positive = 0.5, right_from: float | None = None, only_hard: bool = False) -> None:
         super().__init__()
         self.margin = margin
-        self.right_from = right_from
+        self.right_from = MIDDLE if right_from is None else right_from
         self.only_hard = only_hard
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:

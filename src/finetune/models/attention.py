@@ -8,20 +8,16 @@ Shapes: T tokens of all sequences in a row, n sequences, t the longest, H heads,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from finetune.models.dropout import keep_, keep_mask
-from finetune.models.packing import Group, Packing, hidden
+from finetune.models.group_attention import GroupAttention, allowed, put_rows
+from finetune.models.packing import Group, Packing
 
 NAME = "finetune_packed"
-
-# On a CPU a group of sequences costs as much as so many weights more, and is slow when its weights outgrow the cache.
-_GROUP_COST = 100_000
-_MOST_WEIGHTS = 1_500_000
 
 
 def register() -> None:
@@ -100,16 +96,6 @@ def _has_varlen(query: Tensor, dropout: float) -> bool:
     return torch.cuda.get_device_capability(query.device) >= (8, 0) and query.shape[-1] <= 256
 
 
-def _allowed(length: int, window: tuple[int, int], device: torch.device) -> Tensor | None:
-    """Return which of `length` keys (columns) a query (rows) may see, `None` for all of them."""
-    left, right = (length if side < 0 else side for side in window)
-    if left >= length - 1 and right >= length - 1:
-        return None
-    distance = torch.arange(length, device=device)
-    distance = distance.unsqueeze(0) - distance.unsqueeze(1)  # key minus query
-    return (distance >= -left) & (distance <= right)
-
-
 def _padded(
     query_THd: Tensor,
     key_THd: Tensor,
@@ -122,10 +108,10 @@ def _padded(
     """Pad the sequences for torch's fused attention, and for it alone: all other layers stay packed."""
     query, key, value = (packing.pad(states).transpose(1, 2) for states in (query_THd, key_THd, value_THd))
     mask = packing.mask()[:, None, None, :]
-    allowed = _allowed(packing.longest, window, query_THd.device)
-    if allowed is not None:
+    seen = allowed(packing.longest, window, query_THd.device)
+    if seen is not None:
         # A row of padding would see nothing and be no number: let it see itself.
-        mask = (mask & allowed) | torch.eye(packing.longest, dtype=torch.bool, device=query_THd.device)
+        mask = (mask & seen) | torch.eye(packing.longest, dtype=torch.bool, device=query_THd.device)
     attended = nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
     return packing.unpad(attended.transpose(1, 2))
 
@@ -139,91 +125,45 @@ def _by_groups(
     dropout: float,
     window: tuple[int, int],
 ) -> Tensor:
-    heads = query_THd.shape[1]
-    groups = packing.groups(_GROUP_COST // heads, _MOST_WEIGHTS // heads)
+    attention = GroupAttention.of(packing, query_THd.shape[1], scale, dropout, window)
     with torch.autocast("cpu", enabled=False):
-        attended: Tensor = _ByGroups.apply(  # type: ignore[no-untyped-call]
-            query_THd, key_THd, value_THd, groups, scale, dropout, window
-        )
+        attended: Tensor = _ByGroups.apply(query_THd, key_THd, value_THd, attention)  # type: ignore[no-untyped-call]
     return attended
 
 
 class _ByGroups(torch.autograd.Function):
-    """Attention in groups of like length, with few passes over the `(t, t)` weights: these are what costs on a CPU.
-
-    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; the gradient of the softmax through the output, as in
-    Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.
-    """
+    """`GroupAttention` over queries, keys and values that are tensors of their own, `(T, H, d)` each."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query_THd: Tensor,
-        key_THd: Tensor,
-        value_THd: Tensor,
-        groups: Sequence[Group],
-        scale: float,
-        dropout: float,
-        window: tuple[int, int],
-    ) -> Tensor:
-        out_THd = torch.empty(query_THd.shape, dtype=query_THd.dtype)
-        weights, masks, scales = [], [], []
-        for group in groups:
-            query, key, value = (_heads(group.take(states)) for states in (query_THd, key_THd, value_THd))
-            logits_btt = torch.bmm(query * scale, key.transpose(1, 2))
-            _hide(logits_btt, group, window)
-            weight_btt = torch.softmax(logits_btt, -1, out=logits_btt)
-            weights.append(weight_btt)
-            if dropout:
-                mask, kept_scale = keep_mask(weight_btt.shape, dropout)
-                attended = torch.bmm(keep_(weight_btt.clone(), mask), value).mul_(kept_scale)
-                masks.append(mask)
-                scales.append(kept_scale)
-            else:
-                attended = torch.bmm(weight_btt, value)
-            group.put(_sequences(attended, group), out_THd)
-        ctx.save_for_backward(query_THd, key_THd, value_THd, out_THd, *weights, *masks)
-        ctx.groups, ctx.scale, ctx.scales = groups, scale, scales
+    def forward(ctx: Any, query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, attention: GroupAttention) -> Tensor:
+        out_THd, saved = attention.forward(_taken_from(query_THd, key_THd, value_THd), query_THd)
+        ctx.save_for_backward(query_THd, key_THd, value_THd, out_THd, *saved.tensors)
+        ctx.attention, ctx.saved = attention, saved.without_tensors()
         return out_THd
 
     @staticmethod
     def backward(ctx: Any, gradient_THd: Tensor) -> tuple[Tensor | None, ...]:
-        query_THd, key_THd, value_THd, out_THd, *saved = ctx.saved_tensors
-        weights, masks = saved[: len(ctx.groups)], saved[len(ctx.groups) :]
-        grad_query, grad_key, grad_value = (torch.empty_like(out_THd) for _ in range(3))
-        # The softmax's gradient needs sum(weight * its gradient) of each row: that is sum(out * gradient).
-        inner_TH1 = (gradient_THd * out_THd).sum(-1, keepdim=True)
-        for i, group in enumerate(ctx.groups):
-            query, key, value = (_heads(group.take(states)) for states in (query_THd, key_THd, value_THd))
-            # Zero where a query is padding: nothing comes back from there.
-            gradient, inner = (_heads(group.take(states, padding=0.0)) for states in (gradient_THd, inner_TH1))
-            weight_btt, used_btt = weights[i], weights[i]
-            if masks:
-                gradient = gradient * ctx.scales[i]
-                used_btt = keep_(weight_btt.clone(), masks[i])
-            group.put(_sequences(torch.bmm(used_btt.transpose(1, 2), gradient), group), grad_value)
-            grad_btt = torch.bmm(gradient, value.transpose(1, 2))
-            grad_btt.mul_(used_btt).addcmul_(weight_btt, inner, value=-1)
-            group.put(_sequences(torch.bmm(grad_btt, key).mul_(ctx.scale), group), grad_query)
-            group.put(_sequences(torch.bmm(grad_btt.transpose(1, 2), query).mul_(ctx.scale), group), grad_key)
-        return grad_query, grad_key, grad_value, None, None, None, None
+        query_THd, key_THd, value_THd, out_THd, *tensors = ctx.saved_tensors
+        gradients = [torch.empty_like(out_THd) for _ in range(3)]
+
+        def put(group: Group, padded_3btd: Tensor) -> None:
+            index = group.scatter_index(out_THd.shape[1])
+            for each_THd, padded_btd in zip(gradients, padded_3btd, strict=True):
+                put_rows(each_THd, group, padded_btd, index)
+
+        take = _taken_from(query_THd, key_THd, value_THd)
+        ctx.attention.backward(take, put, gradient_THd, out_THd, ctx.saved.with_tensors(tensors))
+        for each_THd in gradients:
+            each_THd[ctx.attention.tokens :] = 0
+        return *gradients, None
 
 
-def _heads(states_ntHd: Tensor) -> Tensor:
-    """Return `(n, t, H, d)` as `(n * H, t, d)`, which a batched matrix product takes."""
-    return states_ntHd.transpose(1, 2).flatten(0, 1).contiguous()
+def _taken_from(*states: Tensor) -> Callable[[Group], list[Tensor]]:
+    """Return a function that takes the padded heads `(n * H, t, d)` of a group from each of these `(T, H, d)`."""
+    heads, width = states[0].shape[1:]
 
+    def take(group: Group) -> list[Tensor]:
+        index = group.gather_index(heads)
+        return [each.reshape(-1, width).index_select(0, index).view(-1, group.longest, width) for each in states]
 
-def _sequences(states_btd: Tensor, group: Group) -> Tensor:
-    """Return `(n * H, t, d)` as `(n, t, H, d)`."""
-    return states_btd.view(len(group.lengths), -1, *states_btd.shape[1:]).transpose(1, 2)
-
-
-def _hide(logits_btt: Tensor, group: Group, window: tuple[int, int]) -> None:
-    """Hide, in place, the keys that a query may not see."""
-    bias = group.bias(logits_btt.dtype)
-    if bias is not None:
-        logits_btt.view(len(group.lengths), -1, *logits_btt.shape[1:]).add_(bias)
-    allowed = _allowed(group.longest, window, logits_btt.device)
-    if allowed is not None:
-        logits_btt.masked_fill_(~allowed, hidden(logits_btt.dtype))
+    return take

@@ -1,31 +1,37 @@
-"""The token embeddings of one step, looked up by many micro-batches, with one gradient for all of them.
+"""What the micro-batches of one step share: one gradient of the token table, and weights that are cast once.
 
 Shapes: T tokens, V rows of the table, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+# One buffer for each table: 47 MB for MiniLM, whose pages would be new to the process in every step otherwise.
+_BUFFERS: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+
 
 class Lookup:
-    """Looks tokens up in an embedding table; make one for each step.
+    """Looks tokens up in an embedding table, and holds what a step makes of its weights; create one for each step.
 
-    Autograd gives every lookup a gradient of the whole table, zero but for a few rows: 90 MB to write and to add up for
+    Autograd gives every lookup a gradient of the whole table, zero but for a few rows: 47 MB to write and to add up for
     each micro-batch of MiniLM. Here the lookups of a step add their rows to one gradient, which the table gets at the
     end of the backward pass.
     """
 
     def __init__(self, table: nn.Module) -> None:
         self._table = table
-        self._gradient = _Gradient()
+        self._gradient = _Gradient(table)
         self._shared: Tensor | None = None
+        self._prepared: dict[object, tuple[Tensor, ...]] = {}
         # What is more than a table (scaled, adapted, hooked) is called as it is; a GPU writes zeros for almost nothing.
         plain = type(table) is nn.Embedding and table.max_norm is None and not table._forward_hooks
-        plain = plain and type(table.weight) is nn.Parameter  # no part of one that several processes share
+        plain = plain and type(table.weight) is nn.Parameter  # not a part of one that several processes share
         if plain and table.weight.device.type == "cpu" and table.weight.requires_grad and torch.is_grad_enabled():
             self._shared = _Share.apply(  # type: ignore[no-untyped-call]
                 table.weight, self._gradient, table.padding_idx
@@ -39,16 +45,42 @@ class Lookup:
             found = _Rows.apply(self._shared, ids_T, self._gradient)  # type: ignore[no-untyped-call]
         return found
 
+    def once(self, owner: object, prepare: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what `prepare` made of the weights of `owner` when it was first asked for in this step.
+
+        The tensors are part of the graph: what all micro-batches add to their gradients is cast and split up once.
+        """
+        if owner not in self._prepared:
+            self._prepared[owner] = prepare()
+        return self._prepared[owner]
+
 
 class _Gradient:
-    """The gradient that all lookups add to."""
+    """The gradient that all lookups of a step add to."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: nn.Module) -> None:
+        self._table = table
         self.sum_VD: Tensor | None = None
+
+    def add(self, ids_T: Tensor, gradient_TD: Tensor) -> None:
+        """Add the gradients of some rows."""
+        if self.sum_VD is None:
+            self.sum_VD = self._zeros(gradient_TD)
+        self.sum_VD.index_add_(0, ids_T, gradient_TD)
+
+    def _zeros(self, like_TD: Tensor) -> Tensor:
+        weight: Any = self._table.weight
+        if weight.grad is not None:
+            return like_TD.new_zeros(weight.shape)  # batches that accumulate: the buffer is the gradient so far
+        buffer = _BUFFERS.get(self._table)
+        if buffer is None or buffer.dtype != like_TD.dtype or buffer.shape != weight.shape:
+            buffer = _BUFFERS[self._table] = like_TD.new_empty(weight.shape)
+        # Autograd takes over a tensor that nothing else refers to; the buffer keeps the memory.
+        return buffer.zero_().detach()
 
 
 class _Share(torch.autograd.Function):
-    """Stands between the table and its lookups: its backward runs when all of theirs have."""
+    """Between the table and its lookups: its backward runs after all of theirs."""
 
     @staticmethod
     def forward(ctx: Any, weight_VD: Tensor, gradient: _Gradient, padding_idx: int | None) -> Tensor:
@@ -67,14 +99,12 @@ class _Share(torch.autograd.Function):
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shared_VD: Tensor, ids_T: Tensor, gradient: _Gradient) -> Tensor:
-        ctx.gradient, ctx.rows = gradient, shared_VD.shape
+        ctx.gradient = gradient
         ctx.save_for_backward(ids_T)
-        return shared_VD[ids_T]
+        return shared_VD.index_select(0, ids_T)
 
     @staticmethod
     def backward(ctx: Any, gradient_TD: Tensor) -> tuple[None, None, None]:
         (ids_T,) = ctx.saved_tensors
-        if ctx.gradient.sum_VD is None:
-            ctx.gradient.sum_VD = gradient_TD.new_zeros(ctx.rows)
-        ctx.gradient.sum_VD.index_add_(0, ids_T, gradient_TD)
+        ctx.gradient.add(ids_T, gradient_TD)
         return None, None, None

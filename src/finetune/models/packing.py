@@ -23,47 +23,55 @@ def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def hidden(dtype: torch.dtype) -> float:
-    """Return the logit of a key that must not be seen: no weight after the softmax, and no NaN where all are hidden."""
-    return torch.finfo(dtype).min / 2
-
-
 class Group:
-    """Neighbouring sequences that are computed together, padded to the longest of them where they differ.
+    """Neighbouring sequences whose attention is computed together, padded to the longest of them where they differ.
 
-    `start` their first token in the row · `lengths` of each · `longest` of them.
+    `start` is their first token in the row, `lengths` the tokens of each, `longest` the most of them, `tokens` the sum.
+    Shapes: P parts of a token's row (query, key and value next to each other, or one of them alone), H heads.
     """
 
     def __init__(self, start: int, lengths: Ints) -> None:
         self.start = start
         self.lengths = lengths
         self.longest = int(lengths.max())
-        self._packing = None if lengths.min() == self.longest else Packing(lengths, torch.device("cpu"))
+        self.tokens = int(lengths.sum())
+        self._is_even = int(lengths.min()) == self.longest
+        self._gather: dict[tuple[int, int], Tensor] = {}
+        self._scatter: dict[tuple[int, int], Tensor] = {}
 
-    def take(self, row: Tensor, padding: float | None = None) -> Tensor:
-        """Return the group's part of a row `(T, ...)` as `(n, t, ...)`; padding is any number unless one is given."""
-        part = row[self.start : self.start + int(self.lengths.sum())]
-        if self._packing is None:
-            return part.view(len(self.lengths), self.longest, *row.shape[1:])
-        padded = self._packing.pad(part)
-        if padding is not None:
-            padded[~self._packing.mask()] = padding
-        return padded
+    def gather_index(self, heads: int, parts: int = 1) -> Tensor:
+        """Return which rows of `(T * P * H, d)` make the padded heads `(P, n, H, t, d)`; padding repeats a token.
 
-    def put(self, padded: Tensor, row: Tensor) -> None:
-        """Write `(n, t, ...)` to the group's part of a row `(T, ...)`."""
-        part = row[self.start : self.start + int(self.lengths.sum())]
-        if self._packing is None:
-            part.view(padded.shape).copy_(padded)
-        else:
-            part.copy_(self._packing.unpad(padded))
+        One `index_select` with it does what padding and transposing would do in two passes.
+        """
+        if (heads, parts) not in self._gather:
+            place_t = np.arange(self.longest)
+            token_nt = self._first()[:, None] + np.where(place_t < self.lengths[:, None], place_t, 0)
+            offset_PH = np.arange(parts * heads).reshape(parts, 1, heads, 1)
+            rows = (self.start + token_nt)[None, :, None, :] * (parts * heads) + offset_PH
+            self._gather[heads, parts] = torch.from_numpy(rows.ravel().astype(np.int32))
+        return self._gather[heads, parts]
 
-    def bias(self, dtype: torch.dtype) -> Tensor | None:
-        """Return what to add to logits `(n, H, t, t)` so that no query sees padding, `None` where there is none."""
-        if self._packing is None:
+    def scatter_index(self, heads: int, parts: int = 1) -> Tensor:
+        """Return which rows of the padded heads `(P, n, H, t, d)` are those of its tokens, `(tokens, P, H, d)`."""
+        if (heads, parts) not in self._scatter:
+            sequence_T = np.repeat(np.arange(len(self.lengths)), self.lengths)
+            place_T = np.arange(self.tokens) - self._first()[sequence_T]
+            part_P, head_H = np.arange(parts)[:, None], np.arange(heads)
+            sequence = part_P * len(self.lengths) + sequence_T[:, None, None]
+            rows = (sequence * heads + head_H) * self.longest + place_T[:, None, None]
+            self._scatter[heads, parts] = torch.from_numpy(rows.ravel().astype(np.int32))
+        return self._scatter[heads, parts]
+
+    def padding(self) -> Tensor | None:
+        """Return which places `(n, t)` hold no token, `None` where all do."""
+        if self._is_even:
             return None
-        bias_nt = torch.zeros(len(self.lengths), self.longest, dtype=dtype)
-        return bias_nt.masked_fill_(~self._packing.mask(), hidden(dtype))[:, None, None, :]
+        return torch.from_numpy(np.arange(self.longest) >= self.lengths[:, None])
+
+    def _first(self) -> Ints:
+        first: Ints = np.cumsum(self.lengths) - self.lengths
+        return first
 
 
 class Packing:

@@ -122,7 +122,8 @@ class TextEncoder(Encoder):
         """Return the last hidden states of all tokens `(T, D)`; of `every` layer, and before the first, that last."""
         if self._packed is None:
             return padded_states(self.backbone, ids_T, packing, self.pad_id, every)
-        return self._packed((lookup or self.lookup())(ids_T), packing, every)
+        lookup = lookup or self.lookup()
+        return self._packed(lookup(ids_T), packing, every, lookup)
 
     def lookup(self) -> Lookup:
         """Return what looks up the tokens of one step."""

@@ -163,11 +163,12 @@ class Engine:
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
+        lookup = encoder.lookup()
         for rows in list(self.cut(costs_N, encoder, ~is_text_N, most))[::-1][part]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
                 if is_text_N[rows[0]]:
                     ids_T, lengths_n = tokens.take(items[rows])
-                    found = encoder(upload(ids_T.astype(np.int64), device), lengths_n)
+                    found = encoder(upload(ids_T.astype(np.int64), device), lengths_n, lookup)
                 else:
                     assert others is not None
                     found = encoder(upload(others.take(items[rows]), device))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +47,7 @@ from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.measure import Measure, Source, sized
 from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
+from finetune.training.opposed import warn_of_opposed
 from finetune.training.portrait import Portrait
 from finetune.training.reporting import gathered
 from finetune.training.shards import unshard
@@ -73,6 +74,7 @@ class Parts:
     measure: Measure
     portrait: Portrait | None
     meter: Meter
+    warnings: list[str] = field(default_factory=list)  # found before the training, for the report too
 
     def judged(self, found: Mapping[str, T]) -> dict[str, T]:
         """Return what the run is judged by of what evaluators found, by their names."""
@@ -113,6 +115,8 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate(parts, "before", log=checkpoint is None)
+    if not parts.encoder.scores_pairs:  # whose scores mean nothing before it is trained
+        parts.warnings += warn_of_opposed(parts.measure, parts.data.dataset, before, together)
     if judged := parts.judged(before):
         means = {name: result.means for name, result in judged.items()}
         check_metrics(parts.trainer, {name: means[name] for name in in_training(parts.evaluators) if name in means})

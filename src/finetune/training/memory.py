@@ -41,7 +41,9 @@ class Kept:
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
-        return tensor
+        # Not the tensor itself: an operation may save its own output, which may never reach the loss (BERT's pooler).
+        # Graph and output would then refer to each other, a cycle in C++ that no garbage collector sees.
+        return tensor.detach()
 
 
 def reuse_freed() -> None:

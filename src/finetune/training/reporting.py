@@ -32,7 +32,7 @@ def gathered(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping
         model_path=str(run.model),
         evaluations=judged,
         data=_data_facts(parts, cfg, judged),
-        notes=parts.data.dataset.notes,
+        notes=[*parts.data.dataset.notes, *parts.warnings],
         cost=parts.meter.facts(parts.trainer, parts.module),
         again=_again(parts, run, cfg),
         use=parts.encoder.use,

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from finetune.errors import FinetuneError, ModelError
 from finetune.models.encoder import Encoder
+from finetune.models.fused_layer import separate_layers
 from finetune.models.layers import layers_of
 
 
@@ -64,6 +65,7 @@ def shard(encoder: Encoder, losses: nn.Module, mesh: Any) -> None:
     if any(weight.requires_grad for weight in losses.parameters()):
         what = "trainer.strategy=fsdp does not share out a loss that has weights of its own."
         raise FinetuneError(what, "Set trainer.strategy=ddp, or take another loss.")
+    separate_layers(encoder)  # what several micro-batches share of its weights would have to be gathered as a whole
     for backbone in encoder.backbones():
         for layer in _layers(backbone, encoder.name):
             fully_shard(layer, mesh=mesh)

@@ -71,7 +71,7 @@ def test_bad_rows(make):
         ("my/qrels/train.tsv", 5, "dangling"),
         ("my/qrels/train.tsv", 6, "dangling"),
         ("my/qrels/train.tsv", 7, "ragged"),
-        ("my/qrels/train.tsv", 8, "number"),
+        ("my/qrels/train.tsv", 8, "grade"),
     }
     answer = told(folder)
     assert "4 of 7 rows are bad" in answer  # of unknown ids a few are usual

@@ -151,3 +151,11 @@ def test_a_frame_of_passages(tmp_path):
     frame = pandas.read_parquet(as_parquet(tmp_path, TEVATRON))
     assert rows_of(frame, *NAMES) == EXPECTED
     assert pairs(frame)[0] == ("q0", "T p0", None)
+
+
+def test_a_passage_of_another_form_is_a_bad_row(tmp_path):
+    rows = [row | {"positive_passages": [{"title": "", "text": f"p{i}"}]} for i, row in enumerate(TEVATRON * 20)]
+    rows[3] = rows[3] | {"positive_passages": "a text"}
+    path = as_jsonl(tmp_path, rows)
+    answer = told(path)
+    assert ":4: column 'positive_passages' is text, in the other rows it is a list: a text" in answer

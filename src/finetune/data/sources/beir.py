@@ -68,7 +68,8 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
     Raises:
         CheckFailed: a file cannot be read, or nothing is left to be searched for.
     """
-    queries, corpus, judged = BeirFiles(folder, key).read(bad)
+    files = BeirFiles(folder, key)
+    queries, corpus, judged = files.read(bad)
     rows = np.flatnonzero(judged.winner & (judged.query >= 0) & ~queries.blank[judged.query])
     query, document, grade = judged.query[rows], judged.document[rows], judged.grade[rows]
     searched = np.flatnonzero(~corpus.blank & ~corpus.again & corpus.ids.is_valid().to_numpy(zero_copy_only=False))
@@ -94,7 +95,7 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
         lost_query=np.searchsorted(asked, query[lost]),
         lost_grade=grade[lost],
         rows_read=queries.rows_read + corpus.rows_read + judged.rows_read,
-        notes=list(_notes(folder, queries, asked, judged, int(lost.sum()), bad)),
+        notes=[*_notes(folder, queries, asked, judged, int(lost.sum()), bad), *files.unused_notes()],
     )
 
 

@@ -5,7 +5,7 @@ T texts, J judgments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from finetune.data.beir_folder import BeirFolder
 from finetune.data.column_setting import plain
 from finetune.data.columns import Bools, numbers_of
 from finetune.data.numbers import POINT
+from finetune.data.questions import unused_note
 from finetune.data.sources.csv_file import CsvFile
 from finetune.data.sources.file_source import FileReader, FileSource, places_of
 from finetune.data.sources.files import DataFile, look_at
@@ -88,6 +89,14 @@ class BeirFiles:
         for source in (*self.corpus, *self.queries):
             _columns_of_texts(source)
         judgment_columns(self.qrels)
+
+    def unused_notes(self) -> Iterator[str]:
+        """Yield a sentence on the fields of the corpus, and of the queries, that are not used; not on empty ones."""
+        for sources in (self.corpus, self.queries):
+            heads = [source.head() for source in sources]
+            fields = [name for head in heads for i, name in enumerate(head.names) if any(row[i] for row in head.sample)]
+            if unused := [name for name in dict.fromkeys(fields) if name not in (ID, "text", TITLE)]:
+                yield f"{sources[0].shown}: {unused_note(unused)}"
 
     def read(self, bad: BadRows) -> tuple[Texts, Texts, Judged]:
         """Return queries, corpus and judgments; rows that cannot be used are added to `bad`."""
@@ -189,7 +198,7 @@ def _read_judgments(source: FileSource, queries: Texts, corpus: Texts, bad: BadR
     )
     is_number = np.isfinite(grade)
     shown = reading.table[names[2]]
-    _tell_rows(np.flatnonzero(~is_number), shown, reading.place, bad, "grade", "number", "is no finite number")
+    _tell_rows(np.flatnonzero(~is_number), shown, reading.place, bad, "grade", "grade", "is no finite number")
     kind = _kind_of_unknown(is_number, query, document)
     for found, ids, column, file, also in (
         (query, query_id, "query", "queries", is_number),

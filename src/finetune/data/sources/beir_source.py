@@ -76,6 +76,7 @@ class BeirSource:
         notes = (
             [f"'{self.shown}' has no judgments for training: those of {qrels.name} are taken."] if of_another else []
         )
+        notes += self._files.unused_notes()
         sample = [tuple(row[place] for place in places) for row in head.sample]
         return Head(NAMES, sample, notes=notes, notations=_renamed(head, places))
 

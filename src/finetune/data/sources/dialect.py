@@ -71,7 +71,8 @@ def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Doub
     if delimiter == "none":
         return _one_column(lines, suffix)
     usual = USUAL.get(suffix, "")
-    asked = DELIMITERS if delimiter == "auto" else [delimiter]
+    # A delimiter that does not occur makes no table.
+    asked = [each for each in DELIMITERS if each in text] if delimiter == "auto" else [delimiter]
     plain = [_read(lines, Dialect(each)) for each in asked]
     fitting = [_quoted_otherwise(lines, each) or each for each in plain]
     fitting = [each for each in fitting if each.fits]
@@ -82,10 +83,11 @@ def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Doub
         found = [each for each in found if each.dialect.delimiter == usual] or _best_named(found)
     if len(found) > 1:
         return Doubt(found)
+    if found and (fitting or found[0].names_roles or found[0].share >= SURELY):
+        return found[0].dialect
     one_column = _one_column(lines, suffix)
     if found:
-        sure = fitting or found[0].names_roles or found[0].share >= SURELY
-        return found[0].dialect if sure else Doubt([*found, _read(lines, one_column)])
+        return Doubt([*found, _read(lines, one_column)])
     headless = [each for each in plain if _fits_below(each)]
     return Doubt([*headless, _read(lines, one_column)]) if headless else one_column
 

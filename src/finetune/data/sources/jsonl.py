@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 HEAD_CHARACTERS = 1 << 20
 LOOKED_AT = 1000  # objects whose keys and types count
-SAMPLE = 20
 ROWS_AT_ONCE = 10_000
 Types = dict[str, pa.DataType]
 Row = dict[str, Any] | Broken
@@ -80,17 +79,19 @@ class JsonFile:
         self._header = options.header
 
     def head(self) -> Head:
-        """Return the keys of its first objects and their values; the values of arrays by position.
+        """Return the keys of its first objects and their values: all that decide the types, so that roles agree.
+
+        Of arrays these are the values by position.
 
         Raises:
             CheckFailed: there is no row in it.
         """
         objects = self._start.objects
         if arrays := self._start.arrays:
-            sample = [tuple(one[name] for name in arrays.names) for one in objects[:SAMPLE]]
+            sample = [tuple(one[name] for name in arrays.names) for one in objects]
             return Head(arrays.names, sample, arrays.named)
         names = list(dict.fromkeys(name for one in objects for name in one))
-        return Head(names, [tuple(one.get(name) for name in names) for one in objects[:SAMPLE]])
+        return Head(names, [tuple(one.get(name) for name in names) for one in objects])
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns of all objects; those that are broken or of another kind are added to `bad`."""

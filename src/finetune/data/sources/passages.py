@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,7 +75,7 @@ class Passages:
         head = self._head
         columns = {name: [row[i] for row in head.sample if row[i] is not None] for i, name in enumerate(head.names)}
         forms: dict[str, Form] = {name: "passages" for name, values in columns.items() if _are_passages(values)}
-        instructed = [name for name, values in columns.items() if _is_role(name, ANCHORS) and _are_pairs(values)]
+        instructed = [name for name, values in columns.items() if _is_role(name, ANCHORS) and _most(_is_pair, values)]
         if len(instructed) == 1:
             forms[instructed[0]] = "instruction"
             forms |= {name: form for name, values in columns.items() if (form := _instructed(name, values))}
@@ -121,39 +121,43 @@ def _is_role(name: str, tiers: Sequence[Sequence[str]]) -> bool:
     return any(plain(name) in tier for tier in tiers[:-1])
 
 
+def _most(of: Callable[[Any], bool], values: Sequence[Any]) -> bool:
+    """Whether most values are of a form, as most rows decide what a column holds."""
+    return 2 * sum(map(of, values)) > len(values)
+
+
+def _is_passage(value: Any) -> bool:
+    return isinstance(value, Mapping) and text_field(list(value)) is not None
+
+
 def _are_passages(values: Sequence[Any]) -> bool:
-    flat = [inner for value in values for inner in (value if isinstance(value, list) else [value])]
-    return bool(flat) and all(isinstance(one, Mapping) and text_field(list(one)) for one in flat)
+    return _most(_is_passage, [inner for value in values for inner in (value if isinstance(value, list) else [value])])
 
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(inner, str) for inner in value)
 
 
-def _are_pairs(values: Sequence[Any]) -> bool:
-    return bool(values) and all(map(_is_pair, values))
-
-
 def _instructed(name: str, values: Sequence[Any]) -> Form | None:
     """Return the form of a column beside an anchor with an instruction, None where it has none."""
     if not (_is_role(name, POSITIVES) or NEGATIVE.fullmatch(plain(name))):
         return None
-    if _are_pairs(values):
+    if _most(_is_pair, values):
         return "instruction"
-    lists = all(isinstance(value, list) for value in values)
-    return "instructions" if lists and _are_pairs([inner for value in values for inner in value]) else None
+    lists = [value for value in values if isinstance(value, list)]
+    return "instructions" if _most(_is_pair, [inner for value in lists for inner in value]) else None
 
 
 def _value_as_text(value: Any, form: Form | None) -> Any:
-    """Return a value of the sample as a text or a list of texts."""
-    if form is None or value is None:
+    """Return a value of the sample as a text or a list of texts, None where it is of another form."""
+    if form is None:
         return value
     if form == "instruction":
-        return joined(*value)
-    if form == "instructions":
-        return [joined(*pair) for pair in value]
+        return joined(*value) if _is_pair(value) else None
     if isinstance(value, list):
-        return [_value_as_text(one, form) for one in value]
+        return [_value_as_text(one, "instruction" if form == "instructions" else form) for one in value]
+    if not _is_passage(value):
+        return None
     text = value[text_field(list(value)) or ""]
     title = value.get(TITLE)
     if not isinstance(text, list):

@@ -1,0 +1,155 @@
+"""Attention on a CPU, over groups of sequences of similar length, forward and backward by hand.
+
+On a CPU the passes over the `(t, t)` weights are what costs, so there are few of them, and rows are moved between the
+packed row of tokens and the padded heads by one `index_select` each.
+
+Shapes: T tokens of all sequences in a row (and maybe rows of padding after them), n sequences of a group,
+t the longest of them, H heads, b = n * H, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from finetune.models.dropout import keep_, keep_mask
+from finetune.models.packing import Group, Packing
+
+# A group costs as much as so many weights more, and is slow when its weights outgrow the cache.
+_GROUP_COST = 100_000
+_MOST_WEIGHTS = 1_500_000
+
+Take = Callable[[Group], Sequence[Tensor]]
+Put = Callable[[Group, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the backward pass needs of each group: weights and, with dropout, a mask and the scale of what is kept."""
+
+    weights: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors, for `save_for_backward`."""
+        return [*self.weights, *self.masks]
+
+    def without_tensors(self) -> Saved:
+        """Return the rest, which may be kept as an attribute."""
+        return Saved([], [], self.scales)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Saved:
+        """Return it with the tensors that `save_for_backward` kept."""
+        groups = len(tensors) // 2 if self.scales else len(tensors)
+        return replace(self, weights=list(tensors[:groups]), masks=list(tensors[groups:]))
+
+
+@dataclass(frozen=True)
+class GroupAttention:
+    """Attention of each sequence to itself; `window` is how far a token sees to the left and right, -1 without limit.
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; the gradient of the softmax through the output, as in
+    Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.
+    """
+
+    groups: Sequence[Group]
+    tokens: int
+    heads: int
+    scale: float
+    dropout: float
+    window: tuple[int, int]
+
+    @classmethod
+    def of(cls, packing: Packing, heads: int, scale: float, dropout: float, window: tuple[int, int]) -> GroupAttention:
+        """Return the attention over the sequences of a packing, in the groups that cost least."""
+        groups = packing.groups(_GROUP_COST // heads, _MOST_WEIGHTS // heads)
+        return cls(groups, int(packing.lengths.sum()), heads, scale, dropout, window)
+
+    def forward(self, take: Take, like_THd: Tensor) -> tuple[Tensor, Saved]:
+        """Return what each token attends to, shaped and typed as `like_THd`, and what `backward` needs.
+
+        `take` returns the padded queries, keys and values of a group, `(b, t, d)` each. Rows of filling are 0.
+        """
+        out_THd, saved = torch.empty(like_THd.shape, dtype=like_THd.dtype), Saved()
+        for group in self.groups:
+            query, key, value = take(group)
+            logits_btt = torch.bmm(query * self.scale, key.transpose(1, 2))
+            _hide(logits_btt, group, self.window)
+            weight_btt = torch.softmax(logits_btt, -1, out=logits_btt)
+            saved.weights.append(weight_btt)
+            if self.dropout:
+                mask, kept_scale = keep_mask(weight_btt.shape, self.dropout)
+                attended_btd = torch.bmm(keep_(weight_btt.clone(), mask), value).mul_(kept_scale)
+                saved.masks.append(mask)
+                saved.scales.append(kept_scale)
+            else:
+                attended_btd = torch.bmm(weight_btt, value)
+            put_rows(out_THd, group, attended_btd, group.scatter_index(self.heads))
+        out_THd[self.tokens :] = 0
+        return out_THd, saved
+
+    def backward(self, take: Take, put: Put, gradient_THd: Tensor, out_THd: Tensor, saved: Saved) -> None:
+        """Hand the gradients of each group's queries, keys and values, `(3, b, t, d)`, to `put`."""
+        heads, width = out_THd.shape[1:]
+        # The softmax's gradient needs sum(weight * its gradient) of each row: that is sum(out * gradient).
+        inner_R1 = (gradient_THd * out_THd).sum(-1).view(-1, 1)
+        gradient_Rd = gradient_THd.reshape(-1, width)
+        for i, group in enumerate(self.groups):
+            query, key, value = take(group)
+            index = group.gather_index(heads)
+            gradient = gradient_Rd.index_select(0, index).view(query.shape)
+            inner = inner_R1.index_select(0, index).view(-1, group.longest, 1)
+            padding_nt = group.padding()
+            if padding_nt is not None:
+                # Where a query is padding nothing comes back.
+                for each in (gradient, inner):
+                    each.view(len(group.lengths), heads, group.longest, -1).masked_fill_(
+                        padding_nt[:, None, :, None], 0
+                    )
+            weight_btt, used_btt = saved.weights[i], saved.weights[i]
+            if saved.masks:
+                gradient.mul_(saved.scales[i])
+                used_btt = keep_(weight_btt.clone(), saved.masks[i])
+            result_3btd = query.new_empty(3, *query.shape)
+            grad_query, grad_key, grad_value = result_3btd
+            torch.bmm(used_btt.transpose(1, 2), gradient, out=grad_value)
+            grad_btt = torch.bmm(gradient, value.transpose(1, 2))
+            grad_btt.mul_(used_btt).addcmul_(weight_btt, inner, value=-1)
+            torch.bmm(grad_btt, key, out=grad_query).mul_(self.scale)
+            torch.bmm(grad_btt.transpose(1, 2), query, out=grad_key).mul_(self.scale)
+            put(group, result_3btd)
+
+
+def put_rows(row_THd: Tensor, group: Group, padded_btd: Tensor, index: Tensor) -> None:
+    """Write padded heads, of one part `(b, t, d)` or more, to the group's tokens of a row `(T, ..., d)`."""
+    width = row_THd.shape[-1]
+    part = row_THd[group.start : group.start + group.tokens].view(-1, width)
+    torch.index_select(padded_btd.reshape(-1, width), 0, index, out=part)
+
+
+def allowed(length: int, window: tuple[int, int], device: torch.device) -> Tensor | None:
+    """Return which of `length` keys (columns) a query (rows) may see, `None` for all of them."""
+    left, right = (length if side < 0 else side for side in window)
+    if left >= length - 1 and right >= length - 1:
+        return None
+    distance = torch.arange(length, device=device)
+    distance = distance.unsqueeze(0) - distance.unsqueeze(1)  # key minus query
+    return (distance >= -left) & (distance <= right)
+
+
+def _hide(logits_btt: Tensor, group: Group, window: tuple[int, int]) -> None:
+    """Hide, in place, the keys that a query may not see."""
+    # No weight after the softmax, and no NaN where all keys are hidden.
+    hidden = torch.finfo(logits_btt.dtype).min / 2
+    padding_nt = group.padding()
+    if padding_nt is not None:
+        bias_nt = torch.zeros(padding_nt.shape, dtype=logits_btt.dtype).masked_fill_(padding_nt, hidden)
+        logits_btt.view(len(group.lengths), -1, *logits_btt.shape[1:]).add_(bias_nt[:, None, None, :])
+    allowed_tt = allowed(group.longest, window, logits_btt.device)
+    if allowed_tt is not None:
+        logits_btt.masked_fill_(~allowed_tt, hidden)
