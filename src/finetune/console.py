@@ -6,11 +6,20 @@ import contextlib
 import logging
 import signal
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from finetune import processes
@@ -62,6 +71,17 @@ def _block(problem: Problem) -> Text:
     return text
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """The seconds that a bar was given as `left`, else Rich's own estimate."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time left as Rich writes it."""
+        left = task.fields.get("left")
+        if left is None:
+            return super().render(task)
+        return Text(str(timedelta(seconds=round(left))), style="progress.remaining")
+
+
 class Bar:
     """A progress bar in a terminal, a line now and then in a log file.
 
@@ -79,11 +99,11 @@ class Bar:
             TextColumn(f"{unit} · {{task.fields[text]}}"),
             TimeElapsedColumn(),
             TextColumn("· left"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(description, total=total, text="")
+        self._task = self._progress.add_task(description, total=total, text="", left=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -99,14 +119,17 @@ class Bar:
         self._first = done
         self._progress.update(self._task, completed=done)
 
-    def update(self, done: int, text: str = "") -> None:
-        """Show that `done` of `total` are done, and `text` beside it."""
-        self._progress.update(self._task, completed=done, text=text)
+    def update(self, done: int, text: str = "", left: float | None = None) -> None:
+        """Show that `done` of `total` are done, with `text` next to it.
+
+        `left` are the seconds left where more is to come than the bar counts; else they are estimated from the pace.
+        """
+        self._progress.update(self._task, completed=done, text=text, left=left)
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total:
             self._last_line = now
-            left = self.seconds_left(done)
-            tail = f" · {left:.0f} s left" if done < self.total else ""
+            seconds = self.seconds_left(done) if left is None else left
+            tail = f" · {seconds:.0f} s left" if done < self.total or seconds >= 1 else ""
             line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
             if not console.is_terminal:
                 say(line)

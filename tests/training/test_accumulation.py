@@ -1,6 +1,7 @@
 """Gradient accumulation: an optimizer step has the gradient of the mean over all rows of its batches."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -62,7 +63,7 @@ def test_a_step_has_the_mean_over_the_rows_that_are_there(start, monkeypatch, mo
 
 def test_rows_count_by_their_weights(start, monkeypatch, tmp_path):
     cfg, *_ = start("unused")
-    rows = list(csv.DictReader(open(cfg.data.path)))
+    rows = list(csv.DictReader(Path(cfg.data.path).read_text().splitlines()))
     with (tmp_path / "weighted.csv").open("w", newline="") as file:
         out = csv.DictWriter(file, [*rows[0], "weight"])
         out.writeheader()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.profilers import PassThroughProfiler
 
 import finetune
@@ -36,9 +37,11 @@ from finetune.report.terminal import metrics_table
 from finetune.report.write import try_to_write_report
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import KeepStatus, StopOnSignal, check_metrics, finish, ordered
+from finetune.training.callbacks import KeepStatus, StopOnSignal, TimeLimit, check_metrics, finish, ordered
+from finetune.training.callbacks.time_left import seconds_after
 from finetune.training.cost import Meter
 from finetune.training.divergence import NoNumber, described
+from finetune.training.ending import early_end, is_out_of_time
 from finetune.training.engine import Engine
 from finetune.training.gauge import Gauge, in_training
 from finetune.training.going_on import begin
@@ -52,7 +55,7 @@ from finetune.training.reporting import gathered
 from finetune.training.shards import unshard
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
-from finetune.training.trainer import build_trainer, total_steps
+from finetune.training.trainer import build_trainer, check_minimum, steps_per_epoch, total_steps
 
 T = TypeVar("T")
 
@@ -112,7 +115,7 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
         run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
-    before = _evaluate(parts, "before", log=checkpoint is None)
+    before = _evaluate_before(parts, log=checkpoint is None)
     if judged := parts.judged(before):
         means = {name: result.means for name, result in judged.items()}
         check_metrics(parts.trainer, {name: means[name] for name in in_training(parts.evaluators) if name in means})
@@ -125,7 +128,10 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
             # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
             # for this too must not hide what it was full for first.
             with contextlib.suppress(RunError):
-                run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
+                left = round(seconds_after(parts.trainer, parts.module))
+                run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=left)
+    if first:
+        _tell_early_end(parts, run)
     unshard(parts.encoder)
     finish(parts.trainer, parts.module)
     after = _evaluate(parts, "after", log=True)
@@ -133,6 +139,31 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, parts.judged(comparisons))
         _report(parts, run, cfg, comparisons)
+
+
+def _evaluate_before(parts: Parts, *, log: bool) -> dict[str, Result]:
+    """Evaluate the untouched model, and note how long that takes, for the time left."""
+    start, module = time.monotonic(), parts.module
+    found = _evaluate(parts, "before", log=log)
+    if found:
+        module.seconds_of_evaluation = time.monotonic() - start
+        names = in_training(parts.evaluators)
+        module.seconds_in_training = sum(result.seconds for name, result in found.items() if name in names)
+    return found
+
+
+def _tell_early_end(parts: Parts, run: RunDirectory) -> None:
+    """Say why the training ended before its last step, if it did; the status keeps it, whatever is written later."""
+    trainer, module = parts.trainer, parts.module
+    if (reason := early_end(trainer, module)) is None:
+        return
+    out_of_time = is_out_of_time(trainer, module)
+    say(reason)
+    if out_of_time:
+        say(f"To train on later: resume={run.path} trainer.max_time=null")
+    run.write_status(
+        "running", reason, eta_seconds=round(seconds_after(trainer, module)), cause="max_time" if out_of_time else None
+    )
 
 
 def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
@@ -168,8 +199,11 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     given = offered | {"gauge": Gauge(evaluators, measure, dataset)}
     callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
-    watching = ordered([KeepStatus(run.path), *callbacks, stop])
+    limit = TimeLimit(_plain(cfg.trainer).get("max_time"))
+    watching = ordered([limit, KeepStatus(run.path), *callbacks, stop])
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
+    steps = total_steps(trainer, data.batches_per_epoch)
+    check_minimum(trainer, steps, steps_per_epoch(trainer, data.batches_per_epoch))
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
@@ -183,12 +217,18 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         engine,
         cfg.optimizer,
         build(cfg.scheduler, "scheduler"),
-        total_steps(trainer, data.batches_per_epoch),
+        steps,
         tuning.rates(encoder),
     )
     portrait = _portrait(dataset, data, encoder, measure) if evaluators else None
     meter = Meter(trainer.strategy.root_device)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, watchers, measure, portrait, meter)
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    found = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
 
 
 def _portrait(dataset: Dataset, data: RelationDataModule, encoder: Encoder, measure: Measure) -> Portrait | None:

@@ -73,6 +73,8 @@ class EmbeddingModule(LightningModule):
         self._batch_idx = 0
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
+        self.seconds_of_evaluation = 0.0  # of the whole evaluation before the training, to estimate the time left
+        self.seconds_in_training = 0.0  # of the part of it that is repeated during the training
         self.seconds_looked = 0.0  # by callbacks that measure in the midst of the training
         self.items_seen = 0  # distinct items of the batches since this process started, for the pace
         self.tokens_seen = 0  # and their tokens, without padding
@@ -234,10 +236,18 @@ class EmbeddingModule(LightningModule):
         self._pace.mark("callbacks")
         self.items_seen += len(batch.items_N)
         self.tokens_seen += sum(batch.lengths_cpu)
-        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        is_due = self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # Once the training stops, Lightning writes a line by itself. Of a planned end it knows nothing.
+        is_end = self.global_step >= self.total_steps and ends_step(self.trainer, batch_idx)
+        if not (is_due or is_end or self.trainer.should_stop):
             return
-        loss = self.check_loss()
-        self.log_dict({"loss": loss, **self._speed(batch)}, batch_size=len(batch))
+        numbers = {"loss": self.check_loss(), **self._speed(batch)}
+        if is_due or self.trainer.should_stop:
+            self.log_dict(numbers, batch_size=len(batch))
+            return
+        numbers["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step=self.global_step - 1)
 
     def _speed(self, batch: Batch) -> dict[str, float]:
         lengths, items, seconds = np.array(batch.lengths_cpu, np.int64), len(batch.items_N), self._pace.seconds()

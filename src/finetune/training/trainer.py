@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from finetune import processes
 from finetune.config.build import build
-from finetune.errors import CheckFailed, FinetuneError
+from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.runs.directory import RunDirectory
 from finetune.training.saving import AtomicCheckpointIO
 from finetune.training.shards import Fsdp
@@ -37,6 +37,8 @@ def build_trainer(
     if here.world > 1 and not isinstance(node.devices, ListConfig):
         settings.devices = here.local_world
     del settings.strategy
+    if "max_time" in settings:
+        settings.max_time = None  # callbacks/time_limit.py does it: Lightning's would stop after the last save
     strategy = _strategy(node.strategy, here)
     try:
         return _build_trainer(settings, run, callbacks, loggers, strategy)
@@ -110,8 +112,24 @@ def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
         return cast(int | None, node.max_epochs)
     if node.max_steps > 0:
         return -1
-    steps_per_epoch = math.ceil(batches_per_epoch / int(node.accumulate_grad_batches))
-    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
+    batches = limited(node.get("limit_train_batches"), batches_per_epoch)
+    steps = math.ceil(batches / int(node.accumulate_grad_batches))
+    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps)))
+
+
+def limited(limit: int | float | None, batches_per_epoch: int) -> int:
+    """Return the batches of one pass that `limit_train_batches` lets through: a number of them, or a share.
+
+    Raises:
+        CheckFailed: the share is less than one batch.
+    """
+    if limit is None:
+        return batches_per_epoch
+    batches = min(batches_per_epoch, limit) if isinstance(limit, int) else int(limit * batches_per_epoch)
+    if batches == 0:
+        what = f"{limit:g} of the {batches_per_epoch} batches of an epoch is less than one batch."
+        raise CheckFailed([Problem("trainer.limit_train_batches", what, "Set a number of batches, or a larger share.")])
+    return batches
 
 
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
@@ -126,6 +144,24 @@ def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
 
 def steps_per_epoch(trainer: pl.Trainer, batches_per_epoch: int) -> int:
     """Return the optimizer steps of one pass over the batches, as many as `limit_train_batches` lets through."""
-    limit = trainer.limit_train_batches or batches_per_epoch
-    batches = min(batches_per_epoch, int(limit * batches_per_epoch) if isinstance(limit, float) else limit)
-    return math.ceil(batches / trainer.accumulate_grad_batches)
+    return math.ceil(limited(trainer.limit_train_batches, batches_per_epoch) / trainer.accumulate_grad_batches)
+
+
+def check_minimum(trainer: pl.Trainer, steps: int, steps_of_epoch: int) -> None:
+    """Refuse `min_steps` and `min_epochs` that the training does not reach: Lightning would ignore them.
+
+    Raises:
+        CheckFailed: the training has fewer steps or epochs.
+    """
+    wanted = (("steps", trainer.min_steps, steps), ("epochs", trainer.min_epochs, steps / steps_of_epoch))
+    problems = [
+        Problem(
+            f"trainer.min_{unit}",
+            f"the training has {found:.3g} {unit}, fewer than {least}.",
+            "Raise trainer.max_epochs or trainer.max_steps, or leave it out.",
+        )
+        for unit, least, found in wanted
+        if least and found < least
+    ]
+    if problems:
+        raise CheckFailed(problems)

@@ -10,6 +10,7 @@ from finetune.training.callbacks.progress import Progress
 from finetune.training.callbacks.samples import SampleEmbeddings
 from finetune.training.callbacks.status import KeepStatus
 from finetune.training.callbacks.stop import StopOnSignal
+from finetune.training.callbacks.time_limit import TimeLimit, time_limit
 from finetune.training.callbacks.wise_ft import WiseFT
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "Progress",
     "SampleEmbeddings",
     "StopOnSignal",
+    "TimeLimit",
     "WiseFT",
     "check_metrics",
     "finish",
     "ordered",
+    "time_limit",
 ]
