@@ -52,7 +52,7 @@ class Group:
             return "this is set by the run itself.", "Leave it out."
         if name in self.refused:
             why, instead = self.refused[name]
-            return f"{why}.", instead
+            return f"a run does not take this: {why}.", instead
         if self.supported and name not in self.supported:
             return "a run does not support this argument.", "Leave it out."
         return None

@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "enable_progress_bar": ("progress is shown by callbacks.progress", "~callbacks.progress takes it out."),
     "enable_model_summary": (
-        "a run does not print Lightning's summary of the model",
+        "Lightning's summary of the model is not among what a run prints",
         "+callbacks.summary._target_=pytorch_lightning.callbacks.RichModelSummary prints one.",
     ),
     "enable_autolog_hparams": (

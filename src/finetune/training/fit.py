@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 
 import finetune
 from finetune.config.build import build, build_offered
@@ -33,11 +33,21 @@ from finetune.export.folder import save
 from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
+from finetune.report.content import outcome
 from finetune.report.terminal import metrics_table
 from finetune.report.write import try_to_write_report
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import KeepStatus, StopOnSignal, TimeLimit, check_metrics, finish, ordered
+from finetune.training.callbacks import (
+    Checkpoint,
+    KeepStatus,
+    StopOnSignal,
+    TimeLimit,
+    check_metrics,
+    finish,
+    ordered,
+    scores_of_untouched,
+)
 from finetune.training.callbacks.time_left import seconds_after
 from finetune.training.cost import Meter
 from finetune.training.divergence import NoNumber, described
@@ -111,14 +121,12 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
         say(f"run directory: {run.path}")
-        step = begin(parts.trainer, run, checkpoint)
+        step = begin(parts.trainer, run, checkpoint, parts.module.total_steps)
         run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
     before = _evaluate_before(parts, log=checkpoint is None)
-    if judged := parts.judged(before):
-        means = {name: result.means for name, result in judged.items()}
-        check_metrics(parts.trainer, {name: means[name] for name in in_training(parts.evaluators) if name in means})
+    _judge_untouched(parts, before)
     parts.meter.begin()
     try:
         _train(parts, run, checkpoint)
@@ -150,6 +158,19 @@ def _evaluate_before(parts: Parts, *, log: bool) -> dict[str, Result]:
         names = in_training(parts.evaluators)
         module.seconds_in_training = sum(result.seconds for name, result in found.items() if name in names)
     return found
+
+
+def _judge_untouched(parts: Parts, before: Mapping[str, Result]) -> None:
+    """Check the metrics that callbacks go by, and tell those that look for the best what the untouched model has."""
+    names = in_training(parts.evaluators)
+    means = {name: result.means for name, result in before.items() if name in names}
+    scores = Together.of(parts.trainer).of_first(scores_of_untouched(means))
+    if not scores:
+        return
+    check_metrics(parts.trainer, scores)
+    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoint):
+            callback.judge_untouched(scores)
 
 
 def _tell_early_end(parts: Parts, run: RunDirectory) -> None:
@@ -310,15 +331,27 @@ def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[
     report = gathered(parts, run, cfg, findings)
     write_json_atomically(run.report_data_path, report)
     written = try_to_write_report(run)
-    profiler = parts.trainer.profiler  # type: ignore[attr-defined]
-    if not isinstance(profiler, PassThroughProfiler):
-        say(profiler.summary())
+    _say_profile(parts, run)
+    for line in outcome(report):
+        if line != report["training"]["ended_early"]:  # said when it ended
+            say(line, style="bold yellow")
     for name, part in report["evaluations"].items():
         console.print(metrics_table(name, part))
     for name, comparison in parts.watched(findings).items():
         say(f"{name}, on {comparison.after.name}: {comparison.verdict}")
     say(f"model:  {run.model}")
     say(f"report: {run.report_page_path if written else run.report_data_path}")
+
+
+def _say_profile(parts: Parts, run: RunDirectory) -> None:
+    """Print where the profile is, and a short one whole."""
+    profiler = parts.trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler):
+        return
+    for path in sorted(run.path.glob("fit-profile*.txt")):
+        if isinstance(profiler, SimpleProfiler):
+            say(path.read_text(encoding="utf-8"))
+        say(f"profile: {path}")
 
 
 def _quieten() -> None:

@@ -11,7 +11,8 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from finetune import processes
@@ -36,12 +37,13 @@ def build_trainer(
     settings.num_nodes = here.machines
     if here.world > 1 and not isinstance(node.devices, ListConfig):
         settings.devices = here.local_world
-    del settings.strategy
-    if "max_time" in settings:
-        settings.max_time = None  # callbacks/time_limit.py does it: Lightning's would stop after the last save
+    # What the run builds itself; of max_time that is a callback, since Lightning's would stop after the last save.
+    OmegaConf.set_struct(settings, False)
+    for name in ("strategy", "max_time", "profiler"):
+        settings.pop(name, None)
     strategy = _strategy(node.strategy, here)
     try:
-        return _build_trainer(settings, run, callbacks, loggers, strategy)
+        return _build_trainer(settings, run, callbacks, loggers, strategy, _profiler(node.get("profiler"), run))
     except CheckFailed:
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -51,7 +53,12 @@ def build_trainer(
 
 
 def _build_trainer(
-    settings: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any], strategy: Strategy | str
+    settings: DictConfig,
+    run: RunDirectory,
+    callbacks: list[Any],
+    loggers: list[Any],
+    strategy: Strategy | str,
+    profiler: Profiler | None,
 ) -> pl.Trainer:
     # All processes are there already (launch/others.py). What Lightning itself finds under SLURM would requeue the job.
     processes_of_run = LightningEnvironment() if isinstance(strategy, str) else TorchElasticEnvironment()
@@ -61,6 +68,7 @@ def _build_trainer(
         callbacks=callbacks,
         logger=loggers,
         strategy=strategy,
+        profiler=profiler,
         plugins=[AtomicCheckpointIO(), processes_of_run],
         default_root_dir=str(run.path),
         enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
@@ -70,6 +78,12 @@ def _build_trainer(
         use_distributed_sampler=False,  # batches are cut by data/batches.py
     )
     return trainer
+
+
+def _profiler(name: str | None, run: RunDirectory) -> Profiler | None:
+    """Return a profiler that writes into the run directory: its summary is gone once the training has ended."""
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return None if name is None else kinds[name](dirpath=run.path, filename="profile")
 
 
 class _Ddp(DDPStrategy):

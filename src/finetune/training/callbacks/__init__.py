@@ -4,7 +4,7 @@ from finetune.training.callbacks.average import Average
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.device_stats import DeviceStats
 from finetune.training.callbacks.early_stopping import EarlyStopping
-from finetune.training.callbacks.evaluate import Evaluate, Judged, check_metrics
+from finetune.training.callbacks.evaluate import Evaluate, Judged, check_metrics, scores_of_untouched
 from finetune.training.callbacks.order import finish, ordered
 from finetune.training.callbacks.progress import Progress
 from finetune.training.callbacks.samples import SampleEmbeddings
@@ -29,5 +29,6 @@ __all__ = [
     "check_metrics",
     "finish",
     "ordered",
+    "scores_of_untouched",
     "time_limit",
 ]

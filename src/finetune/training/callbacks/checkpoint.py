@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
 
 from finetune.config.types import CountFromZero, NotEmptyText, Positive, PositiveInt
 from finetune.console import say
@@ -21,7 +23,8 @@ class Checkpoint(Callback):
     """Saves every `every_n_steps` optimizer steps, `every_n_minutes` after the last save, and after epochs and the run.
 
     The `keep_last` newest are kept, those of every `keep_every_n_steps`-th step, and the `best` ones by `metric` of the
-    evaluations in training; with `restore_best` the best is the model in the end. `directory` is given by the run.
+    evaluations in training; with `restore_best` the best is the model in the end, or the untouched model if it was
+    better than all of them. `directory` is given by the run.
     """
 
     place: ClassVar[int] = Place.SAVES
@@ -44,7 +47,23 @@ class Checkpoint(Callback):
         self.judged = Judged(metric, mode, "callbacks.checkpoint")
         self._saved = RunDirectory(Path(directory or ".")).saved
         self._best: list[list[float]] = []  # value and step, the best first
+        self._untouched: dict[str, Tensor] = {}  # weights before the training, to restore them
+        self._untouched_value: float | None = None
+        self._metric = ""
+        self.kept_untouched: str | None = None  # why the untouched model is the model in the end, if it is
         self._saved_at = 0.0  # by a clock that nothing sets back
+
+    def setup(self, trainer: Trainer, module: nn.Module, stage: str) -> None:
+        """Keep what the training will change, in CPU memory, before a checkpoint is loaded."""
+        if self.restore_best:
+            changed = {name for name, weight in module.named_parameters() if weight.requires_grad}
+            changed |= {name for name, _ in module.named_buffers()}
+            state = module.state_dict()
+            self._untouched = {name: state[name].to("cpu", copy=True) for name in state if name in changed}
+
+    def judge_untouched(self, scores: Mapping[str, float]) -> None:
+        """Take the scores of the untouched model, to compare those of the training with."""
+        self._untouched_value, self._metric = self.judged.of(scores), self.judged.name_in(scores)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Start to count the minutes."""
@@ -70,15 +89,30 @@ class Checkpoint(Callback):
             self._saved_at = time.monotonic()
 
     def finish(self, trainer: Trainer, module: Any) -> None:
-        """Make the best checkpoint the model, if that is asked for."""
+        """Make the best checkpoint the model, or the untouched model if it was better, if that is asked for."""
         if not self.restore_best or not self._best:
             return
-        step = int(self._best[0][1])
+        value, step = self._best[0][0], int(self._best[0][1])
+        if self._untouched_value is not None and self._untouched_value > value:
+            self._restore_untouched(trainer, module)
+            untouched, best = self.judged.shown(self._untouched_value), self.judged.shown(value)
+            self.kept_untouched = (
+                f"No step of the training was better than the untouched model: {self._metric} {untouched}, and {best}"
+                f" at step {step}, the best of those that were evaluated. The saved model is the untouched one."
+            )
+            return
         found = torch.load(self._saved.path(step), weights_only=True, map_location="cpu")
         module.load_state_dict(found["state_dict"])
         for average in averages(trainer):
             average.load_state_dict(found["callbacks"][average.state_key])
         say(f"The model is that of step {step}, the best of those that were evaluated.")
+
+    def _restore_untouched(self, trainer: Trainer, module: nn.Module) -> None:
+        there = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, value in self._untouched.items():
+            there[name].data = value.to(there[name].device)
+        for average in averages(trainer):  # which comes after this callback, and would put its mean in place
+            average.start_from(module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was best so far."""
