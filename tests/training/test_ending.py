@@ -36,7 +36,7 @@ def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(
     assert why in run.report_path.read_text().replace("\\", "")
     assert "Training ended at step 1 of 21" in run.report_page_path.read_text()
     assert run.saved.steps() == [1]
-    again = run_train(*words, "trainer.max_time={microseconds:1}", cwd=tmp_path)
+    again = run_train(*words, "trainer.max_time={milliseconds:0.5}", cwd=tmp_path)
     assert again.returncode == 2
     assert "is finished. Training ended at step 1 of 21" in again.stderr
     assert "trainer.max_time=null, or with a longer time" in again.stderr
