@@ -177,6 +177,11 @@ TARGETS = [
         "callbacks.x._target_",
         ["ModelCheckpoint does not work here", "callbacks.checkpoint"],
     ),
+    (
+        "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer",
+        "callbacks.timer._target_",
+        ["Timer does not work here", "trainer.max_time"],
+    ),
 ]
 
 # The same for values that are wrong only together, or only here.
