@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,7 +148,7 @@ def _check_has_more_time(cfg: DictConfig, run: RunDirectory, reason: str) -> Non
     if now is not None and (then is None or now <= then):
         raise FinetuneError(
             f"The run {run.path} is finished. {reason}",
-            f"Train on with resume={quoted(str(run.path))} trainer.max_time=null, or with a longer time.",
+            f"Train on with {shlex.quote(f'resume={run.path}')} trainer.max_time=null, or with a longer time.",
         )
 
 

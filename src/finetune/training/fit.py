@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import time
 import warnings
 from collections.abc import Mapping
@@ -181,7 +182,7 @@ def _tell_early_end(parts: Parts, run: RunDirectory) -> None:
     out_of_time = is_out_of_time(trainer, module)
     say(reason)
     if out_of_time:
-        say(f"To train on later: resume={run.path} trainer.max_time=null")
+        say(f"To train on later: {shlex.quote(f'resume={run.path}')} trainer.max_time=null")
     run.write_status(
         "running", reason, eta_seconds=round(seconds_after(trainer, module)), cause="max_time" if out_of_time else None
     )
