@@ -6,14 +6,18 @@ import contextlib
 import logging
 import signal
 import time
+from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.text import Text
 
 from finetune import processes
 from finetune.errors import CheckFailed, FinetuneError, Problem
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 # Only the first process of a run speaks; the others of the same run would say everything again.
 _quiet = not processes.is_first()
@@ -66,6 +70,22 @@ def _block(problem: Problem) -> Text:
     return text
 
 
+def _time_left() -> ProgressColumn:
+    from rich.progress import Task, TimeRemainingColumn
+
+    class TimeLeft(TimeRemainingColumn):
+        """The seconds that a bar was given as `left`, else Rich's own estimate."""
+
+        def render(self, task: Task) -> Text:
+            """Return the time left as Rich writes it."""
+            left = task.fields.get("left")
+            if left is None:
+                return super().render(task)
+            return Text(str(timedelta(seconds=round(left))), style="progress.remaining")
+
+    return TimeLeft()
+
+
 class Bar:
     """A progress bar in a terminal, a line now and then in a log file.
 
@@ -85,11 +105,11 @@ class Bar:
             progress.TextColumn(f"{unit} · {{task.fields[text]}}"),
             progress.TimeElapsedColumn(),
             progress.TextColumn("· left"),
-            progress.TimeRemainingColumn(),
+            _time_left(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(description, total=total, text="")
+        self._task = self._progress.add_task(description, total=total, text="", left=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -105,14 +125,17 @@ class Bar:
         self._first = done
         self._progress.update(self._task, completed=done)
 
-    def update(self, done: int, text: str = "") -> None:
-        """Show that `done` of `total` are done, and `text` beside it."""
-        self._progress.update(self._task, completed=done, text=text)
+    def update(self, done: int, text: str = "", left: float | None = None) -> None:
+        """Show that `done` of `total` are done, with `text` next to it.
+
+        `left` are the seconds left where more is to come than the bar counts; else they are estimated from the pace.
+        """
+        self._progress.update(self._task, completed=done, text=text, left=left)
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total:
             self._last_line = now
-            left = self.seconds_left(done)
-            tail = f" · {left:.0f} s left" if done < self.total else ""
+            seconds = self.seconds_left(done) if left is None else left
+            tail = f" · {seconds:.0f} s left" if done < self.total or seconds >= 1 else ""
             line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
             if not console.is_terminal:
                 say(line)

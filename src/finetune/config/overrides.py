@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from finetune.config.arguments import parameter_names
+from finetune.config.arguments import parameter_names, refusal_of
 from finetune.config.compose import Composer
 from finetune.config.mishaps import listing
 from finetune.config.quoting import quoted, typed
@@ -195,6 +195,8 @@ def _absent(text: str, key: str, tree: dict[str, Any], composer: Composer) -> Pr
         return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{key}=...")
     can_be_added = []
     if "_target_" in node and group in GROUPS:
+        if key == f"{at}.{name}" and (refusal := refusal_of(name, node["_target_"], group)):
+            return Problem(text, *refusal)
         can_be_added = [word for word in parameter_names(node["_target_"], group) if word not in node]
     if name in can_be_added and key == f"{at}.{name}":
         return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{text.lstrip('+~')}")

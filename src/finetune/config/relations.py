@@ -42,10 +42,22 @@ def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
     if trainer.get("max_epochs", -1) in (None, -1) and trainer.get("max_steps", -1) == -1:
         what = "without trainer.max_steps too, the training would never end."
         yield Problem("trainer.max_epochs", what, "Set one: trainer.max_epochs=auto or trainer.max_steps=1000.")
+    if trainer.get("gradient_clip_algorithm") and not trainer.get("gradient_clip_val"):
+        what = "nothing is clipped: trainer.gradient_clip_val is not set."
+        yield Problem("trainer.gradient_clip_algorithm", what, "Set trainer.gradient_clip_val=1.0.")
+    yield from _check_minimum(trainer, "steps")
+    yield from _check_minimum(trainer, "epochs")
     devices = trainer.get("devices")
     if trainer.get("accelerator") == "cpu" and (devices == -1 or isinstance(devices, list)):
         what = "on a CPU this is how many processes share the work, a whole number of at least 1."
         yield Problem("trainer.devices", what, "Set trainer.devices=1.")
+
+
+def _check_minimum(trainer: dict[str, Any], unit: str) -> Iterator[Problem]:
+    least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+    if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
+        what = f"it is more than trainer.max_{unit}={most}, which ends the training."
+        yield Problem(f"trainer.min_{unit}", what, f"Set trainer.min_{unit}={most} or less.")
 
 
 def _check_fsdp(tree: dict[str, Any]) -> Iterator[Problem]:

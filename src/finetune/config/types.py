@@ -7,7 +7,10 @@ importing what would be built. Only names from this module, builtins and `typing
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 
@@ -73,6 +76,34 @@ class NotEmpty:
 
     def __str__(self) -> str:
         return "that is not empty"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of time above zero, as `form` shows: DD:HH:MM:SS, or a mapping as `datetime.timedelta` takes it."""
+
+    form: str
+
+    def holds(self, value: str | dict[str, float]) -> bool:
+        """Whether the value is such a length of time."""
+        return (seconds_of(value) or 0) > 0
+
+    def __str__(self) -> str:
+        return f"that is a time above zero in the form {self.form}"
+
+
+def seconds_of(value: str | Mapping[str, float]) -> float | None:
+    """Return the seconds of a length of time in one of Lightning's forms; `None` if it is in none of them."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value.strip())
+        if match is None:
+            return None
+        days, hours, minutes, seconds = map(int, match.groups())
+        value = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+    try:
+        return timedelta(**value).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 NotEmptyText = Annotated[str, NotEmpty()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune.config.differences import changes
+from finetune.config.differences import ABSENT, changes, value_of
 from finetune.config.quoting import quoted
+from finetune.config.types import seconds_of
 from finetune.console import say
 from finetune.errors import FinetuneError, RunError
 from finetune.launch.arguments import Arguments, command_again
@@ -124,12 +127,49 @@ class _Record:
 
 
 def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None:
-    if run.config_path.is_file() and run.read_status().get("state") == "finished":
+    status = run.read_status()
+    if run.config_path.is_file() and status.get("state") == "finished" and status.get("cause") == "max_time":
+        _check_has_more_time(cfg, run, str(status.get("reason")))
+    elif run.config_path.is_file() and status.get("state") == "finished":
         raise FinetuneError(
             f"The run {run.path} is finished; it is not trained again.",
             f"Choose another name=; to train on from its model also set model.name={quoted(str(run.model))}.",
         )
     state_of_same(cfg, run, dataset)
+
+
+def _check_has_more_time(cfg: DictConfig, run: RunDirectory, reason: str) -> None:
+    """Refuse to resume a run that `trainer.max_time` ended, unless there is more time now.
+
+    Raises:
+        FinetuneError: there is not.
+    """
+    then, now = (_seconds(value_of(tree, "trainer.max_time")) for tree in (_read_yaml(run.config_path), resolved(cfg)))
+    if now is not None and (then is None or now <= then):
+        raise FinetuneError(
+            f"The run {run.path} is finished. {reason}",
+            f"Train on with {shlex.quote(f'resume={run.path}')} trainer.max_time=null, or with a longer time.",
+        )
+
+
+def _seconds(max_time: Any) -> float | None:
+    return seconds_of(max_time) if isinstance(max_time, str | dict) else None
+
+
+def record_time_limit(cfg: DictConfig, overrides: list[str], run: RunDirectory) -> None:
+    """Write down that a run resumes with another `trainer.max_time`, so that it keeps it when it is resumed again.
+
+    To be called while holding the run's lock.
+    """
+    config, typed = _read_yaml(run.config_path), _read_yaml(run.overrides_path) or []
+    now = value_of(resolved(cfg), "trainer.max_time")
+    if now is ABSENT or value_of(config, "trainer.max_time") == now:
+        return
+    config["trainer"]["max_time"] = now
+    is_limit = re.compile(r"\+{0,2}trainer\.max_time=").match
+    write_text_atomically(run.config_path, yaml.safe_dump(config, sort_keys=False))
+    kept = [each for each in typed if not is_limit(each)] + [each for each in overrides if is_limit(each)][-1:]
+    write_text_atomically(run.overrides_path, yaml.safe_dump(kept))
 
 
 def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:

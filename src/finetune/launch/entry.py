@@ -23,7 +23,7 @@ from finetune.console import complain, end_quietly_without_a_reader, log, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
-from finetune.launch.claim import checkpoint_of, find_run, overrides_of_run
+from finetune.launch.claim import checkpoint_of, find_run, overrides_of_run, record_time_limit
 from finetune.launch.devices import check_devices, check_start, device_notes, processes_here
 from finetune.launch.encoders import (
     check_lengths,
@@ -266,7 +266,7 @@ def _run(arguments: Arguments) -> int:
         if peers is not None:
             peers.tell("run", str(run.path.absolute()))
         others.start([*arguments.where(), *words])
-        start_hydra(arguments, words, [], lambda cfg: _train(cfg, dataset, run, goes_on))
+        start_hydra(arguments, words, [], lambda cfg: _train(cfg, dataset, run, overrides if goes_on else None))
     return 0
 
 
@@ -311,9 +311,13 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     return None
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
-    # A checkpoint that was chosen is where a job began, not where it goes on.
-    checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume) if goes_on else None
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, resumed_with: list[str] | None) -> None:
+    """Train a new run, or one that is resumed with these overrides."""
+    checkpoint = None
+    if resumed_with is not None:
+        # A checkpoint that was chosen is where a job began, not where it goes on.
+        checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
+        record_time_limit(cfg, resumed_with, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run
     from finetune.training.fit import fit

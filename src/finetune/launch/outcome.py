@@ -42,7 +42,8 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
             run.write_status("validating")
             with _watched(run, peers):
                 yield
-            run.write_status("finished")
+            last = run.read_status()  # a training that ended early says why
+            run.write_status("finished", last.get("reason", ""), cause=last.get("cause"))
             if peers is not None:
                 peers.finish()
         except BaseException as error:

@@ -91,6 +91,8 @@ def print_run(record: Record) -> None:
             _print(metrics_table(name, part))
     if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
         say(f"go on with: {program()} {shlex.quote(f'resume={record.run.path}')}")
+    elif record.status.get("cause") == "max_time" and record.run.last_checkpoint.is_file():
+        say(f"train on with: {program()} {shlex.quote(f'resume={record.run.path}')} trainer.max_time=null")
 
 
 def _standing(record: Record) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from finetune.console import say
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import job_here
-from finetune.training.callbacks.order import Place, ends_step
+from finetune.training.callbacks.checkpoint import Checkpoint
+from finetune.training.callbacks.order import Place, ends_step, stops_here
+from finetune.training.callbacks.time_limit import time_limit
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,16 +37,20 @@ class StopOnSignal(Callback):
         self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
-        """Save and stop, if somebody asked any process of the run."""
+        """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
         if not ends_step(trainer, batch_idx):
             return  # gradients that have yet to be used are in no checkpoint
         asked = bool(self.stopped_by)
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and not trainer.should_stop:
+        stops_anyway, limit = stops_here(trainer), time_limit(trainer)
+        if asked:
             self.stopped_by = self.stopped_by or "a signal to another process"
+            _stop_at_once(trainer)
+        is_saved = stops_anyway and any(isinstance(each, Checkpoint) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        is_over = stops_anyway and limit is not None and limit.is_reached
+        if (asked or is_over) and not is_saved:
             trainer.save_checkpoint(self._saved.path(trainer.global_step), weights_only=False)
-            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop listening."""
@@ -67,3 +73,9 @@ class StopOnSignal(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def _stop_at_once(trainer: Trainer) -> None:
+    """Stop after this step, whatever `min_steps` and `min_epochs` are: those are for ends that a run decides itself."""
+    trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True
