@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,16 @@ from finetune.data.arrays import Ints
 from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.encoder import Encoder
-from finetune.models.head import Dense, new_head, projected
+from finetune.models.folder_settings import ModelSettings
+from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import declared, write
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
-from finetune.models.pooling import MODES, load_pooling
+from finetune.models.pooling import load_pooling
+from finetune.models.write_modules import write
 
 _PATCH = 8  # a convolution's first maps are large: an image counts as its patches of so many pixels
 
@@ -43,6 +45,7 @@ class ImageEncoder(Encoder):
 
     reads: ClassVar[tuple[str, ...]] = ("image",)
     files: ClassVar[tuple[str, ...]] = ("config.json",)
+    layout: ClassVar[Use] = "image"
     use = (
         "from finetune.models.image import ImageEncoder\n\n"
         'encoder = ImageEncoder("path/to/this/folder").eval()\n'
@@ -65,7 +68,7 @@ class ImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files))
+        found = declared(locate(name, self.files), self.layout)
         self.name = name
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
         if keep_layers is not None:
@@ -74,18 +77,18 @@ class ImageEncoder(Encoder):
         self._states_width, self.other_cost, own = _sizes(self.backbone, self.pixels)
         chosen = pooling if pooling != "auto" else found.pooling or own
         # None: what the model itself makes of its patches.
-        self.pooling = load_pooling(chosen, self._states_width, found) if chosen in MODES else None
+        self.pooling = load_pooling(chosen, self._states_width, found) if chosen != "own" else None
         if self.pooling is not None:
             _leave_out_unused(self.backbone)
-        kept = [Dense.load(folder) for folder in found.dense]
-        between = kept[-1].linear.out_features if kept else self._states_width
-        self.head = nn.ModuleList([*kept, *new_head(between, output_width, head)])
+        self._pooled = self._states_width * (len(self.pooling.modes) if self.pooling is not None else 1)
+        self.head = nn.ModuleList(load_layers(found.layers, self._pooled, allow_pickle))
+        self.head.extend(new_head(head_width(self.head, self._pooled), output_width, head))
         self.normalize = normalize
 
     @property
     def width(self) -> int:
         """The number of dimensions of an embedding."""
-        return int(self.head[-1].linear.out_features) if len(self.head) else self._states_width  # type: ignore[union-attr, arg-type]
+        return head_width(self.head, self._pooled)
 
     @property
     def hidden(self) -> int:
@@ -119,16 +122,9 @@ class ImageEncoder(Encoder):
         """Write backbone, preprocessing and head in the layout of sentence-transformers."""
         self.backbone.save_pretrained(folder)
         self.pixels.save(folder)
-        write(
-            folder,
-            "Transformer",
-            None,
-            {},
-            self.normalize,
-            self.pooling,
-            self._states_width,
-            list(self.head),  # type: ignore[arg-type]
-        )
+        settings = ModelSettings(similarity="cosine" if self.normalize else "dot")
+        layers = cast(list[HeadLayer], list(self.head))
+        write(folder, "Transformer", settings, None, self.normalize, self.pooling, self._states_width, layers)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ TEXT_FILES = ("config.json", "tokenizer.json")
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
 _VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
-# Families whose first position is pad_token_id + 1, so that their table holds fewer positions than it has rows.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
 def locate(name: str, files: Sequence[str] = TEXT_FILES) -> Path:
@@ -59,12 +57,26 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _require_files(folder: Path, files: Sequence[str]) -> Path:
+    if (folder / "adapter_config.json").is_file():
+        raise _adapter(folder)
     if missing := next((file for file in files if not _holds(backbone_in(folder), file)), None):
         raise ModelError(
             f"model.name={folder}: this folder holds no {missing}, so it is no model of this kind.",
             "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
         )
     return folder
+
+
+def _adapter(folder: Path) -> ModelError:
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    return ModelError(
+        f"model.name={folder}: this folder holds an adapter (adapter_config.json) of {base or 'another model'},"
+        " which is not read.",
+        "Merge it into its model first (merge_and_unload of peft, then save_pretrained), or start from the base model.",
+    )
 
 
 def _holds(folder: Path, file: str) -> bool:
@@ -148,9 +160,7 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
         raise ModelError(what, "Get the model again.") from error
     for file in files:
         try:
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+            length, header = _read_header(file)
             ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
             whole = bool(header) and file.stat().st_size == 8 + length + max(ends, default=0)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -159,6 +169,23 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
             raise ModelError(
                 f"model.name={name}: {file.relative_to(folder)} is cut off or damaged.", "Get the model again."
             )
+
+
+def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        return length, json.loads(opened.read(length)) if length < file.stat().st_size else {}
+
+
+def tensor_headers(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the name of each tensor in a folder's safetensors files, and its `dtype` and `shape`; none if damaged."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            _, header = _read_header(file)
+        except (OSError, ValueError):
+            continue  # check_weights says so
+        yield from ((name, tensor) for name, tensor in header.items() if name != "__metadata__")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -178,17 +205,6 @@ def width_of(config: Mapping[str, Any]) -> int | None:
     """Return the width of a backbone's states as its config.json says, `None` if it does not."""
     found = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
     return found if isinstance(found, int) else None
-
-
-def longest(config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens a model with this `config.json` has positions for; `None` if it has no such limit."""
-    config = config.get("text_config") or config  # of two towers, the one that reads texts
-    rows = config.get("max_position_embeddings")
-    if rows is None:
-        return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        rows -= (config.get("pad_token_id") or 0) + 1
-    return int(rows)
 
 
 def _ways_out(name: str, files: Sequence[str]) -> str:
