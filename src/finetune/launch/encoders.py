@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
-from finetune.errors import ModelError, Problem
+from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.folder_settings import ModelSettings
 from finetune.models.locate import check_weights, find_here, locate, read_config, width_of
 from finetune.models.modules import (
@@ -71,13 +71,20 @@ def models_of(cfg: DictConfig) -> list[Named]:
 
 
 def fetch(cfg: DictConfig) -> None:
-    """Download what is not on this machine yet.
+    """Download what is not on this machine yet, and check it then.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: it cannot be downloaded.
+        CheckFailed: what was downloaded cannot be used as asked.
     """
-    for named in _named(cfg):
-        locate(named.name, named.files)
+    absent = [named for named in _named(cfg) if find_here(named.name, named.files) is None]
+    for named in absent:
+        locate(named.name, named.files, bool(named.node.get("allow_pickle")))
+    if not absent:
+        return
+    models, problems = look_at_models(cfg)
+    if problems := [*problems, *check_lengths(cfg, models)]:
+        raise CheckFailed(problems)
 
 
 def check_lengths(cfg: DictConfig, models: list[Named]) -> list[Problem]:

@@ -18,19 +18,20 @@ TEXT_FILES = ("config.json", "tokenizer.json")
 
 # Only what is read here: no pickles, and none of the other frameworks' copies of the weights.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
+_PICKLES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 _VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 
 
-def locate(name: str, files: Sequence[str] = TEXT_FILES) -> Path:
+def locate(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
 
-    `files` are what it must hold.
+    `files` are what it must hold; `pickles` downloads pickled weights too.
 
     Raises:
         ModelError: it cannot be had.
     """
-    return find_here(name, files) or _download(name, files)
+    return find_here(name, files) or _download(name, files, pickles)
 
 
 def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
@@ -116,15 +117,16 @@ def _in_cache(name: str, files: Sequence[str]) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     # A download that was cut off left a part of it.
-    whole = all(_holds(backbone_in(folder), file) for file in files) and any(folder.rglob("*.safetensors"))
-    return folder if whole else None
+    weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", *_PICKLES))
+    return folder if weights and all(_holds(backbone_in(folder), file) for file in files) else None
 
 
-def _download(name: str, files: Sequence[str]) -> Path:
+def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_NOT_FILES, etag_timeout=10))
+        wanted = [*_FILES, *(_PICKLES if pickles else [])]
+        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_NOT_FILES, etag_timeout=10))
     except Exception as error:
         # The hub's client raises a dozen kinds for "cannot be had": offline, no such model, no permission, ...
         raise ModelError(

@@ -21,7 +21,7 @@ _OF_OTHERS = re.compile(r"(^|[._])(vision|visual|image|entity)")
 # Keys that only architectures have whose buffers end there, besides those with relative positions.
 _HARD_KEYS = ("n_positions", "max_seq_len")
 
-_MAKES_TABLE = re.compile(r"Embedding\w*\(\s*config\.(max_position_embeddings|n_positions)")
+_MAKES_TABLE = re.compile(r"Embedding\w*\(\s*config\.max_position_embeddings")
 _HAS_PADDING_ROW = re.compile(r"position_embeddings\w* = [\w.]*Embedding\([^=]*?padding_idx")
 _COUNTS_FROM_PADDING = re.compile(r"padding_idx ?\+ ?1|create_position_ids_from_input_ids")
 _PADDING_ROW = re.compile(r"self\.padding_idx = (\d+)")
@@ -68,10 +68,15 @@ def _offset(config: Mapping[str, Any], source: str) -> int:
 
 @functools.cache
 def _source(model_type: str) -> str:
-    """Return the source text of an architecture of transformers, empty if there is none of this name."""
+    """Return the source text of an architecture of transformers, empty if there is none of this name.
+
+    That of a part, such as `clip_text_model`, is in the file of the whole.
+    """
     spec = importlib.util.find_spec("transformers")
-    folders = spec.submodule_search_locations if spec is not None else None
-    for folder in folders or ():
-        for file in Path(folder).glob(f"models/*/modeling_{model_type.replace('-', '_')}.py"):
-            return file.read_text(encoding="utf-8")
+    folders = (spec.submodule_search_locations or []) if spec is not None else []
+    parts = model_type.replace("-", "_").split("_")
+    for count in range(len(parts), 0, -1):
+        for folder in folders:
+            for file in Path(folder).glob(f"models/*/modeling_{'_'.join(parts[:count])}.py"):
+                return file.read_text(encoding="utf-8")
     return ""
