@@ -18,10 +18,15 @@ from sentence_transformers import SentenceTransformer
 
 from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
+from finetune.models.image import ImageEncoder
 from finetune.models.module_types import TYPES
+from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
+from finetune.models.text_image import TextImageEncoder
 from finetune.models.write_modules import write_json
-from tests.models.test_encoders import embed_texts
+from tests.models.test_encoders import embed_images, embed_texts, pictures
+from tests.models.tiny import TEXTS as TINY_TEXTS
+from tests.models.tiny import tiny
 
 OLD, DENSE = "sentence_transformers.models", "sentence_transformers.sentence_transformer.modules"
 BASE = "sentence_transformers.base.modules"
@@ -532,3 +537,91 @@ def test_an_adapter_is_not_a_model(cased, tmp_path):
     write_json(folder / "adapter_config.json", {"base_model_name_or_path": "somebody/base", "peft_type": "LORA"})
     with pytest.raises(ModelError, match=r"adapter.*somebody/base"):
         TextEncoder(str(folder))
+
+
+def table(base, folder, *, settings=None, after=(), **weights):
+    """Write a folder of sentence-transformers around a table of token embeddings, which `weights` has."""
+    folder.mkdir()
+    shutil.copy(base / "tokenizer.json", folder)
+    save_file(weights, folder / "model.safetensors")
+    modules = [{"type": f"{OLD}.StaticEmbedding", "path": ""}]
+    for kind, config in after:
+        modules.append({"type": f"{OLD}.{kind}", "path": f"{len(modules)}_{kind}"})
+        write_json(folder / modules[-1]["path"] / "config.json", config)
+    write_json(folder / "modules.json", [{"idx": i, "name": str(i), **module} for i, module in enumerate(modules)])
+    write_json(folder / "config_sentence_transformers.json", settings or {})
+    return folder
+
+
+def rows(count, width=8):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(1))
+
+
+TABLES = {
+    "sentence-transformers": {"embedding.weight": rows(96)},
+    "model2vec": {"embeddings": rows(96)},
+    "model2vec with fewer rows": {"embeddings": rows(10), "mapping": torch.arange(96) % 10},
+    "model2vec with weights": {"embeddings": rows(96), "weights": torch.linspace(0, 2, 96)},
+}
+
+
+@pytest.mark.parametrize("weights", TABLES.values(), ids=TABLES.keys())
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_table_of_tokens(tiny_model, tmp_path, weights, similarity):
+    own = {"prompts": {"query": "red "}, "default_prompt_name": "query", "similarity_fn_name": similarity}
+    folder = table(tiny_model, tmp_path / "model", settings=own, **weights)
+    ours = StaticEncoder(str(folder))
+    expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, prompt="")
+    if similarity == "cosine":
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed_texts(ours, TEXTS, 99), expected, atol=1e-5)
+    (tmp_path / "saved").mkdir()
+    ours.save(tmp_path / "saved", 6, {})
+    # Saved, it cuts texts where the training did, and has none of the prompts that the training did without.
+    cut = embed_texts(ours, TEXTS, 6)
+    np.testing.assert_allclose(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), cut, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(StaticEncoder(str(tmp_path / "saved")), TEXTS, 6), cut, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ({"after": [dense(8, 4)]}, "Dense"),
+        ({"after": [("Pooling", {"embedding_dimension": 8, "pooling_mode": "mean"})]}, "Pooling"),
+        ({"settings": {"truncate_dim": 4}}, "truncate_dim"),
+        ({"embedding.weight": rows(50)}, "ids up to 95"),
+    ],
+)
+def test_what_a_table_cannot_have(tiny_model, tmp_path, made, named):
+    folder = table(tiny_model, tmp_path / "model", **{"embedding.weight": rows(96), **made})
+    with pytest.raises(ModelError, match=named):
+        StaticEncoder(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["clip", "vit"])
+def test_images_that_sentence_transformers_saved(tmp_path, kind):
+    from sentence_transformers import models
+
+    backbone = models.Transformer(str(tiny(kind, tmp_path / kind)))
+    modules = [backbone] if kind == "clip" else [backbone, models.Pooling(32, pooling_mode="mean")]
+    theirs = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="dot")
+    theirs.save(str(tmp_path / "theirs"))
+    ours = (TextImageEncoder if kind == "clip" else ImageEncoder)(str(tmp_path / "theirs"))
+    assert ours.normalize is False
+    np.testing.assert_allclose(embed_images(ours, pictures()), theirs.encode(pictures()), atol=1e-5)
+    if kind == "clip":
+        np.testing.assert_allclose(embed_texts(ours), theirs.encode(TINY_TEXTS), atol=1e-5)
+
+
+def test_images_are_cut_to_the_width_of_their_folder(tmp_path):
+    folder = tiny("vit", tmp_path / "vit")
+    pooling = {"type": f"{OLD}.Pooling", "path": "1_Pooling", "name": "1"}
+    write_json(folder / "modules.json", [{"type": f"{OLD}.Transformer", "path": "", "name": "0"}, pooling])
+    write_json(folder / "1_Pooling" / "config.json", MEAN)
+    write_json(folder / "config_sentence_transformers.json", {"truncate_dim": 5, "similarity_fn_name": "dot"})
+    ours = ImageEncoder(str(folder))
+    assert ours.width == 5
+    (tmp_path / "saved").mkdir()
+    ours.save(tmp_path / "saved", 0, {})
+    again = ImageEncoder(str(tmp_path / "saved"))
+    np.testing.assert_allclose(embed_images(again, pictures()), embed_images(ours, pictures()), atol=1e-6)

@@ -6,6 +6,7 @@ Shapes: N images, T patches of all of them in a row, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -19,12 +20,11 @@ from finetune.data.arrays import Ints
 from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.encoder import Encoder
-from finetune.models.folder_settings import ModelSettings
 from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, declared
+from finetune.models.modules import Use, declared, has_unit_length, saved_similarity
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.pooling import load_pooling
@@ -56,7 +56,7 @@ class ImageEncoder(Encoder):
         self,
         name: NotEmptyText,
         pooling: Literal["auto", "own", "mean", "cls", "max", "gem", "attention"] = "auto",
-        normalize: bool = True,
+        normalize: bool | Literal["auto"] = "auto",
         head: Literal["linear", "mlp"] | None = None,
         output_width: PositiveInt | None = None,
         keep_layers: PositiveInt | None = None,
@@ -69,7 +69,7 @@ class ImageEncoder(Encoder):
     ) -> None:
         super().__init__()
         found = declared(locate(name, self.files), self.layout)
-        self.name = name
+        self.name, self._found = name, found
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
         if keep_layers is not None:
             leave_out_layers(self.backbone, keep_layers, name)
@@ -83,12 +83,13 @@ class ImageEncoder(Encoder):
         self._pooled = self._states_width * (len(self.pooling.modes) if self.pooling is not None else 1)
         self.head = nn.ModuleList(load_layers(found.layers, self._pooled, allow_pickle))
         self.head.extend(new_head(head_width(self.head, self._pooled), output_width, head))
-        self.normalize = normalize
+        self.normalize, self.truncate = has_unit_length(found, normalize), found.settings.truncate_dim
 
     @property
     def width(self) -> int:
         """The number of dimensions of an embedding."""
-        return head_width(self.head, self._pooled)
+        width = head_width(self.head, self._pooled)
+        return min(width, self.truncate or width)
 
     @property
     def hidden(self) -> int:
@@ -116,13 +117,13 @@ class ImageEncoder(Encoder):
             patches_NTD = _patches(output.last_hidden_state)
             lengths = np.full(len(values), patches_NTD.shape[1])
             pooled_ND = self.pooling(patches_NTD.flatten(0, 1), Packing(lengths, values.device))
-        return projected(pooled_ND, self.head, self.normalize)
+        return projected(pooled_ND, self.head, self.normalize, self.truncate)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write backbone, preprocessing and head in the layout of sentence-transformers."""
         self.backbone.save_pretrained(folder)
         self.pixels.save(folder)
-        settings = ModelSettings(similarity="cosine" if self.normalize else "dot")
+        settings = replace(self._found.settings, similarity=saved_similarity(self._found, self.normalize))
         layers = cast(list[HeadLayer], list(self.head))
         write(folder, "Transformer", settings, None, self.normalize, self.pooling, self._states_width, layers)
 

@@ -106,11 +106,6 @@ class Declared:
     normalize: bool | None = None
     settings: ModelSettings = field(default_factory=ModelSettings)
 
-    @property
-    def prompts(self) -> Mapping[str, str]:
-        """What texts begin with, by name."""
-        return {name: text for name, text in self.settings.prompts.items() if text}
-
 
 def declared(folder: Path, use: Use = "text") -> Declared:
     """Read `modules.json` and all that it names, for an encoder of kind `use`.

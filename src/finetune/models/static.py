@@ -63,6 +63,10 @@ class StaticEncoder(Encoder):
         self.name, self.normalize, self._found = name, has_unit_length(found, normalize), found
         self.tokenizer = load_plain_tokenizer(found.backbone, name, found.transformer.lower_case)
         table_VD = None if init in ("distil", "random") else _table_in(found.backbone, name)
+        if table_VD is None and found.kind == "StaticEmbedding" and init == "auto":
+            raise ModelError(
+                f"model.name={name}: its table has no safetensors weights.", "Save it again as safetensors."
+            )
         if table_VD is not None:
             check_nothing_after(found, name)
             check_vocabulary(self.tokenizer, len(table_VD), name)

@@ -75,7 +75,7 @@ class TextEncoder(Encoder):
         self._pooled = self.hidden * len(self.pooling.modes)
         self.head = nn.ModuleList(load_layers(found.layers, self._pooled, allow_pickle))
         self.head.extend(new_head(head_width(self.head, self._pooled), output_width, head))
-        self.prompts, self.truncate = found.prompts, found.settings.truncate_dim
+        self.truncate = found.settings.truncate_dim
         _leave_out_unused(self.backbone)
         replace_dropout(self.backbone)
         self._packed = packed(self.backbone, self.pad_id)
