@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sentence_transformers import SentenceTransformer
 
 from finetune.data.tokens import key_of
+from finetune.errors import CheckFailed
+from finetune.launch import encoders
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import load_tokenizer
 from tests.conftest import quick, run_train, write_pairs
@@ -108,3 +112,26 @@ def test_a_run_keeps_what_its_base_said(cased, tmp_path):
 def test_tokens_of_lowered_texts_are_not_those_in_the_cache(cased):
     texts = items_of(["RED Cat"]).texts
     assert key_of(texts, load_tokenizer(cased, "it", True), 16) != key_of(texts, load_tokenizer(cased, "it"), 16)
+
+
+def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, monkeypatch):
+    folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
+    here: list[Path] = []
+    monkeypatch.setattr(encoders, "find_here", lambda *_: here[0] if here else None)
+    monkeypatch.setattr(encoders, "locate", lambda *_: here.append(folder))
+    cfg = OmegaConf.create(
+        {
+            "model": {"_target_": "finetune.models.text.TextEncoder", "name": "somebody/it", "normalize": "auto"},
+            "loss": {"_target_": "finetune.losses.infonce.InfoNCE"},
+            "data": {"max_length": 99},
+        }
+    )
+    with pytest.raises(CheckFailed) as caught:
+        encoders.fetch(cfg)
+    assert [problem.where for problem in caught.value.problems] == ["model.name"]
+    assert "manhattan" in caught.value.problems[0].what
+    (folder / "config_sentence_transformers.json").write_text("{}")
+    with pytest.raises(CheckFailed) as caught:
+        here.clear()
+        encoders.fetch(cfg)
+    assert [problem.where for problem in caught.value.problems] == ["data.max_length"]

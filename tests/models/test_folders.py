@@ -333,6 +333,10 @@ REFUSED = {
     "euclidean": ({"model": {"similarity_fn_name": "euclidean"}}, "euclidean"),
     "default prompt": ({"model": {"default_prompt_name": "web", "prompts": {}}}, "default_prompt_name"),
     "requirement": ({"model": {"requirements": {"torch": "<1"}}}, "torch<1"),
+    "its library": ({"model": {"requirements": {"sentence_transformers": ">=99"}}}, "sentence_transformers>=99"),
+    "its Python": ({"model": {"requirements": {"python": {"specifier": "<3"}}}}, "python<3"),
+    "no width": ({"after": [dense(32, 0)]}, "out_features"),
+    "no dimension": (module("LayerNorm", {"dimension": 0}), "dimension"),
     "unknown model key": ({"model": {"query_prefix": "[Q] "}}, "query_prefix"),
     "task": ({"transformer": {"transformer_task": "fill-mask"}}, "fill-mask"),
     "unknown transformer key": ({"transformer": {"window": 3}}, "window"),
@@ -385,6 +389,7 @@ def test_what_is_not_supported_is_named(cased, tmp_path, made, named):
         (lambda modules: modules[0].update(args={}), "args"),
         (lambda modules: modules[1].update(name="0"), "name"),
         (lambda modules: modules[1].update(path="../elsewhere"), "elsewhere"),
+        (lambda modules: modules[1].update(path="2_Pooling"), "2_Pooling"),
         (lambda modules: modules.clear(), "first module"),
     ],
 )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from finetune.errors import ModelError
 
+FORMAT = "6.2"  # the sentence-transformers whose folders are known here, to the last key
 MODEL_FILE = "config_sentence_transformers.json"
 # What sentence-transformers looks for, in this order; the first that says anything counts.
 TRANSFORMER_FILES = tuple(
@@ -30,6 +32,7 @@ _MODEL_KEYS = {
     "requirements",
 }
 _CROSS_ENCODER_KEYS = {"activation_fn", "keep_in_fp32_modules"}
+_NO_LIMIT = 10**9
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 _TRANSFORMER_KEYS = {
@@ -159,20 +162,29 @@ def _check_similarity(path: Path, name: object) -> None:
 
 
 def _check_requirements(path: Path, requirements: Any) -> None:
-    """Check the versions that a model asks for; what is not installed here is not used either."""
-    from importlib.metadata import PackageNotFoundError, version
-
+    """Check the versions that a model asks for, of packages that are used here."""
     from packaging.specifiers import SpecifierSet
 
     for package, asked in (requirements or {}).items():
         specifier = asked.get("specifier", "") if isinstance(asked, dict) else asked
-        try:
-            there = version({"pytorch": "torch"}.get(package, package))
-        except PackageNotFoundError:
-            continue
-        if not SpecifierSet(specifier).contains(there, prereleases=True):
-            what = f"{path}: the model requires {package}{specifier}, and {there} is installed."
+        there = _version(package.replace("_", "-").lower())
+        if there is not None and not SpecifierSet(specifier).contains(there, prereleases=True):
+            what = f"{path}: the model requires {package}{specifier}, and this is {package} {there}."
             raise ModelError(what, f"Install a version that fits, or remove {package!r} from 'requirements'.")
+
+
+def _version(package: str) -> str | None:
+    """Return which version of a package a folder is read with, None if it is not used."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if package == "python":
+        return platform.python_version()
+    if package == "sentence-transformers":
+        return FORMAT
+    try:
+        return version("torch" if package == "pytorch" else package)
+    except PackageNotFoundError:
+        return None
 
 
 def read_transformer_settings(folder: Path, use: str) -> TransformerSettings:
@@ -193,8 +205,16 @@ def read_transformer_settings(folder: Path, use: str) -> TransformerSettings:
         _check_arguments(path, key, found[key] or {}, _WITHOUT_EFFECT[arguments[key]])
     _check_outputs(path, found, use)
     lengths = [found.get("max_seq_length"), *((found.get(key) or {}).get("model_max_length") for key in arguments)]
+    lengths.append(_tokenizer_length(folder))
     kept = {key: found[key] for key in ("unpad_inputs",) if found.get(key) is not None}
     return TransformerSettings(next(filter(None, lengths), None), bool(found.get("do_lower_case")), kept)
+
+
+def _tokenizer_length(folder: Path) -> int | None:
+    """Return where a tokenizer cuts texts; where sentence-transformers keeps the length since 5.4."""
+    found = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    # Without a limit transformers writes a number beyond any text.
+    return found if isinstance(found, int) and found < _NO_LIMIT else None
 
 
 def _check_arguments(path: Path, key: str, found: Mapping[str, Any], without_effect: Collection[str]) -> None:

@@ -80,6 +80,9 @@ _LAYER_KEYS = {
 }
 
 
+_NUMBERS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
+
+
 class Layer(NamedTuple):
     """A module after the pooling: its kind, such as `Dense`, its folder, and its `config.json`."""
 
@@ -267,7 +270,7 @@ def _unexpected(folder: Path, use: Use, kind: str) -> ModelError:
 
 
 def _pooling_in(path: Path) -> str:
-    config = read_json(path)
+    config = json.loads(path.read_text(encoding="utf-8"))
     check_keys(path, config, _POOLING_KEYS)
     if config.get("include_prompt", True) is not True:
         advice = "Use another model; where its prompts are never used, remove the key: it changes nothing then."
@@ -298,4 +301,7 @@ def _layer(kind: str, place: Path, folder: Path) -> Layer:
     if activation not in _ACTIVATIONS or package not in _TORCH:
         advice = f"Use a model with one of torch.nn's {', '.join(_ACTIVATIONS)}."
         raise refused(path, "activation_function", config["activation_function"], advice)
+    for key in _NUMBERS.get(kind, ()):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"{place.name}: {key} = {config[key]!r} is no width")
     return Layer(kind, place, config)

@@ -38,8 +38,8 @@ def check_not_quantised(folder: Path, name: str, config: Mapping[str, Any]) -> N
 def _method(said: Mapping[str, Any]) -> str:
     method = str(said.get("quant_method") or ("bitsandbytes" if _loads(said) else "an unnamed method"))
     bits = said.get("bits") or said.get("w_bit") or _loads(said)
-    details = [f"{bits} bits" if bits else "", str(said.get("format") or said.get("quant_type") or "")]
-    return ", ".join([method, *filter(None, details)])
+    form = said.get("format") or said.get("quant_type")
+    return ", ".join([method, *([f"{bits} bits"] if bits else []), *([form] if isinstance(form, str) else [])])
 
 
 def _loads(said: Mapping[str, Any]) -> int | None:
