@@ -13,17 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
 from finetune.errors import CheckFailed, ModelError, Problem
+from finetune.models.folder_checks import check_layer_weights, check_settings, has_unit_length
 from finetune.models.folder_settings import ModelSettings
 from finetune.models.locate import check_weights, find_here, locate, read_config, width_of
-from finetune.models.modules import (
-    Declared,
-    Use,
-    check_layer_weights,
-    check_settings,
-    declared,
-    declared_width,
-    has_unit_length,
-)
+from finetune.models.modules import Declared, Use, declared, declared_width
 from finetune.models.positions import longest
 from finetune.models.quantised import check_not_quantised
 

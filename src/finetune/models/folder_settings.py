@@ -31,7 +31,7 @@ _MODEL_KEYS = {
     "truncate_dim",
     "requirements",
 }
-_CROSS_ENCODER_KEYS = {"activation_fn", "keep_in_fp32_modules"}
+_CROSS_ENCODER_KEYS = ("activation_fn", "keep_in_fp32_modules")
 _NO_LIMIT = 10**9
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
@@ -118,12 +118,12 @@ def check_keys(path: Path, found: Mapping[str, Any], known: Collection[str]) -> 
     Raises:
         ModelError: one is not.
     """
-    for key in found:
-        if key not in known:
-            raise ModelError(
-                f"{path}: the key {key!r} ({_shown(found[key])}) is not supported.",
-                "Use another model; or, if you know that the model works without this key, remove it.",
-            )
+    if unknown := [key for key in found if key not in known]:
+        shown = ", ".join(f"{key} = {_shown(found[key])}" for key in unknown)
+        raise ModelError(
+            f"{path}: {shown}: not supported.",
+            "Use another model; or, if you know that the model works without it, remove it.",
+        )
 
 
 def read_model_settings(folder: Path, pairs: bool = False) -> ModelSettings:
@@ -135,12 +135,11 @@ def read_model_settings(folder: Path, pairs: bool = False) -> ModelSettings:
     path = folder / MODEL_FILE
     found = read_json(path)
     model_type = found.get("model_type") or "SentenceTransformer"
-    if model_type == "CrossEncoder" and pairs:
-        check_keys(path, found, _MODEL_KEYS | _CROSS_ENCODER_KEYS)
-        return ModelSettings(kept={key: found[key] for key in ("activation_fn",) if found.get(key)})
-    if model_type != "SentenceTransformer":
-        raise refused(path, "model_type", model_type, f"Use a SentenceTransformer model{_OTHER.get(model_type, '')}.")
-    check_keys(path, found, _MODEL_KEYS)
+    is_scorer = pairs and model_type == "CrossEncoder"
+    if model_type != "SentenceTransformer" and not is_scorer:
+        other = ", or model=cross_encoder for this one" if model_type == "CrossEncoder" else ""
+        raise refused(path, "model_type", model_type, f"Use a SentenceTransformer model{other}.")
+    check_keys(path, found, {*_MODEL_KEYS, *(_CROSS_ENCODER_KEYS if is_scorer else ())})
     _check_similarity(path, found.get("similarity_fn_name"))
     _check_requirements(path, found.get("requirements"))
     prompts = {name: text or "" for name, text in (found.get("prompts") or {}).items()}
@@ -149,11 +148,8 @@ def read_model_settings(folder: Path, pairs: bool = False) -> ModelSettings:
         raise refused(path, "default_prompt_name", default, f"Name one of its prompts: {', '.join(prompts) or 'none'}.")
     if truncate is not None and (not isinstance(truncate, int) or truncate < 1):
         raise refused(path, "truncate_dim", truncate, "Write a number of dimensions.")
-    kept = {"requirements": found["requirements"]} if found.get("requirements") else {}
+    kept = {key: found[key] for key in ("requirements", *_CROSS_ENCODER_KEYS) if found.get(key)}
     return ModelSettings(prompts, default, found.get("similarity_fn_name"), truncate, kept)
-
-
-_OTHER = {"CrossEncoder": ", or model=cross_encoder to train this one"}
 
 
 def _check_similarity(path: Path, name: object) -> None:

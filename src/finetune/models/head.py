@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.modules import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, Layer, without_layer_weights
+from finetune.models.folder_checks import without_layer_weights
+from finetune.models.modules import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, Layer
 from finetune.models.write_modules import write_json
 
 

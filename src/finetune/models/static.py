@@ -20,11 +20,12 @@ from finetune.data.tokenise import plain
 from finetune.errors import ModelError, first_line
 from finetune.models import saved
 from finetune.models.encoder import Encoder
+from finetune.models.folder_checks import check_nothing_after, has_unit_length, saved_similarity
 from finetune.models.folder_settings import ModelSettings
 from finetune.models.head import projected
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, check_nothing_after, declared, has_unit_length, saved_similarity
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, marks

@@ -19,11 +19,12 @@ from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
+from finetune.models.folder_checks import check_settings, has_unit_length, saved_similarity
 from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import check_settings, declared, has_unit_length, saved_similarity
+from finetune.models.modules import declared
 from finetune.models.packed import packed, states_of
 from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling

@@ -22,12 +22,13 @@ from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
+from finetune.models.folder_checks import check_nothing_after, has_unit_length, saved_similarity
 from finetune.models.folder_settings import TransformerSettings
 from finetune.models.head import projected
 from finetune.models.image import ImageEncoder
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, check_nothing_after, declared, has_unit_length, saved_similarity
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.text import TextEncoder
