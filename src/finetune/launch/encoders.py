@@ -13,7 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
 from finetune.errors import CheckFailed, ModelError, Problem
-from finetune.models.folder_checks import check_layer_weights, check_settings, has_unit_length
+from finetune.models.folder_checks import (
+    check_head,
+    check_layer_weights,
+    check_nothing_after,
+    check_settings,
+    has_unit_length,
+)
 from finetune.models.folder_settings import ModelSettings
 from finetune.models.locate import check_weights, find_here, locate, read_config, width_of
 from finetune.models.modules import Declared, Use, declared, declared_width
@@ -193,9 +199,13 @@ def _check_folder(model: Named) -> None:
     if model.folder is None or model.declared is None:
         return
     node, found = model.node, model.declared
+    new_head = node.get("head") is not None or node.get("output_width") is not None
     if model.layout == "text":
-        new_head = node.get("head") is not None or node.get("output_width") is not None
         check_settings(found, model.name, node.get("pooling", "auto"), new_head)
+    if model.layout == "image":
+        check_head(found, model.name, new_head)
+    if model.layout == "text_image" or found.kind == "StaticEmbedding":
+        check_nothing_after(found, model.name)
     if model.layout != "pairs":
         has_unit_length(found, node.get("normalize", "auto"))
     check_layer_weights(found, bool(node.get("allow_pickle")))

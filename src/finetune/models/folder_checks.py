@@ -15,9 +15,18 @@ def check_settings(found: Declared, name: str, pooling: str, new_head: bool) -> 
     Raises:
         ModelError: it does not.
     """
+    check_head(found, name, new_head)
     if found.kind and found.pooling is None and pooling == "auto":
         what = f"model.name={name}: the modules that it names have no Pooling, so they give no embedding of a text."
         raise ModelError(what, "Use another model, or say how to pool its tokens, as model.pooling=mean.")
+
+
+def check_head(found: Declared, name: str, new_head: bool) -> None:
+    """Check that a new head does not come after embeddings that are cut.
+
+    Raises:
+        ModelError: it does.
+    """
     if new_head and found.settings.truncate_dim:
         what = f"model.name={name}: its embeddings are cut to {found.settings.truncate_dim} dimensions (truncate_dim),"
         advice = "Leave model.head and model.output_width at null, or remove truncate_dim from its"
@@ -75,11 +84,3 @@ def has_unit_length(found: Declared, asked: bool | Literal["auto"]) -> bool:
             "Set model.normalize=true to train and compare by the cosine, or false by the dot product.",
         )
     return found.normalize is not False
-
-
-def saved_similarity(found: Declared, normalize: bool) -> str:
-    """Return the similarity function to save: the folder's own where it still says the same."""
-    own = found.settings.similarity
-    if own in ("dot", "euclidean") and normalize and found.normalize:
-        return own
-    return "cosine" if normalize else "dot"

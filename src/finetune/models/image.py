@@ -6,7 +6,6 @@ Shapes: N images, T patches of all of them in a row, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -20,7 +19,7 @@ from finetune.data.arrays import Ints
 from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import has_unit_length, saved_similarity
+from finetune.models.folder_checks import check_head, has_unit_length
 from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
@@ -29,7 +28,7 @@ from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.pooling import load_pooling
-from finetune.models.write_modules import write
+from finetune.models.write_modules import trained_settings, write
 
 _PATCH = 8  # a convolution's first maps are large: an image counts as its patches of so many pixels
 
@@ -70,6 +69,7 @@ class ImageEncoder(Encoder):
     ) -> None:
         super().__init__()
         found = declared(locate(name, self.files), self.layout)
+        check_head(found, name, head is not None or output_width is not None)
         self.name, self._found = name, found
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
         if keep_layers is not None:
@@ -124,7 +124,7 @@ class ImageEncoder(Encoder):
         """Write backbone, preprocessing and head in the layout of sentence-transformers."""
         self.backbone.save_pretrained(folder)
         self.pixels.save(folder)
-        settings = replace(self._found.settings, similarity=saved_similarity(self._found, self.normalize))
+        settings = trained_settings(self._found, self.normalize, {})
         layers = cast(list[HeadLayer], list(self.head))
         write(folder, "Transformer", settings, None, self.normalize, self.pooling, self._states_width, layers)
 

@@ -6,6 +6,7 @@ Shapes: N texts, T tokens, V tokens of the vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,8 +21,7 @@ from finetune.data.tokenise import plain
 from finetune.errors import ModelError, first_line
 from finetune.models import saved
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_nothing_after, has_unit_length, saved_similarity
-from finetune.models.folder_settings import ModelSettings
+from finetune.models.folder_checks import check_nothing_after, has_unit_length
 from finetune.models.head import projected
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
@@ -29,7 +29,7 @@ from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, marks
-from finetune.models.write_modules import trained_prompts, write
+from finetune.models.write_modules import trained_settings, write
 
 _WEIGHTS = "embedding.weight"  # as sentence-transformers names the table
 _MODEL2VEC = "embeddings"  # as model2vec does
@@ -119,9 +119,9 @@ class StaticEncoder(Encoder):
         with plain(self.tokenizer):
             self.tokenizer.backend_tokenizer.enable_truncation(max_length)
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        said, default = trained_prompts(self._found.settings, prompts)
-        similarity = saved_similarity(self._found, self.normalize)
-        write(folder, "StaticEmbedding", ModelSettings(said, default, similarity), normalize=self.normalize)
+        settings = trained_settings(self._found, self.normalize, prompts)
+        # A table that was distilled from a model whose embeddings are cut has a width of its own.
+        write(folder, "StaticEmbedding", replace(settings, truncate_dim=None), normalize=self.normalize)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -19,7 +19,7 @@ from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_settings, has_unit_length, saved_similarity
+from finetune.models.folder_checks import check_settings, has_unit_length
 from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers
 from finetune.models.locate import locate
@@ -29,7 +29,7 @@ from finetune.models.packed import packed, states_of
 from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
-from finetune.models.write_modules import trained_prompts, write
+from finetune.models.write_modules import trained_settings, write
 
 _USE_OF_LEARNED_POOLING = (
     "# sentence-transformers does not know this pooling; finetune does:\n"
@@ -137,10 +137,7 @@ class TextEncoder(Encoder):
         """Write a sentence-transformers folder; poolings that it does not know can be read by finetune only."""
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        own = self._found.settings
-        said, default = trained_prompts(own, prompts)
-        similarity = saved_similarity(self._found, self.normalize)
-        settings = replace(own, prompts=said, default_prompt_name=default, similarity=similarity)
+        settings = trained_settings(self._found, self.normalize, prompts)
         transformer = replace(self._found.transformer, max_length=max_length)
         layers = cast(list[HeadLayer], list(self.head))
         write(folder, "Transformer", settings, transformer, self.normalize, self.pooling, self.hidden, layers)

@@ -6,7 +6,6 @@ Shapes: N items, T tokens of all texts in a row, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -22,7 +21,7 @@ from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_nothing_after, has_unit_length, saved_similarity
+from finetune.models.folder_checks import check_nothing_after, has_unit_length
 from finetune.models.folder_settings import TransformerSettings
 from finetune.models.head import projected
 from finetune.models.image import ImageEncoder
@@ -33,7 +32,7 @@ from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
-from finetune.models.write_modules import trained_prompts, write
+from finetune.models.write_modules import trained_settings, write
 
 _NO_HEAD = nn.ModuleList()
 
@@ -129,9 +128,7 @@ class TextImageEncoder(Encoder):
         filled = {"processing_kwargs": {"text": {"padding": "max_length", "max_length": self._fills}}}
         kept = dict(self._found.transformer.kept) | (filled if self._fills else {})
         transformer = TransformerSettings(max_length, self._found.transformer.lower_case, kept)
-        said, default = trained_prompts(self._found.settings, prompts)
-        similarity = saved_similarity(self._found, self.normalize)
-        settings = replace(self._found.settings, prompts=said, default_prompt_name=default, similarity=similarity)
+        settings = trained_settings(self._found, self.normalize, prompts)
         write(folder, "CLIPModel", settings, transformer, self.normalize)
 
     def about(self, max_length: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.models.folder_settings import MODEL_FILE, TRANSFORMER_FILES, ModelSettings, TransformerSettings
 from finetune.models.module_types import written_type
-from finetune.models.modules import FLAGS, POOLING_WEIGHTS, POOLINGS
+from finetune.models.modules import FLAGS, POOLING_WEIGHTS, POOLINGS, Declared
 
 if TYPE_CHECKING:
     from finetune.models.head import HeadLayer
@@ -76,7 +77,22 @@ def _said(settings: ModelSettings) -> dict[str, Any]:
     return found | dict(settings.kept)
 
 
-def trained_prompts(own: ModelSettings, trained: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
+def _saved_similarity(found: Declared, normalize: bool) -> str:
+    """Return the similarity function to save: the folder's own where it still says the same."""
+    own = found.settings.similarity
+    if own in ("dot", "euclidean") and normalize and found.normalize:
+        return own
+    return "cosine" if normalize else "dot"
+
+
+def trained_settings(found: Declared, normalize: bool, trained: Mapping[str, str]) -> ModelSettings:
+    """Return the settings to save of a model made from a folder, with the prompts that it was `trained` with."""
+    prompts, default = _trained_prompts(found.settings, trained)
+    similarity = _saved_similarity(found, normalize)
+    return replace(found.settings, prompts=prompts, default_prompt_name=default, similarity=similarity)
+
+
+def _trained_prompts(own: ModelSettings, trained: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
     """Return the prompts to save, and the name of the default one, of a model that was `trained` with its prompts.
 
     What sentence-transformers puts in front by itself must be what the model was trained with: prompts that the model
