@@ -32,8 +32,8 @@ from finetune.launch.encoders import (
     check_teachers,
     fetch,
     look_at_models,
+    model_notes,
     models_of,
-    prompt_notes,
     width,
 )
 from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources
@@ -297,7 +297,7 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     cfg, dataset = check_all(arguments, overrides)
     models = models_of(cfg)
     notes = device_notes(cfg) if settings_of(cfg) is None else slurm_notes(cfg)
-    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *prompt_notes(cfg, models)]
+    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *model_notes(cfg, models)]
     notes += evaluation_notes(cfg, dataset.held)
     for note in notes if not cfg.dry_run else ():
         say(note)

@@ -22,7 +22,7 @@ from finetune.console import console, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.launch.arguments import Arguments, parse
 from finetune.launch.devices import check_devices
-from finetune.launch.encoders import check_lengths, check_reads, fetch, look_at_models, prompt_notes, width
+from finetune.launch.encoders import check_lengths, check_reads, fetch, look_at_models, model_notes, width
 from finetune.launch.entry import answered
 from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources, unmeasured
 from finetune.launch.show_command import silent
@@ -153,7 +153,7 @@ def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None
         problems.append(Problem("evaluation", what, "Choose some: 'evaluation=[retrieval,geometry]'."))
     if _needs_run_data(cfg):
         problems += build(cfg.data, "data").check_head()
-    for note in prompt_notes(cfg, models):
+    for note in model_notes(cfg, models, training=False):
         say(note)
     return cfg, problems
 
