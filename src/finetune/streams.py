@@ -9,6 +9,7 @@ Imports next to nothing: the first lines of a program call it.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import select
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _STANDARD = ("stdin", "stdout", "stderr")  # in the order of their descriptors
+_ERRORS = "finetune.streams"
 _is_program: list[bool] = []
 
 
@@ -72,7 +74,7 @@ def _reading_nothing() -> Any:
 def _safe(stream: Any, number: int) -> Any:
     """Return a stream that writes where `stream` does; one of a notebook, a test or another program is kept."""
     if stream is None:  # its descriptor was closed when Python started
-        return _Text(_Bytes(number), "utf-8", "replace")
+        return _Text(_Bytes(number), "utf-8", _ERRORS)
     if type(stream) is not io.TextIOWrapper:
         return stream
     try:
@@ -80,7 +82,7 @@ def _safe(stream: Any, number: int) -> Any:
         stream.flush()
     except (OSError, ValueError):
         pass
-    errors = "replace" if stream.errors in ("strict", "surrogateescape") else stream.errors
+    errors = _ERRORS if stream.errors in ("strict", "surrogateescape") else stream.errors
     return _Text(
         _Bytes(number),
         stream.encoding,
@@ -88,6 +90,17 @@ def _safe(stream: Any, number: int) -> Any:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def _encoded(error: UnicodeError) -> tuple[bytes, int]:
+    """Return bytes for what an encoding lacks: those of a file name as they are, which Python escapes, else `?`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return b"".join(bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else b"?" for one in text), error.end
+
+
+codecs.register_error(_ERRORS, _encoded)
 
 
 class _Text(io.TextIOWrapper):

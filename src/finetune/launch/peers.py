@@ -69,13 +69,13 @@ class Peers:
 
     def tell(self, key: str, value: str) -> None:
         """Have the others know something."""
-        self._store.set(key, value)
+        self._store.set(key, os.fsencode(value))  # type: ignore[arg-type]
 
     def hear(self, key: str) -> str:
         """Return what another process tells under this key; waits for it."""
         while not self._store.check([key]):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        return self._store.get(key).decode()
+        return os.fsdecode(self._store.get(key))
 
     def finish(self) -> None:
         """Tell the others that the run is finished, and wait a little until they hear it: the store ends with this."""

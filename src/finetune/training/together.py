@@ -43,7 +43,7 @@ class Together:
     def _wait_for_all(self) -> None:
         """Wait in Python until every process is here: in the C++ of the process group this one would hear no signal."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)
+        store: Any = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
         keys = [f"begin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         while not store.check(keys):

@@ -60,7 +60,7 @@ class StopOnSignal(Callback):
         if self.stopped_by:
             raise KeyboardInterrupt
         self.stopped_by = interrupts.called(number)
-        at_once = "" if job_here() is not None else "; once more stops at once"
+        at_once = "; Ctrl-C once more stops at once" if job_here() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
