@@ -82,11 +82,10 @@ def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
 @pytest.mark.parametrize("more", [STEP, TORCHRUN], ids=["srun", "torchrun"])
 def test_check_waits_for_nobody_and_says_what_is_wrong(tmp_path, more):
     write_pairs(tmp_path / "pairs.csv")
-    start = time.monotonic()
     answer = run_train("check=true", "data.path=pairs.csv", "trainer.devices=7", cwd=tmp_path, warm=more)
     assert answer.returncode == 2
     assert "and this says 7" in answer.stderr and "and start it again." in answer.stderr
-    assert time.monotonic() - start < meeting.PATIENCE.total_seconds()
+    assert "Waiting" not in answer.stderr and "waits" not in answer.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -114,7 +113,7 @@ def test_it_gives_up(environment, monkeypatch, capfd):
     monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     peers = meeting.meet(Place(0, 3, 0, 3, "srun"))
-    with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to 127.0.0.1:"):
+    with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
         meeting._wait_for_all(peers, timedelta(seconds=0.5))
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 

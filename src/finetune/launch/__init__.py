@@ -21,11 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from finetune.console import complain
     from finetune.errors import FinetuneError
     from finetune.launch.caller import preserved
-    from finetune.launch.entry import main as launch
-    from finetune.launch.slurm import job
 
     try:
         with preserved():
+            from finetune.launch.entry import main as launch
+            from finetune.launch.slurm import job
+
             job.listen()
             return launch(argv)
     except FinetuneError as error:  # of the process itself: `launch` answers those of a run
