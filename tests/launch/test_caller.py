@@ -28,6 +28,7 @@ signal.signal(signal.SIGUSR1, usr1)
 
 
 def state():
+    composed = hydra.compose(overrides=["+a=1"])  # first: it draws random numbers
     return {
         "argv": list(sys.argv), "path": list(sys.path), "cwd": os.getcwd(), "environ": dict(os.environ),
         "streams": [id(sys.stdin), id(sys.stdout), id(sys.stderr)],
@@ -35,7 +36,7 @@ def state():
         "filters": list(warnings.filters), "signals": [signal.getsignal(n) for n in (2, 15, 1, 10, 13)],
         "random": random.getstate(), "numpy": str(numpy.random.get_state()), "torch": torch.get_rng_state().tolist(),
         "threads": torch.get_num_threads(), "hydra": [GlobalHydra.instance(), hydra.version.getbase()],
-        "config": HydraConfig.instance().cfg, "name": hydra.compose(overrides=["+a=1"]),
+        "config": HydraConfig.instance().cfg, "composed": composed,
     }
 
 

@@ -12,23 +12,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without `argv` this process is the program itself: the words are those of the command line, and Ctrl-C is answered
     from here on. With `argv` it may be called by any Python program, from any thread; its process is left as it was
-    (`caller.py`).
-    One call at a time: a run has much that belongs to the whole process.
+    (`caller.py`). One call at a time: a run changes much that belongs to the whole process.
     """
     if argv is None:
         interrupts.end_at_once()
         streams.settle()
-    from finetune.console import complain
     from finetune.errors import FinetuneError
     from finetune.launch.caller import preserved
 
     try:
         with preserved():
+            # Not sooner: the imports change something too.
             from finetune.launch.entry import main as launch
             from finetune.launch.slurm import job
 
             job.listen()
             return launch(argv)
     except FinetuneError as error:  # of the process itself: `launch` answers those of a run
+        from finetune.console import complain
+
         complain(error)
         return error.exit_code

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from finetune import interrupts, streams
-from finetune.console import console, errors
 from finetune.errors import FinetuneError
 
 _busy = threading.Lock()
@@ -46,6 +45,8 @@ def preserved() -> Iterator[None]:
 
 @contextmanager
 def _quietness() -> Iterator[None]:
+    from finetune.console import console, errors  # importing Rich draws random numbers, which are restored too
+
     before = console.quiet, errors.quiet
     try:
         yield
