@@ -76,15 +76,18 @@ def raise_stop(number: int, _frame: FrameType | None) -> None:
 Handler = Callable[[int, FrameType | None], None]
 
 
-def listen(numbers: Iterable[int], handler: Handler | signal.Handlers) -> dict[int, Any]:
-    """Install a handler for those signals that are not ignored; returns what `restore` takes back.
+def listen(
+    numbers: Iterable[int], handler: Handler | signal.Handlers, although_ignored: Iterable[int] = ()
+) -> dict[int, Any]:
+    """Install a handler for signals that are not ignored, or are among `although_ignored`.
 
-    Only the main thread may, so nothing happens in another one: the program that started it decides.
+    Returns what `restore` takes back. Only the main thread may install one, so nothing happens in another thread: the
+    program that started it decides.
     """
     before: dict[int, Any] = {}
     for number in numbers:
         previous = signal.getsignal(number)
-        if previous is signal.SIG_IGN:
+        if previous is signal.SIG_IGN and number not in although_ignored:
             continue  # whoever started this process wants it so (nohup)
         try:
             signal.signal(number, handler)

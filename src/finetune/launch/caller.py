@@ -69,7 +69,9 @@ def _signals() -> Iterator[None]:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    variables, path, folder = dict(os.environ), list(sys.path), os.getcwd()  # noqa: PTH109 - a string, as chdir takes
+    variables, path, folder = dict(os.environ), list(sys.path), ""
+    with contextlib.suppress(OSError):  # it may have been removed
+        folder = os.getcwd()  # noqa: PTH109 - a string, as chdir takes
     try:
         yield
     finally:
@@ -77,8 +79,9 @@ def _environment() -> Iterator[None]:
             del os.environ[name]
         os.environ.update({name: value for name, value in variables.items() if os.environ.get(name) != value})
         sys.path[:] = path
-        with contextlib.suppress(OSError):  # it may have been removed
-            os.chdir(folder)
+        if folder:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -30,7 +31,8 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start to listen."""
-        self._previous = interrupts.listen(interrupts.ALL, self._ask)
+        # A script starts its background jobs with Ctrl-C ignored, and `kill -INT` is meant for this process alone.
+        self._previous = interrupts.listen(interrupts.ALL, self._ask, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save and stop, if somebody asked any process of the run."""
