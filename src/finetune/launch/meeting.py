@@ -83,7 +83,7 @@ def tell_before_meeting(error: BaseException) -> None:
 
 def host(count: int) -> Peers:
     """Be the first of `count` processes on this machine, which are yet to be started."""
-    store = store_at(_HERE, 0, True, LONGEST, _Notice(lambda: ""))
+    store = store_at(_HERE, 0, True, LONGEST, _Notice(lambda: f"Waiting for the network of this machine ({_HERE})."))
     here = Place(0, count, 0, count, "the first process")
     os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), processes.STARTED_BY: str(os.getpid())}
     processes.settle(here)
@@ -95,10 +95,12 @@ class _Notice:
 
     def __init__(self, text: Callable[[], str]) -> None:
         self._text = text
-        self._next = time.monotonic() + _SECONDS_IN_SILENCE
+        self._next: float | None = None
 
     def tick(self) -> None:
-        """Say it if it is time."""
+        """Say it if it is time; the waiting begins with the first call, not with the import of torch before it."""
+        if self._next is None:
+            self._next = time.monotonic() + _SECONDS_IN_SILENCE
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS_BETWEEN_NOTICES
             alert(self._text())
