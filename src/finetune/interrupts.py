@@ -120,8 +120,11 @@ def _end(*_: object) -> None:
         sys.stdout.flush()
     except Exception:  # what was interrupted may hold the stream
         pass
-    processes = sys.modules.get("finetune.processes")  # not yet imported in the first milliseconds
-    if processes is None or processes.is_first():
+    try:
+        is_first = sys.modules["finetune.processes"].is_first()
+    except Exception:  # in the first milliseconds it is not imported, or only in part
+        is_first = True
+    if is_first:
         try:  # noqa: SIM105
             os.write(2, f"{LINE}\n".encode())
         except OSError:

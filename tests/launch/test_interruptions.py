@@ -442,3 +442,16 @@ def test_the_step_of_a_run_that_diverged(tiny_model, tmp_path, more):
     assert run.returncode == 1, run.stderr
     assert f"at step {status(path)['step']}." in status(path)["reason"]
     assert status(path)["cause"] == "diverged"
+
+
+@pytest.mark.parametrize("module", ["", "finetune.processes"])
+def test_ctrl_c_before_anything_is_imported(module):
+    program = f"""
+import signal, sys, types
+import finetune.__main__
+if {module!r}:
+    sys.modules[{module!r}] = types.ModuleType({module!r})  # as it is while it is imported
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Stopped by Ctrl-C.\n")
