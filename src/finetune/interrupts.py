@@ -15,10 +15,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+    from typing import Any
+
+    Handler = Callable[[int, FrameType | None], None]
 
 LINE = "Stopped by Ctrl-C."
 EXIT_CODE = 130
@@ -73,9 +77,6 @@ def raise_stop(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(called(number))
 
 
-Handler = Callable[[int, FrameType | None], None]
-
-
 def listen(
     numbers: Iterable[int], handler: Handler | signal.Handlers, although_ignored: Iterable[int] = ()
 ) -> dict[int, Any]:
@@ -105,14 +106,17 @@ def restore(before: dict[int, Any]) -> None:
             signal.signal(number, handler)
 
 
-@contextmanager
-def listening(numbers: Iterable[int], handler: Handler | signal.Handlers) -> Iterator[None]:
-    """Have a handler installed inside the `with`."""
-    before = listen(numbers, handler)
-    try:
-        yield
-    finally:
-        restore(before)
+class Listening:
+    """A context in which a handler is installed, as `listen` does it."""
+
+    def __init__(self, numbers: Iterable[int], handler: Handler | signal.Handlers) -> None:
+        self._numbers, self._handler = numbers, handler
+
+    def __enter__(self) -> None:
+        self._before = listen(self._numbers, self._handler)
+
+    def __exit__(self, *_: object) -> None:
+        restore(self._before)
 
 
 def _end(*_: object) -> None:

@@ -155,7 +155,7 @@ def test_an_ignored_signal_stays_ignored_and_a_thread_changes_none():
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with interrupts.listening(interrupts.ALL, interrupts.raise_stop):
+        with interrupts.Listening(interrupts.ALL, interrupts.raise_stop):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) is interrupts.raise_stop
     finally:

@@ -34,7 +34,7 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
     """
     before = run.read_truth()
     # In training, StopOnSignal takes these signals over.
-    with _locked(run), interrupts.listening(interrupts.STOPS, interrupts.raise_stop):
+    with _locked(run), interrupts.Listening(interrupts.STOPS, interrupts.raise_stop):
         if was_there and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
@@ -47,7 +47,7 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
                 peers.finish()
         except BaseException as error:
             # Nothing may keep the reason from being written; torchrun for one ends all when one process has failed.
-            with interrupts.listening(interrupts.ALL, signal.SIG_IGN):
+            with interrupts.Listening(interrupts.ALL, signal.SIG_IGN):
                 told = _noted(run, _true(error, peers), before.get("step") or 0)
             if told is error:
                 raise

@@ -236,5 +236,5 @@ def _passed_on() -> Iterator[None]:
     def quit_now(_number: int, _frame: FrameType | None) -> None:
         raise _Terminated(signal.SIGKILL)
 
-    with interrupts.listening(interrupts.STOPS, stop), interrupts.listening([signal.SIGQUIT], quit_now):
+    with interrupts.Listening(interrupts.STOPS, stop), interrupts.Listening([signal.SIGQUIT], quit_now):
         yield
