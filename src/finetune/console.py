@@ -1,11 +1,15 @@
-"""What a person sees in the terminal: plain lines, progress, problems."""
+"""What a person sees in the terminal: plain lines, progress, problems.
+
+Whatever is printed here or elsewhere goes through the streams of `streams.py`, which never raise.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
+import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,16 +17,14 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.text import Text
 
-from finetune import processes
+from finetune import streams
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-# Only the first process of a run speaks; the others of the same run would say everything again.
-_quiet = not processes.is_first()
-console = Console(highlight=False, soft_wrap=True, quiet=_quiet)
-errors = Console(highlight=False, soft_wrap=True, stderr=True, quiet=_quiet)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
 _log = logging.getLogger("finetune")  # nobody listens until a run has its directory
@@ -34,31 +36,47 @@ def say(text: str, style: str = "") -> None:
     log(text)
 
 
+def be_quiet() -> None:
+    """Print nothing from now on: only the first process of a run speaks, the others would say everything again."""
+    console.quiet = errors.quiet = True
+
+
+def alert(text: str) -> None:
+    """Print a line to standard error, also from a process that is quiet: something may have to be done about it."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def log(text: str) -> None:
     """Write one line into the log of the run only; nothing before it has a directory."""
-    if not _quiet:
+    if not errors.quiet:
         _log.info("%s", text)
 
 
 def end_quietly_without_a_reader() -> None:
-    """From now on `| head` ends the process as it ends any other that only prints something."""
-    with contextlib.suppress(AttributeError, ValueError):  # Windows has no such signal, other threads set none
+    """From now on `| head` ends the process, as it ends any other program that only prints something."""
+    if hasattr(signal, "SIGPIPE") and streams.is_program():
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def complain(error: FinetuneError) -> None:
-    """Print an error as text: every problem of a failed check, or one sentence and the way out."""
+    """Print an error as text, also into the log of a run: every problem of a check, or one sentence and the way out."""
+    for text in _told(error):
+        errors.print(text)
+        log(text.plain)
+
+
+def _told(error: FinetuneError) -> Iterator[Text]:
     if isinstance(error, CheckFailed):
         count = sum(not problem.part for problem in error.problems)
-        errors.print(Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red"))
-        for problem in error.problems:
-            errors.print(_block(problem))
+        yield Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red")
+        yield from map(_block, error.problems)
         return
     if error.trace:
-        errors.print(Text(error.trace))
-    errors.print(Text(error.what, style="bold red"))
+        yield Text(error.trace)
+    yield Text(error.what, style="bold red")
     if error.advice:
-        errors.print(Text(f"  {error.advice}"))
+        yield Text(f"  {error.advice}")
 
 
 def _block(problem: Problem) -> Text:

@@ -31,13 +31,17 @@ class Arguments:
     config_dir: Path | None = None
     config_name: str = "train"
 
+    @property
+    def only_checks(self) -> bool:
+        """Whether nothing is to be started (`check=true`)."""
+        return any(word.lower() == "check=true" for word in self.overrides)
+
     def where(self) -> list[str]:
         """Return the flags that say where the config is, for a process that is to find the same."""
         folder = [] if self.config_dir is None else ["--config-dir", str(self.config_dir.absolute())]
         return [*folder, "--config-name", self.config_name]
 
 
-# As it was typed: sys.argv is rewritten before a run starts.
 _PROGRAM = sys.argv[0]
 
 

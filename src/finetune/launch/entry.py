@@ -15,7 +15,7 @@ import finetune
 from finetune import garbage, interrupts, processes
 from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look
-from finetune.config.compose import compose, hydra_arguments
+from finetune.config.compose import compose, run_hydra
 from finetune.config.evaluators import needs_held
 from finetune.config.losses import loss_nodes
 from finetune.config.quoting import quoted
@@ -38,10 +38,10 @@ from finetune.launch.encoders import (
 )
 from finetune.launch.evaluations import check_sources, evaluation_notes, evaluation_problems, load_sources
 from finetune.launch.loggers import logger_problems
+from finetune.launch.meeting import company, tell_before_meeting
 from finetune.launch.metric import miner_problems
 from finetune.launch.others import Others
 from finetune.launch.outcome import outcome
-from finetune.launch.peers import company, tell_before_meeting
 from finetune.launch.points import is_of_the_cluster, is_of_the_sweep
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
@@ -199,10 +199,6 @@ def start_hydra(
     Raises:
         Exception: what `task` raised, about which Hydra would say something of its own.
     """
-    import hydra
-
-    config_path, extra = hydra_arguments(arguments.config_dir)
-    sys.argv = [sys.argv[0], *flags, *arguments.where(), *overrides, *extra]  # where Hydra reads it
     failures: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
@@ -211,7 +207,8 @@ def start_hydra(
         except Exception as error:
             failures.append(error)
 
-    hydra.main(version_base="1.3", config_path=config_path, config_name=arguments.config_name)(guarded)()
+    words = [*flags, *arguments.where(), *overrides]
+    run_hydra(words, arguments.config_dir, arguments.config_name, guarded)
     for failure in failures:
         raise failure
 
@@ -226,7 +223,10 @@ def show(arguments: Arguments) -> int:
         return 0
     if not {"--hydra-help", "--shell-completion"} & set(arguments.show):
         _check_showable(arguments)
-    start_hydra(arguments, arguments.overrides, arguments.show, lambda _: None)
+    try:
+        start_hydra(arguments, arguments.overrides, arguments.show, lambda _: None)
+    except SystemExit as shown:  # Hydra ends the process when it has printed its help
+        return shown.code if isinstance(shown.code, int) else 0
     return 0
 
 
@@ -247,12 +247,17 @@ def _check_showable(arguments: Arguments) -> None:
 
 
 def _run(arguments: Arguments) -> int:
-    if not processes.is_first():
+    if not processes.is_first() and not arguments.only_checks:
         from finetune.launch.follow import follow
 
         return follow(arguments)
     try:
         found = _checked(arguments)
+    except FinetuneError as error:
+        complain(error)  # before the others are waited for
+        if not arguments.only_checks:
+            tell_before_meeting(error)
+        return error.exit_code
     except BaseException as error:
         tell_before_meeting(error)
         raise

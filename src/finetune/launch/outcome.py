@@ -9,7 +9,6 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
 
 from finetune import interrupts
 from finetune.console import complain, say
@@ -34,7 +33,8 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
         RunError: memory or disk ran out.
     """
     before = run.read_truth()
-    with _locked(run), _terminated_like_interrupted():
+    # In training, StopOnSignal takes these signals over.
+    with _locked(run), interrupts.Listening(interrupts.STOPS, interrupts.raise_stop):
         if was_there and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
@@ -47,7 +47,9 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
             if peers is not None:
                 peers.finish()
         except BaseException as error:
-            told = _noted(run, _true(error, peers), before.get("step") or 0)
+            # Nothing may keep the reason from being written; torchrun for one ends all when one process has failed.
+            with interrupts.Listening(interrupts.ALL, signal.SIG_IGN):
+                told = _noted(run, _true(error, peers), before.get("step") or 0)
             if told is error:
                 raise
             raise told from error
@@ -67,8 +69,6 @@ def _true(error: BaseException, peers: Peers | None) -> BaseException:
     """Return what ended the run, which may be an error of another process, and tell it to the others."""
     if peers is None:
         return error
-    # torchrun ends all when one has failed, and would keep this one from saying why.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     found = peers.truth(error)
     peers.end(Ending.of(found))
     return found
@@ -113,18 +113,3 @@ def _write(run: RunDirectory, state: State, reason: str, cause: Cause, goes_on: 
     # The disk may be full: the first error is the one to show, not that of writing it down.
     with contextlib.suppress(RunError):
         run.write_status(state, reason, cause=cause, goes_on=goes_on)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM outside of training ends the run like Ctrl-C does; in training, StopOnSignal takes both over."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is stop:
-            signal.signal(signal.SIGTERM, previous)

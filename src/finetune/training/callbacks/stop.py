@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from finetune import interrupts
 from finetune.console import say
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import job_here
@@ -16,11 +17,9 @@ from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.order import Place, ends_step, stops_here
 from finetune.training.callbacks.time_limit import time_limit
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class StopOnSignal(Callback):
-    """On Ctrl-C or SIGTERM, end the current step, save, and stop; a second Ctrl-C stops at once.
+    """On Ctrl-C, SIGTERM or SIGHUP, end the current step, save, and stop; a second Ctrl-C or SIGTERM stops at once.
 
     Nothing is saved inside the handler itself: it may interrupt anything, another save included.
     """
@@ -34,7 +33,8 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start to listen."""
-        self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        # A script starts its background jobs with Ctrl-C ignored, and `kill -INT` is meant for this process alone.
+        self._previous = interrupts.listen(interrupts.ALL, self._ask, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
@@ -61,17 +61,18 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _ask(self, number: int, _: FrameType | None) -> None:
+        if interrupts.is_repeat(number):
+            return
         if self.stopped_by and job_here() is not None:
             return  # a cluster says it more than once, and ends what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
-        self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        at_once = "" if job_here() is not None else "; once more stops at once"
+        self.stopped_by = interrupts.called(number)
+        at_once = "; Ctrl-C once more stops at once" if job_here() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        interrupts.restore(self._previous)
         self._previous = {}
 
 
