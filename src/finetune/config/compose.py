@@ -24,8 +24,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from finetune.config import resolvers
 from finetune.config.mishaps import as_problem
 from finetune.errors import CheckFailed, FinetuneError, Problem
+
+JOB_NAME = "train"  # ${hydra:job.name}, unless hydra.job.name is set
 
 
 def compose(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
@@ -151,7 +154,8 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     """A composer over the user's and the shipped groups; leaves Hydra's global state as it was."""
     folders = search_path(config_dir)
     _search_shipped_groups()
-    with initialize_config_dir(str(folders[0]), job_name=config_name, version_base="1.3"):
+    with initialize_config_dir(str(folders[0]), job_name=JOB_NAME, version_base="1.3"):
+        resolvers.register()  # after Hydra has registered its own
         yield Composer(GlobalHydra.instance().config_loader(), folders, config_name)
 
 

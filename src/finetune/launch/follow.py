@@ -12,13 +12,12 @@ from types import FrameType
 from typing import NoReturn
 
 from finetune import processes
-from finetune.config.quoting import quoted
 from finetune.errors import FinetuneError
 from finetune.launch.arguments import Arguments
-from finetune.launch.claim import overrides_of_run
 from finetune.launch.entry import check_all, start_hydra
 from finetune.launch.others import end_with_the_first
 from finetune.launch.peers import PATIENCE, Ending, Peers, meet
+from finetune.launch.resume import restore_moment
 from finetune.runs.causes import Elsewhere
 from finetune.runs.directory import RunDirectory
 
@@ -30,8 +29,7 @@ def follow(arguments: Arguments) -> int:
         end_with_the_first()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        overrides = overrides_of_run(arguments.overrides)
-        cfg, dataset = check_all(arguments, overrides)
+        arguments, cfg, dataset = check_all(arguments)
         if cfg.check:
             return 0
         peers = meet(here)
@@ -40,8 +38,8 @@ def follow(arguments: Arguments) -> int:
         with peers.watched(_end_at_once):
             from finetune.training.fit import fit
 
-            words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
-            start_hydra(arguments, words, [], lambda cfg: fit(cfg, dataset, run))
+            restore_moment(run)
+            start_hydra(arguments.in_folder(run.path), [], lambda cfg: fit(cfg, dataset, run))
             peers.hear_the_end()
     except BaseException as error:
         _end(error, met)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from finetune.config.differences import shown
 from finetune.console import console, say
-from finetune.launch.arguments import program
+from finetune.launch.arguments import resume_command
 from finetune.launch.words import ago, span
 from finetune.report.terminal import metrics_table
 from finetune.runs.atomic import read_mapping
@@ -88,7 +87,7 @@ def print_run(record: Record) -> None:
     for name, part in (report.get("evaluations") or {}).items():
         _print(metrics_table(name, part))
     if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
-        say(f"go on with: {program()} {shlex.quote(f'resume={record.run.path}')}")
+        say(f"go on with: {resume_command(record.run.path)}")
 
 
 def _standing(record: Record) -> dict[str, Any]:
