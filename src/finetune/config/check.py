@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.compose import Composer, composer
+from finetune.config.files import check_files
 from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, with_places
@@ -103,7 +104,9 @@ def check_config(config: DictConfig, compositor: Composer, *, multirun: bool = F
     for part in own_parts(config):
         problems += _check_one(tree["hydra"][part], f"hydra.{part}", "sweep", [])
     problems += check_relations(tree, folder_is_set=folder_is_set(config))
-    return with_places(problems, config, compositor)
+    in_files, explained = check_files(config, compositor)
+    problems = [problem for problem in problems if problem.where not in explained]
+    return [*in_files, *with_places(problems, config, compositor)]
 
 
 def _check_keys(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:

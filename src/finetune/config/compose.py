@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
@@ -70,14 +70,25 @@ def hydra_arguments(config_dir: Path | None = None) -> tuple[str, list[str]]:
     return str(search_path(config_dir)[0]), []
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader, which keeps the list of files of its last config: finding it takes half of composing."""
+
+    merged: list[ResultDefault]
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: Any) -> DictConfig:
+        self.merged = list(defaults)
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+
 class Composer:
     """Hydra's config loader over one search path."""
 
-    def __init__(self, loader: ConfigLoader, folders: list[Path], config_name: str | None) -> None:
+    def __init__(self, loader: _Loader, folders: list[Path], config_name: str | None) -> None:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
         self.overrides: list[str] = []  # of the last config that could be composed
+        self._merged: list[ResultDefault] = []
 
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
@@ -92,7 +103,7 @@ class Composer:
             # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
             where = blame or self._config_name or "hydra"
             raise CheckFailed([as_problem(error, where, self._folders)]) from error
-        self.overrides = list(overrides)
+        self.overrides, self._merged = list(overrides), self._loader.merged
         return config
 
     def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
@@ -125,8 +136,7 @@ class Composer:
 
     def defaults(self) -> list[ResultDefault]:
         """The files that make up the last config that could be composed, in the order in which they are merged."""
-        found = self._loader.compute_defaults_list(self._config_name, self.overrides, RunMode.RUN)
-        return list(found.defaults)
+        return self._merged
 
     def is_group(self, name: str) -> bool:
         """Whether some folder on the search path holds this group."""
@@ -156,13 +166,13 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     _search_shipped_groups()
     with initialize_config_dir(str(folders[0]), job_name=JOB_NAME, version_base="1.3"):
         resolvers.register()  # after Hydra has registered its own
-        yield Composer(GlobalHydra.instance().config_loader(), folders, config_name)
+        yield Composer(_Loader(GlobalHydra.instance().config_loader().get_search_path()), folders, config_name)
 
 
 def reference() -> Composer:
     """A composer over Hydra's own and the shipped files alone, without a root config: nothing of the user's."""
     shipped = shipped_folder()
-    return Composer(ConfigLoaderImpl(create_config_search_path(str(shipped))), [shipped], None)
+    return Composer(_Loader(create_config_search_path(str(shipped))), [shipped], None)
 
 
 class _ShippedGroups(SearchPathPlugin):

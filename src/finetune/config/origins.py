@@ -22,11 +22,11 @@ from finetune.errors import Problem
 def with_places(problems: Iterable[Problem], config: DictConfig, composer: Composer) -> list[Problem]:
     """The problems, with file and line where a key comes from a file and not from the command line."""
     problems = list(problems)
-    typed = list(_keys_typed(composer)) if problems else []
-    files = composer.defaults() if any(not _is_among(problem.where, typed) for problem in problems) else []
+    typed = list(keys_typed(composer)) if problems else []
+    files = composer.defaults() if any(not is_among(problem.where, typed) for problem in problems) else []
     told = []
     for problem in problems:
-        place = None if _is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
+        place = None if is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
         told.append(replace(problem, what=f"{problem.what.removesuffix('.')} ({place}).") if place else problem)
     return told
 
@@ -42,15 +42,18 @@ def find(config_path: str, folders: Iterable[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _keys_typed(composer: Composer) -> Iterator[str]:
+def keys_typed(composer: Composer, *, deleted: bool = False) -> Iterator[str]:
+    """The keys that overrides set, and those that they delete if these are wanted too."""
     for override in OverridesParser.create().parse_overrides(composer.overrides):
-        if not (override.is_delete() or chooses(override, composer)):
+        if override.is_delete():
+            yield from [override.key_or_group] if deleted else []
+        elif not chooses(override, composer):
             # optimizer={lr: 1} sets optimizer.lr and leaves its siblings to the file.
             inner = [f"{override.key_or_group}.{key}" for key in keys_of(override.value())]
             yield from inner or [override.key_or_group]
 
 
-def _is_among(key: str, typed: Iterable[str]) -> bool:
+def is_among(key: str, typed: Iterable[str]) -> bool:
     """Whether a key, one inside it, or one that it is inside was typed."""
     return any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in typed)
 
@@ -61,14 +64,15 @@ def _place(key: str, defaults: Iterable[ResultDefault], folders: list[Path]) -> 
         package = default.package.split(".") if default.package else []
         path = key.split(".")
         file = find(default.config_path or "", folders) if path[: len(package)] == package else None
-        line = _line(_parsed(file), path[len(package) :]) if file and path != package else None
+        line = _line(parsed(file), path[len(package) :]) if file and path != package else None
         if file and line:
             return f"{short(file)}:{line}"
     return None
 
 
 @cache
-def _parsed(file: Path) -> yaml.Node | None:
+def parsed(file: Path) -> yaml.Node | None:
+    """The syntax tree of a YAML file."""
     node: yaml.Node | None = yaml.compose(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return node
 

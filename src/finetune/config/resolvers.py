@@ -11,13 +11,13 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError
 
 # Seconds since 1970, in the environment: processes that this one starts resolve ${now:} to the same moment.
 _MOMENT = "FINETUNE_MOMENT"
 _inherited = _MOMENT in os.environ
-OUTPUT_DIR = "runtime.output_dir"
-LATER = "${hydra:runtime.output_dir}"
+_FOLDER = "runtime.output_dir"
+LATER = f"${{hydra:{_FOLDER}}}"
 """What the run's folder resolves to until the run has one: such a config is the same wherever the run is."""
 
 
@@ -50,10 +50,12 @@ def _now(pattern: str) -> str:
 def _hydra(key: str, *, _root_: Any) -> Any:
     """The value of a key of Hydra's node, which is in the config that is checked and beside the one of a job."""
     holder: Any = _root_ if isinstance(_root_, DictConfig) and "hydra" in _root_ else HydraConfig.instance().cfg
-    found = object()
-    value = OmegaConf.select(holder, f"hydra.{key}", default=found)
-    if value is not found:
-        return value
-    if key == OUTPUT_DIR:
+    parent, _, name = f"hydra.{key}".rpartition(".")
+    node = OmegaConf.select(holder, parent)
+    if not isinstance(node, DictConfig) or (name not in node and not OmegaConf.is_missing(node, name)):
+        raise InterpolationKeyError(f"Interpolation key 'hydra.{key}' not found")
+    if not OmegaConf.is_missing(node, name):
+        return node[name]
+    if key == _FOLDER:
         return LATER
-    raise InterpolationKeyError(f"Interpolation key 'hydra.{key}' not found")
+    raise InterpolationToMissingValueError(f"hydra.{key} has no value here")

@@ -36,6 +36,8 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     tree["hydra"] = {
         part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
     }
+    for place, name in (("hydra.job", "name"), ("hydra", "output_subdir"), ("hydra", "verbose")):
+        walk.value(OmegaConf.select(config, place), name, f"{place}.{name}", ())
     for part in own_parts(config):
         tree["hydra"][part] = walk.value(config.hydra, part, f"hydra.{part}", ())
     return tree, walk.problems()
@@ -113,7 +115,8 @@ class _Walk:
     def _why(self, error: Exception, raw: str) -> tuple[str, str]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, InterpolationToMissingValueError):
-            return f"'{raw}' leads to a key that has no value yet.", "Set that key."
+            advice = "Hydra sets it in sweeps of its own only." if "${hydra:" in raw else "Set that key."
+            return f"'{raw}' leads to a key that has no value yet.", advice
         if _is_circle(error):
             return f"'{raw}' leads back to itself.", "Give a key of the circle a value of its own."
         if found := re.search(r"Environment variable '([^']*)' not found", first):
