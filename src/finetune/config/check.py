@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.compose import Composer, composer
-from finetune.config.files import check_files
+from finetune.config.files import check_files, unfit_root
 from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, with_places
@@ -51,6 +51,8 @@ def look(
         except CheckFailed:
             config, found = diagnose(parsed, compositor)
             problems += found
+        if (unfit := unfit_root(config, compositor)) is not None:
+            return None, [unfit, *(problems if config is None else [])]
         if config is not None:
             problems += check_config(config, compositor, multirun=multirun)
     return config, list(dict.fromkeys(problems))
@@ -59,9 +61,10 @@ def look(
 def placed(
     problems: Iterable[Problem], overrides: list[str], config_dir: Path | None = None, config_name: str = "train"
 ) -> list[Problem]:
-    """The problems, with file and line where a key comes from a file, of a config that can be composed."""
+    """The problems, with file and line where a key comes from a file."""
     with composer(config_dir, config_name) as compositor:
-        return with_places(problems, compositor.compose(overrides), compositor)
+        config, _, _ = compositor.compose_what_can_be(overrides)
+        return list(problems) if config is None else with_places(problems, config, compositor)
 
 
 def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfig | None, list[Problem]]:

@@ -90,6 +90,12 @@ class Composer:
         self.overrides: list[str] = []  # of the last config that could be composed
         self._merged: list[ResultDefault] = []
 
+    @property
+    def own_root(self) -> Path | None:
+        """The root config where it is a file of the user's; None if it is the shipped one."""
+        file = self._folders[0] / f"{self._config_name}.yaml"
+        return file if self._folders[0] != shipped_folder() and file.is_file() else None
+
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
         try:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.compose import Composer
+from finetune.config.compose import Composer, shipped_folder
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, is_among, keys_typed, parsed
-from finetune.config.rules import GROUPS
+from finetune.config.rules import GROUPS, KEYS
 from finetune.errors import Problem
 
 Keys = tuple[str, ...]
@@ -30,6 +30,28 @@ class _Setting(NamedTuple):
     path: Keys
     value: yaml.Node
     place: str
+
+
+def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
+    """What is wrong where a root config of the user's own, or of another program, has the place of the shipped one.
+
+    `config` is None if it cannot be composed. What is missing in it would otherwise be told key by key.
+    """
+    root = composer.own_root
+    if root is None or (config is None and not (shipped_folder() / root.name).is_file()):
+        return None
+    there = [] if config is None else [*map(str, config), *keys_typed(composer, deleted=True)]
+    missing = [name for name in (*GROUPS, *KEYS) if name not in there]
+    if not missing:
+        return None
+    what = "this file is the root config here, in place of the one that comes with finetune"
+    what += ", and cannot be composed." if config is None else f", and has no {', '.join(missing)}."
+    advice = (
+        "If it belongs to another program, start finetune in another folder, or with --config-dir FOLDER.\n"
+        "    If it is yours, give it another name, let it begin with 'defaults: [train, _self_]', and use "
+        "--config-name NAME."
+    )
+    return Problem(short(root), what, advice)
 
 
 def check_files(config: DictConfig, composer: Composer) -> tuple[list[Problem], set[str]]:

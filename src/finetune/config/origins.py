@@ -12,7 +12,7 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from finetune.config.compose import Composer
+from finetune.config.compose import Composer, shipped_folder
 from finetune.config.mishaps import short
 from finetune.config.overrides import chooses
 from finetune.config.values import keys_of
@@ -64,6 +64,8 @@ def _place(key: str, defaults: Iterable[ResultDefault], folders: list[Path]) -> 
         package = default.package.split(".") if default.package else []
         path = key.split(".")
         file = find(default.config_path or "", folders) if path[: len(package)] == package else None
+        if file and path == package and not file.is_relative_to(shipped_folder()):
+            return short(file)  # what the group is, it is by this file as a whole
         line = _line(parsed(file), path[len(package) :]) if file and path != package else None
         if file and line:
             return f"{short(file)}:{line}"
