@@ -46,6 +46,8 @@ def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
         return None
     what = "this file is the root config here, in place of the one that comes with finetune"
     what += ", and cannot be composed." if config is None else f", and has no {', '.join(missing)}."
+    if not (shipped_folder() / root.name).is_file():
+        return Problem(short(root), what, "Let it begin with 'defaults: [train, _self_]'.")
     advice = (
         "If it belongs to another program, start finetune in another folder, or with --config-dir FOLDER.\n"
         "    If it is yours, give it another name, let it begin with 'defaults: [train, _self_]', and use "

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import Composer, shipped_folder
 from finetune.config.mishaps import short
@@ -27,8 +27,23 @@ def with_places(problems: Iterable[Problem], config: DictConfig, composer: Compo
     told = []
     for problem in problems:
         place = None if is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
-        told.append(replace(problem, what=f"{problem.what.removesuffix('.')} ({place}).") if place else problem)
+        explained = _with_interpolation(problem, config)
+        told.append(replace(explained, what=f"{explained.what.removesuffix('.')} ({place}).") if place else explained)
     return told
+
+
+def _with_interpolation(problem: Problem, config: DictConfig) -> Problem:
+    """The problem, with the interpolation that its value comes from: what is found is not what is written there."""
+    above, _, name = problem.where.rpartition(".")
+    parent = OmegaConf.select(config, above, throw_on_resolution_failure=False) if above else config
+    if not isinstance(parent, DictConfig) or not OmegaConf.is_interpolation(parent, name):
+        return problem
+    raw = str(OmegaConf.to_container(parent, resolve=False)[name])  # type: ignore[index, call-overload]
+    if raw in problem.what:
+        return problem
+    is_text = raw.startswith("${oc.env:") and problem.advice.startswith("Write the number")
+    advice = f"An environment variable is a text: write ${{oc.decode:{raw}}}." if is_text else problem.advice
+    return replace(problem, what=f"{problem.what.removesuffix('.')}, which is '{raw}'.", advice=advice)
 
 
 def folders_of(config: DictConfig) -> list[Path]:

@@ -31,6 +31,9 @@ def check_relations(tree: dict[str, Any], *, folder_is_set: bool) -> Iterator[Pr
             home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
             yield Problem(key, f"'{value}' would be a folder named ~: it is not your home here.", f"Write {key}={home}")
             break
+    if tree.get("output_root") in ("None", "null"):
+        what = f"'{tree['output_root']}' is a text here, and would be the name of a folder."
+        yield Problem("output_root", what, "Leave it out for the folder outputs.")
     if isinstance(tree.get("resume"), bool):
         # YAML reads on, off, yes and no in the same way.
         advice = "resume=auto goes on with an unfinished run of the same name; resume=never refuses to."

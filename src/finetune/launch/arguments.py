@@ -152,7 +152,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _unknown_flags(words: Sequence[str]) -> Iterator[Problem]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word.startswith("-"):
             yield Problem(word, f"there is no option {word.partition('=')[0]}.", _instead(word, following))
 

@@ -214,7 +214,9 @@ def check_output(cfg: DictConfig) -> list[Problem]:
     advice = f"Choose another place with {key}=..."
     try:
         # The run's own folder may be there: then it is resumed.
-        there = next(each for each in folder.absolute().parents if os.path.lexists(each))
+        is_dangling = folder.is_symlink() and not folder.exists()
+        around = [folder.absolute()] if is_dangling else folder.absolute().parents
+        there = next(each for each in around if os.path.lexists(each))
         if not there.is_dir():
             return [Problem(key, _no_folder(there), advice)]
         # Only trying tells: a file system may be read-only, or made of something else than files (/proc).
