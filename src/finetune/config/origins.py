@@ -42,8 +42,9 @@ def _with_interpolation(problem: Problem, config: DictConfig) -> Problem:
     if raw in problem.what:
         return problem
     is_text = raw.startswith("${oc.env:") and problem.advice.startswith("Write the number")
-    advice = f"An environment variable is a text: write ${{oc.decode:{raw}}}." if is_text else problem.advice
-    return replace(problem, what=f"{problem.what.removesuffix('.')}, which is '{raw}'.", advice=advice)
+    number = f'An environment variable is a text; as a number write "${{oc.decode:{raw}}}", with these quotes.'
+    advice = number if is_text else problem.advice
+    return replace(problem, what=f"{problem.what.removesuffix('.')} (from '{raw}').", advice=advice)
 
 
 def folders_of(config: DictConfig) -> list[Path]:

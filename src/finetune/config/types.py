@@ -65,8 +65,8 @@ class FolderName:
 
     def __str__(self) -> str:
         return (
-            "that can name a folder (no slash, no control character, no dot or dash in front, no dot at its end, "
-            f"no space at its ends, 1 to {self.longest} bytes, not None or null, nor CON or NUL, which Windows keeps)"
+            f"that can name a folder (1 to {self.longest} bytes; no slash or control character, no dot or dash in "
+            "front, no dot or space at its end; not None, null, CON or NUL)"
         )
 
 

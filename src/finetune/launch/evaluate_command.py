@@ -50,9 +50,10 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
         raise FinetuneError(f"evaluate does not take {flag}.", "It takes models, and overrides: key=value.")
     with silent(as_json):
         found = measured(arguments)
-    if found is None:
+    if found is None and not as_json:
         say("The models, the config and the data are fine; nothing was evaluated.", style="bold green")
         return 0
+    found = found or {}
     from finetune.evaluation.table import as_data, side_by_side
 
     if as_json:

@@ -127,7 +127,18 @@ def _as_started(run: RunDirectory, resume: str, arguments: Arguments) -> Argumen
     chosen = quoted(resume) if path.is_file() else "auto"
     # The folder may have been renamed or moved since: it alone says which run this is.
     this = ["name=null", f"resume={chosen}", f"hydra.run.dir={quoted(str(run.path))}"]
-    return replace(with_root_of(run, arguments), overrides=[*started_with, *typed, *this])
+    return replace(
+        with_root_of(run, arguments), overrides=[*started_with, *typed, *_recipes(started_with, typed), *this]
+    )
+
+
+def _recipes(started_with: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """The choice of the run's recipe and of the one that is typed now, which would take its place."""
+    before, now = ([text for text in words if key_of(text) == "recipe"] for words in (started_with, typed))
+    if not before or not now:
+        return []
+    names = [name.strip() for text in (before[-1], now[-1]) for name in text.partition("=")[2].strip("[]").split(",")]
+    return [f"recipe=[{','.join(dict.fromkeys(names))}]"]
 
 
 def _asked_before(run: RunDirectory, typed: Sequence[str]) -> list[str]:

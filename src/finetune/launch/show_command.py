@@ -31,8 +31,9 @@ def _show(arguments: Arguments, *, as_json: bool) -> int:
         raise FinetuneError(f"data show does not take {flag}.", "It takes the overrides of one run: key=value.")
     with silent(as_json):
         facts = gather(arguments)
-    if facts is None:
+    if facts is None and not as_json:
         return 0
+    facts = facts or {}
     if as_json:
         # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
         sys.stdout.write(json.dumps(facts, indent=1) + "\n")
