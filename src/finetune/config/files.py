@@ -96,7 +96,7 @@ def _dotted(config: DictConfig, composer: Composer) -> Iterator[tuple[str, Probl
 
 def _has_known_keys(path: Keys, config: DictConfig) -> bool:
     """Whether the keys at this place are ours to name, and not the data's, or those of a search."""
-    if path in ((), ("hydra",)) or (len(path) == 1 and path[0] in GROUPS):
+    if not path or (len(path) == 1 and path[0] in GROUPS):
         return True
     node = OmegaConf.select(config, ".".join(path), throw_on_resolution_failure=False)
     return isinstance(node, DictConfig) and "_target_" in node
