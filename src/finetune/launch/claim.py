@@ -15,7 +15,7 @@ import yaml
 from finetune.config.compose import compose
 from finetune.config.differences import changes
 from finetune.config.hydra_node import DEFAULT_FOLDER, folder_is_set
-from finetune.config.quoting import quoted
+from finetune.config.quoting import quoted, typed
 from finetune.console import say
 from finetune.errors import FinetuneError, RunError
 from finetune.launch.arguments import Arguments, key_of
@@ -118,7 +118,7 @@ def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None
     if run.config_path.is_file() and run.read_status().get("state") == "finished":
         raise FinetuneError(
             f"The run {run.path} is finished; it is not trained again.",
-            f"Choose another name=; to train on from its model also set model.name={quoted(str(run.model))}.",
+            f"Choose another name=; to train on from its model also set {typed('model.name', quoted(str(run.model)))}.",
         )
     state_of_same(cfg, run, dataset)
 

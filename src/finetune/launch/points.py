@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def _check_free(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
             pass
     elif not is_for_a_cluster:
         what = f"it is {record.state} as job {record.job} of a cluster."
-        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it.")
+        raise FinetuneError(what, f"`finetune runs cancel {shlex.quote(str(run.path))}` ends it.")
 
 
 def is_finished(run: Path) -> bool:

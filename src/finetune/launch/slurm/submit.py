@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ def _submit(arguments: Arguments) -> int:
             write_changes(run.path)
             job_id = hand_over(text(run.path), [run], asked)
     say(f"job {job_id} is in the queue; run directory: {run.path}")
-    say(f"`finetune runs show {run.path}` tells how it stands, `finetune runs cancel {run.path}` ends it.")
+    named = shlex.quote(str(run.path))
+    say(f"`finetune runs show {named}` tells how it stands, `finetune runs cancel {named}` ends it.")
     return 0
 
 
@@ -126,7 +128,9 @@ def _check_free(run: RunDirectory) -> None:
     record = read(run.path)
     if record.is_a_job:
         what = f"The run {run.path} is {record.state} as job {record.job}."
-        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it; then it can be submitted again.")
+        raise FinetuneError(
+            what, f"`finetune runs cancel {shlex.quote(str(run.path))}` ends it; then it can be submitted again."
+        )
 
 
 def place(cfg: DictConfig) -> Path:
