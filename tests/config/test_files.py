@@ -91,7 +91,7 @@ UNRESOLVED = [
 ]
 
 
-@pytest.mark.parametrize("key", ["data.path", "loss.temperature", "hydra.job.name"])
+@pytest.mark.parametrize("key", ["data.path", "loss.temperature", "hydra.output_subdir"])
 @pytest.mark.parametrize(("value", "words"), UNRESOLVED)
 def test_an_interpolation_that_cannot_be_resolved_is_told_with_its_place(
     elsewhere: Path, key: str, value: str, words: list[str]

@@ -72,10 +72,10 @@ def check_hydra(config: DictConfig, overrides: list[str], *, multirun: bool) -> 
     if multirun and folder_is_set(config):
         what = "each run of a sweep has a folder of its own."
         yield Problem("hydra.run.dir", what, "Leave it out; output_root=... and experiment=... say where they are.")
-    if not _can_be_subfolder(config.hydra.output_subdir):
+    if not _can_be_subfolder(_value(config, "output_subdir")):
         what = "this is the name of a folder inside the run's folder, for Hydra's own record."
         yield Problem("hydra.output_subdir", what, "Write a name without slashes, as in hydra.output_subdir=.hydra")
-    if config.hydra.mode == RunMode.MULTIRUN and not multirun:
+    if _value(config, "mode") == RunMode.MULTIRUN and not multirun:
         yield Problem("hydra.mode", "this asks for several runs.", "Leave it out and add -m.")
 
 
@@ -107,9 +107,9 @@ def _trusted_options(group: str) -> list[str]:
 
 
 def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:
-    where, value = f"hydra.{key}", OmegaConf.select(config.hydra, key, throw_on_resolution_failure=False)
+    where = f"hydra.{key}"
     if key == "job.chdir":
-        if value:
+        if _value(config, key):
             what = "paths are relative to the folder the command was typed in, so a run stays there."
             yield Problem(where, what, "Leave it out.")
     elif key in ("sweep.dir", "sweep.subdir"):
@@ -122,6 +122,11 @@ def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:
     else:
         what = "this part of Hydra's own settings cannot be changed: code could be started through it."
         yield Problem(where, what, f"Of hydra.* there may be set: {', '.join(SETTABLE)}.")
+
+
+def _value(config: DictConfig, key: str) -> object:
+    """The value of a key of the node; None if it cannot be resolved, which is told where all values are."""
+    return OmegaConf.select(config.hydra, key, throw_on_resolution_failure=False)
 
 
 def _can_be_subfolder(value: object) -> bool:

@@ -36,8 +36,9 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     tree["hydra"] = {
         part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
     }
-    for place, name in (("hydra.job", "name"), ("hydra", "output_subdir"), ("hydra", "verbose")):
-        walk.value(OmegaConf.select(config, place), name, f"{place}.{name}", ())
+    for key in ("job.name", "job.chdir", "output_subdir", "verbose", "mode"):
+        place, _, name = f"hydra.{key}".rpartition(".")
+        walk.value(OmegaConf.select(config, place), name, f"hydra.{key}", ())
     for part in own_parts(config):
         tree["hydra"][part] = walk.value(config.hydra, part, f"hydra.{part}", ())
     return tree, walk.problems()
