@@ -61,6 +61,18 @@ def test_words_with_dashes_are_answered_with_what_to_type(tmp_path):
     assert "Did you mean --config-name?" in answer and "Did you mean --multirun?" in answer
 
 
+def test_a_group_that_is_taken_out_or_cannot_be_resolved_is_one_answer(tmp_path):
+    for typed in (
+        "~loss",
+        "~data",
+        "~model",
+        "loss.temperature=${nope}",
+        "data.path=${hydra:nope}",
+        "data.columns=[${x}]",
+    ):
+        assert mistaken(typed, cwd=tmp_path).startswith("1 problem;")
+
+
 def test_json_is_answered_with_how_braces_are_written(tmp_path):
     answer = mistaken('data={"path": "my pairs.csv", \'delimiter\': ";"}', '{"seed": 3}', cwd=tmp_path)
     assert """Write 'data={path: "my pairs.csv", delimiter: ";"}'""" in answer

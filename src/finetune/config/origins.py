@@ -36,7 +36,9 @@ def _with_interpolation(problem: Problem, config: DictConfig) -> Problem:
     """The problem, with the interpolation that its value comes from: what is found is not what is written there."""
     above, _, name = problem.where.rpartition(".")
     parent = OmegaConf.select(config, above, throw_on_resolution_failure=False) if above else config
-    if not isinstance(parent, DictConfig) or not OmegaConf.is_interpolation(parent, name):
+    if not isinstance(parent, DictConfig) or name not in parent.keys():  # noqa: SIM118 - `in` denies missing values
+        return problem
+    if not OmegaConf.is_interpolation(parent, name):
         return problem
     raw = str(OmegaConf.to_container(parent, resolve=False)[name])  # type: ignore[index, call-overload]
     if raw in problem.what:

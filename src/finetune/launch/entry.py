@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+from omegaconf.errors import OmegaConfBaseException
 
 import finetune
 from finetune import interrupts, processes
@@ -189,10 +189,10 @@ def look_closer(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -> 
             continue
         try:
             found += looking()
-        except (InterpolationResolutionError, MissingMandatoryValue):
+        except OmegaConfBaseException:
             if not problems:
                 raise
-            # It reads a value that cannot be resolved, which is among the problems already.
+            # It reads a value that is missing or cannot be resolved, which is among the problems already.
     return [*problems, *found]
 
 
