@@ -122,7 +122,7 @@ class _Walk:
             return f"'{raw}' leads back to itself.", "Give a key of the circle a value of its own."
         if found := re.search(r"Environment variable '([^']*)' not found", first):
             return (
-                f"'{raw}' needs the environment variable {found[1]}, which is not set.",
+                f"'{raw}' cannot be resolved: the environment variable {found[1]} is not set.",
                 f"Set it, or write ${{oc.env:{found[1]},default}}.",
             )
         if found := re.search(r"Interpolation key '([^']*)' not found", first):
