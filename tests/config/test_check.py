@@ -277,7 +277,7 @@ FINE = [
     "hydra.run.dir='/x' | hydra.job.name=train_ddp_process_1 | hydra.output_subdir=null",
     "hydra.run.dir=outputs/default/foo | name=foo",
     "hydra.run.dir=${output_root}/foo | name=foo",
-    "hydra.sweep.dir=x | hydra.sweep.subdir=y | hydra.mode=RUN | hydra.job.chdir=false",
+    "hydra.mode=RUN | hydra.job.chdir=false",
     "hydra/job_logging=stdout | hydra/hydra_logging=default",
     "trainer.max_epochs=null | trainer.max_steps=5",
     "trainer.num_nodes=1",

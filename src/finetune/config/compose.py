@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import hydra.version
 from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
@@ -29,10 +28,11 @@ from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
-from finetune.config import shortcuts
+from finetune.config import resolvers, shortcuts
 from finetune.config.mishaps import as_problem
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
+JOB_NAME = "train"  # ${hydra:job.name}, unless hydra.job.name is set
 _STATE: tuple[Any, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)  # what Hydra keeps of one app
 
 
@@ -99,12 +99,18 @@ def own_hydra() -> Iterator[None]:
 class Composer:
     """Hydra's config loader over one search path."""
 
-    def __init__(self, loader: ConfigLoaderImpl, folders: list[Path], config_name: str | None) -> None:
-        shortcuts.merge_once(loader)
+    def __init__(self, loader: shortcuts.Loader, folders: list[Path], config_name: str | None) -> None:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
         self.overrides: list[str] = []  # of the last config that could be composed
+        self._merged: list[ResultDefault] = []
+
+    @property
+    def own_root(self) -> Path | None:
+        """The root config where it is a file of the user's; None if it is the shipped one."""
+        file = self._folders[0] / f"{self._config_name}.yaml"
+        return file if self._folders[0] != shipped_folder() and file.is_file() else None
 
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
@@ -119,7 +125,7 @@ class Composer:
             # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
             where = blame or self._config_name or "hydra"
             raise CheckFailed([as_problem(error, where, self._folders)]) from error
-        self.overrides = list(overrides)
+        self.overrides, self._merged = list(overrides), self._loader.merged
         return config
 
     def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
@@ -152,8 +158,7 @@ class Composer:
 
     def defaults(self) -> list[ResultDefault]:
         """The files that make up the last config that could be composed, in the order in which they are merged."""
-        found = self._loader.compute_defaults_list(self._config_name, self.overrides, RunMode.RUN)
-        return list(found.defaults)
+        return self._merged
 
     def is_group(self, name: str) -> bool:
         """Whether some folder on the search path holds this group."""
@@ -182,14 +187,15 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     """A composer over the user's and the shipped groups; leaves Hydra's global state as it was."""
     folders = search_path(config_dir)
     _search_shipped_groups()
-    with own_hydra(), initialize_config_dir(str(folders[0]), job_name=config_name, version_base="1.3"):
-        yield Composer(cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), folders, config_name)
+    with own_hydra(), initialize_config_dir(str(folders[0]), job_name=JOB_NAME, version_base="1.3"):
+        resolvers.register()  # after Hydra has registered its own
+        yield Composer(shortcuts.Loader(GlobalHydra.instance().config_loader().get_search_path()), folders, config_name)
 
 
 def reference() -> Composer:
     """A composer over Hydra's own and the shipped files alone, without a root config: nothing of the user's."""
     shipped = shipped_folder()
-    return Composer(ConfigLoaderImpl(create_config_search_path(str(shipped))), [shipped], None)
+    return Composer(shortcuts.Loader(create_config_search_path(str(shipped))), [shipped], None)
 
 
 class _ShippedGroups(SearchPathPlugin):

@@ -11,8 +11,11 @@ from finetune.config.callbacks import check_callbacks
 from finetune.errors import Problem
 
 
-def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Problem]:
-    """Everything wrong between keys of the resolved tree, in which the directories of `hydra` are too."""
+def check_relations(tree: dict[str, Any], *, folder_is_set: bool) -> Iterator[Problem]:
+    """Everything wrong between keys of the resolved tree, in which the directories of `hydra` are too.
+
+    `folder_is_set` says that hydra.run.dir gives the run its folder.
+    """
     trainer = tree.get("trainer")
     if isinstance(trainer, dict):
         yield from _check_trainer(trainer)
@@ -28,6 +31,9 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
             home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
             yield Problem(key, f"'{value}' would be a folder named ~: it is not your home here.", f"Write {key}={home}")
             break
+    if tree.get("output_root") in ("None", "null"):
+        what = f"'{tree['output_root']}' is a text here, and would be the name of a folder."
+        yield Problem("output_root", what, "Leave it out for the folder outputs.")
     if isinstance(tree.get("resume"), bool):
         # YAML reads on, off, yes and no in the same way.
         advice = "resume=auto goes on with an unfinished run of the same name; resume=never refuses to."
@@ -35,7 +41,8 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
     if tree.get("dry_run") is True and "launcher" not in tree["hydra"]:
         advice = "Use finetune submit, or hydra/launcher=slurm in a sweep; check=true looks for mistakes only."
         yield Problem("dry_run", "there is no script to show: this is for no cluster.", advice)
-    yield from _check_name(tree.get("name"), run_directory, overrides)
+    if folder_is_set:
+        yield from _check_name(tree.get("name"), run_directory)
 
 
 def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
@@ -92,8 +99,7 @@ def _check_scheduler(scheduler: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("scheduler.cooldown", what, f"Set scheduler.cooldown={max(0, 1 - warmup):g} or less.")
 
 
-def _check_name(name: object, run_directory: object, overrides: list[str]) -> Iterator[Problem]:
-    is_told = any(re.match(r"\+{0,2}hydra\.run\.dir=", text) for text in overrides)
-    if is_told and isinstance(name, str) and isinstance(run_directory, str) and Path(run_directory).name != name:
+def _check_name(name: object, run_directory: object) -> Iterator[Problem]:
+    if isinstance(name, str) and isinstance(run_directory, str) and Path(run_directory).name != name:
         what = f"the run's folder is named '{Path(run_directory).name}' here and '{name}' in name."
         yield Problem("hydra.run.dir", what, "Give one of the two.")

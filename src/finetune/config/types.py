@@ -43,6 +43,10 @@ class Range:
         return " and ".join(f"{words} {bound:.12g}" for words, bound in bounds.items() if bound is not None)
 
 
+# What somebody means as no name, and what is a device on Windows.
+_RESERVED = re.compile(r"None|null|((CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?)", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class FolderName:
     """A text that can be the name of one folder on every common file system."""
@@ -55,14 +59,16 @@ class FolderName:
             0 < len(value.encode("utf-8", "surrogatepass")) <= self.longest
             and value.isprintable()
             and not set(value) & set("/\\")
-            and not value.startswith(".")
+            and not value.startswith((".", "-"))
+            and not value.endswith(".")
             and value == value.strip()
+            and not _RESERVED.fullmatch(value)
         )
 
     def __str__(self) -> str:
         return (
-            "that can name a folder (no slash, no control character, no dot in front, "
-            f"no space at its ends, 1 to {self.longest} bytes)"
+            f"that can name a folder (1 to {self.longest} bytes; no slash or control character, no dot or dash in "
+            "front, no dot or space at its end; not None, null, CON or NUL)"
         )
 
 

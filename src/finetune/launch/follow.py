@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune import interrupts, processes
-from finetune.config.quoting import quoted
 from finetune.console import alert, be_quiet
 from finetune.errors import FinetuneError
 from finetune.launch.arguments import Arguments
-from finetune.launch.claim import overrides_of_run
 from finetune.launch.entry import check_all, start_hydra
 from finetune.launch.meeting import PATIENCE, meet
 from finetune.launch.others import end_with_the_first
 from finetune.launch.peers import Ending, Peers
+from finetune.launch.resume import restore_moment
 from finetune.runs.causes import Elsewhere
 from finetune.runs.directory import RunDirectory
 
@@ -29,8 +28,7 @@ def follow(arguments: Arguments) -> int:
     be_quiet()
     interrupts.listen(interrupts.STOPS, interrupts.raise_stop)
     try:
-        overrides = overrides_of_run(arguments.overrides)
-        cfg, dataset = check_all(arguments, overrides)
+        arguments, cfg, dataset = check_all(arguments)
         if cfg.check:
             return 0
         peers = meet(here)
@@ -39,8 +37,8 @@ def follow(arguments: Arguments) -> int:
         with peers.watched(_end_at_once):
             from finetune.training.fit import fit
 
-            words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
-            start_hydra(arguments, words, [], lambda cfg: fit(cfg, dataset, run))
+            restore_moment(run)
+            start_hydra(arguments.in_folder(run.path), [], lambda cfg: fit(cfg, dataset, run))
             peers.hear_the_end()
     except BaseException as error:
         _end(error, met)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from finetune import interrupts
 from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
-from finetune.launch.arguments import program
+from finetune.launch.arguments import resume_command
 from finetune.launch.peers import Ending, Peers
 from finetune.launch.slurm.job import keep_job, stop_of
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
@@ -86,7 +85,7 @@ def _locked(run: RunDirectory) -> Iterator[None]:
 
 def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> BaseException:
     """Write down what ended the run, which began at `first_step`, and return what is to be said about it."""
-    go_on = f"{program()} {shlex.quote(f'resume={run.path}')}"
+    go_on = resume_command(run.path)
     if is_stop(error) or (interrupts.asked() and not isinstance(error, FinetuneError)):
         what = error.what if isinstance(error, Interrupted) else "Stopped at once."
         stop = stop_of(has_moved=(run.read_status().get("step") or 0) > first_step)

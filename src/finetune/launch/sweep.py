@@ -14,7 +14,7 @@ from finetune import interrupts
 from finetune.config.build import build
 from finetune.console import say
 from finetune.errors import CheckFailed, Problem
-from finetune.launch.arguments import Arguments, command_again
+from finetune.launch.arguments import Arguments
 from finetune.launch.axes import read_axes
 from finetune.launch.crew import Crew, Ended
 from finetune.launch.points import Point, Result, is_finished
@@ -129,7 +129,7 @@ def sweep(arguments: Arguments) -> int:
     if isinstance(crew, ClusterCrew) and (cfg.dry_run or not crew.settings.wait):
         return _hand_over(points[:1] if axes.is_search else points, crew, only_show=cfg.dry_run)
     with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
-        return _run(plan, crew, command_again(arguments, ["-m", *arguments.overrides]))
+        return _run(plan, crew, arguments.command(arguments.overrides))
 
 
 def _crew(
