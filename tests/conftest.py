@@ -129,11 +129,16 @@ def _warm() -> Warm:
     return warm
 
 
-def run_train(*overrides: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `python train.py OVERRIDES` in `cwd`, as a person would, or with `env` in a Python of its own."""
+def run_train(
+    *overrides: str, cwd: Path, env: dict[str, str] | None = None, warm: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python train.py OVERRIDES` in `cwd`, as a person would, or with `env` in a Python of its own.
+
+    `warm` is more of an environment that nothing reads while it is imported.
+    """
     script = str(ROOT / "train.py")
     if env is None:
-        return _warm().run(script, *overrides, cwd=cwd, env=dict(os.environ), timeout=300)
+        return _warm().run(script, *overrides, cwd=cwd, env=os.environ | (warm or {}), timeout=300)
     return subprocess.run(
         [sys.executable, script, *overrides],
         cwd=cwd,

@@ -2,10 +2,15 @@
 
 from finetune import interrupts
 
+interrupts.end_at_once()  # before anything else is imported: only a program imports this module
+
 
 def main() -> None:
-    """Run the command line; Ctrl-C is answered before the libraries behind it are there."""
-    interrupts.end_at_once()
+    """Run the command line; Ctrl-C and closed streams are handled before the libraries behind it are imported."""
+    from finetune import native_libraries, streams
+
+    streams.settle()
+    native_libraries.set_defaults()
     from finetune.cli import main as cli
 
     cli()

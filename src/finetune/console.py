@@ -1,24 +1,30 @@
-"""What a person sees in the terminal: plain lines, progress, problems."""
+"""What a person sees in the terminal: plain lines, progress, problems.
+
+Whatever is printed here or elsewhere goes through the streams of `streams.py`, which never raise.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.text import Text
 
-from finetune import processes
+from finetune import streams
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
-# Only the first process of a run speaks; the others of the same run would say everything again.
-_quiet = not processes.is_first()
-console = Console(highlight=False, soft_wrap=True, quiet=_quiet)
-errors = Console(highlight=False, soft_wrap=True, stderr=True, quiet=_quiet)
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
 _log = logging.getLogger("finetune")  # nobody listens until a run has its directory
@@ -30,31 +36,47 @@ def say(text: str, style: str = "") -> None:
     log(text)
 
 
+def be_quiet() -> None:
+    """Print nothing from now on: only the first process of a run speaks, the others would say everything again."""
+    console.quiet = errors.quiet = True
+
+
+def alert(text: str) -> None:
+    """Print a line to standard error, also from a process that is quiet: something may have to be done about it."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def log(text: str) -> None:
     """Write one line into the log of the run only; nothing before it has a directory."""
-    if not _quiet:
+    if not errors.quiet:
         _log.info("%s", text)
 
 
 def end_quietly_without_a_reader() -> None:
-    """From now on `| head` ends the process as it ends any other that only prints something."""
-    with contextlib.suppress(AttributeError, ValueError):  # Windows has no such signal, other threads set none
+    """From now on `| head` ends the process, as it ends any other program that only prints something."""
+    if hasattr(signal, "SIGPIPE") and streams.is_program():
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def complain(error: FinetuneError) -> None:
-    """Print an error as text: every problem of a failed check, or one sentence and the way out."""
+    """Print an error as text, also into the log of a run: every problem of a check, or one sentence and the way out."""
+    for text in _told(error):
+        errors.print(text)
+        log(text.plain)
+
+
+def _told(error: FinetuneError) -> Iterator[Text]:
     if isinstance(error, CheckFailed):
         count = sum(not problem.part for problem in error.problems)
-        errors.print(Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red"))
-        for problem in error.problems:
-            errors.print(_block(problem))
+        yield Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red")
+        yield from map(_block, error.problems)
         return
     if error.trace:
-        errors.print(Text(error.trace))
-    errors.print(Text(error.what, style="bold red"))
+        yield Text(error.trace)
+    yield Text(error.what, style="bold red")
     if error.advice:
-        errors.print(Text(f"  {error.advice}"))
+        yield Text(f"  {error.advice}")
 
 
 def _block(problem: Problem) -> Text:
@@ -64,6 +86,22 @@ def _block(problem: Problem) -> Text:
     if problem.advice:
         text.append(f"\n    {problem.advice}", style="not bold")
     return text
+
+
+def _time_left() -> ProgressColumn:
+    from rich.progress import Task, TimeRemainingColumn
+
+    class TimeLeft(TimeRemainingColumn):
+        """The seconds that a bar was given as `left`, else Rich's own estimate."""
+
+        def render(self, task: Task) -> Text:
+            """Return the time left as Rich writes it."""
+            left = task.fields.get("left")
+            if left is None:
+                return super().render(task)
+            return Text(str(timedelta(seconds=round(left))), style="progress.remaining")
+
+    return TimeLeft()
 
 
 class Bar:
@@ -85,11 +123,11 @@ class Bar:
             progress.TextColumn(f"{unit} · {{task.fields[text]}}"),
             progress.TimeElapsedColumn(),
             progress.TextColumn("· left"),
-            progress.TimeRemainingColumn(),
+            _time_left(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(description, total=total, text="")
+        self._task = self._progress.add_task(description, total=total, text="", left=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -105,14 +143,17 @@ class Bar:
         self._first = done
         self._progress.update(self._task, completed=done)
 
-    def update(self, done: int, text: str = "") -> None:
-        """Show that `done` of `total` are done, and `text` beside it."""
-        self._progress.update(self._task, completed=done, text=text)
+    def update(self, done: int, text: str = "", left: float | None = None) -> None:
+        """Show that `done` of `total` are done, with `text` next to it.
+
+        `left` are the seconds left where more is to come than the bar counts; else they are estimated from the pace.
+        """
+        self._progress.update(self._task, completed=done, text=text, left=left)
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total:
             self._last_line = now
-            left = self.seconds_left(done)
-            tail = f" · {left:.0f} s left" if done < self.total else ""
+            seconds = self.seconds_left(done) if left is None else left
+            tail = f" · {seconds:.0f} s left" if done < self.total or seconds >= 1 else ""
             line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
             if not console.is_terminal:
                 say(line)

@@ -17,6 +17,8 @@ OF_A_RUN = (
     *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "PL_GLOBAL_SEED", STARTED_BY),
 )
 
+# Programs in which somebody types commands; with a script as an argument they are a way to start one.
+_SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "tcsh", "csh", "tmux", "screen")
 
 Starter = Literal["", "torchrun", "srun", "the first process"]
 
@@ -38,18 +40,44 @@ class Place(NamedTuple):
         """On how many machines the processes are, if on each of them as many as on this one."""
         return max(1, self.world // self.local_world)
 
+    @property
+    def if_alone(self) -> str:
+        """What to do if this process was taken for one of several, and is alone."""
+        mark = {"torchrun": "TORCHELASTIC_RUN_ID", "srun": "SLURM_STEP_NUM_TASKS"}.get(self.starter, STARTED_BY)
+        return f"If {self.starter} did not start this process as one of {self.world}, unset {mark} and start it again."
+
 
 def place() -> Place:
     """Return which process of its run this is."""
     if "TORCHELASTIC_RUN_ID" in os.environ or STARTED_BY in os.environ:
-        rank, world, local_rank, local_world = map(_number, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        rank, world, local_rank, local_world = map(number, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
         starter: Starter = "the first process" if STARTED_BY in os.environ else "torchrun"
         return Place(rank, max(1, world), local_rank, max(1, local_world), starter)
     # Of srun alone: a batch script has the other numbers too, and is one process.
-    if (world := _number("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        local_world = world // _number("SLURM_STEP_NUM_NODES", 1)
-        return Place(_number("SLURM_PROCID"), world, _number("SLURM_LOCALID"), local_world, "srun")
+    if (world := number("SLURM_STEP_NUM_TASKS", 1)) > 1 and not _is_typed_into_srun():
+        local_world = max(1, world // max(1, number("SLURM_STEP_NUM_NODES", 1)))
+        return Place(number("SLURM_PROCID"), world, number("SLURM_LOCALID"), local_world, "srun")
     return Place()
+
+
+def _is_typed_into_srun() -> bool:
+    """Return whether this is a command in an interactive shell of srun (`srun -n4 --pty bash`), and so is alone.
+
+    Such a shell has the numbers of a step of several tasks, whose others have no terminal and do not run us.
+    """
+    has_terminal = "SLURM_PTY_PORT" in os.environ
+    # salloc calls its job so too, and its srun may start us as several.
+    if not has_terminal and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return False
+    task = number("SLURM_TASK_PID")
+    from pathlib import Path
+
+    try:
+        words = Path(f"/proc/{task}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return has_terminal or not task
+    is_shell = Path(words[0]).name.lstrip("-") in _SHELLS
+    return is_shell and all(word.startswith("-") for word in words[1:])
 
 
 def how_it_ended(exit_code: int) -> str:
@@ -71,10 +99,20 @@ def settle(here: Place) -> None:
     }
 
 
+def be_alone() -> None:
+    """Remove from the environment what an outer job of several processes left there: Lightning and torch read it."""
+    for name in OF_A_RUN:
+        os.environ.pop(name, None)
+    if "SLURM_PROCID" in os.environ:
+        os.environ["RANK"] = "0"  # read first: Lightning lets no other process write
+
+
 def is_first() -> bool:
     """Return whether this process speaks and writes for its run."""
     return place().rank == 0
 
 
-def _number(name: str, otherwise: int = 0) -> int:
-    return int(os.environ.get(name) or otherwise)
+def number(name: str, otherwise: int = 0) -> int:
+    """Return a number of the environment; `otherwise` where there is none."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else otherwise

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config.check import check
-from finetune.config.compose import compose, hydra_arguments, search_path, shipped_folder
+from finetune.config.compose import compose, search_path, shipped_folder
 from finetune.errors import CheckFailed
 
 from .conftest import problems_of, write
@@ -71,17 +71,16 @@ def test_hydra_searchpath_adds_groups(elsewhere: Path) -> None:
 def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
     write(elsewhere, {"conf/debug/own.yaml": "# @package _global_\nseed: 11\n"})
     program = """
-        import sys, hydra
-        from finetune.config.compose import hydra_arguments
-        config_path, extra = hydra_arguments()
-        sys.argv += ["debug=own", "scheduler=cosine", "hydra.run.dir=.", *extra]
-        hydra.main(version_base="1.3", config_path=config_path, config_name="train")(
-            lambda cfg: print(cfg.seed, cfg.scheduler.floor))()
+        import sys
+        from hydra.core.hydra_config import HydraConfig
+        from finetune.config.compose import run_hydra
+        words = ["debug=own", "scheduler=cosine", "hydra.run.dir=."]
+        run_hydra(words, None, "train", lambda cfg: print(cfg.seed, cfg.scheduler.floor, HydraConfig.get().run.dir))
+        print(len(sys.argv), HydraConfig.initialized())
     """
     write(elsewhere, {"main.py": program})
     done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.split() == ["11", "0.0"], done.stderr
-    assert hydra_arguments()[0] == str(elsewhere / "conf")
+    assert done.stdout.split() == ["11", "0.0", ".", "1", "False"], done.stderr
 
 
 @pytest.mark.parametrize(

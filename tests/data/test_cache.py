@@ -273,6 +273,14 @@ def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path,
     assert everything_in(root) == ["tokens"]
 
 
+def test_a_cache_where_no_folder_can_be_made_is_told_with_what_moves_it(tiny_model: Path) -> None:
+    said = under_a_limit(Path("/proc/nowhere/cache"), tiny_model)
+    assert said == (
+        "going on without the cache: could not write to /proc/nowhere/cache: the system does not permit it. "
+        "Choose another place for the cache with FINETUNE_CACHE=/path/to/a/disk.\nwent on\n"
+    )
+
+
 @pytest.mark.skipif(not can_mount(), reason="no mount namespaces here")
 def test_a_full_disk_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
     root.mkdir()

@@ -129,6 +129,13 @@ def test_a_mistake_is_answered_before_anything_is_measured(tiny_model, tmp_path,
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.csv"]
 
 
+def test_with_check_nothing_is_measured_and_mistakes_are_found(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    typed = [str(tiny_model), "data.path=pairs.csv", "data.max_length=16", "check=true"]
+    assert "nothing was evaluated" in evaluate(*typed, cwd=tmp_path)
+    evaluate(*typed, "data.path=nowhere.csv", cwd=tmp_path, answer=2)
+
+
 def test_help_has_examples(tmp_path):
     assert "finetune evaluate outputs/default/my_run" in evaluate("--help", cwd=tmp_path)
 

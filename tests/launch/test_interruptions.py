@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from finetune import interrupts
 from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
 
 STEPS = 140
@@ -61,6 +62,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"resume={path.relative_to(tmp_path)}" in err
+    assert f"resume={path.relative_to(tmp_path)}" in (path / "run.log").read_text()
     assert (status(path)["state"], status(path)["cause"]) == ("interrupted", "stopped")
     assert name in status(path)["reason"]
     assert 5 <= last_step(path) < STEPS
@@ -72,6 +74,97 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     assert last_step(path) == STEPS
     losses = [row["step"] for row in map(json.loads, (path / "metrics.jsonl").open()) if "loss" in row]
     assert losses == list(range(1, STEPS + 1))
+
+
+def test_a_terminal_that_closes_is_a_signal_sent_twice_and_no_more_output(started):
+    process, path, _ = started
+    process.stdout.close()
+    process.stderr.close()
+    # The kernel sends it when the line is gone, and the shell to its jobs; the second one must not stop at once.
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    assert process.wait(timeout=60) == 130
+    found = status(path)
+    assert (found["state"], found["cause"]) == ("interrupted", "stopped")
+    assert found["reason"].startswith(f"Stopped by SIGHUP at step {found['step']} of")
+    assert last_step(path) == found["step"] >= 5
+    assert "Go on with: " in (path / "run.log").read_text()
+
+
+def test_a_reader_that_goes_is_no_reason_to_stop_and_nohup_is_deaf_to_sighup(tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    overrides = quick(tiny_model, "name=run", "evaluation=none")
+    command = ["nohup", sys.executable, str(ROOT / "train.py"), *overrides]
+    # ASCII: not even the line of the progress bar can be printed there as it is.
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        run.stdout.readline()
+        run.stdout.close()
+        path = tmp_path / "outputs" / "default" / "run"
+        while steps_of(path) < 3:
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signal.SIGHUP)
+        err = run.stderr.read()
+    assert (run.returncode, status(path)["state"]) == (0, "finished"), err
+    assert b"Traceback" not in err and b"Error" not in err
+    assert "training 21/21 steps \u00b7 loss" in (path / "run.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["validating", "evaluating"])
+def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, moment):
+    from finetune.errors import Interrupted
+    from finetune.launch.outcome import outcome
+    from finetune.runs.directory import RunDirectory
+
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    interrupts.forget()
+    with pytest.raises(Interrupted, match="resume="), outcome(run):
+        if moment != "validating":
+            run.write_status("running", step=3)
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(signal.SIGHUP)  # again, while what it interrupted is tidied up
+    assert (status(run.path)["state"], status(run.path)["cause"]) == ("interrupted", "stopped")
+    assert signal.getsignal(number) is signal.SIG_DFL
+    interrupts.forget()
+
+
+def test_what_repeats_a_signal_is_no_second_request(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("finetune.interrupts.time.monotonic", lambda: now[0])
+    interrupts.forget()
+    assert not interrupts.is_repeat(signal.SIGINT)
+    now[0] += 0.2
+    assert interrupts.is_repeat(signal.SIGINT) and interrupts.is_repeat(signal.SIGTERM)  # passed on by a wrapper
+    now[0] += 2
+    assert interrupts.is_repeat(signal.SIGHUP)
+    assert not interrupts.is_repeat(signal.SIGINT)
+    interrupts.forget()
+    assert not interrupts.asked()
+
+
+def test_an_ignored_signal_stays_ignored_and_a_thread_changes_none():
+    import threading
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.Listening(interrupts.ALL, interrupts.raise_stop):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is interrupts.raise_stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(interrupts.listen(interrupts.ALL, interrupts.raise_stop)))
+    thread.start()
+    thread.join()
+    assert found == [{}] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
@@ -349,3 +442,16 @@ def test_the_step_of_a_run_that_diverged(tiny_model, tmp_path, more):
     assert run.returncode == 1, run.stderr
     assert f"at step {status(path)['step']}." in status(path)["reason"]
     assert status(path)["cause"] == "diverged"
+
+
+@pytest.mark.parametrize("module", ["", "finetune.processes"])
+def test_ctrl_c_before_anything_is_imported(module):
+    program = f"""
+import signal, sys, types
+import finetune.__main__
+if {module!r}:
+    sys.modules[{module!r}] = types.ModuleType({module!r})  # as it is while it is imported
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Stopped by Ctrl-C.\n")

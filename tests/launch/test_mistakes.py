@@ -43,6 +43,78 @@ def test_an_unknown_flag_is_answered_with_how_overrides_are_written(tmp_path, fl
     assert "no option" in mistaken(flag, cwd=tmp_path)
 
 
+def test_words_with_dashes_are_answered_with_what_to_type(tmp_path):
+    typed = [
+        "--lr=1e-4",
+        "--data.path=my-file.csv",
+        "--name=a b",
+        "-x=1",
+        "--model",
+        "bert",
+        "--config-nam=x",
+        "--multi",
+    ]
+    answer = mistaken(*typed, cwd=tmp_path)
+    assert answer.startswith("7 problems")
+    for words in ("lr=1e-4", "data.path=my-file.csv", "'name=a b'", "x=1", "model=bert"):
+        assert f"without dashes: {words}\n" in answer
+    assert "Did you mean --config-name?" in answer and "Did you mean --multirun?" in answer
+
+
+def test_a_group_that_is_taken_out_or_cannot_be_resolved_is_one_answer(tmp_path):
+    for typed in (
+        "~loss",
+        "~data",
+        "~model",
+        "loss.temperature=${nope}",
+        "data.path=${hydra:nope}",
+        "data.columns=[${x}]",
+    ):
+        assert mistaken(typed, cwd=tmp_path).startswith("1 problem;")
+
+
+def test_json_is_answered_with_how_braces_are_written(tmp_path):
+    answer = mistaken('data={"path": "my pairs.csv", \'delimiter\': ";"}', '{"seed": 3}', cwd=tmp_path)
+    assert """Write 'data={path: "my pairs.csv", delimiter: ";"}'""" in answer
+    assert "this is JSON" in answer
+
+
+def test_names_that_mean_none_or_cannot_be_a_folder(tmp_path):
+    for name in ("None", "NULL.", "con", "x.", "-x", "", '"null"'):
+        assert "can name a folder" in mistaken(f"name={name}", "check=true", cwd=tmp_path)
+    answer = mistaken("name=None", "experiment=None", "output_root=None", cwd=tmp_path)
+    assert answer.startswith("3 problems") and "write name=null" in answer
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "words"),
+    [
+        ("outputs", "nowhere", "outputs is a link to nowhere"),
+        ("outputs", "file", "outputs is a link to a file"),
+        ("outputs", "outputs", "outputs is a link to outputs"),
+        ("elsewhere", "nowhere", "elsewhere is a link to nowhere"),
+    ],
+)
+def test_outputs_that_are_a_link_to_no_folder(tmp_path, link, to, words):
+    (tmp_path / "file").touch()
+    (tmp_path / link).symlink_to(to)
+    where = [] if link == "outputs" else [f"hydra.run.dir={link}"]
+    answer = run_train("check=true", *where, cwd=tmp_path)
+    assert answer.returncode == 2 and words in answer.stderr
+
+
+def test_what_a_file_asks_of_a_cluster_is_none_of_a_run_here(tmp_path):
+    recipe = tmp_path / "conf/recipe/jobs.yaml"
+    recipe.parent.mkdir(parents=True)
+    chosen = "defaults: [override /hydra/launcher: slurm, override /hydra/sweeper: optuna]\n"
+    recipe.write_text(f"# @package _global_\n{chosen}")
+    answer = run_train("check=true", "recipe=jobs", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "use finetune submit" in answer.stdout and "add -m" in answer.stdout
+    recipe.write_text(f"# @package _global_\n{chosen}dry_run: true\n")
+    assert "there is no job's script to show" in mistaken("recipe=jobs", cwd=tmp_path)
+
+
 def test_a_missing_model_folder_is_found_before_a_run_directory_is_made(tmp_path):
     assert "does not exist" in mistaken("model.name=./no-such-model", cwd=tmp_path)
 

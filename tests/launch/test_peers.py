@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from finetune.errors import FinetuneError, Interrupted
-from finetune.launch.peers import Ending, Peers, _store
+from finetune.launch import meeting
+from finetune.launch.peers import Ending, Peers
 from finetune.processes import Place
 from finetune.runs.causes import Elsewhere, cause_of
 
@@ -18,8 +19,9 @@ STOP = Interrupted("Stopped by Ctrl-C at step 3 of 9.")
 
 @pytest.fixture
 def peers():
-    first = _store("127.0.0.1", 0, True, timedelta(seconds=60))
-    second = _store("127.0.0.1", first.port, False, timedelta(seconds=60))
+    quiet, patience = meeting._Notice(str), timedelta(seconds=60)
+    first = meeting.store_at("127.0.0.1", 0, True, patience, quiet)
+    second = meeting.store_at("127.0.0.1", first.port, False, patience, quiet)
     return Peers(first, Place(0, 2, 0, 2, "torchrun")), Peers(second, Place(1, 2, 1, 2, "torchrun"))
 
 

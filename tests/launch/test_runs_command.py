@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from finetune.launch import runs_curve
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS
 from tests.conftest import ROOT
@@ -127,6 +129,18 @@ def test_runs_side_by_side(here: Path) -> None:
     assert ["data:", "no", "difference"] in rows
     (here / "sweep.json").touch()  # as a pattern of the shell names it
     assert "Give two or more" in finetune(here, "runs", "compare", "good", "sweep.json", code=2)
+
+
+@pytest.mark.parametrize("columns", [1, 24, 39, 40])
+def test_a_curve_fits_into_any_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setattr(runs_curve, "console", Console(width=columns))
+    runs_curve.draw({"e/a": [(1, 0.5), (2, 0.25)]}, "loss")
+    picture, _, last = capsys.readouterr().out.rstrip().rpartition("e/a")
+    assert last.startswith("  loss 0.5 at step 1")
+    assert bool(picture) == (columns >= 40)
+    assert all(len(line) <= columns for line in picture.splitlines())
 
 
 def test_a_curve_is_a_picture(here: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_script_starts_its_run_whatever_its_name_and_tells_how_it_ended(tmp_pa
     assert done.returncode == 3
     arguments = (run / "arguments").read_text().splitlines()
     assert f"--output={str(run).replace('%', '%%')}/ranks/%t.log" in arguments
-    assert arguments[-2] == "name='it''s; rm -rf x'"
+    assert arguments[-3:-1] == ["name='it''s; rm -rf x'", "resume=auto"]
     assert arguments[-1].startswith("hydra.run.dir=") and "resume=never" not in arguments
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["cause"]) == ("failed", "killed")

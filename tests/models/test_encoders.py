@@ -104,14 +104,14 @@ def test_modules_and_prompts_of_a_sentence_transformers_folder_are_kept(folders,
         models.Dense(20, 12, bias=False, activation_function=torch.nn.GELU()),
         models.Normalize(),
     ]
-    theirs = SentenceTransformer(modules=modules, device="cpu", prompts={"query": "red "})
+    theirs = SentenceTransformer(modules=modules, device="cpu", prompts={"red": "red ", "query": "blue "})
     theirs.save(str(tmp_path / "theirs"))
     ours = TextEncoder(str(tmp_path / "theirs"))
     assert (ours.width, ours.pooling.mode, ours.normalize) == (12, "max", True)
     np.testing.assert_allclose(embed_texts(ours), theirs.encode(TEXTS), atol=1e-5)
     again = SentenceTransformer(save(ours, tmp_path / "ours"), device="cpu")
     np.testing.assert_allclose(again.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5)
-    assert again.prompts["query"] == "red "
+    assert again.prompts == {"red": "red ", "query": "", "document": ""}  # trained with none
     # Its own head, and a further one behind it.
     assert TextEncoder(str(tmp_path / "theirs"), output_width=4).width == 4
 

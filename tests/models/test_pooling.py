@@ -17,6 +17,7 @@ PACKING = Packing(np.array([2, 3]), torch.device("cpu"))
     ("mode", "expected"),
     [
         ("mean", [[2.0, -3.0], [3.0, 2.0]]),
+        ("mean_sqrt_len", [[4 / 2**0.5, -6 / 2**0.5], [9 / 3**0.5, 6 / 3**0.5]]),
         ("cls", [[1.0, -2.0], [1.0, 1.0]]),
         ("max", [[3.0, -2.0], [6.0, 5.0]]),
         ("last", [[3.0, -4.0], [6.0, 0.0]]),
@@ -68,9 +69,14 @@ def test_a_module_that_would_be_lost_is_refused(tmp_path):
 
 
 def test_an_unknown_pooling_is_refused(tmp_path):
-    write(tmp_path, ["Transformer", "Pooling"], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True})
-    with pytest.raises(ModelError, match="cls"):
+    write(tmp_path, ["Transformer", "Pooling"], {"pooling_mode": "median"})
+    with pytest.raises(ModelError, match="median"):
         declared(tmp_path)
+
+
+def test_several_poolings_are_one_after_the_other():
+    single = [Pooling(mode, 2)(TOKENS, PACKING) for mode in ("max", "weighted_mean", "cls")]
+    torch.testing.assert_close(Pooling("max+weighted_mean+cls", 2)(TOKENS, PACKING), torch.cat(single, 1))
 
 
 def write(folder, kinds, pooling):

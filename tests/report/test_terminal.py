@@ -6,8 +6,10 @@ from io import StringIO
 
 from rich.console import Console
 
-from finetune.report import terminal
-from tests.report.made import BARE, HOSTILE, make_report
+from finetune.report import content, terminal
+from finetune.report.markdown import report_markdown
+from finetune.report.page import report_page
+from tests.report.made import BARE, HOSTILE, make_report, row
 
 
 def shown(*things: object) -> str:
@@ -47,3 +49,31 @@ def test_markup_in_a_name_is_text() -> None:
     text = shown(terminal.metrics_table("[red]" + HOSTILE[8], part), *terminal.headlines(make_report(hostile=True))[:1])
     assert "[red]line break tab" in " ".join(text.split())
     assert "\x1b" not in text
+
+
+def test_a_training_that_made_it_worse_says_so_first() -> None:
+    report = make_report()
+    part = report["evaluations"]["retrieval"]
+    worse = [row("nDCG@10", 0.6, 0.5)]
+    one = {"retrieval": part | {"metrics": worse, "metric": "nDCG@10", "headline": "worse: -0.100 nDCG@10, certain"}}
+    bad = report | {"evaluations": one}
+    first, second, *_ = terminal.headlines(bad)
+    assert first.startswith(
+        "Training made the model worse: retrieval, nDCG@10 0.600 before, 0.500 after. Use the untouched"
+    )
+    assert "callbacks=[default,evaluate,best]" in first
+    assert second.startswith("retrieval: worse")
+    assert report_markdown(bad).split("\n\n")[1].startswith("**Training made the model worse")
+    # What is better in another way, or not certain, is no such news.
+    better = part | {"metrics": [row("nDCG@10", 0.5, 0.6)], "metric": "nDCG@10"}
+    assert not content.outcome(report | {"evaluations": one | {"other": better}})
+    assert not content.outcome(report | {"evaluations": {"retrieval": part | {"metrics": [row("a", 0.6, 0.5, False)]}}})
+
+
+def test_how_a_training_ended_is_said_before_what_was_found() -> None:
+    ended, kept = "Training ended at step 7 of 520 because of <b>.", "No step was better than the untouched model."
+    report = make_report() | {"training": {"ended_early": ended, "kept_untouched": kept}}
+    assert terminal.headlines(report)[:2] == [kept, ended]
+    assert terminal.headlines(BARE | {"training": {"ended_early": ended}}) == [ended, "not evaluated (evaluation=none)"]
+    page = report_page(report, [])
+    assert page.index(kept) < page.index("because of &lt;b&gt;") < page.index("retrieval")

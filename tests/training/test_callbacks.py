@@ -111,25 +111,57 @@ def test_a_short_run_is_averaged_over_its_later_steps(start):
 HARD = ["data.validation_fraction=0.3", "evaluation.retrieval.metrics=[nDCG@1]"]
 
 
-def test_the_best_is_kept_and_restored_and_a_lost_patience_ends_it(start):
-    # Its own weights shrink to nothing: the evaluation can only get worse.
-    some = "evaluate.every_n_steps=1 early_stopping.patience=2 checkpoint.keep_last=1"
-    more = ["callbacks=[default,evaluate,best,early_stopping]", "optimizer.lr=1", "scheduler.warmup=0"]
+WORSE = ["optimizer.lr=1", "scheduler.warmup=0"]  # its own weights shrink to nothing: the evaluation can only get worse
+
+
+def test_the_best_is_kept_and_restored_and_a_lost_patience_ends_it(start, capsys):
+    some = "evaluate.every_n_steps=1 early_stopping.patience=2 checkpoint.keep_last=1 checkpoint.mode=min"
+    more = ["callbacks=[default,evaluate,best,early_stopping]", *WORSE]
     more += [f"callbacks.{word}" for word in some.split()]
     cfg, dataset, run = start("best", *HARD, *more)
     fit(cfg, dataset, run)
     scores = {row["step"]: row["retrieval/nDCG@1"] for row in rows(run) if "retrieval/nDCG@1" in row}
-    best = max(scores, key=lambda step: (scores[step], -step))
-    assert len(scores) == best + 2 < 21
+    best = min(scores, key=lambda step: (scores[step], step))
+    assert len(scores) < 21
     assert run.saved.steps() == sorted({best, len(scores)})
     state = torch.load(run.checkpoints / "best.ckpt", weights_only=True)["state_dict"]
     name = "encoder.layer.1.output.dense.weight"
     assert torch.equal(model(run)[name], state[f"encoder.backbone.{name}"])
-    after = json.loads(run.report_data_path.read_text())["evaluations"]["retrieval"]["metrics"][0]["after"]
-    assert after == pytest.approx(scores[best])
+    report = json.loads(run.report_data_path.read_text())
+    assert report["evaluations"]["retrieval"]["metrics"][0]["after"] == pytest.approx(scores[best])
+    why = (
+        f"Training ended at step {len(scores)} of 18 because of callbacks.early_stopping: no better for 2 evaluations."
+    )
+    assert report["training"] == {
+        "step": len(scores), "steps": 18, "ended_early": why, "kept_untouched": None,
+    }  # fmt: skip
+    assert run.read_status()["reason"] == why
+    said = capsys.readouterr().out
+    assert said.count(why) == 1
+    assert "Training made the model worse: retrieval, nDCG@1 1.000 before" in said
     # Killed after its last save, it does not train on.
     fit(cfg, dataset, run, checkpoint=run.last_checkpoint)
     assert run.saved.steps() == sorted({best, len(scores)})
+
+
+@pytest.mark.parametrize("more", [[], ["tuning=lora"], ["callbacks=[default,evaluate,best,average]"]], ids=str)
+def test_the_untouched_model_is_saved_if_no_step_is_better(start, capsys, more):
+    words = ["callbacks=[default,evaluate,best]", "callbacks.evaluate.every_n_steps=2", "trainer.max_steps=4"]
+    cfg, dataset, run = start("worse", *HARD, *WORSE, *words, *more)
+    before = {name: weight.clone() for name, weight in assemble(cfg, dataset, run).encoder.named_parameters()}
+    fit(cfg, dataset, run)
+    saved, name = model(run), "encoder.layer.1.output.dense.weight"
+    pretrained = [weight for key, weight in before.items() if key.endswith(name.replace("dense", "dense.base_layer"))]
+    torch.testing.assert_close(saved[name], (pretrained or [before[f"backbone.{name}"]])[0], rtol=0, atol=1e-7)
+    report = json.loads(run.report_data_path.read_text())
+    kept = report["training"]["kept_untouched"]
+    assert kept.startswith(
+        "No step of the training was better than the untouched model: retrieval/nDCG@1 1.0000, and 0."
+    )
+    assert kept in capsys.readouterr().out
+    assert f"**{kept[:60]}" in run.report_path.read_text().split("\n\n")[1]
+    assert report["evaluations"]["retrieval"]["metrics"][0]["change"] == 0
+    assert (run.checkpoints / "best.ckpt").is_file()
 
 
 def test_wise_ft_goes_from_the_pretrained_to_the_tuned_model(start, tmp_path):

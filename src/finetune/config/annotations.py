@@ -80,6 +80,8 @@ def hint(value: object, annotation: Any, key: str) -> str:
     if not isinstance(value, str):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return f"As a text: '{key}=\"{value}\"' (both quotes)." if is_number and fits(str(value), annotation) else ""
+    if value == "None" and fits(None, annotation):
+        return f"None is a text here; write {key}=null."
     words = [str(word) for word in _literals(annotation)]
     number = _number(value)
     if number is not None and fits(number, annotation):

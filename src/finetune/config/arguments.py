@@ -40,7 +40,14 @@ def parameter_names(target: object, group: str) -> list[str]:
     """The parameters that a config can set on a target; none when the source does not tell."""
     definition, _ = resolve(target, group, "")
     known = _signature(definition) if definition else None
-    return [name for name in known.parameters if name not in GROUPS[group].given] if known else []
+    return [name for name in known.parameters if not GROUPS[group].refusal(name)] if known else []
+
+
+def refusal_of(name: str, target: object, group: str) -> tuple[str, str] | None:
+    """Why a parameter of a target cannot be set, and what to use instead; `None` if it can be, or does not exist."""
+    definition, _ = resolve(target, group, "")
+    known = _signature(definition) if definition else None
+    return GROUPS[group].refusal(name) if known and name in known.parameters else None
 
 
 def filled_by_run(definition: Definition) -> dict[str, str]:
@@ -69,12 +76,13 @@ def _check_arguments(node: dict[str, Any], key: str, group: Group, definition: D
     for name, value in node.items():
         if is_special(name):
             continue
-        if name in group.given:
-            yield Problem(f"{key}.{name}", "this is set by the run itself.", "Leave it out.")
+        exists = name in known.parameters or name in group.given
+        if exists and (refusal := group.refusal(name)):
+            yield Problem(f"{key}.{name}", *refusal)
         elif name in known.parameters:
             yield from _check_value(value, f"{key}.{name}", name, known, definition)
         elif not known.is_open:
-            yield _unknown(name, key, [word for word in known.parameters if word not in group.given], definition)
+            yield _unknown(name, key, [word for word in known.parameters if not group.refusal(word)], definition)
     from_run = group.given | group.offered | filled_by_run(definition).keys()
     for name, parameter in known.parameters.items():
         if parameter.required and name not in node and name not in from_run:

@@ -5,7 +5,7 @@ Nothing here imports what the config builds: a wrong word is answered before the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.compose import Composer, composer
-from finetune.config.hydra_node import check_hydra, is_whole
+from finetune.config.files import check_files, unfit_root
+from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, with_places
 from finetune.config.overrides import apply, choice_problem, chooses, how_to_empty, key_problem, parse
@@ -26,18 +27,23 @@ from finetune.config.values import UNKNOWN, own_parts, resolve
 from finetune.errors import CheckFailed, Problem
 
 
-def check(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
+def check(
+    overrides: list[str], config_dir: Path | None = None, config_name: str = "train", *, multirun: bool = False
+) -> DictConfig:
     """Compose the config, with its `hydra` node, and check all of it; raises CheckFailed with every problem found."""
-    config, problems = look(overrides, config_dir, config_name)
+    config, problems = look(overrides, config_dir, config_name, multirun=multirun)
     if problems or config is None:
         raise CheckFailed(problems)
     return config
 
 
 def look(
-    overrides: list[str], config_dir: Path | None = None, config_name: str = "train"
+    overrides: list[str], config_dir: Path | None = None, config_name: str = "train", *, multirun: bool = False
 ) -> tuple[DictConfig | None, list[Problem]]:
-    """Every problem, and the config as far as it can be composed: wrong overrides are left out to see behind them."""
+    """Every problem, and the config as far as it can be composed: wrong overrides are left out to see behind them.
+
+    `multirun` says that this is one of the runs of a sweep.
+    """
     parsed, problems = parse(overrides)
     with composer(config_dir, config_name) as compositor:
         try:
@@ -45,9 +51,20 @@ def look(
         except CheckFailed:
             config, found = diagnose(parsed, compositor)
             problems += found
+        if (unfit := unfit_root(config, compositor)) is not None:
+            return None, [unfit, *(problems if config is None else [])]
         if config is not None:
-            problems += check_config(config, compositor)
+            problems += check_config(config, compositor, multirun=multirun)
     return config, list(dict.fromkeys(problems))
+
+
+def placed(
+    problems: Iterable[Problem], overrides: list[str], config_dir: Path | None = None, config_name: str = "train"
+) -> list[Problem]:
+    """The problems, with file and line where a key comes from a file."""
+    with composer(config_dir, config_name) as compositor:
+        config, _, _ = compositor.compose_what_can_be(overrides)
+        return list(problems) if config is None else with_places(problems, config, compositor)
 
 
 def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfig | None, list[Problem]]:
@@ -78,19 +95,21 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
     return config, problems
 
 
-def check_config(config: DictConfig, compositor: Composer) -> list[Problem]:
+def check_config(config: DictConfig, compositor: Composer, *, multirun: bool = False) -> list[Problem]:
     """Everything wrong with a composed config: values, keys, what its groups would build and with which arguments."""
     if not is_whole(config):
         return [Problem("hydra", "a part of Hydra's own settings is gone.", "Leave out what changes hydra.")]
     tree, problems = resolve(config)
-    problems += check_hydra(config, compositor.overrides)
+    problems += check_hydra(config, compositor.overrides, multirun=multirun)
     problems += _check_keys(tree, config)
     for group in GROUPS:
         problems += _check_group(group, tree, compositor)
     for part in own_parts(config):
         problems += _check_one(tree["hydra"][part], f"hydra.{part}", "sweep", [])
-    problems += check_relations(tree, compositor.overrides)
-    return with_places(problems, config, compositor)
+    problems += check_relations(tree, folder_is_set=folder_is_set(config))
+    in_files, explained = check_files(config, compositor)
+    problems = [problem for problem in problems if problem.where not in explained]
+    return [*in_files, *with_places(problems, config, compositor)]
 
 
 def _check_keys(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:

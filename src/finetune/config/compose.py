@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar
 
+import hydra.version
 from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig
 
-from finetune.config import shortcuts
+from finetune.config import resolvers, shortcuts
 from finetune.config.mishaps import as_problem
 from finetune.errors import CheckFailed, FinetuneError, Problem
+
+JOB_NAME = "train"  # ${hydra:job.name}, unless hydra.job.name is set
+_STATE: tuple[Any, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)  # what Hydra keeps of one app
 
 
 def compose(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
@@ -62,21 +69,48 @@ def shipped_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def hydra_arguments(config_dir: Path | None = None) -> tuple[str, list[str]]:
-    """What `hydra.main` needs to search the same folders: its `config_path`, and overrides to put before the user's."""
-    _search_shipped_groups()
-    return str(search_path(config_dir)[0]), []
+def run_hydra(words: list[str], config_dir: Path | None, config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Do what `hydra.main` does with a command line of these words (flags and overrides), on the same search path.
+
+    Not `hydra.main` itself: it reads `sys.argv`, which belongs to the program that calls us.
+    """
+    with own_hydra():
+        _search_shipped_groups()
+        hydra.version.setbase("1.3")
+        parser = get_args_parser()
+        _run_hydra(parser.parse_args(words), parser, task, str(search_path(config_dir)[0]), config_name)
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Give Hydra a global state of our own inside the `with`: another Hydra app in this process keeps its own."""
+    before = Singleton._instances
+    Singleton._instances = {kind: one for kind, one in before.items() if kind not in _STATE}
+    _ShippedGroups.levels += 1
+    try:
+        yield
+    finally:
+        _ShippedGroups.levels -= 1
+        # What is found once for all (plugins, schemas) is kept.
+        before.update({kind: one for kind, one in Singleton._instances.items() if kind not in _STATE})
+        Singleton._instances = before
 
 
 class Composer:
     """Hydra's config loader over one search path."""
 
-    def __init__(self, loader: ConfigLoaderImpl, folders: list[Path], config_name: str | None) -> None:
-        shortcuts.merge_once(loader)
+    def __init__(self, loader: shortcuts.Loader, folders: list[Path], config_name: str | None) -> None:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
         self.overrides: list[str] = []  # of the last config that could be composed
+        self._merged: list[ResultDefault] = []
+
+    @property
+    def own_root(self) -> Path | None:
+        """The root config where it is a file of the user's; None if it is the shipped one."""
+        file = self._folders[0] / f"{self._config_name}.yaml"
+        return file if self._folders[0] != shipped_folder() and file.is_file() else None
 
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
@@ -91,7 +125,7 @@ class Composer:
             # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
             where = blame or self._config_name or "hydra"
             raise CheckFailed([as_problem(error, where, self._folders)]) from error
-        self.overrides = list(overrides)
+        self.overrides, self._merged = list(overrides), self._loader.merged
         return config
 
     def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
@@ -124,8 +158,7 @@ class Composer:
 
     def defaults(self) -> list[ResultDefault]:
         """The files that make up the last config that could be composed, in the order in which they are merged."""
-        found = self._loader.compute_defaults_list(self._config_name, self.overrides, RunMode.RUN)
-        return list(found.defaults)
+        return self._merged
 
     def is_group(self, name: str) -> bool:
         """Whether some folder on the search path holds this group."""
@@ -154,14 +187,15 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     """A composer over the user's and the shipped groups; leaves Hydra's global state as it was."""
     folders = search_path(config_dir)
     _search_shipped_groups()
-    with initialize_config_dir(str(folders[0]), job_name=config_name, version_base="1.3"):
-        yield Composer(cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()), folders, config_name)
+    with own_hydra(), initialize_config_dir(str(folders[0]), job_name=JOB_NAME, version_base="1.3"):
+        resolvers.register()  # after Hydra has registered its own
+        yield Composer(shortcuts.Loader(GlobalHydra.instance().config_loader().get_search_path()), folders, config_name)
 
 
 def reference() -> Composer:
     """A composer over Hydra's own and the shipped files alone, without a root config: nothing of the user's."""
     shipped = shipped_folder()
-    return Composer(ConfigLoaderImpl(create_config_search_path(str(shipped))), [shipped], None)
+    return Composer(shortcuts.Loader(create_config_search_path(str(shipped))), [shipped], None)
 
 
 class _ShippedGroups(SearchPathPlugin):
@@ -171,7 +205,11 @@ class _ShippedGroups(SearchPathPlugin):
     that, and so a user's folder without a train.yaml of its own would not do.
     """
 
+    levels: ClassVar[int] = 0  # of `own_hydra`: the search path of another Hydra app is left alone
+
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if not self.levels:
+            return
         shipped = str(shipped_folder())
         if all(element.path != shipped for element in search_path.get_path()):
             search_path.append(provider="finetune", path=shipped)

@@ -8,8 +8,14 @@ from typing import Any
 
 # Keys that say where and how a run is started, not what it computes.
 NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "dry_run", "sweep")
-# Keys that say on what a run computes: it may go on elsewhere.
-_WHERE = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
+# Keys that may change when a run resumes: where it computes, for how long, and when it saves, not what it computes.
+_MAY_CHANGE = (
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.max_time",
+    "callbacks.checkpoint.every_n_minutes",
+)
 _MOST_TOLD = 10  # of another config; more would scroll what matters out of sight
 ABSENT = object()  # the value of a key that is not there
 
@@ -55,8 +61,11 @@ def shown(value: Any) -> str:
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs of what is computed, at most ten lines and one that counts the rest; empty if nothing."""
-    found = [
-        f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in differences([then, now]) if key not in _WHERE
-    ]
+    pairs = differences([then, now])
+    found = [f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in pairs if not _may_change(key)]
     rest = len(found) - _MOST_TOLD
     return found if rest <= 0 else [*found[:_MOST_TOLD], f"and {rest} more"]
+
+
+def _may_change(key: str) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in _MAY_CHANGE)

@@ -15,7 +15,9 @@ from finetune.config.spelling import did_you_mean
 from finetune.config.values import own_parts
 from finetune.errors import Problem
 
-SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "job.name", "output_subdir", "verbose", "searchpath", "mode")
+SETTABLE = ("run.dir", "job.name", "output_subdir", "verbose", "searchpath", "mode")
+DEFAULT_FOLDER = "${output_root}/${experiment}/${name}"
+"""What hydra.run.dir is in the shipped train.yaml: the run is where these three keys say."""
 GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 # What Hydra writes while it composes: what was typed, chosen and found where.
 _RECORDED = (
@@ -26,6 +28,8 @@ _RECORDED = (
     "job.override_dirname",
     "job.config_name",
 )
+# What the shipped train.yaml says of these, which have no effect.
+_SHIPPED_SWEEP = {"sweep.dir": "${output_root}/${experiment}", "sweep.subdir": "."}
 
 
 def is_whole(config: DictConfig) -> bool:
@@ -37,19 +41,26 @@ def is_whole(config: DictConfig) -> bool:
     )
 
 
-def check_hydra(config: DictConfig, overrides: list[str]) -> Iterator[Problem]:
+def folder_is_set(config: DictConfig) -> bool:
+    """Whether hydra.run.dir gives the run a folder: it is neither as shipped, nor as in Hydra without our root."""
+    folder = OmegaConf.to_container(config.hydra.run, resolve=False)["dir"]  # type: ignore[index, call-overload]
+    return folder not in (DEFAULT_FOLDER, _expected(_trusted_choices(config))["run"]["dir"])
+
+
+def check_hydra(config: DictConfig, overrides: list[str], *, multirun: bool) -> Iterator[Problem]:
     """Everything in the `hydra` node that is neither settable nor as Hydra's and the shipped files alone make it.
 
     Held against a node composed from these files, not against a list of what is dangerous: logging, launchers,
     sweepers and callbacks are all built from names in it, and another version may build more.
     """
-    choices = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
-    strangers = [group for group, option in choices.items() if not _is_trusted(group, option)]
+    choices = config.hydra.runtime.choices
+    strangers = [group for group in GROUPS if not _is_trusted(group, choices.get(group))]
     for group in strangers:
         options = _trusted_options(group)
-        advice = f"{did_you_mean(str(choices[group]), options)} {listing(options)}".strip()
-        yield Problem(group, f"'{choices[group]}' comes neither with Hydra, nor with a plugin, nor with us.", advice)
-    expected = _expected(tuple(f"{group}={option}" for group, option in choices.items() if group not in strangers))
+        advice = f"{did_you_mean(str(choices.get(group)), options)} {listing(options)}".strip()
+        what = f"'{choices.get(group)}' comes neither with Hydra, nor with a plugin, nor with us."
+        yield Problem(group, what, advice)
+    expected = _expected(_trusted_choices(config))
     hidden = tuple(group.replace("hydra/", "") for group in strangers)
     hidden = (*hidden, *own_parts(config))  # which are held against the classes that they name
     for key in _differences(OmegaConf.to_container(config.hydra, resolve=False), expected):
@@ -58,7 +69,13 @@ def check_hydra(config: DictConfig, overrides: list[str]) -> Iterator[Problem]:
     recorded: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
     if sorted([*recorded["hydra"], *recorded["task"]]) != sorted(overrides):
         yield Problem("hydra.overrides", "this is Hydra's record of what was typed.", "Leave it out.")
-    if config.hydra.mode == RunMode.MULTIRUN:
+    if multirun and folder_is_set(config):
+        what = "each run of a sweep has a folder of its own."
+        yield Problem("hydra.run.dir", what, "Leave it out; output_root=... and experiment=... say where they are.")
+    if not _can_be_subfolder(_value(config, "output_subdir")):
+        what = "this is the name of a folder inside the run's folder, for Hydra's own record."
+        yield Problem("hydra.output_subdir", what, "Write a name without slashes, as in hydra.output_subdir=.hydra")
+    if _value(config, "mode") == RunMode.MULTIRUN and not multirun:
         yield Problem("hydra.mode", "this asks for several runs.", "Leave it out and add -m.")
 
 
@@ -73,6 +90,12 @@ def _expected(choices: tuple[str, ...]) -> Any:
     return OmegaConf.to_container(_trusted().compose(list(choices)).hydra, resolve=False)
 
 
+def _trusted_choices(config: DictConfig) -> tuple[str, ...]:
+    """The choices of Hydra's groups that come with Hydra, with a plugin or with us, as overrides."""
+    choices = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
+    return tuple(f"{group}={option}" for group, option in choices.items() if _is_trusted(group, option))
+
+
 def _is_trusted(group: str, option: Any) -> bool:
     folder, _, name = f"{group}/{option}".rpartition("/")
     return isinstance(option, str) and name.removesuffix(".yaml") in _trusted_options(folder)
@@ -84,12 +107,30 @@ def _trusted_options(group: str) -> list[str]:
 
 
 def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:
-    if key != "job.chdir":
+    where = f"hydra.{key}"
+    if key == "job.chdir":
+        if _value(config, key):
+            what = "paths are relative to the folder the command was typed in, so a run stays there."
+            yield Problem(where, what, "Leave it out.")
+    elif key in ("sweep.dir", "sweep.subdir"):
+        if OmegaConf.to_container(config.hydra.sweep, resolve=False)[key[6:]] != _SHIPPED_SWEEP[key]:  # type: ignore
+            what = "this has no effect: the runs of a sweep are in <output_root>/<experiment>, as all runs are."
+            yield Problem(where, what, "Set output_root=... or experiment=...")
+    elif key == "sweeper.params":
+        advice = "Type them behind -m, as in -m seed=1,2,3; files can name them with hydra/sweeper=optuna only."
+        yield Problem(where, "this has no effect: a grid is of the values that are typed.", advice)
+    else:
         what = "this part of Hydra's own settings cannot be changed: code could be started through it."
-        yield Problem(f"hydra.{key}", what, f"Of hydra.* there may be set: {', '.join(SETTABLE)}.")
-    elif config.hydra.job.chdir:
-        what = "paths are relative to the folder the command was typed in, so a run stays there."
-        yield Problem("hydra.job.chdir", what, "Leave it out.")
+        yield Problem(where, what, f"Of hydra.* there may be set: {', '.join(SETTABLE)}.")
+
+
+def _value(config: DictConfig, key: str) -> object:
+    """The value of a key of the node; None if it cannot be resolved, which is told where all values are."""
+    return OmegaConf.select(config.hydra, key, throw_on_resolution_failure=False)
+
+
+def _can_be_subfolder(value: object) -> bool:
+    return value is None or (isinstance(value, str) and bool(value.strip(". ")) and not set(value) & set("/\\\0"))
 
 
 def _differences(found: Any, expected: Any, at: str = "") -> Iterator[str]:

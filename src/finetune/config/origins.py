@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.compose import Composer
+from finetune.config.compose import Composer, shipped_folder
 from finetune.config.mishaps import short
 from finetune.config.overrides import chooses
 from finetune.config.values import keys_of
@@ -22,13 +22,31 @@ from finetune.errors import Problem
 def with_places(problems: Iterable[Problem], config: DictConfig, composer: Composer) -> list[Problem]:
     """The problems, with file and line where a key comes from a file and not from the command line."""
     problems = list(problems)
-    typed = list(_keys_typed(composer)) if problems else []
-    files = composer.defaults() if any(not _is_among(problem.where, typed) for problem in problems) else []
+    typed = list(keys_typed(composer)) if problems else []
+    files = composer.defaults() if any(not is_among(problem.where, typed) for problem in problems) else []
     told = []
     for problem in problems:
-        place = None if _is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
-        told.append(replace(problem, what=f"{problem.what.removesuffix('.')} ({place}).") if place else problem)
+        place = None if is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
+        explained = _with_interpolation(problem, config)
+        told.append(replace(explained, what=f"{explained.what.removesuffix('.')} ({place}).") if place else explained)
     return told
+
+
+def _with_interpolation(problem: Problem, config: DictConfig) -> Problem:
+    """The problem, with the interpolation that its value comes from: what is found is not what is written there."""
+    above, _, name = problem.where.rpartition(".")
+    parent = OmegaConf.select(config, above, throw_on_resolution_failure=False) if above else config
+    if not isinstance(parent, DictConfig) or name not in parent.keys():  # noqa: SIM118 - `in` denies missing values
+        return problem
+    if not OmegaConf.is_interpolation(parent, name):
+        return problem
+    raw = str(OmegaConf.to_container(parent, resolve=False)[name])  # type: ignore[index, call-overload]
+    if raw in problem.what:
+        return problem
+    is_text = raw.startswith("${oc.env:") and problem.advice.startswith("Write the number")
+    number = f'An environment variable is a text; as a number write "${{oc.decode:{raw}}}", with these quotes.'
+    advice = number if is_text else problem.advice
+    return replace(problem, what=f"{problem.what.removesuffix('.')} (from '{raw}').", advice=advice)
 
 
 def folders_of(config: DictConfig) -> list[Path]:
@@ -42,15 +60,18 @@ def find(config_path: str, folders: Iterable[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _keys_typed(composer: Composer) -> Iterator[str]:
+def keys_typed(composer: Composer, *, deleted: bool = False) -> Iterator[str]:
+    """The keys that overrides set, and those that they delete if these are wanted too."""
     for override in OverridesParser.create().parse_overrides(composer.overrides):
-        if not (override.is_delete() or chooses(override, composer)):
+        if override.is_delete():
+            yield from [override.key_or_group] if deleted else []
+        elif not chooses(override, composer):
             # optimizer={lr: 1} sets optimizer.lr and leaves its siblings to the file.
             inner = [f"{override.key_or_group}.{key}" for key in keys_of(override.value())]
             yield from inner or [override.key_or_group]
 
 
-def _is_among(key: str, typed: Iterable[str]) -> bool:
+def is_among(key: str, typed: Iterable[str]) -> bool:
     """Whether a key, one inside it, or one that it is inside was typed."""
     return any(key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.") for other in typed)
 
@@ -61,14 +82,17 @@ def _place(key: str, defaults: Iterable[ResultDefault], folders: list[Path]) -> 
         package = default.package.split(".") if default.package else []
         path = key.split(".")
         file = find(default.config_path or "", folders) if path[: len(package)] == package else None
-        line = _line(_parsed(file), path[len(package) :]) if file and path != package else None
+        if file and path == package and not file.is_relative_to(shipped_folder()):
+            return short(file)  # what the group is, it is by this file as a whole
+        line = _line(parsed(file), path[len(package) :]) if file and path != package else None
         if file and line:
             return f"{short(file)}:{line}"
     return None
 
 
 @cache
-def _parsed(file: Path) -> yaml.Node | None:
+def parsed(file: Path) -> yaml.Node | None:
+    """The syntax tree of a YAML file."""
     node: yaml.Node | None = yaml.compose(file.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return node
 

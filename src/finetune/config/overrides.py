@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from finetune.config.arguments import parameter_names
+from finetune.config.arguments import parameter_names, refusal_of
 from finetune.config.compose import Composer
 from finetune.config.mishaps import listing
 from finetune.config.quoting import quoted, typed
@@ -19,6 +20,7 @@ from finetune.config.spelling import did_you_mean
 from finetune.config.values import keys_of
 from finetune.errors import Problem
 
+_QUOTED_KEY = re.compile(r"""(?P<before>[{,]\s*)(?P<quote>["'])(?P<key>[^"']*)(?P=quote)\s*:\s*""")
 MOST_LISTED = 25  # keys in an answer to a word that is near to none
 
 
@@ -31,7 +33,7 @@ def parse(texts: list[str]) -> tuple[list[Override], list[Problem]]:
         try:
             override = parser.parse_override(text)
         except (HydraException, ValueError, RecursionError) as error:
-            problems.append(_unreadable(text, error))
+            problems.append(_json(text) or _unreadable(text, error))
             continue
         if not override.key_or_group:
             problems.append(Problem(text, "there is no key before the '='.", "Overrides are written KEY=VALUE."))
@@ -138,6 +140,19 @@ def _unreadable(text: str, error: Exception) -> Problem:
     return Problem(text, what, f"Write {typed(key, quoted(value))} (both quotes).")
 
 
+def _json(text: str) -> Problem | None:
+    """What is wrong with a text that is written as JSON."""
+    key, equals, value = text.partition("=")
+    if not _QUOTED_KEY.search(value if equals else text):
+        return None
+    if not equals:
+        what = "this is JSON, and overrides are written one by one."
+        return Problem(text, what, "Write KEY=VALUE for each, with dots between keys: data.path=pairs.csv")
+    unquoted = _QUOTED_KEY.sub(lambda found: f"{found['before']}{found['key']}: ", value)
+    what = "keys inside braces are written without quotes, unlike in JSON."
+    return Problem(text, what, f"Write {shlex.quote(f'{key}={unquoted}')}")
+
+
 def _instead_of_null(group: str, composer: Composer) -> str:
     if group not in GROUPS:
         return f"~{group} takes it out."
@@ -195,6 +210,8 @@ def _absent(text: str, key: str, tree: dict[str, Any], composer: Composer) -> Pr
         return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{key}=...")
     can_be_added = []
     if "_target_" in node and group in GROUPS:
+        if key == f"{at}.{name}" and (refusal := refusal_of(name, node["_target_"], group)):
+            return Problem(text, *refusal)
         can_be_added = [word for word in parameter_names(node["_target_"], group) if word not in node]
     if name in can_be_added and key == f"{at}.{name}":
         return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{text.lstrip('+~')}")

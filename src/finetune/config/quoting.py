@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
-# Any more than a word, and a word that means something else, needs quotes.
-_PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
+# Any more than a word or a path, and a word that means something else, needs quotes.
+_PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)(\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 def quoted(text: str) -> str:

@@ -11,8 +11,11 @@ from finetune.config.callbacks import check_callbacks
 from finetune.errors import Problem
 
 
-def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Problem]:
-    """Everything wrong between keys of the resolved tree, in which the directories of `hydra` are too."""
+def check_relations(tree: dict[str, Any], *, folder_is_set: bool) -> Iterator[Problem]:
+    """Everything wrong between keys of the resolved tree, in which the directories of `hydra` are too.
+
+    `folder_is_set` says that hydra.run.dir gives the run its folder.
+    """
     trainer = tree.get("trainer")
     if isinstance(trainer, dict):
         yield from _check_trainer(trainer)
@@ -28,6 +31,9 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
             home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
             yield Problem(key, f"'{value}' would be a folder named ~: it is not your home here.", f"Write {key}={home}")
             break
+    if tree.get("output_root") in ("None", "null"):
+        what = f"'{tree['output_root']}' is a text here, and would be the name of a folder."
+        yield Problem("output_root", what, "Leave it out for the folder outputs.")
     if isinstance(tree.get("resume"), bool):
         # YAML reads on, off, yes and no in the same way.
         advice = "resume=auto goes on with an unfinished run of the same name; resume=never refuses to."
@@ -35,17 +41,30 @@ def check_relations(tree: dict[str, Any], overrides: list[str]) -> Iterator[Prob
     if tree.get("dry_run") is True and "launcher" not in tree["hydra"]:
         advice = "Use finetune submit, or hydra/launcher=slurm in a sweep; check=true looks for mistakes only."
         yield Problem("dry_run", "there is no script to show: this is for no cluster.", advice)
-    yield from _check_name(tree.get("name"), run_directory, overrides)
+    if folder_is_set:
+        yield from _check_name(tree.get("name"), run_directory)
 
 
 def _check_trainer(trainer: dict[str, Any]) -> Iterator[Problem]:
     if trainer.get("max_epochs", -1) in (None, -1) and trainer.get("max_steps", -1) == -1:
         what = "without trainer.max_steps too, the training would never end."
         yield Problem("trainer.max_epochs", what, "Set one: trainer.max_epochs=auto or trainer.max_steps=1000.")
+    if trainer.get("gradient_clip_algorithm") and not trainer.get("gradient_clip_val"):
+        what = "nothing is clipped: trainer.gradient_clip_val is not set."
+        yield Problem("trainer.gradient_clip_algorithm", what, "Set trainer.gradient_clip_val=1.0.")
+    yield from _check_minimum(trainer, "steps")
+    yield from _check_minimum(trainer, "epochs")
     devices = trainer.get("devices")
     if trainer.get("accelerator") == "cpu" and (devices == -1 or isinstance(devices, list)):
         what = "on a CPU this is how many processes share the work, a whole number of at least 1."
         yield Problem("trainer.devices", what, "Set trainer.devices=1.")
+
+
+def _check_minimum(trainer: dict[str, Any], unit: str) -> Iterator[Problem]:
+    least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+    if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
+        what = f"it is more than trainer.max_{unit}={most}, which ends the training."
+        yield Problem(f"trainer.min_{unit}", what, f"Set trainer.min_{unit}={most} or less.")
 
 
 def _check_fsdp(tree: dict[str, Any]) -> Iterator[Problem]:
@@ -80,8 +99,7 @@ def _check_scheduler(scheduler: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("scheduler.cooldown", what, f"Set scheduler.cooldown={max(0, 1 - warmup):g} or less.")
 
 
-def _check_name(name: object, run_directory: object, overrides: list[str]) -> Iterator[Problem]:
-    is_told = any(re.match(r"\+{0,2}hydra\.run\.dir=", text) for text in overrides)
-    if is_told and isinstance(name, str) and isinstance(run_directory, str) and Path(run_directory).name != name:
+def _check_name(name: object, run_directory: object) -> Iterator[Problem]:
+    if isinstance(name, str) and isinstance(run_directory, str) and Path(run_directory).name != name:
         what = f"the run's folder is named '{Path(run_directory).name}' here and '{name}' in name."
         yield Problem("hydra.run.dir", what, "Give one of the two.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from finetune.config import trainer
 from finetune.config.types import (
     BelowOne,
     CountFromZero,
@@ -32,7 +34,8 @@ class Group:
 
     `prefixes` are the dotted names under which it must be defined. A `named` group holds any number of
     nodes, each under a name; an `optional` one may be empty. `given` arguments always come from the run,
-    `offered` ones when a node wants them and the config has none.
+    `offered` ones when a node wants them and the config has none. `refused` arguments cannot be set, for a reason and
+    with an alternative; where `supported` is not empty, no others than these can.
     """
 
     prefixes: tuple[str, ...]
@@ -40,6 +43,19 @@ class Group:
     optional: bool = False
     given: frozenset[str] = frozenset()
     offered: frozenset[str] = frozenset()
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    supported: frozenset[str] = frozenset()
+
+    def refusal(self, name: str) -> tuple[str, str] | None:
+        """Return why an argument that exists cannot be set, and what to use instead; `None` if it can be set."""
+        if name in self.given:
+            return "this is set by the run itself.", "Leave it out."
+        if name in self.refused:
+            why, instead = self.refused[name]
+            return f"a run does not take this: {why}.", instead
+        if self.supported and name not in self.supported:
+            return "a run does not support this argument.", "Leave it out."
+        return None
 
 
 GROUPS: dict[str, Group] = {
@@ -56,10 +72,8 @@ GROUPS: dict[str, Group] = {
     "trainer": Group(
         # The first is the name to write, the second where it is defined.
         ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
-        given=frozenset(
-            {"callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing", "enable_progress_bar"}
-            | {"enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler"}
-        ),
+        supported=frozenset(trainer.SUPPORTED),
+        refused=trainer.REFUSED,
     ),
     "callbacks": Group(
         ("finetune.training.callbacks", "pytorch_lightning.callbacks"),
@@ -103,6 +117,10 @@ INSTEAD: dict[str, tuple[str, str]] = {
         "it waits for a validation loop, which a run does not have",
         "callbacks=[default,evaluate,early_stopping]",
     ),
+    "pytorch_lightning.callbacks.timer.Timer": (
+        _ITSELF,
+        "trainer.max_time=00:12:00:00, which saves a checkpoint",
+    ),
     "pytorch_lightning.callbacks.weight_averaging.WeightAveraging": (_AVERAGE, _OURS),
     "pytorch_lightning.callbacks.weight_averaging.EMAWeightAveraging": (_AVERAGE, _OURS),
     "pytorch_lightning.callbacks.stochastic_weight_avg.StochasticWeightAveraging": (_AVERAGE, _OURS),
@@ -145,48 +163,9 @@ FILLED: dict[str, dict[str, str]] = {
     },
 }
 
-_Share = CountFromZero | Fraction  # Lightning: a whole number counts, a fraction is a share
-
 # Arguments whose own annotation says too little, by the dotted prefix of what is built.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "pytorch_lightning.trainer.trainer.Trainer": {
-        "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
-        "devices": PositiveInt | list[CountFromZero] | Literal["auto", -1],
-        "num_nodes": PositiveInt | Literal["auto"],
-        "strategy": Literal["auto", "ddp", "fsdp"],
-        "precision": Literal[
-            "auto",
-            "32-true",
-            "bf16-mixed",
-            "bf16-true",
-            "16-mixed",
-            "16-true",
-            "64-true",
-            "32",
-            "16",
-            "64",
-            "bf16",
-            32,
-            16,
-            64,
-        ]
-        | None,
-        "max_epochs": PositiveInt | Literal["auto", -1] | None,
-        "min_epochs": CountFromZero | None,
-        "max_steps": PositiveInt | Literal[-1],
-        "min_steps": CountFromZero | None,
-        "accumulate_grad_batches": PositiveInt,
-        "gradient_clip_val": NotNegative | None,
-        "gradient_clip_algorithm": Literal["norm", "value"] | None,
-        "log_every_n_steps": PositiveInt | None,
-        "check_val_every_n_epoch": PositiveInt | None,
-        "fast_dev_run": bool | CountFromZero,
-        "overfit_batches": _Share,
-        "limit_train_batches": _Share | None,
-        "limit_val_batches": _Share | None,
-        "profiler": Literal["simple", "advanced", "pytorch", "xla"] | None,
-        "deterministic": bool | Literal["warn"] | None,
-    },
+    "pytorch_lightning.trainer.trainer.Trainer": trainer.SUPPORTED,
     # Of several prefixes the first counts.
     "torch.optim._adafactor": {"eps": tuple[Positive | None, Positive]},
     "torch.optim": {

@@ -22,6 +22,7 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
 from hydra._internal.defaults_list import Overrides
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
@@ -38,21 +39,25 @@ def take(shipped: Path) -> None:
     defaults_list._create_interpolation_map = _interpolation_map
 
 
-def merge_once(loader: ConfigLoaderImpl) -> None:
-    """Let a loader keep what it merged: a wrong override is searched for by composing with some of the overrides.
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, which keeps what it merged, and the list of files of its last config: `merged`.
 
-    The files must not change as long as the loader is used.
+    A wrong override is searched for by composing with some of the overrides, so that the same files are merged again
+    and again; and finding the files takes half of composing. The files must not change as long as it is used.
     """
-    merged: dict[str, DictConfig] = {}
-    merge = loader._compose_config_from_defaults_list
 
-    def merge_or_copy(defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+    merged: list[ResultDefault]
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self._configs: dict[str, DictConfig] = {}
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        self.merged = list(defaults)
         key = f"{defaults} {repo.get_sources()}"
-        if key not in merged:
-            merged[key] = merge(defaults, repo)
-        return copy.deepcopy(merged[key])
-
-    loader._compose_config_from_defaults_list = merge_or_copy  # type: ignore[method-assign]
+        if key not in self._configs:
+            self._configs[key] = super()._compose_config_from_defaults_list(defaults, repo)
+        return copy.deepcopy(self._configs[key])
 
 
 # These have the names of the classes that they replace, because Hydra's registry compares names.

@@ -7,7 +7,10 @@ importing what would be built. Only names from this module, builtins and `typing
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 
@@ -40,6 +43,10 @@ class Range:
         return " and ".join(f"{words} {bound:.12g}" for words, bound in bounds.items() if bound is not None)
 
 
+# What somebody means as no name, and what is a device on Windows.
+_RESERVED = re.compile(r"None|null|((CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?)", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class FolderName:
     """A text that can be the name of one folder on every common file system."""
@@ -52,14 +59,16 @@ class FolderName:
             0 < len(value.encode("utf-8", "surrogatepass")) <= self.longest
             and value.isprintable()
             and not set(value) & set("/\\")
-            and not value.startswith(".")
+            and not value.startswith((".", "-"))
+            and not value.endswith(".")
             and value == value.strip()
+            and not _RESERVED.fullmatch(value)
         )
 
     def __str__(self) -> str:
         return (
-            "that can name a folder (no slash, no control character, no dot in front, "
-            f"no space at its ends, 1 to {self.longest} bytes)"
+            f"that can name a folder (1 to {self.longest} bytes; no slash or control character, no dot or dash in "
+            "front, no dot or space at its end; not None, null, CON or NUL)"
         )
 
 
@@ -73,6 +82,34 @@ class NotEmpty:
 
     def __str__(self) -> str:
         return "that is not empty"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of time above zero, as `form` shows: DD:HH:MM:SS, or a mapping as `datetime.timedelta` takes it."""
+
+    form: str
+
+    def holds(self, value: str | dict[str, float]) -> bool:
+        """Whether the value is such a length of time."""
+        return (seconds_of(value) or 0) > 0
+
+    def __str__(self) -> str:
+        return f"that is a time above zero in the form {self.form}"
+
+
+def seconds_of(value: str | Mapping[str, float]) -> float | None:
+    """Return the seconds of a length of time in one of Lightning's forms; `None` if it is in none of them."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value.strip())
+        if match is None:
+            return None
+        days, hours, minutes, seconds = map(int, match.groups())
+        value = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+    try:
+        return timedelta(**value).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 NotEmptyText = Annotated[str, NotEmpty()]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
+from finetune.config.resolvers import LATER
 from finetune.config.spelling import did_you_mean
 from finetune.errors import Problem
 
 UNKNOWN = object()
 """Stands in the tree for a value that is missing or cannot be resolved."""
 
-_RESOLVERS = ("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "now")
+_RESOLVERS = (
+    *("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values"),
+    *("now", "hydra"),
+)
+# Read when the run has its folder; everything else is read before, to check it or to decide on the folder.
+_KNOW_THE_FOLDER = ("callbacks", "logger", "trainer")
 
 
 def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
@@ -26,15 +31,16 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     Of the `hydra` node only the directories are there, and what is ours of it; the rest is Hydra's own, and full of
     values that exist in a running job only.
     """
-    with _hydra_resolver(config):
-        keys = [key for key in keys_of(OmegaConf.to_container(config, resolve=False)) if not key.startswith("hydra.")]
-        walk = _Walk(keys)
-        tree = {str(name): walk.value(config, name, str(name), ()) for name in config if name != "hydra"}
-        tree["hydra"] = {
-            part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
-        }
-        for part in own_parts(config):
-            tree["hydra"][part] = walk.value(config.hydra, part, f"hydra.{part}", ())
+    walk = _Walk(list(keys_of(OmegaConf.to_container(config, resolve=False))))
+    tree = {str(name): walk.value(config, name, str(name), ()) for name in config if name != "hydra"}
+    tree["hydra"] = {
+        part: {"dir": walk.value(config.hydra[part], "dir", f"hydra.{part}.dir", ())} for part in ("run", "sweep")
+    }
+    for key in ("job.name", "job.chdir", "output_subdir", "verbose", "mode"):
+        place, _, name = f"hydra.{key}".rpartition(".")
+        walk.value(OmegaConf.select(config, place), name, f"hydra.{key}", ())
+    for part in own_parts(config):
+        tree["hydra"][part] = walk.value(config.hydra, part, f"hydra.{part}", ())
     return tree, walk.problems()
 
 
@@ -87,9 +93,11 @@ class _Walk:
             if not _is_circle(error):
                 self._named[key] = re.findall(r"\$\{([\w.]+)\}", raw)
             return self._unknown(key, *self._why(error, raw))
-        if not isinstance(value, DictConfig | ListConfig):
-            return value
-        return self._container(value, key, trail)
+        if isinstance(value, DictConfig | ListConfig):
+            return self._container(value, key, trail)
+        if isinstance(value, str) and (unusable := _unusable(parent, name, key, value)):
+            return self._unknown(key, *unusable)
+        return value
 
     def _container(self, node: DictConfig | ListConfig, key: str, trail: tuple[str, ...]) -> Any:
         # An interpolation can lead to a node that we are in already.
@@ -108,19 +116,38 @@ class _Walk:
     def _why(self, error: Exception, raw: str) -> tuple[str, str]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, InterpolationToMissingValueError):
-            return f"'{raw}' leads to a key that has no value yet.", "Set that key."
+            advice = "Hydra sets it in sweeps of its own only." if "${hydra:" in raw else "Set that key."
+            return f"'{raw}' leads to a key that has no value yet.", advice
         if _is_circle(error):
             return f"'{raw}' leads back to itself.", "Give a key of the circle a value of its own."
         if found := re.search(r"Environment variable '([^']*)' not found", first):
             return (
-                f"the environment variable {found[1]} is not set.",
+                f"'{raw}' cannot be resolved: the environment variable {found[1]} is not set.",
                 f"Set it, or write ${{oc.env:{found[1]},default}}.",
             )
         if found := re.search(r"Interpolation key '([^']*)' not found", first):
-            return f"'{raw}' names the key '{found[1]}', which is not there.", did_you_mean(found[1], self._keys)
+            return f"'{raw}' names the key '{found[1]}', which is not there.", self._instead(found[1])
         if found := re.search(r"Unsupported interpolation type (\S+)", first):
             return f"'{raw}' names '{found[1]}', which is not a resolver.", did_you_mean(found[1], _RESOLVERS)
         return f"'{raw}' cannot be resolved: {first.rstrip('.')}.", ""
+
+    def _instead(self, name: str) -> str:
+        if name in os.environ:
+            return f"An environment variable is written ${{oc.env:{name}}}."
+        ours = [key for key in self._keys if key.startswith("hydra.") == name.startswith("hydra.")]
+        return did_you_mean(name, ours)
+
+
+def _unusable(parent: DictConfig | ListConfig, name: Any, key: str, value: str) -> tuple[str, str] | None:
+    """What is wrong with a text that was resolved and still cannot be used, and what to do."""
+    group, raw = key.partition(".")[0], _raw(parent, name)
+    if group != "hydra" and (found := re.search(r"\$\{(hydra\.[\w.]+)\}", raw)):
+        what = f"'{raw}' names '{found[1]}', and a run has Hydra's own settings elsewhere."
+        return what, f"Write ${{hydra:{found[1].removeprefix('hydra.')}}}."
+    if LATER in value and group not in _KNOW_THE_FOLDER:
+        what = f"'{raw}' needs the folder of the run, which is made after {group} was read."
+        return what, f"Only {', '.join(_KNOW_THE_FOLDER)} can name it; elsewhere write a path."
+    return None
 
 
 def _is_circle(error: Exception) -> bool:
@@ -130,16 +157,3 @@ def _is_circle(error: Exception) -> bool:
 def _raw(parent: DictConfig | ListConfig, name: Any) -> str:
     plain: Any = OmegaConf.to_container(parent, resolve=False)
     return str(plain[name])
-
-
-@contextmanager
-def _hydra_resolver(config: DictConfig) -> Iterator[None]:
-    # ${hydra:...} reads a global that Hydra sets when the job starts.
-    holder = HydraConfig.instance()
-    before = holder.cfg
-    holder.cfg = cast(Any, OmegaConf.masked_copy(config, "hydra"))
-    holder.cfg.hydra._set_parent(config)  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        holder.cfg = before

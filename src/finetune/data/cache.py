@@ -193,7 +193,11 @@ def _lock(folder: Path, stack: ExitStack) -> bool:
     """Hold the lock of an entry until `stack` closes; returns whether there is one."""
     if folder.parent.is_symlink():
         raise NotADirectoryError(errno.ENOTDIR, "is a link", str(folder.parent))
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        # All parents are made: it is the system that has no place for them there, as in /proc.
+        raise PermissionError(errno.EPERM, "no folder can be made there", str(folder.parent)) from error
     lock = lock_of(folder)
 
     def wait(holder: str) -> None:

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from finetune import interrupts
+from collections.abc import Sequence
+
+from finetune import interrupts, native_libraries, streams
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do what the command line says and return the exit code, see `entry.main`; Ctrl-C is answered from here on."""
-    interrupts.end_at_once()
-    from finetune.launch.slurm import job
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the words say and return the exit code: 0, 2 for a mistake in them, 1 for a failed run, 130 if stopped.
 
-    job.listen()
-    from finetune.launch.entry import main as launch
+    Without `argv` this process is the program itself: the words are those of the command line, and Ctrl-C is answered
+    from here on. With `argv` it may be called by any Python program, from any thread; its process is left as it was
+    (`caller.py`). One call at a time: a run changes much that belongs to the whole process.
+    """
+    if argv is None:
+        interrupts.end_at_once()
+        streams.settle()
+    from finetune.errors import FinetuneError
+    from finetune.launch.caller import preserved
 
-    return launch(argv)
+    try:
+        with preserved():
+            native_libraries.set_defaults()
+            # Not sooner: the imports change something too.
+            from finetune.launch.entry import main as launch
+            from finetune.launch.slurm import job
+
+            job.listen()
+            return launch(argv)
+    except FinetuneError as error:  # of the process itself: `launch` answers those of a run
+        from finetune.console import complain
+
+        complain(error)
+        return error.exit_code

@@ -145,7 +145,7 @@ def _axis(text: str, override: Override | None, is_search: bool, compositor: Com
 
 
 def _impossible(override: Override, text: str) -> Problem | None:
-    if override.key_or_group == "hydra/launcher" and override.value() != "slurm":
+    if override.key_or_group == "hydra/launcher" and override.value() not in ("basic", "slurm"):
         what = "the points of a sweep are processes on this machine, or jobs of a SLURM cluster."
         return Problem(text, what, "Leave it out, or write hydra/launcher=slurm.")
     if override.key_or_group == "hydra/sweeper" and override.value() not in ("basic", "optuna"):

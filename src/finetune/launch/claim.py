@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from finetune.config.differences import changes
-from finetune.config.quoting import quoted
+from finetune.config.compose import compose
+from finetune.config.differences import ABSENT, changes, value_of
+from finetune.config.hydra_node import DEFAULT_FOLDER, folder_is_set
+from finetune.config.quoting import quoted, typed
+from finetune.config.types import seconds_of
 from finetune.console import say
 from finetune.errors import FinetuneError, RunError
-from finetune.launch.arguments import Arguments, command_again
+from finetune.launch.arguments import Arguments, key_of
+from finetune.launch.resume import named_folder, origin_of
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_environment
@@ -24,33 +31,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
-
-
-def overrides_of_run(overrides: list[str]) -> list[str]:
-    """Return the overrides, with `resume=<path>` replaced by what that run was started with.
-
-    Raises:
-        FinetuneError: there is no run at that path.
-    """
-    paths = [value for key, _, value in (o.partition("=") for o in overrides) if key == "resume"]
-    if not paths or paths[-1].lower() in ("auto", "never", "true", "false"):  # the last two the check refuses
-        return overrides
-    if any(o.startswith("hydra.run.dir=") for o in overrides):
-        return overrides  # the process that started this one did it already
-    folder, chosen = Path(paths[-1].strip("'\"")).expanduser(), []
-    if folder.is_file():  # a checkpoint inside the run's checkpoints/
-        chosen = [f"resume={quoted(str(folder))}"]
-        folder = folder.parent.parent
-    run = RunDirectory(folder)
-    if not run.overrides_path.is_file():
-        raise FinetuneError(
-            f"resume={paths[-1]}: there is no run.", "Give a run directory, such as outputs/<experiment>/<run>."
-        )
-    started_with = _read_yaml(run.overrides_path) or []
-    typed = [o for o in overrides if not o.startswith("resume=")]
-    # The folder may have been renamed or moved since.
-    name = [f"name={quoted(folder.name)}"] if any(o.startswith("name=") for o in started_with) else []
-    return [*started_with, *typed, *name, *chosen, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def find_run(
@@ -64,14 +44,12 @@ def find_run(
         FinetuneError: the directory belongs to a finished run, to another config, to other data, or to something
             else, or it cannot be made.
     """
-    told = any(o.startswith("hydra.run.dir=") for o in cfg.hydra.overrides.hydra)
-    path = Path(cfg.hydra.run.dir)
-    if path.exists() and (told or cfg.name is not None):
+    path = named_folder(cfg)
+    if path is not None and path.exists():
         _check_goes_on(cfg, RunDirectory(path), dataset)
         return RunDirectory(path), True
-    is_named = told or cfg.name is not None
-    parent = path.parent if is_named else Path(cfg.output_root) / cfg.experiment
-    return make_run(cfg, parent, path.name if is_named else None, overrides, dataset, arguments), False
+    parent = path.parent if path is not None else Path(cfg.output_root) / cfg.experiment
+    return make_run(cfg, parent, None if path is None else path.name, overrides, dataset, arguments), False
 
 
 def make_run(
@@ -82,12 +60,28 @@ def make_run(
     Raises:
         FinetuneError: something of that name is there, or it cannot be made.
     """
-    record = _Record(cfg, overrides, dataset, command_again(arguments, overrides))
+    record = _Record(
+        cfg, overrides, dataset, {"again": _command_again(arguments, overrides), "origin": origin_of(arguments)}
+    )
     try:
         with no_new_folders_left_of_a_failure(parent):
             return RunDirectory.claim(parent, name, _stem(cfg), record)
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
+
+
+# What only this run is called by, or how it was started; a file may set these too.
+_ONCE = {"name": "null", "resume": "auto", "check": "false", "dry_run": "false"}
+
+
+def _command_again(arguments: Arguments, overrides: list[str]) -> str:
+    """Return the command for the same run once more, in a directory of its own."""
+    kept = [text for text in overrides if key_of(text) not in (*_ONCE, "hydra.run.dir")]
+    cfg = compose(kept, arguments.config_dir, arguments.config_name)
+    plain = [f"{key}={value}" for key, value in _ONCE.items() if cfg._get_node(key) != yaml.safe_load(value)]
+    if folder_is_set(cfg):
+        plain.append(f"hydra.run.dir={DEFAULT_FOLDER}")
+    return replace(arguments, multirun=False).command([*kept, *plain])
 
 
 @contextmanager
@@ -106,11 +100,11 @@ def no_new_folders_left_of_a_failure(parent: Path) -> Iterator[None]:
 class _Record:
     """Writes down what a run is: its whole config, what was typed, its data, the machine."""
 
-    def __init__(self, cfg: DictConfig, overrides: list[str], dataset: Dataset, again: str) -> None:
+    def __init__(self, cfg: DictConfig, overrides: list[str], dataset: Dataset, facts: dict[str, Any]) -> None:
         self._config = resolved(cfg)
-        self._typed = [o for o in overrides if not o.startswith("hydra.run.dir=")]
+        self._typed = [text for text in overrides if key_of(text) != "hydra.run.dir"]
         self._dataset = dataset
-        self._environment = describe_environment(Path.cwd()) | {"again": again}
+        self._environment = describe_environment(Path.cwd()) | facts
 
     def __call__(self, run: RunDirectory, name: str) -> None:
         """Write it into the directory of a run that will have this name."""
@@ -124,12 +118,49 @@ class _Record:
 
 
 def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None:
-    if run.config_path.is_file() and run.read_status().get("state") == "finished":
+    status = run.read_status()
+    if run.config_path.is_file() and status.get("state") == "finished" and status.get("cause") == "max_time":
+        _check_has_more_time(cfg, run, str(status.get("reason")))
+    elif run.config_path.is_file() and status.get("state") == "finished":
         raise FinetuneError(
             f"The run {run.path} is finished; it is not trained again.",
-            f"Choose another name=; to train on from its model also set model.name={quoted(str(run.model))}.",
+            f"Choose another name=; to train on from its model also set {typed('model.name', quoted(str(run.model)))}.",
         )
     state_of_same(cfg, run, dataset)
+
+
+def _check_has_more_time(cfg: DictConfig, run: RunDirectory, reason: str) -> None:
+    """Refuse to resume a run that `trainer.max_time` ended, unless there is more time now.
+
+    Raises:
+        FinetuneError: there is not.
+    """
+    then, now = (_seconds(value_of(tree, "trainer.max_time")) for tree in (_read_yaml(run.config_path), resolved(cfg)))
+    if now is not None and (then is None or now <= then):
+        raise FinetuneError(
+            f"The run {run.path} is finished. {reason}",
+            f"Train on with {shlex.quote(f'resume={run.path}')} trainer.max_time=null, or with a longer time.",
+        )
+
+
+def _seconds(max_time: Any) -> float | None:
+    return seconds_of(max_time) if isinstance(max_time, str | dict) else None
+
+
+def record_time_limit(cfg: DictConfig, overrides: list[str], run: RunDirectory) -> None:
+    """Write down that a run resumes with another `trainer.max_time`, so that it keeps it when it is resumed again.
+
+    To be called while holding the run's lock.
+    """
+    config, typed = _read_yaml(run.config_path), _read_yaml(run.overrides_path) or []
+    now = value_of(resolved(cfg), "trainer.max_time")
+    if now is ABSENT or value_of(config, "trainer.max_time") == now:
+        return
+    config["trainer"]["max_time"] = now
+    is_limit = re.compile(r"\+{0,2}trainer\.max_time=").match
+    write_text_atomically(run.config_path, yaml.safe_dump(config, sort_keys=False))
+    kept = [each for each in typed if not is_limit(each)] + [each for each in overrides if is_limit(each)][-1:]
+    write_text_atomically(run.overrides_path, yaml.safe_dump(kept))
 
 
 def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
@@ -191,11 +222,12 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the config of a run as plain data, without what is Hydra's."""
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=True
-    )
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    # One by one: what names something of Hydra's is resolved in the whole config only.
+    nodes = {str(key): cfg[key] for key in cfg if key != "hydra"}
+    return {
+        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for key, node in nodes.items()
+    }
 
 
 def _stem(cfg: DictConfig) -> str:

@@ -65,10 +65,10 @@ def _check_started(cfg: DictConfig) -> Iterator[Problem]:
     wanted = devices if isinstance(devices, int | str) else len(devices)
     if wanted not in ("auto", -1, here.local_world):
         what = f"{here.starter} started {here.local_world} on this machine, and this says {wanted}."
-        yield Problem("trainer.devices", what, f"Set trainer.devices={here.local_world}, or {auto}")
+        yield Problem("trainer.devices", what, f"Set trainer.devices={here.local_world}, or {auto} {here.if_alone}")
     if machines not in ("auto", here.machines):
         what = f"{here.starter} started processes on {here.machines} machines, and this says {machines}."
-        yield Problem("trainer.num_nodes", what, f"Set trainer.num_nodes={here.machines}, or {auto}")
+        yield Problem("trainer.num_nodes", what, f"Set trainer.num_nodes={here.machines}, or {auto} {here.if_alone}")
 
 
 def _check_there(cfg: DictConfig) -> list[Problem]:

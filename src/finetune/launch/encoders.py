@@ -12,9 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
-from finetune.errors import ModelError, Problem
-from finetune.models.locate import check_weights, find_here, locate, longest, read_config, width_of
-from finetune.models.modules import declared, declared_width
+from finetune.errors import CheckFailed, ModelError, Problem
+from finetune.models.folder_checks import (
+    check_head,
+    check_layer_weights,
+    check_nothing_after,
+    check_settings,
+    has_unit_length,
+)
+from finetune.models.folder_settings import ModelSettings
+from finetune.models.locate import check_weights, find_here, locate, read_config, width_of
+from finetune.models.modules import Declared, Use, declared, declared_width
+from finetune.models.positions import longest
+from finetune.models.quantised import check_not_quantised
 
 if TYPE_CHECKING:
     from finetune.data.items import Items
@@ -22,14 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Named:
-    """A pretrained model that a config names: where, how, and what its folder must hold; its `config.json`, if here."""
+    """A pretrained model that a config names: where, how, and what its folder must hold; what that says, if here."""
 
     key: str
     name: str
     files: tuple[str, ...]
     node: Mapping[str, Any]
+    layout: Use = "text"
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    declared: Declared | None = None
 
 
 def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
@@ -39,9 +51,7 @@ def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
     for named in _named(cfg):
         try:
             model = _found(named)
-            if model.folder and not model.node.get("random_init"):
-                wants = "config.json" in model.files and not model.node.get("allow_pickle")
-                check_weights(model.folder, model.name, needed=wants)
+            _check_folder(model)
         except ModelError as error:
             problems.append(Problem(_place(named), error.what, error.advice))
             continue
@@ -60,20 +70,28 @@ def models_of(cfg: DictConfig) -> list[Named]:
 
 
 def fetch(cfg: DictConfig) -> None:
-    """Download what is not on this machine yet.
+    """Download what is not on this machine yet, and check it then.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: it cannot be downloaded.
+        CheckFailed: what was downloaded cannot be used as asked.
     """
-    for named in _named(cfg):
-        locate(named.name, named.files)
+    absent = [named for named in _named(cfg) if find_here(named.name, named.files) is None]
+    for named in absent:
+        locate(named.name, named.files, bool(named.node.get("allow_pickle")))
+    if not absent:
+        return
+    models, problems = look_at_models(cfg)
+    if problems := [*problems, *check_lengths(cfg, models)]:
+        raise CheckFailed(problems)
 
 
 def check_lengths(cfg: DictConfig, models: list[Named]) -> list[Problem]:
     """Return why a model cannot read texts as long as asked."""
     problems = []
     for model in models:
-        limit = longest(model.config) if "tokenizer.json" in model.files else None
+        weights = None if model.node.get("random_init") else model.folder
+        limit = longest(model.config, weights) if "tokenizer.json" in model.files else None
         if limit is not None and cfg.data.max_length > limit:
             what = f"{model.name} can read {limit} tokens, not {cfg.data.max_length}."
             problems.append(Problem("data.max_length", what, f"Set data.max_length={limit} or less."))
@@ -101,14 +119,29 @@ def check_teachers(models: list[Named], embedding_width: int | None) -> list[Pro
     return problems
 
 
-def prompt_notes(cfg: DictConfig, models: list[Named]) -> Iterator[str]:
-    """Yield a sentence about prompts that a model was trained with and this run does not use."""
+def model_notes(cfg: DictConfig, models: list[Named], training: bool = True) -> Iterator[str]:
+    """Yield a sentence about what a model was trained with and this run does not use: its prompts, its length."""
     for model in models:
-        own = declared(model.folder).prompts if model.folder and model.key.startswith("model") else {}
-        sides = {"anchor": own.get("query"), "positive": own.get("document") or own.get("passage")}
-        if cfg.data.get("prompts") is None and any(sides.values()):
-            asked = ", ".join(f"{side}: {json.dumps(text)}" for side, text in sides.items() if text)
-            yield f"{model.name} has prompts of its own; to use them: 'data.prompts={{{asked}}}'"
+        if model.declared is None or not model.key.startswith("model"):
+            continue
+        if cfg.data.get("prompts") is None:
+            yield from _prompt_notes(model.name, model.declared.settings, training)
+        own = model.declared.transformer.max_length
+        if own is not None and cfg.data.max_length > own:
+            yield (
+                f"{model.name} was made for texts of {own} tokens (max_seq_length), and data.max_length="
+                f"{cfg.data.max_length}: it may be worse at longer ones."
+            )
+
+
+def _prompt_notes(name: str, own: ModelSettings, training: bool) -> Iterator[str]:
+    document = own.prompts.get("document") or own.prompts.get("passage") or own.prompts.get("corpus")
+    sides = {"anchor": own.prompts.get("query") or own.default_prompt, "positive": document or own.default_prompt}
+    if not any(sides.values()):
+        return
+    asked = ", ".join(f"{side}: {json.dumps(text, ensure_ascii=False)}" for side, text in sides.items() if text)
+    saved = " The model that is trained without them is saved without them." if training else ""
+    yield f"{name} has prompts of its own, which are not used here.{saved} To use them: 'data.prompts={{{asked}}}'"
 
 
 def check_reads(cfg: DictConfig, items: Items) -> list[Problem]:
@@ -154,7 +187,33 @@ def _named(cfg: DictConfig) -> Iterator[Named]:
 def _found(named: Named) -> Named:
     folder = find_here(named.name, named.files)
     config = read_config(folder) if folder and "config.json" in named.files else {}
-    return replace(named, folder=folder, config=config)
+    return replace(named, folder=folder, config=config, declared=declared(folder, named.layout) if folder else None)
+
+
+def _check_folder(model: Named) -> None:
+    """Check what a folder says of itself and whether its weights are whole.
+
+    Raises:
+        ModelError: the model cannot be trained as asked.
+    """
+    if model.folder is None or model.declared is None:
+        return
+    node, found = model.node, model.declared
+    new_head = node.get("head") is not None or node.get("output_width") is not None
+    if model.layout == "text":
+        check_settings(found, model.name, node.get("pooling", "auto"), new_head)
+    if model.layout == "image":
+        check_head(found, model.name, new_head)
+    if model.layout == "text_image" or found.kind == "StaticEmbedding":
+        check_nothing_after(found, model.name)
+    if model.layout != "pairs":
+        has_unit_length(found, node.get("normalize", "auto"))
+    check_layer_weights(found, bool(node.get("allow_pickle")))
+    if node.get("random_init"):
+        return
+    check_not_quantised(model.folder, model.name, model.config)
+    wants = "config.json" in model.files and not node.get("allow_pickle")
+    check_weights(model.folder, model.name, needed=wants)
 
 
 def _inside(key: str, node: Any) -> Iterator[Named]:
@@ -162,7 +221,8 @@ def _inside(key: str, node: Any) -> Iterator[Named]:
         return
     if "_target_" in node and isinstance(node.get("name"), str):
         files = cast(tuple[str, ...], class_variable(node, "files", "model") or ("config.json", "tokenizer.json"))
-        yield Named(key, node["name"], files, node)
+        layout = cast(Use, class_variable(node, "layout", "model") or "text")
+        yield Named(key, node["name"], files, node, layout)
     for name, inner in node.items():
         yield from _inside(f"{key}.{name}", inner)
 
@@ -172,8 +232,9 @@ def _place(model: Named) -> str:
 
 
 def _width(model: Named) -> int | None:
-    # A dense layer of a sentence-transformers folder changes it.
-    return (declared_width(model.folder) if model.folder else None) or width_of(model.config)
+    # Poolings and dense layers of a sentence-transformers folder change it.
+    there = width_of(model.config)
+    return declared_width(model.declared, there) if model.declared else there
 
 
 def _too_wide(model: Named) -> Iterator[Problem]:

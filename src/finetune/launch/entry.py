@@ -10,29 +10,34 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf.errors import OmegaConfBaseException
+
 import finetune
 from finetune import garbage, interrupts, processes
+from finetune.config import resolvers
 from finetune.config.callbacks import evaluates
-from finetune.config.check import check, look
-from finetune.config.compose import compose, hydra_arguments
+from finetune.config.check import check, look, placed
+from finetune.config.compose import JOB_NAME, compose, run_hydra
 from finetune.config.evaluators import needs_held
+from finetune.config.hydra_node import folder_is_set
 from finetune.config.losses import loss_nodes
-from finetune.config.quoting import quoted
+from finetune.config.values import has_own_sweeper
 from finetune.console import complain, end_quietly_without_a_reader, log, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
-from finetune.launch.arguments import Arguments, parse
+from finetune.launch.arguments import Arguments, is_of_the_cluster, is_of_the_sweep, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
-from finetune.launch.claim import checkpoint_of, find_run, overrides_of_run
+from finetune.launch.claim import checkpoint_of, find_run, record_time_limit
 from finetune.launch.devices import check_devices, check_start, device_notes, processes_here
 from finetune.launch.encoders import (
+    Named,
     check_lengths,
     check_reads,
     check_scores,
     check_teachers,
     fetch,
     look_at_models,
+    model_notes,
     models_of,
-    prompt_notes,
     width,
 )
 from finetune.launch.evaluations import (
@@ -44,11 +49,11 @@ from finetune.launch.evaluations import (
     with_sources,
 )
 from finetune.launch.loggers import logger_problems
+from finetune.launch.meeting import company, tell_before_meeting
 from finetune.launch.metric import miner_problems
 from finetune.launch.others import Others
 from finetune.launch.outcome import outcome
-from finetune.launch.peers import company, tell_before_meeting
-from finetune.launch.points import is_of_the_cluster, is_of_the_sweep
+from finetune.launch.resume import LAUNCHER, composed, named_folder
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
 
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code: 0, 2 for a mistake in it, 1 for a failed run."""
+    resolvers.begin()
     return answered(lambda: _do(parse(sys.argv[1:] if argv is None else argv)))
 
 
@@ -103,15 +109,17 @@ def _do(arguments: Arguments) -> int:
     return _run(arguments)
 
 
-def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset]:
-    """Check the config, then all of the data, and return both ready to be used.
+def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
+    """Check the config, then all of the data, and return both ready to be used, with the arguments of the run.
 
     Raises:
         CheckFailed: with everything that is wrong; of the data only what shows at a glance if anything else is wrong.
     """
     from finetune.config.build import build
 
-    cfg, problems = look_at_a_glance(arguments, overrides)
+    arguments, cfg, problems = composed(arguments)
+    if cfg is not None:
+        problems = look_closer(cfg, problems, is_a_job=is_for_a_cluster(arguments))
     if cfg is None or problems:
         raise CheckFailed(problems)
     interrupts.raise_from_now_on()
@@ -119,7 +127,7 @@ def check_all(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
-    return cfg, with_sources(dataset, own)
+    return arguments, cfg, with_sources(dataset, own)
 
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
@@ -143,32 +151,57 @@ def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictCo
 
     What belongs to a part of the config that is itself wrong is not looked at.
     """
+    cfg, problems = look(overrides, arguments.config_dir, arguments.config_name, multirun=arguments.multirun)
+    if cfg is not None:
+        problems = look_closer(cfg, problems, is_a_job=is_for_a_cluster(arguments))
+    return cfg, problems
+
+
+def is_for_a_cluster(arguments: Arguments) -> bool:
+    """Return whether what the config asks of a cluster is meant: a single run is a job only by `finetune submit`."""
+    return arguments.multirun or LAUNCHER in arguments.overrides
+
+
+def look_closer(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -> list[Problem]:
+    """Return what is wrong with a composed config, which are these `problems` and those of what it names."""
     from finetune.config.build import build
 
-    cfg, problems = look(overrides, arguments.config_dir, arguments.config_name)
-    if cfg is None:
-        return None, problems
     wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
-    models, found = ([], []) if "model" in wrong else look_at_models(cfg)
-    embedding_width = None if "model" in wrong else width(cfg, models)
+    models: list[Named] = []
+    embedding_width: int | None = None
+    found: list[Problem] = []
+
+    def look_at_the_models() -> list[Problem]:
+        nonlocal models, embedding_width
+        models, mistakes = look_at_models(cfg)
+        embedding_width = width(cfg, models)
+        return mistakes
+
     looks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
+        ({"model"}, look_at_the_models),
         ({"model", "data"}, lambda: check_lengths(cfg, models)),
         ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
-        ({"trainer", "hydra"}, lambda: check_devices(cfg) if settings_of(cfg) is None else check_slurm(cfg)),
-        ({"output_root", "experiment"}, lambda: check_output(Path(cfg.output_root))),
+        ({"trainer", "hydra"}, lambda: check_slurm(cfg) if is_a_job and settings_of(cfg) else check_devices(cfg)),
+        ({"output_root", "experiment", "name", "hydra"}, lambda: check_output(cfg)),
         ({"logger"}, lambda: logger_problems(cfg)),
         ({"loss"}, lambda: loss_settings("loss", cfg.loss, embedding_width)),
         ({"data", "loss"}, lambda: check_source_losses(cfg, embedding_width)),
         ({"data", "loss", "miner"}, lambda: miner_problems(cfg)),
         ({"data"}, lambda: build(cfg.data, "data").check_head()),
     ]
-    for parts, look_closer in looks:
-        if not wrong & parts:
-            found += look_closer()
-    return cfg, [*problems, *found]
+    for parts, looking in looks:
+        if wrong & parts:
+            continue
+        try:
+            found += looking()
+        except OmegaConfBaseException:
+            if not problems:
+                raise
+            # It reads a value that is missing or cannot be resolved, which is among the problems already.
+    return [*problems, *found]
 
 
 def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
@@ -182,41 +215,51 @@ def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
     return problems
 
 
-def check_output(root: Path) -> list[Problem]:
-    """Look whether runs can be written below `root`; leaves nothing behind."""
-    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        return [Problem("output_root", f"{there} is a file.", "Choose another place with output_root=...")]
+def check_output(cfg: DictConfig) -> list[Problem]:
+    """Look whether the run can be written where it is to be; leaves nothing behind."""
+    folder = named_folder(cfg) or Path(cfg.output_root) / cfg.experiment / "NEW"
+    key = "hydra.run.dir" if folder_is_set(cfg) else "output_root"
+    advice = f"Choose another place with {key}=..."
     try:
+        # The run's own folder may be there: then it is resumed.
+        is_dangling = folder.is_symlink() and not folder.exists()
+        around = [folder.absolute()] if is_dangling else folder.absolute().parents
+        there = next(each for each in around if os.path.lexists(each))
+        if not there.is_dir():
+            return [Problem(key, _no_folder(there), advice)]
         # Only trying tells: a file system may be read-only, or made of something else than files (/proc).
         Path(tempfile.mkdtemp(prefix=".finetune-", dir=there)).rmdir()
     except OSError as error:
-        what = f"{there} may not be written ({error.strerror})."
-        return [Problem("output_root", what, "Choose another place with output_root=...")]
+        return [Problem(key, f"{there} may not be written ({error.strerror}).", advice)]
     return []
 
 
-def start_hydra(
-    arguments: Arguments, overrides: list[str], flags: list[str], task: Callable[[DictConfig], None]
-) -> None:
+def _no_folder(path: Path) -> str:
+    if not path.is_symlink():
+        return f"{path} is a file."
+    if path.exists():
+        return f"{path} is a link to a file."
+    return f"{path} is a link to {path.readlink()}, and no folder is found there."
+
+
+def start_hydra(arguments: Arguments, flags: list[str], task: Callable[[DictConfig], None]) -> None:
     """Hand over to Hydra with the same search path that the check used.
 
     Raises:
         Exception: what `task` raised, about which Hydra would say something of its own.
     """
-    import hydra
-
-    config_path, extra = hydra_arguments(arguments.config_dir)
-    sys.argv = [sys.argv[0], *flags, *arguments.where(), *overrides, *extra]  # where Hydra reads it
     failures: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
+        resolvers.register()  # Hydra has registered its own
         try:
             task(cfg)
         except Exception as error:
             failures.append(error)
 
-    hydra.main(version_base="1.3", config_path=config_path, config_name=arguments.config_name)(guarded)()
+    guarded.__module__ = JOB_NAME  # from where Hydra takes the name of the job
+    words = [*flags, *arguments.where(), *arguments.overrides]
+    run_hydra(words, arguments.config_dir, arguments.config_name, guarded)
     for failure in failures:
         raise failure
 
@@ -231,7 +274,10 @@ def show(arguments: Arguments) -> int:
         return 0
     if not {"--hydra-help", "--shell-completion"} & set(arguments.show):
         _check_showable(arguments)
-    start_hydra(arguments, arguments.overrides, arguments.show, lambda _: None)
+    try:
+        start_hydra(arguments, arguments.show, lambda _: None)
+    except SystemExit as shown:  # Hydra ends the process when it has printed its help
+        return shown.code if isinstance(shown.code, int) else 0
     return 0
 
 
@@ -252,30 +298,36 @@ def _check_showable(arguments: Arguments) -> None:
 
 
 def _run(arguments: Arguments) -> int:
-    if not processes.is_first():
+    if not processes.is_first() and not arguments.only_checks:
         from finetune.launch.follow import follow
 
         return follow(arguments)
     try:
         found = _checked(arguments)
+    except FinetuneError as error:
+        complain(error)  # before the others are waited for
+        if not arguments.only_checks:
+            tell_before_meeting(error)
+        return error.exit_code
     except BaseException as error:
         tell_before_meeting(error)
         raise
     if found is None:
         return 0
-    overrides, cfg, dataset = found
+    arguments, cfg, dataset = found
     peers = company(processes_here(cfg))
-    run, goes_on = find_run(cfg, overrides, dataset, arguments)
-    words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
+    run, goes_on = find_run(cfg, arguments.overrides, dataset, arguments)
+    arguments = arguments.in_folder(run.path)
     with Others(peers) as others, outcome(run, goes_on, peers):
         if peers is not None:
             peers.tell("run", str(run.path.absolute()))
-        others.start([*arguments.where(), *words])
-        start_hydra(arguments, words, [], lambda cfg: _train(cfg, dataset, run, goes_on))
+        others.start([*arguments.where(), *arguments.overrides])
+        resumed_with = arguments.overrides if goes_on else None
+        start_hydra(arguments, [], lambda cfg: _train(cfg, dataset, run, resumed_with))
     return 0
 
 
-def _checked(arguments: Arguments) -> tuple[list[str], DictConfig, Dataset] | None:
+def _checked(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset] | None:
     """Return what is to be trained, when nothing speaks against it; None if only the check was asked for."""
     if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
         what = "this speaks of a sweep, and this is one run."
@@ -283,31 +335,35 @@ def _checked(arguments: Arguments) -> tuple[list[str], DictConfig, Dataset] | No
     if of_a_cluster := [text for text in arguments.overrides if is_of_the_cluster(text)]:
         what = "this speaks of a cluster, and this is a run on this machine."
         raise CheckFailed(Problem(text, what, "Leave it out, or use finetune submit.") for text in of_a_cluster)
-    overrides = overrides_of_run(arguments.overrides)
-    checked = check_run(arguments, overrides)
+    checked = check_run(arguments)
     if checked is None:
         return None
-    cfg, dataset = checked
+    arguments, cfg, _ = checked
+    if cfg.dry_run:
+        what = "there is no job's script to show: this is a run on this machine."
+        told = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
+        raise CheckFailed(placed(told, arguments.overrides, arguments.config_dir, arguments.config_name))
     check_start(cfg)
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
-    return overrides, cfg, dataset
+    return checked
 
 
-def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, Dataset] | None:
+def check_run(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset] | None:
     """Check all of a run and say what there is to say of it; return None if that was all that was asked for.
 
     Raises:
         CheckFailed: with everything that is wrong.
     """
-    cfg, dataset = check_all(arguments, overrides)
+    arguments, cfg, dataset = checked = check_all(arguments)
     models = models_of(cfg)
-    notes = device_notes(cfg) if settings_of(cfg) is None else slurm_notes(cfg)
-    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *prompt_notes(cfg, models)]
-    notes += evaluation_notes(cfg, dataset.held)
+    is_a_job = is_for_a_cluster(arguments)
+    notes = slurm_notes(cfg) if is_a_job and settings_of(cfg) else device_notes(cfg)
+    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *model_notes(cfg, models)]
+    notes += [*evaluation_notes(cfg, dataset.held), *_unused_notes(cfg, is_a_job=is_a_job)]
     for note in notes if not cfg.dry_run else ():
         say(note)
     if not cfg.check:
-        return cfg, dataset
+        return checked
     end_quietly_without_a_reader()
     for model in models:
         if model.folder is None:
@@ -317,9 +373,25 @@ def check_run(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig, D
     return None
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, goes_on: bool) -> None:
-    # A checkpoint that was chosen is where a job began, not where it goes on.
-    checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume) if goes_on else None
+def _unused_notes(cfg: DictConfig, *, is_a_job: bool) -> list[str]:
+    """Say which settings of a file mean nothing for a single run here; a process of a sweep or of a job knows."""
+    if folder_is_set(cfg):
+        return []
+    notes = []
+    if has_own_sweeper(cfg):
+        notes.append("The config chooses hydra/sweeper=optuna, and this is one run: add -m to search.")
+    if settings_of(cfg) is not None and not is_a_job:
+        notes.append("The config chooses hydra/launcher=slurm, and this runs here: use finetune submit for a job.")
+    return notes
+
+
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, resumed_with: list[str] | None) -> None:
+    """Train a new run, or one that is resumed with these overrides."""
+    checkpoint = None
+    if resumed_with is not None:
+        # A checkpoint that was chosen is where a job began, not where it goes on.
+        checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
+        record_time_limit(cfg, resumed_with, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run
     from finetune.training.fit import fit

@@ -11,19 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from omegaconf import DictConfig
 
 from finetune import interrupts
 from finetune.config.build import build
 from finetune.config.check import look
+from finetune.config.compose import compose
 from finetune.config.evaluators import evaluators_of, needs_held, watches
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.launch.arguments import Arguments, parse
+from finetune.launch.arguments import Arguments, key_of, parse
 from finetune.launch.devices import check_devices
-from finetune.launch.encoders import check_lengths, check_reads, fetch, look_at_models, prompt_notes, width
+from finetune.launch.encoders import check_lengths, check_reads, fetch, look_at_models, model_notes, width
 from finetune.launch.entry import answered
 from finetune.launch.evaluations import (
     check_sources,
@@ -34,6 +34,7 @@ from finetune.launch.evaluations import (
     source_notes,
     unmeasured,
 )
+from finetune.launch.resume import overrides_of, with_root_of
 from finetune.launch.show_command import silent
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS, find
@@ -57,6 +58,10 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
         raise FinetuneError(f"evaluate does not take {flag}.", "It takes models, and overrides: key=value.")
     with silent(as_json):
         found = measured(arguments)
+    if found is None and not as_json:
+        say("The models, the config and the data are fine; nothing was evaluated.", style="bold green")
+        return 0
+    found = found or {}
     from finetune.evaluation.table import as_data, side_by_side
 
     if as_json:
@@ -68,8 +73,10 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
     return 0
 
 
-def measured(arguments: Arguments) -> dict[str, dict[str, Result]]:
+def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
     """Return what each evaluator found of each model, by the evaluators' and the models' names.
+
+    None if `check` asks for nothing but to look whether all is as it must be.
 
     Raises:
         CheckFailed: with everything that is wrong.
@@ -83,6 +90,8 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]]:
     for note in [*(held.notes if held else []), *source_notes(own)]:
         say(note)
     list_left_out(one.problems for one in (held, *own.values()) if one is not None)
+    if first.check:
+        return None
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}
     for cfg in configs.values():
         fetch(cfg)
@@ -106,10 +115,19 @@ def as_overrides(model: str) -> list[str]:
         return [f"model.name={quoted(model)}"]
     if not run.model.is_dir():
         raise FinetuneError(f"the run {run.path} has no model yet.", "Let it finish first, or name another one.")
-    started_with = _overrides_of(run)
     # What shaped the model when it was new is in the folder that it was saved to.
-    chosen = [word for word in started_with if re.match(r"model=\w+$", word)]
-    return [*chosen, f"model.name={quoted(str(run.model))}"]
+    return [*_kind_of(run), f"model.name={quoted(str(run.model))}"]
+
+
+def _kind_of(run: RunDirectory) -> list[str]:
+    """Return the override that chooses a run's kind of model, whichever file or word chose it."""
+    started = with_root_of(run, Arguments(overrides_of(run)))
+    try:
+        cfg = compose(started.overrides, started.config_dir, started.config_name)
+    except CheckFailed:  # its files have changed since
+        return [word for word in started.overrides if key_of(word) == "model"]
+    chosen = cfg.hydra.runtime.choices.get("model")
+    return [f"model={chosen}"] if chosen else []
 
 
 def run_of(model: str) -> RunDirectory | None:
@@ -122,22 +140,22 @@ def run_of(model: str) -> RunDirectory | None:
     return run if run.config_path.is_file() else None
 
 
-def _overrides_of(run: RunDirectory) -> list[str]:
-    words = yaml.safe_load(run.overrides_path.read_text(encoding="utf-8"))
-    return list(words or [])
-
-
-def _what_it_measured(models: list[str]) -> list[str]:
-    """Return the overrides of the first run that is named, as far as they say on what it is measured, and how."""
-    runs = (run for model in models if (run := run_of(model)) is not None)
-    words = _overrides_of(run) if (run := next(runs, None)) else []
-    return [word for word in words if _MEASURES.match(word)]
+def _as_it_was_measured(models: list[str], arguments: Arguments) -> Arguments:
+    """Return the root config and the overrides of the first run that is named, as far as they say on what it is
+    measured, and how; without a run the arguments as they are.
+    """
+    run = next((run for model in models if (run := run_of(model)) is not None), None)
+    if run is None:
+        return replace(arguments, overrides=[])
+    words = [word for word in overrides_of(run) if _MEASURES.match(word)]
+    return replace(with_root_of(run, arguments), overrides=words)
 
 
 def _checked(models: list[str], overrides: list[str], arguments: Arguments) -> dict[str, DictConfig]:
     """Return the config of each model, by what it is called."""
-    if not overrides:
-        overrides = _what_it_measured(models)
+    if all(key_of(word) == "check" for word in overrides):
+        arguments = _as_it_was_measured(models, arguments)
+        overrides = [*arguments.overrides, *overrides]
     configs: dict[str, DictConfig] = {}
     problems: list[Problem] = []
     for words in [as_overrides(model) for model in models] or [[]]:
@@ -163,7 +181,7 @@ def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None
         problems.append(Problem("evaluation", what, "Choose some: 'evaluation=[retrieval,geometry]'."))
     if _needs_run_data(cfg):
         problems += build(cfg.data, "data").check_head()
-    for note in prompt_notes(cfg, models):
+    for note in model_notes(cfg, models, training=False):
         say(note)
     return cfg, problems
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
-import sys
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from finetune import processes
-from finetune.config.quoting import quoted
+from finetune import interrupts, processes
+from finetune.console import alert, be_quiet
 from finetune.errors import FinetuneError
 from finetune.launch.arguments import Arguments
-from finetune.launch.claim import overrides_of_run
 from finetune.launch.entry import check_all, start_hydra
+from finetune.launch.meeting import PATIENCE, meet
 from finetune.launch.others import end_with_the_first
-from finetune.launch.peers import PATIENCE, Ending, Peers, meet
+from finetune.launch.peers import Ending, Peers
+from finetune.launch.resume import restore_moment
 from finetune.runs.causes import Elsewhere
 from finetune.runs.directory import RunDirectory
 
@@ -28,10 +25,10 @@ def follow(arguments: Arguments) -> int:
     here, met = processes.place(), list[Peers]()
     if here.starter == "the first process":
         end_with_the_first()
-    signal.signal(signal.SIGTERM, _stop)
+    be_quiet()
+    interrupts.listen(interrupts.STOPS, interrupts.raise_stop)
     try:
-        overrides = overrides_of_run(arguments.overrides)
-        cfg, dataset = check_all(arguments, overrides)
+        arguments, cfg, dataset = check_all(arguments)
         if cfg.check:
             return 0
         peers = meet(here)
@@ -40,8 +37,8 @@ def follow(arguments: Arguments) -> int:
         with peers.watched(_end_at_once):
             from finetune.training.fit import fit
 
-            words = [*overrides, f"hydra.run.dir={quoted(str(run.path))}"]
-            start_hydra(arguments, words, [], lambda cfg: fit(cfg, dataset, run))
+            restore_moment(run)
+            start_hydra(arguments.in_folder(run.path), [], lambda cfg: fit(cfg, dataset, run))
             peers.hear_the_end()
     except BaseException as error:
         _end(error, met)
@@ -61,17 +58,10 @@ def _end(error: BaseException, met: list[Peers]) -> NoReturn:
         (met or [meet(processes.place(), PATIENCE)])[0].end(ending)
     except (FinetuneError, RuntimeError):  # nobody is there to say it
         if not met and not ending.is_echo:
-            sys.stderr.write(ending.trace or f"{ending.what}\n{ending.advice}\n")
-            sys.stderr.flush()
+            alert(ending.trace or f"{ending.what}\n{ending.advice}")
     # Without the ends of libraries, which may wait for others that are gone.
     os._exit(ending.exit_code)
 
 
 def _end_at_once(_why: Elsewhere) -> None:
     os._exit(1)
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-    raise KeyboardInterrupt

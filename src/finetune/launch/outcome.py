@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
 
 from finetune import interrupts
 from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
-from finetune.launch.arguments import program
+from finetune.launch.arguments import resume_command
 from finetune.launch.peers import Ending, Peers
 from finetune.launch.slurm.job import keep_job, stop_of
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
@@ -34,7 +32,8 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
         RunError: memory or disk ran out.
     """
     before = run.read_truth()
-    with _locked(run), _terminated_like_interrupted():
+    # In training, StopOnSignal takes these signals over.
+    with _locked(run), interrupts.Listening(interrupts.STOPS, interrupts.raise_stop):
         if was_there and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
@@ -42,11 +41,14 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
             run.write_status("validating")
             with _watched(run, peers):
                 yield
-            run.write_status("finished")
+            last = run.read_status()  # a training that ended early says why
+            run.write_status("finished", last.get("reason", ""), cause=last.get("cause"))
             if peers is not None:
                 peers.finish()
         except BaseException as error:
-            told = _noted(run, _true(error, peers), before.get("step") or 0)
+            # Nothing may keep the reason from being written; torchrun for one ends all when one process has failed.
+            with interrupts.Listening(interrupts.ALL, signal.SIG_IGN):
+                told = _noted(run, _true(error, peers), before.get("step") or 0)
             if told is error:
                 raise
             raise told from error
@@ -66,8 +68,6 @@ def _true(error: BaseException, peers: Peers | None) -> BaseException:
     """Return what ended the run, which may be an error of another process, and tell it to the others."""
     if peers is None:
         return error
-    # torchrun ends all when one has failed, and would keep this one from saying why.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     found = peers.truth(error)
     peers.end(Ending.of(found))
     return found
@@ -85,7 +85,7 @@ def _locked(run: RunDirectory) -> Iterator[None]:
 
 def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> BaseException:
     """Write down what ended the run, which began at `first_step`, and return what is to be said about it."""
-    go_on = f"{program()} {shlex.quote(f'resume={run.path}')}"
+    go_on = resume_command(run.path)
     if is_stop(error) or (interrupts.asked() and not isinstance(error, FinetuneError)):
         what = error.what if isinstance(error, Interrupted) else "Stopped at once."
         stop = stop_of(has_moved=(run.read_status().get("step") or 0) > first_step)
@@ -112,18 +112,3 @@ def _write(run: RunDirectory, state: State, reason: str, cause: Cause, goes_on: 
     # The disk may be full: the first error is the one to show, not that of writing it down.
     with contextlib.suppress(RunError):
         run.write_status(state, reason, cause=cause, goes_on=goes_on)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM outside of training ends the run like Ctrl-C does; in training, StopOnSignal takes both over."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is stop:
-            signal.signal(signal.SIGTERM, previous)

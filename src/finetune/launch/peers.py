@@ -1,7 +1,6 @@
 """What the processes of a run tell each other beside what they compute: where the run is, and why one of them ended.
 
-Through torch's TCPStore at MASTER_ADDR and MASTER_PORT, where the process group meets too: it is torchrun's, or that of
-the first process.
+Through torch's TCPStore at MASTER_ADDR and MASTER_PORT, where the process group meets too; `meeting.py` gets it.
 """
 
 from __future__ import annotations
@@ -19,19 +18,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune import processes
-from finetune.errors import FinetuneError, RunError
+from finetune.errors import FinetuneError
 from finetune.processes import Place
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_echo, is_stop, out_of_memory
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-_HERE = "127.0.0.1"
-_SLURM_PORT = 15000  # and the last four digits of the job: each process finds the same, and two jobs hardly ever
-LONGEST_TO_MEET = timedelta(minutes=30)  # as long as torch waits for a process group
-_ONE_TRY = timedelta(seconds=2)
-PATIENCE = timedelta(seconds=20)  # to tell the others of what ended this process before they met
 _TO_BE_HEARD = timedelta(seconds=5)
 _SECONDS_BETWEEN_LOOKS = 0.2
 # A process that is told of another's end by its own library needs no more to come to its end by itself.
@@ -71,18 +64,18 @@ class Peers:
         self.place = place
         self._tcp, self._store = store, _ours(store)
         self._over = threading.Event()  # this process is about to end, or the run has
-        self.gone: Callable[[], dict[int, str]] = self._missing
+        self.gone: Callable[[], dict[int, str]] = self._killed_here
         self.tell(f"process/{place.rank}", f"{_machine()} {os.getpid()}")
 
     def tell(self, key: str, value: str) -> None:
         """Have the others know something."""
-        self._store.set(key, value)
+        self._store.set(key, os.fsencode(value))  # type: ignore[arg-type]
 
     def hear(self, key: str) -> str:
         """Return what another process tells under this key; waits for it."""
         while not self._store.check([key]):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        return self._store.get(key).decode()
+        return os.fsdecode(self._store.get(key))
 
     def finish(self) -> None:
         """Tell the others that the run is finished, and wait a little until they hear it: the store ends with this."""
@@ -102,9 +95,9 @@ class Peers:
         with contextlib.suppress(RuntimeError, ConnectionError):
             self.tell(f"ending/{self.place.rank}", json.dumps(asdict(ending)))
 
-    def wait_for_all(self, patience: timedelta) -> None:
-        """Wait until every process has come, or `patience` is over: what they share goes with the first one."""
-        self._wait([f"process/{rank}" for rank in range(self.place.world)], patience)
+    def missing(self) -> list[int]:
+        """Return the ranks of the processes that have not come yet."""
+        return [rank for rank in range(self.place.world) if not self._store.check([f"process/{rank}"])]
 
     def _wait(self, keys: list[str], patience: timedelta) -> None:
         until = time.monotonic() + patience.total_seconds()
@@ -177,7 +170,7 @@ class Peers:
                 return Elsewhere(f"process {rank} was stopped: {ending.what}", ending.advice, "stopped")
         return None
 
-    def _missing(self) -> dict[int, str]:
+    def _killed_here(self) -> dict[int, str]:
         """Return the processes on this machine that are not there any more."""
         found = {}
         for rank in range(self.place.world):
@@ -189,73 +182,6 @@ class Peers:
 
 
 _OF_KILLED = "The system kills processes when memory runs out; whoever watches over a machine may do so too."
-
-
-def company(count: int) -> Peers | None:
-    """Return the other processes of a run of `count` on this machine, if this is the first of several; else nothing.
-
-    Raises:
-        RunError: they cannot meet.
-    """
-    here = processes.place()
-    if here.world > 1:
-        return meet(here)
-    return host(count) if count > 1 else None
-
-
-def meet(here: Place, patience: timedelta = LONGEST_TO_MEET) -> Peers:
-    """Meet the other processes of the run that started with this one.
-
-    Raises:
-        RunError: they do not come.
-    """
-    host = os.environ.get("MASTER_ADDR") or _first_of_job()
-    port = int(os.environ.get("MASTER_PORT") or _SLURM_PORT + int(os.environ.get("SLURM_JOB_ID", "0")[-4:]))
-    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
-    processes.settle(here)
-    is_host = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    return Peers(_store(host, port, is_host, patience), here)
-
-
-def tell_before_meeting(error: BaseException) -> None:
-    """Tell the other processes, started by somebody else, that the first one has ended before they met.
-
-    They look for it until it is there, which may be for long.
-    """
-    here = processes.place()
-    if here.world > 1 and here.rank == 0 and here.starter == "srun":
-        with contextlib.suppress(RunError):
-            peers = meet(here)
-            peers.end(Ending.of(error))
-            peers.wait_for_all(PATIENCE)
-
-
-def host(count: int) -> Peers:
-    """Be the first of `count` processes on this machine, which are yet to be started."""
-    store = _store(_HERE, 0, True, LONGEST_TO_MEET)
-    here = Place(0, count, 0, count, "the first process")
-    os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), processes.STARTED_BY: str(os.getpid())}
-    processes.settle(here)
-    return Peers(store, here)
-
-
-def _store(host: str, port: int, is_host: bool, patience: timedelta) -> TCPStore:
-    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
-
-    until = time.monotonic() + patience.total_seconds()
-    while True:
-        try:
-            # multi_tenant: the process group asks for one at the same place, and gets this one.
-            store = TCPStore(host, port, is_master=is_host, timeout=_ONE_TRY, wait_for_workers=False, multi_tenant=True)
-        except (DistError, RuntimeError) as error:
-            # A try is short, for while it waits for the first process it hears of no signal.
-            if not is_host and time.monotonic() < until:
-                continue
-            what = f"The processes of this run cannot meet at {host}:{port}: {str(error).splitlines()[0]}"
-            advice = "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached."
-            raise RunError(what, advice) from error
-        store.set_timeout(patience)
-        return store
 
 
 def _ours(store: TCPStore) -> Store:
@@ -275,13 +201,6 @@ def _machine() -> str:
     except OSError:
         return socket.gethostname()
     return f"{boot} {namespace}"
-
-
-def _first_of_job() -> str:
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or _HERE
-    return str(SLURMEnvironment.resolve_root_node_address(nodes))
 
 
 def _told(store: Store, rank: int) -> Ending | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from finetune.data.dataset import Dataset
 
-# What speaks of the sweep, or of the cluster, and not of a run.
-_OF_THE_SWEEP = re.compile(r"[+~]*(sweep[.=@]|hydra/sweeper|hydra\.sweeper)")
-_OF_THE_CLUSTER = re.compile(r"[+~]*(hydra/launcher|hydra\.launcher|dry_run=)")
 PRUNED = "pruned"  # the reason of a run that was stopped because others were better
 _LONGEST = 80  # characters of what varies in a folder's name
 
@@ -63,21 +61,6 @@ class Result:
     def is_failure(self) -> bool:
         """Whether it did not come to the end that it was meant to come to."""
         return self.state != "finished" and self.reason != PRUNED
-
-
-def is_of_the_sweep(override: str) -> bool:
-    """Return whether an override speaks of a sweep as a whole, not of a run."""
-    return _OF_THE_SWEEP.match(override) is not None
-
-
-def is_of_the_cluster(override: str) -> bool:
-    """Return whether an override says what is asked of a cluster, not what a run is."""
-    return _OF_THE_CLUSTER.match(override) is not None
-
-
-def of_the_run(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that a run itself gets."""
-    return [text for text in overrides if not is_of_the_sweep(text) and not is_of_the_cluster(text)]
 
 
 def place_of(cfg: DictConfig, mine: Sequence[str], fingerprint: str) -> Path:
@@ -120,7 +103,7 @@ def _check_free(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
             pass
     elif not is_for_a_cluster:
         what = f"it is {record.state} as job {record.job} of a cluster."
-        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it.")
+        raise FinetuneError(what, f"`finetune runs cancel {shlex.quote(str(run.path))}` ends it.")
 
 
 def is_finished(run: Path) -> bool:

@@ -157,7 +157,7 @@ def path(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT) -> None
     Example: cd "$(finetune runs path my_run)"
     """
     with _at_work():
-        typer.echo(str(_record(run, root, ctx).run.path.absolute()))
+        sys.stdout.write(f"{_record(run, root, ctx).run.path.absolute()}\n")
 
 
 @app.command()

@@ -15,6 +15,7 @@ Points = list[tuple[float, float]]
 _COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _WIDEST, _HEIGHT = 120, 20  # characters
 _MARGIN = 24  # characters beside the picture, for the numbers and the name of the axis
+_NARROWEST = 16  # characters; a narrower picture shows nothing
 _LONGEST_LABEL = 8  # characters
 
 
@@ -41,11 +42,25 @@ def _smoothed(points: Points, width: int) -> Points:
 
 
 def draw(found: Mapping[str, Points], metric: str) -> None:
-    """Print the picture, and below it where each curve begins and ends; colours only in a terminal."""
+    """Print the picture, and below it where each curve begins and ends; colours only in a terminal.
+
+    A terminal too narrow for the picture gets the lines below it alone.
+    """
+    width = min(_WIDEST, console.width) - _MARGIN
+    if width >= _NARROWEST:
+        _draw_picture(found, metric, width)
+    for colour, (name, points) in zip(cycle(_COLOURS), found.items(), strict=False):
+        (first, start), (last, end), low = points[0], points[-1], min(value for _, value in points)
+        high = max(value for _, value in points)
+        line = f"{name}  {metric} {start:.6g} at step {first:g}, {end:.6g} at step {last:g}"
+        say(f"{line}; lowest {low:.6g}, highest {high:.6g}", style=colour)
+
+
+def _draw_picture(found: Mapping[str, Points], metric: str, width: int) -> None:
     import plotille
 
     figure = plotille.Figure()
-    figure.width, figure.height = min(_WIDEST, console.width) - _MARGIN, _HEIGHT
+    figure.width, figure.height = width, _HEIGHT
     figure.with_colors = console.is_terminal and not console.no_color
     figure.x_label, figure.y_label = "step", metric.rpartition("/")[2][:_LONGEST_LABEL]
     for kind in (int, float):
@@ -57,11 +72,6 @@ def draw(found: Mapping[str, Points], metric: str) -> None:
         steps, values = zip(*points, strict=True)
         figure.plot(steps, values, lc=colour if figure.with_colors else None)
     sys.stdout.write(figure.show() + "\n")
-    for colour, (name, points) in zip(cycle(_COLOURS), found.items(), strict=False):
-        (first, start), (last, end), low = points[0], points[-1], min(value for _, value in points)
-        high = max(value for _, value in points)
-        line = f"{name}  {metric} {start:.6g} at step {first:g}, {end:.6g} at step {last:g}"
-        say(f"{line}; lowest {low:.6g}, highest {high:.6g}", style=colour)
 
 
 def _limits(numbers: Sequence[float]) -> tuple[float, float]:

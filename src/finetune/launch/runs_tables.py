@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from finetune.config.differences import shown
 from finetune.console import console, say
-from finetune.launch.arguments import program
+from finetune.launch.arguments import resume_command
 from finetune.launch.words import ago, span
 from finetune.runs.atomic import read_mapping
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
@@ -90,7 +89,9 @@ def print_run(record: Record) -> None:
         for name, part in evaluations.items():
             _print(metrics_table(name, part))
     if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
-        say(f"go on with: {program()} {shlex.quote(f'resume={record.run.path}')}")
+        say(f"resume with: {resume_command(record.run.path)}")
+    elif record.status.get("cause") == "max_time" and record.run.last_checkpoint.is_file():
+        say(f"train on with: {resume_command(record.run.path)} trainer.max_time=null")
 
 
 def _standing(record: Record) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from finetune.config.build import build
 from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.launch.arguments import Arguments, parse
-from finetune.launch.entry import answered, check_fit, look_at_a_glance
+from finetune.launch.entry import answered, check_fit, check_run, look_at_a_glance
 from finetune.models.locate import find_here
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ def _show(arguments: Arguments, *, as_json: bool) -> int:
         raise FinetuneError(f"data show does not take {flag}.", "It takes the overrides of one run: key=value.")
     with silent(as_json):
         facts = gather(arguments)
+    if facts is None and not as_json:
+        return 0
+    facts = facts or {}
     if as_json:
         # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
         sys.stdout.write(json.dumps(facts, indent=1) + "\n")
@@ -41,8 +44,8 @@ def _show(arguments: Arguments, *, as_json: bool) -> int:
     return 0
 
 
-def gather(arguments: Arguments) -> dict[str, Any]:
-    """Check the config, read all of the data and describe it, as JSON-able data.
+def gather(arguments: Arguments) -> dict[str, Any] | None:
+    """Check the config, read all of the data and describe it, as JSON-able data; None if `check` asks for no more.
 
     What only training would stumble over is no mistake here: it is among the warnings.
 
@@ -53,6 +56,9 @@ def gather(arguments: Arguments) -> dict[str, Any]:
     cfg, problems = look_at_a_glance(arguments, arguments.overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
+    if cfg.check:
+        check_run(arguments)
+        return None
     interrupts.raise_from_now_on()  # the cache that is filled here can be left tidy
     data = build(cfg.data, "data")
     dataset = data.load(cfg.seed)

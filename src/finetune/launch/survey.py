@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from finetune.config.compose import compose
 from finetune.console import Bar
 from finetune.errors import CheckFailed, Problem
-from finetune.launch.arguments import Arguments
+from finetune.launch.arguments import Arguments, of_the_run
 from finetune.launch.claim import make_run, resolved
-from finetune.launch.points import Point, check_place, of_the_run, place_of
+from finetune.launch.points import Point, check_place, place_of
 from finetune.launch.slots import check_slots, processes_of
 from finetune.launch.slurm.settings import settings_of
 from finetune.runs.directory import RunDirectory

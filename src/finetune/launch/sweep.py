@@ -14,7 +14,7 @@ from finetune import interrupts
 from finetune.config.build import build
 from finetune.console import say
 from finetune.errors import CheckFailed, Problem
-from finetune.launch.arguments import Arguments, command_again
+from finetune.launch.arguments import Arguments
 from finetune.launch.axes import read_axes
 from finetune.launch.crew import Crew, Ended
 from finetune.launch.points import Point, Result, is_finished
@@ -129,7 +129,7 @@ def sweep(arguments: Arguments) -> int:
     if isinstance(crew, ClusterCrew) and (cfg.dry_run or not crew.settings.wait):
         return _hand_over(points[:1] if axes.is_search else points, crew, only_show=cfg.dry_run)
     with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
-        return _run(plan, crew, command_again(arguments, ["-m", *arguments.overrides]))
+        return _run(plan, crew, arguments.command(arguments.overrides))
 
 
 def _crew(
@@ -181,7 +181,7 @@ def _run(plan: Plan, crew: Crew | ClusterCrew, again: str) -> int:
     board = Board(plan, again)
     for ended in plan.earlier():
         board.note(ended)
-    with _terminated_like_interrupted():
+    with _passed_on():
         try:
             _work(plan, crew, board)
         except KeyboardInterrupt as stop:
@@ -215,24 +215,26 @@ def _work(plan: Plan, crew: Crew | ClusterCrew, board: Board) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    number = signal.SIGTERM
+    """Somebody or the system stops the sweep; `number` is the signal that its points get."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(interrupts.called(number))
+        self.number = number
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A closed terminal and SIGTERM stop the points too: they are in sessions of their own, and would stay."""
+def _passed_on() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop the points too: they are in sessions of their own, and would continue.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
+    SIGQUIT, which ends the sweep at once, ends them at once.
+    """
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    # Who started this process may want it deaf (nohup).
-    previous = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if previous[number] is not signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, stop)
-    try:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if not interrupts.is_repeat(number):
+            raise _Terminated(signal.SIGTERM)
+
+    def quit_now(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated(signal.SIGKILL)
+
+    with interrupts.Listening(interrupts.STOPS, stop), interrupts.Listening([signal.SIGQUIT], quit_now):
         yield
-    finally:
-        for number in heard:
-            signal.signal(number, previous[number])

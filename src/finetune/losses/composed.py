@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetune.config.types import NotNegative, Positive, PositiveInt
 from finetune.data.batches import Batch
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.loss import SharedLoss, share, tell_width
+from finetune.losses.loss import SharedLoss, share, tell_width, total_weight
 from finetune.losses.settings import too_wide
 
 
@@ -47,6 +47,10 @@ class Matryoshka(SharedLoss):
             cut_ND = nn.functional.normalize(emb_ND[:, :width], dim=1)
             total = total + weight * share(self.loss, cut_ND, batch, rank, world)
         return total
+
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return that of the inner loss."""
+        return total_weight(self.loss, batch)
 
     def fit_width(self, width: int) -> None:
         """Refuse dimensions that are not there."""
@@ -102,6 +106,10 @@ class Layers(SharedLoss):
         )
         return nn.functional.kl_div(ours_NN, theirs_NN, reduction="batchmean", log_target=True)
 
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return that of the inner loss."""
+        return total_weight(self.loss, batch)
+
     def fit_width(self, width: int) -> None:
         """Hand it on."""
         tell_width(self.loss, width)
@@ -129,6 +137,10 @@ class Sum(SharedLoss):
         for name, loss in self.losses.items():
             total = total + self.weights[name] * share(loss, emb_ND, batch, rank, world)
         return total
+
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return that of the first loss: one number cannot be right for losses that average over different things."""
+        return total_weight(next(iter(self.losses.values())), batch)
 
     def fit_width(self, width: int) -> None:
         """Hand it on."""

@@ -36,6 +36,13 @@ class Loss(nn.Module):
         """Return the loss."""
         raise NotImplementedError
 
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return the denominator of the mean that the loss of this batch is: its rows, or the sum of their weights.
+
+        The batches of one optimizer step are combined in proportion to it (`trainer.accumulate_grad_batches`).
+        """
+        return row_weight(batch)
+
     def fit_width(self, width: int) -> None:
         """Be told the width D of the embeddings, once, before the optimizer is made.
 
@@ -50,6 +57,16 @@ class SharedLoss(Loss):
     def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
         """Return the part of process `rank` of `world`."""
         raise NotImplementedError
+
+
+def row_weight(batch: Batch) -> float | Tensor:
+    """Return the number of rows of a batch, or the sum of their weights where the data has weights."""
+    return len(batch) if batch.weight_B is None else batch.weight_B.sum()
+
+
+def total_weight(loss: nn.Module, batch: Batch) -> float | Tensor:
+    """Return the `total_weight` of any loss; for a plain module, which does not define it, that of the rows."""
+    return loss.total_weight(batch) if isinstance(loss, Loss) else row_weight(batch)
 
 
 def share(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:

@@ -39,6 +39,11 @@ class RowLoss(SharedLoss):
         """Return how much each row counts, `(R,)`; `None` if all count the same."""
         return batch.weight_B
 
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return the denominator of the mean over rows."""
+        weight_R = self.weights(batch)
+        return self.rows(batch) if weight_R is None else weight_R.sum()
+
     def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
         """Return the share that process `rank` of `world` has in the mean over the batch: the shares' sum is the mean.
 

@@ -127,6 +127,10 @@ class CosineMSE(Loss):
         target_P = (pairs.score_P - self.lowest) / (self.highest - self.lowest)
         return pairs.mean((pairs.cosine(emb_ND) - target_P) ** 2)
 
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return the sum of the weights of the pairs."""
+        return ScoredPairs.of(batch).weight_P.sum()
+
 
 class Pearson(Loss):
     """One minus the correlation of cosines and scores over the batch; neither's scale nor offset counts.
@@ -177,6 +181,12 @@ class Contrastive(Loss):
         nearest = _reach(distance_P.detach(), ~right_P & there_P, right_P & there_P, farthest=False)
         hard_P = torch.where(right_P, distance_P > nearest, distance_P < farthest)
         return (torch.where(right_P, pull_P, push_P) * hard_P * pairs.weight_P).sum()
+
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return the sum of the weights of the pairs; `only_hard` is a sum, which has no denominator."""
+        if self.only_hard:
+            return super().total_weight(batch)
+        return ScoredPairs.of(batch, self.right_from).weight_P.sum()
 
 
 def ordered(value_P: Tensor, score_P: Tensor, weight_P: Tensor) -> Tensor:

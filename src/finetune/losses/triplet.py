@@ -68,6 +68,12 @@ class Triplet(Loss):
         counted_N = right_NN.any(1) & wrong_NN.any(1)
         return weighted_mean(self._lost((farthest_N - nearest_N).masked_fill(~counted_N, 0)), counted_N)
 
+    def total_weight(self, batch: Batch) -> float | Tensor:
+        """Return the sum of the weights of the given triplets; mined ones count as the rows they come from."""
+        if self.negatives != "given":
+            return super().total_weight(batch)
+        return weighed(batch.negatives_Bn >= 0, batch).sum()
+
     def _given(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         anchor_B1, there_Bn = batch.anchor_B.unsqueeze(1), batch.negatives_Bn >= 0
         right_B1 = self._between(emb_ND, anchor_B1, batch.positive_B.unsqueeze(1))

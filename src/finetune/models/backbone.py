@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.locate import without_weights
+from finetune.models.locate import read_config, without_weights
+from finetune.models.quantised import check_not_quantised
 
 _DROPOUT_KEYS = (
     "hidden_dropout_prob",
@@ -45,6 +46,8 @@ def load_backbone(
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if not random_init:
+        check_not_quantised(folder, name, read_config(folder))
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:

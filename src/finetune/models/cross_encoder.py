@@ -20,9 +20,10 @@ from finetune.models.encoder import Encoder
 from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import declared, write_json
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer, marks
+from finetune.models.write_modules import write_cross_encoder
 
 
 class CrossEncoder(Encoder):
@@ -37,6 +38,7 @@ class CrossEncoder(Encoder):
     """
 
     scores_pairs: ClassVar[bool] = True
+    layout: ClassVar[Use] = "pairs"
     packs = False
     normalize = False
     use = (
@@ -55,14 +57,15 @@ class CrossEncoder(Encoder):
         allow_pickle: bool = False,
     ) -> None:
         super().__init__()
-        folder = declared(locate(name)).backbone
+        self._found = declared(locate(name), self.layout)
+        folder = self._found.backbone
         self.name, self.negatives = name, negatives
         settings, auto = {"num_labels": 1, "use_cache": False}, "AutoModelForSequenceClassification"
         self.backbone = load_backbone(folder, name, dropout, random_init, settings, auto, allow_pickle)
         if keep_layers is not None:
             leave_out_layers(self.backbone, keep_layers, name)
-        self.tokenizer = load_tokenizer(folder, name)
-        check_vocabulary(self.tokenizer, self.backbone, name)
+        self.tokenizer = load_tokenizer(folder, name, self._found.transformer.lower_case)
+        check_vocabulary(self.tokenizer, self.backbone.get_input_embeddings().num_embeddings, name)
         (before, between, behind), types = marks(self.tokenizer, 2)
         alone = marks(self.tokenizer, 1)[0]
         self.frame = Frame(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))  # type: ignore[arg-type]
@@ -105,8 +108,7 @@ class CrossEncoder(Encoder):
         self.backbone.save_pretrained(folder)
         self.tokenizer.model_max_length = max_length  # where sentence-transformers looks for it
         self.tokenizer.save_pretrained(folder)
-        settings = {"model_type": "CrossEncoder", "prompts": dict(prompts)}
-        write_json(folder / "config_sentence_transformers.json", settings)
+        write_cross_encoder(folder, prompts, self._found.settings, self._found.transformer)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -20,6 +20,7 @@ from finetune.data.pairs import Pairing
 from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.attention import register_uncompiled
 from finetune.models.lookup import Lookup
+from finetune.models.modules import Use
 
 
 class Encoder(nn.Module):
@@ -32,6 +33,7 @@ class Encoder(nn.Module):
 
     reads: ClassVar[tuple[str, ...]] = ("text",)
     files: ClassVar[tuple[str, ...]] = ("config.json", "tokenizer.json")  # what a folder that it is made from must hold
+    layout: ClassVar[Use] = "text"  # which modules a sentence-transformers folder that it is made from may have
     scores_pairs: ClassVar[bool] = False  # True: an item is a pair of texts, and its "embedding" (N, 1) is its score
     packs: bool = True  # texts are computed without padding; if not, each call pads to its longest
     pad_id: int = 0

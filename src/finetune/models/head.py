@@ -1,78 +1,189 @@
-"""What stands between a pooled embedding and the one that is used: layers that project it.
+"""What is between a pooled embedding and the one that is used: layers that project it.
 
 Shapes: N items, D width.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import ModelError
-
-# What sentence-transformers' folders name, and all that is looked up of it.
-_ACTIVATIONS = {
-    name: getattr(nn, name) for name in ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "ELU", "LeakyReLU")
-}
+from finetune.errors import ModelError, first_line
+from finetune.models.folder_checks import without_layer_weights
+from finetune.models.modules import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, Layer
+from finetune.models.write_modules import write_json
 
 
-class Dense(nn.Module):
-    """A linear layer and an activation, as sentence-transformers' module of that name saves them."""
+class HeadLayer(nn.Module):
+    """A layer after the pooling, which sentence-transformers knows as the module `kind`."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = True, activation: str = "Identity") -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs, bias=bias)
-        self.activation_name = activation
-        self.activation = _ACTIVATIONS[activation]()
+    kind: ClassVar[str]
 
-    def forward(self, emb_ND: Tensor) -> Tensor:
-        """Return what becomes of embeddings `(N, inputs)`: `(N, outputs)`."""
-        projected: Tensor = self.activation(self.linear(emb_ND))
-        return projected
+    def outputs(self, width: int) -> int:
+        """Return the width of what becomes of embeddings of `width`."""
+        return width
 
-    @classmethod
-    def load(cls, folder: Path) -> Dense:
-        """Return the layer that a folder holds.
-
-        Raises:
-            ModelError: it does more than a linear layer and a known activation, or its weights are no safetensors.
-        """
-        from safetensors.torch import load_file
-
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
-        on_tokens = config.get("module_input_name", "sentence_embedding") != "sentence_embedding"
-        if activation not in _ACTIVATIONS or config.get("use_residual") or on_tokens:
-            kind = "works on tokens" if on_tokens else "has a residual" if config.get("use_residual") else activation
-            raise ModelError(f"{folder}: a dense layer of this kind ({kind}) is not known.", "Take another model.")
-        if not (folder / "model.safetensors").is_file():
-            raise ModelError(
-                f"{folder}: this dense layer has no safetensors weights, and pickles are not read.",
-                "Convert it once where you trust it: SentenceTransformer(...).save(folder).",
-            )
-        layer = cls(config["in_features"], config["out_features"], config.get("bias", True), activation)
-        layer.load_state_dict(load_file(folder / "model.safetensors"))
-        return layer.float()
+    def settings(self) -> dict[str, Any]:
+        """Return the content of its `config.json`."""
+        raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         """Write the layer into a folder."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True)
-        config: dict[str, Any] = {
+        write_json(folder / "config.json", self.settings())
+        if weights := self.state_dict():
+            save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / LAYER_WEIGHTS)
+
+
+class Dense(HeadLayer):
+    """A linear layer and an activation; with a residual, the input (projected if its width changes) is added."""
+
+    kind = "Dense"
+
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool = True, activation: str = "Identity", residual: bool = False
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=bias)
+        self.activation_name = activation
+        self.activation = getattr(nn, activation)()
+        self.use_residual = residual
+        if residual and inputs != outputs:
+            self.residual = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, emb_ND: Tensor) -> Tensor:
+        """Return what becomes of embeddings `(N, inputs)`: `(N, outputs)`."""
+        projected: Tensor = self.activation(self.linear(emb_ND))
+        if not self.use_residual:
+            return projected
+        return projected + (self.residual(emb_ND) if hasattr(self, "residual") else emb_ND)
+
+    def outputs(self, width: int) -> int:
+        """Return the width of what the linear layer gives."""
+        return self.linear.out_features
+
+    def settings(self) -> dict[str, Any]:
+        """Return the content of its `config.json`; `use_residual` is unknown to sentence-transformers before 5.7."""
+        return {
             "in_features": self.linear.in_features,
             "out_features": self.linear.out_features,
             "bias": self.linear.bias is not None,
             "activation_function": f"{type(self.activation).__module__}.{self.activation_name}",
+            **({"use_residual": True} if self.use_residual else {}),
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(
-            {name: weight.contiguous() for name, weight in self.state_dict().items()}, folder / "model.safetensors"
-        )
+
+
+class LayerNorm(HeadLayer):
+    """A layer normalisation of the embedding."""
+
+    kind = "LayerNorm"
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, emb_ND: Tensor) -> Tensor:
+        """Return the normalised embeddings `(N, D)`."""
+        normed: Tensor = self.norm(emb_ND)
+        return normed
+
+    def settings(self) -> dict[str, Any]:
+        """Return the content of its `config.json`."""
+        return {"dimension": self.norm.normalized_shape[0]}
+
+
+class Dropout(HeadLayer):
+    """Dropout of the embedding, in training only."""
+
+    kind = "Dropout"
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(rate)
+
+    def forward(self, emb_ND: Tensor) -> Tensor:
+        """Return the embeddings `(N, D)`."""
+        dropped: Tensor = self.dropout(emb_ND)
+        return dropped
+
+    def settings(self) -> dict[str, Any]:
+        """Return the content of its `config.json`."""
+        return {"dropout": self.dropout.p}
+
+
+class Normalize(HeadLayer):
+    """Unit length, before further layers; the last normalisation is `projected`'s."""
+
+    kind = "Normalize"
+
+    def forward(self, emb_ND: Tensor) -> Tensor:
+        """Return the embeddings `(N, D)` at unit length."""
+        return nn.functional.normalize(emb_ND, dim=-1)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the content of its `config.json`."""
+        return {}
+
+
+def load_layers(layers: Sequence[Layer], width: int, allow_pickle: bool = False) -> list[HeadLayer]:
+    """Return the layers that a folder has after its pooling, which gives embeddings of `width`.
+
+    Raises:
+        ModelError: one is not known, does not fit to what is before it, or its weights cannot be read.
+    """
+    loaded = []
+    for layer in layers:
+        made, inputs = _made(layer, width)
+        if inputs != width:
+            raise ModelError(
+                f"{layer.folder}: this {layer.kind} takes {inputs} dimensions, and there are {width} before it.",
+                "The folder mixes the modules of two models: get the model again.",
+            )
+        if made.state_dict():
+            _load_weights(made, layer.folder, allow_pickle)
+        loaded.append(made.float())
+        width = made.outputs(width)
+    return loaded
+
+
+def _made(layer: Layer, width: int) -> tuple[HeadLayer, int]:
+    """Return a new layer as a folder describes it, and the width that it takes."""
+    config = layer.config
+    if layer.kind == "Dense":
+        activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+        inputs, outputs = int(config["in_features"]), int(config["out_features"])
+        residual = bool(config.get("use_residual", False))
+        return Dense(inputs, outputs, config.get("bias", True), activation, residual), inputs
+    if layer.kind == "LayerNorm":
+        return LayerNorm(int(config["dimension"])), int(config["dimension"])
+    if layer.kind == "Dropout":
+        return Dropout(config.get("dropout", 0.2)), width
+    return Normalize(), width
+
+
+def _load_weights(layer: HeadLayer, folder: Path, allow_pickle: bool) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        if (folder / LAYER_WEIGHTS).is_file():
+            weights: Mapping[str, Tensor] = load_file(folder / LAYER_WEIGHTS)
+        elif allow_pickle and (folder / PICKLED_LAYER_WEIGHTS).is_file():
+            weights = torch.load(folder / PICKLED_LAYER_WEIGHTS, map_location="cpu", weights_only=True)
+        else:
+            raise without_layer_weights(layer.kind, folder)
+        layer.load_state_dict(weights)
+    except ModelError:
+        raise
+    except Exception as error:  # the unpickler and safetensors have errors of their own
+        raise ModelError(
+            f"{folder}: the weights of this {layer.kind} cannot be read ({first_line(error)}).", "Get the model again."
+        ) from error
 
 
 def new_head(width: int, output_width: int | None, kind: str | None) -> list[Dense]:
@@ -99,9 +210,16 @@ def new_head(width: int, output_width: int | None, kind: str | None) -> list[Den
     return [last]
 
 
-def projected(emb_ND: Tensor, head: nn.ModuleList, normalize: bool) -> Tensor:
-    """Return embeddings after the head, in fp32, of unit length if asked."""
+def head_width(head: nn.ModuleList, width: int) -> int:
+    """Return the width of what becomes of embeddings of `width`."""
+    for layer in head:
+        width = layer.outputs(width)  # type: ignore[operator]
+    return width
+
+
+def projected(emb_ND: Tensor, head: nn.ModuleList, normalize: bool, truncate: int | None = None) -> Tensor:
+    """Return embeddings after the head in fp32, their first `truncate` numbers, of unit length if asked."""
     for layer in head:
         emb_ND = layer(emb_ND)
-    emb_ND = emb_ND.float()
+    emb_ND = emb_ND.float()[:, :truncate]
     return torch.nn.functional.normalize(emb_ND, dim=-1) if normalize else emb_ND

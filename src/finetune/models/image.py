@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,16 @@ from finetune.data.arrays import Ints
 from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.encoder import Encoder
-from finetune.models.head import Dense, new_head, projected
+from finetune.models.folder_checks import check_head, has_unit_length
+from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import declared, write
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
-from finetune.models.pooling import MODES, load_pooling
+from finetune.models.pooling import load_pooling
+from finetune.models.write_modules import trained_settings, write
 
 _PATCH = 8  # a convolution's first maps are large: an image counts as its patches of so many pixels
 
@@ -43,6 +45,7 @@ class ImageEncoder(Encoder):
 
     reads: ClassVar[tuple[str, ...]] = ("image",)
     files: ClassVar[tuple[str, ...]] = ("config.json",)
+    layout: ClassVar[Use] = "image"
     use = (
         "from finetune.models.image import ImageEncoder\n\n"
         'encoder = ImageEncoder("path/to/this/folder").eval()\n'
@@ -53,7 +56,7 @@ class ImageEncoder(Encoder):
         self,
         name: NotEmptyText,
         pooling: Literal["auto", "own", "mean", "cls", "max", "gem", "attention"] = "auto",
-        normalize: bool = True,
+        normalize: bool | Literal["auto"] = "auto",
         head: Literal["linear", "mlp"] | None = None,
         output_width: PositiveInt | None = None,
         keep_layers: PositiveInt | None = None,
@@ -65,8 +68,9 @@ class ImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files))
-        self.name = name
+        found = declared(locate(name, self.files), self.layout)
+        check_head(found, name, head is not None or output_width is not None)
+        self.name, self._found = name, found
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
         if keep_layers is not None:
             leave_out_layers(self.backbone, keep_layers, name)
@@ -74,18 +78,19 @@ class ImageEncoder(Encoder):
         self._states_width, self.other_cost, own = _sizes(self.backbone, self.pixels)
         chosen = pooling if pooling != "auto" else found.pooling or own
         # None: what the model itself makes of its patches.
-        self.pooling = load_pooling(chosen, self._states_width, found) if chosen in MODES else None
+        self.pooling = load_pooling(chosen, self._states_width, found) if chosen != "own" else None
         if self.pooling is not None:
             _leave_out_unused(self.backbone)
-        kept = [Dense.load(folder) for folder in found.dense]
-        between = kept[-1].linear.out_features if kept else self._states_width
-        self.head = nn.ModuleList([*kept, *new_head(between, output_width, head)])
-        self.normalize = normalize
+        self._pooled = self._states_width * (len(self.pooling.modes) if self.pooling is not None else 1)
+        self.head = nn.ModuleList(load_layers(found.layers, self._pooled, allow_pickle))
+        self.head.extend(new_head(head_width(self.head, self._pooled), output_width, head))
+        self.normalize, self.truncate = has_unit_length(found, normalize), found.settings.truncate_dim
 
     @property
     def width(self) -> int:
         """The number of dimensions of an embedding."""
-        return int(self.head[-1].linear.out_features) if len(self.head) else self._states_width  # type: ignore[union-attr, arg-type]
+        width = head_width(self.head, self._pooled)
+        return min(width, self.truncate or width)
 
     @property
     def hidden(self) -> int:
@@ -113,22 +118,15 @@ class ImageEncoder(Encoder):
             patches_NTD = _patches(output.last_hidden_state)
             lengths = np.full(len(values), patches_NTD.shape[1])
             pooled_ND = self.pooling(patches_NTD.flatten(0, 1), Packing(lengths, values.device))
-        return projected(pooled_ND, self.head, self.normalize)
+        return projected(pooled_ND, self.head, self.normalize, self.truncate)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write backbone, preprocessing and head in the layout of sentence-transformers."""
         self.backbone.save_pretrained(folder)
         self.pixels.save(folder)
-        write(
-            folder,
-            "Transformer",
-            None,
-            {},
-            self.normalize,
-            self.pooling,
-            self._states_width,
-            list(self.head),  # type: ignore[arg-type]
-        )
+        settings = trained_settings(self._found, self.normalize, {})
+        layers = cast(list[HeadLayer], list(self.head))
+        write(folder, "Transformer", settings, None, self.normalize, self.pooling, self._states_width, layers)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,20 @@ TEXT_FILES = ("config.json", "tokenizer.json")
 
 # Only what is read here: no pickles, and none of the other frameworks' copies of the weights.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
+_PICKLES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 _VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
-# Families whose first position is pad_token_id + 1, so that their table holds fewer positions than it has rows.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
-def locate(name: str, files: Sequence[str] = TEXT_FILES) -> Path:
+def locate(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
 
-    `files` are what it must hold.
+    `files` are what it must hold; `pickles` downloads pickled weights too.
 
     Raises:
         ModelError: it cannot be had.
     """
-    return find_here(name, files) or _download(name, files)
+    return find_here(name, files) or _download(name, files, pickles)
 
 
 def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
@@ -59,12 +58,26 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _require_files(folder: Path, files: Sequence[str]) -> Path:
+    if (folder / "adapter_config.json").is_file():
+        raise _adapter(folder)
     if missing := next((file for file in files if not _holds(backbone_in(folder), file)), None):
         raise ModelError(
             f"model.name={folder}: this folder holds no {missing}, so it is no model of this kind.",
             "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
         )
     return folder
+
+
+def _adapter(folder: Path) -> ModelError:
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    return ModelError(
+        f"model.name={folder}: this folder holds an adapter (adapter_config.json) of {base or 'another model'},"
+        " which is not read.",
+        "Merge it into its model first (merge_and_unload of peft, then save_pretrained), or start from the base model.",
+    )
 
 
 def _holds(folder: Path, file: str) -> bool:
@@ -104,15 +117,16 @@ def _in_cache(name: str, files: Sequence[str]) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     # A download that was cut off left a part of it.
-    whole = all(_holds(backbone_in(folder), file) for file in files) and any(folder.rglob("*.safetensors"))
-    return folder if whole else None
+    weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", *_PICKLES))
+    return folder if weights and all(_holds(backbone_in(folder), file) for file in files) else None
 
 
-def _download(name: str, files: Sequence[str]) -> Path:
+def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_NOT_FILES, etag_timeout=10))
+        wanted = [*_FILES, *(_PICKLES if pickles else [])]
+        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_NOT_FILES, etag_timeout=10))
     except Exception as error:
         # The hub's client raises a dozen kinds for "cannot be had": offline, no such model, no permission, ...
         raise ModelError(
@@ -148,9 +162,7 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
         raise ModelError(what, "Get the model again.") from error
     for file in files:
         try:
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+            length, header = _read_header(file)
             ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
             whole = bool(header) and file.stat().st_size == 8 + length + max(ends, default=0)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -159,6 +171,23 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
             raise ModelError(
                 f"model.name={name}: {file.relative_to(folder)} is cut off or damaged.", "Get the model again."
             )
+
+
+def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        return length, json.loads(opened.read(length)) if length < file.stat().st_size else {}
+
+
+def tensor_headers(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the name of each tensor in a folder's safetensors files, and its `dtype` and `shape`; none if damaged."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            _, header = _read_header(file)
+        except (OSError, ValueError):
+            continue  # check_weights says so
+        yield from ((name, tensor) for name, tensor in header.items() if name != "__metadata__")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -178,17 +207,6 @@ def width_of(config: Mapping[str, Any]) -> int | None:
     """Return the width of a backbone's states as its config.json says, `None` if it does not."""
     found = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
     return found if isinstance(found, int) else None
-
-
-def longest(config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens a model with this `config.json` has positions for; `None` if it has no such limit."""
-    config = config.get("text_config") or config  # of two towers, the one that reads texts
-    rows = config.get("max_position_embeddings")
-    if rows is None:
-        return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        rows -= (config.get("pad_token_id") or 0) + 1
-    return int(rows)
 
 
 def _ways_out(name: str, files: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""The layout of sentence-transformers' folders: which modules follow on each other, and with what settings."""
+"""What a sentence-transformers folder says: which modules follow on each other, and with what settings; no torch.
+
+Every key of its JSON files is honoured or refused by its name (`folder_settings.py` has those of the settings files).
+"""
 
 from __future__ import annotations
 
@@ -6,62 +9,117 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, NamedTuple
 
 from finetune.errors import ModelError
-
-if TYPE_CHECKING:
-    from finetune.models.head import Dense
-    from finetune.models.pooling import Pooling
+from finetune.models.folder_settings import (
+    ModelSettings,
+    TransformerSettings,
+    check_keys,
+    read_json,
+    read_model_settings,
+    read_transformer_settings,
+    refused,
+)
+from finetune.models.module_types import module_kind
 
 # What sentence-transformers calls our poolings; of the last two it knows nothing.
-_POOLINGS = {
-    "mean": "mean",
+POOLINGS = {
     "cls": "cls",
     "max": "max",
-    "lasttoken": "last",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
     "weightedmean": "weighted_mean",
+    "lasttoken": "last",
     "gem": "gem",
     "attention": "attention",
 }
-_FLAGS = {
-    "pooling_mode_mean_tokens": "mean",
+# As flags, which every version reads; of several the embeddings follow on each other in this order.
+FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
-_BACKBONES = ("Transformer", "CLIPModel", "StaticEmbedding")
-POOLING_WEIGHTS = "model.safetensors"
+POOLING_WEIGHTS = LAYER_WEIGHTS = "model.safetensors"
+PICKLED_LAYER_WEIGHTS = "pytorch_model.bin"
+# Activations of torch.nn without weights or settings, which the config of a dense layer may name.
+_ACTIVATIONS = (
+    *("Identity", "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU"),
+    *("LogSigmoid", "Mish", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign"),
+    *("Tanh", "Tanhshrink"),
+)
+_TORCH = ("torch.nn", "torch.nn.modules", "torch.nn.modules.activation", "torch.nn.modules.linear")
+
+_POOLING_KEYS = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *FLAGS}
+
+# For what kind of encoder a folder is read: texts, images, both, a table of token embeddings, pairs of texts.
+Use = Literal["text", "image", "text_image", "static", "pairs"]
+_BACKBONES: dict[str, tuple[str, ...]] = {
+    "text": ("Transformer",),
+    "image": ("Transformer",),
+    "text_image": ("CLIPModel", "Transformer"),
+    "static": ("StaticEmbedding", "Transformer"),
+    "pairs": ("Transformer",),
+}
+_LAYER_KEYS = {
+    "Dense": {
+        "in_features",
+        "out_features",
+        "bias",
+        "activation_function",
+        "module_input_name",
+        "module_output_name",
+        "use_residual",
+    },
+    "LayerNorm": {"dimension"},
+    "Dropout": {"dropout"},
+    "Normalize": {"module_input_name", "module_output_name"},
+}
+
+
+_NUMBERS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
+
+
+class Layer(NamedTuple):
+    """A module after the pooling: its kind, such as `Dense`, its folder, and its `config.json`."""
+
+    kind: str
+    folder: Path
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Declared:
     """What a folder says of itself; nothing if it is a plain transformers folder.
 
-    `backbone` is the folder of the backbone, `pooling` a mode of ours and `pooling_folder` where it stands, `dense` the
-    folders of dense layers, `normalize` whether embeddings have unit length, or are compared by their cosine,
-    `prompts` what texts begin with, by name.
+    `backbone` is the folder of the backbone and `kind` its module, `pooling` the modes of ours that are concatenated
+    (`cls+mean`) and `pooling_folder` where they are, `layers` what follows, without a last normalisation. `normalize`
+    says whether embeddings have unit length, or are compared by their cosine; None if nothing does.
     """
 
     backbone: Path
+    kind: str = ""
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
     pooling: str | None = None
     pooling_folder: Path | None = None
-    dense: Sequence[Path] = ()
+    layers: Sequence[Layer] = ()
     normalize: bool | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    settings: ModelSettings = field(default_factory=ModelSettings)
 
 
-def declared(folder: Path) -> Declared:
-    """Read `modules.json` and what it names.
+def declared(folder: Path, use: Use = "text") -> Declared:
+    """Read `modules.json` and all that it names, for an encoder of kind `use`.
 
     Raises:
-        ModelError: it is damaged, or has modules that would be lost.
+        ModelError: it is damaged, or says what cannot be honoured.
     """
     if not (folder / "modules.json").is_file():
         return Declared(folder)
     try:
-        return _read(folder)
+        return _read(folder, use)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"model.name={folder}: its modules.json or what it names is damaged ({type(error).__name__}: {error}).",
@@ -69,108 +127,102 @@ def declared(folder: Path) -> Declared:
         ) from error
 
 
-def declared_width(folder: Path) -> int | None:
-    """Return the width that the last dense layer of a folder gives embeddings, `None` if it has none."""
-    dense = declared(folder).dense
-    if not dense:
-        return None
-    return int(json.loads((dense[-1] / "config.json").read_text(encoding="utf-8"))["out_features"])
+def declared_width(found: Declared, width: int | None) -> int | None:
+    """Return the width of the embeddings, of a backbone of `width`; None if it is not known."""
+    for layer in found.layers:
+        width = layer.config["out_features"] if layer.kind == "Dense" else width
+    if not any(layer.kind == "Dense" for layer in found.layers) and width and found.pooling:
+        width *= found.pooling.count("+") + 1
+    truncated = found.settings.truncate_dim
+    return min(width, truncated) if width and truncated else width
 
 
-def _read(folder: Path) -> Declared:
-    own = folder / "config_sentence_transformers.json"
-    settings = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    found: dict[str, Any] = {"backbone": folder, "dense": [], "normalize": settings.get("similarity_fn_name") != "dot"}
-    for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
-        kind, path = module["type"].rsplit(".", 1)[-1], folder / module["path"]
-        if kind in _BACKBONES:
-            found["backbone"] = path
-        elif kind == "Pooling":
-            found |= {"pooling": _pooling_in(path / "config.json"), "pooling_folder": path}
-        elif kind == "Dense":
-            found["dense"].append(path)
-        elif kind == "Normalize":
-            found["normalize"] = True
-        else:
-            raise ModelError(
-                f"model.name={folder}: this model has a {kind} module, which cannot be trained.",
-                "Take a model of a transformer, a pooling, dense layers and a normalisation.",
-            )
-    return Declared(**found, prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text})
+def _read(folder: Path, use: Use) -> Declared:
+    settings = read_model_settings(folder, pairs=use == "pairs")
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    kinds = [_kind_of(module, folder) for module in modules]
+    names = [module["name"] for module in modules if "name" in module]
+    if len(set(names)) < len(names):
+        raise ValueError("two modules have one name")
+    places = [_place(folder, str(module["path"])) for module in modules]
+    if not kinds or kinds[0] not in _BACKBONES[use]:
+        raise _unexpected(folder, use, modules[0]["type"] if modules else "no module")
+    backbone, rest = places[0], list(zip(kinds[1:], places[1:], strict=True))
+    transformer = TransformerSettings()
+    if kinds[0] != "StaticEmbedding":
+        # A table that is distilled from a model of texts is made of what that model says.
+        transformer = read_transformer_settings(backbone, "text" if use == "static" else use)
+    if use == "pairs":
+        return Declared(backbone, kinds[0], transformer, settings=settings)
+    pooling, pooling_folder = None, None
+    if rest and rest[0][0] == "Pooling":
+        pooling_folder = rest.pop(0)[1]
+        pooling = _pooling_in(pooling_folder / "config.json")
+    layers = [_layer(kind, place, folder) for kind, place in rest]
+    normalize = settings.similarity in (None, "cosine")
+    if layers and layers[-1].kind == "Normalize":
+        layers, normalize = layers[:-1], True
+    return Declared(backbone, kinds[0], transformer, pooling, pooling_folder, layers, normalize, settings)
+
+
+def _kind_of(module: Mapping[str, Any], folder: Path) -> str:
+    place = folder / "modules.json"
+    check_keys(place, module, {"idx", "name", "path", "type", "kwargs"})
+    if module.get("kwargs"):
+        raise refused(place, f"kwargs of {module['type']}", module["kwargs"], "Use a model that needs none.")
+    return module_kind(module["type"], folder)
+
+
+def _place(folder: Path, path: str) -> Path:
+    place = folder / path
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the path {path!r} leads out of the folder")
+    return place
+
+
+def _unexpected(folder: Path, use: Use, kind: str) -> ModelError:
+    advice = f"Use a model whose first module is {' or '.join(_BACKBONES[use])}"
+    if kind.endswith(".StaticEmbedding") and use == "text":
+        advice += ", or model=static for this one"
+    if kind.endswith(".CLIPModel") and use == "text":
+        advice += ", or model=clip for this one"
+    what = f"model.name={folder}: its first module is {kind}, which this model= does not read."
+    return ModelError(what, advice + ".")
 
 
 def _pooling_in(path: Path) -> str:
     config = json.loads(path.read_text(encoding="utf-8"))
-    # Written as one name since sentence-transformers 6, as one flag per mode before.
-    mode = config.get("pooling_mode") or "+".join(
-        _FLAGS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
-    )
-    if mode not in _POOLINGS:
+    check_keys(path, config, _POOLING_KEYS)
+    if config.get("include_prompt", True) is not True:
+        advice = "Use another model; where its prompts are never used, remove the key: it changes nothing then."
+        raise refused(path, "include_prompt", config["include_prompt"], advice)
+    # Written as names since sentence-transformers 5.4, as one flag per mode before.
+    modes = config.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if config.get(flag)] or "mean"
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    for mode in modes:
+        if mode not in POOLINGS:
+            raise refused(path, "pooling_mode", mode, f"Supported: {', '.join(POOLINGS)}.")
+    return "+".join(POOLINGS[mode] for mode in modes)
+
+
+def _layer(kind: str, place: Path, folder: Path) -> Layer:
+    if kind not in _LAYER_KEYS:
         raise ModelError(
-            f"{path}: the pooling {mode!r} is not known.",
-            f"Set model.pooling to one of {', '.join(_POOLINGS.values())}.",
+            f"model.name={folder}: its module {place.name or '.'} ({kind}) is not where it can be trained.",
+            "Use a model with one backbone, then one pooling, then dense layers and the like.",
         )
-    return _POOLINGS[mode]
-
-
-def write(
-    folder: Path,
-    backbone: str,
-    max_length: int | None,
-    prompts: Mapping[str, str],
-    normalize: bool,
-    pooling: Pooling | None = None,
-    width: int = 0,
-    dense: Sequence[Dense] = (),
-    more: Mapping[str, Any] | None = None,
-) -> None:
-    """Write everything but the backbone, which is `backbone` to sentence-transformers (`Transformer`, ...).
-
-    `width` is that of what is pooled; `more` are further settings of the backbone.
-    """
-    modules = [("", backbone)]
-    if pooling is not None:
-        modules.append((f"{len(modules)}_Pooling", "Pooling"))
-        _write_pooling(folder / modules[-1][0], pooling, width)
-    for layer in dense:
-        modules.append((f"{len(modules)}_Dense", "Dense"))
-        layer.save(folder / modules[-1][0])
-    if normalize:
-        modules.append((f"{len(modules)}_Normalize", "Normalize"))
-        (folder / modules[-1][0]).mkdir()
-    # The names that every sentence-transformers since 2.0 knows; newer ones read them as aliases.
-    named = enumerate(modules)
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in named
-        ],
-    )
-    if max_length is not None:
-        settings = {"max_seq_length": max_length, "do_lower_case": False, **(more or {})}
-        write_json(folder / "sentence_bert_config.json", settings)
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {"similarity_fn_name": "cosine" if normalize else "dot", "prompts": dict(prompts)},
-    )
-
-
-def _write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
-    theirs = next(name for name, ours in _POOLINGS.items() if ours == pooling.mode)
-    # As flags, which every version reads; what has none is for finetune alone.
-    flags: dict[str, Any] = {flag: theirs == name for flag, name in _FLAGS.items()}
-    known = any(flags.values())
-    write_json(
-        folder / "config.json", {"word_embedding_dimension": width, **(flags if known else {"pooling_mode": theirs})}
-    )
-    if weights := pooling.state_dict():
-        from safetensors.torch import save_file
-
-        save_file(weights, folder / POOLING_WEIGHTS)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read; makes the folder."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path = place / "config.json"
+    config = read_json(path)
+    check_keys(path, config, _LAYER_KEYS[kind])
+    for key in ("module_input_name", "module_output_name"):
+        # What works on tokens, as a ColBERT's dense layer, is before any pooling.
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise refused(path, key, config[key], "Use a model whose layers work on the pooled embedding.")
+    package, _, activation = str(config.get("activation_function", "torch.nn.Tanh")).rpartition(".")
+    if activation not in _ACTIVATIONS or package not in _TORCH:
+        advice = f"Use a model with one of torch.nn's {', '.join(_ACTIVATIONS)}."
+        raise refused(path, "activation_function", config["activation_function"], advice)
+    for key in _NUMBERS.get(kind, ()):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ValueError(f"{place.name}: {key} = {config[key]!r} is no width")
+    return Layer(kind, place, config)

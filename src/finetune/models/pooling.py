@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune.models.modules import POOLING_WEIGHTS, Declared
 from finetune.models.packing import Packing
 
-MODES = ("mean", "cls", "max", "last", "weighted_mean", "gem", "attention")
+MODES = ("mean", "mean_sqrt_len", "cls", "max", "last", "weighted_mean", "gem", "attention")
 
 _SMALLEST = 1e-6  # what GeM takes in place of anything smaller: a root of it has a gradient
 
@@ -20,38 +20,46 @@ class Pooling(nn.Module):
     """Pools the tokens of each item, and of it alone: nothing is padded.
 
     - `mean`, `cls` (the first token), `max`: Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084
+    - `mean_sqrt_len`: the sum, divided by the root of the number of tokens
     - `last`: the last token; for decoders, whose last alone has seen all
     - `weighted_mean`: the i-th token counts i times (Muennighoff 2022, https://arxiv.org/abs/2202.08904)
     - `gem`: the p-th root of the mean of p-th powers, p learned from 3 on, of what is positive (Radenovic et al. 2018,
       https://arxiv.org/abs/1711.02512)
     - `attention`: weights by a learned vector, equal at first (Lin et al. 2017, https://arxiv.org/abs/1703.03130, with
       one hop and without its hidden layer)
+    - several joined by `+`, as `cls+mean`: their results one after the other
     """
 
     def __init__(self, mode: str, width: int) -> None:
         super().__init__()
-        self.mode = mode
-        if mode == "gem":
+        self.mode, self.modes = mode, mode.split("+")
+        if "gem" in self.modes:
             self.power = nn.Parameter(torch.tensor(3.0))
-        if mode == "attention":
+        if "attention" in self.modes:
             self.query_D = nn.Parameter(torch.zeros(width))
 
     def forward(self, tokens_TD: Tensor, packing: Packing) -> Tensor:
-        """Return `(n, D)` in fp32 of tokens `(T, D)`."""
+        """Return `(n, D)` in fp32 of tokens `(T, D)`; of M modes `(n, M * D)`."""
         tokens_TD = tokens_TD.float()
-        if self.mode in ("cls", "last"):
-            return tokens_TD[packing.bounds[:-1] if self.mode == "cls" else packing.bounds[1:] - 1]
-        if self.mode == "max":
-            return _segments(tokens_TD, packing, "max")
-        if self.mode == "gem":
-            return _mean(tokens_TD.clamp(min=_SMALLEST) ** self.power, packing) ** (1 / self.power)
-        return _mean(tokens_TD, packing, self._weights(tokens_TD, packing))
+        return torch.cat([self._pooled(mode, tokens_TD, packing) for mode in self.modes], dim=1)
 
-    def _weights(self, tokens_TD: Tensor, packing: Packing) -> Tensor | None:
+    def _pooled(self, mode: str, tokens_TD: Tensor, packing: Packing) -> Tensor:
+        if mode in ("cls", "last"):
+            return tokens_TD[packing.bounds[:-1] if mode == "cls" else packing.bounds[1:] - 1]
+        if mode == "max":
+            return _segments(tokens_TD, packing, "max")
+        if mode == "gem":
+            return _mean(tokens_TD.clamp(min=_SMALLEST) ** self.power, packing) ** (1 / self.power)
+        mean_nD = _mean(tokens_TD, packing, self._weights(mode, tokens_TD, packing))
+        if mode == "mean_sqrt_len":
+            return mean_nD * packing.bounds.diff().to(mean_nD).sqrt().unsqueeze(1)
+        return mean_nD
+
+    def _weights(self, mode: str, tokens_TD: Tensor, packing: Packing) -> Tensor | None:
         """Return how much each token counts in the mean, `(T,)`; `None` if all count the same."""
-        if self.mode == "weighted_mean":
+        if mode == "weighted_mean":
             return (packing.positions() + 1).to(tokens_TD)
-        if self.mode == "attention":
+        if mode == "attention":
             logits_T = tokens_TD @ self.query_D.to(tokens_TD)
             highest_n = _segments(logits_T.detach(), packing, "max")
             return (logits_T - highest_n[packing.owners()]).exp()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.modules import write_json
+from finetune.models.write_modules import write_json
 
 SETTINGS = "finetune.json"
 WEIGHTS = "model.safetensors"

@@ -6,6 +6,7 @@ Shapes: N texts, T tokens, V tokens of the vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,19 +17,22 @@ from torch import Tensor, nn
 from finetune.config.types import NotEmptyText, NotNegative, PositiveInt
 from finetune.console import Bar
 from finetune.data.arrays import Ints
+from finetune.data.tokenise import plain
 from finetune.errors import ModelError, first_line
 from finetune.models import saved
 from finetune.models.encoder import Encoder
+from finetune.models.folder_checks import check_nothing_after, has_unit_length
 from finetune.models.head import projected
-from finetune.models.locate import backbone_in, locate
+from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import write
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.text import TextEncoder
-from finetune.models.tokenizer import load_plain_tokenizer, marks
+from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, marks
+from finetune.models.write_modules import trained_settings, write
 
 _WEIGHTS = "embedding.weight"  # as sentence-transformers names the table
-_OTHER_NAMES = ("embeddings",)  # as model2vec does
+_MODEL2VEC = "embeddings"  # as model2vec does
 
 
 class StaticEncoder(Encoder):
@@ -45,6 +49,7 @@ class StaticEncoder(Encoder):
     """
 
     files: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
+    layout: ClassVar[Use] = "static"
 
     def __init__(
         self,
@@ -52,13 +57,20 @@ class StaticEncoder(Encoder):
         init: Literal["auto", "table", "distil", "random"] = "auto",
         output_width: PositiveInt | None = None,
         common: NotNegative = 1.0e-4,
-        normalize: bool = True,
+        normalize: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        folder = backbone_in(locate(name, self.files))
-        self.name, self.normalize = name, normalize
-        self.tokenizer = load_plain_tokenizer(folder, name)
-        table_VD = None if init in ("distil", "random") else _table_in(folder, name)
+        found = declared(locate(name, self.files), self.layout)
+        self.name, self.normalize, self._found = name, has_unit_length(found, normalize), found
+        self.tokenizer = load_plain_tokenizer(found.backbone, name, found.transformer.lower_case)
+        table_VD = None if init in ("distil", "random") else _table_in(found.backbone, name)
+        if table_VD is None and found.kind == "StaticEmbedding" and init == "auto":
+            raise ModelError(
+                f"model.name={name}: its table has no safetensors weights.", "Save it again as safetensors."
+            )
+        if table_VD is not None:
+            check_nothing_after(found, name)
+            check_vocabulary(self.tokenizer, len(table_VD), name)
         if init == "table" and table_VD is None:
             raise ModelError(f"model.name={name} holds no table of token embeddings.", "Take model.init=distil.")
         if table_VD is None and init != "random":
@@ -100,12 +112,16 @@ class StaticEncoder(Encoder):
         return projected(sum_ND / packing.bounds.diff().clamp(min=1).unsqueeze(1), nn.ModuleList(), self.normalize)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
-        """Write a sentence-transformers folder; texts are cut by no length there."""
+        """Write a sentence-transformers folder, whose tokenizer cuts texts at `max_length` as the training did."""
         from safetensors.torch import save_file
 
         save_file({_WEIGHTS: self.embedding.weight.detach().contiguous()}, folder / saved.WEIGHTS)
-        self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        write(folder, "StaticEmbedding", None, prompts, self.normalize)
+        with plain(self.tokenizer):
+            self.tokenizer.backend_tokenizer.enable_truncation(max_length)
+            self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        settings = trained_settings(self._found, self.normalize, prompts)
+        # A table that was distilled from a model whose embeddings are cut has a width of its own.
+        write(folder, "StaticEmbedding", replace(settings, truncate_dim=None), normalize=self.normalize)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""
@@ -120,8 +136,16 @@ def _table_in(folder: Path, name: str) -> Tensor | None:
         return None
     try:
         with safe_open(file, "pt") as weights:
-            found = next((key for key in (_WEIGHTS, *_OTHER_NAMES) if key in weights.keys()), None)  # noqa: SIM118
-            return None if found is None else weights.get_tensor(found).float()
+            found = next((key for key in (_WEIGHTS, _MODEL2VEC) if key in weights.keys()), None)  # noqa: SIM118
+            if found is None:
+                return None
+            table_VD: Tensor = weights.get_tensor(found).float()
+            # model2vec may keep one row for several tokens, and how much each token counts apart.
+            if found == _MODEL2VEC and "mapping" in weights.keys():  # noqa: SIM118
+                table_VD = table_VD[weights.get_tensor("mapping").long()]
+            if found == _MODEL2VEC and "weights" in weights.keys():  # noqa: SIM118
+                table_VD = table_VD * weights.get_tensor("weights").float().unsqueeze(1)
+            return table_VD
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"model.name={name}: its weights cannot be read ({first_line(error)}).", "Get the folder again."

@@ -6,8 +6,9 @@ Shapes: N texts, T tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,17 @@ from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.head import Dense, new_head, projected
+from finetune.models.folder_checks import check_settings, has_unit_length
+from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import declared, write
+from finetune.models.modules import declared
 from finetune.models.packed import packed, states_of
 from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
+from finetune.models.write_modules import trained_settings, write
 
 _USE_OF_LEARNED_POOLING = (
     "# sentence-transformers does not know this pooling; finetune does:\n"
@@ -56,23 +59,24 @@ class TextEncoder(Encoder):
     ) -> None:
         super().__init__()
         found = declared(locate(name))
-        self.name = name
+        check_settings(found, name, pooling, head is not None or output_width is not None)
+        self.name, self._found = name, found
+        self.normalize = has_unit_length(found, normalize)
         # A cache of keys and values is for those who write a text on.
         self.backbone = load_backbone(
             found.backbone, name, dropout, random_init, {"use_cache": False}, allow_pickle=allow_pickle
         )
         _shape(self.backbone, name, keep_layers, bidirectional)
-        self.tokenizer = load_tokenizer(found.backbone, name)
-        check_vocabulary(self.tokenizer, self.backbone, name)
+        self.tokenizer = load_tokenizer(found.backbone, name, found.transformer.lower_case)
+        check_vocabulary(self.tokenizer, self.backbone.get_input_embeddings().num_embeddings, name)
         mode = pooling if pooling != "auto" else found.pooling or ("last" if _is_causal(self.backbone) else "mean")
         self.pooling = load_pooling(mode, self.hidden, found)
         if self.pooling.state_dict():
             self.use = _USE_OF_LEARNED_POOLING
-        kept = [Dense.load(folder) for folder in found.dense]
-        between = kept[-1].linear.out_features if kept else self.hidden
-        self.head = nn.ModuleList([*kept, *new_head(between, output_width, head)])
-        self.normalize = found.normalize is not False if normalize == "auto" else normalize
-        self.prompts = found.prompts
+        self._pooled = self.hidden * len(self.pooling.modes)
+        self.head = nn.ModuleList(load_layers(found.layers, self._pooled, allow_pickle))
+        self.head.extend(new_head(head_width(self.head, self._pooled), output_width, head))
+        self.truncate = found.settings.truncate_dim
         _leave_out_unused(self.backbone)
         replace_dropout(self.backbone)
         self._packed = packed(self.backbone, self.pad_id)
@@ -81,7 +85,8 @@ class TextEncoder(Encoder):
     @property
     def width(self) -> int:
         """The number of dimensions of an embedding."""
-        return int(self.head[-1].linear.out_features) if len(self.head) else self.hidden  # type: ignore[union-attr, arg-type]
+        width = head_width(self.head, self._pooled)
+        return min(width, self.truncate or width)
 
     @property
     def packs(self) -> bool:  # type: ignore[override]
@@ -107,7 +112,7 @@ class TextEncoder(Encoder):
         return torch.stack([self._embedding(tokens_TD, packing) for tokens_TD in chosen], 1)
 
     def _embedding(self, tokens_TD: Tensor, packing: Packing) -> Tensor:
-        return projected(self.pooling(tokens_TD, packing), self.head, self.normalize)
+        return projected(self.pooling(tokens_TD, packing), self.head, self.normalize, self.truncate)
 
     def give_layers(self, layers: Sequence[int]) -> None:
         """In training return the embeddings of these layers too, `(N, L, D)`, the last layer's last."""
@@ -133,16 +138,10 @@ class TextEncoder(Encoder):
         """Write a sentence-transformers folder; poolings that it does not know can be read by finetune only."""
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write(
-            folder,
-            "Transformer",
-            max_length,
-            dict(self.prompts) | dict(prompts),
-            self.normalize,
-            self.pooling,
-            self.hidden,
-            list(self.head),  # type: ignore[arg-type]
-        )
+        settings = trained_settings(self._found, self.normalize, prompts)
+        transformer = replace(self._found.transformer, max_length=max_length)
+        layers = cast(list[HeadLayer], list(self.head))
+        write(folder, "Transformer", settings, transformer, self.normalize, self.pooling, self.hidden, layers)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

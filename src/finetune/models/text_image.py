@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,18 @@ from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
+from finetune.models.folder_checks import check_nothing_after, has_unit_length
+from finetune.models.folder_settings import TransformerSettings
 from finetune.models.head import projected
 from finetune.models.image import ImageEncoder
 from finetune.models.locate import locate
 from finetune.models.lookup import Lookup
-from finetune.models.modules import declared, write
+from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.text import TextEncoder
-from finetune.models.tokenizer import load_tokenizer
+from finetune.models.tokenizer import check_vocabulary, load_tokenizer
+from finetune.models.write_modules import trained_settings, write
 
 _NO_HEAD = nn.ModuleList()
 
@@ -43,11 +46,12 @@ class TextImageEncoder(Encoder):
 
     reads: ClassVar[tuple[str, ...]] = ("text", "image")
     packs = False
+    layout: ClassVar[Use] = "text_image"
 
     def __init__(
         self,
         name: NotEmptyText,
-        normalize: bool = True,
+        normalize: bool | Literal["auto"] = "auto",
         dropout: Fraction | None = None,
         random_init: bool = False,
         allow_pickle: bool = False,
@@ -56,15 +60,18 @@ class TextImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        folder = declared(locate(name)).backbone
-        self.name, self.normalize = name, normalize
+        found = declared(locate(name), self.layout)
+        check_nothing_after(found, name)
+        folder, self._found = found.backbone, found
+        self.name, self.normalize = name, has_unit_length(found, normalize)
         self.backbone = load_backbone(folder, name, dropout, random_init, allow_pickle=allow_pickle)
         if not hasattr(self.backbone, "get_image_features"):
             raise ModelError(
                 f"model.name={name}: a {type(self.backbone).__name__} does not embed both texts and images.",
                 "Take a model such as CLIP or SigLIP, or model=two_towers for one of each kind.",
             )
-        self.tokenizer = load_tokenizer(folder, name)
+        self.tokenizer = load_tokenizer(folder, name, found.transformer.lower_case)
+        check_vocabulary(self.tokenizer, self.backbone.config.text_config.vocab_size, name)
         self.pixels = Pixels(folder, self.backbone.config.vision_config, name, Augment(crop, flip, color))
         config = self.backbone.config
         # SigLIP was trained on texts that are filled up to one length, without a mask.
@@ -119,7 +126,10 @@ class TextImageEncoder(Encoder):
         self.tokenizer.save_pretrained(folder)
         self.pixels.save(folder)
         filled = {"processing_kwargs": {"text": {"padding": "max_length", "max_length": self._fills}}}
-        write(folder, "CLIPModel", max_length, prompts, self.normalize, more=filled if self._fills else {})
+        kept = dict(self._found.transformer.kept) | (filled if self._fills else {})
+        transformer = TransformerSettings(max_length, self._found.transformer.lower_case, kept)
+        settings = trained_settings(self._found, self.normalize, prompts)
+        write(folder, "CLIPModel", settings, transformer, self.normalize)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -8,11 +8,11 @@ from typing import Any
 from finetune.errors import ModelError, first_line
 
 
-def load_tokenizer(folder: Path, name: str) -> Any:
-    """Return the fast tokenizer in `folder`, which messages call `name`.
+def load_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
+    """Return the fast tokenizer in `folder`, which messages call `name`; `lower_case` lowers texts before it.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or has no token to pad with.
     """
     from transformers import AutoTokenizer
 
@@ -23,15 +23,29 @@ def load_tokenizer(folder: Path, name: str) -> Any:
             f"model.name={name}: its tokenizer cannot be read ({first_line(error)}).",
             "The folder must hold tokenizer.json, as save_pretrained writes it.",
         ) from error
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token  # decoders have none, and whoever pads masks it
+    if tokenizer.pad_token is None:
+        # Decoders have none, and whoever pads masks it; sentence-transformers does not load a model without one.
+        others = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.bos_token)
+        tokenizer.pad_token = next((token for token in others if token is not None), None)
+    if lower_case:
+        _lower_first(tokenizer.backend_tokenizer)
     # The length is the run's (data.max_length); tokenizers would warn about texts that are cut on purpose.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
-def load_plain_tokenizer(folder: Path, name: str) -> Any:
-    """Return the tokenizer in `folder` without the tokens that it puts around a text.
+def _lower_first(backend: Any) -> None:
+    """Have a tokenizer lower texts before anything else, as sentence-transformers does for `do_lower_case`."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    there = backend.normalizer
+    steps = [*there] if isinstance(there, Sequence) else [there] if there is not None else []  # type: ignore[misc]
+    if not any(isinstance(step, Lowercase) for step in steps):
+        backend.normalizer = Sequence([Lowercase(), *steps])
+
+
+def load_plain_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
+    """Return the tokenizer in `folder` without the tokens that it puts around a text; `lower_case` lowers texts first.
 
     Raises:
         ModelError: it cannot be read.
@@ -50,6 +64,8 @@ def load_plain_tokenizer(folder: Path, name: str) -> Any:
     backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     backend.no_truncation()
     backend.no_padding()
+    if lower_case:
+        _lower_first(backend)
     return PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
 
 
@@ -73,15 +89,16 @@ def marks(tokenizer: Any, texts: int) -> tuple[list[list[int]], list[int]]:
     return [*parts, ids[start:]], [*kinds, types[start] if start < len(ids) else 0]
 
 
-def check_vocabulary(tokenizer: Any, backbone: Any, name: str) -> None:
-    """Check that a tokenizer and a backbone belong together.
+def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
+    """Check that a tokenizer and a table of `rows` token embeddings belong together.
 
     Raises:
-        ModelError: the tokenizer knows more tokens than the backbone.
+        ModelError: the tokenizer knows more tokens than the table.
     """
-    known, rows = len(tokenizer), backbone.get_input_embeddings().num_embeddings
-    if known > rows:
+    # The highest id counts: a vocabulary may have gaps.
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
         raise ModelError(
-            f"model.name={name}: its tokenizer knows {known} tokens, its backbone has embeddings for {rows}.",
+            f"model.name={name}: its tokenizer gives ids up to {highest}, but there are embeddings for {rows} tokens.",
             "The tokenizer belongs to another model: take both from one folder.",
         )

@@ -66,6 +66,29 @@ def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
     return Verdict(name, kind, _WORD[kind], capital(words), [capital(each) for each in also], row, cases)
 
 
+def outcome(report: Mapping[str, Any]) -> list[str]:
+    """What is to be said before all else: that training did not help, and that it ended early."""
+    training = report.get("training") or {}
+    first = training.get("kept_untouched") or _made_worse(report)
+    return [line for line in (first, training.get("ended_early")) if line]
+
+
+def _made_worse(report: Mapping[str, Any]) -> str | None:
+    """The sentence for a training that made the model certainly worse, and nothing certainly better."""
+    found = [verdict(name, part) for name, part in report["evaluations"].items()]
+    worse = [one for one in found if one.kind == "worse"]
+    if not worse or any(one.kind == "better" for one in found):
+        return None
+    one, model = worse[0], report["again"].get("model")
+    before, after = number(one.row["before"], 3), number(one.row["after"], 3)
+    untouched = f"the untouched model ({model})" if model else "the untouched model"
+    return (
+        f"Training made the model worse: {one.evaluation}, {one.row['metric']} {before} before, {after} after."
+        f" Use {untouched}, or callbacks=[default,evaluate,best], which saves it where no step is better."
+        " A lower optimizer.lr may help."
+    )
+
+
 def judged(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What the headline tells of, by name: each evaluation, and what was forgotten, in the same shape."""
     found, forgetting = dict(report["evaluations"]), report.get("forgetting")

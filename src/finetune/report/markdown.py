@@ -23,6 +23,8 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 def _sections(report: Mapping[str, Any]) -> Iterator[str]:
     evaluations, judged = report["evaluations"].items(), content.judged(report).items()
     yield f"# {markdown(report['run'])}"
+    for line in content.outcome(report):
+        yield f"**{markdown(line, _LONGEST)}**"
     headlines = [f"- **{markdown(name)}**: {markdown(part['headline'], _LONGEST)}" for name, part in judged]
     yield "\n".join(headlines) or "Not evaluated (`evaluation=none`)."
     for name, part in evaluations:

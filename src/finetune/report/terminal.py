@@ -57,7 +57,7 @@ def _empty(columns: Sequence[str], title: str, caption: str, *, fixed: bool = Fa
 
 def headlines(report: Mapping[str, Any]) -> list[str]:
     """What each evaluation found, in plain words, and below them the numbers."""
-    found = []
+    found = [one_line(line, 600) for line in content.outcome(report)]
     for name, part in content.judged(report).items():
         found.append(one_line(f"{name}: {part['headline']}", 400))
         verdict = content.verdict(name, part)
@@ -66,4 +66,4 @@ def headlines(report: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"  {before} -> {after}, 95 % interval {interval}; {cases} {one_line(verdict.cases)} won / lost / tied"
             )
-    return found or ["not evaluated (evaluation=none)"]
+    return found if content.judged(report) else [*found, "not evaluated (evaluation=none)"]

@@ -21,6 +21,7 @@ Cause = Literal[
     "cancelled",
     "preempted",
     "time limit",
+    "max_time",
     "mistake",
     "error",
 ]

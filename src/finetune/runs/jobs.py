@@ -77,7 +77,10 @@ def call(command: Sequence[str], text: str = "") -> str:
     Raises NoAnswer if it is not here or does not answer in a minute, and Refusal if it says no.
     """
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        # Whatever the locale of this shell is: the name of a job may hold any characters.
+        done = subprocess.run(
+            command, input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS, check=False
+        )
     except OSError as error:
         raise NoAnswer(
             f"{command[0]} could not be started: {error.strerror}.", "Is this a cluster of SLURM?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def remove(path: Path, root: Path) -> None:
         record = read(path)
         if record.is_a_job:
             what = f"{path} is not removed: it is {record.state} as job {record.job} of a cluster."
-            raise FinetuneError(what, f"End it first: finetune runs cancel {path}")
+            raise FinetuneError(what, f"End it first: finetune runs cancel {shlex.quote(str(path))}")
         if not locked and record.state not in ENDED:
             advice = "Remove it yourself when you are sure that it does not run."
             raise FinetuneError(f"{path} is not removed: {record.reason}", advice)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
-from omegaconf import DictConfig
-from pytorch_lightning.profilers import PassThroughProfiler
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 
 import finetune
 from finetune.config.build import build, build_offered
@@ -32,13 +34,25 @@ from finetune.export.folder import save
 from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
+from finetune.report.content import outcome
 from finetune.report.terminal import metrics_table
 from finetune.report.write import try_to_write_report
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import KeepStatus, StopOnSignal, check_metrics, finish, ordered
+from finetune.training.callbacks import (
+    Checkpoint,
+    KeepStatus,
+    StopOnSignal,
+    TimeLimit,
+    check_metrics,
+    finish,
+    ordered,
+    scores_of_untouched,
+)
+from finetune.training.callbacks.time_left import seconds_after
 from finetune.training.cost import Meter
 from finetune.training.divergence import NoNumber, described
+from finetune.training.ending import early_end, is_out_of_time
 from finetune.training.engine import Engine
 from finetune.training.gauge import Gauge, in_training
 from finetune.training.going_on import begin
@@ -53,7 +67,7 @@ from finetune.training.reporting import gathered
 from finetune.training.shards import unshard
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
-from finetune.training.trainer import build_trainer, total_steps
+from finetune.training.trainer import build_trainer, check_minimum, steps_per_epoch, total_steps
 
 T = TypeVar("T")
 
@@ -110,16 +124,14 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
         say(f"run directory: {run.path}")
-        step = begin(parts.trainer, run, checkpoint)
+        step = begin(parts.trainer, run, checkpoint, parts.module.total_steps)
         run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
         reuse_freed()
-    before = _evaluate(parts, "before", log=checkpoint is None)
+    before = _evaluate_before(parts, log=checkpoint is None)
     if not parts.encoder.scores_pairs:  # whose scores mean nothing before it is trained
         parts.warnings += warn_of_opposed(parts.measure, parts.data.dataset, before, together)
-    if judged := parts.judged(before):
-        means = {name: result.means for name, result in judged.items()}
-        check_metrics(parts.trainer, {name: means[name] for name in in_training(parts.evaluators) if name in means})
+    _judge_untouched(parts, before)
     parts.meter.begin()
     try:
         _train(parts, run, checkpoint)
@@ -129,7 +141,10 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
             # Whatever ended it: the status that is written for that takes the step from here. A disk that is full
             # for this too must not hide what it was full for first.
             with contextlib.suppress(RunError):
-                run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=0)
+                left = round(seconds_after(parts.trainer, parts.module))
+                run.write_status("running", step=max(step, parts.trainer.global_step), eta_seconds=left)
+    if first:
+        _tell_early_end(parts, run)
     unshard(parts.encoder)
     finish(parts.trainer, parts.module)
     after = _evaluate(parts, "after", log=True)
@@ -137,6 +152,44 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
         comparisons = {name: compare(before[name], after[name]) for name in after}
         _save_model(cfg, parts, run, parts.judged(comparisons))
         _report(parts, run, cfg, comparisons)
+
+
+def _evaluate_before(parts: Parts, *, log: bool) -> dict[str, Result]:
+    """Evaluate the untouched model, and note how long that takes, for the time left."""
+    start, module = time.monotonic(), parts.module
+    found = _evaluate(parts, "before", log=log)
+    if found:
+        module.seconds_of_evaluation = time.monotonic() - start
+        names = in_training(parts.evaluators)
+        module.seconds_in_training = sum(result.seconds for name, result in found.items() if name in names)
+    return found
+
+
+def _judge_untouched(parts: Parts, before: Mapping[str, Result]) -> None:
+    """Check the metrics that callbacks go by, and tell those that look for the best what the untouched model has."""
+    names = in_training(parts.evaluators)
+    means = {name: result.means for name, result in before.items() if name in names}
+    scores = Together.of(parts.trainer).of_first(scores_of_untouched(means))
+    if not scores:
+        return
+    check_metrics(parts.trainer, scores)
+    for callback in parts.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Checkpoint):
+            callback.judge_untouched(scores)
+
+
+def _tell_early_end(parts: Parts, run: RunDirectory) -> None:
+    """Say why the training ended before its last step, if it did; the status keeps it, whatever is written later."""
+    trainer, module = parts.trainer, parts.module
+    if (reason := early_end(trainer, module)) is None:
+        return
+    out_of_time = is_out_of_time(trainer, module)
+    say(reason)
+    if out_of_time:
+        say(f"To train on later: {shlex.quote(f'resume={run.path}')} trainer.max_time=null")
+    run.write_status(
+        "running", reason, eta_seconds=round(seconds_after(trainer, module)), cause="max_time" if out_of_time else None
+    )
 
 
 def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
@@ -172,8 +225,11 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     given = offered | {"gauge": Gauge(evaluators, measure, dataset)}
     callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
-    watching = ordered([KeepStatus(run.path), *callbacks, stop])
+    limit = TimeLimit(_plain(cfg.trainer).get("max_time"))
+    watching = ordered([limit, KeepStatus(run.path), *callbacks, stop])
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
+    steps = total_steps(trainer, data.batches_per_epoch)
+    check_minimum(trainer, steps, steps_per_epoch(trainer, data.batches_per_epoch))
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
@@ -187,12 +243,18 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         engine,
         cfg.optimizer,
         build(cfg.scheduler, "scheduler"),
-        total_steps(trainer, data.batches_per_epoch),
+        steps,
         tuning.rates(encoder),
     )
     portrait = _portrait(dataset, data, encoder, measure) if evaluators else None
     meter = Meter(trainer.strategy.root_device)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, watchers, measure, portrait, meter)
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    found = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
 
 
 def _portrait(dataset: Dataset, data: RelationDataModule, encoder: Encoder, measure: Measure) -> Portrait | None:
@@ -274,15 +336,27 @@ def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[
     report = gathered(parts, run, cfg, findings)
     write_json_atomically(run.report_data_path, report)
     written = try_to_write_report(run)
-    profiler = parts.trainer.profiler  # type: ignore[attr-defined]
-    if not isinstance(profiler, PassThroughProfiler):
-        say(profiler.summary())
+    _say_profile(parts, run)
+    for line in outcome(report):
+        if line != report["training"]["ended_early"]:  # said when it ended
+            say(line, style="bold yellow")
     for name, part in report["evaluations"].items():
         console.print(metrics_table(name, part))
     for name, comparison in parts.watched(findings).items():
         say(f"{name}, on {comparison.after.name}: {comparison.verdict}")
     say(f"model:  {run.model}")
     say(f"report: {run.report_page_path if written else run.report_data_path}")
+
+
+def _say_profile(parts: Parts, run: RunDirectory) -> None:
+    """Print where the profile is, and a short one whole."""
+    profiler = parts.trainer.profiler  # type: ignore[attr-defined]
+    if isinstance(profiler, PassThroughProfiler):
+        return
+    for path in sorted(run.path.glob("fit-profile*.txt")):
+        if isinstance(profiler, SimpleProfiler):
+            say(path.read_text(encoding="utf-8"))
+        say(f"profile: {path}")
 
 
 def _quieten() -> None:

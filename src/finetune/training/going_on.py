@@ -11,8 +11,8 @@ from finetune.runs.checkpoints import facts_of
 from finetune.runs.directory import RunDirectory
 
 
-def begin(trainer: Trainer, run: RunDirectory, checkpoint: Path | None) -> int:
-    """Return the step to go on from, 0 without a checkpoint; to be called by the first process alone.
+def begin(trainer: Trainer, run: RunDirectory, checkpoint: Path | None, total_steps: int) -> int:
+    """Return the step to resume from, 0 without a checkpoint; to be called by the first process alone.
 
     Raises:
         RunError: the system refuses.
@@ -26,7 +26,8 @@ def begin(trainer: Trainer, run: RunDirectory, checkpoint: Path | None) -> int:
     run.saved.forget_after(step)
     run.forget_metrics_after(step)
     written = {name for record in run.read_metrics() if record.get("step") == step for name in record}
-    if "loss" not in written and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+    is_due = step % trainer.log_every_n_steps == 0 or step >= total_steps  # type: ignore[attr-defined]
+    if "loss" not in written and is_due:
         # The process was killed after it had saved the step, and before it wrote its line.
         for logger in trainer.loggers:
             logger.log_metrics({name: numbers[name] for name in numbers.keys() - written}, step=step - 1)

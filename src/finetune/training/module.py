@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from finetune.config.build import build_offered
 from finetune.console import say
 from finetune.errors import FinetuneError
-from finetune.losses.loss import own_rates, share, share_scores
+from finetune.losses.loss import own_rates, share, share_scores, total_weight
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training import memory
+from finetune.training.accumulation import Accumulation
+from finetune.training.callbacks.order import ends_step
 from finetune.training.divergence import Watch
 from finetune.training.engine import Engine
 from finetune.training.loops import straighten
@@ -67,8 +69,12 @@ class EmbeddingModule(LightningModule):
         self._random_states: list[dict[str, Any]] = []  # where each process goes on, of a checkpoint
         self._watch = Watch()
         self._pace = Pace()
+        self._accumulation = Accumulation()
+        self._batch_idx = 0
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
         self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the step under way: batch, loss, and its value
+        self.seconds_of_evaluation = 0.0  # of the whole evaluation before the training, to estimate the time left
+        self.seconds_in_training = 0.0  # of the part of it that is repeated during the training
         self.seconds_looked = 0.0  # by callbacks that measure in the midst of the training
         self.items_seen = 0  # distinct items of the batches since this process started, for the pace
         self.tokens_seen = 0  # and their tokens, without padding
@@ -95,7 +101,10 @@ class EmbeddingModule(LightningModule):
             say(f"saved by {then} and gone on with by {now} processes: dropout draws other numbers than it would have.")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Begin to measure where the time of this step goes."""
+        """Begin to measure where the time of this batch goes; the first batch of a step starts a new accumulation."""
+        self._batch_idx = batch_idx
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._accumulation.start_step()
         self._pace.begin(self.device)
         self._pace.mark("data")
 
@@ -103,13 +112,21 @@ class EmbeddingModule(LightningModule):
         """Return the loss of one batch: `(N, D)` embeddings of its distinct items, scored by its relations."""
         loss = self._loss(batch)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        factor = self._factor(batch)
         if self.trainer.world_size > 1:
-            return loss
+            return loss * factor
         # Lightning holds on to the loss it is given, and a graph that is held cannot be let go when memory runs out:
         # it gets the value alone, and `backward` goes on from there.
         value = loss.detach().requires_grad_()
         self._graph = batch, loss, value
-        return value
+        return value * factor
+
+    def _factor(self, batch: Batch) -> float | Tensor:
+        """Return what the loss of this batch is multiplied by; without accumulation a batch is a step of its own."""
+        if self.trainer.accumulate_grad_batches == 1:
+            return 1.0
+        loss = self.losses[batch.source or 0]
+        return self._accumulation.add(len(batch), total_weight(loss, batch))
 
     def _loss(self, batch: Batch) -> Tensor:
         emb_ND = self.embed(batch)
@@ -152,8 +169,13 @@ class EmbeddingModule(LightningModule):
         `loss` is what Lightning makes of the value it was given: scaled for fp16, a part of several that accumulate.
         """
         super().backward(loss, *args, **kwargs)
-        if self._graph is None:
-            return
+        if self._graph is not None:
+            self._backward_of_graph()
+        if self.trainer.accumulate_grad_batches > 1 and ends_step(self.trainer, self._batch_idx):
+            self._accumulation.correct(self.parameters(), self.trainer.accumulate_grad_batches)
+
+    def _backward_of_graph(self) -> None:
+        assert self._graph is not None
         batch, graph, value = self._graph
         self._graph = None
         before = self._gradient_versions()
@@ -214,10 +236,18 @@ class EmbeddingModule(LightningModule):
         self._pace.mark("callbacks")
         self.items_seen += len(batch.items_N)
         self.tokens_seen += sum(batch.lengths_cpu)
-        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        is_due = self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # Once the training stops, Lightning writes a line by itself. Of a planned end it knows nothing.
+        is_end = self.global_step >= self.total_steps and ends_step(self.trainer, batch_idx)
+        if not (is_due or is_end or self.trainer.should_stop):
             return
-        loss = self.check_loss()
-        self.log_dict({"loss": loss, **self._speed(batch)}, batch_size=len(batch))
+        numbers = {"loss": self.check_loss(), **self._speed(batch)}
+        if is_due or self.trainer.should_stop:
+            self.log_dict(numbers, batch_size=len(batch))
+            return
+        numbers["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step=self.global_step - 1)
 
     def _speed(self, batch: Batch) -> dict[str, float]:
         lengths, items, seconds = np.array(batch.lengths_cpu, np.int64), len(batch.items_N), self._pace.seconds()

@@ -14,6 +14,7 @@ from finetune.evaluation.report import report_data
 from finetune.findings.data_facts import data_facts
 from finetune.findings.examples import examples
 from finetune.runs.directory import RunDirectory
+from finetune.training.ending import early_end
 from finetune.training.trainer import steps_per_epoch
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def gathered(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping
     """Return the report of a run; `findings` are those of all evaluators, also of those that only watch.
 
     Beside the keys of `report_data`, each left out where there is nothing of it: `similarities`, `map`, `examples` by
-    evaluator, `forgetting`; and in `data` what the tuned model doubts.
+    evaluator, `forgetting`; in `data` what the tuned model doubts; and `training`, its steps and how it ended.
     """
     judged = parts.judged(findings)
     report = report_data(
@@ -37,7 +38,19 @@ def gathered(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping
         again=_again(parts, run, cfg),
         use=parts.encoder.use,
     )
+    report["training"] = _training(parts)
     return report | _seen(parts, findings)
+
+
+def _training(parts: Parts) -> dict[str, Any]:
+    """Return how far the training came, why it ended early, and why the untouched model was kept, where that is so."""
+    kept = (getattr(callback, "kept_untouched", None) for callback in parts.trainer.callbacks)  # type: ignore[attr-defined]
+    return {
+        "step": parts.trainer.global_step,
+        "steps": parts.module.total_steps,
+        "ended_early": early_end(parts.trainer, parts.module),
+        "kept_untouched": next((sentence for sentence in kept if sentence), None),
+    }
 
 
 def _data_facts(parts: Parts, cfg: DictConfig, judged: Mapping[str, Comparison]) -> dict[str, Any]:

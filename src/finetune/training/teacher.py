@@ -27,6 +27,8 @@ from finetune.training.engine import Engine
 
 Halves = NDArray[np.float16]
 
+_FORMAT = 2  # of what is kept in the cache: another number makes every teacher embed again
+
 
 def embedded(name: str, items: Items, max_length: int, device: torch.device, cache: bool) -> Halves:
     """Return what text encoder `name` makes of all texts, `(N, D)` in half precision, in memory or mapped into it.
@@ -71,7 +73,7 @@ def _read(folder: Path) -> Halves:
 
 
 def _key(name: str, items: Items, tokenizer: Any, max_length: int) -> str:
-    digest = hashlib.sha256(key_of(items.texts, tokenizer, max_length).encode())
+    digest = hashlib.sha256(f"{_FORMAT} {key_of(items.texts, tokenizer, max_length)}".encode())
     for file in sorted(locate(name).rglob("*")):
         if file.suffix in (".safetensors", ".json"):
             digest.update(file.name.encode())

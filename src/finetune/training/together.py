@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from finetune import processes
 
 _T = TypeVar("_T")
 _BYTES_AT_ONCE = 2**26
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class Together:
@@ -35,7 +37,17 @@ class Together:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, torch.get_num_threads() // processes.place().local_world))
         trainer.strategy.connect(module)
+        self._wait_for_all()
         trainer.strategy.setup_environment()
+
+    def _wait_for_all(self) -> None:
+        """Wait in Python until every process is here: in the C++ of the process group this one would hear no signal."""
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store: Any = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
+        keys = [f"begin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(self.world)]
+        store.set(keys[self.rank], "")
+        while not store.check(keys):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def of_first(self, value: _T) -> _T:
         """Return the value that the first process gives, in all of them."""

@@ -11,12 +11,13 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from finetune import processes
 from finetune.config.build import build
-from finetune.errors import CheckFailed, FinetuneError
+from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.runs.directory import RunDirectory
 from finetune.training.saving import AtomicCheckpointIO
 from finetune.training.shards import Fsdp
@@ -36,10 +37,13 @@ def build_trainer(
     settings.num_nodes = here.machines
     if here.world > 1 and not isinstance(node.devices, ListConfig):
         settings.devices = here.local_world
-    del settings.strategy
+    # What the run builds itself; of max_time that is a callback, since Lightning's would stop after the last save.
+    OmegaConf.set_struct(settings, False)
+    for name in ("strategy", "max_time", "profiler"):
+        settings.pop(name, None)
     strategy = _strategy(node.strategy, here)
     try:
-        return _build_trainer(settings, run, callbacks, loggers, strategy)
+        return _build_trainer(settings, run, callbacks, loggers, strategy, _profiler(node.get("profiler"), run))
     except CheckFailed:
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -49,7 +53,12 @@ def build_trainer(
 
 
 def _build_trainer(
-    settings: DictConfig, run: RunDirectory, callbacks: list[Any], loggers: list[Any], strategy: Strategy | str
+    settings: DictConfig,
+    run: RunDirectory,
+    callbacks: list[Any],
+    loggers: list[Any],
+    strategy: Strategy | str,
+    profiler: Profiler | None,
 ) -> pl.Trainer:
     # All processes are there already (launch/others.py). What Lightning itself finds under SLURM would requeue the job.
     processes_of_run = LightningEnvironment() if isinstance(strategy, str) else TorchElasticEnvironment()
@@ -59,6 +68,7 @@ def _build_trainer(
         callbacks=callbacks,
         logger=loggers,
         strategy=strategy,
+        profiler=profiler,
         plugins=[AtomicCheckpointIO(), processes_of_run],
         default_root_dir=str(run.path),
         enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
@@ -68,6 +78,12 @@ def _build_trainer(
         use_distributed_sampler=False,  # batches are cut by data/batches.py
     )
     return trainer
+
+
+def _profiler(name: str | None, run: RunDirectory) -> Profiler | None:
+    """Return a profiler that writes into the run directory: its summary is gone once the training has ended."""
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return None if name is None else kinds[name](dirpath=run.path, filename="profile")
 
 
 class _Ddp(DDPStrategy):
@@ -110,8 +126,24 @@ def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
         return cast(int | None, node.max_epochs)
     if node.max_steps > 0:
         return -1
-    steps_per_epoch = math.ceil(batches_per_epoch / int(node.accumulate_grad_batches))
-    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps_per_epoch)))
+    batches = limited(node.get("limit_train_batches"), batches_per_epoch)
+    steps = math.ceil(batches / int(node.accumulate_grad_batches))
+    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps)))
+
+
+def limited(limit: int | float | None, batches_per_epoch: int) -> int:
+    """Return the batches of one pass that `limit_train_batches` lets through: a number of them, or a share.
+
+    Raises:
+        CheckFailed: the share is less than one batch.
+    """
+    if limit is None:
+        return batches_per_epoch
+    batches = min(batches_per_epoch, limit) if isinstance(limit, int) else int(limit * batches_per_epoch)
+    if batches == 0:
+        what = f"{limit:g} of the {batches_per_epoch} batches of an epoch is less than one batch."
+        raise CheckFailed([Problem("trainer.limit_train_batches", what, "Set a number of batches, or a larger share.")])
+    return batches
 
 
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
@@ -126,6 +158,24 @@ def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
 
 def steps_per_epoch(trainer: pl.Trainer, batches_per_epoch: int) -> int:
     """Return the optimizer steps of one pass over the batches, as many as `limit_train_batches` lets through."""
-    limit = trainer.limit_train_batches or batches_per_epoch
-    batches = min(batches_per_epoch, int(limit * batches_per_epoch) if isinstance(limit, float) else limit)
-    return math.ceil(batches / trainer.accumulate_grad_batches)
+    return math.ceil(limited(trainer.limit_train_batches, batches_per_epoch) / trainer.accumulate_grad_batches)
+
+
+def check_minimum(trainer: pl.Trainer, steps: int, steps_of_epoch: int) -> None:
+    """Refuse `min_steps` and `min_epochs` that the training does not reach: Lightning would ignore them.
+
+    Raises:
+        CheckFailed: the training has fewer steps or epochs.
+    """
+    wanted = (("steps", trainer.min_steps, steps), ("epochs", trainer.min_epochs, steps / steps_of_epoch))
+    problems = [
+        Problem(
+            f"trainer.min_{unit}",
+            f"the training has {found:.3g} {unit}, fewer than {least}.",
+            "Raise trainer.max_epochs or trainer.max_steps, or leave it out.",
+        )
+        for unit, least, found in wanted
+        if least and found < least
+    ]
+    if problems:
+        raise CheckFailed(problems)

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted
-from finetune.launch.arguments import Arguments
+from finetune.launch.arguments import Arguments, is_of_the_cluster
 from finetune.launch.claim import no_new_folders_left_of_a_failure
 from finetune.launch.crew import Ended
-from finetune.launch.points import PRUNED, Point, is_of_the_cluster
+from finetune.launch.points import PRUNED, Point
+from finetune.launch.resume import LAUNCHER
 from finetune.launch.slurm.sbatch import cancel, check_possible
 from finetune.launch.slurm.script import Task, script
 from finetune.launch.slurm.settings import Shape, SlurmSettings, shape_of
-from finetune.launch.slurm.submit import LAUNCHER, hand_over, pending
+from finetune.launch.slurm.submit import hand_over, pending
 from finetune.launch.survey import Survey
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import write_changes

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from finetune import interrupts
 from finetune.console import say
 from finetune.launch.slurm.settings import seconds_of
 from finetune.runs.atomic import read_mapping, write_json_atomically
@@ -38,7 +39,7 @@ class Stop:
 def listen() -> None:
     """From now on the signal that SLURM sends before it ends a job does what SIGTERM does at that moment."""
     if job_here() is not None:
-        signal.signal(signal.SIGUSR1, _warn)
+        interrupts.listen([signal.SIGUSR1], _warn)
 
 
 def _warn(_number: int, _frame: FrameType | None) -> None:

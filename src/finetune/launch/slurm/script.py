@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.config.quoting import quoted
-from finetune.launch.arguments import Arguments
-from finetune.launch.points import of_the_run
+from finetune.launch.arguments import Arguments, key_of, of_the_run
 from finetune.launch.slurm.settings import Shape, SlurmSettings
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN
 
@@ -45,8 +44,11 @@ class Task:
     @property
     def words(self) -> list[str]:
         """What stands behind `python -m finetune.launch` for it."""
-        kept = [text for text in of_the_run(self.overrides) if text not in _DECIDED and not _is_place(text)]
-        return [*kept, f"hydra.run.dir={quoted(str(self.run.absolute()))}"]
+        kept = [text for text in of_the_run(self.overrides) if key_of(text) not in ("resume", "hydra.run.dir")]
+        chosen = [text for text in self.overrides if key_of(text) == "resume" and text not in _DECIDED]
+        # Whatever a file says: the run is there, and a job that is queued again resumes it.
+        resume = chosen[-1:] or ["resume=auto"]
+        return [*kept, *resume, f"hydra.run.dir={quoted(str(self.run.absolute()))}"]
 
 
 def script(
@@ -111,7 +113,3 @@ def _chosen(tasks: Sequence[Task], is_array: bool) -> Iterator[str]:
 def _set(task: Task, indent: str) -> Iterator[str]:
     yield f"{indent}run={shlex.quote(str(task.run.absolute()))}"
     yield f"{indent}set -- {shlex.join(task.words)}"
-
-
-def _is_place(override: str) -> bool:
-    return override.startswith("hydra.run.dir=")

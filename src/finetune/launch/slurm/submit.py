@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.console import complain, say
 from finetune.errors import FinetuneError
-from finetune.launch.arguments import Arguments, parse
-from finetune.launch.claim import find_run, no_new_folders_left_of_a_failure, overrides_of_run
-from finetune.launch.points import is_of_the_cluster, of_the_run
+from finetune.launch.arguments import Arguments, is_of_the_cluster, of_the_run, parse
+from finetune.launch.claim import find_run, no_new_folders_left_of_a_failure
+from finetune.launch.resume import LAUNCHER, named_folder
 from finetune.launch.slurm.sbatch import cancel, check_possible, submit
 from finetune.launch.slurm.script import Task, script
 from finetune.launch.slurm.settings import settings_of, shape_of
@@ -26,8 +27,6 @@ from finetune.runs.record import read
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-LAUNCHER = "hydra/launcher=slurm"
-
 
 def main(argv: Sequence[str]) -> int:
     """Do what `finetune submit` was told and return the exit code."""
@@ -39,8 +38,7 @@ def main(argv: Sequence[str]) -> int:
 def _do(arguments: Arguments) -> int:
     from finetune.launch.entry import show
 
-    before = _asked_before(arguments.overrides)
-    arguments = replace(arguments, overrides=[LAUNCHER, *before, *arguments.overrides])
+    arguments = replace(arguments, overrides=[LAUNCHER, *arguments.overrides])
     if arguments.show:
         return show(arguments)
     if arguments.multirun:
@@ -54,12 +52,11 @@ def _submit(arguments: Arguments) -> int:
     from finetune.launch.encoders import fetch
     from finetune.launch.entry import check_run
 
-    typed = overrides_of_run(arguments.overrides)
-    checked = check_run(arguments, typed)
+    checked = check_run(arguments)
     if checked is None:
         return 0
-    cfg, dataset = checked
-    settings, overrides = settings_of(cfg), of_the_run(typed)
+    arguments, cfg, dataset = checked
+    settings, overrides = settings_of(cfg), of_the_run(arguments.overrides)
     assert settings is not None
 
     def text(run: Path) -> str:
@@ -70,14 +67,15 @@ def _submit(arguments: Arguments) -> int:
         return 0
     check_possible(text(place(cfg)))
     fetch(cfg)  # a machine of the cluster may have no network
-    asked = [each for each in typed if is_of_the_cluster(each) and each != LAUNCHER]
+    asked = [each for each in arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
     with no_new_folders_left_of_a_failure(place(cfg).parent):
         run, goes_on = find_run(cfg, overrides, dataset, arguments)
         with pending([(run, goes_on)]):
             write_changes(run.path)
             job_id = hand_over(text(run.path), [run], asked)
     say(f"job {job_id} is in the queue; run directory: {run.path}")
-    say(f"`finetune runs show {run.path}` tells how it stands, `finetune runs cancel {run.path}` ends it.")
+    named = shlex.quote(str(run.path))
+    say(f"`finetune runs show {named}` tells how it stands, `finetune runs cancel {named}` ends it.")
     return 0
 
 
@@ -130,25 +128,11 @@ def _check_free(run: RunDirectory) -> None:
     record = read(run.path)
     if record.is_a_job:
         what = f"The run {run.path} is {record.state} as job {record.job}."
-        raise FinetuneError(what, f"`finetune runs cancel {run.path}` ends it; then it can be submitted again.")
+        raise FinetuneError(
+            what, f"`finetune runs cancel {shlex.quote(str(run.path))}` ends it; then it can be submitted again."
+        )
 
 
 def place(cfg: DictConfig) -> Path:
     """Return where a run will be, as far as that can be said before it has its directory."""
-    told = any(text.startswith("hydra.run.dir=") for text in cfg.hydra.overrides.hydra)
-    if told or cfg.name is not None:
-        return Path(cfg.hydra.run.dir)
-    return Path(cfg.output_root) / str(cfg.experiment) / "NAME"
-
-
-def _asked_before(overrides: Sequence[str]) -> list[str]:
-    """What was asked of the cluster when the run that is to go on was submitted."""
-    paths = [
-        Path(text.removeprefix("resume=").strip("'\"")).expanduser() for text in overrides if text.startswith("resume=")
-    ]
-    if not paths:
-        return []
-    folder = paths[-1].parent.parent if paths[-1].is_file() else paths[-1]
-    typed = {text.partition("=")[0] for text in overrides}
-    asked = RunDirectory(folder).read_job().get("asked", [])
-    return [str(text) for text in asked if str(text).partition("=")[0] not in typed]
+    return named_folder(cfg) or Path(cfg.output_root) / str(cfg.experiment) / "NAME"

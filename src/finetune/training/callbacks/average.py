@@ -64,6 +64,11 @@ class Average(Callback):
         now = [weights[name].detach().float() for name in self._mean]
         torch._foreach_lerp_(list(self._mean.values()), now, 1 - min(self.decay, most))
 
+    def start_from(self, module: nn.Module) -> None:
+        """Make the weights as they are the mean."""
+        weights = dict(module.named_parameters())
+        self._mean = {name: weights[name].detach().to(mean, copy=True) for name, mean in self._mean.items()}
+
     @contextmanager
     def in_place(self, module: nn.Module) -> Iterator[None]:
         """Have the mean stand where the weights are, for a while."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.config.types import NotEmptyText, NotNegative, PositiveInt
-from finetune.console import say
 from finetune.training.callbacks.evaluate import Judged
 from finetune.training.callbacks.order import Place
 
@@ -44,7 +43,11 @@ class EarlyStopping(Callback):
         self._worse += 1
         if self._worse >= self.patience:
             self._stopped = trainer.should_stop = True
-            say(f"Stopped early at step {trainer.global_step}: no better for {self._worse} evaluations.")
+
+    @property
+    def ended_by(self) -> str | None:
+        """What ended the training, if this did."""
+        return f"{self.judged.key}: no better for {self._worse} evaluations" if self._stopped else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was best, and since how many evaluations."""

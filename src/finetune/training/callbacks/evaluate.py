@@ -76,27 +76,39 @@ class Judged:
             return None
         return self.of(found.scores)
 
-    def of(self, scores: dict[str, float]) -> float:
+    def of(self, scores: Mapping[str, float]) -> float:
         """Return the number among all of an evaluation, as one of which more is better.
 
         Raises:
             CheckFailed: there is no number of that name.
         """
-        name = next(iter(scores)) if self.metric == "auto" else self.metric
+        name = self.name_in(scores)
         if name not in scores:
             what = f"the evaluations of this run have no '{name}'."
             raise CheckFailed([Problem(f"{self.key}.metric", what, f"They have: {', '.join(scores)}.")])
         return scores[name] if self.mode == "max" else -scores[name]
 
+    def name_in(self, scores: Mapping[str, float]) -> str:
+        """Return the name of the number among all of an evaluation."""
+        return next(iter(scores)) if self.metric == "auto" else self.metric
 
-def check_metrics(trainer: Trainer, means: Mapping[str, Mapping[str, float]]) -> None:
-    """Hold the numbers that callbacks go by against those of each evaluation, before anything is trained.
+    def shown(self, value: float) -> str:
+        """Return a value of `of` as the evaluation has it."""
+        return f"{value if self.mode == 'max' else -value:.4f}"
+
+
+def scores_of_untouched(means: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the numbers of each evaluation before the training by their names, also as those of an average."""
+    found = {f"{name}/{metric}": value for name, values in means.items() for metric, value in values.items()}
+    return found | {f"average/{name}": value for name, value in found.items()}
+
+
+def check_metrics(trainer: Trainer, scores: Mapping[str, float]) -> None:
+    """Check that the numbers that callbacks go by are among those of the evaluations, before anything is trained.
 
     Raises:
         CheckFailed: there is no number of such a name.
     """
-    found = {f"{name}/{metric}": value for name, values in means.items() for metric, value in values.items()}
-    found |= {f"average/{name}": value for name, value in found.items()}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(judged := getattr(callback, "judged", None), Judged):
-            judged.of(found)
+            judged.of(scores)

@@ -10,8 +10,9 @@ from pytorch_lightning import Callback, Trainer
 
 
 class Place(IntEnum):
-    """Who changes something comes before who measures it, who decides by it, and who saves it all."""
+    """Limits come first, then what changes something, what measures it, what decides by it, and what saves it all."""
 
+    LIMITS = -1
     CHANGES = 1
     MEASURES = 2
     DECIDES = 3
@@ -29,10 +30,23 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
+def stops_here(trainer: Trainer) -> bool:
+    """Whether the training was asked to stop and ends with this batch; `min_steps` and `min_epochs` come first."""
+    loop = trainer.fit_loop
+    epochs = trainer.current_epoch + int(trainer.is_last_batch)
+    has_minimum = epochs >= (loop.min_epochs or 0) and trainer.global_step >= (loop.min_steps or 0)
+    return bool(trainer.should_stop) and has_minimum
+
+
+def is_last_step(trainer: Trainer, module: Any) -> bool:
+    """Whether the training ends with the current step, as planned or because it was asked to stop."""
+    return trainer.global_step >= module.total_steps or stops_here(trainer)
+
+
 def every(trainer: Trainer, module: Any, batch_idx: int, steps: int) -> bool:
-    """Whether this batch ended every `steps`-th optimizer step, or the last one of the run."""
-    step = trainer.global_step
-    return ends_step(trainer, batch_idx) and (step % steps == 0 or step >= module.total_steps)
+    """Whether this batch ended every `steps`-th optimizer step, or the last one of the training."""
+    is_due = trainer.global_step % steps == 0 or is_last_step(trainer, module)
+    return ends_step(trainer, batch_idx) and is_due
 
 
 def finish(trainer: Trainer, module: Any) -> None:

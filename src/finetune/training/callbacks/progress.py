@@ -10,15 +10,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.console import Bar
 from finetune.data.batches import Batch
+from finetune.training.callbacks.time_left import TimeLeft
 
 _SECONDS_BETWEEN_DRAWINGS = 0.25
 
 
 class Progress(Callback):
-    """Shows loss, items per second and time left."""
+    """Shows loss, items per second and the time left until the run ends, with the evaluation after the training."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
+        self._left: TimeLeft | None = None
         # The pace of the last few steps; the first of a run is slow and would spoil a mean over all.
         self._recent: deque[tuple[float, int]] = deque(maxlen=20)
         self._items = 0
@@ -26,6 +28,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Open the bar where the run stands."""
+        self._left = TimeLeft(trainer, module)
         self._bar = Bar("training", module.total_steps, "steps")
         self._bar.start_at(trainer.global_step)
         self._bar.__enter__()
@@ -33,6 +36,7 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, batch: Batch, _: int) -> None:
         """Show the step that just ended."""
         assert self._bar is not None
+        assert self._left is not None
         self._items += len(batch.items_N)
         now = time.monotonic()
         self._recent.append((now, self._items))
@@ -41,7 +45,8 @@ class Progress(Callback):
         if now - self._drawn < _SECONDS_BETWEEN_DRAWINGS and step < module.total_steps:
             return
         self._drawn = now
-        self._bar.update(step, f"loss {_short(float(module.last_loss))} · {self._items_per_second():,.0f} items/s")
+        shown = f"loss {_short(float(module.last_loss))} · {self._items_per_second():,.0f} items/s"
+        self._bar.update(step, shown, left=self._left.seconds())
 
     def _items_per_second(self) -> float:
         (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]

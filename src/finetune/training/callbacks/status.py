@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 from finetune.runs.directory import RunDirectory
+from finetune.training.callbacks.time_left import TimeLeft
 
 _SECONDS_BETWEEN = 5.0
 
@@ -18,16 +19,17 @@ class KeepStatus(Callback):
 
     def __init__(self, directory: Path) -> None:
         self._run = RunDirectory(directory)
-        self._first, self._started, self._written = 0, 0.0, 0.0
+        self._left: TimeLeft | None = None
+        self._written = 0.0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Measure the pace from here on; by a clock that nobody sets."""
-        self._first, self._started, self._written = trainer.global_step, time.monotonic(), 0.0
+        """Start to measure the pace."""
+        self._left, self._written = TimeLeft(trainer, module), 0.0
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
         """Write if it is time."""
         now, step = time.monotonic(), trainer.global_step
         if trainer.is_global_zero and now - self._written >= _SECONDS_BETWEEN:
             self._written = now
-            pace = (now - self._started) / max(1, step - self._first)
-            self._run.write_status("running", step=step, eta_seconds=round(pace * (module.total_steps - step)))
+            assert self._left is not None
+            self._run.write_status("running", step=step, eta_seconds=round(self._left.seconds()))

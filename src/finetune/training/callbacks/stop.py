@@ -9,16 +9,17 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from finetune import interrupts
 from finetune.console import say
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import job_here
-from finetune.training.callbacks.order import Place, ends_step
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from finetune.training.callbacks.checkpoint import Checkpoint
+from finetune.training.callbacks.order import Place, ends_step, stops_here
+from finetune.training.callbacks.time_limit import time_limit
 
 
 class StopOnSignal(Callback):
-    """On Ctrl-C or SIGTERM, end the current step, save, and stop; a second Ctrl-C stops at once.
+    """On Ctrl-C, SIGTERM or SIGHUP, end the current step, save, and stop; a second Ctrl-C or SIGTERM stops at once.
 
     Nothing is saved inside the handler itself: it may interrupt anything, another save included.
     """
@@ -32,19 +33,24 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start to listen."""
-        self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        # A script starts its background jobs with Ctrl-C ignored, and `kill -INT` is meant for this process alone.
+        self._previous = interrupts.listen(interrupts.ALL, self._ask, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
-        """Save and stop, if somebody asked any process of the run."""
+        """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
         if not ends_step(trainer, batch_idx):
             return  # gradients that have yet to be used are in no checkpoint
         asked = bool(self.stopped_by)
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and not trainer.should_stop:
+        stops_anyway, limit = stops_here(trainer), time_limit(trainer)
+        if asked:
             self.stopped_by = self.stopped_by or "a signal to another process"
+            _stop_at_once(trainer)
+        is_saved = stops_anyway and any(isinstance(each, Checkpoint) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        is_over = stops_anyway and limit is not None and limit.is_reached
+        if (asked or is_over) and not is_saved:
             trainer.save_checkpoint(self._saved.path(trainer.global_step), weights_only=False)
-            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop listening."""
@@ -55,15 +61,22 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _ask(self, number: int, _: FrameType | None) -> None:
+        if interrupts.is_repeat(number):
+            return
         if self.stopped_by and job_here() is not None:
             return  # a cluster says it more than once, and ends what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
-        self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        at_once = "" if job_here() is not None else "; once more stops at once"
+        self.stopped_by = interrupts.called(number)
+        at_once = "; Ctrl-C once more stops at once" if job_here() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        interrupts.restore(self._previous)
         self._previous = {}
+
+
+def _stop_at_once(trainer: Trainer) -> None:
+    """Stop after this step, whatever `min_steps` and `min_epochs` are: those are for ends that a run decides itself."""
+    trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True

@@ -38,6 +38,7 @@ class WiseFT(Callback):
         self._gauge = gauge
         self.judged = Judged(metric, mode, "callbacks.wise_ft")
         self._pretrained: dict[str, Tensor] = {}
+        self.kept_untouched: str | None = None  # why the untouched model is the model in the end, if it is
 
     def setup(self, trainer: Trainer, module: nn.Module, stage: str) -> None:
         """Remember the weights of the pretrained model, before those of a checkpoint come."""
@@ -62,6 +63,11 @@ class WiseFT(Callback):
             for name, weight in self._between(tuned, best).items():
                 weights[name].data = weight.to(weights[name].data)
             say(f"wise_ft: the model is that of alpha {best:g}.")
+            if best == 0:
+                self.kept_untouched = (
+                    "No mixture of wise_ft was better than the untouched model, which is alpha 0."
+                    " The saved model is the untouched one."
+                )
 
     def _between(self, tuned: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
         # lerp is exact at both ends: alpha 1 is the tuned model bit by bit.

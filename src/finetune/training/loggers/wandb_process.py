@@ -86,6 +86,9 @@ def _init(settings: dict[str, Any], **how: Any) -> Any:
 
 
 if __name__ == "__main__":
+    # Both ends are UTF-8, whatever the locale; nobody may be there to read when the run was killed.
+    sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
     except Exception as error:

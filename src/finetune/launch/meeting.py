@@ -1,0 +1,216 @@
+"""How the processes of a run meet: at MASTER_ADDR and MASTER_PORT, in a TCPStore of torchrun or of the first process.
+
+All waiting is done in Python: inside of torch's C++ a process hears no signal. Whoever waits for longer than some
+seconds says for whom, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from finetune import processes
+from finetune.console import alert
+from finetune.errors import FinetuneError, RunError
+from finetune.launch.peers import Ending, Peers
+from finetune.processes import Place
+from finetune.runs.causes import is_stop
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+T = TypeVar("T")
+
+_HERE = "127.0.0.1"
+_SLURM_PORT = 15000  # plus the last four digits of the job: the same for its processes, and rarely for two jobs
+LONGEST = timedelta(minutes=30)  # as long as torch waits for a process group
+PATIENCE = timedelta(seconds=20)  # to tell the others what ended this process before they met; for a name to resolve
+_ONE_TRY = timedelta(seconds=2)
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_IN_SILENCE, _SECONDS_BETWEEN_NOTICES = 5.0, 60.0
+
+
+def company(count: int) -> Peers | None:
+    """Return the other processes of a run of `count` on this machine, if this is the first of several; else nothing.
+
+    Waits until those that somebody else starts have come.
+
+    Raises:
+        RunError: they cannot meet, or do not come.
+    """
+    here = processes.place()
+    if here.world > 1:
+        peers = meet(here)
+        _wait_for_all(peers, LONGEST)
+        return peers
+    processes.be_alone()
+    return host(count) if count > 1 else None
+
+
+def meet(here: Place, patience: timedelta = LONGEST) -> Peers:
+    """Meet the other processes of the run that started with this one.
+
+    Raises:
+        RunError: the first of them cannot be reached within `patience`.
+    """
+    host = os.environ.get("MASTER_ADDR") or _first_of_job()
+    port = processes.number("MASTER_PORT") or _SLURM_PORT + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
+    processes.settle(here)
+    is_host = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    notice = _Notice(lambda: f"Process {here.rank} waits for process 0 of its run at {host}:{port}. {here.if_alone}")
+    return Peers(store_at(host, port, is_host, patience, notice), here)
+
+
+def tell_before_meeting(error: BaseException) -> None:
+    """Tell the other processes, started by somebody else, that the first one has ended before they met.
+
+    They look for it until it is there, which may be for long. A signal that stopped it they have got too.
+    """
+    here = processes.place()
+    if here.world > 1 and here.rank == 0 and here.starter == "srun" and not is_stop(error):
+        with contextlib.suppress(FinetuneError):
+            peers = meet(here)
+            peers.end(Ending.of(error))
+            _wait_for_all(peers, PATIENCE)
+
+
+def host(count: int) -> Peers:
+    """Be the first of `count` processes on this machine, which are yet to be started."""
+    store = store_at(_HERE, 0, True, LONGEST, _Notice(lambda: f"Waiting for the network of this machine ({_HERE})."))
+    here = Place(0, count, 0, count, "the first process")
+    os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), processes.STARTED_BY: str(os.getpid())}
+    processes.settle(here)
+    return Peers(store, here)
+
+
+class _Notice:
+    """Says every now and then for whom a process waits."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+        self._next: float | None = None
+
+    def tick(self) -> None:
+        """Say it if it is time; the waiting begins with the first call, not with the import of torch before it."""
+        if self._next is None:
+            self._next = time.monotonic() + _SECONDS_IN_SILENCE
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_NOTICES
+            alert(self._text())
+
+
+def _wait_for_all(peers: Peers, patience: timedelta) -> None:
+    """Wait until every process of the run has come.
+
+    Raises:
+        RunError: `patience` is over.
+    """
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    notice = _Notice(
+        lambda: (
+            f"Waiting at {where} for {_named(peers.missing())} of the {peers.place.world} processes of this run."
+            f" {peers.place.if_alone}"
+        )
+    )
+    until = time.monotonic() + patience.total_seconds()
+    while missing := peers.missing():
+        if time.monotonic() > until:
+            minutes = patience.total_seconds() / 60
+            what = f"{_named(missing)} of this run did not come to {where} in {minutes:.0f} minutes."
+            advice = f"Look for what ended it or keeps it from starting. {peers.place.if_alone}"
+            raise RunError(what[0].upper() + what[1:], advice)
+        notice.tick()
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _named(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"process{'es' if len(ranks) > 1 else ''} {shown}"
+
+
+def store_at(host: str, port: int, is_host: bool, patience: timedelta, notice: _Notice) -> TCPStore:
+    """Return the store at an address, which this process makes if it `is_host`; otherwise it tries until it is there.
+
+    Raises:
+        RunError: the address cannot be used, or nobody answers within `patience`.
+    """
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+    def connect() -> TCPStore:
+        # multi_tenant: the process group asks for one at the same place, and gets this one.
+        return TCPStore(host, port, is_master=is_host, timeout=_ONE_TRY, wait_for_workers=False, multi_tenant=True)
+
+    _resolve(host, port, timedelta() if is_host else min(patience, PATIENCE), notice)
+    until = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            store = _in_background(connect, notice)
+        except (DistError, RuntimeError) as error:
+            if not is_host and time.monotonic() < until:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                continue
+            raise _cannot_meet(host, port, error) from error
+        store.set_timeout(patience)
+        return store
+
+
+def _cannot_meet(host: str, port: int, error: Exception) -> RunError:
+    if "EADDRINUSE" in str(error):
+        what = f"The processes of this run cannot meet: port {port} of {host} is used by another program."
+        return RunError(what, "Set MASTER_PORT to a free one, the same for all processes.")
+    what = f"The processes of this run cannot meet at {host}:{port}: {str(error).splitlines()[0]}"
+    return RunError(what, "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached.")
+
+
+def _resolve(host: str, port: int, patience: timedelta, notice: _Notice) -> None:
+    """Look whether the name of a machine has an address.
+
+    Raises:
+        RunError: it has none; a cluster may need some seconds to make it known.
+    """
+    until = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            _in_background(lambda: socket.getaddrinfo(host, port), notice)
+        except OSError as error:
+            if time.monotonic() < until:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                continue
+            what = f"The processes of this run cannot meet: the machine {host} has no address ({error.strerror})."
+            raise RunError(what, "Set MASTER_ADDR to a name or address of the first process's machine.") from error
+        return
+
+
+def _in_background(call: Callable[[], T], notice: _Notice) -> T:
+    """Return what `call` returns. It runs in another thread, so that this one hears signals in the meantime."""
+    found: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_SECONDS_BETWEEN_LOOKS)
+        notice.tick()
+    for error in errors:
+        raise error
+    return found[0]
+
+
+def _first_of_job() -> str:
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or _HERE
+    return str(SLURMEnvironment.resolve_root_node_address(nodes))

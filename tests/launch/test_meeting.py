@@ -1,0 +1,147 @@
+"""Processes of a run that wait for each other say so, hear signals, and give up; one that is alone waits for nobody."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from finetune import processes
+from finetune.errors import RunError
+from finetune.launch import meeting
+from finetune.processes import Place
+from tests.conftest import ROOT, quick, run_train, write_pairs
+
+STEP = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "4"}
+SHELL = STEP | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "40000"}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "outer",
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "3",
+    "MASTER_ADDR": "x.invalid",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    def put(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    for name in [*processes.OF_A_RUN, *(name for name in os.environ if name.startswith("SLURM_"))]:
+        monkeypatch.delenv(name, raising=False)
+    return put
+
+
+@pytest.mark.parametrize(
+    "mark", [{"SLURM_PTY_PORT": "1"}, {"SLURM_JOB_NAME": "bash"}, {"SLURM_JOB_NAME": "interactive"}]
+)
+def test_a_command_typed_into_a_shell_of_srun_is_alone(environment, mark):
+    environment(**STEP, **mark)
+    assert processes.place() == Place()
+
+
+@pytest.mark.parametrize(
+    ("command", "alone"), [("exec bash", True), ("exec bash script", False), ("exec sleep 60", False)]
+)
+def test_a_task_that_is_no_shell_is_one_of_several_also_within_salloc(environment, tmp_path, command, alone):
+    (tmp_path / "script").write_text("read -r line")
+    task = subprocess.Popen(["sh", "-c", command], cwd=tmp_path, stdin=subprocess.PIPE)
+    environment(**STEP, SLURM_JOB_NAME="interactive", SLURM_TASK_PID=str(task.pid))
+    until = time.monotonic() + 30
+    while (processes.place() == Place()) != alone and time.monotonic() < until:  # it may still be `sh`
+        time.sleep(0.01)
+    assert (processes.place().world == 1) == alone
+    task.kill()
+    task.communicate()
+
+
+def test_a_task_that_srun_starts_itself_is_one_of_several_also_with_a_terminal(environment):
+    environment(**SHELL, SLURM_TASK_PID=str(os.getpid()))
+    assert processes.place() == Place(0, 4, 0, 4, "srun")
+
+
+def test_numbers_that_are_none_are_no_error(environment):
+    environment(SLURM_STEP_NUM_TASKS="2(x3)")
+    assert processes.place() == Place()
+
+
+def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
+    environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="3", MASTER_ADDR="x.invalid", SLURM_PROCID="3")
+    assert meeting.company(1) is None
+    assert os.environ["RANK"] == "0"
+    assert "WORLD_SIZE" not in os.environ and "LOCAL_RANK" not in os.environ and "MASTER_ADDR" not in os.environ
+
+
+@pytest.mark.parametrize("more", [STEP, TORCHRUN], ids=["srun", "torchrun"])
+def test_check_waits_for_nobody_and_says_what_is_wrong(tmp_path, more):
+    write_pairs(tmp_path / "pairs.csv")
+    answer = run_train("check=true", "data.path=pairs.csv", "trainer.devices=7", cwd=tmp_path, warm=more)
+    assert answer.returncode == 2
+    assert "and this says 7" in answer.stderr and "and start it again." in answer.stderr
+    assert "Waiting" not in answer.stderr and "waits" not in answer.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_whose_others_never_come_says_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
+    write_pairs(tmp_path / "pairs.csv")
+    command = [sys.executable, ROOT / "train.py", *quick(tiny_model, "name=run", "trainer.devices=4")]
+    env = os.environ | STEP | {"MASTER_PORT": str(free_port())}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()
+        process.send_signal(number)
+        start = time.monotonic()
+        _, rest = process.communicate(timeout=60)
+    assert "for processes 1, 2, 3 of the 4 processes of this run" in line and "unset SLURM_STEP_NUM_TASKS" in line
+    assert time.monotonic() - start < 15
+    assert (process.returncode, rest) == ((130, "Stopped by Ctrl-C.\n") if number == signal.SIGINT else (-number, ""))
+    assert not (tmp_path / "outputs").exists()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_it_gives_up(environment, monkeypatch, capfd):
+    monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
+    environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    peers = meeting.meet(Place(0, 3, 0, 3, "srun"))
+    with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
+        meeting._wait_for_all(peers, timedelta(seconds=0.5))
+    assert "Waiting at 127.0.0.1" in capfd.readouterr().err
+
+
+def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd):
+    monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
+    environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    with pytest.raises(RunError, match="cannot meet"):
+        meeting.meet(Place(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
+    assert "Process 2 waits for process 0 of its run at 127.0.0.1" in capfd.readouterr().err
+
+
+def test_an_address_without_a_machine_and_a_port_that_is_used(environment, monkeypatch):
+    monkeypatch.setattr(meeting, "PATIENCE", timedelta(seconds=0.1))
+    environment(MASTER_ADDR="nowhere.invalid", MASTER_PORT="1")
+    for rank in range(2):
+        with pytest.raises(RunError, match=r"the machine nowhere\.invalid has no address"):
+            meeting.meet(Place(rank, 2, rank, 2, "srun"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(server.getsockname()[1]))
+        with pytest.raises(RunError, match="is used by another program"):
+            meeting.meet(Place(0, 2, 0, 2, "srun"))
+
+
+def test_what_runs_in_the_background_can_be_interrupted():
+    pressed = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    pressed.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        meeting._in_background(threading.Event().wait, meeting._Notice(str))
+    assert time.monotonic() - start < 20
