@@ -113,7 +113,7 @@ def test_parts_of_a_data_set_are_no_classes(root: Path) -> None:
     fill(root, "Train/cat/1.jpg", "Train/dog/1.jpg", "test/cat/2.jpg", "val/dog/3.jpg")
     assert told(root) == (
         "data.path: the folders in 'photos' are parts of a data set, not classes: 'Train', 'test', 'val'. "
-        "Name one of them: 'data.path=\"photos/Train\"'"
+        "Name one of them: data.path=photos/Train"
     )
 
 
