@@ -4,6 +4,7 @@
     python scripts/bench/train.py --texts ragged --batches 64 --rounds 1
     python scripts/bench/train.py --search --texts ragged        # the peer's own knobs, one by one
     python scripts/bench/train.py --model /path/to/all-mpnet-base-v2 --texts ragged --rounds 1
+    python scripts/bench/train.py --memory --texts ragged --batches 16 128 --steps 300   # ours alone: does it grow?
 
 Every contestant trains some steps of InfoNCE, one direction, temperature 0.05, in a fresh process. Counted are the
 steps after the first, from the wait for the batch to the optimizer; loading, imports and, with ours, tokenising
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="try the peer's knobs instead of comparing with it")
     parser.add_argument("--only", nargs="+", help="contestants beside ours: default, best, sorted")
     parser.add_argument("--knobs", nargs="+", type=json.loads, help="the knobs to search, in place of all")
+    parser.add_argument("--memory", action="store_true", help="show peak memory and speed at step 50 and at the end")
     parser.add_argument("--same", action="store_true", help="show that both compute the same loss, and stop")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -88,6 +90,8 @@ def main() -> None:
         print(same_loss())
     elif arguments.device == "cuda" and not has_cuda():
         print("There is no GPU here: the GPU half was not run.")
+    elif arguments.memory:
+        memory(arguments)
     else:
         (search if arguments.search else compare)(arguments)
 
@@ -135,6 +139,24 @@ def compare(arguments: argparse.Namespace) -> None:
     print(table(["", "pairs/s", "ours is times as fast", "peak MB", "times ours", "share of limit"], rows))
 
 
+def memory(arguments: argparse.Namespace) -> None:
+    """Print the peak memory and the speed of our run early and at its end; as many passes as the steps need."""
+    rows = []
+    for texts, batch, precision in itertools.product(arguments.texts, arguments.batches, arguments.precisions):
+        steps = arguments.steps or 300
+        case = {"texts": texts, "batch": batch, "precision": precision, "steps": steps, "who": "growth",
+                "model": arguments.model, "device": arguments.device}  # fmt: skip
+        found = run_fresh(Path(__file__), ["--one", json.dumps(case)]).said
+        growth = found["end_mb"] / found["early_mb"] - 1
+        rows.append([
+            f"{texts}, {batch:,}, {precision}", f"{found['early_mb']:,.0f}", f"{found['end_mb']:,.0f}", f"{growth:.1%}",
+            f"{found['early_tokens']:,.0f}", f"{found['end_tokens']:,.0f}", steps,
+        ])  # fmt: skip
+        print("| " + " | ".join(map(str, rows[-1])) + " |", file=sys.stderr, flush=True)
+    header = ["", "MB at step 50", "MB at the end", "growth", "tokens/s, steps 26 to 50", "tokens/s, last 25", "steps"]
+    print(table(header, rows))
+
+
 def search(arguments: argparse.Namespace) -> None:
     """Print the peer with each of its knobs."""
     for case in cases(arguments):
@@ -176,7 +198,16 @@ def sorted_rows_of(case: dict[str, Any]) -> list[tuple[str, str]]:
 
 def ours(case: dict[str, Any]) -> dict[str, float]:
     """Train through the front door, and read what the run wrote about its steps."""
-    from finetune.launch.entry import main as finetune
+    steps = trained(case)[1 : case["steps"] + 1]
+    seconds = sum(map(seconds_of, steps))
+    tokens = sum(line["tokens_per_second"] * case["batch"] for line in steps) / len(steps) / case["batch"]
+    return {"pairs_per_second": len(steps) * case["batch"] / seconds, "tokens_per_second": tokens,
+            "step_seconds": seconds / len(steps), "most_mb": steps[-1]["peak_memory_mb"]}  # fmt: skip
+
+
+def trained(case: dict[str, Any], epochs: int = 1) -> list[dict[str, float]]:
+    """Return the lines of a run's metrics that have a loss, one for each step."""
+    from finetune.launch import main as finetune
 
     with tempfile.TemporaryDirectory(prefix="finetune-bench-train-") as folder:
         path = Path(folder) / "pairs.csv"
@@ -186,17 +217,32 @@ def ours(case: dict[str, Any]) -> dict[str, float]:
             "data=csv", f"data.path={path}", "data.validation_fraction=0", "data.cache=false", "evaluation=none",
             f"data.batch_size={case['batch']}", f"data.max_length={KINDS[case['texts']]}",
             f"model.name={case['model']}", "loss.symmetric=false", f"trainer.precision={case['precision']}",
-            f"trainer.accelerator={'gpu' if case['device'] == 'cuda' else 'cpu'}", "trainer.max_epochs=1",
+            f"trainer.accelerator={'gpu' if case['device'] == 'cuda' else 'cpu'}", f"trainer.max_epochs={epochs}",
             f"output_root={folder}", "name=run", "callbacks.checkpoint.every_n_steps=1000000",
             *case.get("engine", []),
         ])  # fmt: skip
         assert status == 0
         lines = [json.loads(line) for line in (Path(folder) / "default/run/metrics.jsonl").open()]
-    steps = [line for line in lines if "loss" in line][1 : case["steps"] + 1]
-    seconds = sum(sum(value for key, value in line.items() if key.startswith("seconds/")) for line in steps)
-    tokens = sum(line["tokens_per_second"] * case["batch"] for line in steps) / len(steps) / case["batch"]
-    return {"pairs_per_second": len(steps) * case["batch"] / seconds, "tokens_per_second": tokens,
-            "step_seconds": seconds / len(steps), "most_mb": steps[-1]["peak_memory_mb"]}  # fmt: skip
+    return [line for line in lines if "loss" in line]
+
+
+def growth(case: dict[str, Any]) -> dict[str, float]:
+    """Train through the front door, and return peak memory and speed at step 50 and at the end."""
+    lines = trained({**case, "engine": [*case.get("engine", []), f"trainer.max_steps={case['steps']}"]}, epochs=1000)
+    early, end = lines[:50], lines[-25:]
+    return {"early_mb": early[-1]["peak_memory_mb"], "end_mb": end[-1]["peak_memory_mb"],
+            "early_tokens": pace(early[-25:]), "end_tokens": pace(end)}  # fmt: skip
+
+
+def pace(lines: list[dict[str, float]]) -> float:
+    """Return the tokens a second over these steps."""
+    seconds = [seconds_of(line) for line in lines]
+    return sum(line["tokens_per_second"] * each for line, each in zip(lines, seconds, strict=True)) / sum(seconds)
+
+
+def seconds_of(line: dict[str, float]) -> float:
+    """Return how long a step took."""
+    return sum(value for key, value in line.items() if key.startswith("seconds/"))
 
 
 def theirs(case: dict[str, Any]) -> dict[str, float]:
@@ -365,7 +411,7 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-MEASURES = {"ours": ours, "theirs": theirs, "limit": limit}
+MEASURES = {"ours": ours, "growth": growth, "theirs": theirs, "limit": limit}
 
 if __name__ == "__main__":
     main()

@@ -104,13 +104,11 @@ class GroupAttention:
             index = group.gather_index(heads)
             gradient = gradient_Rd.index_select(0, index).view(query.shape)
             inner = inner_R1.index_select(0, index).view(-1, group.longest, 1)
-            padding_nt = group.padding()
-            if padding_nt is not None:
+            if group.padding_nt is not None:
                 # Where a query is padding nothing comes back.
+                padding_n1t1 = group.padding_nt[:, None, :, None]
                 for each in (gradient, inner):
-                    each.view(len(group.lengths), heads, group.longest, -1).masked_fill_(
-                        padding_nt[:, None, :, None], 0
-                    )
+                    each.view(len(group.lengths), heads, group.longest, -1).masked_fill_(padding_n1t1, 0)
             weight_btt, used_btt = saved.weights[i], saved.weights[i]
             if saved.masks:
                 gradient.mul_(saved.scales[i])
@@ -146,9 +144,8 @@ def _hide(logits_btt: Tensor, group: Group, window: tuple[int, int]) -> None:
     """Hide, in place, the keys that a query may not see."""
     # No weight after the softmax, and no NaN where all keys are hidden.
     hidden = torch.finfo(logits_btt.dtype).min / 2
-    padding_nt = group.padding()
-    if padding_nt is not None:
-        bias_nt = torch.zeros(padding_nt.shape, dtype=logits_btt.dtype).masked_fill_(padding_nt, hidden)
+    if group.padding_nt is not None:
+        bias_nt = group.padding_nt.to(logits_btt.dtype).mul_(hidden)
         logits_btt.view(len(group.lengths), -1, *logits_btt.shape[1:]).add_(bias_nt[:, None, None, :])
     allowed_tt = allowed(group.longest, window, logits_btt.device)
     if allowed_tt is not None:

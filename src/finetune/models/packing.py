@@ -26,7 +26,8 @@ def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
 class Group:
     """Neighbouring sequences whose attention is computed together, padded to the longest of them where they differ.
 
-    `start` is their first token in the row, `lengths` the tokens of each, `longest` the most of them, `tokens` the sum.
+    `start` is their first token in the row, `lengths` the tokens of each, `longest` the most of them, `tokens` the sum;
+    `padding_nt` says which places hold no token, `None` where all do.
     Shapes: P parts of a token's row (query, key and value next to each other, or one of them alone), H heads.
     """
 
@@ -35,7 +36,7 @@ class Group:
         self.lengths = lengths
         self.longest = int(lengths.max())
         self.tokens = int(lengths.sum())
-        self._is_even = int(lengths.min()) == self.longest
+        self.padding_nt = None if int(lengths.min()) == self.longest else self._padding()
         self._gather: dict[tuple[int, int], Tensor] = {}
         self._scatter: dict[tuple[int, int], Tensor] = {}
 
@@ -63,10 +64,7 @@ class Group:
             self._scatter[heads, parts] = torch.from_numpy(rows.ravel().astype(np.int32))
         return self._scatter[heads, parts]
 
-    def padding(self) -> Tensor | None:
-        """Return which places `(n, t)` hold no token, `None` where all do."""
-        if self._is_even:
-            return None
+    def _padding(self) -> Tensor:
         return torch.from_numpy(np.arange(self.longest) >= self.lengths[:, None])
 
     def _first(self) -> Ints:
