@@ -96,7 +96,7 @@ def test_a_caller_in_a_thread_in_a_loop_and_beside_hydra_gets_exit_codes_and_its
     assert done.returncode == 0, done.stderr
     codes = json.loads(done.stdout.splitlines()[-1].removeprefix("codes "))
     assert codes == {"thread": 0, "loop": 0, "wrong": 2, "failed": 1}
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(("name", "state"), [("thread", "finished"), ("failed", "failed")])

@@ -33,7 +33,7 @@ def preserved() -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(interrupts.forget)
-            for part in (_signals, _environment, _logging, _random_numbers, _torch):
+            for part in (_signals, _environment, _logging, _random_numbers, _resolvers, _torch):
                 stack.enter_context(part())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(streams.replaced())
@@ -116,6 +116,17 @@ def _random_numbers() -> Iterator[None]:
             numpy.random.set_state(numbers)
         elif (numpy := sys.modules.get("numpy")) is not None:
             numpy.random.seed()  # as it is after an import: from the system
+
+
+@contextmanager
+def _resolvers() -> Iterator[None]:
+    omegaconf: Any = sys.modules.get("omegaconf.basecontainer")
+    known = {} if omegaconf is None else dict(omegaconf.BaseContainer._resolvers)
+    try:
+        yield
+    finally:
+        if known:
+            omegaconf.BaseContainer._resolvers.update(known)  # ${now:} and ${hydra:} are those of the program again
 
 
 @contextmanager
