@@ -4,18 +4,23 @@ Counted by torch's profiler, which sees all allocations, those of graphs that no
 """
 
 import gc
+import time
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from finetune.data.tokens import Tokens
 from finetune.models.image import ImageEncoder
 from finetune.models.points import PointEncoder
 from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
 from finetune.models.vectors import VectorEncoder
+from finetune.training import fit as fit_module
 from finetune.training.engine import Engine
+from finetune.training.fit import fit
 from tests.models.tiny import tiny
 
 STEPS = 6
@@ -51,15 +56,29 @@ def step(encoder, engine, random, optimizer):
     optimizer.zero_grad()
 
 
+class Growth:
+    """The bytes by which memory of the CPU grows between `start` and `stop`: all allocations less all that is freed."""
+
+    def start(self):
+        gc.collect()
+        self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+        self._profile.start()
+
+    def stop(self, since=0):
+        """Return the growth, from a moment `since` on (nanoseconds of the clock)."""
+        gc.collect()
+        self._profile.stop()
+        events = self._profile.profiler.kineto_results.events()
+        return sum(event.nbytes() for event in events if event.name() == "[memory]" and event.start_ns() > since)
+
+
 def growth(run, steps):
-    """Return the bytes by which memory of the CPU grew over some calls, all allocations less all that was freed."""
-    gc.collect()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        for _ in range(steps):
-            run()
-    gc.collect()
-    events = profile.profiler.kineto_results.events()
-    return sum(event.nbytes() for event in events if event.name() == "[memory]")
+    """Return by how much memory grows over some calls."""
+    measured = Growth()
+    measured.start()
+    for _ in range(steps):
+        run()
+    return measured.stop()
 
 
 @pytest.mark.parametrize("activation_mb", [10_000, 0], ids=["kept", "recomputed"])
@@ -73,3 +92,57 @@ def test_steps_leave_nothing_behind(kind, activation_mb, tmp_path):
         step(encoder, engine, random, optimizer)
     grown = growth(lambda: step(encoder, engine, random, optimizer), STEPS)
     assert grown < 100 * STEPS  # a pooler of width 32 that leaks is 512 bytes a step
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "static"])
+def test_embedding_a_corpus_again_leaves_nothing_behind(kind, tmp_path):
+    encoder, engine, random = KINDS[kind](tmp_path / "model").eval(), Engine(token_budget=40), np.random.default_rng(0)
+    lengths = random.integers(1, 20, 50)
+    tokens = Tokens(random.integers(4, 40, int(lengths.sum())).astype(np.int32), np.cumsum([0, *lengths]))
+
+    def embed():
+        for _ in engine.embed(encoder, tokens, np.arange(len(lengths))):
+            pass
+
+    embed()
+    assert growth(embed, STEPS) < 100 * STEPS
+
+
+class Watch(pl.Callback):
+    """Measures between two steps of a training, with whatever the run does between them.
+
+    Only tensors that were allocated while the profiler ran are seen when they are freed, so it starts earlier.
+    """
+
+    START, FIRST, LAST = 4, 8, 18
+
+    def __init__(self):
+        self.measured, self.since, self.grown = Growth(), 0, None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == self.START and not self.since:
+            self.measured.start()
+            self.since = 1
+        elif trainer.global_step == self.FIRST and self.since == 1:
+            self.since = time.time_ns()
+        elif trainer.global_step == self.LAST and self.grown is None:
+            self.grown = self.measured.stop(self.since)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["callbacks=[default,evaluate]", "callbacks.evaluate.every_n_steps=4"],
+        ["trainer.accumulate_grad_batches=2", "callbacks=[default,average]"],
+    ],
+    ids=["plain", "evaluated in between", "accumulated and averaged"],
+)
+def test_a_training_with_its_callbacks_leaves_nothing_behind(start, monkeypatch, more):
+    watch, real = Watch(), fit_module.build_trainer
+    monkeypatch.setattr(
+        fit_module, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [*calls, watch], logs)
+    )
+    fit(*start("grows", "trainer.max_epochs=6", "trainer.log_every_n_steps=1", *more))
+    assert watch.grown is not None
+    assert watch.grown < 100 * (watch.LAST - watch.FIRST)

@@ -1,0 +1,29 @@
+"""What native libraries read from the environment is set before torch is imported, unless the user has set it."""
+
+import json
+
+import pytest
+
+from finetune.native_libraries import DEFAULTS
+from tests.conftest import quick, run_train, write_pairs
+
+CALLBACK = """
+import json, os
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Environment(Callback):
+    def on_train_start(self, trainer, module):
+        Path("environment.json").write_text(json.dumps(dict(os.environ)))
+"""
+
+
+@pytest.mark.parametrize("own", [{}, {"LRU_CACHE_CAPACITY": "7"}], ids=["defaults", "the user's own"])
+def test_a_run_has_the_defaults_that_the_user_did_not_set(own, tiny_model, tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    (tmp_path / "mine.py").write_text(CALLBACK)
+    words = quick(tiny_model, "trainer.max_steps=1", "evaluation=none", "+callbacks.mine._target_=mine.Environment")
+    done = run_train(*words, cwd=tmp_path, env={"FINETUNE_ALLOW": "mine", **own})
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "environment.json").read_text())
+    assert {name: found.get(name) for name in DEFAULTS} == DEFAULTS | own
