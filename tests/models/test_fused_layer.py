@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch.nn.utils import prune
 
 from finetune.models import fused_layer
 from finetune.models.dropout import replace_dropout
@@ -134,3 +135,31 @@ def test_fusing_can_be_undone_and_copies_are_fused():
     assert type(model.encoder.layer[0]) is original
     fuse_layers(model)
     assert isinstance(model.encoder.layer[0], original) and isinstance(model.encoder.layer[0], FusedLayer)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "attention.self.query",
+        "attention.self",
+        "intermediate.intermediate_act_fn",
+        "output.LayerNorm",
+        "output.dropout",
+    ],
+)
+def test_hooks_inside_the_layer_are_called(place):
+    layer, called = backbone().encoder.layer[0], []
+    layer.get_submodule(place).register_forward_pre_hook(lambda *_: called.append(place))
+    call(layer, states())
+    assert called
+
+
+def test_a_pruned_layer_computes_with_its_masked_weights():
+    layer = backbone().eval().encoder.layer[0]
+    before = call(layer, states())
+    prune.l1_unstructured(layer.output.dense, "weight", amount=0.9)
+    for _ in range(2):
+        call(layer, states())[: LENGTHS.sum()].sum().backward()
+    assert not torch.allclose(before, call(layer, states()))
+    kept = layer.output.dense.weight_mask.bool()
+    assert torch.all(layer.output.dense.weight_orig.grad[~kept] == 0)

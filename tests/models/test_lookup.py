@@ -62,3 +62,21 @@ def test_a_step_that_was_given_up_leaves_nothing_behind():
     lookup(IDS[0]).sum().backward()  # as if memory ran out after it
     ours.zero_grad()
     torch.testing.assert_close(backward(Lookup(ours), ours.weight), backward(plain, plain.weight))
+
+
+def test_two_lookups_in_one_graph_do_not_share_a_buffer():
+    ours, plain = table(), table()
+    backward(Lookup(ours), ours.weight)  # the buffer is there
+    ours.zero_grad()
+    both = [Lookup(ours), Lookup(ours)]
+    for lookups, weight in ((both, ours.weight), ([plain, plain], plain.weight)):
+        (lookups[0](IDS[0]).sum() + (lookups[1](IDS[2]) * 3).sum()).backward()
+        assert weight.grad is not None
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+
+
+def test_a_hooked_table_is_called_as_it_is():
+    ours, called = table(), []
+    ours.register_forward_pre_hook(lambda *_: called.append(1))
+    Lookup(ours)(IDS[0])
+    assert called

@@ -257,3 +257,17 @@ def test_adapters_on_frozen_weights_get_their_gradients(tiny_model, activation_m
     ours, theirs = gradients(encoder.backbone, emb, direction), gradients(plain, expected, direction)
     assert len(ours) == 8
     same(ours, theirs)
+
+
+def test_weights_that_micro_batches_share_are_no_activations(tiny_model):
+    from finetune.training import memory
+
+    encoder, (ids, lengths) = TextEncoder(str(tiny_model)).train(), texts(n=4)
+    lookup, counted = encoder.lookup(), []
+    for shared in (frozenset(), lookup.storages):
+        kept = memory.Kept(encoder.parameters(), shared)
+        with kept.counted(torch.device("cpu")):
+            encoder(ids, np.sort(lengths), lookup)
+        counted.append(kept.bytes)
+    copies = sum(tensor.nbytes for tensors in lookup._prepared.values() for tensor in tensors)
+    assert 0 < counted[0] - counted[1] <= copies

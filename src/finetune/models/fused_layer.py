@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from finetune.models.dropout import keep_, keep_mask
 from finetune.models.group_attention import GroupAttention, put_rows
+from finetune.models.lookup import has_hooks
 from finetune.models.packing import Group, Packing
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -96,12 +97,21 @@ def _norms(layer: Any) -> tuple[nn.LayerNorm, ...]:
     return layer.attention.output.LayerNorm, layer.output.LayerNorm
 
 
+def _between(layer: Any) -> tuple[nn.Module, ...]:
+    """Return the other modules that are not called when the layer is fused."""
+    attention, middle, output = layer.attention, layer.intermediate, layer.output
+    drops = (attention.self.dropout, attention.output.dropout, output.dropout)
+    return (attention, attention.self, attention.output, middle, middle.intermediate_act_fn, output, *drops)
+
+
 def _can_fuse(layer: nn.Module, hidden_1TD: Tensor) -> bool:
     if hidden_1TD.device.type != "cpu" or hidden_1TD.dtype not in _DTYPES or torch.compiler.is_compiling():
         return False
-    # LoRA, quantised or hooked layers compute something of their own.
+    # LoRA, pruned, quantised or hooked layers compute something of their own.
     parts = [*_linears(layer), *_norms(layer)]
-    return all(type(part) in (nn.Linear, nn.LayerNorm) and not part._forward_hooks for part in parts)
+    if any(type(part) not in (nn.Linear, nn.LayerNorm) or type(part.weight) is not nn.Parameter for part in parts):
+        return False
+    return not any(map(has_hooks, [*parts, *_between(layer)]))
 
 
 def _weights(layer: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-# One buffer for each table: 47 MB for MiniLM, whose pages would be new to the process in every step otherwise.
-_BUFFERS: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+# One buffer for each table, 47 MB for MiniLM, whose pages would be new to the process in every step otherwise; and the
+# gradient that it was last used for.
+_BUFFERS: WeakKeyDictionary[nn.Module, tuple[Tensor, ref[_Gradient]]] = WeakKeyDictionary()
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module does more than its `forward`."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 class Lookup:
@@ -29,8 +36,9 @@ class Lookup:
         self._gradient = _Gradient(table)
         self._shared: Tensor | None = None
         self._prepared: dict[object, tuple[Tensor, ...]] = {}
+        self.storages: set[int] = set()  # addresses of what was prepared: no activations of any micro-batch
         # What is more than a table (scaled, adapted, hooked) is called as it is; a GPU writes zeros for almost nothing.
-        plain = type(table) is nn.Embedding and table.max_norm is None and not table._forward_hooks
+        plain = type(table) is nn.Embedding and table.max_norm is None and not has_hooks(table)
         plain = plain and type(table.weight) is nn.Parameter  # not a part of one that several processes share
         if plain and table.weight.device.type == "cpu" and table.weight.requires_grad and torch.is_grad_enabled():
             self._shared = _Share.apply(  # type: ignore[no-untyped-call]
@@ -52,6 +60,7 @@ class Lookup:
         """
         if owner not in self._prepared:
             self._prepared[owner] = prepare()
+            self.storages |= {tensor.untyped_storage().data_ptr() for tensor in self._prepared[owner]}
         return self._prepared[owner]
 
 
@@ -72,9 +81,12 @@ class _Gradient:
         weight: Any = self._table.weight
         if weight.grad is not None:
             return like_TD.new_zeros(weight.shape)  # batches that accumulate: the buffer is the gradient so far
-        buffer = _BUFFERS.get(self._table)
+        buffer, user = _BUFFERS.get(self._table, (None, None))
+        if user is not None and user() is not None:
+            return like_TD.new_zeros(weight.shape)  # of another lookup in the same graph, which may not be added yet
         if buffer is None or buffer.dtype != like_TD.dtype or buffer.shape != weight.shape:
-            buffer = _BUFFERS[self._table] = like_TD.new_empty(weight.shape)
+            buffer = like_TD.new_empty(weight.shape)
+        _BUFFERS[self._table] = buffer, ref(self)
         # Autograd takes over a tensor that nothing else refers to; the buffer keeps the memory.
         return buffer.zero_().detach()
 

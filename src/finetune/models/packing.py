@@ -84,19 +84,19 @@ class Packing:
         self.longest = int(lengths.max())
         self.device = device
         self._bounds = np.concatenate([[0], np.cumsum(lengths)])
-        self._groups: list[Group] | None = None
+        self._groups: dict[tuple[int, int], list[Group]] = {}
         self.bounds = upload(self._bounds.astype(np.int32), device)
 
     def groups(self, call_cost: int, most: int) -> list[Group]:
         """Return the sequences in groups, cheapest for what costs a sequence the square of the longest in its group.
 
         A group costs `call_cost` more and holds at most `most` squares, or a single sequence. They are cheapest sorted
-        by length, and found once: all layers of a model ask for the same.
+        by length, and found once for all layers that ask for the same.
         """
-        if self._groups is None:
+        if (call_cost, most) not in self._groups:
             parts = np.split(np.arange(len(self.lengths)), cheapest(self.lengths, most, call_cost, power=2))
-            self._groups = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
-        return self._groups
+            self._groups[call_cost, most] = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
+        return self._groups[call_cost, most]
 
     def positions(self) -> Tensor:
         """Return the place of each token in its sequence, from 0: `(T,)`."""

@@ -122,7 +122,7 @@ class Engine:
         if alike is not None:
             cuts = split(cuts, alike.largest(len(cuts)))
         lookup = encoder.lookup()
-        kept = memory.Kept(encoder.parameters())
+        kept = memory.Kept(encoder.parameters(), lookup.storages if lookup is not None else frozenset())
         limit, kept_tokens = self.budget(encoder).kept, 0
         parts: list[Tensor] = []
         for cut in cuts:

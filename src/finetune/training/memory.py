@@ -7,7 +7,7 @@ import ctypes
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 import torch
@@ -18,11 +18,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
 
 class Kept:
-    """Counts the bytes that autograd keeps for the backward pass, beyond the parameters themselves."""
+    """Counts the bytes that autograd keeps for the backward pass, beyond the parameters themselves.
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    `shared` are the addresses of what all micro-batches have in common, which may still grow.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], shared: Set[int] = frozenset()) -> None:
         self.bytes = 0
         self._seen = {parameter.data_ptr() for parameter in parameters}
+        self._shared = shared
 
     @contextlib.contextmanager
     def counted(self, device: torch.device) -> Iterator[None]:
@@ -38,8 +42,9 @@ class Kept:
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
+        address = storage.data_ptr()
+        if address not in self._seen and address not in self._shared:
+            self._seen.add(address)
             self.bytes += storage.nbytes()
         # Not the tensor itself: an operation may save its own output, which may never reach the loss (BERT's pooler).
         # Graph and output would then refer to each other, a cycle in C++ that no garbage collector sees.
