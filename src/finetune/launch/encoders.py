@@ -76,9 +76,9 @@ def fetch(cfg: DictConfig) -> None:
         ModelError: it cannot be downloaded.
         CheckFailed: what was downloaded cannot be used as asked.
     """
-    absent = [named for named in _named(cfg) if find_here(named.name, named.files) is None]
+    absent = [named for named in _named(cfg) if _folder(named) is None]
     for named in absent:
-        locate(named.name, named.files, bool(named.node.get("allow_pickle")))
+        locate(named.name, named.files, _allows_pickle(named))
     if not absent:
         return
     models, problems = look_at_models(cfg)
@@ -184,8 +184,16 @@ def _named(cfg: DictConfig) -> Iterator[Named]:
                     yield Named(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
 
 
+def _allows_pickle(model: Named) -> bool:
+    return bool(model.node.get("allow_pickle"))
+
+
+def _folder(model: Named) -> Path | None:
+    return find_here(model.name, model.files, _allows_pickle(model))
+
+
 def _found(named: Named) -> Named:
-    folder = find_here(named.name, named.files)
+    folder = _folder(named)
     config = read_config(folder) if folder and "config.json" in named.files else {}
     return replace(named, folder=folder, config=config, declared=declared(folder, named.layout) if folder else None)
 
@@ -208,11 +216,11 @@ def _check_folder(model: Named) -> None:
         check_nothing_after(found, model.name)
     if model.layout != "pairs":
         has_unit_length(found, node.get("normalize", "auto"))
-    check_layer_weights(found, bool(node.get("allow_pickle")))
+    check_layer_weights(found, _allows_pickle(model))
     if node.get("random_init"):
         return
     check_not_quantised(model.folder, model.name, model.config)
-    wants = "config.json" in model.files and not node.get("allow_pickle")
+    wants = "config.json" in model.files and not _allows_pickle(model)
     check_weights(model.folder, model.name, needed=wants)
 
 

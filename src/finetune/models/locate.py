@@ -26,16 +26,18 @@ _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 def locate(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
 
-    `files` are what it must hold; `pickles` downloads pickled weights too.
+    `files` are what it must hold; with `pickles` pickled weights are weights too, and are downloaded.
 
     Raises:
         ModelError: it cannot be had.
     """
-    return find_here(name, files) or _download(name, files, pickles)
+    return find_here(name, files, pickles) or _download(name, files, pickles)
 
 
-def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
+def find_here(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path | None:
     """Return the folder of model `name` if this machine has it: as a folder, in a package, in the hub's cache.
+
+    `files` are what it must hold; only with `pickles` are pickled weights in the cache enough.
 
     Raises:
         ModelError: it is a path, and no model is there; or it cannot be the name of anything.
@@ -50,7 +52,7 @@ def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
             "Give a folder that holds config.json and model.safetensors, or a hub id such as"
             " sentence-transformers/all-MiniLM-L6-v2.",
         )
-    return _in_package(name) or _in_cache(name, files)
+    return _in_package(name) or _in_cache(name, files, pickles)
 
 
 def _looks_like_path(name: str) -> bool:
@@ -105,7 +107,7 @@ def _in_package(name: str) -> Path | None:
     return found if (found / "config.json").is_file() else None
 
 
-def _in_cache(name: str, files: Sequence[str]) -> Path | None:
+def _in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -116,9 +118,11 @@ def _in_cache(name: str, files: Sequence[str]) -> Path | None:
         raise ModelError(f"model.name={name}: this is neither a folder nor a hub id.", str(error)) from error
     except LocalEntryNotFoundError:
         return None
-    # A download that was cut off left a part of it.
-    weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", *_PICKLES))
-    return folder if weights and all(_holds(backbone_in(folder), file) for file in files) else None
+    # An interrupted download leaves a part of it; another program may have cached the pickles of a model that has
+    # safetensors on the hub.
+    patterns = ["*.safetensors", *(_PICKLES if pickles else [])]
+    has_weights = any(any(folder.rglob(pattern)) for pattern in patterns)
+    return folder if has_weights and all(_holds(backbone_in(folder), file) for file in files) else None
 
 
 def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
