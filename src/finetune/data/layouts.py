@@ -10,6 +10,7 @@ from typing import Any, Literal
 from finetune.config.quoting import quoted, typed
 from finetune.data.column_setting import (
     GRADES,
+    IDENTIFIERS,
     KEY,
     LABELS,
     SCORES,
@@ -27,6 +28,7 @@ from finetune.data.questions import (
     are_classes,
     classes_problem,
     flag_problem,
+    is_apart,
     is_flag,
     label_problem,
     open_problem,
@@ -64,8 +66,6 @@ ITEMS = tuple(
     )
 )
 NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_(passages|ctxs|documents|docs|texts))?_?\d*")
-# Numbers of rows and documents: never a text to learn from.
-IDENTIFIERS = re.compile(r"|_?(row_?)?(id|idx|index)|.*_id|unnamed(:_\d+)?|split")
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,8 @@ def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
         raise CheckFailed([flag_problem(flags[0], positive if flags[0] == anchor else anchor)])
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives, **special}
     label = asked.pop("label", None)
+    if label and is_apart(label[0]) and not (guessed or scored):
+        label = None  # as the topic of a question and its answer
     if label and not asked.get("score") and not asked.get("grade"):
         asked["score"] = [label[0] if scored else _score_of_pair(table, label[0], (anchor, positive), guessed)]
     if asked.get("score") and asked.get("grade"):
