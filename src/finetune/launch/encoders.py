@@ -242,11 +242,12 @@ def _place(model: Named) -> str:
 def _width(model: Named) -> int | None:
     # Poolings and dense layers of a sentence-transformers folder change it.
     there = width_of(model.config)
-    return declared_width(model.declared, there) if model.declared else there
+    return declared_width(model.declared, there, str(model.node.get("pooling", "auto"))) if model.declared else there
 
 
 def _too_wide(model: Named) -> Iterator[Problem]:
-    asked, there = model.node.get("output_width"), width_of(model.config)
+    asked = model.node.get("output_width")
+    there = _width(model) if model.layout in ("text", "image") else width_of(model.config)
     if asked and there and asked > there:
-        what = f"{asked} dimensions are more than the {there} that the backbone of {model.name} has."
+        what = f"{asked} dimensions are more than the {there} that the embeddings of {model.name} have."
         yield Problem(f"{model.key}.output_width", what, f"Take {there} or less: a wider embedding would hold no more.")

