@@ -72,7 +72,7 @@ NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_(passages|ctxs|documents|docs|te
 class Roles:
     """Which column is what, by the names of the table, and the layout that this makes.
 
-    `lists` are the columns of lists; `note` is a sentence to be told if something was guessed; `unused` are the columns
+    `lists` are the columns of lists; `note` is a sentence to print if something was guessed; `unused` are the columns
     that have no role. `notations` says how the numbers of a text column are written, where not with a decimal point.
     With `by_user` a user said what the columns are, in `data.columns`; `named` is False for a table without a header.
     """
@@ -134,7 +134,7 @@ def find_roles(
     """
     table = Sampled(names, sample, notations, decimal)
     if columns is not None:
-        roles = _told(table, columns, labelled)
+        roles = _by_setting(table, columns, labelled)
     elif named:
         roles = _recognise(table, labelled, scored)
     else:
@@ -145,7 +145,7 @@ def find_roles(
     return replace(roles, unused=unused, by_user=columns is not None, named=named)
 
 
-def _told(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
+def _by_setting(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
     asked, problems = asked_for(columns, labelled)
     problems += wrong_names(table.shown(), [name for found in asked.values() for name in found])
     if problems:

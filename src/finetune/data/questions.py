@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VALUES_KEY = "data.score_values"
 FEW = 3  # values of a column that may say which pairs are right
-MOST = 4  # the same, when one of them stands for no answer
+MOST = 4  # the same, when one of them means no answer
 _NO_ANSWER = ("", "-", "-1")
 _CLASSES = 7  # more whole numbers than these are no classes of pairs
 _SHOWN = 5

@@ -16,7 +16,7 @@ from typing import Any
 from finetune.models.folder_values import is_int
 from finetune.models.locate import backbone_in, tensor_headers
 
-# What tables of positions are called; of images, entities and layouts there are others beside those of tokens.
+# What tables of positions are called; images, entities and layouts have tables of their own, next to that of tokens.
 _TABLE = re.compile(r"(^|\.)((char_)?position_embeddings?|embed_positions|positions_embed|wpe)\.weights?(\.\d+)?$")
 _OF_OTHERS = re.compile(r"(^|[._])(vision|visual|image|entity)")
 # Keys that only architectures have whose buffers end there, besides those with relative positions.
