@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from sentence_transformers import SentenceTransformer
 
 from finetune.data.tokens import key_of
-from finetune.errors import CheckFailed
+from finetune.errors import CheckFailed, ModelError
 from finetune.launch import encoders
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import load_tokenizer
@@ -138,7 +138,7 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     here: list[Path] = []
     monkeypatch.setattr(encoders, "find_here", lambda *_: here[0] if here else None)
-    monkeypatch.setattr(encoders, "locate", lambda *_: here.append(folder))
+    monkeypatch.setattr(encoders, "locate", lambda *_: here.append(folder) or folder)
     cfg = OmegaConf.create(
         {
             "model": {"_target_": "finetune.models.text.TextEncoder", "name": "somebody/it", "normalize": "auto"},
@@ -155,3 +155,7 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
         here.clear()
         encoders.fetch(cfg)
     assert [problem.where for problem in caught.value.problems] == ["data.max_length"]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="only pickles or nothing"):
+        here.clear()
+        encoders.fetch(cfg)

@@ -13,7 +13,9 @@ from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.encoder import Encoder
 from finetune.models.image import ImageEncoder
-from finetune.models.locate import find_here, locate
+from finetune.models.locate import check_weights, find_here, locate
+from finetune.models.positions import longest
+from finetune.models.quantised import check_not_quantised
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
 
@@ -27,11 +29,13 @@ class Hub:
         self.folder, self.wanted = folder, []
         for file in ("config.json", "tokenizer.json", *cached):
             (folder / file).write_text(json.dumps({}))
-        self.is_cached = bool(cached)
+        self.is_cached, self.is_reached = bool(cached), True
 
     def __call__(self, name: str, local_files_only: bool = False, **settings: Any) -> str:
         if local_files_only and not self.is_cached:
             raise LocalEntryNotFoundError(name)
+        if not local_files_only and not self.is_reached:
+            raise ConnectionError
         if not local_files_only:
             self.wanted = settings["allow_patterns"]
             (self.folder / SAFETENSORS).touch()
@@ -55,6 +59,25 @@ def test_cached_pickles_do_not_keep_safetensors_from_being_downloaded(hub):
     assert find_here("org/model") is None
     assert (locate("org/model") / SAFETENSORS).is_file()
     assert PICKLE not in " ".join(there.wanted).replace("*", "")
+
+
+def test_cached_pickles_are_named_where_the_hub_cannot_be_reached(hub, monkeypatch):
+    there = hub(PICKLE)
+    monkeypatch.setattr(there, "is_reached", False)
+    with pytest.raises(ModelError, match="only pickles") as caught:
+        locate("org/model")
+    assert "model.allow_pickle=true" in caught.value.advice
+
+
+@pytest.mark.parametrize("header", [[1], {"bert.weight": 5}, "x", {"a.position_embeddings.weight": {"shape": "x"}}])
+def test_a_header_of_another_type_is_a_damaged_file(tmp_path, header):
+    said = json.dumps(header).encode()
+    (tmp_path / SAFETENSORS).write_bytes(len(said).to_bytes(8, "little") + said + b"0")
+    (tmp_path / "config.json").write_text("{}")
+    assert longest({"model_type": "bert", "max_position_embeddings": 20}, tmp_path) in (20, None)
+    check_not_quantised(tmp_path, "it", {})
+    with pytest.raises(ModelError, match="cut off or damaged"):
+        check_weights(tmp_path, "it")
 
 
 def test_cached_pickles_are_enough_where_they_are_allowed(hub):

@@ -33,7 +33,9 @@ FROM_ZERO = [
 ENDLESS = ["t5", "modernbert", "nomic_bert", "jina_embeddings_v3", "qwen3", "llama", "bloom", "gpt_neox"]
 
 
-@pytest.mark.parametrize("name", ["**", "*", "../*/modeling", "../../../x", "[", "", "a/b", ["bert"], None, 5])
+@pytest.mark.parametrize(
+    "name", ["**", "*", "../*/modeling", "../../../x", "[", "", "a/b", ["bert"], None, 5, "x" * 300]
+)
 def test_a_name_that_is_none_of_an_architecture_has_no_source(name):
     assert longest({"model_type": name, "max_position_embeddings": 20}) is None
 

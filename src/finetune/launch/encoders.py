@@ -78,7 +78,7 @@ def fetch(cfg: DictConfig) -> None:
     """
     absent = [named for named in _named(cfg) if _folder(named) is None]
     for named in absent:
-        locate(named.name, named.files, _allows_pickle(named))
+        _check_weights(named, locate(named.name, named.files, _allows_pickle(named)))
     if not absent:
         return
     models, problems = look_at_models(cfg)
@@ -217,11 +217,15 @@ def _check_folder(model: Named) -> None:
     if model.layout != "pairs":
         has_unit_length(found, node.get("normalize", "auto"))
     check_layer_weights(found, _allows_pickle(model))
-    if node.get("random_init"):
-        return
-    check_not_quantised(model.folder, model.name, model.config)
-    wants = "config.json" in model.files and not _allows_pickle(model)
-    check_weights(model.folder, model.name, needed=wants)
+    if not node.get("random_init"):
+        check_not_quantised(model.folder, model.name, model.config)
+    _check_weights(model, model.folder)
+
+
+def _check_weights(model: Named, folder: Path) -> None:
+    if not model.node.get("random_init"):
+        needs_safetensors = "config.json" in model.files and not _allows_pickle(model)
+        check_weights(folder, model.name, needed=needs_safetensors)
 
 
 def _inside(key: str, node: Any) -> Iterator[Named]:

@@ -133,6 +133,8 @@ def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
         wanted = [*_FILES, *(_PICKLES if pickles else [])]
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_NOT_FILES, etag_timeout=10))
     except Exception as error:
+        if not pickles and _in_cache(name, files, pickles=True):
+            raise without_weights(name) from error
         # The hub's client raises a dozen kinds for "cannot be had": offline, no such model, no permission, ...
         raise ModelError(
             f"model.name={name} cannot be had: it is not on this machine and the hub did not give it"
@@ -179,10 +181,17 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
 
 
 def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it."""
+    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it.
+
+    Raises:
+        ValueError: it is not the JSON of a header.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        return length, json.loads(opened.read(length)) if length < file.stat().st_size else {}
+        header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+    if not isinstance(header, dict) or not all(isinstance(tensor, dict) for tensor in header.values()):
+        raise ValueError("its header is no object of objects")
+    return length, header
 
 
 def tensor_headers(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

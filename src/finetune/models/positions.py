@@ -52,11 +52,8 @@ def longest(config: Mapping[str, Any], folder: Path | None = None) -> int | None
 def _rows(folder: Path) -> int | None:
     """Return the rows of the table of positions in a model's weights, 0 if there is none; None without weights."""
     headers = list(tensor_headers(backbone_in(folder)))
-    tables = [
-        int(header["shape"][0])
-        for name, header in headers
-        if _TABLE.search(name) and not _OF_OTHERS.search(name) and header.get("shape")
-    ]
+    shapes = [header.get("shape") for name, header in headers if _TABLE.search(name) and not _OF_OTHERS.search(name)]
+    tables = [shape[0] for shape in shapes if isinstance(shape, list) and shape and is_int(shape[0])]
     return min(tables, default=0) if headers else None
 
 
@@ -77,8 +74,9 @@ def _source(model_type: str) -> str:
 
     That of a part, such as `clip_text_model`, is in the file of the whole.
     """
-    if not re.fullmatch(r"[\w-]+", model_type):
-        return ""  # it comes from a model's config.json: no pattern, and no path out of the folder
+    # It comes from a config.json, so it may be a pattern, a path out of the folder, or too long for a file name.
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,99}", model_type):
+        return ""
     spec = importlib.util.find_spec("transformers")
     folders = (spec.submodule_search_locations or []) if spec is not None else []
     parts = model_type.replace("-", "_").split("_")
