@@ -48,7 +48,7 @@ def test_the_folder_beside_the_file_is_evaluated_on(make, name):
     assert sorted(data.items.take(data.validation.corpus)) == ["T two", "a1", "three"]
     assert len(data.train) == 3
     assert (data.facts["validation_queries"], data.facts["validation_corpus"], data.facts["leaks"]) == (2, 3, 0)
-    assert "Evaluating on evaluation/ beside the data file." in data.notes
+    assert "Evaluating on evaluation/ next to the data file." in data.notes
     assert any("1 of 3 validation queries" in note for note in data.notes)
 
 
@@ -157,7 +157,7 @@ def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_ro
         ("nobody knows", 2.0),
         ("second", 1.0),
     ]
-    name = "evaluation/ beside the data file"
+    name = "evaluation/ next to the data file"
     assert (
         f"{name}: left out 3 judgments of ids that are not there, "
         "1 judgment that is given again with another grade (the last one counts), 1 empty text."

@@ -118,8 +118,8 @@ def test_json_of_two_types_in_one_column_is_asked_about():
 
 
 def test_several_such_columns_are_one_question_with_the_likeliest_as_the_example():
-    asked = refused(written(pairs(lang=("en", "de"), is_match=(1, 0), origin=("web",))))
-    assert "'lang' ('de', 'en'); 'is_match' ('0', '1') are not used" in asked
+    asked = refused(written(pairs(kind=("en", "de"), is_match=(1, 0), origin=("web",))))
+    assert "'kind' ('de', 'en'); 'is_match' ('0', '1') are not used" in asked
     assert "score: is_match" in asked
     assert "origin" not in asked
 
@@ -131,7 +131,13 @@ def test_a_name_that_ends_in_score_is_asked_about_whatever_its_values():
 
 
 @pytest.mark.parametrize(
-    "columns", [{"origin": ("web",)}, {"number": range(40)}, {"tags": (["a"], ["b"])}, {"negative": ("x y", "z w")}]
+    "columns",
+    [
+        *({"origin": ("web",)}, {"number": range(40)}, {"tags": (["a"], ["b"])}, {"negative": ("x y", "z w")}),
+        # Whatever their values, these names say what a text is about or where it is from.
+        *({"split": ("train", "dev")}, {"Lang": ("en", "de")}, {"question_language": ("en", "de", "fr")}),
+        *({"source": ("faq", "chat")}, {"type": ("how", "why")}, {"user_id": (1, 2)}, {"topic": ("red", "blue")}),
+    ],
 )
 def test_what_says_nothing_of_the_pairs_is_only_noted(columns):
     found = read(written(pairs(**columns), "jsonl"))
@@ -141,11 +147,16 @@ def test_what_says_nothing_of_the_pairs_is_only_noted(columns):
     ]
 
 
+@pytest.mark.parametrize("name", ["same_topic", "match_type", "is_source", "verdict"])
+def test_a_name_that_may_say_which_pairs_are_right_is_asked_about(name):
+    assert f"'{name}' ('no', 'yes')" in refused(written(pairs(**{name: ("yes", "no")})))
+
+
 def test_a_user_who_named_the_columns_is_not_asked_but_told_of_the_others():
-    path = written(pairs(split=("train", "dev"), id=range(40)))
-    assert "'split' ('dev', 'train')" in refused(path)
-    assert read(path, columns=["text_a", "text_b"]).notes[0] == "Not used: the columns 'split', 'id'."
-    assert "'split'" in refused(path)  # what was read before is in the cache
+    path = written(pairs(status=("open", "done"), id=range(40)))
+    assert "'status' ('done', 'open')" in refused(path)
+    assert read(path, columns=["text_a", "text_b"]).notes[0] == "Not used: the columns 'status', 'id'."
+    assert "'status'" in refused(path)  # what was read before is in the cache
 
 
 def test_of_several_sources_the_key_is_that_of_the_source():

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from sentence_transformers import SentenceTransformer
 
 from finetune.data.tokens import key_of
-from finetune.errors import CheckFailed
+from finetune.errors import CheckFailed, ModelError
 from finetune.launch import encoders
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import load_tokenizer
@@ -114,11 +114,31 @@ def test_tokens_of_lowered_texts_are_not_those_in_the_cache(cased):
     assert key_of(texts, load_tokenizer(cased, "it", True), 16) != key_of(texts, load_tokenizer(cased, "it"), 16)
 
 
+def asked_of(folder, **model):
+    """Return a config of a text encoder in this folder, as far as what looks at folders reads it."""
+    target = {"_target_": "finetune.models.text.TextEncoder", "name": str(folder)}
+    loss = {"_target_": "finetune.losses.infonce.InfoNCE"}
+    return OmegaConf.create({"model": target | model, "loss": loss, "data": {"max_length": 24}})
+
+
+@pytest.mark.parametrize("after", [(), (dense(32, 20),)])
+@pytest.mark.parametrize("pooling", ["auto", "mean"])
+def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, after, pooling):
+    both = {**MEAN, "pooling_mode_cls_token": not after}
+    folder = build(cased, tmp_path / "model", *after, pooling=both)
+    cfg = asked_of(folder, pooling=pooling)
+    width = encoders.width(cfg, encoders.models_of(cfg))
+    assert width == TextEncoder(str(folder), pooling=pooling).width
+    assert not encoders.look_at_models(asked_of(folder, pooling=pooling, output_width=width))[1]
+    problems = encoders.look_at_models(asked_of(folder, pooling=pooling, output_width=width + 1))[1]
+    assert [problem.where for problem in problems] == ["model.output_width"]
+
+
 def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, monkeypatch):
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     here: list[Path] = []
     monkeypatch.setattr(encoders, "find_here", lambda *_: here[0] if here else None)
-    monkeypatch.setattr(encoders, "locate", lambda *_: here.append(folder))
+    monkeypatch.setattr(encoders, "locate", lambda *_: here.append(folder) or folder)
     cfg = OmegaConf.create(
         {
             "model": {"_target_": "finetune.models.text.TextEncoder", "name": "somebody/it", "normalize": "auto"},
@@ -135,3 +155,7 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
         here.clear()
         encoders.fetch(cfg)
     assert [problem.where for problem in caught.value.problems] == ["data.max_length"]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="only pickles or nothing"):
+        here.clear()
+        encoders.fetch(cfg)

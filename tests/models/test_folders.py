@@ -62,7 +62,7 @@ def _weights(kind, config):
         return {f"norm.{name}": torch.rand(config["dimension"], generator=random) for name in ("weight", "bias")}
     if "in_features" not in config:
         return {}
-    shape = (config["out_features"], config["in_features"])
+    shape = (int(config["out_features"]), config["in_features"])
     weights = {"linear.weight": torch.randn(shape, generator=random)}
     if config.get("bias", True):
         weights["linear.bias"] = torch.randn(shape[0], generator=random)
@@ -337,6 +337,27 @@ REFUSED = {
     "its Python": ({"model": {"requirements": {"python": {"specifier": "<3"}}}}, "python<3"),
     "no width": ({"after": [dense(32, 0)]}, "out_features"),
     "no dimension": (module("LayerNorm", {"dimension": 0}), "dimension"),
+    "width of true": ({"after": [dense(32, True)]}, "out_features = true"),
+    "bias of text": ({"after": [dense(32, 20, bias="false")]}, 'bias = "false"'),
+    "residual of text": ({"after": [dense(32, 20, use_residual="no")]}, 'use_residual = "no"'),
+    **{f"dropout {rate}": (module("Dropout", {"dropout": rate}), "dropout = ") for rate in ("x", 7, -0.1, True, None)},
+    **{
+        f"length {length}": ({"transformer": {"max_seq_length": length}}, "max_seq_length = ")
+        for length in ("512", [512], 512.0, True, 0, -1)
+    },
+    "length of a tokenizer": (
+        {"transformer": {"tokenizer_args": {"model_max_length": "24"}}},
+        'tokenizer_args.model_max_length = "24"',
+    ),
+    "lower case of text": ({"transformer": {"do_lower_case": "false"}}, 'do_lower_case = "false"'),
+    "lower case of a number": ({"transformer": {"do_lower_case": 0}}, "do_lower_case = 0"),
+    "unpadding of text": ({"transformer": {"unpad_inputs": "no"}}, 'unpad_inputs = "no"'),
+    **{
+        f"cut to {width}": ({"model": {"truncate_dim": width}}, "truncate_dim = ")
+        for width in (True, False, "8", 8.0, 0)
+    },
+    "pooling flag of text": ({"pooling": {**MEAN, "pooling_mode_cls_token": "false"}}, "pooling_mode_cls_token"),
+    **{f"prompt {text}": ({"model": {"prompts": {"query": text}}}, "prompts.query = ") for text in (5, False, ["q: "])},
     "unknown model key": ({"model": {"query_prefix": "[Q] "}}, "query_prefix"),
     "task": ({"transformer": {"transformer_task": "fill-mask"}}, "fill-mask"),
     "unknown transformer key": ({"transformer": {"window": 3}}, "window"),

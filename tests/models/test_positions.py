@@ -33,6 +33,29 @@ FROM_ZERO = [
 ENDLESS = ["t5", "modernbert", "nomic_bert", "jina_embeddings_v3", "qwen3", "llama", "bloom", "gpt_neox"]
 
 
+@pytest.mark.parametrize(
+    "name", ["**", "*", "../*/modeling", "../../../x", "[", "", "a/b", ["bert"], None, 5, "x" * 300]
+)
+def test_a_name_that_is_none_of_an_architecture_has_no_source(name):
+    assert longest({"model_type": name, "max_position_embeddings": 20}) is None
+
+
+@pytest.mark.parametrize("row", ["x", "3", True, 1.5, None, [1]])
+def test_a_padding_row_that_is_no_whole_number_counts_as_the_first(row):
+    roberta = {"model_type": "roberta", "max_position_embeddings": 20}
+    assert longest(roberta | {"pad_token_id": 1}) == 18
+    assert longest(roberta | {"pad_token_id": row}) == 19
+
+
+@pytest.mark.parametrize("limit", [True, "20", 20.0, [20]])
+def test_a_limit_that_is_no_whole_number_is_none(limit):
+    assert longest({"model_type": "bert", "max_position_embeddings": limit}) is None
+
+
+def test_a_text_tower_that_is_no_object_is_none():
+    assert longest({"model_type": "bert", "max_position_embeddings": 20, "text_config": "x"}) == 20
+
+
 def made(kind, folder, pad=1, **more):
     """Save a tiny model of a kind; return it, its config as it is read from the file, and the folder."""
     fresh = transformers.CONFIG_MAPPING[kind]()

@@ -50,7 +50,7 @@ ADVICE = {
 }
 
 
-# What published data sets have, and what harms nobody: such rows are left out and counted, and no reason to stop. Each
+# What published data sets have, and what does no harm: such rows are left out and counted, and no reason to stop. Each
 # with what is said of one and of several.
 USUAL = {
     "dangling": ("judgment of an id that is not there", "judgments of ids that are not there"),

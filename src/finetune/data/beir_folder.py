@@ -143,7 +143,7 @@ def _texts(folder: Path, part: str) -> tuple[Path, ...]:
 def _judgments(folder: Path) -> list[Path]:
     """Return the files of judgments: those in `qrels/`, else those in the folder itself that are called qrels.
 
-    Where some are `.tsv`, only those: a text beside them is a description.
+    Where some are `.tsv`, only those: a text file next to them is a description.
     """
     for files in (_files(folder / "qrels", {".tsv"}), _files(folder / "qrels", JUDGMENTS)):
         if files:

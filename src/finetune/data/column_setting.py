@@ -20,6 +20,8 @@ LABELS = (
     *("class", "category", "target_class", "cluster", "intent", "topic"),
 )
 WEIGHTS = ("weight", "sample_weight")
+# Numbers of rows and documents, and parts of the data: never a text to learn from.
+IDENTIFIERS = re.compile(r"|_?(row_?)?(id|idx|index)|.*_id|unnamed(:_\d+)?|split")
 # What may be written in data.columns, and the role that it means.
 ROLES = {
     "anchor": "anchor",

@@ -97,7 +97,7 @@ class TypedColumns:
     anchor: ItemColumn
     positive: ItemColumn | None
     negatives: list[ItemColumn]
-    score: Numbers | None = None  # (R,), or (F,) beside the values of a list
+    score: Numbers | None = None  # (R,), or (F,) next to the values of a list
     label: pa.ChunkedArray | None = None
     weight: Numbers | None = None
 

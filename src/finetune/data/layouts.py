@@ -10,6 +10,7 @@ from typing import Any, Literal
 from finetune.config.quoting import quoted, typed
 from finetune.data.column_setting import (
     GRADES,
+    IDENTIFIERS,
     KEY,
     LABELS,
     SCORES,
@@ -27,6 +28,7 @@ from finetune.data.questions import (
     are_classes,
     classes_problem,
     flag_problem,
+    is_apart,
     is_flag,
     label_problem,
     open_problem,
@@ -64,15 +66,13 @@ ITEMS = tuple(
     )
 )
 NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_(passages|ctxs|documents|docs|texts))?_?\d*")
-# Numbers of rows and documents: never a text to learn from.
-IDENTIFIERS = re.compile(r"|_?(row_?)?(id|idx|index)|.*_id|unnamed(:_\d+)?|split")
 
 
 @dataclass(frozen=True)
 class Roles:
     """Which column is what, by the names of the table, and the layout that this makes.
 
-    `lists` are the columns of lists; `note` is a sentence to be told if something was guessed; `unused` are the columns
+    `lists` are the columns of lists; `note` is a sentence to print if something was guessed; `unused` are the columns
     that have no role. `notations` says how the numbers of a text column are written, where not with a decimal point.
     With `by_user` a user said what the columns are, in `data.columns`; `named` is False for a table without a header.
     """
@@ -134,7 +134,7 @@ def find_roles(
     """
     table = Sampled(names, sample, notations, decimal)
     if columns is not None:
-        roles = _told(table, columns, labelled)
+        roles = _by_setting(table, columns, labelled)
     elif named:
         roles = _recognise(table, labelled, scored)
     else:
@@ -145,7 +145,7 @@ def find_roles(
     return replace(roles, unused=unused, by_user=columns is not None, named=named)
 
 
-def _told(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
+def _by_setting(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
     asked, problems = asked_for(columns, labelled)
     problems += wrong_names(table.shown(), [name for found in asked.values() for name in found])
     if problems:
@@ -203,6 +203,8 @@ def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
         raise CheckFailed([flag_problem(flags[0], positive if flags[0] == anchor else anchor)])
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives, **special}
     label = asked.pop("label", None)
+    if label and is_apart(label[0]) and not (guessed or scored):
+        label = None  # as the topic of a question and its answer
     if label and not asked.get("score") and not asked.get("grade"):
         asked["score"] = [label[0] if scored else _score_of_pair(table, label[0], (anchor, positive), guessed)]
     if asked.get("score") and asked.get("grade"):

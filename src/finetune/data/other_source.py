@@ -82,7 +82,7 @@ class OtherSource:
         return replace(self.run, **{**defaults, **self.own}, sources=None, limit=None, validation_path=None)
 
     def _beir(self) -> BeirFolder | None:
-        """Return the folder, if it is one of BEIR: then all of its corpus is searched, also what nobody judged.
+        """Return the folder if it is one of BEIR: all of its corpus is searched then, also what has no judgment.
 
         Raises:
             CheckFailed: it is open which of its judgments are meant.

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, cut
-from finetune.data.column_setting import GRADES, KEY, LABELS, SCORES, bracketed, how_to_name, listing, plain
+from finetune.data.column_setting import (
+    GRADES,
+    IDENTIFIERS,
+    KEY,
+    LABELS,
+    SCORES,
+    bracketed,
+    how_to_name,
+    listing,
+    plain,
+)
 from finetune.data.numbers import POINT, Notation, is_number
 from finetune.data.sampled import ROWS_A_VALUE, TRUE_WORDS, Sampled, as_word, is_truth_word, right_from
 from finetune.errors import Problem
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 
 VALUES_KEY = "data.score_values"
 FEW = 3  # values of a column that may say which pairs are right
-MOST = 4  # the same, when one of them stands for no answer
+MOST = 4  # the same, when one of them means no answer
 _NO_ANSWER = ("", "-", "-1")
 _CLASSES = 7  # more whole numbers than these are no classes of pairs
 _SHOWN = 5
@@ -33,6 +43,11 @@ _LONGEST = 30  # characters of a value in an example
 _ENOUGH = 1000  # distinct values that are looked at: more are no classes
 _KEY_OF_HYDRA = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)  # which takes no quotes there
 _INSTRUCTIONS = re.compile(r"(.*_)?(prompt|instruction)s?")  # columns of texts, and never an answer
+# What a text is about or where it is from: no value of these makes a pair right or wrong. (`same_topic` may.)
+_ORIGINS = re.compile(
+    r"(.*_)?(split|fold|subset|lang|language|locale)"
+    r"|source|domain|dataset|corpus|country|category|topic|cluster|intent|genre|type"
+)
 _RIGHT = (*TRUE_WORDS, "1", "entailment", "entails", "duplicate", "match", "same", "paraphrase", "similar", "positive")
 _HALF = ("neutral", "partial", "related", "maybe")
 _SPEAKING = {*SCORES, *GRADES, *LABELS, "rating"}  # the last word of a name that says how well two texts match
@@ -62,7 +77,7 @@ def questions(
 def _doubtful_columns(source: Source, head: Head, roles: Roles, decimal: str) -> dict[str, list[str]]:
     """Return the columns without a role that may say which pairs are right, with their distinct values as texts."""
     sampled = Sampled(head.names, head.sample, head.notations, decimal)
-    names = [name for name in roles.unused if not _INSTRUCTIONS.fullmatch(plain(name))]
+    names = [name for name in roles.unused if not is_apart(name)]
     names = [name for name in names if sampled.may_have_few_values(name, MOST) or says_match(name)]
     if not names:
         return {}
@@ -78,6 +93,11 @@ def _doubtful_columns(source: Source, head: Head, roles: Roles, decimal: str) ->
         if is_doubtful(name, values, len(table)):
             found[name] = values
     return found
+
+
+def is_apart(name: str) -> bool:
+    """Whether the name of a column rules out that it says which pairs are right."""
+    return any(pattern.fullmatch(plain(name)) for pattern in (IDENTIFIERS, _INSTRUCTIONS, _ORIGINS))
 
 
 def are_classes(numbers: set[float], name: str | None) -> bool:

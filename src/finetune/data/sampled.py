@@ -109,7 +109,7 @@ class Sampled:
 
 
 def as_word(value: Any, notation: Notation = POINT) -> str:
-    """Return a single value as the text by which it is told from others; numbers in `notation` get a decimal point."""
+    """Return a value as the text that distinguishes it from others; numbers in `notation` get a decimal point."""
     if isinstance(value, str) and notation != POINT and (number := notation.number(value)) is not None:
         value = number
     return f"{value:g}" if isinstance(value, float) else str(value).strip()

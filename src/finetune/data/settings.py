@@ -180,7 +180,7 @@ class Data:
             folder = resolve(self.path).parent / BESIDE
             if not is_beir(folder):
                 return None
-            return to_evaluate_on(folder, BESIDE, "data.validation_path", f"{BESIDE}/ beside the data file")
+            return to_evaluate_on(folder, BESIDE, "data.validation_path", f"{BESIDE}/ next to the data file")
         folder = resolve(self.validation_path, "data.validation_path")
         if named_judgments(folder) is None and not folder.is_dir():
             missing = (f"there is no folder '{self.validation_path}'.", beside(folder))

@@ -76,9 +76,9 @@ def fetch(cfg: DictConfig) -> None:
         ModelError: it cannot be downloaded.
         CheckFailed: what was downloaded cannot be used as asked.
     """
-    absent = [named for named in _named(cfg) if find_here(named.name, named.files) is None]
+    absent = [named for named in _named(cfg) if _folder(named) is None]
     for named in absent:
-        locate(named.name, named.files, bool(named.node.get("allow_pickle")))
+        _check_weights(named, locate(named.name, named.files, _allows_pickle(named)))
     if not absent:
         return
     models, problems = look_at_models(cfg)
@@ -184,8 +184,16 @@ def _named(cfg: DictConfig) -> Iterator[Named]:
                     yield Named(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
 
 
+def _allows_pickle(model: Named) -> bool:
+    return bool(model.node.get("allow_pickle"))
+
+
+def _folder(model: Named) -> Path | None:
+    return find_here(model.name, model.files, _allows_pickle(model))
+
+
 def _found(named: Named) -> Named:
-    folder = find_here(named.name, named.files)
+    folder = _folder(named)
     config = read_config(folder) if folder and "config.json" in named.files else {}
     return replace(named, folder=folder, config=config, declared=declared(folder, named.layout) if folder else None)
 
@@ -208,12 +216,16 @@ def _check_folder(model: Named) -> None:
         check_nothing_after(found, model.name)
     if model.layout != "pairs":
         has_unit_length(found, node.get("normalize", "auto"))
-    check_layer_weights(found, bool(node.get("allow_pickle")))
-    if node.get("random_init"):
-        return
-    check_not_quantised(model.folder, model.name, model.config)
-    wants = "config.json" in model.files and not node.get("allow_pickle")
-    check_weights(model.folder, model.name, needed=wants)
+    check_layer_weights(found, _allows_pickle(model))
+    if not node.get("random_init"):
+        check_not_quantised(model.folder, model.name, model.config)
+    _check_weights(model, model.folder)
+
+
+def _check_weights(model: Named, folder: Path) -> None:
+    if not model.node.get("random_init"):
+        needs_safetensors = "config.json" in model.files and not _allows_pickle(model)
+        check_weights(folder, model.name, needed=needs_safetensors)
 
 
 def _inside(key: str, node: Any) -> Iterator[Named]:
@@ -234,11 +246,12 @@ def _place(model: Named) -> str:
 def _width(model: Named) -> int | None:
     # Poolings and dense layers of a sentence-transformers folder change it.
     there = width_of(model.config)
-    return declared_width(model.declared, there) if model.declared else there
+    return declared_width(model.declared, there, str(model.node.get("pooling", "auto"))) if model.declared else there
 
 
 def _too_wide(model: Named) -> Iterator[Problem]:
-    asked, there = model.node.get("output_width"), width_of(model.config)
+    asked = model.node.get("output_width")
+    there = _width(model) if model.layout in ("text", "image") else width_of(model.config)
     if asked and there and asked > there:
-        what = f"{asked} dimensions are more than the {there} that the backbone of {model.name} has."
+        what = f"{asked} dimensions are more than the {there} that the embeddings of {model.name} have."
         yield Problem(f"{model.key}.output_width", what, f"Take {there} or less: a wider embedding would hold no more.")

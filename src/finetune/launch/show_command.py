@@ -76,7 +76,7 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
 def _tokenizer(cfg: DictConfig) -> tuple[Any | None, str]:
     """Return the model's tokenizer if it is on this machine, else what is to be said."""
     name = cfg.model.get("name")
-    folder = find_here(name) if name else None
+    folder = find_here(name, pickles=bool(cfg.model.get("allow_pickle"))) if name else None
     if folder is None:
         return None, f"{name} is not on this machine, so lengths are in characters; a run would fetch it from the hub."
     from finetune.models.tokenizer import load_tokenizer

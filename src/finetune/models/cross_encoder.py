@@ -57,7 +57,7 @@ class CrossEncoder(Encoder):
         allow_pickle: bool = False,
     ) -> None:
         super().__init__()
-        self._found = declared(locate(name), self.layout)
+        self._found = declared(locate(name, self.files, allow_pickle), self.layout)
         folder = self._found.backbone
         self.name, self.negatives = name, negatives
         settings, auto = {"num_labels": 1, "use_cache": False}, "AutoModelForSequenceClassification"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.models.folder_values import check_keys, count, flag, is_int, read_json, refused
 
 FORMAT = "6.2"  # the sentence-transformers whose folders are known here, to the last key
 MODEL_FILE = "config_sentence_transformers.json"
@@ -104,28 +104,6 @@ class TransformerSettings:
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; nothing if there is no such file."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise TypeError(f"{path.name} holds a {type(content).__name__}, not an object")
-    return content
-
-
-def check_keys(path: Path, found: Mapping[str, Any], known: Collection[str]) -> None:
-    """Check that every key of a settings file is one of those that are honoured.
-
-    Raises:
-        ModelError: one is not.
-    """
-    if unknown := [key for key in found if key not in known]:
-        shown = ", ".join(f"{key} = {_shown(found[key])}" for key in unknown)
-        raise ModelError(
-            f"{path}: {shown}: not supported.",
-            "Use another model; or, if you know that the model works without it, remove it.",
-        )
-
-
 def read_model_settings(folder: Path, pairs: bool = False) -> ModelSettings:
     """Read `config_sentence_transformers.json`, of a cross-encoder if it is to score `pairs`.
 
@@ -142,14 +120,20 @@ def read_model_settings(folder: Path, pairs: bool = False) -> ModelSettings:
     check_keys(path, found, {*_MODEL_KEYS, *(_CROSS_ENCODER_KEYS if is_scorer else ())})
     _check_similarity(path, found.get("similarity_fn_name"))
     _check_requirements(path, found.get("requirements"))
-    prompts = {name: text or "" for name, text in (found.get("prompts") or {}).items()}
-    default, truncate = found.get("default_prompt_name"), found.get("truncate_dim")
+    prompts = _prompts(path, found.get("prompts") or {})
+    default = found.get("default_prompt_name")
     if default is not None and default not in ("query", "document", *prompts):
         raise refused(path, "default_prompt_name", default, f"Name one of its prompts: {', '.join(prompts) or 'none'}.")
-    if truncate is not None and (not isinstance(truncate, int) or truncate < 1):
-        raise refused(path, "truncate_dim", truncate, "Write a number of dimensions.")
+    truncate = count(path, "truncate_dim", found.get("truncate_dim"))
     kept = {key: found[key] for key in ("requirements", *_CROSS_ENCODER_KEYS) if found.get(key)}
     return ModelSettings(prompts, default, found.get("similarity_fn_name"), truncate, kept)
+
+
+def _prompts(path: Path, found: Mapping[str, Any]) -> dict[str, str]:
+    for name, text in found.items():
+        if text is not None and not isinstance(text, str):
+            raise refused(path, f"prompts.{name}", text, "Write a text, or null for no prompt.")
+    return {name: text or "" for name, text in found.items()}
 
 
 def _check_similarity(path: Path, name: object) -> None:
@@ -200,17 +184,24 @@ def read_transformer_settings(folder: Path, use: str) -> TransformerSettings:
     for key in arguments.keys() & found.keys():
         _check_arguments(path, key, found[key] or {}, _WITHOUT_EFFECT[arguments[key]])
     _check_outputs(path, found, use)
-    lengths = [found.get("max_seq_length"), *((found.get(key) or {}).get("model_max_length") for key in arguments)]
-    lengths.append(_tokenizer_length(folder))
-    kept = {key: found[key] for key in ("unpad_inputs",) if found.get(key) is not None}
-    return TransformerSettings(next(filter(None, lengths), None), bool(found.get("do_lower_case")), kept)
+    lengths = [count(path, "max_seq_length", found.get("max_seq_length"))]
+    lengths += [_tokenizer_length(path, found.get(key) or {}, f"{key}.") for key in arguments]
+    tokenizer = folder / "tokenizer_config.json"  # where sentence-transformers keeps the length since 5.4
+    lengths.append(_tokenizer_length(tokenizer, read_json(tokenizer)))
+    lower_case = flag(path, "do_lower_case", found.get("do_lower_case"))
+    kept = {}
+    if found.get("unpad_inputs") is not None:
+        kept["unpad_inputs"] = flag(path, "unpad_inputs", found["unpad_inputs"])
+    return TransformerSettings(next(filter(None, lengths), None), lower_case, kept)
 
 
-def _tokenizer_length(folder: Path) -> int | None:
-    """Return where a tokenizer cuts texts; where sentence-transformers keeps the length since 5.4."""
-    found = read_json(folder / "tokenizer_config.json").get("model_max_length")
-    # Without a limit transformers writes a number beyond any text.
-    return found if isinstance(found, int) and found < _NO_LIMIT else None
+def _tokenizer_length(path: Path, found: Mapping[str, Any], prefix: str = "") -> int | None:
+    """Return where the settings of a tokenizer say that it cuts texts, None if they set no limit."""
+    length = found.get("model_max_length")
+    # Without a limit transformers writes a number longer than any text, which other tools round to a float.
+    if (is_int(length) or isinstance(length, float)) and length >= _NO_LIMIT:
+        return None
+    return count(path, f"{prefix}model_max_length", length)
 
 
 def _check_arguments(path: Path, key: str, found: Mapping[str, Any], without_effect: Collection[str]) -> None:
@@ -241,13 +232,3 @@ def _check_outputs(path: Path, found: Mapping[str, Any], use: str) -> None:
             raise refused(path, "modality_config", {key: value}, instead)
     if found.get("module_output_name") != output:
         raise refused(path, "module_output_name", found.get("module_output_name"), instead)
-
-
-def refused(path: Path, key: str, value: object, advice: str) -> ModelError:
-    """Return that a file says what cannot be honoured."""
-    return ModelError(f"{path}: {key} = {_shown(value)} is not supported.", advice)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 100 else f"{text[:97]}..."

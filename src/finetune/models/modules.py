@@ -15,12 +15,10 @@ from finetune.errors import ModelError
 from finetune.models.folder_settings import (
     ModelSettings,
     TransformerSettings,
-    check_keys,
-    read_json,
     read_model_settings,
     read_transformer_settings,
-    refused,
 )
+from finetune.models.folder_values import check_keys, count, flag, fraction, read_json, refused
 from finetune.models.module_types import module_kind
 
 # What sentence-transformers calls our poolings; of the last two it knows nothing.
@@ -78,9 +76,7 @@ _LAYER_KEYS = {
     "Dropout": {"dropout"},
     "Normalize": {"module_input_name", "module_output_name"},
 }
-
-
-_NUMBERS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
+_WIDTHS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
 
 
 class Layer(NamedTuple):
@@ -127,12 +123,16 @@ def declared(folder: Path, use: Use = "text") -> Declared:
         ) from error
 
 
-def declared_width(found: Declared, width: int | None) -> int | None:
-    """Return the width of the embeddings, of a backbone of `width`; None if it is not known."""
+def declared_width(found: Declared, width: int | None, pooling: str = "auto") -> int | None:
+    """Return the width of the embeddings, of a backbone of `width`; None if it is not known.
+
+    `pooling` is the setting of the encoder: the folder's own with `auto`.
+    """
+    modes = found.pooling if pooling == "auto" else pooling
     for layer in found.layers:
         width = layer.config["out_features"] if layer.kind == "Dense" else width
-    if not any(layer.kind == "Dense" for layer in found.layers) and width and found.pooling:
-        width *= found.pooling.count("+") + 1
+    if not any(layer.kind == "Dense" for layer in found.layers) and width and modes:
+        width *= modes.count("+") + 1
     truncated = found.settings.truncate_dim
     return min(width, truncated) if width and truncated else width
 
@@ -197,7 +197,8 @@ def _pooling_in(path: Path) -> str:
         advice = "Use another model; where its prompts are never used, remove the key: it changes nothing then."
         raise refused(path, "include_prompt", config["include_prompt"], advice)
     # Written as names since sentence-transformers 5.4, as one flag per mode before.
-    modes = config.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if config.get(flag)] or "mean"
+    flagged = [mode for key, mode in FLAGS.items() if flag(path, key, config.get(key))]
+    modes = config.get("pooling_mode") or flagged or "mean"
     modes = [modes] if isinstance(modes, str) else list(modes)
     for mode in modes:
         if mode not in POOLINGS:
@@ -222,7 +223,12 @@ def _layer(kind: str, place: Path, folder: Path) -> Layer:
     if activation not in _ACTIVATIONS or package not in _TORCH:
         advice = f"Use a model with one of torch.nn's {', '.join(_ACTIVATIONS)}."
         raise refused(path, "activation_function", config["activation_function"], advice)
-    for key in _NUMBERS.get(kind, ()):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"{place.name}: {key} = {config[key]!r} is no width")
+    for key in _WIDTHS.get(kind, ()):
+        if count(path, key, config.get(key)) is None:
+            raise ValueError(f"{place.name}: its config.json has no {key}")
+    for key in ("bias", "use_residual"):
+        if key in config:
+            flag(path, key, config[key])
+    if "dropout" in config:
+        fraction(path, "dropout", config["dropout"])
     return Layer(kind, place, config)

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.models.folder_values import is_int
 from finetune.models.locate import backbone_in, tensor_headers
 
-# What tables of positions are called; of images, entities and layouts there are others beside those of tokens.
+# What tables of positions are called; images, entities and layouts have tables of their own, next to that of tokens.
 _TABLE = re.compile(r"(^|\.)((char_)?position_embeddings?|embed_positions|positions_embed|wpe)\.weights?(\.\d+)?$")
 _OF_OTHERS = re.compile(r"(^|[._])(vision|visual|image|entity)")
 # Keys that only architectures have whose buffers end there, besides those with relative positions.
@@ -33,7 +34,8 @@ def longest(config: Mapping[str, Any], folder: Path | None = None) -> int | None
     `folder` has its weights; without them a model whose architecture has a table of positions is taken to use it.
     """
     outer = str(config.get("model_type"))
-    config = config.get("text_config") or config  # of two towers, the one that reads texts
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) and text else config  # of two towers, the one that reads texts
     source = _source(str(config.get("model_type"))) or _source(outer)
     rows = _rows(folder) if folder is not None else None
     limits = [config.get("max_position_embeddings")]
@@ -43,18 +45,15 @@ def longest(config: Mapping[str, Any], folder: Path | None = None) -> int | None
         limits = []
     if "relative_attention_num_buckets" not in config:
         limits += [config.get(key) for key in _HARD_KEYS]
-    found = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    found = [limit for limit in limits if is_int(limit) and limit > 0]
     return min(found) - _offset(config, source) if found else None
 
 
 def _rows(folder: Path) -> int | None:
     """Return the rows of the table of positions in a model's weights, 0 if there is none; None without weights."""
     headers = list(tensor_headers(backbone_in(folder)))
-    tables = [
-        int(header["shape"][0])
-        for name, header in headers
-        if _TABLE.search(name) and not _OF_OTHERS.search(name) and header.get("shape")
-    ]
+    shapes = [header.get("shape") for name, header in headers if _TABLE.search(name) and not _OF_OTHERS.search(name)]
+    tables = [shape[0] for shape in shapes if isinstance(shape, list) and shape and is_int(shape[0])]
     return min(tables, default=0) if headers else None
 
 
@@ -63,7 +62,10 @@ def _offset(config: Mapping[str, Any], source: str) -> int:
     if not (_HAS_PADDING_ROW.search(source) and _COUNTS_FROM_PADDING.search(source)):
         return 0
     fixed = _PADDING_ROW.search(source)
-    return 1 + (int(fixed[1]) if fixed else int(config.get("pad_token_id") or 0))
+    if fixed:
+        return 1 + int(fixed[1])
+    padding = config.get("pad_token_id")
+    return 1 + (padding if is_int(padding) else 0)
 
 
 @functools.cache
@@ -72,6 +74,9 @@ def _source(model_type: str) -> str:
 
     That of a part, such as `clip_text_model`, is in the file of the whole.
     """
+    # It comes from a config.json, so it may be a pattern, a path out of the folder, or too long for a file name.
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,99}", model_type):
+        return ""
     spec = importlib.util.find_spec("transformers")
     folders = (spec.submodule_search_locations or []) if spec is not None else []
     parts = model_type.replace("-", "_").split("_")

@@ -58,7 +58,7 @@ class TextEncoder(Encoder):
         allow_pickle: bool = False,
     ) -> None:
         super().__init__()
-        found = declared(locate(name))
+        found = declared(locate(name, self.files, allow_pickle))
         check_settings(found, name, pooling, head is not None or output_width is not None)
         self.name, self._found = name, found
         self.normalize = has_unit_length(found, normalize)

@@ -60,7 +60,7 @@ class TextImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = declared(locate(name), self.layout)
+        found = declared(locate(name, self.files, allow_pickle), self.layout)
         check_nothing_after(found, name)
         folder, self._found = found.backbone, found
         self.name, self.normalize = name, has_unit_length(found, normalize)

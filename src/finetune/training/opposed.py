@@ -27,7 +27,7 @@ _RESAMPLES = 1000
 
 
 def warn_of_opposed(measure: Measure, dataset: Dataset, before: Mapping[str, Result], together: Together) -> list[str]:
-    """Say where the scores oppose the model as it came, and return what was said.
+    """Say where the scores oppose the model before training, and return what was said.
 
     `before` is what evaluators found. The data's own pairs are looked at if none of them correlated these; the
     processes of a run do so together.

@@ -20,7 +20,7 @@ from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import BeirFolder
 from finetune.data.judgments import Grades, Judgments
-from finetune.data.sources.beir_files import BeirFiles, Judged, Texts, tell_blank
+from finetune.data.sources.beir_files import BeirFiles, Judged, Texts, report_blank
 from finetune.data.sources.refusing import refuse
 
 
@@ -79,7 +79,7 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
     if not (found & (grade > 0)).any():
         what = "has no judgment with a score above 0 of a query and a document that are there."
         refuse(folder.shown_file(folder.qrels), what, "Is it of another corpus, or of other queries?")
-    _tell_blank(queries, corpus, judged, bad)
+    _report_blank(queries, corpus, judged, bad)
     # Without a right answer there is nothing to find, and every metric of the query would be undefined.
     asked = np.unique(query[grade > 0])
     used = np.isin(query, asked)
@@ -99,11 +99,11 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
     )
 
 
-def _tell_blank(queries: Texts, corpus: Texts, judged: Judged, bad: BadRows) -> None:
-    """Tell the documents, and the queries that are judged, which have no text."""
-    tell_blank(corpus, np.flatnonzero(corpus.blank & ~corpus.again), bad, "the document has no text, and no title")
+def _report_blank(queries: Texts, corpus: Texts, judged: Judged, bad: BadRows) -> None:
+    """Report the documents, and the queries that are judged, which have no text."""
+    report_blank(corpus, np.flatnonzero(corpus.blank & ~corpus.again), bad, "the document has no text, and no title")
     asked = np.unique(judged.query[judged.query >= 0])
-    tell_blank(queries, asked[queries.blank[asked]], bad, "the query has no text")
+    report_blank(queries, asked[queries.blank[asked]], bad, "the query has no text")
 
 
 def _notes(folder: BeirFolder, queries: Texts, asked: Ints, judged: Judged, lost: int, bad: BadRows) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The files of a BEIR folder as columns: texts by their ids, and judgments; what is wrong with a row is told.
+"""The files of a BEIR folder as columns: texts by their ids, and judgments; what is wrong with a row is reported.
 
 T texts, J judgments.
 """
@@ -43,7 +43,7 @@ Where = Callable[[Ints], list[Place]]
 class Texts:
     """The texts of a corpus or of queries: `ids (T,)`, `texts (T,)`; `blank (T,)` are those with nothing in them.
 
-    Of an id that is repeated the first row counts; the others are in `again (T,)`. `place` says where rows stand.
+    Of an id that is repeated the first row counts; the others are in `again (T,)`. `place` is where rows are.
     """
 
     ids: pa.Array
@@ -149,7 +149,7 @@ def judgment_columns(source: FileSource) -> list[str]:
     if len(names) != 4:
         what = f"has {len(names)} columns."
         refuse(source.shown, what, "It must have three, by tabs: query-id, corpus-id and score (or the four of TREC).")
-    return [names[0], names[2], names[3]]  # the second is TREC's iteration, which nobody uses
+    return [names[0], names[2], names[3]]  # the second is TREC's iteration, which is not used
 
 
 def _read_texts(sources: Sequence[FileSource], bad: BadRows) -> Texts:
@@ -168,21 +168,21 @@ def _read_texts(sources: Sequence[FileSource], bad: BadRows) -> Texts:
         refuse(sources[0].shown, "has no row that can be read.", 'Every line must be like {"_id": "1", "text": "..."}.')
     ids, texts = (table[name].combine_chunks() for name in (ID, "text"))
     place = partial(places_of, readings)
-    _tell_rows(np.flatnonzero(ids.is_null()), texts, place, bad, ID, "id", "there is no id")
+    _report_rows(np.flatnonzero(ids.is_null()), texts, place, bad, ID, "id", "there is no id")
     again = _again(ids, texts, place, bad)
     blank = pc.equal(pc.utf8_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)
     return Texts(ids, texts, blank, again, place, sum(reading.rows_read for reading in readings))
 
 
 def _again(ids: pa.Array, texts: pa.Array, place: Where, bad: BadRows) -> Bools:
-    """Return the rows whose id an earlier row has, (T,); those with another text are told."""
+    """Return the rows whose id an earlier row has, (T,); those with another text are reported."""
     codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     again: Bools = (first[which] != np.arange(len(codes))) & (codes >= 0)
     rows = np.flatnonzero(again)
     other = pc.not_equal(texts.take(pa.array(rows)), texts.take(pa.array(first[which][rows])))
     rows = rows[other.to_numpy(zero_copy_only=False).astype(bool)]
-    _tell_rows(rows, ids, place, bad, ID, "twice", "has an id that stands there twice")
+    _report_rows(rows, ids, place, bad, ID, "twice", "has an id that an earlier row has")
     return again
 
 
@@ -198,16 +198,16 @@ def _read_judgments(source: FileSource, queries: Texts, corpus: Texts, bad: BadR
     )
     is_number = np.isfinite(grade)
     shown = reading.table[names[2]]
-    _tell_rows(np.flatnonzero(~is_number), shown, reading.place, bad, "grade", "grade", "is no finite number")
+    _report_rows(np.flatnonzero(~is_number), shown, reading.place, bad, "grade", "grade", "is no finite number")
     kind = _kind_of_unknown(is_number, query, document)
     for found, ids, column, file, also in (
         (query, query_id, "query", "queries", is_number),
         (document, document_id, "document", "corpus", is_number & (query >= 0)),
     ):
         what = f"has an id that is not in {file}.jsonl"
-        _tell_rows(np.flatnonzero((found < 0) & also), ids, reading.place, bad, column, kind, what)
+        _report_rows(np.flatnonzero((found < 0) & also), ids, reading.place, bad, column, kind, what)
     winner, regraded = _winners(query_id, document_id, grade, is_number)
-    _tell_regraded(np.flatnonzero(regraded), grade, query_id, document_id, reading.place, bad)
+    _report_regraded(np.flatnonzero(regraded), grade, query_id, document_id, reading.place, bad)
     query = np.where(is_number, query, -1)
     return Judged(query, document, grade, winner, regraded, reading.place, reading.rows_read)
 
@@ -234,7 +234,7 @@ def _winners(query_id: pa.Array, document_id: pa.Array, grade: Any, is_number: B
     return winner, regraded
 
 
-def _tell_regraded(
+def _report_regraded(
     rows: Ints, grade: Any, query_id: pa.Array, document_id: pa.Array, place: Where, bad: BadRows
 ) -> None:
     for at, row in zip(place(rows) if len(rows) else [], rows.tolist(), strict=True):
@@ -242,7 +242,7 @@ def _tell_regraded(
         bad.add(at, "grade", "regraded", "is given again with another grade, and the last one counts", text)
 
 
-def _tell_rows(rows: Ints, texts: Any, place: Where, bad: BadRows, column: str, kind: str, what: str) -> None:
+def _report_rows(rows: Ints, texts: Any, place: Where, bad: BadRows, column: str, kind: str, what: str) -> None:
     """Note rows of a reading as bad, each with its text."""
     if not len(rows):
         return
@@ -250,6 +250,6 @@ def _tell_rows(rows: Ints, texts: Any, place: Where, bad: BadRows, column: str, 
         bad.add(at, column, kind, what, "" if text is None else cut(str(text)))
 
 
-def tell_blank(texts: Texts, rows: Ints, bad: BadRows, what: str) -> None:
+def report_blank(texts: Texts, rows: Ints, bad: BadRows, what: str) -> None:
     """Note these rows as texts with nothing in them."""
-    _tell_rows(rows, texts.ids, texts.place, bad, "text", "blank", what)
+    _report_rows(rows, texts.ids, texts.place, bad, "text", "blank", what)

@@ -47,7 +47,7 @@ def open_beir(path: Path, shown: str, key: str) -> BeirSource:
 class BeirSource:
     """The judgments of a BEIR folder with their texts; a document's text is its title and its text.
 
-    `chosen`: nobody named the judgments, so that it is said if they are not for training.
+    `chosen`: no user named the judgments, so that a note says if they are not for training.
     """
 
     def __init__(self, folder: BeirFolder, key: str, chosen: bool = False) -> None:

@@ -34,7 +34,7 @@ SAMPLE = 20
 
 @dataclass(frozen=True)
 class CsvHead:
-    """A CSV file that can be read: its dialect, the names of its columns and whether they stand in its first row.
+    """A CSV file that can be read: its dialect, the names of its columns and whether its first row holds them.
 
     `lines_before` counts the lines before the table: 1 where the file begins with Excel's `sep=;`.
     """

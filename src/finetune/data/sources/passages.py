@@ -82,7 +82,7 @@ class Passages:
         return forms
 
     def _notes(self) -> Iterator[str]:
-        # Other columns may have such objects too, and nobody uses them.
+        # Other columns, which are not used, may have such objects too.
         if passages := [name for name, form in self._forms.items() if form == "passages" and is_role_name(name)]:
             yield f"In {listing(passages)} the title and the text of each passage are joined."
         if instructed := [name for name, form in self._forms.items() if form != "passages"]:
@@ -139,7 +139,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _instructed(name: str, values: Sequence[Any]) -> Form | None:
-    """Return the form of a column beside an anchor with an instruction, None where it has none."""
+    """Return the form of a column next to an anchor with an instruction, None where it has none."""
     if not (_is_role(name, POSITIVES) or NEGATIVE.fullmatch(plain(name))):
         return None
     if _most(_is_pair, values):

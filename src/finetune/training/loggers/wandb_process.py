@@ -86,7 +86,7 @@ def _init(settings: dict[str, Any], **how: Any) -> Any:
 
 
 if __name__ == "__main__":
-    # Both ends are UTF-8, whatever the locale; nobody may be there to read when the run was killed.
+    # Both ends are UTF-8, whatever the locale; after a kill of the run there may be no reader.
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
