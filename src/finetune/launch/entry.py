@@ -316,14 +316,13 @@ def _run(arguments: Arguments) -> int:
         return 0
     arguments, cfg, dataset = found
     peers = company(processes_here(cfg))
-    run, goes_on = find_run(cfg, arguments.overrides, dataset, arguments)
+    run, is_resumed = find_run(cfg, arguments.overrides, dataset, arguments)
     arguments = arguments.in_folder(run.path)
-    with Others(peers) as others, outcome(run, goes_on, peers):
+    with Others(peers) as others, outcome(run, is_resumed, peers):
         if peers is not None:
             peers.tell("run", str(run.path.absolute()))
         others.start([*arguments.where(), *arguments.overrides])
-        resumed_with = arguments.overrides if goes_on else None
-        start_hydra(arguments, [], lambda cfg: _train(cfg, dataset, run, resumed_with))
+        start_hydra(arguments, [], lambda cfg: _train(cfg, dataset, run, is_resumed=is_resumed))
     return 0
 
 
@@ -385,13 +384,13 @@ def _unused_notes(cfg: DictConfig, *, is_a_job: bool) -> list[str]:
     return notes
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, resumed_with: list[str] | None) -> None:
-    """Train a new run, or one that is resumed with these overrides."""
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: bool) -> None:
+    """Train a new run, or resume one."""
     checkpoint = None
-    if resumed_with is not None:
+    if is_resumed:
         # A checkpoint that was chosen is where a job began, not where it goes on.
         checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
-        record_time_limit(cfg, resumed_with, run)
+        record_time_limit(cfg, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run
     from finetune.training.fit import fit

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from finetune import interrupts
+from finetune.config.commands import resume_command
 from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
-from finetune.launch.arguments import resume_command
 from finetune.launch.peers import Ending, Peers
 from finetune.launch.slurm.job import keep_job, stop_of
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
