@@ -88,6 +88,36 @@ def test_check_waits_for_nobody_and_says_what_is_wrong(tmp_path, more):
     assert "Waiting" not in answer.stderr and "waits" not in answer.stderr
 
 
+@pytest.mark.parametrize(("parent", "rank", "speaks"), [("torchrun", 1, False), ("torchrun", 0, True), ("sh", 1, True)])
+def test_of_the_processes_that_torchrun_starts_only_the_first_one_speaks(tmp_path, parent, rank, speaks):
+    (tmp_path / parent).write_text("import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))")
+    command = [sys.executable, parent, sys.executable, str(ROOT / "train.py"), "--nothing"]
+    env = os.environ | TORCHRUN | {"RANK": str(rank)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert ("there is no option --nothing" in done.stderr) == speaks
+
+
+def test_a_second_signal_does_not_keep_a_process_from_telling_its_end():
+    program = """
+import signal, sys
+from finetune import interrupts
+from finetune.launch import follow
+
+def meet(here, patience):
+    for number in interrupts.ALL:
+        signal.raise_signal(number)
+    raise RuntimeError
+
+follow.meet = meet
+interrupts.listen(interrupts.ALL, interrupts.raise_stop, although_ignored=[signal.SIGINT])
+interrupts._SECONDS_OF_A_REPEAT = 0
+follow._end(KeyboardInterrupt(), [])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_whose_others_never_come_says_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
     write_pairs(tmp_path / "pairs.csv")

@@ -67,7 +67,7 @@ from finetune.training.reporting import gathered
 from finetune.training.shards import unshard
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
-from finetune.training.trainer import build_trainer, check_minimum, steps_per_epoch, total_steps
+from finetune.training.trainer import build_trainer, total_steps
 
 T = TypeVar("T")
 
@@ -229,7 +229,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     watching = ordered([limit, KeepStatus(run.path), *callbacks, stop])
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
     steps = total_steps(trainer, data.batches_per_epoch)
-    check_minimum(trainer, steps, steps_per_epoch(trainer, data.batches_per_epoch))
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
