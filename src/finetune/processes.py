@@ -17,7 +17,7 @@ OF_A_RUN = (
     *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "PL_GLOBAL_SEED", STARTED_BY),
 )
 
-# Programs in which somebody types commands; with a script as an argument they are a way to start one.
+# Programs in which a user types commands; with a script as an argument they are a way to start one.
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "tcsh", "csh", "tmux", "screen")
 
 # Commands that start the processes of a run: torchrun under its names, and the daemon of srun.

@@ -213,7 +213,7 @@ def _data_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def _is_same_data(run: RunDirectory, now: dict[str, Any]) -> bool:
-    """Return whether a run was started on this data; if an earlier version read it, nobody can tell."""
+    """Return whether a run was started on this data; unknown, and so taken as the same, if another version read it."""
     then = _read_yaml(run.data_path)
     if then.get("versions") == now["versions"]:
         return bool(then["fingerprint"] == now["fingerprint"])

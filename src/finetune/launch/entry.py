@@ -354,8 +354,8 @@ def _checked(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset] | No
     arguments, cfg, _ = checked
     if cfg.dry_run:
         what = "there is no job's script to show: this is a run on this machine."
-        told = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
-        raise CheckFailed(placed(told, arguments.overrides, arguments.config_dir, arguments.config_name))
+        problems = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
+        raise CheckFailed(placed(problems, arguments.overrides, arguments.config_dir, arguments.config_name))
     check_start(cfg)
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     return checked
@@ -402,7 +402,7 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: 
     """Train a new run, or resume one."""
     checkpoint = None
     if is_resumed:
-        # A checkpoint that was chosen is where a job began, not where it goes on.
+        # A checkpoint that was chosen is where a job began, not where it resumes.
         checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
         record_time_limit(cfg, run)
     for note in dataset.notes:

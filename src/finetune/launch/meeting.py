@@ -39,7 +39,7 @@ _SECONDS_IN_SILENCE, _SECONDS_BETWEEN_NOTICES = 5.0, 60.0
 def company(count: int) -> Peers | None:
     """Return the other processes of a run of `count` on this machine, if this is the first of several; else nothing.
 
-    Waits until those that somebody else starts have come.
+    Waits until those that torchrun or srun starts have come.
 
     Raises:
         RunError: they cannot meet, or do not come.
@@ -69,7 +69,7 @@ def meet(here: Place, patience: timedelta = LONGEST) -> Peers:
 
 
 def tell_before_meeting(error: BaseException) -> None:
-    """Tell the other processes, started by somebody else, that the first one has ended before they met.
+    """Tell the other processes, started by srun, that the first one has ended before they met.
 
     They look for it until it is there, which may be for long. A signal that stopped it they have got too.
     """
@@ -139,7 +139,7 @@ def store_at(host: str, port: int, is_host: bool, patience: timedelta, notice: _
     """Return the store at an address, which this process makes if it `is_host`; otherwise it tries until it is there.
 
     Raises:
-        RunError: the address cannot be used, or nobody answers within `patience`.
+        RunError: the address cannot be used, or no process answers within `patience`.
     """
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
