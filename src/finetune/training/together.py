@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -71,6 +72,14 @@ class Together:
         if self.world > 1:
             distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return int(found)
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Return for each flag whether it is set in any process."""
+        if self.world == 1:
+            return list(flags)
+        found = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
 
     def add_up(self, values: NDArray[np.float32]) -> None:
         """Let the first process have the sum over all, in place; of what only one has, and the others have zeros."""
