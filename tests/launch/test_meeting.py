@@ -10,11 +10,14 @@ import time
 from datetime import timedelta
 
 import pytest
+import torch
+from torch.distributed import TCPStore
 
-from finetune import processes
+from finetune import processes, waiting
 from finetune.errors import RunError
 from finetune.launch import meeting
 from finetune.processes import Place
+from finetune.training import together
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
 STEP = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "4"}
@@ -140,16 +143,26 @@ def free_port():
 
 
 def test_it_gives_up(environment, monkeypatch, capfd):
-    monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(waiting, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     peers = meeting.meet(Place(0, 3, 0, 3, "srun"))
     with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
-        meeting._wait_for_all(peers, timedelta(seconds=0.5))
+        waiting.wait_for_all(peers.missing, peers.place, timedelta(seconds=0.5))
+    assert "Waiting at 127.0.0.1" in capfd.readouterr().err
+
+
+def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(environment, monkeypatch, capfd):
+    monkeypatch.setattr(waiting, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(together, "LONGEST", timedelta(seconds=0.5))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    with pytest.raises(RunError, match="Process 1 of this run did not come to"):
+        together.Together(torch.device("cpu"), 0, 2)._wait_for_all()
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
 def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd):
-    monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(waiting, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     with pytest.raises(RunError, match="cannot meet"):
         meeting.meet(Place(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
@@ -173,5 +186,5 @@ def test_what_runs_in_the_background_can_be_interrupted():
     pressed.start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        meeting._in_background(threading.Event().wait, meeting._Notice(str))
+        meeting._in_background(threading.Event().wait, waiting.Notice(str))
     assert time.monotonic() - start < 20
