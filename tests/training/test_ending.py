@@ -30,7 +30,7 @@ def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(
     assert process.returncode == 0, process.stderr
     why = "Training ended at step 1 of 21 because of trainer.max_time={milliseconds: 1}."
     assert why in process.stdout
-    assert "train.py resume=outputs/default/limited trainer.max_time=null" in process.stdout
+    assert ".py resume=outputs/default/limited trainer.max_time=null" in process.stdout
     run = RunDirectory(tmp_path / "outputs/default/limited")
     status = run.read_status()
     assert (status["state"], status["reason"], status["cause"], status["step"]) == ("finished", why, "max_time", 1)
@@ -40,7 +40,7 @@ def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(
     again = run_train(*words, "trainer.max_time={milliseconds:0.5}", cwd=tmp_path)
     assert again.returncode == 2
     assert "is finished. Training ended at step 1 of 21" in again.stderr
-    assert "train.py resume=outputs/default/limited trainer.max_time=null" in again.stderr
+    assert ".py resume=outputs/default/limited trainer.max_time=null" in again.stderr
     resumed = run_train("resume=outputs/default/limited", "trainer.max_time=null", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "Training ended" not in resumed.stdout
