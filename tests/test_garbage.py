@@ -22,3 +22,9 @@ kept = [[] for _ in range(10_000)]
 def test_a_run_collects_at_its_end_and_an_answer_does_not(loaded: str, spared: str) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(loaded)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == spared
+
+
+def test_a_program_that_calls_a_run_keeps_its_own_garbage() -> None:
+    program = "import gc; from finetune.launch import main; main(['--version']); print(gc.get_freeze_count())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "0"

@@ -44,7 +44,7 @@ def raise_from_now_on() -> None:
 
 
 def asked() -> bool:
-    """Whether somebody asked this process to stop, so that any error may be a consequence of it."""
+    """Whether a person or the system asked this process to stop, so that any error may be a consequence of it."""
     return bool(_asked)
 
 

@@ -17,8 +17,11 @@ OF_A_RUN = (
     *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "PL_GLOBAL_SEED", STARTED_BY),
 )
 
-# Programs in which somebody types commands; with a script as an argument they are a way to start one.
+# Programs in which a user types commands; with a script as an argument they are a way to start one.
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "tcsh", "csh", "tmux", "screen")
+
+# Commands that start the processes of a run: torchrun under its names, and the daemon of srun.
+_STARTERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "slurmstepd")
 
 Starter = Literal["", "torchrun", "srun", "the first process"]
 
@@ -70,14 +73,38 @@ def _is_typed_into_srun() -> bool:
     if not has_terminal and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return False
     task = number("SLURM_TASK_PID")
+    words = _command_of(task)
+    if not words:
+        return has_terminal or not task
+    from pathlib import Path
+
+    is_shell = Path(words[0]).name.lstrip("-") in _SHELLS
+    return is_shell and all(word.startswith("-") for word in words[1:])
+
+
+def _command_of(pid: int) -> list[str]:
+    """Return the words of the command that a process is; none if the system does not say."""
     from pathlib import Path
 
     try:
-        words = Path(f"/proc/{task}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except OSError:
-        return has_terminal or not task
-    is_shell = Path(words[0]).name.lstrip("-") in _SHELLS
-    return is_shell and all(word.startswith("-") for word in words[1:])
+        return []
+
+
+def speaks() -> bool:
+    """Return whether this process says what is wrong with its command line.
+
+    Only the first process of a run does. One with the numbers of another is silent only if its parent is what starts
+    such processes: the numbers may also have been left in the environment of a single command.
+    """
+    here = place()
+    if here.rank == 0:
+        return True
+    if here.starter == "the first process":
+        return os.getppid() != number(STARTED_BY)
+    words = _command_of(os.getppid())
+    return not any(word.rpartition("/")[2].partition(":")[0] in _STARTERS for word in words[:3])
 
 
 def how_it_ended(exit_code: int) -> str:

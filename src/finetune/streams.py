@@ -131,7 +131,7 @@ class _Bytes(io.RawIOBase):
         while left:
             try:
                 left = left[os.write(self._number, left) :]
-            except BlockingIOError:  # a pipe that somebody made non-blocking is full
+            except BlockingIOError:  # a pipe that another program made non-blocking is full
                 select.select([], [self._number], [], 1.0)
             except OSError:
                 break

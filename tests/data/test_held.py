@@ -125,7 +125,7 @@ def write_beir(folder, qrels="q1\td1\t1\n", corpus=({"_id": "d1", "text": "red"}
     [
         ({"qrels": "q1\td9\t1\n"}, "test.tsv:2: column 'document' has an id that is not in corpus.jsonl: d9"),
         ({"corpus": ()}, "corpus.jsonl' is empty"),
-        ({"corpus": ({"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"})}, "has an id that an earlier row has: d1"),
+        ({"corpus": ({"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"})}, "has an id that occurs twice: d1"),
         ({"qrels": "q1\td1\t0\n"}, "has no judgment with a score above 0"),
     ],
 )

@@ -116,4 +116,4 @@ def test_a_second_call_at_the_same_time_is_refused(capsys):
 
     with preserved():
         assert main(["--version"]) == 2
-    assert "another thread of this process" in capsys.readouterr().err
+    assert "this process is already running finetune" in capsys.readouterr().err

@@ -10,11 +10,14 @@ import time
 from datetime import timedelta
 
 import pytest
+import torch
+from torch.distributed import TCPStore
 
-from finetune import processes
+from finetune import processes, waiting
 from finetune.errors import RunError
 from finetune.launch import meeting
 from finetune.processes import Place
+from finetune.training import together
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
 STEP = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "4"}
@@ -88,6 +91,36 @@ def test_check_waits_for_nobody_and_says_what_is_wrong(tmp_path, more):
     assert "Waiting" not in answer.stderr and "waits" not in answer.stderr
 
 
+@pytest.mark.parametrize(("parent", "rank", "speaks"), [("torchrun", 1, False), ("torchrun", 0, True), ("sh", 1, True)])
+def test_of_the_processes_that_torchrun_starts_only_the_first_one_speaks(tmp_path, parent, rank, speaks):
+    (tmp_path / parent).write_text("import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))")
+    command = [sys.executable, parent, sys.executable, str(ROOT / "train.py"), "--nothing"]
+    env = os.environ | TORCHRUN | {"RANK": str(rank)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert ("there is no option --nothing" in done.stderr) == speaks
+
+
+def test_a_second_signal_does_not_keep_a_process_from_telling_its_end():
+    program = """
+import signal, sys
+from finetune import interrupts
+from finetune.launch import follow
+
+def meet(here, patience):
+    for number in interrupts.ALL:
+        signal.raise_signal(number)
+    raise RuntimeError
+
+follow.meet = meet
+interrupts.listen(interrupts.ALL, interrupts.raise_stop, although_ignored=[signal.SIGINT])
+interrupts._SECONDS_OF_A_REPEAT = 0
+follow._end(KeyboardInterrupt(), [])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_whose_others_never_come_says_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
     write_pairs(tmp_path / "pairs.csv")
@@ -110,16 +143,26 @@ def free_port():
 
 
 def test_it_gives_up(environment, monkeypatch, capfd):
-    monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(waiting, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     peers = meeting.meet(Place(0, 3, 0, 3, "srun"))
     with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
-        meeting._wait_for_all(peers, timedelta(seconds=0.5))
+        waiting.wait_for_all(peers.missing, peers.place, timedelta(seconds=0.5))
+    assert "Waiting at 127.0.0.1" in capfd.readouterr().err
+
+
+def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(environment, monkeypatch, capfd):
+    monkeypatch.setattr(waiting, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(together, "LONGEST", timedelta(seconds=0.5))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    with pytest.raises(RunError, match="Process 1 of this run did not come to"):
+        together.Together(torch.device("cpu"), 0, 2)._wait_for_all()
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
 def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd):
-    monkeypatch.setattr(meeting, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(waiting, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     with pytest.raises(RunError, match="cannot meet"):
         meeting.meet(Place(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
@@ -143,5 +186,5 @@ def test_what_runs_in_the_background_can_be_interrupted():
     pressed.start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        meeting._in_background(threading.Event().wait, meeting._Notice(str))
+        meeting._in_background(threading.Event().wait, waiting.Notice(str))
     assert time.monotonic() - start < 20

@@ -318,3 +318,12 @@ def test_a_batch_larger_than_the_data_is_said(tiny_model, tmp_path):
     checked = run_train(*quick(tiny_model, "data.batch_size=500", "check=true"), cwd=tmp_path)
     assert checked.returncode == 0
     assert "data.batch_size is 500, but there are 108 training pairs: each step takes them all." in checked.stdout
+
+
+def test_a_run_whose_own_folder_is_a_file(tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    (tmp_path / "runs/default").mkdir(parents=True)
+    (tmp_path / "runs/default/mine").write_text("")
+    for override, key in (("hydra.run.dir=pairs.csv", "hydra.run.dir"), ("name=mine", "name")):
+        answer = mistaken(override, "output_root=runs", "check=true", "data.path=pairs.csv", cwd=tmp_path)
+        assert "is a file" in answer and f"with {key}=" in answer

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from finetune.config import resolvers
-from finetune.launch.arguments import Arguments, resume_command
+from finetune.config.commands import resume_command
+from finetune.launch.arguments import Arguments
 from finetune.launch.claim import resolved
 from finetune.launch.resume import composed
 from tests.conftest import quick, run_train, write_pairs

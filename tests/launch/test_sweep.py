@@ -86,7 +86,8 @@ def markdown_rows(tmp_path):
         (["seed=1,2", "sweep.parallel=1,2"], "cannot vary"),
         (["seed=1,2", "sweep.parallel=0"], "of at least 1"),
         (["seed=1,2", "sweep.direction=up"], "'auto', 'maximize' or 'minimize'"),
-        (["seed=1,2", "hydra/launcher=basic"], "processes on this machine"),
+        (["seed=1,2", "hydra/launcher=basic", "check=true"], "2 points are fine"),  # Hydra's own name for: here
+        (["seed=1,2", "hydra/launcher=joblib"], "hydra/launcher=joblib"),
         (["name=one", "optimizer.lr=1e-5,1e-4"], "all points would have the same name"),
         (["name=one,two", "optimizer.lr=1e-5,1e-4"], "2 points would have the same name"),
         (["optimizer.lrr=1e-5,1e-4"], "optimizer.lr"),

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from finetune.config.types import seconds_of
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import Evaluate, WiseFT, checkpoint, status
+from finetune.training.callbacks import Checkpoint, Evaluate, StopOnSignal, WiseFT, checkpoint, status
 from finetune.training.callbacks.time_left import TimeLeft
 from finetune.training.fit import fit
+from finetune.training.together import Together
 from tests.conftest import quick, run_train, write_pairs
 from tests.training.test_callbacks import rows
 from tests.training.test_fit import fit_with
@@ -29,7 +30,7 @@ def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(
     assert process.returncode == 0, process.stderr
     why = "Training ended at step 1 of 21 because of trainer.max_time={milliseconds: 1}."
     assert why in process.stdout
-    assert "resume=outputs/default/limited trainer.max_time=null" in process.stdout
+    assert ".py resume=outputs/default/limited trainer.max_time=null" in process.stdout
     run = RunDirectory(tmp_path / "outputs/default/limited")
     status = run.read_status()
     assert (status["state"], status["reason"], status["cause"], status["step"]) == ("finished", why, "max_time", 1)
@@ -39,7 +40,7 @@ def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(
     again = run_train(*words, "trainer.max_time={milliseconds:0.5}", cwd=tmp_path)
     assert again.returncode == 2
     assert "is finished. Training ended at step 1 of 21" in again.stderr
-    assert "trainer.max_time=null, or with a longer time" in again.stderr
+    assert ".py resume=outputs/default/limited trainer.max_time=null" in again.stderr
     resumed = run_train("resume=outputs/default/limited", "trainer.max_time=null", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "Training ended" not in resumed.stdout
@@ -73,7 +74,7 @@ def test_the_time_before_a_resume_counts(start):
 
 
 def test_a_time_limit_saves_without_a_checkpoint_callback_too(start):
-    cfg, dataset, run = start("none", "evaluation=none", AT_ONCE, "callbacks=none")
+    cfg, dataset, run = start("bare", "evaluation=none", AT_ONCE, "callbacks=none")
     fit(cfg, dataset, run)
     assert run.saved.steps() == [1]
 
@@ -118,6 +119,20 @@ def test_a_checkpoint_is_saved_by_time_too(start, monkeypatch, minutes, saved):
     assert cfg.callbacks.checkpoint.every_n_steps == 500
     fit_with(clock, monkeypatch, cfg, dataset, run)
     assert run.saved.steps() == saved
+
+
+@pytest.mark.parametrize("others", [[False, False], [False, True], [True, False]])
+def test_processes_agree_to_stop_and_to_save_in_one_reduction(tmp_path, monkeypatch, others):
+    monkeypatch.setattr(
+        Together, "any_of", lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)]
+    )
+    saver, stop = Checkpoint(directory=str(tmp_path)), StopOnSignal(tmp_path)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=strategy, callbacks=[saver, stop])
+    saver.on_train_start(trainer, None)
+    assert not saver._is_time_in_all(trainer)
+    assert stop._ask_all(trainer) == others[0]
+    assert saver._is_time_in_all(trainer) == others[1]
 
 
 @pytest.mark.parametrize("more", ["trainer.max_steps=5", "trainer.max_epochs=1", AT_ONCE])

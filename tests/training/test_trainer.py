@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 
 from finetune.config import trainer as arguments
 from finetune.config.build import build
@@ -16,7 +17,9 @@ from finetune.config.rules import GROUPS
 from finetune.errors import CheckFailed, Interrupted
 from finetune.launch.arguments import Arguments
 from finetune.launch.claim import find_run
+from finetune.launch.entry import check_fit
 from finetune.training.fit import assemble, fit
+from finetune.training.length import length_problems
 from tests.conftest import quick, write_pairs
 from tests.training.test_fit import fit_with
 
@@ -178,9 +181,28 @@ def test_values_that_could_not_act_are_refused(more, where, what):
         ("+trainer.min_steps=22", "the training has 21 steps, fewer than 22"),
     ],
 )
-def test_what_only_the_data_tells_is_refused_before_the_training(start, more, what):
-    with pytest.raises(CheckFailed, match=what):
-        assemble(*start("few", "evaluation=none", more))
+def test_what_only_the_data_tells_is_refused_by_the_check(start, more, what):
+    cfg, dataset, _ = start("few", "evaluation=none", more)
+    (problem,) = check_fit(cfg, dataset)
+    assert problem.where == more[1:].partition("=")[0] and what in problem.what
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"max_epochs": 2}, ["trainer.min_steps"]),
+        ({"max_epochs": None}, []),
+        ({"max_epochs": -1, "max_steps": 30}, []),
+        ({"max_epochs": "auto"}, []),
+        ({}, []),
+        ({"max_epochs": "auto", "min_epochs": 11}, ["trainer.min_epochs"]),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, ["trainer.min_steps"]),
+        ({"max_epochs": 2, "limit_train_batches": 1e-5}, ["trainer.limit_train_batches"]),
+    ],
+)
+def test_the_length_of_a_training_follows_from_its_settings_and_batches(settings, refused):
+    node = OmegaConf.create({"max_steps": -1, "accumulate_grad_batches": 1, "min_steps": 20} | settings)
+    assert [problem.where for problem in length_problems(node, 7)] == refused
 
 
 def test_automatic_epochs_count_the_batches_that_the_limit_lets_through(start):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 # Keys that say where and how a run is started, not what it computes.
@@ -17,7 +18,15 @@ _MAY_CHANGE = (
     "callbacks.checkpoint.every_n_minutes",
 )
 _MOST_TOLD = 10  # of another config; more would scroll what matters out of sight
-ABSENT = object()  # the value of a key that is not there
+ABSENT = object()  # the value of a key that is not in a config
+# What a run of an earlier version has, and the default of today that does the same: pattern of the key, then, now.
+# A new key and a changed default need a line here (unless the key may change): without it no older run can be resumed.
+_SAME_AS_BEFORE: tuple[tuple[str, Any, Any], ...] = (
+    ("data.decimal", ABSENT, "auto"),
+    ("data.score_values", ABSENT, None),
+    ("loss*.right_from", 0.5, None),  # for scores of 0 to 1; for others null is refused
+    ("model.normalize", True, "auto"),
+)
 
 
 def differences(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
@@ -60,12 +69,22 @@ def shown(value: Any) -> str:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs of what is computed, at most ten lines and one that counts the rest; empty if nothing."""
-    pairs = differences([then, now])
-    found = [f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in pairs if not _may_change(key)]
+    """Return what differs of what is computed, at most ten lines and one that counts the rest; empty if nothing.
+
+    A default of today that does what an earlier version did is no difference.
+    """
+    found = [
+        f"{key} was {shown(old)}, now {shown(new)}"
+        for key, (old, new) in differences([then, now])
+        if not _may_change(key) and not _is_same_as_before(key, old, new)
+    ]
     rest = len(found) - _MOST_TOLD
     return found if rest <= 0 else [*found[:_MOST_TOLD], f"and {rest} more"]
 
 
 def _may_change(key: str) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in _MAY_CHANGE)
+
+
+def _is_same_as_before(key: str, then: Any, now: Any) -> bool:
+    return any(fnmatchcase(key, pattern) and (then, now) == (old, new) for pattern, old, new in _SAME_AS_BEFORE)

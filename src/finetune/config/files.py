@@ -35,7 +35,7 @@ class _Setting(NamedTuple):
 def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
     """What is wrong where a root config of the user's own, or of another program, has the place of the shipped one.
 
-    `config` is None if it cannot be composed. What is missing in it would otherwise be told key by key.
+    `config` is None if it cannot be composed. What is missing in it would otherwise be reported key by key.
     """
     root = composer.own_root
     if root is None or (config is None and not (shipped_folder() / root.name).is_file()):
@@ -87,7 +87,7 @@ def _dotted(config: DictConfig, composer: Composer) -> Iterator[tuple[str, Probl
     for path, value, place in _settings(config, composer, _A_DOTTED_KEY):
         *above, last = path
         if "." in last and _has_known_keys(tuple(above), config):
-            what = f"'{last}' is one key with a dot in its name, which there is not."
+            what = f"'{last}' is one key with a dot in its name, and there is no such key."
             shown = value.value if isinstance(value, yaml.ScalarNode) else "..."
             lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(last.split("."))]
             advice = "Write a line for each part:\n" + "\n".join(f"        {line}" for line in lines)

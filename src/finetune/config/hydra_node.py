@@ -125,7 +125,7 @@ def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:
 
 
 def _value(config: DictConfig, key: str) -> object:
-    """The value of a key of the node; None if it cannot be resolved, which is told where all values are."""
+    """The value of a key of the node; None if it cannot be resolved, which is reported with all values."""
     return OmegaConf.select(config.hydra, key, throw_on_resolution_failure=False)
 
 

@@ -24,12 +24,12 @@ def with_places(problems: Iterable[Problem], config: DictConfig, composer: Compo
     problems = list(problems)
     typed = list(keys_typed(composer)) if problems else []
     files = composer.defaults() if any(not is_among(problem.where, typed) for problem in problems) else []
-    told = []
+    found = []
     for problem in problems:
         place = None if is_among(problem.where, typed) else _place(problem.where, files, folders_of(config))
         explained = _with_interpolation(problem, config)
-        told.append(replace(explained, what=f"{explained.what.removesuffix('.')} ({place}).") if place else explained)
-    return told
+        found.append(replace(explained, what=f"{explained.what.removesuffix('.')} ({place}).") if place else explained)
+    return found
 
 
 def _with_interpolation(problem: Problem, config: DictConfig) -> Problem:

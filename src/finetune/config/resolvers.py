@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueE
 _MOMENT = "FINETUNE_MOMENT"
 _inherited = _MOMENT in os.environ
 _FOLDER = "runtime.output_dir"
-LATER = f"${{hydra:{_FOLDER}}}"
+FOLDER_UNKNOWN_YET = f"${{hydra:{_FOLDER}}}"
 """What the run's folder resolves to until the run has one: such a config is the same wherever the run is."""
 
 
@@ -48,7 +48,7 @@ def _now(pattern: str) -> str:
 
 
 def _hydra(key: str, *, _root_: Any) -> Any:
-    """The value of a key of Hydra's node, which is in the config that is checked and beside the one of a job."""
+    """The value of a key of Hydra's node, which is inside the config that is checked and next to the one of a job."""
     holder: Any = _root_ if isinstance(_root_, DictConfig) and "hydra" in _root_ else HydraConfig.instance().cfg
     parent, _, name = f"hydra.{key}".rpartition(".")
     node = OmegaConf.select(holder, parent)
@@ -57,5 +57,5 @@ def _hydra(key: str, *, _root_: Any) -> Any:
     if not OmegaConf.is_missing(node, name):
         return node[name]
     if key == _FOLDER:
-        return LATER
+        return FOLDER_UNKNOWN_YET
     raise InterpolationToMissingValueError(f"hydra.{key} has no value here")

@@ -43,7 +43,7 @@ class Range:
         return " and ".join(f"{words} {bound:.12g}" for words, bound in bounds.items() if bound is not None)
 
 
-# What somebody means as no name, and what is a device on Windows.
+# What a user means as no name, and what is a device on Windows.
 _RESERVED = re.compile(r"None|null|((CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?)", re.IGNORECASE)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from finetune.config.resolvers import LATER
+from finetune.config.resolvers import FOLDER_UNKNOWN_YET
 from finetune.config.spelling import did_you_mean
 from finetune.errors import Problem
 
@@ -144,7 +144,7 @@ def _unusable(parent: DictConfig | ListConfig, name: Any, key: str, value: str) 
     if group != "hydra" and (found := re.search(r"\$\{(hydra\.[\w.]+)\}", raw)):
         what = f"'{raw}' names '{found[1]}', and a run has Hydra's own settings elsewhere."
         return what, f"Write ${{hydra:{found[1].removeprefix('hydra.')}}}."
-    if LATER in value and group not in _KNOW_THE_FOLDER:
+    if FOLDER_UNKNOWN_YET in value and group not in _KNOW_THE_FOLDER:
         what = f"'{raw}' needs the folder of the run, which is made after {group} was read."
         return what, f"Only {', '.join(_KNOW_THE_FOLDER)} can name it; elsewhere write a path."
     return None

@@ -170,6 +170,13 @@ def _from_cache(key: str, data: Data, looked: list[Looked], folder: BeirFolder |
         return made[0] if made else _read(data, looked, folder, set())
 
 
+def reader_versions() -> list[int]:
+    """Return the versions of what reads and prepares data; fingerprints of different ones cannot be compared."""
+    from finetune.data.sources import file_source, folder_table, folders, memory, vectors
+
+    return [VERSION, *(module.VERSION for module in (file_source, folder_table, folders, memory, vectors))]
+
+
 def _fingerprint(looked: list[Looked], folder: BeirFolder | None) -> str:
     """Return a digest of all that decides what is read, wherever it lies: contents, and what the columns are."""
     digest = hashlib.sha256(str(VERSION).encode())

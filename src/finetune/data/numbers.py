@@ -45,12 +45,12 @@ class Notation:
 
 
 POINT, COMMA = Notation(), Notation(",")
-TOLD = {".": Notation(".", thousands=True), ",": Notation(",", thousands=True)}
+DECLARED = {".": Notation(".", thousands=True), ",": Notation(",", thousands=True)}
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # or a fraction of three digits: only the author knows
 
 
 def recognise(cells: Sequence[str]) -> Notation | None:
-    """Return `COMMA` for a column of numbers with a decimal comma, one of `TOLD` if there are thousands, else None.
+    """Return `COMMA` for a column of numbers with a decimal comma, one of `DECLARED` if there are thousands, else None.
 
     Thousands are a question for the user: `1,234` is a number either way.
     """
@@ -59,8 +59,8 @@ def recognise(cells: Sequence[str]) -> Notation | None:
         return None
     if all(COMMA.number(text) is not None for text in filled):
         may_be_thousands = all(_THOUSANDS.fullmatch(text) for text in filled if "," in text)
-        return TOLD[","] if may_be_thousands else COMMA
-    grouped = (each for each in TOLD.values() if all(each.number(text) is not None for text in filled))
+        return DECLARED[","] if may_be_thousands else COMMA
+    grouped = (each for each in DECLARED.values() if all(each.number(text) is not None for text in filled))
     return next(grouped, None)
 
 
@@ -82,7 +82,7 @@ def is_number(value: Any, notation: Notation = POINT) -> bool:
 
 def likely_notation(name: str, found: Mapping[str, Notation], decimal: str) -> Notation:
     """Return how the numbers of a column are probably written; what may be thousands is taken for them."""
-    return TOLD.get(decimal) or found.get(name, POINT)
+    return DECLARED.get(decimal) or found.get(name, POINT)
 
 
 def notation_of(name: str, values: Sequence[object], found: Mapping[str, Notation], decimal: str) -> Notation:
@@ -94,7 +94,7 @@ def notation_of(name: str, values: Sequence[object], found: Mapping[str, Notatio
         CheckFailed: they can be read two ways.
     """
     notation = likely_notation(name, found, decimal)
-    if notation.thousands and decimal not in TOLD:
+    if notation.thousands and decimal not in DECLARED:
         texts = [value.strip() for value in values if isinstance(value, str)]
         example = next((f": {cut(text, 30)}" for text in texts if "," in text), "")
         what = f"the numbers in the column '{name.strip()}' may have a decimal comma or thousands{example}."

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from finetune.config.quoting import quoted, typed
+from finetune.config.commands import program
+from finetune.config.quoting import quoted
 from finetune.config.spelling import distance, nearest
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.runs.environment import hide_secrets
@@ -64,35 +63,6 @@ class Arguments:
         """Return the command that does this with these overrides, to be pasted in the same folder; without secrets."""
         words = ["-m"] * self.multirun + (self.where() if self.has_own_root else [])
         return f"{program()} {shlex.join(hide_secrets([*words, *overrides]))}".strip()
-
-
-_PROGRAM = sys.argv[0]
-
-
-def program() -> str:
-    """Return how this program was called, for commands that are printed to be typed in the same folder."""
-    called = Path(_PROGRAM)
-    if called.name == "finetune":
-        return f"{_found_by_the_shell(called)} train"
-    python = _found_by_the_shell(Path(sys.executable), "python")
-    if called.name == "__main__.py":
-        return f"{python} -m finetune{'.launch' if called.parent.name == 'launch' else ' train'}"
-    return f"{python} {shlex.quote(_PROGRAM) if called.suffix == '.py' else 'train.py'}"
-
-
-def _found_by_the_shell(file: Path, name: str = "") -> str:
-    """The shortest word that starts this file here: its name if that is on the PATH, or where it is from here."""
-    name = name or file.name
-    # Not resolved: the python of an environment is a link to one that does not know its packages.
-    if shutil.which(name) == str(file.absolute()):
-        return name
-    near = file.absolute().is_relative_to(Path.cwd())
-    return shlex.quote(f"{file.absolute().relative_to(Path.cwd()).parent}/{file.name}" if near else str(file))
-
-
-def resume_command(run: Path) -> str:
-    """Return the command that resumes a run, to be pasted in the same folder; the run knows its own root config."""
-    return f"{program()} {typed('resume', quoted(str(run)))}"
 
 
 def key_of(override: str) -> str:

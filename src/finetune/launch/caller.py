@@ -25,11 +25,11 @@ def preserved() -> Iterator[None]:
     """Restore what a run changes: streams, signals, environment, folder, logging, warnings, random numbers, torch.
 
     Raises:
-        FinetuneError: another thread is inside: all of this belongs to the process, and two runs cannot share it.
+        FinetuneError: the process is already inside: all of this belongs to the process, and two runs cannot share it.
     """
     if not _busy.acquire(blocking=False):
-        what = "another thread of this process is running finetune."
-        raise FinetuneError(what, "Wait for it, or start each run as a process of its own.")
+        what = "this process is already running finetune."
+        raise FinetuneError(what, "Wait until it has ended, or start each run as a process of its own.")
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(interrupts.forget)

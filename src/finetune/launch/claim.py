@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from finetune.config.commands import resume_command
 from finetune.config.compose import compose
 from finetune.config.differences import ABSENT, changes, value_of
 from finetune.config.hydra_node import DEFAULT_FOLDER, folder_is_set
@@ -110,7 +109,7 @@ class _Record:
         """Write it into the directory of a run that will have this name."""
         write_text_atomically(run.config_path, yaml.safe_dump(self._config | {"name": name}, sort_keys=False))
         write_text_atomically(run.overrides_path, yaml.safe_dump(self._typed))
-        write_json_atomically(run.data_path, {"fingerprint": self._dataset.fingerprint})
+        write_json_atomically(run.data_path, _data_of(self._dataset))
         if self._dataset.problems is not None:
             shutil.copyfile(self._dataset.problems, run.path / self._dataset.problems.name)
         write_json_atomically(run.environment_path, self._environment)
@@ -135,11 +134,11 @@ def _check_has_more_time(cfg: DictConfig, run: RunDirectory, reason: str) -> Non
     Raises:
         FinetuneError: there is not.
     """
-    then, now = (_seconds(value_of(tree, "trainer.max_time")) for tree in (_read_yaml(run.config_path), resolved(cfg)))
+    then, now = (_seconds(_limit(tree)) for tree in (_read_yaml(run.config_path), resolved(cfg)))
     if now is not None and (then is None or now <= then):
         raise FinetuneError(
             f"The run {run.path} is finished. {reason}",
-            f"Train on with {shlex.quote(f'resume={run.path}')} trainer.max_time=null, or with a longer time.",
+            f"To train on, without a limit or with a longer one: {resume_command(run.path)} trainer.max_time=null",
         )
 
 
@@ -147,20 +146,35 @@ def _seconds(max_time: Any) -> float | None:
     return seconds_of(max_time) if isinstance(max_time, str | dict) else None
 
 
-def record_time_limit(cfg: DictConfig, overrides: list[str], run: RunDirectory) -> None:
-    """Write down that a run resumes with another `trainer.max_time`, so that it keeps it when it is resumed again.
+def record_time_limit(cfg: DictConfig, run: RunDirectory) -> None:
+    """Record that a run resumes with another `trainer.max_time`, so that it has the same when it is resumed again.
 
     To be called while holding the run's lock.
     """
     config, typed = _read_yaml(run.config_path), _read_yaml(run.overrides_path) or []
-    now = value_of(resolved(cfg), "trainer.max_time")
-    if now is ABSENT or value_of(config, "trainer.max_time") == now:
+    then, now = (_limit(tree) for tree in (config, resolved(cfg)))
+    if then == now:
         return
     config["trainer"]["max_time"] = now
-    is_limit = re.compile(r"\+{0,2}trainer\.max_time=").match
+    old = [text for text in typed if f"{key_of(text)}.".startswith("trainer.max_time.")]
+    key = f"{'++' if any(text.startswith('+') for text in old) else ''}trainer.max_time"
+    new = [f"{key}={_in_grammar(now)}"]
+    if isinstance(now, dict):
+        new.insert(0, f"{key}=null")  # Hydra would merge it with one of a recipe, or of trainer={max_time: ...}
     write_text_atomically(run.config_path, yaml.safe_dump(config, sort_keys=False))
-    kept = [each for each in typed if not is_limit(each)] + [each for each in overrides if is_limit(each)][-1:]
-    write_text_atomically(run.overrides_path, yaml.safe_dump(kept))
+    write_text_atomically(run.overrides_path, yaml.safe_dump([*(text for text in typed if text not in old), *new]))
+
+
+def _limit(tree: Any) -> Any:
+    """Return `trainer.max_time` of a config; None if it has no such key, which is no limit either."""
+    found = value_of(tree, "trainer.max_time")
+    return None if found is ABSENT else found
+
+
+def _in_grammar(limit: str | dict[str, float] | None) -> str:
+    if isinstance(limit, dict):
+        return "{" + ",".join(f"{unit}:{count}" for unit, count in limit.items()) + "}"
+    return "null" if limit is None else quoted(limit)
 
 
 def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
@@ -183,13 +197,28 @@ def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
             "\n    ".join([f"The run {run.path} was started with another config:", *differ]),
             "Leave these as they were to go on with it, or choose another name=.",
         )
-    if run.data_path.is_file() and _read_yaml(run.data_path) != {"fingerprint": dataset.fingerprint}:
+    if run.data_path.is_file() and not _is_same_data(run, _data_of(dataset)):
         raise FinetuneError(
             f"The run {run.path} was started on other data: {', '.join(dataset.sources)}, or what it is evaluated on,"
             " has changed since.",
             "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
         )
     return str(state)
+
+
+def _data_of(dataset: Dataset) -> dict[str, Any]:
+    from finetune.data.load import reader_versions
+
+    return {"fingerprint": dataset.fingerprint, "versions": reader_versions()}
+
+
+def _is_same_data(run: RunDirectory, now: dict[str, Any]) -> bool:
+    """Return whether a run was started on this data; unknown, and so taken as the same, if another version read it."""
+    then = _read_yaml(run.data_path)
+    if then.get("versions") == now["versions"]:
+        return bool(then["fingerprint"] == now["fingerprint"])
+    say(f"{run.path} was started by another version of finetune; whether its data has changed since is not checked.")
+    return True
 
 
 def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:

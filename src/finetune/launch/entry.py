@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from omegaconf.errors import OmegaConfBaseException
 
 import finetune
-from finetune import garbage, interrupts, processes
+from finetune import garbage, interrupts, processes, streams
 from finetune.config import resolvers
 from finetune.config.callbacks import evaluates
 from finetune.config.check import check, look, placed
@@ -22,7 +22,7 @@ from finetune.config.evaluators import needs_held
 from finetune.config.hydra_node import folder_is_set
 from finetune.config.losses import loss_nodes
 from finetune.config.values import has_own_sweeper
-from finetune.console import complain, end_quietly_without_a_reader, log, say
+from finetune.console import be_quiet, complain, end_quietly_without_a_reader, log, say
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem
 from finetune.launch.arguments import Arguments, is_of_the_cluster, is_of_the_sweep, parse
 from finetune.launch.catalogue import loss_problems, loss_settings, losses_that_take_scores
@@ -56,6 +56,7 @@ from finetune.launch.outcome import outcome
 from finetune.launch.resume import LAUNCHER, composed, named_folder
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
+from finetune.training.length import length_problems
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def answered(do: Callable[[], int]) -> int:
     """Do something and return its exit code; a mistake or a mishap is told as text, a bug keeps its whole traceback."""
-    garbage.leave_out_what_is_loaded()
+    if not processes.speaks():
+        be_quiet()  # the first process of the run says the same
+    if streams.is_program():
+        garbage.leave_out_what_is_loaded()
     # Hydra would cut the traceback. And a hub is asked for a model, never told about a run.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -99,7 +103,7 @@ def _do(arguments: Arguments) -> int:
         say(f"finetune {finetune.__version__}")
         return 0
     if arguments.show:
-        return show(arguments)
+        return show(arguments) if processes.speaks() else 0
     if arguments.multirun:
         if processes.place().world > 1:
             raise FinetuneError("A sweep starts its own processes.", "Start it without torchrun or srun.")
@@ -139,11 +143,21 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
+    if batches := batches_per_epoch(cfg, dataset):
+        problems += length_problems(cfg.trainer, batches)
     needed = any(map(needs_held, cfg.evaluation.values()))
     if needed and not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
         what = "nothing is held out to evaluate on."
         problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
     return problems
+
+
+def batches_per_epoch(cfg: DictConfig, dataset: Dataset) -> int:
+    """Return the batches of one pass over the training relations; zero if none can be made of them."""
+    from finetune.config.build import build
+    from finetune.data.mixing import Epochs
+
+    return len(Epochs(dataset.train, build(cfg.data, "data").batch_settings(), cfg.seed)) if len(dataset.train) else 0
 
 
 def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
@@ -216,21 +230,21 @@ def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
 
 
 def check_output(cfg: DictConfig) -> list[Problem]:
-    """Look whether the run can be written where it is to be; leaves nothing behind."""
+    """Check that the run can be written into its folder; leaves nothing behind."""
     folder = named_folder(cfg) or Path(cfg.output_root) / cfg.experiment / "NEW"
     key = "hydra.run.dir" if folder_is_set(cfg) else "output_root"
-    advice = f"Choose another place with {key}=..."
     try:
-        # The run's own folder may be there: then it is resumed.
-        is_dangling = folder.is_symlink() and not folder.exists()
-        around = [folder.absolute()] if is_dangling else folder.absolute().parents
+        # The run's own folder may exist: then it is resumed. A link to nothing exists too, and cannot be one.
+        around = [folder.absolute(), *folder.absolute().parents]
         there = next(each for each in around if os.path.lexists(each))
+        if there == folder.absolute() and not folder_is_set(cfg):
+            key = "name"
         if not there.is_dir():
-            return [Problem(key, _no_folder(there), advice)]
+            return [Problem(key, _no_folder(there), f"Choose another place with {key}=...")]
         # Only trying tells: a file system may be read-only, or made of something else than files (/proc).
         Path(tempfile.mkdtemp(prefix=".finetune-", dir=there)).rmdir()
     except OSError as error:
-        return [Problem(key, f"{there} may not be written ({error.strerror}).", advice)]
+        return [Problem(key, f"{there} may not be written ({error.strerror}).", f"Choose another place with {key}=...")]
     return []
 
 
@@ -316,14 +330,13 @@ def _run(arguments: Arguments) -> int:
         return 0
     arguments, cfg, dataset = found
     peers = company(processes_here(cfg))
-    run, goes_on = find_run(cfg, arguments.overrides, dataset, arguments)
+    run, is_resumed = find_run(cfg, arguments.overrides, dataset, arguments)
     arguments = arguments.in_folder(run.path)
-    with Others(peers) as others, outcome(run, goes_on, peers):
+    with Others(peers) as others, outcome(run, is_resumed, peers):
         if peers is not None:
             peers.tell("run", str(run.path.absolute()))
         others.start([*arguments.where(), *arguments.overrides])
-        resumed_with = arguments.overrides if goes_on else None
-        start_hydra(arguments, [], lambda cfg: _train(cfg, dataset, run, resumed_with))
+        start_hydra(arguments, [], lambda cfg: _train(cfg, dataset, run, is_resumed=is_resumed))
     return 0
 
 
@@ -341,8 +354,8 @@ def _checked(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset] | No
     arguments, cfg, _ = checked
     if cfg.dry_run:
         what = "there is no job's script to show: this is a run on this machine."
-        told = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
-        raise CheckFailed(placed(told, arguments.overrides, arguments.config_dir, arguments.config_name))
+        problems = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
+        raise CheckFailed(placed(problems, arguments.overrides, arguments.config_dir, arguments.config_name))
     check_start(cfg)
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     return checked
@@ -385,13 +398,13 @@ def _unused_notes(cfg: DictConfig, *, is_a_job: bool) -> list[str]:
     return notes
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, resumed_with: list[str] | None) -> None:
-    """Train a new run, or one that is resumed with these overrides."""
+def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: bool) -> None:
+    """Train a new run, or resume one."""
     checkpoint = None
-    if resumed_with is not None:
-        # A checkpoint that was chosen is where a job began, not where it goes on.
+    if is_resumed:
+        # A checkpoint that was chosen is where a job began, not where it resumes.
         checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
-        record_time_limit(cfg, resumed_with, run)
+        record_time_limit(cfg, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run
     from finetune.training.fit import fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import NoReturn
@@ -53,6 +54,8 @@ def _shared(path: Path) -> RunDirectory:
 
 
 def _end(error: BaseException, met: list[Peers]) -> NoReturn:
+    # A second signal must not keep this process from telling the others and ending.
+    interrupts.listen(interrupts.ALL, signal.SIG_IGN)
     ending = Ending.of(error)
     try:
         (met or [meet(processes.place(), PATIENCE)])[0].end(ending)

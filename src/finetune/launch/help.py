@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from finetune.config.commands import program
 from finetune.config.compose import composer
-from finetune.launch.arguments import Arguments, program
+from finetune.launch.arguments import Arguments
 
 _TEXT = """\
 Make an embedding model better at your search, matching or clustering: check, evaluate, train, evaluate again, report.

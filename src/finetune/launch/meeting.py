@@ -16,11 +16,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from finetune import processes
-from finetune.console import alert
 from finetune.errors import FinetuneError, RunError
 from finetune.launch.peers import Ending, Peers
 from finetune.processes import Place
 from finetune.runs.causes import is_stop
+from finetune.waiting import LONGEST, SECONDS_BETWEEN_LOOKS, Notice, wait_for_all
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -29,17 +29,14 @@ T = TypeVar("T")
 
 _HERE = "127.0.0.1"
 _SLURM_PORT = 15000  # plus the last four digits of the job: the same for its processes, and rarely for two jobs
-LONGEST = timedelta(minutes=30)  # as long as torch waits for a process group
 PATIENCE = timedelta(seconds=20)  # to tell the others what ended this process before they met; for a name to resolve
 _ONE_TRY = timedelta(seconds=2)
-_SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_IN_SILENCE, _SECONDS_BETWEEN_NOTICES = 5.0, 60.0
 
 
 def company(count: int) -> Peers | None:
     """Return the other processes of a run of `count` on this machine, if this is the first of several; else nothing.
 
-    Waits until those that somebody else starts have come.
+    Waits until those that torchrun or srun starts have come.
 
     Raises:
         RunError: they cannot meet, or do not come.
@@ -47,7 +44,7 @@ def company(count: int) -> Peers | None:
     here = processes.place()
     if here.world > 1:
         peers = meet(here)
-        _wait_for_all(peers, LONGEST)
+        wait_for_all(peers.missing, here, LONGEST)
         return peers
     processes.be_alone()
     return host(count) if count > 1 else None
@@ -64,12 +61,12 @@ def meet(here: Place, patience: timedelta = LONGEST) -> Peers:
     os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
     processes.settle(here)
     is_host = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    notice = _Notice(lambda: f"Process {here.rank} waits for process 0 of its run at {host}:{port}. {here.if_alone}")
+    notice = Notice(lambda: f"Process {here.rank} waits for process 0 of its run at {host}:{port}. {here.if_alone}")
     return Peers(store_at(host, port, is_host, patience, notice), here)
 
 
 def tell_before_meeting(error: BaseException) -> None:
-    """Tell the other processes, started by somebody else, that the first one has ended before they met.
+    """Tell the other processes, started by srun, that the first one has ended before they met.
 
     They look for it until it is there, which may be for long. A signal that stopped it they have got too.
     """
@@ -78,68 +75,23 @@ def tell_before_meeting(error: BaseException) -> None:
         with contextlib.suppress(FinetuneError):
             peers = meet(here)
             peers.end(Ending.of(error))
-            _wait_for_all(peers, PATIENCE)
+            wait_for_all(peers.missing, here, PATIENCE)
 
 
 def host(count: int) -> Peers:
     """Be the first of `count` processes on this machine, which are yet to be started."""
-    store = store_at(_HERE, 0, True, LONGEST, _Notice(lambda: f"Waiting for the network of this machine ({_HERE})."))
+    store = store_at(_HERE, 0, True, LONGEST, Notice(lambda: f"Waiting for the network of this machine ({_HERE})."))
     here = Place(0, count, 0, count, "the first process")
     os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), processes.STARTED_BY: str(os.getpid())}
     processes.settle(here)
     return Peers(store, here)
 
 
-class _Notice:
-    """Says every now and then for whom a process waits."""
-
-    def __init__(self, text: Callable[[], str]) -> None:
-        self._text = text
-        self._next: float | None = None
-
-    def tick(self) -> None:
-        """Say it if it is time; the waiting begins with the first call, not with the import of torch before it."""
-        if self._next is None:
-            self._next = time.monotonic() + _SECONDS_IN_SILENCE
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SECONDS_BETWEEN_NOTICES
-            alert(self._text())
-
-
-def _wait_for_all(peers: Peers, patience: timedelta) -> None:
-    """Wait until every process of the run has come.
-
-    Raises:
-        RunError: `patience` is over.
-    """
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    notice = _Notice(
-        lambda: (
-            f"Waiting at {where} for {_named(peers.missing())} of the {peers.place.world} processes of this run."
-            f" {peers.place.if_alone}"
-        )
-    )
-    until = time.monotonic() + patience.total_seconds()
-    while missing := peers.missing():
-        if time.monotonic() > until:
-            minutes = patience.total_seconds() / 60
-            what = f"{_named(missing)} of this run did not come to {where} in {minutes:.0f} minutes."
-            advice = f"Look for what ended it or keeps it from starting. {peers.place.if_alone}"
-            raise RunError(what[0].upper() + what[1:], advice)
-        notice.tick()
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-
-def _named(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-    return f"process{'es' if len(ranks) > 1 else ''} {shown}"
-
-
-def store_at(host: str, port: int, is_host: bool, patience: timedelta, notice: _Notice) -> TCPStore:
+def store_at(host: str, port: int, is_host: bool, patience: timedelta, notice: Notice) -> TCPStore:
     """Return the store at an address, which this process makes if it `is_host`; otherwise it tries until it is there.
 
     Raises:
-        RunError: the address cannot be used, or nobody answers within `patience`.
+        RunError: the address cannot be used, or no process answers within `patience`.
     """
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
@@ -154,7 +106,7 @@ def store_at(host: str, port: int, is_host: bool, patience: timedelta, notice: _
             store = _in_background(connect, notice)
         except (DistError, RuntimeError) as error:
             if not is_host and time.monotonic() < until:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
                 continue
             raise _cannot_meet(host, port, error) from error
         store.set_timeout(patience)
@@ -169,7 +121,7 @@ def _cannot_meet(host: str, port: int, error: Exception) -> RunError:
     return RunError(what, "Set MASTER_ADDR and MASTER_PORT to where the first of them can be reached.")
 
 
-def _resolve(host: str, port: int, patience: timedelta, notice: _Notice) -> None:
+def _resolve(host: str, port: int, patience: timedelta, notice: Notice) -> None:
     """Look whether the name of a machine has an address.
 
     Raises:
@@ -181,14 +133,14 @@ def _resolve(host: str, port: int, patience: timedelta, notice: _Notice) -> None
             _in_background(lambda: socket.getaddrinfo(host, port), notice)
         except OSError as error:
             if time.monotonic() < until:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
                 continue
             what = f"The processes of this run cannot meet: the machine {host} has no address ({error.strerror})."
             raise RunError(what, "Set MASTER_ADDR to a name or address of the first process's machine.") from error
         return
 
 
-def _in_background(call: Callable[[], T], notice: _Notice) -> T:
+def _in_background(call: Callable[[], T], notice: Notice) -> T:
     """Return what `call` returns. It runs in another thread, so that this one hears signals in the meantime."""
     found: list[T] = []
     errors: list[BaseException] = []
@@ -202,7 +154,7 @@ def _in_background(call: Callable[[], T], notice: _Notice) -> T:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(_SECONDS_BETWEEN_LOOKS)
+        thread.join(SECONDS_BETWEEN_LOOKS)
         notice.tick()
     for error in errors:
         raise error

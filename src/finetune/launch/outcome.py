@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from finetune import interrupts
+from finetune.config.commands import resume_command
 from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
-from finetune.launch.arguments import resume_command
 from finetune.launch.peers import Ending, Peers
 from finetune.launch.slurm.job import keep_job, stop_of
 from finetune.runs.causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
@@ -48,18 +48,18 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
         except BaseException as error:
             # Nothing may keep the reason from being written; torchrun for one ends all when one process has failed.
             with interrupts.Listening(interrupts.ALL, signal.SIG_IGN):
-                told = _noted(run, _true(error, peers), before.get("step") or 0)
-            if told is error:
+                found = _noted(run, _true(error, peers), before.get("step") or 0)
+            if found is error:
                 raise
-            raise told from error
+            raise found from error
 
 
 def _watched(run: RunDirectory, peers: Peers | None) -> AbstractContextManager[None]:
     def end(error: Elsewhere) -> None:
-        told = _noted(run, error)
-        assert isinstance(told, FinetuneError)
-        complain(told)
-        os._exit(told.exit_code)  # the main thread waits for a process that is gone
+        found = _noted(run, error)
+        assert isinstance(found, FinetuneError)
+        complain(found)
+        os._exit(found.exit_code)  # the main thread waits for a process that is gone
 
     return contextlib.nullcontext() if peers is None else peers.watched(end)
 

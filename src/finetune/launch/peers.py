@@ -64,7 +64,7 @@ class Peers:
         self.place = place
         self._tcp, self._store = store, _ours(store)
         self._over = threading.Event()  # this process is about to end, or the run has
-        self.gone: Callable[[], dict[int, str]] = self._killed_here
+        self.gone: Callable[[], dict[int, str]] = self._ended_on_this_machine
         self.tell(f"process/{place.rank}", f"{_machine()} {os.getpid()}")
 
     def tell(self, key: str, value: str) -> None:
@@ -170,7 +170,7 @@ class Peers:
                 return Elsewhere(f"process {rank} was stopped: {ending.what}", ending.advice, "stopped")
         return None
 
-    def _killed_here(self) -> dict[int, str]:
+    def _ended_on_this_machine(self) -> dict[int, str]:
         """Return the processes on this machine that are not there any more."""
         found = {}
         for rank in range(self.place.world):

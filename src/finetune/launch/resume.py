@@ -1,4 +1,4 @@
-"""What a run that exists was started with, taken up again: its overrides, its root config, its moment of `${now:}`."""
+"""What an existing run was started with, restored to resume it: overrides, root config, the moment of `${now:}`."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from finetune.config.commands import resume_command
 from finetune.config.differences import shown
 from finetune.console import console, say
-from finetune.launch.arguments import resume_command
 from finetune.launch.words import ago, span
 from finetune.runs.atomic import read_mapping
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import time
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 
 import finetune
 from finetune.config.build import build, build_offered
+from finetune.config.commands import resume_command
 from finetune.config.evaluators import evaluators_of, watches
 from finetune.console import console, say
 from finetune.data.datamodule import RelationDataModule
@@ -67,7 +67,7 @@ from finetune.training.reporting import gathered
 from finetune.training.shards import unshard
 from finetune.training.teacher import embedded
 from finetune.training.together import Together
-from finetune.training.trainer import build_trainer, check_minimum, steps_per_epoch, total_steps
+from finetune.training.trainer import build_trainer, total_steps
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ def _tell_early_end(parts: Parts, run: RunDirectory) -> None:
     out_of_time = is_out_of_time(trainer, module)
     say(reason)
     if out_of_time:
-        say(f"To train on later: {shlex.quote(f'resume={run.path}')} trainer.max_time=null")
+        say(f"To train on later: {resume_command(run.path)} trainer.max_time=null")
     run.write_status(
         "running", reason, eta_seconds=round(seconds_after(trainer, module)), cause="max_time" if out_of_time else None
     )
@@ -229,7 +229,6 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     watching = ordered([limit, KeepStatus(run.path), *callbacks, stop])
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
     steps = total_steps(trainer, data.batches_per_epoch)
-    check_minimum(trainer, steps, steps_per_epoch(trainer, data.batches_per_epoch))
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)

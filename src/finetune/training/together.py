@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,10 +13,10 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import distributed
 
 from finetune import processes
+from finetune.waiting import LONGEST, wait_for_all
 
 _T = TypeVar("_T")
 _BYTES_AT_ONCE = 2**26
-_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class Together:
@@ -41,13 +41,18 @@ class Together:
         trainer.strategy.setup_environment()
 
     def _wait_for_all(self) -> None:
-        """Wait in Python until every process is here: in the C++ of the process group this one would hear no signal."""
+        """Wait until every process is here, before the process group would, which hears no signal.
+
+        Raises:
+            RunError: they do not come.
+        """
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store: Any = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
         keys = [f"begin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
-        while not store.check(keys):
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        wait_for_all(
+            lambda: [rank for rank, key in enumerate(keys) if not store.check([key])], processes.place(), LONGEST
+        )
 
     def of_first(self, value: _T) -> _T:
         """Return the value that the first process gives, in all of them."""
@@ -71,6 +76,14 @@ class Together:
         if self.world > 1:
             distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return int(found)
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Return for each flag whether it is set in any process."""
+        if self.world == 1:
+            return list(flags)
+        found = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
 
     def add_up(self, values: NDArray[np.float32]) -> None:
         """Let the first process have the sum over all, in place; of what only one has, and the others have zeros."""

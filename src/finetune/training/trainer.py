@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,14 +17,11 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from finetune import processes
 from finetune.config.build import build
-from finetune.errors import CheckFailed, FinetuneError, Problem
+from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
+from finetune.training.length import limited, resolve_epochs
 from finetune.training.saving import AtomicCheckpointIO
 from finetune.training.shards import Fsdp
-
-# What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
-_FEWEST_STEPS = 100
-_MOST_EPOCHS = 10
 
 
 def build_trainer(
@@ -120,32 +117,6 @@ def resolve_precision(precision: str | int | None, accelerator: str) -> str | in
     return "bf16-mixed" if native else "32-true"
 
 
-def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
-    """Return `max_epochs`, with `auto` replaced: no limit if `max_steps` is one, else some passes over little data."""
-    if node.max_epochs != "auto":
-        return cast(int | None, node.max_epochs)
-    if node.max_steps > 0:
-        return -1
-    batches = limited(node.get("limit_train_batches"), batches_per_epoch)
-    steps = math.ceil(batches / int(node.accumulate_grad_batches))
-    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps)))
-
-
-def limited(limit: int | float | None, batches_per_epoch: int) -> int:
-    """Return the batches of one pass that `limit_train_batches` lets through: a number of them, or a share.
-
-    Raises:
-        CheckFailed: the share is less than one batch.
-    """
-    if limit is None:
-        return batches_per_epoch
-    batches = min(batches_per_epoch, limit) if isinstance(limit, int) else int(limit * batches_per_epoch)
-    if batches == 0:
-        what = f"{limit:g} of the {batches_per_epoch} batches of an epoch is less than one batch."
-        raise CheckFailed([Problem("trainer.limit_train_batches", what, "Set a number of batches, or a larger share.")])
-    return batches
-
-
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
     """Return the optimizer steps of the whole run.
 
@@ -159,23 +130,3 @@ def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
 def steps_per_epoch(trainer: pl.Trainer, batches_per_epoch: int) -> int:
     """Return the optimizer steps of one pass over the batches, as many as `limit_train_batches` lets through."""
     return math.ceil(limited(trainer.limit_train_batches, batches_per_epoch) / trainer.accumulate_grad_batches)
-
-
-def check_minimum(trainer: pl.Trainer, steps: int, steps_of_epoch: int) -> None:
-    """Refuse `min_steps` and `min_epochs` that the training does not reach: Lightning would ignore them.
-
-    Raises:
-        CheckFailed: the training has fewer steps or epochs.
-    """
-    wanted = (("steps", trainer.min_steps, steps), ("epochs", trainer.min_epochs, steps / steps_of_epoch))
-    problems = [
-        Problem(
-            f"trainer.min_{unit}",
-            f"the training has {found:.3g} {unit}, fewer than {least}.",
-            "Raise trainer.max_epochs or trainer.max_steps, or leave it out.",
-        )
-        for unit, least, found in wanted
-        if least and found < least
-    ]
-    if problems:
-        raise CheckFailed(problems)

@@ -82,7 +82,7 @@ def test_bad_rows(make):
 
 
 def test_an_id_that_comes_twice_is_told_with_its_line(make):
-    assert "my/corpus.jsonl:4: column '_id' has an id that an earlier row has: d2" in told(
+    assert "my/corpus.jsonl:4: column '_id' has an id that occurs twice: d2" in told(
         make(corpus=[*CORPUS, CORPUS[1] | {"text": "another"}])
     )
     assert rows_of(make(corpus=[*CORPUS, CORPUS[1]])) == ROWS

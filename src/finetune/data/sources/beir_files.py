@@ -182,7 +182,7 @@ def _again(ids: pa.Array, texts: pa.Array, place: Where, bad: BadRows) -> Bools:
     rows = np.flatnonzero(again)
     other = pc.not_equal(texts.take(pa.array(rows)), texts.take(pa.array(first[which][rows])))
     rows = rows[other.to_numpy(zero_copy_only=False).astype(bool)]
-    _report_rows(rows, ids, place, bad, ID, "twice", "has an id that an earlier row has")
+    _report_rows(rows, ids, place, bad, ID, "twice", "has an id that occurs twice")
     return again
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from finetune.data.bad_rows import BadRows, Place
+from finetune.data.numbers import DECLARED
 from finetune.data.numbers import KEY as DECIMAL
-from finetune.data.numbers import TOLD
 from finetune.data.sources.csv_head import CsvHead, read_head
 from finetune.data.sources.files import DataFile
 from finetune.data.sources.source import Head, Reading, ReadOptions
@@ -67,7 +67,7 @@ def check_dialect(options: ReadOptions) -> list[Problem]:
         problems.append(Problem("data.delimiter", what, advice))
     if options.header not in ("auto", True, False):
         problems.append(Problem("data.header", f"must be auto, true or false, not {options.header!r}."))
-    if options.decimal not in ("auto", *TOLD):
+    if options.decimal not in ("auto", *DECLARED):
         what = f"must be auto, a point or a comma, not {options.decimal!r}."
         problems.append(
             Problem(DECIMAL, what, "For 0,75 as Excel writes it in Germany or France: 'data.decimal=\",\"'")

@@ -75,7 +75,7 @@ def _submit(arguments: Arguments) -> int:
             job_id = hand_over(text(run.path), [run], asked)
     say(f"job {job_id} is in the queue; run directory: {run.path}")
     named = shlex.quote(str(run.path))
-    say(f"`finetune runs show {named}` tells how it stands, `finetune runs cancel {named}` ends it.")
+    say(f"`finetune runs show {named}` shows its state, `finetune runs cancel {named}` ends it.")
     return 0
 
 

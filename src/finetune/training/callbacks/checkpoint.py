@@ -52,6 +52,7 @@ class Checkpoint(Callback):
         self._metric = ""
         self.kept_untouched: str | None = None  # why the untouched model is the model in the end, if it is
         self._saved_at = 0.0  # by a clock that nothing sets back
+        self.was_time = False  # of several processes: whether it was time in one of them at the end of the last step
 
     def setup(self, trainer: Trainer, module: nn.Module, stage: str) -> None:
         """Keep what the training will change, in CPU memory, before a checkpoint is loaded."""
@@ -67,7 +68,7 @@ class Checkpoint(Callback):
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         """Start to count the minutes."""
-        self._saved_at = time.monotonic()
+        self._saved_at, self.was_time = time.monotonic(), False
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save if it is time.
@@ -80,13 +81,13 @@ class Checkpoint(Callback):
         step = trainer.global_step
         is_best = self._is_among_best(trainer, step)
         is_over = trainer.is_last_batch or is_last_step(trainer, module)
-        is_due = step % self.every_n_steps == 0 or self._is_periodic(step) or self._is_time(trainer)
+        is_due = step % self.every_n_steps == 0 or self._is_periodic(step) or self._is_time_in_all(trainer)
         if is_best or is_over or is_due:
             module.check_loss()
             trainer.save_checkpoint(self._saved.path(step), weights_only=False)
             if trainer.is_global_zero:
                 self._tidy()
-            self._saved_at = time.monotonic()
+            self._saved_at, self.was_time = time.monotonic(), False
 
     def finish(self, trainer: Trainer, module: Any) -> None:
         """Make the best checkpoint the model, or the untouched model if it was better, if that is asked for."""
@@ -122,13 +123,13 @@ class Checkpoint(Callback):
         """Go on with what was best."""
         self._best = state["best"]
 
-    def _is_time(self, trainer: Trainer) -> bool:
-        if self.every_n_minutes is None:
-            return False
-        is_time = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-        if trainer.world_size > 1:  # all processes save together, and their clocks differ
-            return trainer.strategy.reduce_boolean_decision(is_time, all=False)
-        return is_time
+    def is_time(self) -> bool:
+        """Return whether the last save is `every_n_minutes` ago by the clock of this process."""
+        return self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+
+    def _is_time_in_all(self, trainer: Trainer) -> bool:
+        # All processes save together, and their clocks differ: StopOnSignal asks them all once at the end of a step.
+        return self.was_time if trainer.world_size > 1 else self.is_time()
 
     def _is_periodic(self, step: int) -> bool:
         return bool(self.keep_every_n_steps) and step % int(self.keep_every_n_steps or 1) == 0

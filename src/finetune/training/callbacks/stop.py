@@ -16,6 +16,7 @@ from finetune.runs.jobs import job_here
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.order import Place, ends_step, stops_here
 from finetune.training.callbacks.time_limit import time_limit
+from finetune.training.together import Together
 
 
 class StopOnSignal(Callback):
@@ -40,9 +41,7 @@ class StopOnSignal(Callback):
         """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
         if not ends_step(trainer, batch_idx):
             return  # gradients that have yet to be used are in no checkpoint
-        asked = bool(self.stopped_by)
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        asked = self._ask_all(trainer)
         stops_anyway, limit = stops_here(trainer), time_limit(trainer)
         if asked:
             self.stopped_by = self.stopped_by or "a signal to another process"
@@ -59,6 +58,17 @@ class StopOnSignal(Callback):
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Stop listening."""
         self._restore()
+
+    def _ask_all(self, trainer: Trainer) -> bool:
+        """Return whether any process was asked to stop, and let checkpoints know whether it is time in any of them.
+
+        Both in one reduction, since every step waits for it.
+        """
+        savers = [each for each in trainer.callbacks if isinstance(each, Checkpoint)]  # type: ignore[attr-defined]
+        asked, *is_time = Together.of(trainer).any_of([bool(self.stopped_by), *(each.is_time() for each in savers)])
+        for saver, was_time in zip(savers, is_time, strict=True):
+            saver.was_time = was_time
+        return asked
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         if interrupts.is_repeat(number):
