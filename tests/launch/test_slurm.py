@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.config.quoting import quoted
 from tests.conftest import ROOT, quick, write_pairs
 
 pytestmark = pytest.mark.slurm
@@ -269,7 +270,7 @@ def test_a_cancelled_run_of_two_nodes_saves_and_stays_away(world):
     assert world.shown("cancelled")["state"] == "interrupted"
     assert (world.path("cancelled") / "checkpoints/step-00000006.ckpt").is_file()
     # By hand it goes on, with what was asked of the cluster then.
-    shown = world.run("submit", f"resume={world.path('cancelled')}", "dry_run=true")
+    shown = world.run("submit", f"resume={quoted(str(world.path('cancelled')))}", "dry_run=true")
     assert "--nodelist='node[1,4]'" in shown.stdout, shown.stderr
 
 
