@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from finetune.config import resolvers
 from finetune.launch.arguments import Arguments, resume_command
 from finetune.launch.claim import resolved
 from finetune.launch.resume import composed
+from finetune.runs.directory import RunDirectory
 from tests.conftest import quick, run_train, write_pairs
 
 GLOBAL = "# @package _global_\n"
@@ -108,3 +110,17 @@ def test_hydras_folder_and_the_clock_are_the_same_in_all_processes_of_a_run(tiny
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert written["experiment"] == run.parent.name
     assert written["callbacks"]["samples"]["directory"] == "${hydra:runtime.output_dir}/deep"
+
+
+def test_a_resumed_run_without_a_checkpoint_says_that_it_starts_over(tmp_path, monkeypatch, capsys):
+    from finetune.launch import entry
+
+    started = []
+    monkeypatch.setattr("finetune.training.fit.fit", lambda *given: started.append(given))
+    monkeypatch.setattr(entry, "record_time_limit", lambda *_: None)
+    cfg, dataset = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[])
+    entry._train(cfg, dataset, RunDirectory(tmp_path), [])
+    assert "No checkpoint was written yet; training starts from the beginning." in capsys.readouterr().out
+    assert started[0][-1] is None
+    entry._train(cfg, dataset, RunDirectory(tmp_path), None)  # a new run has no reason to say so
+    assert "checkpoint" not in capsys.readouterr().out

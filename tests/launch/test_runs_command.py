@@ -70,6 +70,13 @@ def test_the_list_tells_how_each_run_stands(here: Path) -> None:
     assert lines[9].startswith("two/broken is damaged: status.json")
 
 
+def test_a_run_without_a_checkpoint_says_that_it_starts_over_and_how(here: Path) -> None:
+    text = finetune(here, "runs", "show", "gone")
+    assert "No checkpoint was written yet; training starts from the beginning." in text
+    assert text.rstrip().endswith("resume=outputs/two/gone")
+    assert "resume=" not in finetune(here, "runs", "show", "good")
+
+
 def test_a_narrow_terminal_lists_fewer_columns(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=48, file=StringIO(), force_terminal=True, color_system=None)
     monkeypatch.setattr(runs_tables, "console", console)

@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
-    from finetune.runs.directory import RunDirectory
+    from finetune.runs.checkpoints import NO_CHECKPOINT
+from finetune.runs.directory import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -391,6 +392,8 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, resumed_with: l
     if resumed_with is not None:
         # A checkpoint that was chosen is where a job began, not where it goes on.
         checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
+        if checkpoint is None:
+            say(NO_CHECKPOINT)
         record_time_limit(cfg, resumed_with, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run

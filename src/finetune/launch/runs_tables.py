@@ -17,6 +17,7 @@ from finetune.launch.arguments import resume_command
 from finetune.launch.words import ago, span
 from finetune.narrowing import Narrowing
 from finetune.runs.atomic import read_mapping
+from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
 from finetune.runs.selection import Found
 
@@ -95,7 +96,9 @@ def print_run(record: Record) -> None:
 
         for name, part in evaluations.items():
             _print(metrics_table(name, part))
-    if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
+    if record.state in _GOES_ON:
+        if not record.run.saved.steps() and not record.run.last_checkpoint.is_file():
+            say(NO_CHECKPOINT)
         say(f"resume with: {resume_command(record.run.path)}")
     elif record.status.get("cause") == "max_time" and record.run.last_checkpoint.is_file():
         say(f"train on with: {resume_command(record.run.path)} trainer.max_time=null")
