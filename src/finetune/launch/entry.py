@@ -56,13 +56,13 @@ from finetune.launch.outcome import outcome
 from finetune.launch.resume import LAUNCHER, composed, named_folder
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
+from finetune.runs.checkpoints import NO_CHECKPOINT
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
-    from finetune.runs.checkpoints import NO_CHECKPOINT
-from finetune.runs.directory import RunDirectory
+    from finetune.runs.directory import RunDirectory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
