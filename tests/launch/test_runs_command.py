@@ -173,6 +173,8 @@ def test_a_curve_is_a_picture(here: Path) -> None:
     assert lines[-2] == "one/good  loss 3 at step 1, 1 at step 3; lowest 1, highest 3"
     assert lines[-1] == "two/gone  loss 9 at step 1, 9 at step 1; lowest 9, highest 9"
     assert "Did you mean loss?" in finetune(here, "runs", "curve", "good", "los", code=2)
+    missing = finetune(here, "runs", "curve", "one/good", code=2)
+    assert "The metric to draw of one/good is missing." in missing and "loss, " in missing
 
 
 def test_paths_and_logs(here: Path) -> None:

@@ -20,7 +20,7 @@ from finetune.config.files import check_files, unfit_root
 from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, with_places
-from finetune.config.overrides import apply, choice_problem, chooses, how_to_empty, key_problem, parse
+from finetune.config.overrides import apply, choice_problem, chooses, decimal_comma, how_to_empty, key_problem, parse
 from finetune.config.relations import check_relations
 from finetune.config.rules import GROUPS, KEYS
 from finetune.config.spelling import did_you_mean
@@ -52,6 +52,7 @@ def look(
         except CheckFailed:
             config, found = diagnose(parsed, compositor)
             problems += found
+        problems = [decimal_comma(problem, config) for problem in problems]
         if (unfit := unfit_root(config, compositor)) is not None:
             return None, [unfit, *(problems if config is None else [])]
         if config is not None:
