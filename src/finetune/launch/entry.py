@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -404,6 +405,10 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, resumed_with: l
 
 def _batch_notes(cfg: DictConfig, dataset: Dataset) -> list[str]:
     size, there = cfg.data.batch_size, len(dataset.train)
+    batches, together = math.ceil(there / size), cfg.trainer.get("accumulate_grad_batches", 1)
+    if together > batches:
+        what = f"trainer.accumulate_grad_batches is {together}, but an epoch has about {batches:,} batches"
+        return [f"{what} of data.batch_size={size}: each step takes those of a whole epoch, and no more."]
     if size <= there:
         return []
     return [f"data.batch_size is {size}, but there are {there} training pairs: each step takes them all."]
