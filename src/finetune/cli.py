@@ -80,7 +80,7 @@ def submit(ctx: typer.Context) -> None:
     raise typer.Exit(submit_run(ctx.args))
 
 
-@app.command(context_settings=_ANY)
+@app.command(context_settings=_ANY, options_metavar="[OPTIONS] [MODEL...] [KEY=VALUE...]")
 def evaluate(
     ctx: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),

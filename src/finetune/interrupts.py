@@ -30,7 +30,7 @@ EXIT_CODE = 130
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 ALL = (signal.SIGINT, *STOPS)
 _SECONDS_OF_A_REPEAT = 1.0
-_asked: list[float] = []  # when
+_asked: list[tuple[float, int]] = []  # when, and by which signal
 
 
 def end_at_once() -> None:
@@ -46,6 +46,11 @@ def raise_from_now_on() -> None:
 def asked() -> bool:
     """Whether a person or the system asked this process to stop, so that any error may be a consequence of it."""
     return bool(_asked)
+
+
+def asked_by() -> str | None:
+    """Return the name of the last signal that asked this process to stop; None if there was none."""
+    return called(_asked[-1][1]) if _asked else None
 
 
 def forget() -> None:
@@ -65,9 +70,9 @@ def is_repeat(number: int) -> bool:
     SIGHUP several times. Neither is a second request, which would end the process without saving.
     """
     now = time.monotonic()
-    if _asked and (number not in (signal.SIGINT, signal.SIGTERM) or now - _asked[-1] < _SECONDS_OF_A_REPEAT):
+    if _asked and (number not in (signal.SIGINT, signal.SIGTERM) or now - _asked[-1][0] < _SECONDS_OF_A_REPEAT):
         return True
-    _asked.append(now)
+    _asked.append((now, number))
     return False
 
 

@@ -9,6 +9,9 @@ from finetune.errors import CheckFailed
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        ("callbacks=best", "callbacks=default, which is not chosen"),
+        ("callbacks=best", "Write 'callbacks=[default,evaluate,best]'."),
+        ("callbacks=[evaluate,best]", "Write 'callbacks=[default,evaluate,best]'."),
         ("callbacks=[default,early_stopping]", "callbacks.early_stopping: it goes by evaluations in training, and"),
         ("callbacks=[default,best]", "callbacks.checkpoint: it goes by evaluations in training, and there are none"),
         ("callbacks=[default,evaluate] evaluation=none", "callbacks.evaluate: there is no evaluation"),

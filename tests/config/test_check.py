@@ -342,6 +342,36 @@ def test_is_one_problem_and_no_second_that_follows_from_it(typed: str, where: st
     assert len(problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "advice"),
+    [
+        ("loss.temperature=0,05", "Did you mean 0.05?"),
+        ("trainer.precision=fp16", "Write trainer.precision=16-mixed."),
+        ("trainer.max_steps=1e3", "Write trainer.max_steps=1000."),
+        ("trainer.max_time=20", "00:00:00:20"),
+        ("evaluation.retrieval.data=beir", "Write 'evaluation.retrieval.data={path: beir}'."),
+        ('data.prompts="query: "', '\'data.prompts={anchor: "query: "'),
+        ("data.path = pairs.csv", "Write data.path=pairs.csv."),
+        ("data.path | = | pairs.csv", "Write data.path=pairs.csv."),
+        ("data.path | =pairs.csv", "Write data.path=pairs.csv."),
+    ],
+)
+def test_advice_shows_how_the_value_is_written(typed: str, advice: str) -> None:
+    (problem,) = problems_of(*split(typed))
+    assert advice in problem.advice
+
+
+def test_several_whole_numbers_are_no_decimal_comma() -> None:
+    (problem,) = problems_of("data.batch_size=16,32")
+    assert "Did you mean" not in problem.advice
+
+
+def test_a_file_without_a_key_is_data(elsewhere: Path) -> None:
+    (elsewhere / "pairs.csv").touch()
+    (problem,) = problems_of("pairs.csv")
+    assert "Write data.path=pairs.csv." in problem.advice
+
+
 @pytest.mark.parametrize("typed", FINE)
 def test_lets_pass_what_is_right(typed: str) -> None:
     assert problems_of(*split(typed)) == []

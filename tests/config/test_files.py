@@ -39,6 +39,16 @@ def test_a_root_of_ones_own_may_demand_any_key(elsewhere: Path) -> None:
     assert look(["name=a", "hydra.job.name=b"], config_name="mine")[1] == []
 
 
+@pytest.mark.parametrize("foreign", ["lr: 1\n", "defaults: [nothing_of_this_name]\n"])
+def test_a_file_that_hides_the_shipped_root_is_named(elsewhere: Path, foreign: str) -> None:
+    mine = "defaults: [train, _self_]\nname: mine\n"
+    write(elsewhere / "conf", {"train.yaml": foreign, "mine.yaml": mine})
+    first, *_ = look([], config_name="mine")[1]
+    assert first.where == "conf/mine.yaml"
+    assert "conf/train.yaml, which is not finetune's root config" in first.what
+    assert first.advice.startswith("Rename conf/train.yaml")
+
+
 def test_a_key_with_a_dot_in_a_file_is_told_with_how_it_is_written(elsewhere: Path) -> None:
     file = GLOBAL + "data: {path.x: 1}\noptimizer.lr: 0.5\nhydra.run.dir: x\n"
     write(elsewhere / "conf/recipe", {"dotted.yaml": file})

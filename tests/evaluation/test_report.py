@@ -1,11 +1,15 @@
+from io import StringIO
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from finetune.data.judgments import Judgments
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change
 from finetune.evaluation.comparison import Comparison, Row, compare
 from finetune.evaluation.retrieval import RetrievalResult
+from finetune.evaluation.table import side_by_side
 from finetune.findings.examples import examples
 
 from .making import built
@@ -37,6 +41,14 @@ def test_compare_measures_every_metric_headline_first(comparison) -> None:
         assert row.change.mean_before == comparison.before.means[row.metric]
         assert row.change.mean_after == comparison.after.means[row.metric]
     assert comparison.verdict == f"better: {comparison.headline.change:+.3f} nDCG@10, certain"
+
+
+def test_models_side_by_side_keep_whole_names_of_metrics_in_a_narrow_terminal(comparison) -> None:
+    console = Console(width=24, file=StringIO())
+    console.print(side_by_side("retrieval", {"first": comparison.before, "second": comparison.after}))
+    text = console.file.getvalue()
+    assert all(f"\n{metric} " in text for metric in comparison.before.means)
+    assert f"{comparison.before.means['recall@10']:.3f}" in text
 
 
 def test_examples_are_the_largest_changes(comparison) -> None:

@@ -115,23 +115,33 @@ def test_a_reader_that_goes_is_no_reason_to_stop_and_nohup_is_deaf_to_sighup(tin
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["validating", "evaluating"])
+@pytest.mark.parametrize("moment", ["validating", "evaluating", "trained"])
 def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, moment):
     from finetune.errors import Interrupted
     from finetune.launch.outcome import outcome
     from finetune.runs.directory import RunDirectory
 
+    told = {
+        "validating": "while preparing; no checkpoint was written yet.",
+        "evaluating": "while evaluating before training; no checkpoint was written yet.",
+        "trained": "while evaluating after training; all 3 steps are saved.",
+    }
     run = RunDirectory(tmp_path / "run")
-    run.path.mkdir()
+    run.saved.folder.mkdir(parents=True)
     interrupts.forget()
     with pytest.raises(Interrupted, match="resume="), outcome(run):
         if moment != "validating":
             run.write_status("running", step=3)
+        if moment == "trained":
+            run.write_status("running", stage="trained")
+            run.saved.path(3).touch()
         try:
             signal.raise_signal(number)
         finally:
             signal.raise_signal(signal.SIGHUP)  # again, while what it interrupted is tidied up
     assert (status(run.path)["state"], status(run.path)["cause"]) == ("interrupted", "stopped")
+    reason = f"Stopped by {signal.Signals(number).name} {told[moment]}"
+    assert status(run.path)["reason"] == reason
     assert signal.getsignal(number) is signal.SIG_DFL
     interrupts.forget()
 

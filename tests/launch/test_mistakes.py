@@ -267,13 +267,15 @@ def test_hydras_own_flags_work_and_leave_nothing(tmp_path, flags, words):
 
 
 def test_the_command_line_has_help_with_examples():
-    for arguments in ([], ["train"], ["check"]):
+    for arguments in ([], ["train"], ["check"], ["evaluate"]):
         answer = subprocess.run(
             [sys.executable, "-m", "finetune", *arguments, "--help"], capture_output=True, text=True, check=False
         )
         assert answer.returncode == 0
         assert "finetune" in answer.stdout
         assert not arguments or "Example" in answer.stdout
+        assert "check" not in arguments or "finetune check data.path=pairs.csv" in answer.stdout
+        assert "evaluate" not in arguments or "[MODEL...] [KEY=VALUE...]" in answer.stdout
         assert "train" not in arguments or "data.columns=[question,answer]" in " ".join(answer.stdout.split())
 
 

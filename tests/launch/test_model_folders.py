@@ -159,3 +159,13 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
     with pytest.raises(ModelError, match="only pickles or nothing"):
         here.clear()
         encoders.fetch(cfg)
+
+
+def test_a_run_directory_is_told_where_its_model_is(tmp_path):
+    from finetune.errors import ModelError
+    from finetune.models.locate import find_here
+
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "overrides.yaml").touch()
+    with pytest.raises(ModelError, match=f"this is a run; its model is {tmp_path}/run/model"):
+        find_here(str(tmp_path / "run"))

@@ -3,16 +3,20 @@
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from finetune.config import resolvers
 from finetune.config.commands import resume_command
+from finetune.errors import CheckFailed
 from finetune.launch.arguments import Arguments
 from finetune.launch.claim import resolved
 from finetune.launch.resume import composed
+from finetune.runs.directory import RunDirectory
 from tests.conftest import quick, run_train, write_pairs
+from tests.runs.made import make_run
 
 GLOBAL = "# @package _global_\n"
 
@@ -62,6 +66,7 @@ def test_the_command_for_another_run_like_it_has_the_root_and_not_the_name(stopp
 
 def test_the_moment_of_a_run_stays_when_it_is_resumed(stopped, monkeypatch):
     cwd, run = stopped
+    interrupt(run)
     monkeypatch.chdir(cwd)
     monkeypatch.setenv("FINETUNE_MOMENT", "1.5")
     written = yaml.safe_load((run / "config.yaml").read_text())
@@ -73,6 +78,7 @@ def test_the_moment_of_a_run_stays_when_it_is_resumed(stopped, monkeypatch):
 
 def test_a_run_that_was_renamed_is_resumed_under_its_new_name(stopped, tmp_path, monkeypatch):
     cwd, run = stopped
+    interrupt(run)
     monkeypatch.chdir(cwd)
     renamed = shutil.copytree(run, tmp_path / "other")
     _, cfg, problems = composed(Arguments([f"resume={renamed}"]))
@@ -81,6 +87,7 @@ def test_a_run_that_was_renamed_is_resumed_under_its_new_name(stopped, tmp_path,
 
 def test_what_cannot_be_resumed_is_told_with_its_file(stopped):
     cwd, run = stopped
+    interrupt(run)
     (cwd / "conf/recipe/nowhere.yaml").write_text(GLOBAL + "resume: outputs/none\n")
     mistakes = {
         ("recipe=nowhere",): "no run at 'outputs/none' (conf/recipe/nowhere.yaml:2)",
@@ -109,3 +116,43 @@ def test_hydras_folder_and_the_clock_are_the_same_in_all_processes_of_a_run(tiny
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert written["experiment"] == run.parent.name
     assert written["callbacks"]["samples"]["directory"] == "${hydra:runtime.output_dir}/deep"
+
+
+def test_a_resumed_run_without_a_checkpoint_says_that_it_starts_over(tmp_path, monkeypatch, capsys):
+    from finetune.launch import entry
+
+    started = []
+    monkeypatch.setattr("finetune.training.fit.fit", lambda *given: started.append(given))
+    monkeypatch.setattr(entry, "record_time_limit", lambda *_: None)
+    cfg, dataset = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[])
+    entry._train(cfg, dataset, RunDirectory(tmp_path), [])
+    assert "No checkpoint was written yet; training starts from the beginning." in capsys.readouterr().out
+    assert started[0][-1] is None
+    entry._train(cfg, dataset, RunDirectory(tmp_path), None)  # a new run has no reason to say so
+    assert "checkpoint" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_resume_of_a_finished_run_is_told_by_the_check(tmp_path, monkeypatch, is_typed):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "outputs", "default/done")
+    (tmp_path / "conf" / "recipe").mkdir(parents=True)
+    (tmp_path / "conf/recipe/again.yaml").write_text(f"# @package _global_\nresume: {run.path}\n")
+    with pytest.raises(CheckFailed) as refused:
+        composed(Arguments([f"resume={run.path}" if is_typed else "recipe=again", "data.path=pairs.csv"]))
+    (problem,) = refused.value.problems
+    assert "is finished; it is not trained again" in problem.what
+    assert problem.advice.startswith("Leave resume=... out" if is_typed else "Remove resume from the file")
+    assert f"model.name={run.model}" in problem.advice and "name=other" not in problem.advice
+
+
+def test_more_batches_in_a_step_than_an_epoch_has_are_said():
+    from finetune.launch.entry import _batch_notes
+
+    def notes(accumulated):
+        data, trainer = SimpleNamespace(batch_size=16), {"accumulate_grad_batches": accumulated}
+        return _batch_notes(SimpleNamespace(data=data, trainer=trainer), SimpleNamespace(train=range(100)))
+
+    assert notes(7) == []
+    (note,) = notes(8)
+    assert "trainer.accumulate_grad_batches is 8, but an epoch has about 7 batches" in note

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from finetune.launch import runs_curve
+from finetune.launch import runs_curve, runs_tables
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS
+from finetune.runs.selection import Wish, select
 from tests.conftest import ROOT
 from tests.runs.made import CONFIG, living, make_run
 
@@ -65,6 +68,24 @@ def test_the_list_tells_how_each_run_stands(here: Path) -> None:
     assert lines[7].startswith("two/gone is dead: its process ended without a word while it was running")
     assert lines[8] == "one/bad is failed: Memory ran out."
     assert lines[9].startswith("two/broken is damaged: status.json")
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_over_and_how(here: Path) -> None:
+    text = finetune(here, "runs", "show", "gone")
+    assert "No checkpoint was written yet; training starts from the beginning." in text
+    assert text.rstrip().endswith("resume=outputs/two/gone")
+    assert "resume=" not in finetune(here, "runs", "show", "good")
+
+
+def test_a_narrow_terminal_lists_fewer_columns(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=48, file=StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(runs_tables, "console", console)
+    outputs = here / "outputs"
+    found = select(outputs, Wish())
+    runs_tables.print_list(found, found.records, ["seed"], outputs)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].split() == ["run", "state", "metric", "seed"]
+    assert lines[2].split()[-3:] == ["nDCG@10", "0.4000", "42"] and "two/better [bold] finished" in lines[2]
 
 
 def test_filters_order_and_columns(here: Path) -> None:
@@ -137,7 +158,9 @@ def test_a_curve_fits_into_any_width(
 ) -> None:
     monkeypatch.setattr(runs_curve, "console", Console(width=columns))
     runs_curve.draw({"e/a": [(1, 0.5), (2, 0.25)]}, "loss")
-    picture, _, last = capsys.readouterr().out.rstrip().rpartition("e/a")
+    printed = capsys.readouterr().out
+    assert ("too narrow to draw" in printed) == (columns < 40)
+    picture, _, last = re.sub("The terminal is too narrow.*\n", "", printed).rstrip().rpartition("e/a")
     assert last.startswith("  loss 0.5 at step 1")
     assert bool(picture) == (columns >= 40)
     assert all(len(line) <= columns for line in picture.splitlines())
@@ -150,6 +173,8 @@ def test_a_curve_is_a_picture(here: Path) -> None:
     assert lines[-2] == "one/good  loss 3 at step 1, 1 at step 3; lowest 1, highest 3"
     assert lines[-1] == "two/gone  loss 9 at step 1, 9 at step 1; lowest 9, highest 9"
     assert "Did you mean loss?" in finetune(here, "runs", "curve", "good", "los", code=2)
+    missing = finetune(here, "runs", "curve", "one/good", code=2)
+    assert "The metric to draw of one/good is missing." in missing and "loss, " in missing
 
 
 def test_paths_and_logs(here: Path) -> None:

@@ -12,8 +12,8 @@ from finetune.report.page import report_page
 from tests.report.made import BARE, HOSTILE, make_report, row
 
 
-def shown(*things: object) -> str:
-    console = Console(width=80, file=StringIO())
+def shown(*things: object, width: int = 80) -> str:
+    console = Console(width=width, file=StringIO())
     for thing in things:
         console.print(thing)
     return console.file.getvalue()
@@ -27,6 +27,22 @@ def test_the_table_has_the_headline_below_and_marks_what_is_certain() -> None:
     assert "* certain: the interval excludes zero, and chance rarely does as much" in text
     assert "+0.081 *" in text and "+0.061 to +0.101" in text
     assert "Without a model: BM25 has nDCG@10 0.354." in text
+
+
+def test_a_narrow_terminal_keeps_the_metric_and_its_values() -> None:
+    part = make_report()["evaluations"]["retrieval"]
+    part = part | {"metrics": [row("nDCG@10", 0.4, 0.5), row("a metric of a long name", 0.25, 0.75)]}
+
+    def header(width: int) -> str:
+        lines = shown(terminal.metrics_table("retrieval", part), width=width).splitlines()
+        return next(line for line in lines if line.startswith("metric"))
+
+    assert "won / lost / tied" in header(100) and "95 % interval" in header(100)
+    assert "won / lost / tied" not in header(72) and "95 % interval" in header(72)
+    assert header(50).split() == ["metric", "before", "after", "change"]
+    assert header(24).split() == ["metric", "before", "after"]
+    rows = [line.split() for line in shown(terminal.metrics_table("retrieval", part), width=24).splitlines()]
+    assert ["nDCG@10", "0.400", "0.500"] in rows
 
 
 def test_one_measurement_is_a_table_of_values() -> None:

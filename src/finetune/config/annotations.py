@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 from finetune.config import types as config_types
+from finetune.config.examples import example
 from finetune.config.source import DEEPEST, Import, Module, NotThere, Opaque, load
 from finetune.config.spelling import did_you_mean
 
@@ -77,11 +78,15 @@ def narrow(value: object, annotation: Any, key: str) -> tuple[object, Any, str]:
 
 def hint(value: object, annotation: Any, key: str) -> str:
     """Advice for a value of `key` that does not fit: the nearest word, or how a text or number is written."""
+    if value == "None" and fits(None, annotation):
+        return f"None is a text here; write {key}=null."
+    if shown := example(value, key):
+        return shown
+    if isinstance(value, float) and value.is_integer() and fits(int(value), annotation):
+        return f"Write {key}={int(value)}."
     if not isinstance(value, str):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return f"As a text: '{key}=\"{value}\"' (both quotes)." if is_number and fits(str(value), annotation) else ""
-    if value == "None" and fits(None, annotation):
-        return f"None is a text here; write {key}=null."
     words = [str(word) for word in _literals(annotation)]
     number = _number(value)
     if number is not None and fits(number, annotation):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
+from finetune.config.compose import Composer, shipped_folder
 from finetune.errors import Problem
 
 _OURS = "finetune.training.callbacks."
@@ -34,6 +37,20 @@ def check_callbacks(tree: dict[str, Any]) -> Iterator[Problem]:
     if "WiseFT" in kinds and str(_node(tree.get("tuning")).get("_target_")).endswith(".LoRA"):
         what = "it mixes the weights before with those after, and tuning=lora leaves them as they are."
         yield Problem(f"callbacks.{kinds['WiseFT']}", what, "Set tuning=full, or leave it out.")
+
+
+def callbacks_without_default(node: dict[str, Any], key: str, composer: Composer) -> Problem | None:
+    """What is missing where a chosen file changes a callback of callbacks=default, which was not chosen."""
+    files = [file.config_path or "" for file in composer.defaults()]
+    chosen = [file.removeprefix("callbacks/") for file in files if file.startswith("callbacks/")]
+    default = yaml.safe_load((shipped_folder() / "callbacks/default.yaml").read_text("utf-8"))
+    if "default" in chosen or key.removeprefix("callbacks.") not in default:
+        return None
+    missing = ["default"]
+    if _count(node.get("best")) > 0 and "evaluate" not in chosen:
+        missing.append("evaluate")
+    what = f"it only changes {key} of callbacks=default, which is not chosen."
+    return Problem(key, what, f"Write 'callbacks=[{','.join([*missing, *chosen])}]'.")
 
 
 def evaluates(callbacks: Any) -> str | None:

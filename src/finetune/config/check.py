@@ -14,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
+from finetune.config.callbacks import callbacks_without_default
 from finetune.config.compose import Composer, composer
 from finetune.config.files import check_files, unfit_root
 from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
 from finetune.config.mishaps import short
 from finetune.config.origins import find, folders_of, with_places
-from finetune.config.overrides import apply, choice_problem, chooses, how_to_empty, key_problem, parse
+from finetune.config.overrides import apply, choice_problem, chooses, decimal_comma, how_to_empty, key_problem, parse
 from finetune.config.relations import check_relations
 from finetune.config.rules import GROUPS, KEYS
 from finetune.config.spelling import did_you_mean
@@ -51,6 +52,7 @@ def look(
         except CheckFailed:
             config, found = diagnose(parsed, compositor)
             problems += found
+        problems = [decimal_comma(problem, config) for problem in problems]
         if (unfit := unfit_root(config, compositor)) is not None:
             return None, [unfit, *(problems if config is None else [])]
         if config is not None:
@@ -105,7 +107,7 @@ def check_config(config: DictConfig, compositor: Composer, *, multirun: bool = F
     for group in GROUPS:
         problems += _check_group(group, tree, compositor)
     for part in own_parts(config):
-        problems += _check_one(tree["hydra"][part], f"hydra.{part}", "sweep", [])
+        problems += _check_one(tree["hydra"][part], f"hydra.{part}", "sweep", [], compositor)
     problems += check_relations(tree, folder_is_set=folder_is_set(config))
     in_files, explained = check_files(config, compositor)
     problems = [problem for problem in problems if problem.where not in explained]
@@ -150,22 +152,23 @@ def _check_group(group: str, tree: dict[str, Any], compositor: Composer) -> Iter
     elif GROUPS[group].optional and node in ({}, None):
         return
     elif not GROUPS[group].named:
-        yield from _check_one(node, group, group, [])
+        yield from _check_one(node, group, group, [], compositor)
     elif node is not None and not isinstance(node, dict):
         yield Problem(group, f"expected names with what to build under each, found {show(node)}.")
     else:
         nodes = node or {}
         for name, inner in nodes.items():
             siblings = [f"{group}.{other}" for other in nodes if other != name]
-            yield from _check_one(inner, f"{group}.{name}", group, siblings)
+            yield from _check_one(inner, f"{group}.{name}", group, siblings, compositor)
 
 
-def _check_one(node: Any, key: str, group: str, siblings: list[str]) -> Iterator[Problem]:
+def _check_one(node: Any, key: str, group: str, siblings: list[str], compositor: Composer) -> Iterator[Problem]:
     if isinstance(node, dict) and "_target_" in node:
         yield from check_node(node, key, group)
     elif isinstance(node, dict) and node:
         advice = did_you_mean(key, siblings) or f"Say it with +{key}._target_=..."
-        yield Problem(key, "it does not say what to build (it has no _target_).", advice)
+        without_default = callbacks_without_default(node, key, compositor) if group == "callbacks" else None
+        yield without_default or Problem(key, "it does not say what to build (it has no _target_).", advice)
     elif GROUPS[group].named:
         if node is not UNKNOWN:
             yield Problem(key, f"expected keys with a _target_, found {show(node)}.", f"~{key} takes it out.")

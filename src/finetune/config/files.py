@@ -38,12 +38,18 @@ def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
     `config` is None if it cannot be composed. What is missing in it would otherwise be reported key by key.
     """
     root = composer.own_root
-    if root is None or (config is None and not (shipped_folder() / root.name).is_file()):
+    if root is None:
+        return None
+    hiding = _hiding_the_shipped(root)
+    if config is None and hiding is None and not (shipped_folder() / root.name).is_file():
         return None
     there = [] if config is None else [*map(str, config), *keys_typed(composer, deleted=True)]
     missing = [name for name in (*GROUPS, *KEYS) if name not in there]
     if not missing:
         return None
+    if hiding is not None:
+        what = f"its default 'train' is {short(hiding)}, which is not finetune's root config."
+        return Problem(short(root), what, f"Rename {short(hiding)}, so that 'train' is the root of finetune.")
     what = "this file is the root config here, in place of the one that comes with finetune"
     what += ", and cannot be composed." if config is None else f", and has no {', '.join(missing)}."
     if not (shipped_folder() / root.name).is_file():
@@ -54,6 +60,20 @@ def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
         "--config-name NAME."
     )
     return Problem(short(root), what, advice)
+
+
+def _hiding_the_shipped(root: Path) -> Path | None:
+    """The file that hides the shipped root from a user's root config whose defaults name it."""
+    hiding = root.with_name("train.yaml")
+    if root == hiding or not hiding.is_file():
+        return None
+    try:
+        content = yaml.safe_load(root.read_text("utf-8"))
+    except (ValueError, yaml.YAMLError):
+        return None  # which is a problem of its own
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    names = [str(each).removesuffix(".yaml").lstrip("/") for each in defaults] if isinstance(defaults, list) else []
+    return hiding if "train" in names else None
 
 
 def check_files(config: DictConfig, composer: Composer) -> tuple[list[Problem], set[str]]:

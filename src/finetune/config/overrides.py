@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import parameter_names, refusal_of
 from finetune.config.compose import Composer
@@ -21,6 +22,8 @@ from finetune.config.values import keys_of
 from finetune.errors import Problem
 
 _QUOTED_KEY = re.compile(r"""(?P<before>[{,]\s*)(?P<quote>["'])(?P<key>[^"']*)(?P=quote)\s*:\s*""")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+_SEVERAL_RUNS = "this asks for several runs."
 MOST_LISTED = 25  # keys in an answer to a word that is near to none
 
 
@@ -29,6 +32,8 @@ def parse(texts: list[str]) -> tuple[list[Override], list[Problem]]:
     parser = OverridesParser.create()
     overrides: list[Override] = []
     problems: list[Problem] = []
+    texts, spaced = _without_spaced(texts)
+    problems += spaced
     for text in texts:
         try:
             override = parser.parse_override(text)
@@ -42,6 +47,26 @@ def parse(texts: list[str]) -> tuple[list[Override], list[Problem]]:
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _without_spaced(texts: list[str]) -> tuple[list[str], list[Problem]]:
+    """The texts without what is `KEY = VALUE` or `KEY =VALUE`, which arrives in pieces, and a problem for each."""
+    rest, problems, place = [], [], 0
+    while place < len(texts):
+        key, *following = texts[place : place + 3]
+        if "=" in key or not following or not following[0].startswith("="):
+            rest.append(key)
+            place += 1
+            continue
+        count = 3 if following[0] == "=" else 2
+        pieces = texts[place : place + count]
+        problems.append(_spaced(" ".join(pieces), "".join(pieces)))
+        place += count
+    return rest, problems
+
+
+def _spaced(text: str, joined: str) -> Problem:
+    return Problem(text, "there are no spaces around the '='.", f"Write {shlex.quote(joined)}.")
 
 
 def chooses(override: Override, composer: Composer) -> bool:
@@ -122,8 +147,8 @@ def _unreadable(text: str, error: Exception) -> Problem:
         what = "this is empty." if not text.strip() else "this has characters that cannot be printed."
         return Problem(repr(text), what, "Overrides are written KEY=VALUE.")
     key, equals, value = text.partition("=")
-    if not equals:
-        return Problem(text, "expected KEY=VALUE, found no '='.", "Overrides are written KEY=VALUE without spaces.")
+    if not equals or key != key.strip():
+        return _not_key_value(text)
     if not re.fullmatch(r"[~+]{0,2}[\w$/@:.-]*", key, re.ASCII) or ".." in key:
         return Problem(
             text, f"'{key}' cannot be a key.", "Keys are words of a to z, 0 to 9, - and _, with dots between."
@@ -138,6 +163,16 @@ def _unreadable(text: str, error: Exception) -> Problem:
         return Problem(text, "a value cannot begin with '~'.", f"Write {typed(key, quoted(value))}.")
     what = "the value has characters that need quotes."
     return Problem(text, what, f"Write {typed(key, quoted(value))} (both quotes).")
+
+
+def _not_key_value(text: str) -> Problem:
+    key, equals, value = text.partition("=")
+    if equals:
+        return _spaced(text, f"{key.strip()}={value.strip()}")
+    if Path(text).expanduser().exists():
+        what = "expected KEY=VALUE, found a file or folder."
+        return Problem(text, what, f"Write {typed('data.path', quoted(text))}.")
+    return Problem(text, "expected KEY=VALUE, found no '='.", "Overrides are written KEY=VALUE without spaces.")
 
 
 def _json(text: str) -> Problem | None:
@@ -169,7 +204,17 @@ def _sweep(override: Override) -> Problem:
     advice = "Add -m to run them all"
     if override.is_choice_sweep():
         advice += f", or write '{key}=[{value}]' for a list, or '{key}=\"{value}\"' for one text"
-    return Problem(text, "this asks for several runs.", f"{advice}.")
+    return Problem(text, _SEVERAL_RUNS, f"{advice}.")
+
+
+def decimal_comma(problem: Problem, config: DictConfig | None) -> Problem:
+    """The problem of several values, with the number that `0,05` may mean where the key has a number with decimals."""
+    key, _, value = problem.where.partition("=")
+    if problem.what != _SEVERAL_RUNS or config is None or not _DECIMAL_COMMA.fullmatch(value):
+        return problem
+    if not isinstance(OmegaConf.select(config, key, throw_on_missing=False), float):
+        return problem
+    return Problem(problem.where, problem.what, f"Did you mean {value.replace(',', '.')}? Or add -m to run them all.")
 
 
 def _is_option(group: str, name: str, composer: Composer) -> bool:

@@ -13,6 +13,7 @@ from finetune.evaluation.plain import one_line
 from finetune.evaluation.report import change_data, counts_in_words
 from finetune.evaluation.result import Result
 
+_NUMBER = len("0.000")
 _LEGEND = "in brackets: against the first model; * certain: the 95 % interval excludes zero"
 
 
@@ -23,10 +24,12 @@ def side_by_side(name: str, results: Mapping[str, Result]) -> Table:
     lines = [f"{one_line(model)}: {comparison.verdict}" for model, comparison in compared.items()]
     counts = counts_in_words(first.counts)
     caption = "\n".join([*lines, *([_LEGEND] if others else [])])
-    table = Table(title=Text(one_line(f"{name}: {first.name} ({counts})")), caption=Text(caption))
-    table.add_column("metric")
+    # Without lines, and with room for a number in each column, it can be read in a narrow terminal too.
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")
+    table.title, table.caption = Text(one_line(f"{name}: {first.name} ({counts})")), Text(caption)
+    table.add_column("metric", no_wrap=True)
     for column in (*results, *first.baselines):
-        table.add_column(Text(one_line(column)), justify="right", overflow="fold")
+        table.add_column(Text(one_line(column)), justify="right", overflow="fold", min_width=_NUMBER)
     for metric, mean in first.means.items():
         cells = [f"{mean:.3f}", *(_cell(metric, comparison) for comparison in compared.values())]
         cells += [f"{means[metric]:.3f}" if metric in means else "" for means in first.baselines.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -56,6 +57,7 @@ from finetune.launch.outcome import outcome
 from finetune.launch.resume import LAUNCHER, composed, named_folder
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
+from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.training.length import length_problems
 
 if TYPE_CHECKING:
@@ -404,6 +406,8 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: 
     if is_resumed:
         # A checkpoint that was chosen is where a job began, not where it resumes.
         checkpoint = checkpoint_of(run, "auto" if is_restart() else cfg.resume)
+        if checkpoint is None:
+            say(NO_CHECKPOINT)
         record_time_limit(cfg, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run
@@ -414,6 +418,10 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: 
 
 def _batch_notes(cfg: DictConfig, dataset: Dataset) -> list[str]:
     size, there = cfg.data.batch_size, len(dataset.train)
+    batches, together = math.ceil(there / size), cfg.trainer.get("accumulate_grad_batches", 1)
+    if together > batches:
+        what = f"trainer.accumulate_grad_batches is {together}, but an epoch has about {batches:,} batches"
+        return [f"{what} of data.batch_size={size}: each step takes those of a whole epoch, and no more."]
     if size <= there:
         return []
     return [f"data.batch_size is {size}, but there are {there} training pairs: each step takes them all."]

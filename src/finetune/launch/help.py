@@ -6,7 +6,7 @@ from finetune.config.commands import program
 from finetune.config.compose import composer
 from finetune.launch.arguments import Arguments
 
-_TEXT = """\
+_TRAIN = """\
 Make an embedding model better at your search, matching or clustering: check, evaluate, train, evaluate again, report.
 
 Examples
@@ -18,7 +18,20 @@ Examples
   {program} -m hydra/sweeper=optuna 'optimizer.lr=interval(1e-5,1e-3)'      values that Optuna draws
   {program} -m hydra/launcher=slurm optimizer.lr=5e-5,1e-4     the same as jobs of a SLURM cluster
   finetune submit model=bert data=csv           one run as a job: finetune submit --help
+"""
 
+_CHECK = """\
+Look for mistakes in a config and its data, all at once, and start nothing. Takes the overrides of finetune train,
+and is the same as finetune train check=true.
+
+Examples
+  finetune check data.path=pairs.csv
+  finetune check recipe=my_recipe loss=triplet
+  finetune check -m optimizer.lr=5e-5,1e-4      every run of a sweep
+"""
+
+_TEXT = """\
+{head}
 Configuration groups: GROUP=OPTION chooses
 {groups}
 A ./conf in the working directory adds options of your own, and overrides those of the same name.
@@ -42,4 +55,5 @@ def help_text(arguments: Arguments) -> str:
     with composer(arguments.config_dir, arguments.config_name) as compositor:
         options = {group: sorted(compositor.options(group)) for group in sorted(compositor.groups())}
     groups = [f"  {group:<12} {', '.join(names)}" for group, names in options.items() if names]
-    return _TEXT.format(program=program(), groups="\n".join(groups))
+    head = _CHECK if arguments.only_checks else _TRAIN.format(program=program())
+    return _TEXT.format(head=head, groups="\n".join(groups))

@@ -38,7 +38,7 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
             say(f"before: {before['reason']}")
         try:
             keep_job(run)
-            run.write_status("validating")
+            run.write_status("validating", stage="preparing")
             with _watched(run, peers):
                 yield
             last = run.read_status()  # a training that ended early says why
@@ -87,7 +87,7 @@ def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> Base
     """Write down what ended the run, which began at `first_step`, and return what is to be said about it."""
     go_on = resume_command(run.path)
     if is_stop(error) or (interrupts.asked() and not isinstance(error, FinetuneError)):
-        what = error.what if isinstance(error, Interrupted) else "Stopped at once."
+        what = error.what if isinstance(error, Interrupted) else _stopped(run)
         stop = stop_of(has_moved=(run.read_status().get("step") or 0) > first_step)
         if stop is None:
             _write(run, "interrupted", what, "stopped")
@@ -106,6 +106,24 @@ def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> Base
     shortage = out_of_memory(error)
     _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}", cause_of(error))
     return shortage or error
+
+
+def _stopped(run: RunDirectory) -> str:
+    """Say which signal stopped a run that could not save first, at what stage, and what is saved of it."""
+    status, saved = run.read_status(), run.saved.steps()
+    stage = "while preparing"
+    if status.get("stage") in ("training", "trained"):
+        stage = f"at step {status.get('step')}" if status["stage"] == "training" else "while evaluating after training"
+    elif status.get("state") == "running":
+        stage = "while evaluating before training"
+    if not saved:
+        kept = "no checkpoint was written yet"
+    elif status.get("stage") == "trained" and saved[-1] == status.get("step"):
+        kept = f"all {saved[-1]:,} steps are saved"
+    else:
+        kept = f"the newest checkpoint is of step {saved[-1]:,}"
+    by = interrupts.asked_by()
+    return f"Stopped {f'by {by} ' if by else ''}{stage}; {kept}."
 
 
 def _write(run: RunDirectory, state: State, reason: str, cause: Cause, goes_on: bool = False) -> None:

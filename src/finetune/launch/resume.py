@@ -12,7 +12,7 @@ import yaml
 from finetune.config import resolvers
 from finetune.config.check import look, placed
 from finetune.config.hydra_node import folder_is_set
-from finetune.config.quoting import quoted
+from finetune.config.quoting import quoted, typed
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.launch.arguments import Arguments, is_of_the_cluster, key_of
 from finetune.runs.atomic import read_mapping
@@ -36,7 +36,7 @@ def composed(arguments: Arguments) -> tuple[Arguments, DictConfig | None, list[P
     if cfg is None or {"resume", "hydra", "hydra.run.dir", "name"} & {problem.where for problem in problems}:
         return arguments, cfg, problems
     try:
-        run = _named_by_resume(cfg)
+        run = _named_by_resume(cfg, is_typed=any(key_of(text) == "resume" for text in arguments.overrides))
     except CheckFailed as failed:
         found = placed(failed.problems, arguments.overrides, arguments.config_dir, arguments.config_name)
         raise CheckFailed([*problems, *found]) from None
@@ -97,7 +97,7 @@ def _look(arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
     return look(arguments.overrides, arguments.config_dir, arguments.config_name)
 
 
-def _named_by_resume(cfg: DictConfig) -> RunDirectory | None:
+def _named_by_resume(cfg: DictConfig, *, is_typed: bool) -> RunDirectory | None:
     """The run that `resume` names, unless this process was already started with what that run is."""
     if cfg.resume in ("auto", "never"):
         return None
@@ -107,11 +107,22 @@ def _named_by_resume(cfg: DictConfig) -> RunDirectory | None:
         what = f"there is no run at '{cfg.resume}'."
         raise CheckFailed([Problem("resume", what, "Give a run directory, such as outputs/<experiment>/<run>.")])
     if not folder_is_set(cfg):
+        _check_unfinished(RunDirectory(folder), is_typed=is_typed)
         return RunDirectory(folder)
     if Path(cfg.hydra.run.dir).absolute() != folder.absolute():
         what = f"resume names the run {folder}, and hydra.run.dir another folder."
         raise CheckFailed([Problem("hydra.run.dir", what, "Leave one of the two out.")])
     return None
+
+
+def _check_unfinished(run: RunDirectory, *, is_typed: bool) -> None:
+    status = run.read_status()
+    if status.get("state") != "finished" or status.get("cause") == "max_time":  # with more time the latter goes on
+        return
+    what = f"the run {run.path} is finished; it is not trained again."
+    out = "Leave resume=... out" if is_typed else "Remove resume from the file"
+    advice = f"{out}; to train on from its model also set {typed('model.name', quoted(str(run.model)))}."
+    raise CheckFailed([Problem("resume", what, advice)])
 
 
 def _as_started(run: RunDirectory, resume: str, arguments: Arguments) -> Arguments:

@@ -20,6 +20,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _RUN = typer.Argument(metavar="RUN", help="A run's name, <experiment>/<name>, a part of it that only one has, or path.")
 _RUNS = typer.Argument(metavar="RUN...", help="Names as in finetune runs show, or paths.")
+_RUNS_AND_METRIC = typer.Argument(
+    metavar="RUN... METRIC",
+    help="Names as in finetune runs show, or paths; then a metric, as in loss, or nDCG@10 for retrieval/after/nDCG@10.",
+)
 _ROOT = typer.Option(None, metavar="FOLDER", help="The folder of all runs (output_root); outputs if not given.")
 _EXPERIMENT = typer.Option([], "--experiment", "-e", metavar="NAME", help="Only of this experiment; * and ? are any.")
 _STATE = typer.Option([], "--state", "-s", metavar="STATE", help="Only in this state: finished, dead, running ...")
@@ -130,8 +134,7 @@ def logs(
 @app.command()
 def curve(
     ctx: typer.Context,
-    runs: list[str] = _RUNS,
-    metric: str = typer.Argument(help="A metric, as in loss, or nDCG@10 for retrieval/after/nDCG@10."),
+    runs_and_metric: list[str] = _RUNS_AND_METRIC,
     smooth: int = typer.Option(1, min=1, help="The mean of so many points instead of each."),
     root: Path | None = _ROOT,
     as_json: bool = _JSON,
@@ -143,6 +146,9 @@ def curve(
     with _at_work():
         from finetune.launch.runs_curve import curves, draw
 
+        *runs, metric = runs_and_metric
+        if not runs:
+            raise _no_metric(_record(metric, root, ctx))
         points = curves([record.run for record in _records(runs, root, ctx)], metric, smooth)
         if as_json:
             _print_json(points)
@@ -195,6 +201,15 @@ def rm(
         for one in paths:
             remove(one, folder)
             typer.echo(f"removed {one}")
+
+
+def _no_metric(record: Record) -> FinetuneError:
+    """What to say where a run is named, and nothing of it to draw."""
+    from finetune.runs.metrics import last_values
+
+    names = ", ".join(last_values(record.run.read_metrics()))
+    advice = f"Name one of: {names}." if names else "It has logged none yet."
+    return FinetuneError(f"The metric to draw of {record.name} is missing.", advice)
 
 
 def _ask(paths: list[Path], yes: bool) -> None:

@@ -44,11 +44,14 @@ def _smoothed(points: Points, width: int) -> Points:
 def draw(found: Mapping[str, Points], metric: str) -> None:
     """Print the picture, and below it where each curve begins and ends; colours only in a terminal.
 
-    A terminal too narrow for the picture gets the lines below it alone.
+    A terminal too narrow for the picture gets the lines below it alone, and is told so.
     """
     width = min(_WIDEST, console.width) - _MARGIN
     if width >= _NARROWEST:
         _draw_picture(found, metric, width)
+    else:
+        needed = _NARROWEST + _MARGIN
+        say(f"The terminal is too narrow to draw: it has {console.width} columns, and a picture needs {needed}.")
     for colour, (name, points) in zip(cycle(_COLOURS), found.items(), strict=False):
         (first, start), (last, end), low = points[0], points[-1], min(value for _, value in points)
         high = max(value for _, value in points)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,13 +15,17 @@ from finetune.config.commands import resume_command
 from finetune.config.differences import shown
 from finetune.console import console, say
 from finetune.launch.words import ago, span
+from finetune.narrowing import Narrowing
 from finetune.runs.atomic import read_mapping
+from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
 from finetune.runs.selection import Found
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red", REQUEUED: "yellow"}
 _GOES_ON = ("failed", "interrupted", DEAD)
 _UNLIMITED = 10_000  # characters of a line
+# Columns that a narrow terminal leaves out, the first first; never the name, the state, or a column that was asked for.
+_EXPENDABLE = ("age", "job", "loss", "left", "step", "metric")
 _LONGEST_REASON = 200  # characters in a list; `show` tells all
 
 
@@ -30,11 +34,15 @@ def print_list(found: Found, chosen: Sequence[Record], columns: Sequence[str], r
     rows = [_row(record, columns) for record in chosen]
     # What no run has would only take the place of the names, which are long.
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row[name] for row in rows)]
-    table = _table(*names)
-    for row in rows:
-        table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in names))
+
+    def table_of(shown: Sequence[str]) -> Table:
+        table = _table(*shown)
+        for row in rows:
+            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in shown))
+        return table
+
     if rows:
-        _print(table)
+        _print(Narrowing(table_of, names, _EXPENDABLE))
     said = f"{len(found.records):,} of {found.total:,} runs in {root}"
     say(said + (f", {len(chosen):,} shown (-n 0 shows all)" if len(chosen) < len(found.records) else ""))
     for record in chosen:
@@ -88,7 +96,9 @@ def print_run(record: Record) -> None:
 
         for name, part in evaluations.items():
             _print(metrics_table(name, part))
-    if record.state in _GOES_ON and record.run.last_checkpoint.is_file():
+    if record.state in _GOES_ON:
+        if not record.run.saved.steps() and not record.run.last_checkpoint.is_file():
+            say(NO_CHECKPOINT)
         say(f"resume with: {resume_command(record.run.path)}")
     elif record.status.get("cause") == "max_time" and record.run.last_checkpoint.is_file():
         say(f"train on with: {resume_command(record.run.path)} trainer.max_time=null")
@@ -141,7 +151,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _print(table: Table) -> None:
+def _print(table: RenderableType) -> None:
     # A program that reads the lines has no width.
     wide = console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
     wide.print(table, soft_wrap=False)

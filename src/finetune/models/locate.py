@@ -63,6 +63,8 @@ def _looks_like_path(name: str) -> bool:
 def _require_files(folder: Path, files: Sequence[str]) -> Path:
     if (folder / "adapter_config.json").is_file():
         raise _adapter(folder)
+    if (folder / "overrides.yaml").is_file() and (folder / "model").is_dir():
+        raise ModelError(f"model.name={folder}: this is a run; its model is {folder / 'model'}.", "Name that folder.")
     if missing := next((file for file in files if not _holds(backbone_in(folder), file)), None):
         raise ModelError(
             f"model.name={folder}: this folder holds no {missing}, so it is no model of this kind.",

@@ -18,7 +18,8 @@ Facts = list[tuple[str, str]]
 FORGETTING = "forgetting"
 CERTAIN = "certain: the interval excludes zero, and chance rarely does as much"
 _WORD = {"better": "Better, certain", "worse": "Worse, certain", "same": "No visible change", "once": "Measured once"}
-_CHANGED = ("metric", "before", "after", "change", "95 % interval", "won / lost / tied")
+CHANGE, INTERVAL, CASES = "change", "95 % interval", "won / lost / tied"
+_CHANGED = ("metric", "before", "after", CHANGE, INTERVAL, CASES)
 
 
 @dataclass(frozen=True)

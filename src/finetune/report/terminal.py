@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.evaluation.plain import one_line
+from finetune.narrowing import Narrowing
 from finetune.report import comparison as sides
 from finetune.report import content
 from finetune.report.charts import kind_of
@@ -16,17 +17,29 @@ from finetune.report.charts import kind_of
 _COLOURS = {"better": "green", "worse": "red", "same": "default"}
 
 
-def metrics_table(name: str, part: Mapping[str, Any]) -> Table:
-    """The metrics of one evaluation; certain changes in colour and marked, so that colour is not needed."""
+# What a narrow terminal leaves out, the first first.
+_EXPENDABLE = (content.CASES, content.INTERVAL, content.CHANGE)
+
+
+def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
+    """The metrics of one evaluation; certain changes in colour and marked, so that colour is not needed.
+
+    A narrow terminal shows fewer columns, but always the metric with its values.
+    """
     wanted = content.metrics_table(part)
     legend = [f"* {content.CERTAIN}"] if any(row.get("certain") for row in part["metrics"]) else []
     lines = [part["headline"], *legend, *content.without_model(part)]
     caption = "\n".join(one_line(line, 400) for line in lines)
-    table = _empty(wanted.columns, f"{name}: {part['judgments']}", caption, fixed=True)
-    for cells, row in zip(wanted.rows, part["metrics"], strict=True):
-        colour = _COLOURS[kind_of(row)] if "change" in row else "default"
-        table.add_row(*(Text(one_line(cell)) for cell in cells), style=colour)
-    return table
+
+    def table_of(columns: Sequence[str]) -> Table:
+        table = _empty(columns, f"{name}: {part['judgments']}", caption, fixed=True)
+        for cells, row in zip(wanted.rows, part["metrics"], strict=True):
+            colour = _COLOURS[kind_of(row)] if "change" in row else "default"
+            shown = [cell for column, cell in zip(wanted.columns, cells, strict=True) if column in columns]
+            table.add_row(*(Text(one_line(cell)) for cell in shown), style=colour)
+        return table
+
+    return Narrowing(table_of, wanted.columns, _EXPENDABLE)
 
 
 def comparison(facts: Mapping[str, Any]) -> Iterator[Table]:

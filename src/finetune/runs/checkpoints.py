@@ -29,6 +29,8 @@ FORMAT = 2
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 _BEGIN_AGAIN = "Start the run again under another name=, or remove its folder checkpoints to begin it anew."
 
+NO_CHECKPOINT = "No checkpoint was written yet; training starts from the beginning."
+
 
 @dataclass(frozen=True)
 class Checkpoints:

@@ -38,6 +38,8 @@ from finetune.runs.lock import held, is_held
 _TRACKERS = threading.Lock()
 
 State = Literal["pending", "created", "validating", "running", "finished", "failed", "interrupted"]
+# How far the last process of the run came.
+Stage = Literal["preparing", "training", "trained"]
 _ALIVE = ("created", "validating", "running")
 
 
@@ -193,11 +195,12 @@ class RunDirectory:
         step: int | None = None,
         eta_seconds: float | None = None,
         cause: Cause | None = None,
+        stage: Stage | None = None,
         **facts: object,
     ) -> None:
         """Replaces status.json, atomically; times are UTC. `cause` is the kind of what ended it, `reason` a sentence.
 
-        `started_at` and the last `step` stay from the status before where they are not given anew, so that
+        `started_at`, `stage` and the last `step` stay from the status before where they are not given again, so that
         whoever reports a failure need not know them. Raises RunError when the system refuses.
         """
         before = self.read_status()
@@ -212,6 +215,7 @@ class RunDirectory:
             "host": socket.gethostname(),
             "step": before.get("step") if step is None else step,
             "eta_seconds": eta_seconds,
+            "stage": before.get("stage") if stage is None else stage,
         }
         write_json_atomically(self.status_path, status | facts)
 

@@ -23,8 +23,15 @@ class KeepStatus(Callback):
         self._written = 0.0
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        """Start to measure the pace."""
+        """Start to measure the pace; what ends the process from here on ends it in training."""
         self._left, self._written = TimeLeft(trainer, module), 0.0
+        if trainer.is_global_zero:
+            self._run.write_status("running", stage="training")
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        """Note that all steps are made."""
+        if trainer.is_global_zero:
+            self._run.write_status("running", step=trainer.global_step, stage="trained")
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
         """Write if it is time."""
