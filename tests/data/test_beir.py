@@ -48,7 +48,7 @@ def test_the_folder_beside_the_file_is_evaluated_on(make, name):
     assert sorted(data.items.take(data.validation.corpus)) == ["T two", "a1", "three"]
     assert len(data.train) == 3
     assert (data.facts["validation_queries"], data.facts["validation_corpus"], data.facts["leaks"]) == (2, 3, 0)
-    assert "Evaluating on evaluation/ beside the data file." in data.notes
+    assert "Validation data: evaluation/ beside the data file." in data.notes
     assert any("1 of 3 validation queries" in note for note in data.notes)
 
 

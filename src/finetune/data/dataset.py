@@ -85,7 +85,7 @@ def assemble(
     notes = [*skipped_notes(prepared), *prepared.notes]
     parts = Parts(relations, prepared.judgments)
     if parts.judgments is not None:
-        notes.append(f"Evaluating on {parts.judgments.name}.")
+        notes.append(f"Validation data: {parts.judgments.name}.")
     else:
         parts, said = hold_out_part(relations, prepared, fraction, seed)
         _refuse_overdrawn(parts.train, relations, fraction)
