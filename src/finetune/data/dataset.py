@@ -134,7 +134,8 @@ def _whole_classes(label: Ints, limit: int) -> Ints:
 def _refuse_useless(relations: Relations, prepared: Prepared) -> None:
     name = ", ".join(prepared.sources)
     if len(relations) < 2:
-        what = f"there is only {len(relations)} usable {'row' if _of_items_only(prepared) else 'pair'}."
+        unit = "row" if _of_items_only(prepared) else "pair"
+        what = f"there is only 1 usable {unit}." if len(relations) else f"there is no usable {unit}."
         raise CheckFailed([Problem(name, what, "Training needs at least two distinct pairs.")])
     if _of_items_only(prepared):
         return
