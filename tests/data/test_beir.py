@@ -286,3 +286,14 @@ def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
     for validation in (None, folder):
         notes = csv_data(folder, validation_path=validation).load().notes
         assert [note for note in notes if "Not used" in note] == expected
+
+
+def test_a_missing_folder_is_answered_with_the_beir_folders_next_to_it(make):
+    path = make()
+    assert "In . there is: evaluation." in told(csv_data(path, validation_path="nope"))
+    assert "In . there is: evaluation, pairs.csv." in told(csv_data("nope"))
+
+
+def test_a_missing_folder_next_to_no_beir_folder_says_what_is_wanted(write):
+    answer = told(csv_data(write("question,answer\nq1,a1\nq2,a2\n"), validation_path="nope"))
+    assert "there is no folder 'nope'. It must be a BEIR folder" in answer

@@ -239,6 +239,11 @@ def test_a_path_that_leaves_the_shipped_data_is_one_problem():
     assert len(told(data).splitlines()) == 1
 
 
+def test_an_empty_folder_is_told_as_such(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert told(csv_data("empty")).startswith("data.path: the folder 'empty' is empty.")
+
+
 def test_a_file_in_place_of_the_validation_folder(write):
     path = write(PAIRS)
     answer = told(csv_data(path, validation_path=str(path)))
