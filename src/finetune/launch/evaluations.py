@@ -135,7 +135,7 @@ def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:
     """Yield a sentence for each evaluator that was asked for and has nothing to measure, or no such model."""
     for name in cfg.evaluation.keys() - evaluators_of(cfg).keys():
         yield f"evaluation.{name} is left out: it is of texts, and model={choice(cfg)} reads none."
-    if cfg.hydra.runtime.choices.get("evaluation") == "default":
+    if cfg.hydra.runtime.choices.get("evaluation") in ("default", "fitting"):
         return  # of which what fits the data is taken
     for name in unmeasured(cfg, held):
         there = " and ".join(held.kinds()) or "nothing"
