@@ -28,6 +28,7 @@ def test_an_evaluation_with_data_of_its_own_leaves_the_held_out_part_unused(here
     said = checked(here, "evaluation.retrieval.data={path: beir}")
     assert "Held out of training: 12 anchors" in said
     assert "evaluation.retrieval: 40 queries, 200 documents of beir." in said
+    assert "evaluation.forgetting" not in said
     assert UNUSED in said
     assert "data.validation_fraction=0" in said
     assert "Evaluating on" not in said

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts
+from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts, watches
 from finetune.config.targets import class_variable
 from finetune.console import say
 from finetune.data.other_source import OtherSource, other_sources
@@ -90,7 +90,8 @@ def source_notes(cfg: DictConfig, own: Mapping[str, Held]) -> list[str]:
     """Return a sentence for each evaluator that says what data of its own it evaluates on, then the data's notes."""
     notes = []
     for name, held in own.items():
-        if (what := held.of(_wanted(cfg, name))) is not None:
+        what = held.of(_wanted(cfg, name))
+        if what is not None and not watches(cfg.evaluation[name]):
             notes.append(f"evaluation.{name}: {what.counts()} of {what.name}.")
         notes += [f"evaluation.{name}.data: {note}" for note in held.notes]
     return notes
