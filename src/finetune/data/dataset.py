@@ -105,8 +105,9 @@ def skipped_notes(prepared: Prepared) -> list[str]:
     """Return the sentence about rows that were left out, if some were."""
     if not prepared.rows_skipped:
         return []
-    kinds = f": {prepared.skipped}" if prepared.skipped else ""
-    return [f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out{kinds}."]
+    if prepared.skipped:  # of a BEIR folder, where a text that is left out is no row
+        return [f"Left out: {prepared.skipped}."]
+    return [f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out."]
 
 
 def _sample(relations: Relations, limit: int | None) -> Relations:

@@ -122,7 +122,7 @@ def test_what_published_folders_have_is_left_out_and_is_no_reason_to_stop(make):
     assert bad.serious == 0
     data = csv_data(str(folder)).load()
     assert data.notes[:2] == [
-        "3 bad rows were left out: 1 judgment of an id that is not there, "
+        "Left out: 1 judgment of an id that is not there, "
         "1 judgment that is given again with another grade (the last one counts), 1 empty text.",
         "1 duplicate row was left out: each was kept once.",
     ]
