@@ -48,7 +48,7 @@ def test_the_folder_beside_the_file_is_evaluated_on(make, name):
     assert sorted(data.items.take(data.validation.corpus)) == ["T two", "a1", "three"]
     assert len(data.train) == 3
     assert (data.facts["validation_queries"], data.facts["validation_corpus"], data.facts["leaks"]) == (2, 3, 0)
-    assert "Evaluating on evaluation/ next to the data file." in data.notes
+    assert "Validation data: evaluation/ next to the data file." in data.notes
     assert any("1 of 3 validation queries" in note for note in data.notes)
 
 
@@ -286,3 +286,14 @@ def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
     for validation in (None, folder):
         notes = csv_data(folder, validation_path=validation).load().notes
         assert [note for note in notes if "Not used" in note] == expected
+
+
+def test_a_missing_folder_is_answered_with_the_beir_folders_next_to_it(make):
+    path = make()
+    assert "In . there is: evaluation." in told(csv_data(path, validation_path="nope"))
+    assert "In . there is: evaluation, pairs.csv." in told(csv_data("nope"))
+
+
+def test_a_missing_folder_next_to_no_beir_folder_says_what_is_wanted(write):
+    answer = told(csv_data(write("question,answer\nq1,a1\nq2,a2\n"), validation_path="nope"))
+    assert "there is no folder 'nope'. It must be a BEIR folder" in answer

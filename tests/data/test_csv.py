@@ -196,6 +196,31 @@ def test_twenty_bad_rows_are_shown_and_all_of_them_listed_in_a_file(write):
     assert (listed[-1]["column"], listed[-1]["kind"]) == ("question", "empty")
 
 
+CP1252 = ("question,answer\n" + "".join(f"Größe {i},für {i}\n" for i in range(20))).encode("cp1252")
+
+
+def test_a_whole_file_in_another_encoding_is_one_problem_at_its_key(write):
+    answer = told(csv_data(write(CP1252)))
+    assert answer.startswith("data.encoding: 20 of 20 rows are bad for the same reason; ")
+    assert "pairs.csv:2 is the first: column 'question' has the byte 0xF6" in answer
+    assert "set data.encoding=cp1252" in answer
+    assert "on_bad_rows" not in answer
+    mixed = CP1252 + b"q,a\n" * 20  # half of the rows are good: they may be left out
+    assert told(csv_data(write(mixed))).startswith("data.on_bad_rows: 20 of 40 rows are bad.")
+
+
+def test_one_reason_without_a_setting_is_told_at_the_first_row(write):
+    answer = told(csv_data(write("question,answer\n" + "q,\n" * 20)))
+    assert "pairs.csv:2: 20 of 20 rows are bad for the same reason: column 'answer': there is no text" in answer
+    assert len(answer.splitlines()) == 1
+
+
+def test_where_every_row_was_skipped_the_reason_is_told(write):
+    answer = told(csv_data(write(CP1252), on_bad_rows="skip"))
+    assert answer.startswith("data.encoding: no usable row is left: 20 rows were skipped, for the same reason; ")
+    assert "set data.encoding=cp1252" in answer
+
+
 def test_a_file_of_that_name_that_is_something_else_is_left_alone(write):
     mine = Path("problems.jsonl")
     mine.write_text('{"id": 1}\n')
@@ -212,6 +237,11 @@ def test_a_path_that_leaves_the_shipped_data_is_one_problem():
     data = csv_data("shipped://../x", validation_path="auto")
     assert len(data.check_head()) == 1
     assert len(told(data).splitlines()) == 1
+
+
+def test_an_empty_folder_is_told_as_such(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert told(csv_data("empty")).startswith("data.path: the folder 'empty' is empty.")
 
 
 def test_a_file_in_place_of_the_validation_folder(write):

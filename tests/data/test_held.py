@@ -40,7 +40,7 @@ def test_a_part_of_the_scored_pairs_is_held_out(table):
     assert len(data.pairs.score) == data.facts["validation_pairs"] == 20
     assert len(data.train) == 80
     assert not set(data.train.used_items()) & {*data.pairs.left, *data.pairs.right}
-    assert "Evaluating on 20 held-out scored pairs." in data.notes
+    assert "Held out of training: 20 scored pairs." in data.notes
     for left, right, score in zip(data.pairs.left, data.pairs.right, data.pairs.score, strict=True):
         number = round(score * 100)
         assert data.items.take(np.array([left, right])) == [f"a {number}", f"b {number}"]

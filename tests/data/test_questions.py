@@ -280,6 +280,26 @@ def test_suggested_are_columns_of_texts():
     assert "{item: remark, label: label}" in refused(written(rows))
 
 
+def test_a_single_column_of_numbers_may_be_the_score_under_any_name():
+    rows = [{"Satz1": f"ein Satz {i}", "Satz2": f"noch ein Satz {i}", "Bewertung": i % 6} for i in range(40)]
+    told = refused(written(rows))
+    assert "data.columns=[Satz1,Satz2]" in told
+    assert "If 'Bewertung' says how well the two match, it is their score: 'data.columns={anchor: Satz1" in told
+    assert "score: Bewertung}'" in told
+    assert "loss=cosent, or data.min_score=3" in told
+    told = refused(written([row | {"Jahr": 1990 + i} for i, row in enumerate(rows)]))
+    assert "score:" not in told  # of two columns of numbers nothing says which it is
+
+
+def test_what_scored_pairs_need_is_told_with_the_way_to_name_them():
+    labels = ("entailment", "neutral", "contradiction")
+    rows = [{"sentence1": f"some text {i}", "sentence2": f"other {i}", "label": labels[i % 3]} for i in range(40)]
+    assert "loss=cosent, or data.min_score=1 " in refused(written(rows))
+    told = refused(written([row | {"label": i % 3} for i, row in enumerate(rows)]))
+    assert "loss=cosent, or data.min_score=2 " in told
+    assert "With data.score_values, data.min_score=1." in told
+
+
 def test_a_column_of_two_values_is_no_text_and_may_say_which_pairs_are_right():
     rows = [{"left": f"some text {i}", "right": f"some other {i}", "ok": i % 2} for i in range(40)]
     told = refused(written(rows))

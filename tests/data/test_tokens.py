@@ -16,7 +16,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune.data import tokenise, wordpieces
 from finetune.data.cache import Cache
+from finetune.data.datamodule import RelationDataModule
 from finetune.data.items import Items, Part
+from finetune.data.mixing import BatchSettings
+from finetune.data.settings import read
 from finetune.data.tokenise import Tokeniser, slices
 from finetune.data.tokens import Tokens, key_of
 from finetune.data.wordpieces import frame_of
@@ -329,7 +332,7 @@ def test_tokens_from_the_cache_are_those_that_were_built(tmp_path_factory, found
         tokens = Tokens.cached(items_of(found), tokenizer, 8, cache, lambda done, total: seen.append((done, total)))
         assert tokens.ids.dtype == built.ids.dtype and tokens.ids.tolist() == built.ids.tolist()
         assert tokens.offsets.tolist() == built.offsets.tolist() and tokens.counts == built.counts
-    assert seen == [(len(found), len(found))] * 2  # one chunk, and then none
+    assert seen == [(len(found), len(found))]  # one chunk, and no progress of what is read from the cache
     assert len(cache.entries()) == 1
 
 
@@ -351,3 +354,14 @@ def test_damage_that_only_reading_finds_is_mended(tmp_path):
     cache.entry("tokens", key, lambda folder: (folder / "ids.arrow").write_text("no arrow"))
     tokens = Tokens.cached(items_of(TEXTS), tokenizer, 8, cache)
     assert_same(tokens, TEXTS, tokenizer, 8)
+
+
+def test_a_bar_is_shown_while_texts_are_tokenised_and_not_when_they_come_from_the_cache(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
+    said = []
+    for _ in range(2):
+        rows = [{"question": f"green {i}", "answer": f"red {i}"} for i in range(8)]
+        RelationDataModule(read(rows, validation_fraction=0), BY_WORDS["uncased"], BatchSettings(4), 8, 0)
+        said.append(capsys.readouterr().out)
+    assert "tokenising 16/16 texts" in said[0]
+    assert "tokenising" not in said[1]

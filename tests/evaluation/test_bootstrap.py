@@ -143,4 +143,7 @@ def test_a_handful_of_changed_queries_is_never_certain(queries: int) -> None:
 
 def test_hopeless_numbers_are_not_named() -> None:
     difference = np.tile([1.0, -0.9999], 20)
-    assert _change(difference).verdict("nDCG@10") == "no visible change: +0.000 nDCG@10; one of 0.448 would show"
+    assert (
+        _change(difference).verdict("nDCG@10")
+        == "no visible change: +0.000 nDCG@10; a change of 0.448 would be visible"
+    )

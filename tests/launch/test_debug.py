@@ -24,3 +24,16 @@ def test_profile_prints_where_the_time_went(tiny_model, tmp_path):
     run = run_train("debug=profile", *more, "trainer.max_steps=2", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "run_training_batch" in run.stdout
+
+
+def test_tiny_evaluates_on_its_few_rows_only(tmp_path):
+    write_pairs(tmp_path / "pairs.csv")
+    config = run_train("debug=tiny", "data.path=pairs.csv", "--cfg", "job", cwd=tmp_path).stdout
+    assert "Retrieval" in config
+    assert "Similarity" in config
+    assert "Forgetting" not in config
+    checked = run_train("debug=tiny", "data.path=pairs.csv", "check=true", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    assert "is left out" not in checked.stdout
+    chosen = run_train("debug=tiny", "evaluation=forgetting", "data.path=pairs.csv", "--cfg", "job", cwd=tmp_path)
+    assert "Forgetting" in chosen.stdout

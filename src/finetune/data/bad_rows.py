@@ -21,7 +21,7 @@ ADVICE = {
     "ragged": "A cell that holds the delimiter or a line end must stand in double quotes.",
     "unclosed": 'Close it with a double quote; a quote inside a quoted cell is written twice ("").',
     "stray": 'A quote inside a quoted cell is written twice ("").',
-    "undecodable": "If the whole file is like that, set data.encoding=cp1252 (Windows, Excel) or latin-1.",
+    "undecodable": "If the whole file is in another encoding, set data.encoding=cp1252 (Windows, Excel) or latin-1.",
     "nul": "Remove it; many of them mean that the file is utf-16 (data.encoding=utf-16).",
     "long": "If it is meant, raise data.max_cell_characters.",
     "json": 'Every line must be one JSON object, such as {"anchor": "...", "positive": "..."}.',
@@ -60,6 +60,12 @@ USUAL = {
         "judgments that are given again with other grades (the last ones count)",
     ),
 }
+
+
+# Kinds that a setting for the whole file cures, by that setting.
+_CURED_BY = {"undecodable": "data.encoding", "nul": "data.encoding", "long": "data.max_cell_characters"}
+_NEARLY_ALL = 0.9  # share of the rows, from which on one reason is the problem and not its rows
+_ENOUGH = 10  # rows; of fewer each is shown
 
 
 class Place(NamedTuple):
@@ -101,6 +107,7 @@ class BadRows:
         self.kinds: Counter[str] = Counter()
         self.first: list[BadRow] = []
         self._first_serious: list[BadRow] = []
+        self._first_of: dict[str, BadRow] = {}
         self._spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115 lives as long as this does
             max_size=1 << 20, mode="w+", encoding="utf-8"
         )
@@ -137,6 +144,7 @@ class BadRows:
 
     def _add(self, row: BadRow) -> None:
         self.kinds[row.kind] += 1
+        self._first_of.setdefault(row.kind, row)
         if len(self.first) < SHOWN:
             self.first.append(row)
         if row.kind not in USUAL and len(self._first_serious) < SHOWN:
@@ -146,18 +154,45 @@ class BadRows:
     def problems(self, rows_read: int, written: Path | None) -> list[Problem]:
         """Return a problem that counts the bad rows and says where they are listed, then the first of them.
 
-        Rows of a usual kind are left out of it where there are others.
+        Rows of a usual kind are left out of it where there are others. Nearly all rows bad for one reason are one
+        problem, with the advice for that reason.
         """
+        listed = f" All of them are listed in {written}." if written else ""
+        kind, count = self._commonest()
+        if count >= _ENOUGH and count >= _NEARLY_ALL * rows_read:
+            what = f"{count:,} of {rows_read:,} rows are bad for the same reason"
+            return [self._of_kind(kind, what, listed)]
         problems, advised = [], set()
         for row in self._first_serious or self.first:
             advice = "" if row.kind in advised else ADVICE[row.kind]
             advised.add(row.kind)
             problems.append(Problem(f"{row.file}:{row.line}", row.sentence(), advice, part=True))
         total = self.serious or len(self)
-        listed = f" All of them are listed in {written}." if written else ""
         what = f"{total:,} of {rows_read:,} {'row' if rows_read == 1 else 'rows'} {'is' if total == 1 else 'are'} bad."
         advice = f"Mend them, or leave them out: data.on_bad_rows=skip.{listed}"
         return [Problem("data.on_bad_rows", what, advice), *problems]
+
+    def none_left(self) -> Problem:
+        """Return the problem that every row was skipped, with the commonest reason; call it only if some were."""
+        kind, count = self._commonest()
+        total = self.serious
+        were = "row was" if total == 1 else "rows were"
+        reason = "for the same reason" if count == total else "most of them for the same reason"
+        what = f"no usable row is left: {total:,} {were} skipped, {reason}"
+        return self._of_kind(kind, what)
+
+    def _commonest(self) -> tuple[str, int]:
+        """Return the kind of most rows, and how many they are; a usual kind only where there is no other."""
+        kinds = Counter({kind: count for kind, count in self.kinds.items() if kind not in USUAL}) or self.kinds
+        return kinds.most_common(1)[0]
+
+    def _of_kind(self, kind: str, what: str, listed: str = "") -> Problem:
+        """Return one problem for all rows of a kind, at the setting that cures it, else at the first of the rows."""
+        row = self._first_of[kind]
+        place = f"{row.file}:{row.line}"
+        if key := _CURED_BY.get(kind):
+            return Problem(key, f"{what}; {place} is the first: {row.sentence()}", f"{ADVICE[kind]}{listed}")
+        return Problem(place, f"{what}: {row.sentence()}", f"{ADVICE[kind]}{listed}")
 
     def write(self, path: Path) -> None:
         """Write every bad row as one line of JSON: file, line, column, kind, what, text.

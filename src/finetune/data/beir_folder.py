@@ -67,8 +67,11 @@ def why_not(folder: Path, shown: str, key: str) -> Problem | None:
     if not (parts := missing_parts(folder)):
         return None
     if inner := beir_inside(folder):
+        example = f"as in {key}={shown.rstrip('/')}/{inner[0]}"
+        if len(inner) == 1:
+            return Problem(key, f"'{shown}' holds the BEIR folder {inner[0]}.", f"Name it, {example}.")
         what = f"'{shown}' holds several BEIR folders: {', '.join(inner)}."
-        return Problem(key, what, f"Name one of them, as in {key}={shown.rstrip('/')}/{inner[0]}.")
+        return Problem(key, what, f"Name one of them, {example}.")
     return Problem(key, f"'{shown}' has no {' and no '.join(parts)}.", WANTED)
 
 

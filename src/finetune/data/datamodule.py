@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,16 @@ class RelationDataModule(LightningDataModule):
 
     def _tokenised(self, tokenizer: Any, max_length: int, cache: bool) -> Tokens:
         items = self.dataset.items
-        with Bar("tokenising", len(items.texts), "texts") as bar:
-            kept = Cache() if cache else None
-            tokens = Tokens.cached(items, tokenizer, max_length, kept, lambda done, _: bar.update(done))
+        with ExitStack() as stack:
+            bar: Bar | None = None
+
+            def show(done: int, total: int) -> None:
+                nonlocal bar
+                if bar is None:  # there is none for tokens that are read from the cache
+                    bar = stack.enter_context(Bar("tokenising", total, "texts"))
+                bar.update(done)
+
+            tokens = Tokens.cached(items, tokenizer, max_length, Cache() if cache else None, show)
         if note := tokens.note(items):
             say(note)
         return tokens

@@ -85,7 +85,7 @@ def assemble(
     notes = [*skipped_notes(prepared), *prepared.notes]
     parts = Parts(relations, prepared.judgments)
     if parts.judgments is not None:
-        notes.append(f"Evaluating on {parts.judgments.name}.")
+        notes.append(f"Validation data: {parts.judgments.name}.")
     else:
         parts, said = hold_out_part(relations, prepared, fraction, seed)
         _refuse_overdrawn(parts.train, relations, fraction)
@@ -105,8 +105,9 @@ def skipped_notes(prepared: Prepared) -> list[str]:
     """Return the sentence about rows that were left out, if some were."""
     if not prepared.rows_skipped:
         return []
-    kinds = f": {prepared.skipped}" if prepared.skipped else ""
-    return [f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out{kinds}."]
+    if prepared.skipped:  # of a BEIR folder, where a text that is left out is no row
+        return [f"Left out: {prepared.skipped}."]
+    return [f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out."]
 
 
 def _sample(relations: Relations, limit: int | None) -> Relations:
@@ -134,7 +135,8 @@ def _whole_classes(label: Ints, limit: int) -> Ints:
 def _refuse_useless(relations: Relations, prepared: Prepared) -> None:
     name = ", ".join(prepared.sources)
     if len(relations) < 2:
-        what = f"there is only {len(relations)} usable {'row' if _of_items_only(prepared) else 'pair'}."
+        unit = "row" if _of_items_only(prepared) else "pair"
+        what = f"there is only 1 usable {unit}." if len(relations) else f"there is no usable {unit}."
         raise CheckFailed([Problem(name, what, "Training needs at least two distinct pairs.")])
     if _of_items_only(prepared):
         return

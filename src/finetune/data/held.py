@@ -34,6 +34,10 @@ class ScoredPairs:
     right: Ints
     score: npt.NDArray[np.float64]
 
+    def counts(self) -> str:
+        """Return how much there is to evaluate on, in words."""
+        return f"{len(self.score):,} scored pairs"
+
 
 @dataclass(frozen=True)
 class LabelledItems:
@@ -43,6 +47,10 @@ class LabelledItems:
     items: Ints
     label: Ints
     known: Bools
+
+    def counts(self) -> str:
+        """Return how much there is to evaluate on, in words."""
+        return f"{len(self.items):,} labelled items"
 
 
 What: TypeAlias = Judgments | ScoredPairs | LabelledItems

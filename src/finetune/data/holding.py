@@ -88,7 +88,7 @@ def _hold_scored(
     if split is None or split.by == "nothing":
         return None, []
     trained[scored[split.held]] = False
-    notes = [f"Evaluating on {len(split.held):,} held-out scored pairs."]
+    notes = [f"Held out of training: {len(split.held):,} scored pairs."]
     if split.by == "anchor":
         notes.append(CONNECTED)
     return scored_pairs(candidates.take(split.held), HELD), notes
@@ -103,10 +103,10 @@ def _can_be_held_out(relations: Relations, prepared: Prepared) -> Ints:
 
 def _split_notes(split: Split, judgments: Judgments) -> list[str]:
     queries, documents = len(judgments.queries), len(judgments.corpus)
-    held, found = {"class": ("items of held-out classes", "items"), "member": ("held-out items", "items")}.get(
-        split.by, ("held-out anchors", "positives")
+    held, found = {"class": ("items of whole classes", "items"), "member": ("items", "items")}.get(
+        split.by, ("anchors", "positives")
     )
-    notes = [f"Evaluating on {queries:,} {held}, found among {documents:,} {found}."]
+    notes = [f"Held out of training: {queries:,} {held}, found among {documents:,} {found}."]
     if split.by == "anchor":
         notes.append(CONNECTED)
     if queries < FEW_QUERIES:

@@ -40,6 +40,11 @@ class Judgments:
     lost_query: Ints = field(default_factory=_none)
     lost_grade: Grades = field(default_factory=_no_grades)
 
+    def counts(self) -> str:
+        """Return how much there is to evaluate on, in words."""
+        queries, documents = len(self.queries), len(self.corpus)
+        return f"{queries:,} {'query' if queries == 1 else 'queries'}, {documents:,} documents"
+
     def facts(self) -> dict[str, int | float]:
         """Return the counts that a report shows."""
         queries = len(self.queries)

@@ -245,6 +245,8 @@ def _read(
     if bad.serious and data.on_bad_rows == "error":
         rows_read = prepared.rows_read + (validation.rows_read if validation else len(of_folder))
         problems += bad.problems(rows_read, list_for_user(bad))
+    elif bad.serious and not len(prepared.relations):
+        problems.append(bad.none_left())
     if problems:
         raise CheckFailed(problems)
     return prepared, list_apart(bad)

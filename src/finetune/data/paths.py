@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
+from finetune.data.beir_folder import beir_inside
 from finetune.errors import CheckFailed, Problem
 
 SHIPPED = "shipped://"
@@ -37,8 +38,11 @@ def resolve(path: str, key: str = "data.path") -> Path:
     return found
 
 
-def beside(path: Path) -> str:
-    """Return advice that names files like the missing `path` in the folder where it was looked for."""
+def beside(path: Path, *, only_beir: bool = False) -> str:
+    """Return advice that names what is like the missing `path` in the folder where it was looked for.
+
+    BEIR folders come before files; with `only_beir` there are no files.
+    """
     folder = path.parent
     if not folder.is_dir():
         return f"There is no folder '{folder}' either."
@@ -46,9 +50,12 @@ def beside(path: Path) -> str:
         names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError:
         return ""
+    folders = beir_inside(folder)
+    names = folders if only_beir else names
     close = get_close_matches(path.name, names, n=3, cutoff=0.5)
     if not close:
-        close = [name for name in names if not _DATA.isdisjoint(map(str.lower, Path(name).suffixes[-2:]))][:5]
+        data = [name for name in names if not _DATA.isdisjoint(map(str.lower, Path(name).suffixes[-2:]))]
+        close = list(dict.fromkeys([*folders, *data]))[:5]
     return f"In {folder} there is: {', '.join(close)}." if close else ""
 
 

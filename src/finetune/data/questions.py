@@ -126,19 +126,23 @@ def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> 
         "its rows out)",
         f"{typed(KEY, unused)} (not used: all pairs are right)",
     )
-    return Problem(KEY, what, f"Say which: {'; '.join(ways)}.")
+    return Problem(
+        KEY,
+        what,
+        f"Say which: {'; '.join(ways)}. {_loss_for_scores(numbers)} With data.score_values, data.min_score=1.",
+    )
 
 
 def label_problem(column: str, pair: tuple[str, str], words: Sequence[str]) -> Problem:
     """Return the question what a class next to two texts is of: of an item, or of how well the two match."""
     first, second, shown = (quoted(name.strip()) for name in (*pair, column))
     what = f"the column '{column.strip()}' may be the class of an item, or say how well two items match."
-    scored = f"{typed(KEY, scored_pair(*pair, column))}"
+    scored, worth = f"{typed(KEY, scored_pair(*pair, column))}", {float(word) for word in words if is_number(word)}
     if not words or not all(is_number(word) or is_truth_word(word) for word in words):
         scored += f" with {typed(VALUES_KEY, example_values(words or ['entailment', 'neutral', 'contradiction']))}"
     item, right = f"{{item: {first}, label: {shown}}}", f"[{first},{second}]"
     ways = f"{typed(KEY, item)} (labelled items); {typed(KEY, right)} (right pairs); {scored} (scored pairs)"
-    return Problem(KEY, what, f"Say which: {ways}.")
+    return Problem(KEY, what, f"Say which: {ways}. {_loss_for_scores(worth)}")
 
 
 def flag_problem(flag: str, item: str) -> Problem:
@@ -164,11 +168,28 @@ def open_problem(
     what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
     example = example if len(example) > 1 else ["question", "answer"]
     advice = how_to_name(example, scores[0] if scores else None)
-    flags = [name.strip() for name in rest if name not in texts and is_flag(table, name)]
-    if flags and not scores:
-        advice += f" If '{flags[0]}' says which pairs are right, it is their score: "
-        advice += f"{how_to_name(example, ('score', flags[0])).removeprefix('Name them, as in ')}"
+    others = [name for name in rest if name not in texts]
+    flags = [name for name in others if is_flag(table, name)]
+    numbers = [name for name in others if table.is_score(name)]
+    score = flags[0] if flags else numbers[0] if len(numbers) == 1 else ""
+    if score and not scores:
+        says = "which pairs are right" if flags else "how well the two match"
+        named = how_to_name(example, ("score", score.strip())).removeprefix("Name them, as in ")
+        advice += (
+            f" If '{score.strip()}' says {says}, it is their score: {named} {_loss_for_scores(table.numbers(score))}"
+        )
+    elif special.get("score"):
+        advice += f" {_loss_for_scores(table.numbers(special['score'][0]))}"
     return Problem(KEY, what, advice)
+
+
+def _loss_for_scores(numbers: set[float]) -> str:
+    """Return a sentence on what scored pairs need next to `data.columns`, with an example for these scores."""
+    least = 1.0 if numbers <= {0, 1} else right_from(min(numbers), max(numbers))
+    return (
+        "Scored pairs need a loss that learns from scores, such as loss=cosent, or "
+        f"data.min_score={least:g} to train on the pairs of at least this score as right pairs, with loss=infonce."
+    )
 
 
 def is_flag(table: Sampled, name: str) -> bool:

@@ -183,7 +183,7 @@ class Data:
             return to_evaluate_on(folder, BESIDE, "data.validation_path", f"{BESIDE}/ next to the data file")
         folder = resolve(self.validation_path, "data.validation_path")
         if named_judgments(folder) is None and not folder.is_dir():
-            missing = (f"there is no folder '{self.validation_path}'.", beside(folder))
+            missing = (f"there is no folder '{self.validation_path}'.", beside(folder, only_beir=True) or WANTED)
             what, advice = (f"'{self.validation_path}' is a file.", WANTED) if folder.exists() else missing
             raise CheckFailed([Problem("data.validation_path", what, advice)])
         if folder.is_dir() and (problem := why_not(folder, self.validation_path, "data.validation_path")):

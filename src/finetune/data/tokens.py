@@ -83,18 +83,11 @@ class Tokens:
         if cache is None:
             return cls.build(items, tokenizer, max_length, progress)
 
-        made = False
-
         def make(folder: Path) -> None:
-            nonlocal made
-            made = True
             _write(folder, items.texts, Tokeniser(tokenizer, max_length), progress)
 
         with suppress(CacheUnavailable):
-            tokens = cache.load("tokens", key_of(items.texts, tokenizer, max_length), make, _read)
-            if progress and not made:
-                progress(len(tokens), len(tokens))
-            return tokens
+            return cache.load("tokens", key_of(items.texts, tokenizer, max_length), make, _read)
         return cls.build(items, tokenizer, max_length, progress)
 
     def __len__(self) -> int:

@@ -82,7 +82,7 @@ class Change:
             )
         if more := self.more_queries():
             return f"{words}, needs about {_round(more):,} more queries to tell"
-        return f"{words}; one of {self.visible:.3f} would show" if self.standard_error else words
+        return f"{words}; a change of {self.visible:.3f} would be visible" if self.standard_error else words
 
 
 def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating], samples: int, seed: int) -> Change:

@@ -133,7 +133,8 @@ class Retrieval(Evaluator):
 
     def _notes(self, documents: int) -> Iterator[str]:
         if deep := [name for name, k in zip(self.metrics, self.cut_offs, strict=True) if k and k > documents]:
-            yield f"{', '.join(deep)}: the corpus has only {documents:,} documents, so that all of them are hits."
+            deepest = max(k for k in self.cut_offs if k)
+            yield f"{', '.join(deep)}: all {documents:,} documents of the corpus are within the first {deepest:,}."
 
     def _search(
         self, task: Task, queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], depth: int, device: Any

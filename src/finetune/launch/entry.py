@@ -47,6 +47,7 @@ from finetune.launch.evaluations import (
     evaluation_problems,
     list_left_out,
     load_sources,
+    unused_held_note,
     with_sources,
 )
 from finetune.launch.loggers import logger_problems
@@ -133,7 +134,7 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
     own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
-    return arguments, cfg, with_sources(dataset, own)
+    return arguments, cfg, with_sources(cfg, dataset, own)
 
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
@@ -374,7 +375,11 @@ def check_run(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset] | N
     is_a_job = is_for_a_cluster(arguments)
     notes = slurm_notes(cfg) if is_a_job and settings_of(cfg) else device_notes(cfg)
     notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *model_notes(cfg, models)]
-    notes += [*evaluation_notes(cfg, dataset.held), *_unused_notes(cfg, is_a_job=is_a_job)]
+    notes += [
+        *unused_held_note(cfg, dataset.held),
+        *evaluation_notes(cfg, dataset.held),
+        *_unused_notes(cfg, is_a_job=is_a_job),
+    ]
     for note in notes if not cfg.dry_run else ():
         say(note)
     if not cfg.check:

@@ -87,7 +87,7 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
     interrupts.raise_from_now_on()
     first = next(iter(configs.values()))
     held, own = _held(configs)
-    for note in [*(held.notes if held else []), *source_notes(own)]:
+    for note in [*(held.notes if held else []), *source_notes(first, own)]:
         say(note)
     list_left_out(one.problems for one in (held, *own.values()) if one is not None)
     if first.check:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts
+from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts, watches
 from finetune.config.targets import class_variable
 from finetune.console import say
 from finetune.data.other_source import OtherSource, other_sources
@@ -76,19 +76,25 @@ def load_sources(cfg: DictConfig) -> tuple[dict[str, Held], list[Problem]]:
     return found, problems
 
 
-def with_sources(dataset: Dataset, own: Mapping[str, Held]) -> Dataset:
+def with_sources(cfg: DictConfig, dataset: Dataset, own: Mapping[str, Held]) -> Dataset:
     """Return the data set with what is to be said of the evaluators' own sources, and with their bad rows listed."""
     if not own:
         return dataset
     from finetune.data.bad_rows import list_apart, rows_in
 
     problems = list_apart(rows_in([dataset.problems, *(held.problems for held in own.values())]))
-    return replace(dataset, notes=[*dataset.notes, *source_notes(own)], problems=problems)
+    return replace(dataset, notes=[*dataset.notes, *source_notes(cfg, own)], problems=problems)
 
 
-def source_notes(own: Mapping[str, Held]) -> list[str]:
-    """Return what is to be said of the evaluators' own sources."""
-    return [f"evaluation.{name}.data: {note}" for name, held in own.items() for note in held.notes]
+def source_notes(cfg: DictConfig, own: Mapping[str, Held]) -> list[str]:
+    """Return a sentence for each evaluator that says what data of its own it evaluates on, then the data's notes."""
+    notes = []
+    for name, held in own.items():
+        what = held.of(_wanted(cfg, name))
+        if what is not None and not watches(cfg.evaluation[name]):
+            notes.append(f"evaluation.{name}: {what.counts()} of {what.name}.")
+        notes += [f"evaluation.{name}.data: {note}" for note in held.notes]
+    return notes
 
 
 def list_left_out(paths: Iterable[Path | None]) -> None:
@@ -114,11 +120,23 @@ def unmeasured(cfg: DictConfig, held: Held) -> list[str]:
     return [str(name) for name, node in cfg.evaluation.items() if needs_held(node) and not held.of(_wanted(cfg, name))]
 
 
+def unused_held_note(cfg: DictConfig, held: Held) -> Iterator[str]:
+    """Yield a sentence if rows are held out of training and no evaluator measures on them."""
+    from finetune.data.holding import HELD
+
+    used = any(needs_held(node) and held.of(_wanted(cfg, name)) for name, node in evaluators_of(cfg).items())
+    if not used and any(what.name == HELD for what in held.found):
+        yield (
+            "No evaluation uses the held-out part, only the examples of the report do. "
+            "To train on all of the data, set data.validation_fraction=0."
+        )
+
+
 def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:
     """Yield a sentence for each evaluator that was asked for and has nothing to measure, or no such model."""
     for name in cfg.evaluation.keys() - evaluators_of(cfg).keys():
         yield f"evaluation.{name} is left out: it is of texts, and model={choice(cfg)} reads none."
-    if cfg.hydra.runtime.choices.get("evaluation") == "default":
+    if cfg.hydra.runtime.choices.get("evaluation") in ("default", "fitting"):
         return  # of which what fits the data is taken
     for name in unmeasured(cfg, held):
         there = " and ".join(held.kinds()) or "nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_what_published_folders_have_is_left_out_and_is_no_reason_to_stop(make):
     assert bad.serious == 0
     data = csv_data(str(folder)).load()
     assert data.notes[:2] == [
-        "3 bad rows were left out: 1 judgment of an id that is not there, "
+        "Left out: 1 judgment of an id that is not there, "
         "1 judgment that is given again with another grade (the last one counts), 1 empty text.",
         "1 duplicate row was left out: each was kept once.",
     ]
@@ -140,7 +141,14 @@ def test_a_folder_of_folders_and_one_without_queries_are_answered(make, tmp_path
     folder = make()
     (tmp_path / "all").mkdir()
     folder.rename("all/android")
-    assert "'all' holds several BEIR folders: android. Name one of them, as in data.path=all/android." in told("all")
+    answer = told("all")
+    assert "'all' holds the BEIR folder android. Name it, as in data.path=all/android." in answer
+    assert "It holds:" not in answer
+    Path("all/pairs.csv").write_text("question,answer\nq,a\n")
+    assert "It holds: pairs.csv." in told("all")
+    shutil.copytree("all/android", "all/english")
+    assert "'all' holds several BEIR folders: android, english. Name one of them, as in" in told("all")
+    shutil.rmtree("all/english")
     assert "as in data.validation_path=all/android." in "".join(
         str(problem) for problem in csv_data("all/android", validation_path="all").check_head()
     )

@@ -98,7 +98,9 @@ def look_at(path: Path, shown: str, key: str) -> DataFile:
     """
     try:
         if path.is_dir():
-            refuse(key, f"'{shown}' is a folder.", f"Name the data file in it.{_inside(path)}")
+            if not any(path.iterdir()):
+                refuse(key, f"the folder '{shown}' is empty.", "Name a data file, or a folder that holds data.")
+            refuse(key, f"'{shown}' is a folder.", f"Name the data file in it.{data_files_in(path)}")
         if not path.exists():
             refuse(key, f"there is no file '{shown}'.", beside(path))
         if not path.is_file():
@@ -120,7 +122,8 @@ def refuse_unreadable(shown: str, error: OSError, key: str = "data.path") -> NoR
     refuse(key, f"'{shown}' cannot be read: {error.strerror or error}.", "Check who may read it.", error)
 
 
-def _inside(folder: Path) -> str:
+def data_files_in(folder: Path) -> str:
+    """Return a sentence that names the first data files in a folder, with a space in front; nothing without any."""
     known = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".txt"}
     names = sorted(file.name for file in folder.iterdir() if {suffix.lower() for suffix in file.suffixes[-2:]} & known)
     return f" It holds: {', '.join(names[:5])}." if names else ""

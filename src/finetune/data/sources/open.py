@@ -18,7 +18,7 @@ from finetune.data.beir_folder import beir_inside, is_beir, missing_parts, named
 from finetune.data.paths import resolve
 from finetune.data.sources.csv_file import CsvFile, check_dialect
 from finetune.data.sources.file_source import FileReader, FileSource
-from finetune.data.sources.files import DataFile, look_at
+from finetune.data.sources.files import DataFile, data_files_in, look_at
 from finetune.data.sources.formats import FORMATS, format_of
 from finetune.data.sources.passages import Passages
 from finetune.data.sources.refusing import refuse
@@ -165,7 +165,7 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
 
         return open_vectors(path, shown, options, key)
     if (beir_inside(path) or len(missing_parts(path)) == 1) and (problem := why_not(path, shown, key)):
-        raise CheckFailed([problem])
+        raise CheckFailed([replace(problem, advice=f"{problem.advice}{data_files_in(path)}")])
     look_at(path, shown, key)  # says that it is a folder, and what is in it
     raise AssertionError("a folder was taken for a file")
 
