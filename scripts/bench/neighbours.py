@@ -31,6 +31,7 @@ from texts import KINDS, pairs
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
+    "spin 3,000": {"GOMP_SPINCOUNT": "3000"},
     "spin 10,000": {"GOMP_SPINCOUNT": "10000"},
     "spin 0": {"GOMP_SPINCOUNT": "0"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
