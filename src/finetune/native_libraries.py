@@ -13,8 +13,8 @@ DEFAULTS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }
-# How often a thread of OpenMP looks for the others before it sleeps; 300,000 by default. Next to a busy process a thread
-# looks for one that has no core. See "Next to busy processes" in docs/benchmarks.md.
+# How often a thread of OpenMP looks for the others before it sleeps; 300,000 by default. Next to a busy process it may
+# look for one that has no core. See "Next to busy processes" in docs/benchmarks.md.
 SPINS = 10_000
 SPINS_WHEN_BUSY = 1_000
 _LOAD = "/proc/loadavg"
