@@ -94,7 +94,7 @@ def listen(
     for number in numbers:
         previous = signal.getsignal(number)
         if previous is signal.SIG_IGN and number not in although_ignored:
-            continue  # whoever started this process wants it so (nohup)
+            continue  # set by the process that started this one (nohup)
         try:
             signal.signal(number, handler)
         except ValueError:  # not in the main thread

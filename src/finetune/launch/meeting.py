@@ -1,6 +1,6 @@
 """How the processes of a run meet: at MASTER_ADDR and MASTER_PORT, in a TCPStore of torchrun or of the first process.
 
-All waiting is done in Python: inside of torch's C++ a process hears no signal. Whoever waits for longer than some
+All waiting is done in Python: inside of torch's C++ signals are not handled. A process that waits for longer than some
 seconds says for whom, where, and what to do.
 """
 
