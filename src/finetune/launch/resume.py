@@ -117,7 +117,7 @@ def _named_by_resume(cfg: DictConfig, *, is_typed: bool) -> RunDirectory | None:
 
 def _check_unfinished(run: RunDirectory, *, is_typed: bool) -> None:
     status = run.read_status()
-    if status.get("state") != "finished" or status.get("cause") == "max_time":  # with more time the latter goes on
+    if status.get("state") != "finished" or status.get("cause") == "max_time":  # with more time the latter resumes
         return
     what = f"the run {run.path} is finished; it is not trained again."
     out = "Leave resume=... out" if is_typed else "Remove resume from the file"

@@ -44,7 +44,7 @@ def _smoothed(points: Points, width: int) -> Points:
 def draw(found: Mapping[str, Points], metric: str) -> None:
     """Print the picture, and below it where each curve begins and ends; colours only in a terminal.
 
-    A terminal too narrow for the picture gets the lines below it alone, and is told so.
+    A terminal too narrow for the picture shows only the lines below it, and says so.
     """
     width = min(_WIDEST, console.width) - _MARGIN
     if width >= _NARROWEST:

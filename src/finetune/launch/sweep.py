@@ -215,7 +215,7 @@ def _work(plan: Plan, crew: Crew | ClusterCrew, board: Board) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    """Somebody or the system stops the sweep; `number` is the signal that its points get."""
+    """The user or the system stops the sweep; `number` is the signal that its points get."""
 
     def __init__(self, number: int) -> None:
         super().__init__(interrupts.called(number))

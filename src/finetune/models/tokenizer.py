@@ -24,7 +24,7 @@ def load_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
             "The folder must hold tokenizer.json, as save_pretrained writes it.",
         ) from error
     if tokenizer.pad_token is None:
-        # Decoders have none, and whoever pads masks it; sentence-transformers does not load a model without one.
+        # Decoders have none, and padding is always masked; sentence-transformers does not load a model without one.
         others = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.bos_token)
         tokenizer.pad_token = next((token for token in others if token is not None), None)
     if lower_case:
