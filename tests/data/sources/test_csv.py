@@ -383,9 +383,9 @@ def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
     path = tmp_path / "huge.csv"
     path.write_text(PAIRS + "q,a\n" * 500_000)
     os.truncate(path, 50_000_000_000)  # a hole: no disk is used, but reading it all would take minutes
-    start = time.perf_counter()
+    start = time.process_time()
     assert head_of(path).names == ["question", "answer"]
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_row_without_end_is_refused_before_it_fills_the_memory(write, monkeypatch):
