@@ -12,6 +12,7 @@ from finetune.launch import meeting
 from finetune.launch.peers import Ending, Peers
 from finetune.processes import Place
 from finetune.runs.causes import Elsewhere, cause_of
+from finetune.waiting import Notice
 
 GONE = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 STOP = Interrupted("Stopped by Ctrl-C at step 3 of 9.")
@@ -19,7 +20,7 @@ STOP = Interrupted("Stopped by Ctrl-C at step 3 of 9.")
 
 @pytest.fixture
 def peers():
-    quiet, patience = meeting._Notice(str), timedelta(seconds=60)
+    quiet, patience = Notice(str), timedelta(seconds=60)
     first = meeting.store_at("127.0.0.1", 0, True, patience, quiet)
     second = meeting.store_at("127.0.0.1", first.port, False, patience, quiet)
     return Peers(first, Place(0, 2, 0, 2, "torchrun")), Peers(second, Place(1, 2, 1, 2, "torchrun"))

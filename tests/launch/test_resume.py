@@ -125,10 +125,10 @@ def test_a_resumed_run_without_a_checkpoint_says_that_it_starts_over(tmp_path, m
     monkeypatch.setattr("finetune.training.fit.fit", lambda *given: started.append(given))
     monkeypatch.setattr(entry, "record_time_limit", lambda *_: None)
     cfg, dataset = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[])
-    entry._train(cfg, dataset, RunDirectory(tmp_path), [])
+    entry._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=True)
     assert "No checkpoint was written yet; training starts from the beginning." in capsys.readouterr().out
     assert started[0][-1] is None
-    entry._train(cfg, dataset, RunDirectory(tmp_path), None)  # a new run has no reason to say so
+    entry._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=False)  # a new run has no reason to say so
     assert "checkpoint" not in capsys.readouterr().out
 
 
