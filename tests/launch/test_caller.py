@@ -1,4 +1,4 @@
-"""`finetune.launch.main` called by another Python program: from a thread, beside a Hydra app, in an event loop."""
+"""`finetune.launch.main` called by another Python program: from a thread, next to a Hydra app, in an event loop."""
 
 import json
 import os

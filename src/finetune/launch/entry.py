@@ -59,7 +59,7 @@ from finetune.launch.resume import LAUNCHER, composed, named_folder
 from finetune.launch.slurm.job import is_restart
 from finetune.launch.slurm.settings import check_slurm, settings_of, slurm_notes
 from finetune.runs.checkpoints import NO_CHECKPOINT
-from finetune.training.length import length_problems
+from finetune.training.length import length_problems, limits_length
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -146,7 +146,7 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and nothing says which of them belong together."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
-    if batches := batches_per_epoch(cfg, dataset):
+    if limits_length(cfg.trainer) and (batches := batches_per_epoch(cfg, dataset)):
         problems += length_problems(cfg.trainer, batches)
     needed = any(map(needs_held, cfg.evaluation.values()))
     if needed and not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):

@@ -41,6 +41,11 @@ def limited(limit: int | float | None, batches_per_epoch: int) -> int:
     return batches
 
 
+def limits_length(node: DictConfig) -> bool:
+    """Whether `length_problems` can find any: the batches have to be counted only then, which plans a whole pass."""
+    return any(node.get(key) is not None for key in ("limit_train_batches", "min_steps", "min_epochs"))
+
+
 def length_problems(node: DictConfig, batches_per_epoch: int) -> list[Problem]:
     """Return which settings of the trainer cannot be met with so many batches.
 
