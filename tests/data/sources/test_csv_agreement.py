@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.bad_rows import BadRows
@@ -67,6 +67,8 @@ def both(head: CsvHead) -> tuple[pa.Table | None, CarefulReading, BadRows]:
 
 
 @quick
+@example(body=',,""\\a', dialect=Dialect(",", '"', "\\"), sep_line="")
+@example(body=',"a,"\\a,', dialect=Dialect(",", '"', "\\"), sep_line="")
 @given(body=bodies, dialect=st.sampled_from(DIALECTS), sep_line=st.sampled_from(["", "sep=,\n", '"sep=;"\r\n']))
 def test_on_arbitrary_text(body, dialect, sep_line, tmp_path):
     path = tmp_path / "f.csv"

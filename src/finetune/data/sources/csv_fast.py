@@ -29,7 +29,7 @@ def read_fast(head: CsvHead, names: Sequence[str], max_cell_characters: int) -> 
         return None  # Arrow takes a single byte
     try:
         with head.file.open() as file:
-            text = Utf8(file, head.encoding, _end(head), head.dialect.quote)
+            text = Utf8(file, head.encoding, _end(head), head.dialect)
             with pa.PythonFile(text, mode="r") as stream:
                 batches = _parse(stream, text, head, names, max_cell_characters)
     # A UnicodeError or OSError of the file below comes through Arrow as it was raised.
@@ -61,7 +61,11 @@ def _parse(
     ) as reader:
         for batch in reader:
             quote = head.dialect.quote if text.has_quotes else ""
-            if text.has_nul or not all(_all_good(column, quote, max_cell_characters) for column in batch.columns):
+            if (
+                text.has_nul
+                or text.has_quote_and_escape
+                or not all(_all_good(column, quote, max_cell_characters) for column in batch.columns)
+            ):
                 return None
             batches.append(batch)
     return batches
@@ -96,16 +100,19 @@ def _end(head: CsvHead) -> bytes:
 class Utf8:
     """A file in any encoding as UTF-8, with `tail` behind its end, for Arrow to read.
 
-    It notes whether the character NUL, or `quote`, was anywhere in what was read so far.
+    It notes whether the character NUL, a quote, or a quote with the escape character after it was anywhere in what was
+    read so far. After a closing quote, as in `""\\a`, Arrow drops an escape character that Python's reader keeps.
     """
 
-    def __init__(self, file: BinaryIO, encoding: str, tail: bytes, quote: str) -> None:
+    def __init__(self, file: BinaryIO, encoding: str, tail: bytes, dialect: Dialect) -> None:
         self.file = file
         codec = python_codec(encoding)
         self.decoder = None if codec == "utf-8-sig" else codecs.getincrementaldecoder(codec)()
         self.tail = tail
-        self.quote = quote.encode()
-        self.has_nul = self.has_quotes = False
+        self.quote = dialect.quote.encode()
+        self.quote_and_escape = (dialect.quote + dialect.escape).encode() if dialect.escape else b""
+        self.last = b""  # of the block before
+        self.has_nul = self.has_quotes = self.has_quote_and_escape = False
         self.closed = False
 
     def read(self, size: int = -1) -> bytes:
@@ -120,6 +127,9 @@ class Utf8:
             data = self.decoder.decode(b"", final=True).encode() if ended else text.encode()
         self.has_nul = self.has_nul or b"\0" in data
         self.has_quotes = self.has_quotes or (self.quote != b"" and self.quote in data)
+        if self.quote_and_escape and self.quote_and_escape in self.last + data:
+            self.has_quote_and_escape = True
+        self.last = data[-1:]
         if ended:
             data, self.tail = data + self.tail, b""
         return data
