@@ -34,10 +34,10 @@ test-slow: $(READY) ## the tests that take minutes
 
 test-slurm: $(READY) ## jobs on a real SLURM cluster, made on this machine; as root on Debian it installs SLURM
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then scripts/slurm/cluster.sh install; fi
-	@$(BIN)/python -m pytest -m slurm -rs tests/launch/test_slurm.py $(ARGS)
+	@$(BIN)/python -m pytest -m slurm -rs tests/executors/test_slurm.py $(ARGS)
 
 test-kills: $(READY) ## kill a run 20 times at random moments; more: make test-kills KILLS=50 SEED=1
-	@KILLS=$(or $(KILLS),20) SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/launch/test_kills.py
+	@KILLS=$(or $(KILLS),20) SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/runner/test_kills.py
 
 check: $(READY) ## lint and types
 	$(BIN)/ruff check .

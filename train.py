@@ -9,7 +9,7 @@ python train.py --help
 import sys
 
 try:
-    from finetune.launch import main
+    from finetune.cli.train import main
 except ModuleNotFoundError as error:
     if error.name != "finetune":
         raise

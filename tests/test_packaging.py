@@ -86,7 +86,7 @@ def test_finetune_train_from_the_wheel_in_an_empty_folder(unpacked, tiny_model, 
     write_pairs(tmp_path / "pairs.csv")
     code = (
         "import sys, finetune; assert finetune.__file__.startswith(sys.argv.pop(1));"
-        "from finetune.cli import main; main()"
+        "from finetune.cli.app import main; main()"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(unpacked), "train", *quick(tiny_model, "name=wheel", "trainer.max_steps=2")],

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from finetune.config.check import check
-from finetune.launch.arguments import Arguments
-from finetune.launch.axes import read_axes
+from finetune.config.command_line import Arguments
+from finetune.sweep.search_space import read_axes
 from tests.conftest import ROOT, write_pairs
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -103,7 +103,7 @@ def _import_all() -> None:
     import pandas  # noqa: F401 - pyarrow imports it where it is installed
     import transformers.models.bert.modeling_bert  # noqa: F401
 
-    import finetune.launch.entry
+    import finetune.cli.main
     import finetune.training.fit  # noqa: F401
 
 

@@ -136,7 +136,7 @@ def measure(who: str, arrow: Path, batch_size: int, seconds: float) -> dict[str,
 
 def ours(arrow: Path, batch_size: int, _: str) -> Iterator:
     """Number the texts, plan the epoch, and hand out its batches."""
-    from finetune.data.mixing import BatchSettings, Epochs
+    from finetune.data.batching.mixing import BatchSettings, Epochs
     from finetune.data.relations import Relations
 
     yield

@@ -91,8 +91,8 @@ def ours(file: Path) -> dict[str, float]:
     loaded = time.perf_counter()
     from transformers import AutoTokenizer
 
-    from finetune.data.datamodule import RelationDataModule
-    from finetune.models.locate import locate
+    from finetune.data.batching.datamodule import RelationDataModule
+    from finetune.models.resolve import locate
 
     tokenizer = AutoTokenizer.from_pretrained(locate("sentence-transformers/all-MiniLM-L6-v2"))
     imported = time.perf_counter()
@@ -110,7 +110,7 @@ def datasets_library(file: Path) -> dict[str, float]:
     from datasets import disable_progress_bars, load_dataset
     from transformers import AutoTokenizer, DataCollatorWithPadding
 
-    from finetune.models.locate import locate
+    from finetune.models.resolve import locate
 
     tokenizer = AutoTokenizer.from_pretrained(locate("sentence-transformers/all-MiniLM-L6-v2"))
     collate = DataCollatorWithPadding(tokenizer)

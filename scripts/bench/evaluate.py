@@ -104,7 +104,7 @@ def ours(right_QR: np.ndarray, documents: int, texts: list[str] | None, bf16: bo
     from importlib.resources import files
 
     from finetune.config.build import build
-    from finetune.data.judgments import Judgments
+    from finetune.data.holdout.judgments import Judgments
 
     queries = len(right_QR)
     node = yaml.safe_load((files("finetune.conf") / "evaluation" / "retrieval.yaml").read_text(encoding="utf-8"))
@@ -130,9 +130,9 @@ def encoder_of(texts: list[str], bf16: bool) -> Callable[[np.ndarray], np.ndarra
     import pyarrow as pa
 
     from finetune.data.items import Items
-    from finetune.data.tokens import Tokens
+    from finetune.data.tokens.token_store import Tokens
+    from finetune.encoding.engine import Engine
     from finetune.models.text import TextEncoder
-    from finetune.training.engine import Engine
 
     encoder, engine = TextEncoder(MODEL).eval(), Engine(embed_precision="bf16-mixed" if bf16 else "32-true")
 
@@ -151,7 +151,7 @@ def peers(right_QR: np.ndarray, documents: int, texts: list[str] | None, bf16: b
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    from finetune.models.locate import locate
+    from finetune.models.resolve import locate
 
     class LooksUp(InformationRetrievalEvaluator):
         def embed_inputs(self, model: Any, sentences: list[str], **_: Any) -> Any:

@@ -96,7 +96,7 @@ def training(case: dict[str, object]) -> dict[str, float]:
     """Train some steps, and return the pairs a second of the steps after the first three."""
     import torch  # noqa: F401 - before ours, so that the environment is the one of the contestant and nothing else
 
-    from finetune.launch import main as finetune
+    from finetune.cli.train import main as finetune
 
     steps, kind = int(case["steps"]), str(case["texts"])  # type: ignore[call-overload]
     with tempfile.TemporaryDirectory(prefix="finetune-bench-neighbours-") as folder:

@@ -63,7 +63,7 @@ def measure(who: str, arrow: Path, sample: int) -> dict[str, float]:
     """Return the seconds that one contestant takes, and for how many texts."""
     from transformers import AutoTokenizer
 
-    from finetune.models.locate import locate
+    from finetune.models.resolve import locate
 
     tokenizer = AutoTokenizer.from_pretrained(locate("sentence-transformers/all-MiniLM-L6-v2"))
     texts = pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()["text"].chunk(0)
@@ -82,9 +82,9 @@ def measure(who: str, arrow: Path, sample: int) -> dict[str, float]:
 
 def measure_ours(texts: pa.Array, tokenizer: Any, sample: int) -> dict[str, float]:
     """Tokenise all texts into an empty cache; stops everything if an id differs from the wrapper's."""
-    from finetune.data.cache import Cache
+    from finetune.data.cache.store import Cache
     from finetune.data.items import Items
-    from finetune.data.tokens import Tokens
+    from finetune.data.tokens.token_store import Tokens
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

@@ -207,7 +207,7 @@ def ours(case: dict[str, Any]) -> dict[str, float]:
 
 def trained(case: dict[str, Any], epochs: int = 1) -> list[dict[str, float]]:
     """Return the lines of a run's metrics that have a loss, one for each step."""
-    from finetune.launch import main as finetune
+    from finetune.cli.train import main as finetune
 
     with tempfile.TemporaryDirectory(prefix="finetune-bench-train-") as folder:
         path = Path(folder) / "pairs.csv"
@@ -261,7 +261,7 @@ def theirs(case: dict[str, Any]) -> dict[str, float]:
     from torch.utils.data import BatchSampler, SequentialSampler
     from transformers import TrainerCallback
 
-    from finetune.models.locate import locate
+    from finetune.models.resolve import locate
 
     # Weights in fp32 and attention by torch's fused function unless a knob says otherwise: its defaults.
     attention = {"attn_implementation": case["attention"]} if "attention" in case else {}
@@ -323,7 +323,7 @@ def limit(case: dict[str, Any]) -> dict[str, float]:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from finetune.models.locate import locate
+    from finetune.models.resolve import locate
 
     folder = locate(case["model"])
     config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -373,15 +373,15 @@ def same_loss() -> str:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    from finetune.data.batches import Batches
-    from finetune.data.known import KnownPositives
-    from finetune.data.mixing import BatchSettings
+    from finetune.data.batching.batches import Batches
+    from finetune.data.batching.mixing import BatchSettings
+    from finetune.data.known_positives import KnownPositives
     from finetune.data.relations import Relations
-    from finetune.data.tokens import Tokens
+    from finetune.data.tokens.token_store import Tokens
+    from finetune.encoding.engine import Engine
     from finetune.losses.infonce import InfoNCE
-    from finetune.models.locate import locate
+    from finetune.models.resolve import locate
     from finetune.models.text import TextEncoder
-    from finetune.training.engine import Engine
 
     # Texts that occur once: where one repeats, the peer takes a right answer for a wrong one, and ours does not.
     seen: set[str] = set()

@@ -1,8 +1,8 @@
 """`finetune VERB …` and `python -m finetune VERB …`."""
 
-from finetune import interrupts
+from finetune import signals
 
-interrupts.end_at_once()  # before anything else is imported: only a program imports this module
+signals.end_at_once()  # before anything else is imported: only a program imports this module
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
 
     streams.settle()
     native_libraries.set_defaults()
-    from finetune.cli import main as cli
+    from finetune.cli.app import main as cli
 
     cli()
 

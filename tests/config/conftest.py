@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config.check import check
-from finetune.config.source import load
+from finetune.config.static_source import load
 from finetune.errors import CheckFailed, Problem
 
 

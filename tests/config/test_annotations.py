@@ -12,7 +12,7 @@ import pytest
 
 from finetune.config import types as config_types
 from finetune.config.annotations import complaint, describe, evaluate, fits
-from finetune.config.source import Module
+from finetune.config.static_source import Module
 from finetune.config.types import FolderName, Fraction, NotEmpty, NotEmptyText, PositiveInt, Range
 
 EMPTY = Module("empty")

@@ -10,7 +10,7 @@ import pytest
 from pytorch_metric_learning import losses, miners
 
 from finetune.config.signatures import signature
-from finetune.config.source import define, load
+from finetune.config.static_source import define, load
 
 from .conftest import problems_of
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from finetune.config.check import check
 from finetune.config.compose import compose
-from finetune.config.spelling import distance, nearest
+from finetune.config.suggest import distance, nearest
 from finetune.config.values import keys_of
 from finetune.errors import CheckFailed
 

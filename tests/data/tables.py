@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.column_setting import ColumnSetting
-from finetune.data.columns import as_texts, type_columns
-from finetune.data.layouts import find_roles
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
+from finetune.data.schema.column_spec import ColumnSetting
+from finetune.data.schema.columns import as_texts, type_columns
+from finetune.data.schema.layouts import find_roles
 from finetune.data.sources.source import Reading
 
 

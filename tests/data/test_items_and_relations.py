@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from finetune.data.arrays import distinct, flat_ranges
 from finetune.data.items import Items
-from finetune.data.known import KnownPositives
+from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
 
 texts = st.lists(st.one_of(st.none(), st.text("abé", max_size=2)), max_size=12)

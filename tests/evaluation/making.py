@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from finetune.config.build import build
-from finetune.data.judgments import Judgments
+from finetune.data.holdout.judgments import Judgments
 
 FOLDER = Path(__file__).parents[2] / "conf" / "evaluation"
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, v_measure_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from finetune.data.held import LabelledItems, ScoredPairs
+from finetune.data.holdout.eval_data import LabelledItems, ScoredPairs
 from finetune.errors import FinetuneError
 from finetune.evaluation.clusters import k_means
 from finetune.evaluation.probes import linear_probe, nearest_neighbour

@@ -15,8 +15,8 @@ from scipy import stats
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.metrics import measure
+from tests.cli.test_evaluate import evaluate
 from tests.conftest import quick, run_train, write_pairs
-from tests.launch.test_evaluate_command import evaluate
 
 pytest.importorskip("mteb", reason="needs pip install 'finetune[mteb]'")
 
@@ -212,10 +212,10 @@ def test_evaluate_finds_the_same_of_the_saved_model(trained, monkeypatch):
 
 
 def test_random_numbers_go_on_as_if_nothing_was_measured(tiny_model):
+    from finetune.encoding.collectives import Together
+    from finetune.encoding.engine import Engine
     from finetune.models.text import TextEncoder
-    from finetune.training.engine import Engine
-    from finetune.training.measure import Measure
-    from finetune.training.together import Together
+    from finetune.training.evaluation_runner import Measure
 
     encoder = TextEncoder(str(tiny_model))
     measured = Measure(encoder, Engine(), 16, None)

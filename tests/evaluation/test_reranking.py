@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from finetune.data.judgments import Judgments
+from finetune.data.holdout.judgments import Judgments
 from finetune.errors import FinetuneError
 from tests.evaluation.making import built
 

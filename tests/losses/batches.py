@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from finetune.data.batches import Batches
+from finetune.data.batching.batches import Batches
+from finetune.data.batching.mixing import BatchSettings
 from finetune.data.items import ABSENT
-from finetune.data.known import KnownPositives
-from finetune.data.mixing import BatchSettings
+from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
-from finetune.data.tokens import Tokens
+from finetune.data.tokens.token_store import Tokens
 from tests.losses.test_infonce import batch_of, embeddings
 
 __all__ = ["batch_of", "classed", "embeddings", "labelled", "scored"]

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from finetune.data.batches import Batches
-from finetune.data.known import KnownPositives
-from finetune.data.mixing import BatchSettings
+from finetune.data.batching.batches import Batches
+from finetune.data.batching.mixing import BatchSettings
+from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
-from finetune.data.tokens import Tokens
+from finetune.data.tokens.token_store import Tokens
 from finetune.losses.infonce import InfoNCE
 
 

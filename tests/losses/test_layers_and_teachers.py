@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from finetune.encoding.teacher import embedded
 from finetune.errors import CheckFailed
 from finetune.losses.composed import Layers, Matryoshka
 from finetune.losses.distillation import EmbeddingMSE
 from finetune.losses.infonce import InfoNCE
 from finetune.models.text import TextEncoder
-from finetune.training.teacher import embedded
 from tests.losses.batches import batch_of
 from tests.models.test_encoders import embed_texts
 from tests.models.tiny import TEXTS, tiny

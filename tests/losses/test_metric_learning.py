@@ -16,8 +16,8 @@ from finetune.config.build import build
 from finetune.config.losses import filled
 from finetune.config.rules import INSTEAD
 from finetune.errors import CheckFailed
-from finetune.losses.metric_facts import META_CLASSES, SQUARE, TWO_VIEWS, UNMINED
 from finetune.losses.metric_learning import MetricLearning
+from finetune.losses.pml_rules import META_CLASSES, SQUARE, TWO_VIEWS, UNMINED
 from tests.losses.batches import batch_of, classed, embeddings
 
 

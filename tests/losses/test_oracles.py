@@ -15,8 +15,8 @@ from finetune.losses.composed import Matryoshka, Sum
 from finetune.losses.distillation import ListKL, MarginMSE
 from finetune.losses.infonce import Decoupled, InfoNCE
 from finetune.losses.loss import share
+from finetune.losses.pairwise_scores import AnglE, Contrastive, CoSENT, CosineMSE, Pearson
 from finetune.losses.regularizers import SpreadOut, Uniformity
-from finetune.losses.scored import AnglE, Contrastive, CoSENT, CosineMSE, Pearson
 from finetune.losses.siglip import SigLIP
 from finetune.losses.supcon import SupCon
 from finetune.losses.triplet import Triplet

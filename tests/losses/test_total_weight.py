@@ -10,7 +10,7 @@ from finetune.losses.composed import Layers, Matryoshka, Sum
 from finetune.losses.distillation import MarginMSE
 from finetune.losses.infonce import InfoNCE
 from finetune.losses.loss import total_weight
-from finetune.losses.scored import Contrastive, CosineMSE
+from finetune.losses.pairwise_scores import Contrastive, CosineMSE
 from finetune.losses.supcon import SupCon
 from finetune.losses.triplet import Triplet
 from tests.losses.batches import batch_of, embeddings, labelled, scored

@@ -19,11 +19,11 @@ from sentence_transformers import SentenceTransformer
 from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.image import ImageEncoder
-from finetune.models.module_types import TYPES
+from finetune.models.st_format.module_types import TYPES
+from finetune.models.st_format.write import write_json
 from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
-from finetune.models.write_modules import write_json
 from tests.models.test_encoders import embed_images, embed_texts, pictures
 from tests.models.tiny import TEXTS as TINY_TEXTS
 from tests.models.tiny import tiny

@@ -14,9 +14,9 @@ from torch.nn.utils import prune
 from finetune.models import fused_layer
 from finetune.models.dropout import replace_dropout
 from finetune.models.fused_layer import FusedLayer, fuse_layers, separate_layers
-from finetune.models.lookup import Lookup
-from finetune.models.packed import packed
+from finetune.models.packed_backbone import packed
 from finetune.models.packing import Packing
+from finetune.models.shared_grad import Lookup
 
 LENGTHS = np.array([2, 3, 3, 9])
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 30}

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from finetune.errors import ModelError
-from finetune.models.modules import declared
 from finetune.models.packing import Packing
 from finetune.models.pooling import MODES, Pooling
+from finetune.models.st_format.config import declared
 
 TOKENS = torch.tensor([[1.0, -2.0], [3.0, -4.0], [1.0, 1.0], [2.0, 5.0], [6.0, 0.0]])
 PACKING = Packing(np.array([2, 3]), torch.device("cpu"))

@@ -9,8 +9,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from finetune.errors import ModelError
-from finetune.models.locate import locate
 from finetune.models.positions import longest
+from finetune.models.resolve import locate
 from finetune.models.text import TextEncoder
 
 TEXTS = ["a cat", "the quick brown fox jumps over the lazy dog " * 8, "", "Zürich, 北京, 🎉", "word"]

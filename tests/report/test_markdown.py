@@ -10,8 +10,8 @@ import pytest
 
 from finetune.report.markdown import report_markdown
 from finetune.runs.atomic import to_json
-from tests.evaluation.test_plain import RENDERER, Cells
 from tests.report.made import BARE, HOSTILE, make_report, row
+from tests.report.test_escaping import RENDERER, Cells
 
 
 @pytest.fixture(scope="module")

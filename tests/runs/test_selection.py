@@ -5,9 +5,9 @@ import pytest
 
 from finetune.config.differences import ABSENT, differences, value_of
 from finetune.errors import FinetuneError
+from finetune.runs.filters import moment, term
 from finetune.runs.registry import find
 from finetune.runs.selection import Wish, select
-from finetune.runs.terms import moment, term
 from tests.runs.made import CONFIG, living, make_run
 
 

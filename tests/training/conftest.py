@@ -4,8 +4,8 @@ import pytest
 
 from finetune.config.build import build
 from finetune.config.check import check
-from finetune.launch.arguments import Arguments
-from finetune.launch.claim import find_run
+from finetune.config.command_line import Arguments
+from finetune.runner.run_setup import find_run
 from tests.conftest import quick, write_pairs
 
 

@@ -15,9 +15,9 @@ from torch import nn
 from finetune.config.check import check
 from finetune.errors import CheckFailed, Interrupted
 from finetune.training.callbacks import Average
-from finetune.training.divergence import NoNumber
 from finetune.training.fit import assemble, fit
-from finetune.training.undisturbed import random_state, set_random_state, undisturbed
+from finetune.training.non_finite_loss import NoNumber
+from finetune.training.preserve_state import random_state, set_random_state, undisturbed
 
 
 def last(run):

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted, RunError
-from finetune.launch.arguments import Arguments
-from finetune.launch.entry import look_at_a_glance
+from finetune.preflight.check import look_at_a_glance
 from finetune.runs.directory import RunDirectory, State
 from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, ended
 from finetune.training.loggers.tracker import Row

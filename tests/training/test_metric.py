@@ -5,9 +5,9 @@ import torch
 
 from finetune.config.build import build
 from finetune.config.check import check
+from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted
-from finetune.launch.arguments import Arguments
-from finetune.launch.claim import find_run
+from finetune.runner.run_setup import find_run
 from finetune.training.fit import assemble, fit
 from tests.conftest import WORDS, quick
 from tests.training.test_fit import Spy, fit_with, weights

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from finetune.config.build import build
 from finetune.config.check import check
-from finetune.data.mixing import Epochs
+from finetune.data.batching.mixing import Epochs
 from tests.conftest import ROOT, WORDS, quick, run_train
 
 # A loss with weights of its own, one of which nothing uses; each source has one, and a batch uses that of its source.

@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from finetune.config.build import build
 from finetune.config.check import check
+from finetune.config.command_line import Arguments
 from finetune.data.dataset import Dataset
-from finetune.launch.arguments import Arguments
-from finetune.launch.claim import find_run
 from finetune.losses.infonce import InfoNCE
+from finetune.runner.run_setup import find_run
 from finetune.runs.directory import RunDirectory
 from finetune.training.fit import assemble
 from tests.conftest import WORDS, quick, write_pairs

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from finetune.config import trainer as arguments
 from finetune.config.build import build
 from finetune.config.check import check
+from finetune.config.command_line import Arguments
 from finetune.config.rules import GROUPS
 from finetune.errors import CheckFailed, Interrupted
-from finetune.launch.arguments import Arguments
-from finetune.launch.claim import find_run
-from finetune.launch.entry import check_fit
+from finetune.preflight.check import check_fit
+from finetune.runner.run_setup import find_run
 from finetune.training.fit import assemble, fit
 from finetune.training.length import length_problems
 from tests.conftest import quick, write_pairs

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 
 from finetune.config import types as config_types
 from finetune.config.examples import example
-from finetune.config.source import DEEPEST, Import, Module, NotThere, Opaque, load
-from finetune.config.spelling import did_you_mean
+from finetune.config.static_source import DEEPEST, Import, Module, NotThere, Opaque, load
+from finetune.config.suggest import did_you_mean
 
 _BUILTINS = {kind.__name__: kind for kind in (bool, int, float, str, list, dict, tuple)}
 _TYPING = {

@@ -8,8 +8,8 @@ from typing import Any
 from finetune.config.annotations import complaint, evaluate, hint, narrow
 from finetune.config.rules import ARGUMENTS, FILLED, GROUPS, Group
 from finetune.config.signatures import Signature, signature
-from finetune.config.source import Definition, Opaque
-from finetune.config.spelling import did_you_mean, nearest
+from finetune.config.static_source import Definition, Opaque
+from finetune.config.suggest import did_you_mean, nearest
 from finetune.config.targets import is_under, resolve
 from finetune.config.values import UNKNOWN
 from finetune.errors import Problem

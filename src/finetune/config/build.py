@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import is_special
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.targets import allowed_prefixes, is_under, refusal
 from finetune.errors import CheckFailed, Problem
 

@@ -16,14 +16,14 @@ from finetune.config.annotations import complaint, hint, show
 from finetune.config.arguments import check_node
 from finetune.config.callbacks import callbacks_without_default
 from finetune.config.compose import Composer, composer
-from finetune.config.files import check_files, unfit_root
+from finetune.config.cross_checks import check_relations
+from finetune.config.file_checks import check_files, unfit_root
+from finetune.config.hydra_errors import short
 from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
-from finetune.config.mishaps import short
-from finetune.config.origins import find, folders_of, with_places
+from finetune.config.key_locations import find, folders_of, with_places
 from finetune.config.overrides import apply, choice_problem, chooses, decimal_comma, how_to_empty, key_problem, parse
-from finetune.config.relations import check_relations
 from finetune.config.rules import GROUPS, KEYS
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.values import UNKNOWN, own_parts, resolve
 from finetune.errors import CheckFailed, Problem
 

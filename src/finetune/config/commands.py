@@ -19,7 +19,7 @@ def program() -> str:
         return f"{_found_by_the_shell(called)} train"
     python = _found_by_the_shell(Path(sys.executable), "python")
     if called.name == "__main__.py":
-        return f"{python} -m finetune{'.launch' if called.parent.name == 'launch' else ' train'}"
+        return f"{python} -m finetune{'.runner' if called.parent.name == 'runner' else ' train'}"
     return f"{python} {shlex.quote(_PROGRAM) if called.suffix == '.py' else 'train.py'}"
 
 

@@ -28,8 +28,8 @@ from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
-from finetune.config import resolvers, shortcuts
-from finetune.config.mishaps import as_problem
+from finetune.config import hydra_speedups, resolvers
+from finetune.config.hydra_errors import as_problem
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
 JOB_NAME = "train"  # ${hydra:job.name}, unless hydra.job.name is set
@@ -99,7 +99,7 @@ def own_hydra() -> Iterator[None]:
 class Composer:
     """Hydra's config loader over one search path."""
 
-    def __init__(self, loader: shortcuts.Loader, folders: list[Path], config_name: str | None) -> None:
+    def __init__(self, loader: hydra_speedups.Loader, folders: list[Path], config_name: str | None) -> None:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
@@ -189,13 +189,15 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
     _search_shipped_groups()
     with own_hydra(), initialize_config_dir(str(folders[0]), job_name=JOB_NAME, version_base="1.3"):
         resolvers.register()  # after Hydra has registered its own
-        yield Composer(shortcuts.Loader(GlobalHydra.instance().config_loader().get_search_path()), folders, config_name)
+        yield Composer(
+            hydra_speedups.Loader(GlobalHydra.instance().config_loader().get_search_path()), folders, config_name
+        )
 
 
 def reference() -> Composer:
     """A composer over Hydra's own and the shipped files alone, without a root config: nothing of the user's."""
     shipped = shipped_folder()
-    return Composer(shortcuts.Loader(create_config_search_path(str(shipped))), [shipped], None)
+    return Composer(hydra_speedups.Loader(create_config_search_path(str(shipped))), [shipped], None)
 
 
 class _ShippedGroups(SearchPathPlugin):
@@ -218,4 +220,4 @@ class _ShippedGroups(SearchPathPlugin):
 @cache
 def _search_shipped_groups() -> None:
     Plugins.instance().register(_ShippedGroups)
-    shortcuts.take(shipped_folder())
+    hydra_speedups.take(shipped_folder())

@@ -10,8 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import Composer, reference
-from finetune.config.mishaps import listing
-from finetune.config.spelling import did_you_mean
+from finetune.config.hydra_errors import listing
+from finetune.config.suggest import did_you_mean
 from finetune.config.values import own_parts
 from finetune.errors import Problem
 

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import parameter_names, refusal_of
 from finetune.config.compose import Composer
-from finetune.config.mishaps import listing
+from finetune.config.hydra_errors import listing
 from finetune.config.quoting import quoted, typed
 from finetune.config.rules import GROUPS
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.values import keys_of
 from finetune.errors import Problem
 

@@ -64,7 +64,7 @@ GROUPS: dict[str, Group] = {
     "data": Group(("finetune.data",)),
     "loss": Group(("finetune.losses", _LOSSES, *_PARTS)),
     "miner": Group((_MINERS, *_PARTS), optional=True),
-    "engine": Group(("finetune.training.engine",)),
+    "engine": Group(("finetune.encoding.engine",)),
     "optimizer": Group(
         ("torch.optim", "finetune.training"), given=frozenset({"params"}), offered=frozenset({"hidden"})
     ),
@@ -85,7 +85,7 @@ GROUPS: dict[str, Group] = {
     # Also what hydra.sweeper builds, with sampler and pruner inside, and hydra.launcher.
     "sweep": Group(
         (
-            *("finetune.launch.sweep_settings", "finetune.launch.slurm.settings"),
+            *("finetune.sweep.settings", "finetune.preflight.slurm"),
             *("optuna.samplers", "optuna.pruners"),
         )
     ),

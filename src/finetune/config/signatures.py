@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from finetune.config.source import DEEPEST, Definition, Module, Opaque, base_of, last_name
+from finetune.config.static_source import DEEPEST, Definition, Module, Opaque, base_of, last_name
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.config.rules import EXTRAS, GROUPS, INSTEAD
-from finetune.config.source import Definition, NotThere, Opaque, class_attribute, define
-from finetune.config.spelling import did_you_mean
+from finetune.config.static_source import Definition, NotThere, Opaque, class_attribute, define
+from finetune.config.suggest import did_you_mean
 from finetune.errors import Problem
 
 ALLOW = "FINETUNE_ALLOW"

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from finetune.data.suffixes import PACKED, unpacked_name
+from finetune.data.extensions import PACKED, unpacked_name
 from finetune.errors import CheckFailed, Problem
 
 TEXTS = {".jsonl", ".ndjson", ".json", ".parquet"}

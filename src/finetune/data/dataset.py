@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.arrays import Ints, distinct
-from finetune.data.held import Held, LabelledItems, ScoredPairs
-from finetune.data.holding import Parts, hold_out_part, were_rows
+from finetune.data.holdout.eval_data import Held, LabelledItems, ScoredPairs
+from finetune.data.holdout.holdout import Parts, hold_out_part, were_rows
+from finetune.data.holdout.judgments import Judgments
+from finetune.data.holdout.leaks import Leaks, find_leaks
 from finetune.data.items import ABSENT, PLURALS, Items
-from finetune.data.judgments import Judgments
-from finetune.data.known import KnownPositives
-from finetune.data.layouts import Layout
-from finetune.data.leaks import Leaks, find_leaks
+from finetune.data.known_positives import KnownPositives
 from finetune.data.prepared import Prepared
 from finetune.data.relations import Relations
+from finetune.data.schema.layouts import Layout
 from finetune.errors import CheckFailed, Problem
 
 

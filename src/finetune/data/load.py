@@ -16,20 +16,20 @@ import pyarrow as pa
 from finetune.console import Bar
 from finetune.data.bad_rows import FILE, BadRows, list_apart, list_for_user
 from finetune.data.beir_folder import BeirFolder
-from finetune.data.cache import Cache, CacheUnavailable
-from finetune.data.columns import as_texts, type_columns
+from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.dataset import Dataset, assemble, skipped_notes
-from finetune.data.held import Held, hold_all
+from finetune.data.holdout.eval_data import Held, hold_all
 from finetune.data.items import PLURALS, Items, Modality
-from finetune.data.layouts import Roles
 from finetune.data.modalities import Options, prepare_column, recognise
 from finetune.data.modalities.references import is_data, scheme
-from finetune.data.numbers import POINT
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
 from finetune.data.prompts import with_prompts
-from finetune.data.questions import questions, unused_note
-from finetune.data.score_values import with_scores
+from finetune.data.schema.columns import as_texts, type_columns
+from finetune.data.schema.layouts import Roles
+from finetune.data.schema.number_formats import POINT
+from finetune.data.schema.questions import questions, unused_note
+from finetune.data.schema.score_values import with_scores
 from finetune.data.sources import Head, Source
 from finetune.data.sources.beir import Beir, read_beir
 from finetune.errors import CheckFailed, Problem

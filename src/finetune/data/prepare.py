@@ -14,17 +14,17 @@ import pyarrow as pa
 
 from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
-from finetune.data.columns import TypedColumns
+from finetune.data.build_relations import Related, group_of_labels, relate
+from finetune.data.holdout.judgments import Judgments
+from finetune.data.holdout.split import connected
 from finetune.data.items import ABSENT, Items, Modality
-from finetune.data.judgments import Judgments
-from finetune.data.known import KnownPositives
-from finetune.data.layouts import Layout
+from finetune.data.known_positives import KnownPositives
 from finetune.data.prepared import Prepared
 from finetune.data.prompts import twins, under_all_prompts, with_prompts
-from finetune.data.relate import Related, group_of_labels, relate
 from finetune.data.relations import Relations
+from finetune.data.schema.columns import TypedColumns
+from finetune.data.schema.layouts import Layout
 from finetune.data.sources.beir import Beir
-from finetune.data.split import connected
 
 
 @dataclass(frozen=True)

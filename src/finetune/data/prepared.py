@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from finetune.data.arrays import Ints
-from finetune.data.arrow_files import read_array, read_numbers, write_array
+from finetune.data.cache.arrow_files import read_array, read_numbers, write_array
+from finetune.data.holdout.judgments import Judgments
 from finetune.data.items import Items, Part
-from finetune.data.judgments import Judgments
-from finetune.data.known import KnownPositives
-from finetune.data.layouts import Layout
+from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
+from finetune.data.schema.layouts import Layout
 
 FACTS = "facts.json"
 _PLAIN = ("sources", "layouts", "labels", "rows_read", "rows_skipped", "skipped", "duplicates", "notes")

@@ -9,18 +9,18 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from finetune.config.annotations import complaint
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
 from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, named_judgments, to_evaluate_on, why_not
-from finetune.data.column_setting import check_columns
-from finetune.data.layouts import Roles, find_roles
 from finetune.data.paths import beside, resolve
+from finetune.data.schema.column_spec import check_columns
+from finetune.data.schema.layouts import Roles, find_roles
 from finetune.data.sources import Head, ReadOptions, Source, open_source
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
+    from finetune.data.batching.mixing import BatchSettings
     from finetune.data.dataset import Dataset
-    from finetune.data.mixing import BatchSettings
 
 T = TypeVar("T")
 HOW_TO_NAME = (
@@ -155,7 +155,7 @@ class Data:
 
     def batch_settings(self) -> BatchSettings:
         """Return how batches are made of what was loaded."""
-        from finetune.data.mixing import BatchSettings, Share
+        from finetune.data.batching.mixing import BatchSettings, Share
 
         shares = []
         for name, own in (self.sources or {}).items():

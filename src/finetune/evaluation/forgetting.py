@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from finetune.config.types import NotEmpty, PositiveInt
 from finetune.evaluation.comparison import Comparison
-from finetune.evaluation.report import change_data
 from finetune.evaluation.retrieval import Retrieval
+from finetune.report.report_data import change_data
 
 WHAT = "Judgments of a general set, on which the model was not trained: what it loses there, it has forgotten."
 

@@ -16,11 +16,11 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts, drawn, finite
 from finetune.evaluation.probes import Floats as Embeddings
 from finetune.evaluation.result import Floats, Result
-from finetune.evaluation.task import prepare, some
-from finetune.evaluation.variants import unit
+from finetune.evaluation.retrieval_task import prepare, some
+from finetune.evaluation.truncation_quantization import unit
 
 if TYPE_CHECKING:
-    from finetune.data.judgments import Judgments
+    from finetune.data.holdout.judgments import Judgments
 
 _ROWS = 1024  # of items whose distances to all others are held at once
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.names import split
+from finetune.evaluation.metric_names import split
 
 Floats = NDArray[np.floating]
 Result = NDArray[np.float64]

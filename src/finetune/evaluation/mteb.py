@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import EmbedTexts, Role, TextEvaluator, finite

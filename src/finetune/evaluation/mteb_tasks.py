@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.config.build import find
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.targets import ALLOW, is_own
-from finetune.data.cache import Cache
+from finetune.data.cache.store import Cache
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
 if TYPE_CHECKING:

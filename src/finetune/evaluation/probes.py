@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from finetune.evaluation.search import top_k
-from finetune.evaluation.variants import unit
+from finetune.evaluation.truncation_quantization import unit
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

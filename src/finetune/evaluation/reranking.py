@@ -18,10 +18,10 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Texts
 from finetune.evaluation.result import Floats, Ints
 from finetune.evaluation.retrieval import Retrieval, RetrievalResult
-from finetune.evaluation.task import SHOWN, Task, prepare, some
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, some
 
 if TYPE_CHECKING:
-    from finetune.data.judgments import Judgments
+    from finetune.data.holdout.judgments import Judgments
 
 # Takes the items of P queries and of P documents, and gives the score of each pair.
 Score = Callable[[Ints, Ints], NDArray[np.float32]]

@@ -16,16 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.config.types import NotEmpty, PositiveInt
-from finetune.evaluation import approximate, lexical, metrics
+from finetune.evaluation import ann, metrics
+from finetune.evaluation import bm25 as lexical
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts
-from finetune.evaluation.names import split
+from finetune.evaluation.metric_names import split
 from finetune.evaluation.result import Floats, Ints, Result
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, some
 from finetune.evaluation.search import top_k
-from finetune.evaluation.task import SHOWN, Task, prepare, some
-from finetune.evaluation.variants import variants
+from finetune.evaluation.truncation_quantization import variants
 
 if TYPE_CHECKING:
-    from finetune.data.judgments import Judgments
+    from finetune.data.holdout.judgments import Judgments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class Retrieval(Evaluator):
     ) -> Ints:
         def find(k: int) -> Ints:
             if self.index == "approximate":
-                return approximate.near_k(queries_QD, corpus_MD, k)
+                return ann.near_k(queries_QD, corpus_MD, k)
             return top_k(queries_QD, corpus_MD, k, device=device)[1]
 
         return task.without_selves(find, depth)

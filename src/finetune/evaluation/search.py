@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.sieve import Found, Sieve, as_rows
+from finetune.evaluation.bf16_prefilter import Found, Sieve, as_rows
 
 _INDEX_MASK = 0xFFFFFFFF
 _QUERIES_AT_ONCE = 1024

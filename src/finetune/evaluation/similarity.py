@@ -18,10 +18,10 @@ from finetune.evaluation import binary
 from finetune.evaluation.correlation import pearson, spearman
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts, drawn, finite
 from finetune.evaluation.result import Floats, Ints, Result
-from finetune.evaluation.variants import unit
+from finetune.evaluation.truncation_quantization import unit
 
 if TYPE_CHECKING:
-    from finetune.data.held import ScoredPairs
+    from finetune.data.holdout.eval_data import ScoredPairs
 
 Kind = Literal["cosine", "dot", "euclidean"]
 

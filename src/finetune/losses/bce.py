@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from finetune.config.types import Positive
 from finetune.errors import CheckFailed
-from finetune.losses.lists import ListLoss, mean_of
-from finetune.losses.settings import no_range
+from finetune.losses.constraints import no_range
+from finetune.losses.listwise import ListLoss, mean_of
 
 
 class BCE(ListLoss):

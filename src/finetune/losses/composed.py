@@ -11,10 +11,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative, Positive, PositiveInt
-from finetune.data.batches import Batch
+from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed, Problem
+from finetune.losses.constraints import too_wide
 from finetune.losses.loss import SharedLoss, share, tell_width, total_weight
-from finetune.losses.settings import too_wide
 
 
 class Matryoshka(SharedLoss):

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from finetune.config.types import NotEmptyText, Positive
-from finetune.data.batches import Batch
+from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.lists import ListLoss, log_shares, mean_of
-from finetune.losses.rows import RowLoss
+from finetune.losses.listwise import ListLoss, log_shares, mean_of
+from finetune.losses.per_row import RowLoss
 
 
 class MarginMSE(ListLoss):

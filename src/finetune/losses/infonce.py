@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import NotEmptyText, NotNegative, Positive
-from finetune.data.batches import Batch
-from finetune.losses.known import are_among, candidates, known_positives
-from finetune.losses.rows import RowLoss
+from finetune.data.batching.batches import Batch
+from finetune.losses.masks import are_among, candidates, known_positives
+from finetune.losses.per_row import RowLoss
 
 _SMALLEST_TEMPERATURE = 0.01  # as in CLIP: a learned one that goes on falling makes steps of no use
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from finetune.data.batches import Batch
+from finetune.data.batching.batches import Batch
 
 
 class Loss(nn.Module):

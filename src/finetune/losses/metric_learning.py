@@ -14,11 +14,11 @@ from pytorch_metric_learning.losses import CrossBatchMemory
 from torch import Tensor, nn
 
 from finetune.config.types import CountFromZero, Positive, PositiveInt
-from finetune.data.batches import Batch
+from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.known import connected
 from finetune.losses.loss import Loss
-from finetune.losses.metric_facts import META_CLASSES, SQUARE, TWO_VIEWS
+from finetune.losses.masks import connected
+from finetune.losses.pml_rules import META_CLASSES, SQUARE, TWO_VIEWS
 
 
 class MetricLearning(Loss):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Positive, PositiveInt
-from finetune.losses.lists import NOBODY, ListLoss, log_shares, mean_of
+from finetune.losses.listwise import NOBODY, ListLoss, log_shares, mean_of
 
 
 class RankNet(ListLoss):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Positive
-from finetune.data.batches import Batch
-from finetune.losses.known import others
+from finetune.data.batching.batches import Batch
 from finetune.losses.loss import Loss
+from finetune.losses.masks import others
 
 
 class Uniformity(Loss):

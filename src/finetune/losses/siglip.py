@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Positive
-from finetune.data.batches import Batch
-from finetune.losses.known import candidates, known_positives
-from finetune.losses.rows import RowLoss
+from finetune.data.batching.batches import Batch
+from finetune.losses.masks import candidates, known_positives
+from finetune.losses.per_row import RowLoss
 
 
 class SigLIP(RowLoss):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from finetune.config.types import Positive
-from finetune.data.batches import Batch
-from finetune.losses.known import has_positive, others
-from finetune.losses.rows import RowLoss
+from finetune.data.batching.batches import Batch
+from finetune.losses.masks import has_positive, others
+from finetune.losses.per_row import RowLoss
 
 
 class SupCon(RowLoss):

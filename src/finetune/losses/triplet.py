@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative
-from finetune.data.batches import Batch
+from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed
+from finetune.losses.constraints import soft_over_all
 from finetune.losses.documents import weighed, weighted_mean
-from finetune.losses.known import others
 from finetune.losses.loss import Loss
-from finetune.losses.settings import soft_over_all
+from finetune.losses.masks import others
 
 
 class Triplet(Loss):

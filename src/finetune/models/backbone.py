@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.locate import read_config, without_weights
-from finetune.models.quantised import check_not_quantised
+from finetune.models.quantized import check_not_quantised
+from finetune.models.resolve import read_config, without_weights
 
 _DROPOUT_KEYS = (
     "hidden_dropout_prob",

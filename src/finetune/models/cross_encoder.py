@@ -13,17 +13,17 @@ from torch import Tensor
 
 from finetune.config.types import CountFromZero, Fraction, NotEmptyText, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.data.pairs import Frame, Pairing
+from finetune.data.batching.pair_collator import Frame, Pairing
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
 from finetune.models.layers import keep_layers as leave_out_layers
-from finetune.models.locate import locate
-from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
+from finetune.models.resolve import locate
+from finetune.models.shared_grad import Lookup
+from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.write import write_cross_encoder
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer, marks
-from finetune.models.write_modules import write_cross_encoder
 
 
 class CrossEncoder(Encoder):

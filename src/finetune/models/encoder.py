@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.arrays import Ints
-from finetune.data.pairs import Pairing
+from finetune.data.batching.pair_collator import Pairing
 from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.attention import register_uncompiled
-from finetune.models.lookup import Lookup
-from finetune.models.modules import Use
+from finetune.models.shared_grad import Lookup
+from finetune.models.st_format.config import Use
 
 
 class Encoder(nn.Module):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from finetune.models.dropout import keep_, keep_mask
 from finetune.models.group_attention import GroupAttention, put_rows
-from finetune.models.lookup import has_hooks
 from finetune.models.packing import Group, Packing
+from finetune.models.shared_grad import has_hooks
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {}

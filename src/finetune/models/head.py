@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.folder_checks import without_layer_weights
-from finetune.models.modules import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, Layer
-from finetune.models.write_modules import write_json
+from finetune.models.st_format.checks import without_layer_weights
+from finetune.models.st_format.config import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, Layer
+from finetune.models.st_format.write import write_json
 
 
 class HeadLayer(nn.Module):

@@ -19,16 +19,16 @@ from finetune.data.arrays import Ints
 from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_head, has_unit_length
 from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers as leave_out_layers
-from finetune.models.locate import locate
-from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.pooling import load_pooling
-from finetune.models.write_modules import trained_settings, write
+from finetune.models.resolve import locate
+from finetune.models.shared_grad import Lookup
+from finetune.models.st_format.checks import check_head, has_unit_length
+from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.write import trained_settings, write
 
 _PATCH = 8  # a convolution's first maps are large: an image counts as its patches of so many pixels
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints
-from finetune.models.cutting import cheapest
+from finetune.models.micro_batching import cheapest
 
 
 def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from finetune.config.types import Fraction, NotEmpty, NotNegative, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.models import saved
+from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
 from finetune.models.head import projected
-from finetune.models.lookup import Lookup
+from finetune.models.shared_grad import Lookup
 
 _POINTS = 1024
 
@@ -61,7 +61,7 @@ class PointEncoder(Encoder):
         settings: dict[str, Any] = {"point_widths": [*point_widths], "head_widths": [*head_widths]}
         settings |= {"output_width": output_width, "align": align, "normalize": normalize}
         if name is not None:
-            settings = saved.settings_of(name, type(self).__name__)
+            settings = checkpoint.settings_of(name, type(self).__name__)
         self.settings, self.normalize = settings, settings["normalize"]
         self.turn, self.jitter, self.drop_points = turn, jitter, drop_points
         self.align = _Cloud(settings["point_widths"], [256, 9], 0.0) if settings["align"] else None
@@ -70,7 +70,7 @@ class PointEncoder(Encoder):
                 nn.init.zeros_(last)  # no turn at first
         self.cloud = _Cloud(settings["point_widths"], [*settings["head_widths"], settings["output_width"]], dropout)
         if name is not None:
-            saved.load(name, self)
+            checkpoint.load(name, self)
 
     @property
     def width(self) -> int:
@@ -106,7 +106,7 @@ class PointEncoder(Encoder):
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write settings and weights into a folder."""
-        saved.save(folder, self, self.settings)
+        checkpoint.save(folder, self, self.settings)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from finetune.models.modules import POOLING_WEIGHTS, Declared
 from finetune.models.packing import Packing
+from finetune.models.st_format.config import POOLING_WEIGHTS, Declared
 
 MODES = ("mean", "mean_sqrt_len", "cls", "max", "last", "weighted_mean", "gem", "attention")
 

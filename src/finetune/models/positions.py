@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.models.folder_values import is_int
-from finetune.models.locate import backbone_in, tensor_headers
+from finetune.models.resolve import backbone_in, tensor_headers
+from finetune.models.st_format.values import is_int
 
 # What tables of positions are called; images, entities and layouts have tables of their own, next to that of tokens.
 _TABLE = re.compile(r"(^|\.)((char_)?position_embeddings?|embed_positions|positions_embed|wpe)\.weights?(\.\d+)?$")

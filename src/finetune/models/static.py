@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from finetune.config.types import NotEmptyText, NotNegative, PositiveInt
 from finetune.console import Bar
 from finetune.data.arrays import Ints
-from finetune.data.tokenise import plain
+from finetune.data.tokens.tokenize import plain
 from finetune.errors import ModelError, first_line
-from finetune.models import saved
+from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_nothing_after, has_unit_length
 from finetune.models.head import projected
-from finetune.models.locate import locate
-from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
+from finetune.models.resolve import locate
+from finetune.models.shared_grad import Lookup
+from finetune.models.st_format.checks import check_nothing_after, has_unit_length
+from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, marks
-from finetune.models.write_modules import trained_settings, write
 
 _WEIGHTS = "embedding.weight"  # as sentence-transformers names the table
 _MODEL2VEC = "embeddings"  # as model2vec does
@@ -115,7 +115,7 @@ class StaticEncoder(Encoder):
         """Write a sentence-transformers folder, whose tokenizer cuts texts at `max_length` as the training did."""
         from safetensors.torch import save_file
 
-        save_file({_WEIGHTS: self.embedding.weight.detach().contiguous()}, folder / saved.WEIGHTS)
+        save_file({_WEIGHTS: self.embedding.weight.detach().contiguous()}, folder / checkpoint.WEIGHTS)
         with plain(self.tokenizer):
             self.tokenizer.backend_tokenizer.enable_truncation(max_length)
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -131,7 +131,7 @@ class StaticEncoder(Encoder):
 def _table_in(folder: Path, name: str) -> Tensor | None:
     from safetensors import SafetensorError, safe_open
 
-    file = folder / saved.WEIGHTS
+    file = folder / checkpoint.WEIGHTS
     if not file.is_file():
         return None
     try:

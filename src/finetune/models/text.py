@@ -19,17 +19,17 @@ from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_settings, has_unit_length
 from finetune.models.head import HeadLayer, head_width, load_layers, new_head, projected
 from finetune.models.layers import keep_layers
-from finetune.models.locate import locate
-from finetune.models.lookup import Lookup
-from finetune.models.modules import declared
-from finetune.models.packed import packed, states_of
+from finetune.models.packed_backbone import packed, states_of
 from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling
+from finetune.models.resolve import locate
+from finetune.models.shared_grad import Lookup
+from finetune.models.st_format.checks import check_settings, has_unit_length
+from finetune.models.st_format.config import declared
+from finetune.models.st_format.write import trained_settings, write
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
-from finetune.models.write_modules import trained_settings, write
 
 _USE_OF_LEARNED_POOLING = (
     "# sentence-transformers does not know this pooling; finetune does:\n"

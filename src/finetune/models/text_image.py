@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from finetune.config.types import Fraction, NotEmptyText, NotNegative, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.errors import ModelError
-from finetune.models import saved
+from finetune.models import checkpoint
 from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.folder_checks import check_nothing_after, has_unit_length
-from finetune.models.folder_settings import TransformerSettings
 from finetune.models.head import projected
 from finetune.models.image import ImageEncoder
-from finetune.models.locate import locate
-from finetune.models.lookup import Lookup
-from finetune.models.modules import Use, declared
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
+from finetune.models.resolve import locate
+from finetune.models.shared_grad import Lookup
+from finetune.models.st_format.checks import check_nothing_after, has_unit_length
+from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.settings import TransformerSettings
+from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
-from finetune.models.write_modules import trained_settings, write
 
 _NO_HEAD = nn.ModuleList()
 
@@ -162,7 +162,7 @@ class TwoTowers(Encoder):
         super().__init__()
         self.text, self.image = cast(TextEncoder, text), cast(ImageEncoder, image)
         if name is not None:
-            output_width = saved.settings_of(name, "ModuleDict")["output_width"]
+            output_width = checkpoint.settings_of(name, "ModuleDict")["output_width"]
         self.name, self.normalize = name or f"{text.name} and {image.name}", normalize
         self.text.normalize = self.image.normalize = False  # the projections see lengths too
         widths = {"text": self.text.width, "image": self.image.width}
@@ -172,7 +172,7 @@ class TwoTowers(Encoder):
         for weight in self.project.parameters():
             nn.init.orthogonal_(weight)
         if name is not None:
-            saved.load(name, self.project)
+            checkpoint.load(name, self.project)
         self._width = output_width
         self.tokenizer, self.packs, self.other_cost = self.text.tokenizer, self.text.packs, self.image.other_cost
 
@@ -214,7 +214,7 @@ class TwoTowers(Encoder):
         for name, tower in (("text", self.text), ("image", self.image)):
             (folder / name).mkdir()
             tower.save(folder / name, max_length, prompts)
-        saved.save(folder, self.project, {"output_width": self.width})
+        checkpoint.save(folder, self.project, {"output_width": self.width})
 
     @classmethod
     def load(cls, folder: str) -> TwoTowers:

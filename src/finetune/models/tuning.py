@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from torch import nn
 
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.config.types import CountFromZero, Fraction, Positive, PositiveInt, Range
 from finetune.errors import FinetuneError, ModelError, first_line
 from finetune.models.dropout import replace_dropout

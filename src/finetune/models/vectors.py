@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from finetune.config.types import CountFromZero, Fraction, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.errors import ModelError
-from finetune.models import saved
+from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
 from finetune.models.head import new_head, projected
-from finetune.models.lookup import Lookup
+from finetune.models.shared_grad import Lookup
 
 
 class VectorEncoder(Encoder):
@@ -49,7 +49,7 @@ class VectorEncoder(Encoder):
         settings: dict[str, Any] = {"input_width": input_width, "hidden_width": hidden_width, "layers": layers}
         settings |= {"output_width": output_width, "normalize": normalize}
         if name is not None:
-            settings = saved.settings_of(name, type(self).__name__)
+            settings = checkpoint.settings_of(name, type(self).__name__)
             if input_width not in ("auto", settings["input_width"]):
                 raise ModelError(
                     f"model.name={name} takes vectors of {settings['input_width']} numbers, not {input_width}.",
@@ -62,7 +62,7 @@ class VectorEncoder(Encoder):
         self.blocks = nn.ModuleList(_Block(width, settings["hidden_width"], dropout) for _ in range(settings["layers"]))
         self.head = nn.ModuleList(new_head(width, settings["output_width"], None))
         if name is not None:
-            saved.load(name, self)
+            checkpoint.load(name, self)
 
     @property
     def width(self) -> int:
@@ -82,7 +82,7 @@ class VectorEncoder(Encoder):
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write settings and weights into a folder."""
-        saved.save(folder, self, self.settings)
+        checkpoint.save(folder, self, self.settings)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from finetune.evaluation.plain import one_line
 from finetune.report.drawing import CLASSES, colour, picture
+from finetune.report.escaping import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from finetune.report.content import Table
 from finetune.report.page import render
 from finetune.report.words import number
 from finetune.runs.atomic import read_mapping
+from finetune.runs.compare import side_by_side
 from finetune.runs.record import Record
-from finetune.runs.sides import side_by_side
 
 # What the intervals do not say, and who does.
 ADVICE = (

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.evaluation.plain import fenced, markdown
 from finetune.report import charts, content, words
+from finetune.report.escaping import fenced, markdown
 
 _LONGEST = 400  # characters of a text
 _SHOWN = 80  # of a hit

@@ -11,9 +11,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import finetune
-from finetune.evaluation.plain import one_line
 from finetune.report import charts, content, words
 from finetune.report.charts import Chart
+from finetune.report.escaping import one_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -8,11 +8,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from finetune.evaluation.plain import one_line
-from finetune.narrowing import Narrowing
 from finetune.report import comparison as sides
 from finetune.report import content
 from finetune.report.charts import kind_of
+from finetune.report.escaping import one_line
+from finetune.table_columns import Narrowing
 
 _COLOURS = {"better": "green", "worse": "red", "same": "default"}
 

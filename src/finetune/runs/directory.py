@@ -31,8 +31,8 @@ from finetune.runs.atomic import (
     write_json_atomically,
     write_text_atomically,
 )
-from finetune.runs.causes import Cause
 from finetune.runs.checkpoints import Checkpoints
+from finetune.runs.failure_causes import Cause
 from finetune.runs.lock import held, is_held
 
 _TRACKERS = threading.Lock()

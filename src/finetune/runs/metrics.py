@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import to_json
 

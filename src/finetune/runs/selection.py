@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.differences import ABSENT, keys_of, value_of
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError, RunError
+from finetune.runs.filters import Term, moment, term
 from finetune.runs.metrics import is_short_for, last_values
 from finetune.runs.record import STATES, Record, read_all
 from finetune.runs.registry import run_folders
-from finetune.runs.terms import Term, moment, term
 
 _FIXED: dict[str, Callable[[Record], Any]] = {
     "started": lambda record: record.started.timestamp(),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
-from finetune.training import memory
+from finetune.encoding import memory
 from finetune.training.energy import Energy
 from finetune.training.module import EmbeddingModule
 

@@ -9,13 +9,13 @@ import torch
 from omegaconf import DictConfig
 
 from finetune.config.build import build
-from finetune.data.held import Held
+from finetune.data.holdout.eval_data import Held
 from finetune.data.load import prompts_of
+from finetune.encoding.collectives import Together
+from finetune.encoding.memory import reuse_freed
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
-from finetune.training.measure import Measure, Source, sized
-from finetune.training.memory import reuse_freed
-from finetune.training.together import Together
+from finetune.training.evaluation_runner import Measure, Source, sized
 
 
 def evaluate(

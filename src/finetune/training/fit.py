@@ -21,13 +21,16 @@ from finetune.config.build import build, build_offered
 from finetune.config.commands import resume_command
 from finetune.config.evaluators import evaluators_of, watches
 from finetune.console import console, say
-from finetune.data.datamodule import RelationDataModule
+from finetune.data.batching.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
+from finetune.data.holdout.eval_source import other_sources
 from finetune.data.load import prompts_of
-from finetune.data.other_source import other_sources
+from finetune.encoding.collectives import Together
+from finetune.encoding.engine import Engine
+from finetune.encoding.memory import reuse_freed
+from finetune.encoding.teacher import embedded
 from finetune.errors import Interrupted, RunError
 from finetune.evaluation.comparison import Comparison, compare
-from finetune.evaluation.report import counts_in_words
 from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
@@ -35,10 +38,12 @@ from finetune.losses.loss import tell_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.report.content import outcome
+from finetune.report.report_data import counts_in_words
 from finetune.report.terminal import metrics_table
 from finetune.report.write import try_to_write_report
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
+from finetune.training.build_report import gathered
 from finetune.training.callbacks import (
     Checkpoint,
     KeepStatus,
@@ -51,22 +56,17 @@ from finetune.training.callbacks import (
 )
 from finetune.training.callbacks.time_left import seconds_after
 from finetune.training.cost import Meter
-from finetune.training.divergence import NoNumber, described
-from finetune.training.ending import early_end, is_out_of_time
-from finetune.training.engine import Engine
-from finetune.training.gauge import Gauge, in_training
-from finetune.training.going_on import begin
+from finetune.training.early_end import early_end, is_out_of_time
+from finetune.training.evaluation_runner import Measure, Source, sized
+from finetune.training.fsdp import unshard
+from finetune.training.in_training_evaluator import Gauge, in_training
+from finetune.training.inverted_scores import warn_of_opposed
 from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
-from finetune.training.measure import Measure, Source, sized
-from finetune.training.memory import reuse_freed
 from finetune.training.module import EmbeddingModule
-from finetune.training.opposed import warn_of_opposed
-from finetune.training.portrait import Portrait
-from finetune.training.reporting import gathered
-from finetune.training.shards import unshard
-from finetune.training.teacher import embedded
-from finetune.training.together import Together
+from finetune.training.non_finite_loss import NoNumber, described
+from finetune.training.resume import begin
+from finetune.training.snapshots import Portrait
 from finetune.training.trainer import build_trainer, total_steps
 
 T = TypeVar("T")

@@ -16,27 +16,27 @@ from torch import Tensor, nn
 
 from finetune.config.build import build_offered
 from finetune.console import say
+from finetune.encoding import memory
+from finetune.encoding.collectives import Together
+from finetune.encoding.engine import Engine
 from finetune.errors import FinetuneError
 from finetune.losses.loss import own_rates, share, share_scores, total_weight
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
-from finetune.training import memory
 from finetune.training.accumulation import Accumulation
 from finetune.training.callbacks.order import ends_step
-from finetune.training.divergence import Watch
-from finetune.training.engine import Engine
-from finetune.training.loops import straighten
+from finetune.training.fsdp import Fsdp, shard
+from finetune.training.loop_progress import straighten
+from finetune.training.non_finite_loss import Watch
 from finetune.training.optimizers import hidden_weights
-from finetune.training.pace import Pace
+from finetune.training.preserve_state import random_state, set_random_state
 from finetune.training.schedules import Constant
-from finetune.training.shards import Fsdp, shard
-from finetune.training.together import Together
-from finetune.training.undisturbed import random_state, set_random_state
+from finetune.training.step_timer import Pace
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from finetune.data.batches import Batch
+    from finetune.data.batching.batches import Batch
 
 
 class EmbeddingModule(LightningModule):

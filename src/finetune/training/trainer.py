@@ -15,20 +15,20 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
-from finetune import processes
+from finetune import ranks
 from finetune.config.build import build
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
+from finetune.training.checkpoint_io import AtomicCheckpointIO
+from finetune.training.fsdp import Fsdp
 from finetune.training.length import limited, resolve_epochs
-from finetune.training.saving import AtomicCheckpointIO
-from finetune.training.shards import Fsdp
 
 
 def build_trainer(
     node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
 ) -> pl.Trainer:
     """Build Lightning's Trainer with what every run needs and no config should have to say."""
-    settings, here = node.copy(), processes.place()
+    settings, here = node.copy(), ranks.place()
     settings.precision = resolve_precision(node.precision, node.accelerator)
     settings.max_epochs = resolve_epochs(node, batches_per_epoch)
     settings.num_nodes = here.machines
@@ -57,7 +57,7 @@ def _build_trainer(
     strategy: Strategy | str,
     profiler: Profiler | None,
 ) -> pl.Trainer:
-    # All processes are there already (launch/others.py). What Lightning itself finds under SLURM would requeue the job.
+    # All processes are there already (runner/spawn.py). What Lightning itself finds under SLURM would requeue the job.
     processes_of_run = LightningEnvironment() if isinstance(strategy, str) else TorchElasticEnvironment()
     trainer: pl.Trainer = build(
         settings,
@@ -72,7 +72,7 @@ def _build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # batches are cut by data/batches.py
+        use_distributed_sampler=False,  # batches are cut by data/batching/batches.py
     )
     return trainer
 
@@ -97,7 +97,7 @@ class _Ddp(DDPStrategy):
         return contextlib.nullcontext()
 
 
-def _strategy(name: str, here: processes.Place) -> Strategy | str:
+def _strategy(name: str, here: ranks.Place) -> Strategy | str:
     if here.world == 1:
         return "auto"
     return Fsdp(here.world) if name == "fsdp" else _Ddp()

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from finetune.data.cache import Cache
+from finetune.data.cache.store import Cache
 from finetune.data.items import STORED, Modality
 from finetune.data.modalities import Options, prepare_column
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from finetune.data.modalities import recognise
-from finetune.data.modalities.recognising import recognise as recognise_sample
+from finetune.data.modalities.detect import recognise as recognise_sample
 from tests.data.modalities.conftest import picture
 
 URI = "data:image/png;base64," + base64.b64encode(picture()).decode()

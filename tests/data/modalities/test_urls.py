@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune.data.cache import Cache
+from finetune.data.cache.store import Cache
 from finetune.data.items import Part
 from finetune.data.modalities import Options, downloads, load
 from tests.data.modalities.conftest import Server, picture, prepared

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.sources import ReadOptions
-from finetune.data.sources.csv_careful import CarefulReading, lines_of, read_carefully
 from finetune.data.sources.csv_fast import read_fast
 from finetune.data.sources.csv_head import CsvHead, read_head
+from finetune.data.sources.csv_strict import CarefulReading, lines_of, read_carefully
 from finetune.data.sources.csv_text import Dialect
 from finetune.data.sources.files import look_at
 from finetune.errors import CheckFailed

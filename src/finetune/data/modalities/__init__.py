@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from finetune.data.items import Modality, Part
-from finetune.data.modalities import image, mesh, recognising, vector
+from finetune.data.modalities import detect, image, mesh, vector
 from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
 
 __all__ = ["Facts", "Options", "Progress", "Report", "facts", "load", "prepare_column", "recognise"]
@@ -27,7 +27,7 @@ def recognise(name: str, values: pa.ChunkedArray, base: Path) -> Modality:
     """Return what the items of a column are, by its type, its first values and its name; paths start from `base`."""
     first = values.slice(0, LOOKED_THROUGH).drop_null().slice(0, LOOKED_AT)
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    return recognising.recognise(name, kind, first.to_pylist(), base)
+    return detect.recognise(name, kind, first.to_pylist(), base)
 
 
 def prepare_column(

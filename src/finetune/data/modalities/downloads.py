@@ -16,7 +16,7 @@ from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 from finetune import __version__
-from finetune.data.cache import CacheUnavailable
+from finetune.data.cache.store import CacheUnavailable
 from finetune.data.modalities.options import Options, Unusable
 
 KIND = "downloads"  # in the cache

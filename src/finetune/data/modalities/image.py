@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from finetune.data.items import STORED
 from finetune.data.modalities.cells import cells, first_of
-from finetune.data.modalities.distinct import in_threads, map_distinct
 from finetune.data.modalities.downloads import THREADS
+from finetune.data.modalities.map_unique import in_threads, map_distinct
 from finetune.data.modalities.options import Facts, Options, Progress, Report, Unusable, ignore
 from finetune.data.modalities.references import Cell, Contents
 from finetune.errors import FinetuneError, RunError

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from finetune.data.items import STORED
 from finetune.data.modalities.cells import cells, first_of
-from finetune.data.modalities.distinct import map_distinct
 from finetune.data.modalities.floats import Floats, unpack
 from finetune.data.modalities.image import threads_for
+from finetune.data.modalities.map_unique import map_distinct
+from finetune.data.modalities.mesh_sampling import cloud
 from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
-from finetune.data.modalities.points import cloud
 from finetune.data.modalities.references import Cell, Contents
 from finetune.errors import FinetuneError
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.data.cache import Cache
+from finetune.data.cache.store import Cache
 
 Report = Callable[[int, str, str], None]  # called with a row, a key of `bad_rows.ADVICE`, and what is wrong
 Facts = dict[str, int | float | str]

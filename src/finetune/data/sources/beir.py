@@ -19,9 +19,9 @@ import pyarrow as pa
 from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import BeirFolder
-from finetune.data.judgments import Grades, Judgments
+from finetune.data.holdout.judgments import Grades, Judgments
 from finetune.data.sources.beir_files import BeirFiles, Judged, Texts, report_blank
-from finetune.data.sources.refusing import refuse
+from finetune.data.sources.errors import refuse
 
 
 @dataclass(frozen=True)

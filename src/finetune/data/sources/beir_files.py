@@ -19,17 +19,17 @@ import pyarrow.compute as pc
 from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows, Place, cut
 from finetune.data.beir_folder import BeirFolder
-from finetune.data.column_setting import plain
-from finetune.data.columns import Bools, numbers_of
-from finetune.data.numbers import POINT
-from finetune.data.questions import unused_note
+from finetune.data.schema.column_spec import plain
+from finetune.data.schema.columns import Bools, numbers_of
+from finetune.data.schema.number_formats import POINT
+from finetune.data.schema.questions import unused_note
 from finetune.data.sources.csv_file import CsvFile
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.file_source import FileReader, FileSource, places_of
 from finetune.data.sources.files import DataFile, look_at
 from finetune.data.sources.formats import format_of
 from finetune.data.sources.header import is_number
 from finetune.data.sources.passages_as_text import join_titles
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import ReadOptions
 
 ID, TITLE = "_id", "title"

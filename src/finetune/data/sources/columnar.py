@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.sources.columns_as_read import agreed, in_order, table_as_agreed, unpacked_size
+from finetune.data.sources.arrow_types import agreed, in_order, table_as_agreed, unpacked_size
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import DataFile, Expansion
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.numbers import DECLARED
-from finetune.data.numbers import KEY as DECIMAL
+from finetune.data.schema.number_formats import DECLARED
+from finetune.data.schema.number_formats import KEY as DECIMAL
 from finetune.data.sources.csv_head import CsvHead, read_head
 from finetune.data.sources.files import DataFile
 from finetune.data.sources.source import Head, Reading, ReadOptions
@@ -38,8 +38,8 @@ class CsvFile:
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns as `large_string`; raises `CheckFailed` where it cannot be read to its end."""
-        from finetune.data.sources.csv_careful import lines_of, read_carefully
         from finetune.data.sources.csv_fast import read_fast
+        from finetune.data.sources.csv_strict import lines_of, read_carefully
 
         head, longest = self.csv_head, self.options.max_cell_characters
         if fast := read_fast(head, names, longest):

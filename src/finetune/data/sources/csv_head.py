@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import cut
-from finetune.data.column_setting import listing
-from finetune.data.numbers import COMMA, Notation, recognise
+from finetune.data.schema.column_spec import listing
+from finetune.data.schema.number_formats import COMMA, Notation, recognise
 from finetune.data.sources.csv_text import (
     NO_DELIMITER,
     Dialect,
@@ -23,9 +23,9 @@ from finetune.data.sources.csv_text import (
     undecodable_byte,
 )
 from finetune.data.sources.dialect import DELIMITERS, Doubt, Reading, better_delimiter, first_rows, sniff
+from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.files import DataFile, refuse_unreadable
 from finetune.data.sources.header import has_header
-from finetune.data.sources.refusing import refuse, refuse_repeated
 from finetune.data.sources.source import Head, ReadOptions
 
 HEAD_CHARACTERS = 1 << 20

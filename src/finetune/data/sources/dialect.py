@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
-from finetune.data.layouts import is_role_name
-from finetune.data.numbers import recognise
+from finetune.data.schema.layouts import is_role_name
+from finetune.data.schema.number_formats import recognise
 from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRow, is_strict, rows
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}

@@ -8,9 +8,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.column_setting import listing
+from finetune.data.schema.column_spec import listing
+from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.refusing import refuse, refuse_repeated
 from finetune.data.sources.source import Head, Reading, ReadOptions
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, cast
 
+from finetune.data.extensions import unpacked_name
 from finetune.data.paths import beside
-from finetune.data.sources.refusing import refuse
-from finetune.data.suffixes import unpacked_name
+from finetune.data.sources.errors import refuse
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 START_BYTES = 1 << 16

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from finetune.data.column_setting import listing
+from finetune.data.extensions import IMAGES, MESHES
+from finetune.data.schema.column_spec import listing
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import refuse_unreadable
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import ReadOptions
-from finetune.data.suffixes import IMAGES, MESHES
 
 
 class Kind(NamedTuple):

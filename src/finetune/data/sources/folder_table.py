@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.column_setting import listing
+from finetune.data.schema.column_spec import listing
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.folder_scan import Kind, Scan, cell
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading, ReadOptions, Source
 
 if TYPE_CHECKING:

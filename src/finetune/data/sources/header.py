@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from finetune.data.layouts import is_role_name
+from finetune.data.schema.layouts import is_role_name
 
 LOOKED_AT = 200  # rows
 _NAME = re.compile(r"[^\W\d][\w .\-/()#:]{0,29}")

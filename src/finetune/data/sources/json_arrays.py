@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.data.sources.header import has_header
-from finetune.data.sources.python_values import Broken
+from finetune.data.sources.type_inference import Broken
 
 
 @dataclass(frozen=True)

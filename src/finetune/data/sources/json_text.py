@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
 from finetune.data.sources.csv_text import MARK_UNDECODABLE, ROW_CHARACTERS, undecodable_byte
-from finetune.data.sources.python_values import Broken
-from finetune.data.sources.refusing import refuse
+from finetune.data.sources.errors import refuse
+from finetune.data.sources.type_inference import Broken
 
 BLOCK_BYTES = 8 << 20
 _GAPS = " \t\r\n,"

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from finetune.data.bad_rows import BadRows, Place, cut
-from finetune.data.sources.columns_as_read import in_order, table_as_agreed
+from finetune.data.sources.arrow_types import in_order, table_as_agreed
 from finetune.data.sources.csv_text import open_text, undecodable_byte
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import DataFile
 from finetune.data.sources.json_arrays import Arrays, arrays_of, is_array_row
 from finetune.data.sources.json_text import Block, NotJson, blocks, decoded, parse, values
-from finetune.data.sources.python_values import Broken, infer, type_rows
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading, ReadOptions
+from finetune.data.sources.type_inference import Broken, infer, type_rows
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints

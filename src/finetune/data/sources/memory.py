@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.sources.refusing import refuse, refuse_repeated
+from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.source import Head, Reading
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class TableSource:
         """Return these columns; rows with a value of another kind than the others' are added to `bad`."""
         import pyarrow as pa
 
-        from finetune.data.sources.columns_as_read import table_as_agreed
+        from finetune.data.sources.arrow_types import table_as_agreed
 
         for number, what in self._odd.items():
             bad.add(Place(self.shown, number + 1), None, "json", f"is of type {what}, and no dict")
@@ -142,7 +142,7 @@ def _as_arrow(values: Any) -> pa.ChunkedArray:
 def _value_by_value(
     shown: str, columns: Mapping[str, Any], bad: BadRows, numbers: Sequence[int]
 ) -> tuple[pa.RecordBatch, list[int]]:
-    from finetune.data.sources.python_values import infer, type_rows
+    from finetune.data.sources.type_inference import infer, type_rows
 
     plain = {name: [None if _is_nan(value) else value for value in values] for name, values in columns.items()}
     rows = [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]

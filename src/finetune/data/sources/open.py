@@ -12,19 +12,19 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from finetune.config.spelling import did_you_mean
+from finetune.config.suggest import did_you_mean
 from finetune.data.bad_rows import cut
 from finetune.data.beir_folder import beir_inside, is_beir, missing_parts, named_judgments, why_not
+from finetune.data.extensions import kind_by_suffix
 from finetune.data.paths import resolve
 from finetune.data.sources.csv_file import CsvFile, check_dialect
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.file_source import FileReader, FileSource
 from finetune.data.sources.files import DataFile, data_files_in, look_at
 from finetune.data.sources.formats import FORMATS, format_of
 from finetune.data.sources.passages import Passages
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.remote import fetch, is_url, shown_url
 from finetune.data.sources.source import ReadOptions, Source
-from finetune.data.suffixes import kind_by_suffix
 from finetune.errors import CheckFailed, Problem
 from finetune.runs.atomic import explained
 
@@ -73,7 +73,7 @@ def _open_in_memory(what: Any, key: str) -> Source:
 
     library = type(what).__module__.partition(".")[0]
     if library == "datasets" or any(base.__module__.startswith("datasets.") for base in type(what).__mro__):
-        from finetune.data.sources.saved import from_dataset
+        from finetune.data.sources.hf_datasets import from_dataset
 
         return from_dataset(what)
     if library == "pandas" and hasattr(what, "iloc") and hasattr(what, "columns"):
@@ -136,7 +136,7 @@ def _expand(path: str, key: str) -> list[tuple[Path, str]]:
 
 
 def _open_hub(paths: list[str], key: str, options: ReadOptions) -> Source:
-    from finetune.data.sources.saved import HubSource, is_saved, open_saved
+    from finetune.data.sources.hf_datasets import HubSource, is_saved, open_saved
 
     folder = Path(paths[0]).expanduser()
     if len(paths) > 1:
@@ -146,7 +146,7 @@ def _open_hub(paths: list[str], key: str, options: ReadOptions) -> Source:
 
 def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Source:
     """Return the source of a folder, or of a file that its format makes one of a folder."""
-    from finetune.data.sources.saved import is_saved, open_saved
+    from finetune.data.sources.hf_datasets import is_saved, open_saved
 
     kind: str | None = options.format
     if kind in ("auto", "arrow") and is_saved(path):

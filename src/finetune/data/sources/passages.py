@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from finetune.data.column_setting import listing, plain
-from finetune.data.layouts import ANCHORS, NEGATIVE, POSITIVES, is_role_name
-from finetune.data.sources.refusing import refuse
+from finetune.data.schema.column_spec import listing, plain
+from finetune.data.schema.layouts import ANCHORS, NEGATIVE, POSITIVES, is_role_name
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.source import Head, Reading, Source
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finetune.data.sources.columns_as_read import is_list
+from finetune.data.sources.arrow_types import is_list
 from finetune.data.sources.passages import TITLE, Form, text_field
 
 TEXT = pa.large_string()

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-from finetune.data.cache import Cache, CacheUnavailable
-from finetune.data.sources.refusing import refuse
+from finetune.data.cache.store import Cache, CacheUnavailable
+from finetune.data.sources.errors import refuse
 from finetune.runs.atomic import explained
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune.data.bad_rows import BadRows, Place
-from finetune.data.numbers import Notation
+from finetune.data.schema.number_formats import Notation
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune.data.bad_rows import BadRows, Place
+from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, look_at, refuse_unreadable
-from finetune.data.sources.refusing import refuse
 from finetune.data.sources.source import Head, Reading, ReadOptions, Source
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finetune.config.types import BelowOne, PositiveInt
 from finetune.training.callbacks.order import Place, ends_step
-from finetune.training.undisturbed import with_weights
+from finetune.training.preserve_state import with_weights
 
 
 class Average(Callback):

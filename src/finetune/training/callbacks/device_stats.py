@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from finetune.config.types import PositiveInt
-from finetune.training import memory
+from finetune.encoding import memory
 from finetune.training.callbacks.order import Place, every
 
 

@@ -11,7 +11,7 @@ from finetune.config.types import PositiveInt
 from finetune.errors import CheckFailed, Problem
 from finetune.training.callbacks.average import averages
 from finetune.training.callbacks.order import Place, every
-from finetune.training.gauge import Gauge
+from finetune.training.in_training_evaluator import Gauge
 
 
 class Evaluate(Callback):

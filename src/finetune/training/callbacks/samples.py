@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from finetune.config.types import PositiveInt
 from finetune.runs.atomic import explained, write_text_atomically
 from finetune.training.callbacks.order import Place, every
-from finetune.training.gauge import Gauge
+from finetune.training.in_training_evaluator import Gauge
 
 
 class SampleEmbeddings(Callback):

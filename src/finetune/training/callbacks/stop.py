@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from finetune import interrupts
+from finetune import signals
 from finetune.console import say
+from finetune.encoding.collectives import Together
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import job_here
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.order import Place, ends_step, stops_here
 from finetune.training.callbacks.time_limit import time_limit
-from finetune.training.together import Together
 
 
 class StopOnSignal(Callback):
@@ -35,7 +35,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start to listen."""
         # A script starts its background jobs with Ctrl-C ignored, and `kill -INT` is meant for this process alone.
-        self._previous = interrupts.listen(interrupts.ALL, self._ask, although_ignored=[signal.SIGINT])
+        self._previous = signals.listen(signals.ALL, self._ask, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
@@ -71,18 +71,18 @@ class StopOnSignal(Callback):
         return asked
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if interrupts.is_repeat(number):
+        if signals.is_repeat(number):
             return
         if self.stopped_by and job_here() is not None:
             return  # a cluster says it more than once, and ends what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
-        self.stopped_by = interrupts.called(number)
+        self.stopped_by = signals.called(number)
         at_once = "; Ctrl-C once more stops at once" if job_here() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
-        interrupts.restore(self._previous)
+        signals.restore(self._previous)
         self._previous = {}
 
 

@@ -10,8 +10,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Timer
 
 from finetune.config.types import seconds_of
+from finetune.encoding.collectives import Together
 from finetune.training.callbacks.order import Place, ends_step
-from finetune.training.together import Together
 
 
 class TimeLimit(Timer):

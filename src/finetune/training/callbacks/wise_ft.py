@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from finetune.config.types import Fraction, NotEmpty, NotEmptyText
 from finetune.console import say
 from finetune.training.callbacks.evaluate import Judged
-from finetune.training.gauge import Gauge
-from finetune.training.undisturbed import with_weights
+from finetune.training.in_training_evaluator import Gauge
+from finetune.training.preserve_state import with_weights
 
 
 class WiseFT(Callback):

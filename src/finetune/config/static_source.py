@@ -1,0 +1,261 @@
+"""Reads what a dotted name defines from source text: nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from finetune.config.suggest import nearest
+
+DEEPEST = 30  # re-exports and bases followed before giving up; only a circle is longer
+
+
+class NotThere(Exception):
+    """The name does not exist; `near` are the dotted names that could have been meant."""
+
+    def __init__(self, what: str, near: Iterable[str] = ()) -> None:
+        super().__init__(what)
+        self.near = list(near)
+
+
+class Opaque(Exception):
+    """Source text cannot tell (compiled, assigned, made at run time); `name` is the dotted name where it ends."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Import:
+    """`from module import name`, or `import module` where name is empty."""
+
+    module: str
+    name: str = ""
+
+
+Symbol = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | Import | ast.expr
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """The top-level names of one source file."""
+
+    name: str
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    stars: tuple[str, ...] = ()  # modules of `from x import *`
+    submodules: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """A class or function, and the module whose text defines it."""
+
+    module: Module
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+    @property
+    def name(self) -> str:
+        """Where it is defined, as a dotted name."""
+        return f"{self.module.name}.{self.node.name}"
+
+
+def define(dotted: str, depth: int = 0) -> Definition:
+    """The definition behind a dotted name, re-exports followed.
+
+    Raises NotThere if there is no such name, Opaque if the source does not tell.
+    """
+    module, rest = _longest_module(dotted)
+    if not rest:
+        raise NotThere(f"{dotted} is a module, not a class", _below(module, _classes(module)))
+    return _member(module, rest, depth)
+
+
+def class_attribute(definition: Definition, name: str, depth: int = 0) -> object:
+    """The plain value that a class, or the nearest of its bases, gives to a name in its body; None if there is none."""
+    node = definition.node
+    if not isinstance(node, ast.ClassDef) or depth > DEEPEST:
+        return None
+    values = [value for statement in node.body for symbol, value in _meanings(statement, "", []) if symbol == name]
+    if values:
+        try:
+            return ast.literal_eval(values[-1]) if isinstance(values[-1], ast.expr) else None
+        except ValueError:  # an expression, which only running it would tell
+            return None
+    for expression in node.bases:
+        with suppress(Opaque):
+            base = base_of(expression, definition)
+            inherited = class_attribute(base, name, depth + 1) if base else None
+            if inherited is not None:
+                return inherited
+    return None
+
+
+def base_of(expression: ast.expr, definition: Definition) -> Definition | None:
+    """The class behind a base of a class; None for those that take no arguments. Raises Opaque if it cannot be read."""
+    name = last_name(expression)
+    if name in ("object", "Generic", "Protocol", "ABC"):
+        return None  # they take no arguments
+    dotted = ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
+    try:
+        return _member(definition.module, dotted.split("."), 0)
+    except NotThere as answer:
+        raise Opaque(definition.name) from answer
+
+
+def last_name(expression: ast.expr) -> str:
+    """The last part of a dotted name, of what is called or subscripted in it."""
+    if isinstance(expression, ast.Call):
+        return last_name(expression.func)
+    if isinstance(expression, ast.Subscript):
+        return last_name(expression.value)
+    return ast.unparse(expression).rpartition(".")[2]
+
+
+@cache
+def load(name: str) -> Module:
+    """The module of this name; raises NotThere or Opaque."""
+    file, folders = _find(name)
+    submodules = frozenset(child.stem for folder in folders for child in folder.glob("[!_]*.py"))
+    if file is None:
+        return Module(name, submodules=submodules)
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Opaque(name) from error
+    symbols: dict[str, Symbol] = {}
+    stars: list[str] = []
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for statement, is_nested in _statements(tree.body):
+        for symbol, meaning in _meanings(statement, package, stars):
+            # Of the branches of an `if` or `try`, the first is the usual one.
+            if not (is_nested and symbol in symbols):
+                symbols[symbol] = meaning
+    return Module(name, symbols, tuple(stars), submodules)
+
+
+def _find(name: str) -> tuple[Path | None, list[Path]]:
+    # find_spec on a dotted name would import its parents; on a top package it only looks.
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise NotThere(f"there is no package {top}")
+    file = Path(spec.origin) if spec.origin else None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    for part in rest:
+        file, folders = _child(part, folders, name)
+    if file is not None and file.suffix != ".py":
+        raise Opaque(name)
+    return file, folders
+
+
+def _child(part: str, folders: list[Path], name: str) -> tuple[Path | None, list[Path]]:
+    for folder in folders:
+        if (folder / part / "__init__.py").is_file():
+            return folder / part / "__init__.py", [folder / part]
+        if (folder / f"{part}.py").is_file():
+            return folder / f"{part}.py", []
+        if part.isidentifier() and any(folder.glob(f"{part}.*.so")):
+            raise Opaque(name)
+    namespaces = [folder / part for folder in folders if part.isidentifier() and (folder / part).is_dir()]
+    if namespaces:
+        return None, namespaces
+    raise NotThere(f"there is no module {name}")
+
+
+def _longest_module(dotted: str) -> tuple[Module, list[str]]:
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            return load(".".join(parts[:length])), parts[length:]
+        except NotThere as answer:
+            missing = answer
+    raise missing
+
+
+def _member(module: Module, rest: list[str], depth: int) -> Definition:
+    name, *inner = rest
+    if depth > DEEPEST:
+        raise Opaque(f"{module.name}.{name}")
+    symbol = module.symbols.get(name)
+    if symbol is None:
+        return _through_stars(module, rest, depth)
+    if isinstance(symbol, Import):
+        return define(".".join(filter(None, [symbol.module, symbol.name, *inner])), depth + 1)
+    if isinstance(symbol, ast.Name) and symbol.id != name:
+        return define(".".join([module.name, symbol.id, *inner]), depth + 1)
+    if isinstance(symbol, ast.expr):
+        raise Opaque(f"{module.name}.{name}")
+    if inner:
+        raise NotThere(
+            f"{'.'.join(rest)} is not a class or function of {module.name} itself", _below(module, _classes(module))
+        )
+    return Definition(module, symbol)
+
+
+def _through_stars(module: Module, rest: list[str], depth: int) -> Definition:
+    for star in module.stars:
+        try:
+            return _member(load(star), rest, depth + 1)
+        except NotThere:
+            continue
+    if "__getattr__" in module.symbols:
+        raise Opaque(module.name)
+    name, *inner = rest
+    # With more behind the name it is a module that is misspelt.
+    near = _below(module, nearest(name, module.submodules), *inner) if inner else _below(module, _classes(module))
+    raise NotThere(f"{module.name} has no '{name}'", near)
+
+
+def _below(module: Module, names: Iterable[str], *inner: str) -> list[str]:
+    return [".".join([module.name, name, *inner]) for name in names]
+
+
+def _classes(module: Module) -> list[str]:
+    kinds = (ast.ClassDef, ast.FunctionDef, Import)
+    return [name for name, symbol in module.symbols.items() if isinstance(symbol, kinds) and not name.startswith("_")]
+
+
+def _statements(body: list[ast.stmt], is_nested: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    for statement in body:
+        yield statement, is_nested
+        if isinstance(statement, ast.If | ast.Try | ast.With):
+            handlers = [inner for handler in getattr(statement, "handlers", []) for inner in handler.body]
+            branches = [*statement.body, *getattr(statement, "orelse", []), *handlers]
+            yield from _statements(branches, is_nested=True)
+
+
+def _meanings(statement: ast.stmt, package: str, stars: list[str]) -> Iterator[tuple[str, Symbol]]:
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            yield name, statement
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            yield name, value
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            yield name, value
+        case ast.Import(names=names):
+            for alias in names:
+                # `import a.b` binds a; `import a.b as c` binds a.b.
+                top = alias.name.partition(".")[0]
+                yield (alias.asname, Import(alias.name)) if alias.asname else (top, Import(top))
+        case ast.ImportFrom(module=module, names=names, level=level):
+            origin = _absolute(module or "", level, package)
+            stars += [origin for alias in names if alias.name == "*"]
+            yield from (
+                (alias.asname or alias.name, Import(origin, alias.name)) for alias in names if alias.name != "*"
+            )
+
+
+def _absolute(module: str, level: int, package: str) -> str:
+    if not level:
+        return module
+    parts = package.split(".")
+    return ".".join(filter(None, [*parts[: len(parts) - level + 1], module]))

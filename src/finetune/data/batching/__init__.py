@@ -1,0 +1,1 @@
+"""From relations to batches: plans of an epoch, and the batches themselves."""

@@ -1,0 +1,1 @@
+"""The on-disk cache: immutable entries, found by a digest of everything they depend on."""

@@ -1,0 +1,1 @@
+"""Describing a data set for a person."""

@@ -1,0 +1,301 @@
+"""What a user is asked when values leave open what a column means: classes or scores, and columns that are not used.
+
+The questions need all values of a column: a file may be sorted by it. R rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from finetune.config.quoting import quoted, typed
+from finetune.data.bad_rows import BadRows, cut
+from finetune.data.schema.column_spec import (
+    GRADES,
+    IDENTIFIERS,
+    KEY,
+    LABELS,
+    SCORES,
+    bracketed,
+    how_to_name,
+    listing,
+    plain,
+)
+from finetune.data.schema.number_formats import POINT, Notation, is_number
+from finetune.data.schema.sample_values import ROWS_A_VALUE, TRUE_WORDS, Sampled, as_word, is_truth_word, right_from
+from finetune.errors import Problem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from finetune.data.schema.columns import Numbers
+    from finetune.data.schema.layouts import Roles
+    from finetune.data.sources.source import Head, Source
+
+VALUES_KEY = "data.score_values"
+FEW = 3  # values of a column that may say which pairs are right
+MOST = 4  # the same, when one of them means no answer
+_NO_ANSWER = ("", "-", "-1")
+_CLASSES = 7  # more whole numbers than these are no classes of pairs
+_SHOWN = 5
+_LONGEST = 30  # characters of a value in an example
+_ENOUGH = 1000  # distinct values that are looked at: more are no classes
+_KEY_OF_HYDRA = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)  # which takes no quotes there
+_INSTRUCTIONS = re.compile(r"(.*_)?(prompt|instruction)s?")  # columns of texts, and never an answer
+# What a text is about or where it is from: no value of these makes a pair right or wrong. (`same_topic` may.)
+_ORIGINS = re.compile(
+    r"(.*_)?(split|fold|subset|lang|language|locale)"
+    r"|source|domain|dataset|corpus|country|category|topic|cluster|intent|genre|type"
+)
+_RIGHT = (*TRUE_WORDS, "1", "entailment", "entails", "duplicate", "match", "same", "paraphrase", "similar", "positive")
+_HALF = ("neutral", "partial", "related", "maybe")
+_SPEAKING = {*SCORES, *GRADES, *LABELS, "rating"}  # the last word of a name that says how well two texts match
+
+
+def questions(
+    source: Source, head: Head, roles: Roles, score_R: Numbers | None, decimal: str = "auto"
+) -> Iterator[Problem]:
+    """Yield what the values of a source leave open; a user who named the columns is asked nothing.
+
+    `score_R` are its scores as they were read, None where there are none, or a user said what each value is worth.
+    `decimal` is the setting: how numbers are written.
+    """
+    if roles.by_user or roles.positive is None:
+        return
+    import numpy as np
+
+    pair = roles.anchor, roles.positive
+    if roles.layout == "scored pairs" and roles.score is not None and score_R is not None:
+        numbers = {float(number) for number in np.unique(score_R[np.isfinite(score_R)])}
+        if are_classes(numbers, roles.score if roles.named else None):
+            yield classes_problem(roles.score, pair, numbers)
+    if roles.layout == "pairs" and (doubtful := _doubtful_columns(source, head, roles, decimal)):
+        yield unused_problem(pair, doubtful)
+
+
+def _doubtful_columns(source: Source, head: Head, roles: Roles, decimal: str) -> dict[str, list[str]]:
+    """Return the columns without a role that may say which pairs are right, with their distinct values as texts."""
+    sampled = Sampled(head.names, head.sample, head.notations, decimal)
+    names = [name for name in roles.unused if not is_apart(name)]
+    names = [name for name in names if sampled.may_have_few_values(name, MOST) or says_match(name)]
+    if not names:
+        return {}
+    # Values of another type than most are left out here: what is wrong with these columns is no fault of the data that
+    # is used. The first of them are among the samples.
+    table = source.read(names, BadRows()).table
+    found = {}
+    for name in names:
+        values = distinct(table[name], sampled.likely_notation(name))
+        if values is None:
+            continue
+        values = list(dict.fromkeys([*values, *sampled.words(name)]))
+        if is_doubtful(name, values, len(table)):
+            found[name] = values
+    return found
+
+
+def is_apart(name: str) -> bool:
+    """Whether the name of a column rules out that it says which pairs are right."""
+    return any(pattern.fullmatch(plain(name)) for pattern in (IDENTIFIERS, _INSTRUCTIONS, _ORIGINS))
+
+
+def are_classes(numbers: set[float], name: str | None) -> bool:
+    """Whether the numbers next to two texts may be classes, as in NLI, where they are taken for scores.
+
+    Whole numbers are, under a name that does not say score, unless they are 0 and 1. A score that is -1 to 2 is one of
+    NLI's classes too, with -1 where the annotators did not agree. `name` is None for a column without a name.
+    """
+    if not numbers or not all(number.is_integer() for number in numbers):
+        return False
+    if name is not None and plain(name) in GRADES:
+        return False
+    if name is not None and plain(name) in SCORES:
+        return min(numbers) == -1 and max(numbers) == 2
+    return not numbers <= {0, 1} and len(numbers) <= _CLASSES
+
+
+def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> Problem:
+    """Return the question whether numbers next to two texts are classes or scores."""
+    values = [f"{number:g}" for number in sorted(numbers)]
+    what = f"the column '{column.strip()}' has the values {', '.join(values)}: scores of the pairs, or classes?"
+    score, unused = scored_pair(*pair, column), bracketed([name.strip() for name in pair])
+    ways = (
+        f"{typed(KEY, score)} (scores: the higher, the better the match)",
+        f"the same with {typed(VALUES_KEY, example_values(values))} (classes: what each is worth; null leaves "
+        "its rows out)",
+        f"{typed(KEY, unused)} (not used: all pairs are right)",
+    )
+    return Problem(
+        KEY,
+        what,
+        f"Say which: {'; '.join(ways)}. {_loss_for_scores(numbers)} With data.score_values, data.min_score=1.",
+    )
+
+
+def label_problem(column: str, pair: tuple[str, str], words: Sequence[str]) -> Problem:
+    """Return the question what a class next to two texts is of: of an item, or of how well the two match."""
+    first, second, shown = (quoted(name.strip()) for name in (*pair, column))
+    what = f"the column '{column.strip()}' may be the class of an item, or say how well two items match."
+    scored, worth = f"{typed(KEY, scored_pair(*pair, column))}", {float(word) for word in words if is_number(word)}
+    if not words or not all(is_number(word) or is_truth_word(word) for word in words):
+        scored += f" with {typed(VALUES_KEY, example_values(words or ['entailment', 'neutral', 'contradiction']))}"
+    item, right = f"{{item: {first}, label: {shown}}}", f"[{first},{second}]"
+    ways = f"{typed(KEY, item)} (labelled items); {typed(KEY, right)} (right pairs); {scored} (scored pairs)"
+    return Problem(KEY, what, f"Say which: {ways}. {_loss_for_scores(worth)}")
+
+
+def flag_problem(flag: str, item: str) -> Problem:
+    """Return the question what a column of two or three values is, next to a single column of texts."""
+    first, second = item.strip(), flag.strip()
+    what = f"the column '{second}' has two or three values only, and no texts to be found by '{first}'."
+    item_and_label = f"{{item: {quoted(first)}, label: {quoted(second)}}}"
+    ways = f"{typed(KEY, item_and_label)} (it is the class); {typed(KEY, bracketed([first, second]))} (pairs)"
+    return Problem(KEY, what, f"Say what it is: {ways}.")
+
+
+def open_problem(
+    table: Sampled, rest: list[str], anchors: list[str], positives: list[str], special: Mapping[str, list[str]]
+) -> Problem:
+    """Return the question which of the columns are a pair; `rest` are those that may be, `special` those of scores."""
+    several = [f"{role}: {listing(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
+    found = f" Possible are {'; '.join(several)}." if several else ""
+    names = rest if len(rest) > 1 else table.names
+    # In the order of the file; its ids and numbers are no example.
+    texts = set(table.texts_first(names)[:2])
+    example = [name.strip() for name in names if name in texts]
+    scores = [(role, special[role][0].strip()) for role in ("score", "grade") if special.get(role)]
+    what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
+    example = example if len(example) > 1 else ["question", "answer"]
+    advice = how_to_name(example, scores[0] if scores else None)
+    others = [name for name in rest if name not in texts]
+    flags = [name for name in others if is_flag(table, name)]
+    numbers = [name for name in others if table.is_score(name)]
+    score = flags[0] if flags else numbers[0] if len(numbers) == 1 else ""
+    if score and not scores:
+        says = "which pairs are right" if flags else "how well the two match"
+        named = how_to_name(example, ("score", score.strip())).removeprefix("Name them, as in ")
+        advice += (
+            f" If '{score.strip()}' says {says}, it is their score: {named} {_loss_for_scores(table.numbers(score))}"
+        )
+    elif special.get("score"):
+        advice += f" {_loss_for_scores(table.numbers(special['score'][0]))}"
+    return Problem(KEY, what, advice)
+
+
+def _loss_for_scores(numbers: set[float]) -> str:
+    """Return a sentence on what scored pairs need next to `data.columns`, with an example for these scores."""
+    least = 1.0 if numbers <= {0, 1} else right_from(min(numbers), max(numbers))
+    return (
+        "Scored pairs need a loss that learns from scores, such as loss=cosent, or "
+        f"data.min_score={least:g} to train on the pairs of at least this score as right pairs, with loss=infonce."
+    )
+
+
+def is_flag(table: Sampled, name: str) -> bool:
+    """Whether the first rows of a column have two or three values only."""
+    return table.may_have_few_values(name, FEW) and is_doubtful(name, table.words(name), len(table.rows))
+
+
+def scored_pair(first: str, second: str, score: str) -> str:
+    """Return the setting of `data.columns` that names a pair and its score, in Hydra's grammar."""
+    first, second, score = (quoted(name.strip()) for name in (first, second, score))
+    return f"{{anchor: {first}, positive: {second}, score: {score}}}"
+
+
+def example_values(values: Sequence[str]) -> str:
+    """Return a mapping of these values to scores as an example, in Hydra's grammar."""
+    shown = [word for word in dict.fromkeys(values) if len(word) <= _LONGEST and _KEY_OF_HYDRA.fullmatch(word)][:_SHOWN]
+    scores = _example_scores(shown or ["right", "wrong"])
+    return "{" + ", ".join(f"{value}: {score}" for value, score in scores.items()) + "}"
+
+
+def _example_scores(values: list[str]) -> dict[str, str]:
+    values = [f"{float(value):g}" if is_number(value) else value for value in values]
+    if {"0", "1", "2"} <= {*values} <= {"-1", "0", "1", "2"}:
+        known = {"0": "1", "1": "0.5", "2": "0", "-1": "null"}  # NLI: entailment, neutral, contradiction, none
+        return {value: known[value] for value in known if value in values}
+    scores = {}
+    for value in values:
+        word = value.lower()
+        scores[value] = "null" if word in _NO_ANSWER else "1" if word in _RIGHT else "0.5" if word in _HALF else "0"
+    if values and "1" not in scores.values():
+        scores[values[0]] = "1"
+    return scores
+
+
+def is_doubtful(name: str, values: Sequence[str], rows: int) -> bool:
+    """Whether a column of so many rows, with these distinct values, may say which pairs are right.
+
+    That is two or three distinct values, or any number of them under a name that ends as `relatedness_score` does.
+    """
+    if len(values) < 2 or rows < ROWS_A_VALUE * min(len(values), FEW):
+        return False
+    answers = [value for value in values if value not in _NO_ANSWER]
+    if len(values) <= FEW or (len(values) <= MOST and len(answers) <= FEW):
+        return True
+    return says_match(name) and all(map(is_number, answers))
+
+
+def says_match(name: str) -> bool:
+    """Whether the last word of a name is one for scores, grades or labels."""
+    return plain(name).rpartition("_")[2] in _SPEAKING
+
+
+def distinct(column: pa.ChunkedArray, notation: Notation = POINT) -> list[str] | None:
+    """Return the distinct values of a column as texts, an empty one for null; None for lists and objects.
+
+    Numbers in `notation` get a decimal point.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return None
+    values = column.unique()[:_ENOUGH].to_pylist()
+    return list(dict.fromkeys("" if value is None else as_word(value, notation) for value in values))
+
+
+def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> Problem:
+    """Return the question whether one of these columns, which are not used, says which pairs are right."""
+    # The example is of the column that looks most like an answer.
+    first, values = min(doubtful.items(), key=lambda one: (not _is_answer(one[1]), not says_match(one[0])))
+    said = "; ".join(f"'{cut(name.strip())}' ({_values(found)})" for name, found in doubtful.items())
+    one = len(doubtful) == 1
+    what = (
+        f"the column{'' if one else 's'} {said} {'is' if one else 'are'} not used, and may say which pairs are right: "
+        f"without {'it' if one else 'them'}, all of them are trained as right."
+    )
+    ways = (
+        f"{typed(KEY, bracketed([name.strip() for name in pair]))} (not used: all pairs are right)",
+        f"{' '.join(_score_settings(pair, first, values))} (the pairs of at least this score are right; without "
+        "data.min_score they are scored pairs)",
+    )
+    return Problem(KEY, what, f"Say which: {'; '.join(ways)}.")
+
+
+def _score_settings(pair: tuple[str, str], column: str, values: Sequence[str]) -> Iterator[str]:
+    yield typed(KEY, scored_pair(*pair, column))
+    if _is_answer(values):
+        yield "data.min_score=1"
+    elif all(is_number(value) for value in values if value) and len(values) > MOST:
+        numbers = [float(value) for value in values if value]
+        yield f"data.min_score={right_from(min(numbers), max(numbers)):g}"
+    else:
+        yield typed(VALUES_KEY, example_values(sorted(values)))
+        yield "data.min_score=1"
+
+
+def _is_answer(values: Sequence[str]) -> bool:
+    """Whether these are the numbers 0 and 1, or truth values."""
+    answers = [value for value in values if value]  # what has none is a bad row
+    return all(is_truth_word(value) or (is_number(value) and float(value) in (0, 1)) for value in answers)
+
+
+def _values(values: Sequence[str]) -> str:
+    shown = listing(sorted(values)[:_SHOWN])
+    return shown if len(values) <= _SHOWN else f"{len(values):,} values, as {listing(values[:2])}"
+
+
+def unused_note(unused: Sequence[str]) -> str:
+    """Return a sentence that names the columns that are not used."""
+    return f"Not used: the column{'' if len(unused) == 1 else 's'} {listing(name.strip() for name in unused)}."

@@ -1,0 +1,196 @@
+"""A CSV file row by row: which rows are good, and of every bad one the line, the column and what is wrong."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.sources.csv_head import CsvHead
+from finetune.data.sources.csv_text import EndlessRow, Row, count_lines, open_text, rows, undecodable_byte
+from finetune.data.sources.errors import refuse
+
+CHUNK_ROWS = 100_000
+JUDGED_AT_ONCE = 500  # rows; with many more, Python's collector of garbage looks at all of them again and again
+
+
+@dataclass(frozen=True)
+class CarefulReading:
+    """The columns of the good rows, the line that each begins in, and how many rows there were with the bad ones."""
+
+    table: pa.Table
+    lines: array[int]
+    rows_read: int
+
+
+class Fault(NamedTuple):
+    """What is wrong with a row: its kind (a key of `ADVICE`), and the line if not the row's first."""
+
+    line: int
+    column: str | None
+    kind: str
+    what: str
+    text: str
+
+
+def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int, bad: BadRows) -> CarefulReading:
+    """Read every row of the file, whatever is in it; the good rows come out as `read_fast` would give them.
+
+    Raises:
+        CheckFailed: a quote is open for so long that the rest of the file cannot be read.
+    """
+    judge = _Judge(head, [head.names.index(name) for name in names], max_cell_characters)
+    lines, rows_read = array("q"), 0
+    arrays: list[list[pa.Array]] = [[] for _ in names]
+    cells: list[list[str]] = [[] for _ in names]
+    found = rows_of(head)
+    while chunk := list(islice(found, JUDGED_AT_ONCE)):
+        rows_read += len(chunk)
+        columns = judge.columns_if_good(chunk)
+        if columns is None:
+            chunk = [row for row in chunk if judge.is_good(row, bad)]
+            columns = judge.columns(chunk)
+        lines.extend(row.line for row in chunk)
+        for kept, column in zip(cells, columns, strict=True):
+            kept.extend(column)
+        if len(cells[0]) > CHUNK_ROWS:
+            _flush(cells, arrays)
+    _flush(cells, arrays)
+    table = pa.table([pa.chunked_array(column, pa.large_string()) for column in arrays], names=list(names))
+    return CarefulReading(table, lines, rows_read)
+
+
+def _flush(cells: list[list[str]], arrays: list[list[pa.Array]]) -> None:
+    for column, kept in zip(arrays, cells, strict=True):
+        column.append(pa.array(kept, pa.large_string()))
+        kept.clear()
+
+
+def rows_of(head: CsvHead) -> Iterator[Row]:
+    """Yield the rows below the header.
+
+    Raises:
+        CheckFailed: a quote is open for so long that the rest of the file cannot be read.
+    """
+    with open_text(head.file, head.encoding) as stream:
+        for _ in range(head.lines_before):
+            stream.readline()
+        found = rows(stream, head.dialect, 1 + head.lines_before)
+        try:
+            if head.named:
+                next(found)
+            yield from found
+        except EndlessRow as endless:
+            place = f"{head.file.shown}:{endless.line}"
+            what = "here a row begins that does not end within 64 million characters."
+            refuse(place, what, 'Is a quote in it never closed? A quote inside a quoted cell is written twice ("").')
+
+
+def lines_of(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
+    """Return the line that each of these rows begins in, of a file without bad rows.
+
+    `by_line`: every line that is not blank is a row.
+    """
+    starts = _line_starts(head) if by_line else (row.line for row in rows_of(head))
+    found = dict.fromkeys(wanted, 0)
+    last = max(wanted, default=-1)
+    for number, line in enumerate(starts):
+        if number in found:
+            found[number] = line
+        if number >= last:
+            break
+    return [found[number] for number in wanted]
+
+
+def _line_starts(head: CsvHead) -> Iterator[int]:
+    blank = ("\n", "\r\n", "\r")
+    with open_text(head.file, head.encoding) as stream:
+        lines = (number for number, line in enumerate(stream, 1) if line not in blank)
+        yield from islice(lines, head.lines_before + int(head.named), None)
+
+
+class _Judge:
+    """Finds the first thing that is wrong with a row; of many rows at once it sees whether there is anything."""
+
+    def __init__(self, head: CsvHead, places: list[int], max_cell_characters: int) -> None:
+        self.width = len(head.names)
+        self.there = f"the {'header' if head.named else 'first row'} has {self.width}"
+        self.file = head.file.shown
+        self.names = [name.strip() for name in head.names]
+        self.places = places
+        self.quote = head.dialect.quote
+        self.encoding = head.encoding
+        self.longest = max_cell_characters
+
+    def columns(self, chunk: list[Row]) -> list[list[str]]:
+        """Return the cells of the rows by column."""
+        return [[row.cells[place] for row in chunk] for place in self.places]
+
+    def columns_if_good(self, chunk: list[Row]) -> list[list[str]] | None:
+        """Return the cells of the rows by column, None if anything may be wrong with any of them."""
+        if not all(row.closed and not row.stray and len(row.cells) == self.width for row in chunk):
+            return None
+        columns = self.columns(chunk)
+        for cells in columns:
+            text = "".join(cells)
+            if undecodable_byte(text) is not None or "\0" in text or max(map(len, cells)) > self.longest:
+                return None
+        return columns
+
+    def is_good(self, row: Row, bad: BadRows) -> bool:
+        """Whether nothing is wrong with the row; if there is, it is added to `bad`."""
+        fault = self.fault(row)
+        if fault:
+            bad.add(Place(self.file, fault.line), *fault[1:])
+        return fault is None
+
+    def fault(self, row: Row) -> Fault | None:
+        """Return what is wrong with the row, or None."""
+        if not row.closed:
+            opened = self._line_of(row, len(row.cells) - 1)
+            return Fault(opened, None, "unclosed", "a quote that opens here is never closed", row.cells[-1])
+        if len(row.cells) != self.width:
+            return Fault(row.line, None, "ragged", self._ragged(row), " | ".join(row.cells))
+        if row.stray and (fault := self._stray_fault(row)):
+            return fault
+        for place in self.places:
+            if fault := self._cell_fault(row, place):
+                return fault
+        return None
+
+    def _stray_fault(self, row: Row) -> Fault | None:
+        # Such a cell swallowed rows. Without a line end in it, the text is what was meant, as in 5" or "a"b.
+        for place in self.places:
+            cell = row.cells[place]
+            if self.quote in cell and count_lines(cell):
+                what = f"a quote that opens here closes {count_lines(cell)} lines later, in the middle of a cell"
+                return Fault(self._line_of(row, place), None, "stray", what, cell)
+        return None
+
+    def _ragged(self, row: Row) -> str:
+        found = f"found {len(row.cells)} {'cell' if len(row.cells) == 1 else 'cells'}, {self.there}"
+        for place, cell in enumerate(row.cells):
+            if count_lines(cell):
+                return f"{found} (is the quote closed that opens on line {self._line_of(row, place)}?)"
+        return found
+
+    def _cell_fault(self, row: Row, place: int) -> Fault | None:
+        cell, name = row.cells[place], self.names[place]
+        kind = what = ""
+        if (byte := undecodable_byte(cell)) is not None:
+            kind, what = "undecodable", f"has the byte 0x{byte:02X}, which is not {self.encoding}"
+        elif "\0" in cell:
+            kind, what = "nul", "has a NUL byte"
+        elif len(cell) > self.longest:
+            opened = " (was the quote that opens here meant to close sooner?)" if count_lines(cell) else ""
+            kind, what = "long", f"has {len(cell):,} characters, more than {self.longest:,}{opened}"
+        return Fault(self._line_of(row, place), name, kind, what, cut(cell)) if kind else None
+
+    def _line_of(self, row: Row, place: int) -> int:
+        """Return the line on which a cell begins: cells before it may span several."""
+        return row.line + sum(count_lines(cell) for cell in row.cells[:place])

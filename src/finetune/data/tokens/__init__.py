@@ -1,0 +1,1 @@
+"""Token ids of every text, made once and cached."""

@@ -1,0 +1,82 @@
+"""What another model makes of the items: embedded once before the training, and kept in the cache.
+
+Shapes: N items, D width of the teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from finetune.console import Bar
+from finetune.data.cache.arrow_files import read_array, write_array
+from finetune.data.cache.store import Cache, CacheUnavailable
+from finetune.data.items import Items
+from finetune.data.tokens.token_store import Tokens, key_of
+from finetune.encoding.engine import Engine
+from finetune.errors import CheckFailed, Problem
+from finetune.models.resolve import locate
+from finetune.models.text import TextEncoder
+
+Halves = NDArray[np.float16]
+
+_FORMAT = 2  # of what is kept in the cache: another number makes every teacher embed again
+
+
+def embedded(name: str, items: Items, max_length: int, device: torch.device, cache: bool) -> Halves:
+    """Return what text encoder `name` makes of all texts, `(N, D)` in half precision, in memory or mapped into it.
+
+    Raises:
+        ModelError: it cannot be had.
+        CheckFailed: there are items that are no texts.
+    """
+    if len(items) > len(items.texts):
+        raise CheckFailed([Problem("loss.teacher", "a teacher embeds texts, and there are other items.")])
+    encoder = TextEncoder(name).eval()
+    if cache:
+        with suppress(CacheUnavailable):
+            key = _key(name, items, encoder.tokenizer, max_length)
+
+            def make(folder: Path) -> None:
+                found = _embed(encoder, items, max_length, device)
+                flat = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])
+                write_array(folder / "embeddings.arrow", flat)
+
+            return Cache().load("teacher", key, make, _read)
+    return _embed(encoder, items, max_length, device)
+
+
+def _embed(encoder: TextEncoder, items: Items, max_length: int, device: torch.device) -> Halves:
+    tokens = Tokens.build(items, encoder.tokenizer, max_length)
+    encoder.to(device)
+    found = np.empty((len(tokens), encoder.width), np.float16)
+    done = 0
+    with Bar("embedding by the teacher", len(tokens), "texts") as bar:
+        for rows, part in Engine().embed(encoder, tokens, np.arange(len(tokens))):
+            found[rows] = part.cpu().numpy()
+            done += len(rows)
+            bar.update(done)
+    return found
+
+
+def _read(folder: Path) -> Halves:
+    values = read_array(folder / "embeddings.arrow")
+    flat: Halves = values.flatten().to_numpy()
+    return flat.reshape(len(values), -1)
+
+
+def _key(name: str, items: Items, tokenizer: Any, max_length: int) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {key_of(items.texts, tokenizer, max_length)}".encode())
+    for file in sorted(locate(name).rglob("*")):
+        if file.suffix in (".safetensors", ".json"):
+            digest.update(file.name.encode())
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

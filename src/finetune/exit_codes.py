@@ -1,0 +1,39 @@
+"""From a command to its exit code: 0, 2 for a mistake of the user, 1 for a failure, 130 if it was stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune import garbage_collector, ranks, signals, streams
+from finetune.console import be_quiet, complain
+from finetune.errors import FinetuneError, Interrupted
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; errors of the user are printed as text, bugs keep their traceback."""
+    if not ranks.speaks():
+        be_quiet()  # the first process of the run prints the same
+    if streams.is_program():
+        garbage_collector.leave_out_what_is_loaded()
+    # Hydra would cut the traceback. And a hub is asked for a model, and gets no telemetry of a run.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # with several processes torch logs what no user can act on
+    if os.environ.get("FINETUNE_ALLOW"):
+        sys.path.insert(0, str(Path.cwd()))  # the user's own package is imported from here, as with python -m
+    try:
+        return command()
+    except FinetuneError as error:
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain(Interrupted(signals.LINE))
+        return Interrupted.exit_code
+    except Exception:
+        if not signals.asked():
+            raise
+        complain(Interrupted(signals.LINE))  # a library turned the interrupt into another error
+        return Interrupted.exit_code

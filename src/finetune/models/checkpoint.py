@@ -1,0 +1,65 @@
+"""Folders of encoders that no other library has a layout for: their settings, and their weights as safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from finetune.errors import ModelError, first_line
+from finetune.models.st_format.write import write_json
+
+SETTINGS = "finetune.json"
+WEIGHTS = "model.safetensors"
+
+
+def save(folder: Path, module: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Write settings and weights into a folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, {"encoder": type(module).__name__, **settings})
+    save_file({name: weight.contiguous() for name, weight in module.state_dict().items()}, folder / WEIGHTS)
+
+
+def settings_of(name: str, encoder: str) -> dict[str, Any]:
+    """Return the settings that a folder was saved with.
+
+    Raises:
+        ModelError: it is no folder of this kind of encoder.
+    """
+    folder = Path(name).expanduser()
+    try:
+        settings = dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"model.name={name}: no model of finetune can be read there ({first_line(error)}).",
+            "Give the folder `model` of a run, or leave model.name=null for a new one.",
+        ) from error
+    kind = settings.pop("encoder", None)
+    if kind != encoder:
+        raise ModelError(
+            f"model.name={name} holds a {kind}, not a {encoder}.", "Choose the model= that it was made with."
+        )
+    return settings
+
+
+def load(name: str, module: nn.Module) -> None:
+    """Read the weights that a folder holds into a module.
+
+    Raises:
+        ModelError: they are damaged, or another model's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(Path(name).expanduser() / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"model.name={name}: its weights cannot be read ({first_line(error)}).",
+            "The folder may be incomplete or damaged: get it again.",
+        ) from error

@@ -1,0 +1,1 @@
+"""The folder layout of sentence-transformers: reading, checking and writing it."""

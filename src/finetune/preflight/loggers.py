@@ -1,0 +1,24 @@
+"""What loggers need that may not be installed, told before a run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from finetune.config.static_source import class_attribute
+from finetune.config.targets import resolve
+from finetune.errors import Problem
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def logger_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Yield a problem for each logger whose package is not there."""
+    for name, node in (cfg.logger or {}).items():
+        definition, _ = resolve(node["_target_"], "logger", f"logger.{name}")
+        needs = definition and class_attribute(definition, "needs")
+        if isinstance(needs, str) and importlib.util.find_spec(needs) is None:
+            advice = f"Install it: pip install 'finetune[{needs}]'."
+            yield Problem(f"logger.{name}", f"it needs the package {needs}.", advice)

@@ -1,0 +1,1 @@
+"""Sweeps and searches: many runs of one config, each a process of its own."""

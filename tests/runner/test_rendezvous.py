@@ -1,0 +1,121 @@
+"""Why a run of several processes ended, told to the one that says it; the echo of another's end is no reason."""
+
+import os
+import subprocess
+import threading
+from datetime import timedelta
+
+import pytest
+
+from finetune.errors import FinetuneError, Interrupted
+from finetune.ranks import Place
+from finetune.runner import join
+from finetune.runner.rendezvous import Ending, Peers
+from finetune.runs.failure_causes import Elsewhere, cause_of
+from finetune.wait_notice import Notice
+
+GONE = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+STOP = Interrupted("Stopped by Ctrl-C at step 3 of 9.")
+
+
+@pytest.fixture
+def peers():
+    quiet, patience = Notice(str), timedelta(seconds=60)
+    first = join.store_at("127.0.0.1", 0, True, patience, quiet)
+    second = join.store_at("127.0.0.1", first.port, False, patience, quiet)
+    return Peers(first, Place(0, 2, 0, 2, "torchrun")), Peers(second, Place(1, 2, 1, 2, "torchrun"))
+
+
+def failed():
+    try:
+        raise ValueError("mine")
+    except ValueError as error:
+        return Ending.of(error)
+
+
+@pytest.mark.parametrize("error", [GONE, KeyboardInterrupt(), SystemExit(1)])
+def test_the_failure_of_another_is_what_ended_a_process_that_only_saw_its_end(peers, error):
+    first, second = peers
+    second.end(failed())
+    truth = first.truth(error)
+    assert isinstance(truth, Elsewhere)
+    assert (truth.what, truth.exit_code, cause_of(truth)) == ("process 1: ValueError: mine", 1, "error")
+    assert 'raise ValueError("mine")' in truth.trace
+
+
+def test_a_mistake_keeps_its_advice_and_its_exit_code(peers):
+    first, second = peers
+    second.end(Ending.of(FinetuneError("There is no file x.csv.", "Put it there.")))
+    truth = first.truth(GONE)
+    assert (truth.what, truth.advice, truth.exit_code) == ("process 1: There is no file x.csv.", "Put it there.", 2)
+    assert cause_of(truth) == "mistake"
+    assert not truth.trace
+
+
+def test_memory_that_ran_out_elsewhere(peers):
+    first, second = peers
+    second.end(Ending.of(MemoryError()))
+    assert cause_of(first.truth(GONE)) == "out of memory"
+
+
+def test_an_error_of_its_own_comes_first_and_a_stop_is_nobodys_failure(peers):
+    first, second = peers
+    second.end(Ending.of(GONE))
+    own = ValueError("own")
+    assert first.truth(own) is own
+    assert first.truth(STOP) is STOP
+    second.end(Ending.of(STOP))
+    assert first.truth(STOP) is STOP
+
+
+def test_one_that_was_stopped_alone_is_told_by_those_that_only_saw_its_end(peers, monkeypatch):
+    monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_FOR_WORDS", 0)
+    first, second = peers
+    second.end(Ending.of(STOP))
+    truth = first.truth(GONE)
+    assert truth.what.startswith("process 1 was stopped") and cause_of(truth) == "stopped"
+
+
+def test_one_that_ended_without_a_word_was_killed(peers):
+    first, second = peers
+    ended = subprocess.Popen(["true"])
+    machine = second._store.get("process/1").decode().rpartition(" ")[0]
+    second.tell("process/1", f"{machine} {ended.pid}")
+    while first.gone() != {1: "was killed"}:  # as long as nobody asks for it, it is there and has ended
+        pass
+    ended.wait()
+    truth = first.truth(GONE)
+    assert (truth.what, cause_of(truth)) == ("process 1 was killed.", "killed")
+
+
+def test_a_number_on_another_machine_says_nothing(peers):
+    first, second = peers
+    second.tell("process/1", "another 1234567")
+    assert not first.gone()
+
+
+def test_who_waits_for_another_that_failed_is_ended(peers, monkeypatch):
+    monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_TO_END", 0.0)
+    first, second = peers
+    found, over = [], threading.Event()
+    with first.watched(lambda error: (found.append(error.what), over.set())):
+        second.end(failed())
+        assert over.wait(60)
+    assert found == ["process 1: ValueError: mine"]
+
+
+def test_what_is_said_to_all_is_waited_for(peers):
+    first, second = peers
+    threading.Timer(0.1, lambda: first.tell("run", "here")).start()
+    assert second.hear("run") == "here"
+    assert os.getpid() == int(first._store.get("process/1").decode().split()[-1])
+
+
+def test_the_first_one_stays_until_the_others_have_heard_that_the_run_is_finished(peers):
+    first, second = peers
+    other = threading.Thread(target=second.hear_the_end)
+    other.start()
+    first.finish()
+    assert first.hear("heard/1") == ""
+    other.join(60)
+    assert not other.is_alive()

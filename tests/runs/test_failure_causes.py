@@ -1,0 +1,131 @@
+"""What ended a run, in words that one can filter by; and what became of a process that could not say it."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from finetune.data.items import Items
+from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.runs.atomic import explain
+from finetune.runs.directory import RunDirectory
+from finetune.runs.failure_causes import Diverged, cause_of
+from finetune.runs.lock import is_held
+
+
+def behind(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def refused(number):
+    cause = OSError(number, os.strerror(number))
+    return behind(explain(cause, "save"), cause)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "out of memory"),
+        (Diverged("The run diverged."), "diverged"),
+        (refused(errno.ENOSPC), "disk full"),
+        (OSError(errno.EDQUOT, "quota"), "disk full"),
+        (refused(errno.EROFS), "disk"),
+        (torch.distributed.DistBackendError("Watchdog caught collective operation timeout"), "timeout"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1234"), "node lost"),
+        (Interrupted("Stopped by SIGTERM."), "stopped"),
+        (FinetuneError("a mistake"), "mistake"),
+        (RunError("a mishap"), "error"),
+        (ValueError("a bug"), "error"),
+    ],
+)
+def test_the_cause_of_an_error(error, cause):
+    assert cause_of(error) == cause
+
+
+def test_what_the_data_raised_is_about_the_data():
+    with pytest.raises(AttributeError) as caught:
+        Items.take(None, [1])
+    assert cause_of(caught.value) == "data"
+
+
+HOLD = "import sys, pathlib, time; from finetune.runs.directory import RunDirectory as R\n" + (
+    "run = R(pathlib.Path(sys.argv[1]))\nwith run.lock():\n run.write_status('running', step=7)\n"
+    " print('ready', flush=True)\n time.sleep(60)"
+)
+
+
+def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
+    run = RunDirectory.claim(tmp_path, "a", "")
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    assert run.read_truth()["state"] == "running"
+    process.kill()
+    process.wait()
+    truth = run.read_truth()
+    assert (truth["state"], truth["cause"], truth["step"]) == ("interrupted", "killed", 7)
+    assert "the last step that was written down is 7" in truth["reason"]
+    assert run.read_status()["state"] == "running"  # who looks changes nothing
+    run.write_status("finished")
+    assert run.read_truth()["state"] == "finished"
+
+
+def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
+    run = RunDirectory.claim(tmp_path, "a", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "node-17")
+        run.write_status("running", step=3)
+    assert run.read_truth()["cause"] == "node lost"
+    assert "node-17" in run.read_truth()["reason"]
+
+
+def test_a_directory_appears_with_its_record_or_not_at_all(tmp_path):
+    def fail(run, name):
+        (run.path / "config.yaml").write_text(name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RunDirectory.claim(tmp_path, "a", "", fail)
+    assert not list(tmp_path.iterdir())
+
+    def look(run, name):
+        (run.path / "config.yaml").write_text(name)
+        assert not (tmp_path / name).exists()
+
+    assert (RunDirectory.claim(tmp_path, "a", "", look).path / "config.yaml").read_text() == "a"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~umask()
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path):
+    run = RunDirectory.claim(tmp_path, "a", "")
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            run.read_truth()
+
+    run.write_status("running")
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    try:
+        for _ in range(50):
+            with run.lock():
+                assert is_held(run.path / "lock")
+    finally:
+        done.set()
+    for thread in looking:
+        thread.join()
