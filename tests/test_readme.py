@@ -11,7 +11,7 @@ import pytest
 
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
-from finetune.sweep.search_space import read_axes
+from finetune.sweep.search_space import read_search_space
 from tests.conftest import ROOT, write_pairs
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +31,7 @@ def test_every_command_passes_the_check(text, tmp_path, monkeypatch):
     write_pairs(tmp_path / "pairs.csv")
     words = shlex.split(text)
     if "-m" in words:  # the first point of the sweep
-        words, _ = read_axes(Arguments([word for word in words if word != "-m"])).corners()[0]
+        words, _ = read_search_space(Arguments([word for word in words if word != "-m"])).corners()[0]
     if "--cfg" in words:
         return
     check(words)

@@ -92,9 +92,9 @@ def ours(file: Path) -> dict[str, float]:
     from transformers import AutoTokenizer
 
     from finetune.data.batching.datamodule import RelationDataModule
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
 
-    tokenizer = AutoTokenizer.from_pretrained(locate("sentence-transformers/all-MiniLM-L6-v2"))
+    tokenizer = AutoTokenizer.from_pretrained(resolve("sentence-transformers/all-MiniLM-L6-v2"))
     imported = time.perf_counter()
     module = RelationDataModule(dataset, tokenizer, data.batch_settings(), MAX_LENGTH, cfg.seed)
     batch = next(iter(module.train_dataloader()))
@@ -110,9 +110,9 @@ def datasets_library(file: Path) -> dict[str, float]:
     from datasets import disable_progress_bars, load_dataset
     from transformers import AutoTokenizer, DataCollatorWithPadding
 
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
 
-    tokenizer = AutoTokenizer.from_pretrained(locate("sentence-transformers/all-MiniLM-L6-v2"))
+    tokenizer = AutoTokenizer.from_pretrained(resolve("sentence-transformers/all-MiniLM-L6-v2"))
     collate = DataCollatorWithPadding(tokenizer)
     imported = time.perf_counter()
     disable_progress_bars()

@@ -151,7 +151,7 @@ def peers(right_QR: np.ndarray, documents: int, texts: list[str] | None, bf16: b
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
 
     class LooksUp(InformationRetrievalEvaluator):
         def embed_inputs(self, model: Any, sentences: list[str], **_: Any) -> Any:
@@ -170,7 +170,7 @@ def peers(right_QR: np.ndarray, documents: int, texts: list[str] | None, bf16: b
         {f"q{q}": {f"d{d:09d}" for d in row} for q, row in enumerate(right_QR)},
         ndcg_at_k=[10], mrr_at_k=[10], precision_recall_at_k=[10], accuracy_at_k=[10], map_at_k=[100],
     )  # fmt: skip
-    model = SentenceTransformer(str(locate(MODEL)), device="cpu")
+    model = SentenceTransformer(str(resolve(MODEL)), device="cpu")
     model.max_seq_length = MAX_LENGTH
     if bf16:
         model.bfloat16()

@@ -63,9 +63,9 @@ def measure(who: str, arrow: Path, sample: int) -> dict[str, float]:
     """Return the seconds that one contestant takes, and for how many texts."""
     from transformers import AutoTokenizer
 
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
 
-    tokenizer = AutoTokenizer.from_pretrained(locate("sentence-transformers/all-MiniLM-L6-v2"))
+    tokenizer = AutoTokenizer.from_pretrained(resolve("sentence-transformers/all-MiniLM-L6-v2"))
     texts = pa.ipc.open_file(pa.memory_map(str(arrow))).read_all()["text"].chunk(0)
     if who == "ours":
         return measure_ours(texts, tokenizer, sample)

@@ -261,12 +261,12 @@ def theirs(case: dict[str, Any]) -> dict[str, float]:
     from torch.utils.data import BatchSampler, SequentialSampler
     from transformers import TrainerCallback
 
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
 
     # Weights in fp32 and attention by torch's fused function unless a knob says otherwise: its defaults.
     attention = {"attn_implementation": case["attention"]} if "attention" in case else {}
     model = SentenceTransformer(
-        str(locate(case["model"])), device=case["device"], model_kwargs={"dtype": torch.float32, **attention}
+        str(resolve(case["model"])), device=case["device"], model_kwargs={"dtype": torch.float32, **attention}
     )
     model.max_seq_length = KINDS[case["texts"]]
     rows = sorted_rows_of(case) if case.get("order") == "length" else rows_of(case)
@@ -323,9 +323,9 @@ def limit(case: dict[str, Any]) -> dict[str, float]:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
 
-    folder = locate(case["model"])
+    folder = resolve(case["model"])
     config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     texts = sorted({text for row in rows_of(case) for text in row})
     most = KINDS[case["texts"]]
@@ -380,7 +380,7 @@ def same_loss() -> str:
     from finetune.data.tokens.token_store import Tokens
     from finetune.encoding.engine import Engine
     from finetune.losses.infonce import InfoNCE
-    from finetune.models.resolve import locate
+    from finetune.models.resolve import resolve
     from finetune.models.text import TextEncoder
 
     # Texts that occur once: where one repeats, the peer takes a right answer for a wrong one, and ours does not.
@@ -397,7 +397,7 @@ def same_loss() -> str:
     with torch.no_grad():
         emb_ND = Engine().encode(encoder, batch.ids_T, np.array(batch.lengths_cpu))
         ours_ = float(InfoNCE(0.05, symmetric=False)(emb_ND, batch))
-        model = SentenceTransformer(str(locate(MINILM)), device="cpu")
+        model = SentenceTransformer(str(resolve(MINILM)), device="cpu")
         model.max_seq_length = 256
         columns = [model.preprocess([row[side] for row in rows]) for side in (0, 1)]
         theirs_ = float(MultipleNegativesRankingLoss(model.eval(), scale=20.0)(columns, torch.arange(len(rows))))

@@ -26,7 +26,7 @@ _STARTERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "s
 Starter = Literal["", "torchrun", "srun", "the first process"]
 
 
-class Place(NamedTuple):
+class RankInfo(NamedTuple):
     """Which process this is: `rank` of `world` over all machines, `local_rank` of `local_world` on this one.
 
     `starter` is who started the processes; empty if this process does so itself, or is alone.
@@ -50,17 +50,17 @@ class Place(NamedTuple):
         return f"If {self.starter} did not start this process as one of {self.world}, unset {mark} and start it again."
 
 
-def place() -> Place:
+def current_rank() -> RankInfo:
     """Return which process of its run this is."""
     if "TORCHELASTIC_RUN_ID" in os.environ or STARTED_BY in os.environ:
         rank, world, local_rank, local_world = map(number, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
         starter: Starter = "the first process" if STARTED_BY in os.environ else "torchrun"
-        return Place(rank, max(1, world), local_rank, max(1, local_world), starter)
+        return RankInfo(rank, max(1, world), local_rank, max(1, local_world), starter)
     # Of srun alone: a batch script has the other numbers too, and is one process.
     if (world := number("SLURM_STEP_NUM_TASKS", 1)) > 1 and not _is_typed_into_srun():
         local_world = max(1, world // max(1, number("SLURM_STEP_NUM_NODES", 1)))
-        return Place(number("SLURM_PROCID"), world, number("SLURM_LOCALID"), local_world, "srun")
-    return Place()
+        return RankInfo(number("SLURM_PROCID"), world, number("SLURM_LOCALID"), local_world, "srun")
+    return RankInfo()
 
 
 def _is_typed_into_srun() -> bool:
@@ -98,7 +98,7 @@ def speaks() -> bool:
     Only the first process of a run does. One with the numbers of another is silent only if its parent is what starts
     such processes: the numbers may also have been left in the environment of a single command.
     """
-    here = place()
+    here = current_rank()
     if here.rank == 0:
         return True
     if here.starter == "the first process":
@@ -117,7 +117,7 @@ def how_it_ended(exit_code: int) -> str:
         return f"was killed by signal {-exit_code}"
 
 
-def settle(here: Place) -> None:
+def settle(here: RankInfo) -> None:
     """Say in the environment which process this is, as torchrun does: Lightning and torch read it there."""
     os.environ |= {
         **{"RANK": str(here.rank), "WORLD_SIZE": str(here.world)},
@@ -136,7 +136,7 @@ def be_alone() -> None:
 
 def is_first() -> bool:
     """Return whether this process speaks and writes for its run."""
-    return place().rank == 0
+    return current_rank().rank == 0
 
 
 def number(name: str, otherwise: int = 0) -> int:

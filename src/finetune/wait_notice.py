@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from finetune.console import alert
 from finetune.errors import RunError
-from finetune.ranks import Place
+from finetune.ranks import RankInfo
 
 LONGEST = timedelta(minutes=30)  # as long as torch waits for a process group
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -32,7 +32,7 @@ class Notice:
             alert(self._text())
 
 
-def wait_for_all(missing: Callable[[], list[int]], here: Place, patience: timedelta) -> None:
+def wait_for_all(missing: Callable[[], list[int]], here: RankInfo, patience: timedelta) -> None:
     """Wait until no process of the run is `missing`, whose ranks that returns.
 
     In Python: inside of torch's C++ a process hears no signal.

@@ -19,7 +19,7 @@ from rich.console import Console
 from finetune.cli import runs_curve, runs_tables
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS
-from finetune.runs.selection import Wish, select
+from finetune.runs.selection import RunQuery, select
 from tests.conftest import ROOT
 from tests.runs.made import CONFIG, living, make_run
 
@@ -81,7 +81,7 @@ def test_a_narrow_terminal_lists_fewer_columns(here: Path, monkeypatch: pytest.M
     console = Console(width=48, file=StringIO(), force_terminal=True, color_system=None)
     monkeypatch.setattr(runs_tables, "console", console)
     outputs = here / "outputs"
-    found = select(outputs, Wish())
+    found = select(outputs, RunQuery())
     runs_tables.print_list(found, found.records, ["seed"], outputs)
     lines = console.file.getvalue().splitlines()
     assert lines[0].split() == ["run", "state", "metric", "seed"]

@@ -156,6 +156,17 @@ TARGETS = [
     ("optimizer._target_=torch.optim.AdamX", "optimizer._target_", ["Did you mean torch.optim.Adam"]),
     ("loss._target_=finetune.losses.infonec.InfoNCE", "loss._target_", ["mean finetune.losses.infonce.InfoNCE?"]),
     ("loss._target_=finetune.losses.infonce", "loss._target_", ["is a module"]),
+    # what was renamed
+    (
+        "loss._target_=finetune.losses.scored.CoSENT",
+        "loss._target_",
+        ["scored.CoSENT was renamed.", "Write finetune.losses.pairwise_scores.CoSENT."],
+    ),
+    (
+        "engine._target_=finetune.training.engine.Engine",
+        "engine._target_",
+        ["was renamed.", "Write finetune.encoding.engine.Engine."],
+    ),
     ("+callbacks.x._target_=pytorch_lightning.callbacks.EarlyStoping", "callbacks.x._target_", ["EarlyStopping?"]),
     (
         "+callbacks.x._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler",

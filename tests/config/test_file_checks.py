@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.config.check import check, look
+from finetune.config.check import check, check_overrides
 from finetune.errors import Problem
 
 from .conftest import problems_of, write
@@ -33,17 +33,17 @@ def test_what_a_file_demands_has_to_be_set_after_it(elsewhere: Path) -> None:
 
 def test_a_root_of_ones_own_may_demand_any_key(elsewhere: Path) -> None:
     write(elsewhere / "conf", {"mine.yaml": "defaults: [train, _self_]\nname: ???\nhydra: {job: {name: '???'}}\n"})
-    _, problems = look([], config_name="mine")
+    _, problems = check_overrides([], config_name="mine")
     assert {problem.where for problem in problems} == {"name", "hydra.job.name"}
     assert "conf/mine.yaml:2" in str(problems)
-    assert look(["name=a", "hydra.job.name=b"], config_name="mine")[1] == []
+    assert check_overrides(["name=a", "hydra.job.name=b"], config_name="mine")[1] == []
 
 
 @pytest.mark.parametrize("foreign", ["lr: 1\n", "defaults: [nothing_of_this_name]\n"])
 def test_a_file_that_hides_the_shipped_root_is_named(elsewhere: Path, foreign: str) -> None:
     mine = "defaults: [train, _self_]\nname: mine\n"
     write(elsewhere / "conf", {"train.yaml": foreign, "mine.yaml": mine})
-    first, *_ = look([], config_name="mine")[1]
+    first, *_ = check_overrides([], config_name="mine")[1]
     assert first.where == "conf/mine.yaml"
     assert "conf/train.yaml, which is not finetune's root config" in first.what
     assert first.advice.startswith("Rename conf/train.yaml")
@@ -148,13 +148,13 @@ def test_keys_of_hydra_without_effect_are_refused(
 ) -> None:
     write(elsewhere / "conf/recipe", {"mine.yaml": GLOBAL + f"hydra:\n  {in_file}\n"})
     for override, place in (("recipe=mine", "conf/recipe/mine.yaml:3"), (typed, "")):
-        (problem,) = look([override], multirun=multirun)[1]
+        (problem,) = check_overrides([override], multirun=multirun)[1]
         assert problem.where == key and place in problem.what
 
 
 def test_a_folder_of_the_run_is_refused_for_a_sweep(elsewhere: Path) -> None:
     write(elsewhere / "conf/recipe", {"mine.yaml": GLOBAL + "hydra: {run: {dir: x}}\n"})
     for override in ("recipe=mine", "hydra.run.dir=x"):
-        assert look([override])[1] == []
-        problems: list[Problem] = look([override], multirun=True)[1]
+        assert check_overrides([override])[1] == []
+        problems: list[Problem] = check_overrides([override], multirun=True)[1]
         assert [problem.where for problem in problems] == ["hydra.run.dir"]

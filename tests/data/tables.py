@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
 from finetune.data.schema.column_spec import ColumnSetting
@@ -22,7 +22,7 @@ def typed_source(columns: dict[str, list[Any]], told: ColumnSetting = None, **se
     rows = list(zip(*columns.values(), strict=True))
     roles = find_roles(list(columns), rows[:5], told)
     reading = Reading(
-        table.select(roles.names), lambda rows: [Place("data.csv", int(row) + 2) for row in rows], table.num_rows
+        table.select(roles.names), lambda rows: [RowLocation("data.csv", int(row) + 2) for row in rows], table.num_rows
     )
     typed = type_columns(reading, roles, lambda name, values, _: ("text", as_texts(name, values)))
     defaults: dict[str, Any] = {"name": "data.csv", "prompts": Prompts(), "transitive": False, "min_score": None}

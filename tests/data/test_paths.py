@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.paths import beside, resolve
+from finetune.data.paths import resolve, suggest_siblings
 from finetune.errors import CheckFailed
 
 
@@ -21,8 +21,8 @@ def test_a_url_is_refused_by_its_key():
 def test_what_lies_beside_a_missing_file_is_named(tmp_path):
     for name in ("pairs.jsonl.gz", "photo.jpg", "notes.md", "x.parquet"):
         (tmp_path / name).touch()
-    assert beside(tmp_path / "zzz.csv") == f"In {tmp_path} there is: pairs.jsonl.gz, x.parquet."
-    assert beside(tmp_path / "pears.jsonl.gz") == f"In {tmp_path} there is: pairs.jsonl.gz."
+    assert suggest_siblings(tmp_path / "zzz.csv") == f"In {tmp_path} there is: pairs.jsonl.gz, x.parquet."
+    assert suggest_siblings(tmp_path / "pears.jsonl.gz") == f"In {tmp_path} there is: pairs.jsonl.gz."
 
 
 def test_shipped_data_are_found():

@@ -129,7 +129,7 @@ def test_kept_activations_stay_within_their_budget(tiny_model):
     from finetune.encoding import memory
 
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)).train(), texts(n=400)
-    kept = memory.Kept(encoder.parameters())
+    kept = memory.SavedTensorCounter(encoder.parameters())
     with kept.counted(torch.device("cpu")):
         Engine(100, 2).encode(encoder, ids, lengths)
     # Beyond the kept graphs there are the tokens of the recomputed ones, the embeddings, and one micro-batch.
@@ -265,7 +265,7 @@ def test_weights_that_micro_batches_share_are_no_activations(tiny_model):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)).train(), texts(n=4)
     lookup, counted = encoder.lookup(), []
     for shared in (frozenset(), lookup.storages):
-        kept = memory.Kept(encoder.parameters(), shared)
+        kept = memory.SavedTensorCounter(encoder.parameters(), shared)
         with kept.counted(torch.device("cpu")):
             encoder(ids, np.sort(lengths), lookup)
         counted.append(kept.bytes)

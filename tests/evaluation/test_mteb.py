@@ -212,18 +212,18 @@ def test_evaluate_finds_the_same_of_the_saved_model(trained, monkeypatch):
 
 
 def test_random_numbers_go_on_as_if_nothing_was_measured(tiny_model):
-    from finetune.encoding.collectives import Together
+    from finetune.encoding.collectives import Collectives
     from finetune.encoding.engine import Engine
     from finetune.models.text import TextEncoder
-    from finetune.training.evaluation_runner import Measure
+    from finetune.training.evaluation_runner import EvaluationRunner
 
     encoder = TextEncoder(str(tiny_model))
-    measured = Measure(encoder, Engine(), 16, None)
+    measured = EvaluationRunner(encoder, Engine(), 16, None)
     torch.manual_seed(7)
     random.seed(7)
     np.random.seed(7)
     expected = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()]
-    measured({"mteb": mteb("Topics")}, Together(torch.device("cpu")), "now")
+    measured({"mteb": mteb("Topics")}, Collectives(torch.device("cpu")), "now")
     assert torch.equal(torch.get_rng_state(), expected[0])
     assert random.getstate() == expected[1]
     assert np.array_equal(np.random.get_state()[1], expected[2])

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from finetune.cli.submit import pending
-from finetune.config.check import check, look
+from finetune.config.check import check, check_overrides
 from finetune.config.command_line import Arguments
 from finetune.errors import FinetuneError
 from finetune.executors.cancel import cancel_runs
 from finetune.executors.slurm.script import Task, script
-from finetune.preflight.slurm import Shape, check_slurm, seconds_of, settings_of, shape_of
+from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_request, seconds_of, settings_of
 from finetune.runner import slurm_epilog
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN, write_job
@@ -48,7 +48,7 @@ def commands(tmp_path, monkeypatch):
 
 def settings(*overrides):
     cfg = check([SLURM, *overrides])
-    return settings_of(cfg), shape_of(cfg, settings_of(cfg))
+    return settings_of(cfg), resource_request(cfg, settings_of(cfg))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_lengths_of_time_are_read_as_sbatch_reads_them(text, seconds):
     ],
 )
 def test_what_is_wrong_with_the_launchers_config_is_answered_as_anywhere(override, where, words):
-    _, problems = look([SLURM, override] if "/" not in override else [override])
+    _, problems = check_overrides([SLURM, override] if "/" not in override else [override])
     assert any(problem.where.startswith(where) and words in f"{problem.what} {problem.advice}" for problem in problems)
 
 
@@ -128,7 +128,9 @@ def test_a_script_starts_its_run_whatever_its_name_and_tells_how_it_ended(tmp_pa
     (tmp_path / "bin/srun").chmod(0o755)
     (run / "config.yaml").touch()
     tasks = [Task(tmp_path / "other", []), Task(run, ["name='it''s; rm -rf x'", "resume=never", SLURM, "dry_run=true"])]
-    text = script(tasks if number else tasks[1:], settings()[0], Shape(1, 1, 0), Arguments([]), 2 if number else None)
+    text = script(
+        tasks if number else tasks[1:], settings()[0], ResourceRequest(1, 1, 0), Arguments([]), 2 if number else None
+    )
     outside = (
         os.environ | {"SLURM_CPUS_PER_TASK": "4", "RUN": str(run)} | ({"SLURM_ARRAY_TASK_ID": number} if number else {})
     )
@@ -151,7 +153,7 @@ def job(tmp_path, name, state, job_id, **facts):
 
 
 def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
-    again = {"reason": "so", "cause": "preempted", "goes_on": True}
+    again = {"reason": "so", "cause": "preempted", "will_resume": True}
     runs = {
         "waits": job(tmp_path, "waits", "pending", "1"),
         "begins": job(tmp_path, "begins", "pending", "2"),
@@ -218,12 +220,12 @@ def test_why_a_job_stops_and_when_it_is_queued_again(
     monkeypatch.setenv(MARK, mark)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm_job, "_warned", [True] if warned else [])
-    stop = slurm_job.stop_of(has_moved=steps > 0)
+    stop = slurm_job.stop_reason(has_moved=steps > 0)
     assert stop.cause == cause
-    run = job(tmp_path, "a", "interrupted", "7", reason=stop.what, cause=stop.cause, goes_on=stop.goes_on)
+    run = job(tmp_path, "a", "interrupted", "7", reason=stop.what, cause=stop.cause, will_resume=stop.will_resume)
     assert slurm_epilog.main(str(run.path), "130") == 130
     assert ("requeue 7" in calls.read_text()) is asks
-    assert stop.goes_on is (asks or "Restarts=1" in facts)
+    assert stop.will_resume is (asks or "Restarts=1" in facts)
 
 
 def test_a_requeue_that_is_refused_is_said(tmp_path, commands, monkeypatch):
@@ -231,10 +233,10 @@ def test_a_requeue_that_is_refused_is_said(tmp_path, commands, monkeypatch):
     script = Path(os.environ["PATH"].split(":")[0]) / "scontrol"
     script.write_text(script.read_text().replace("exit 0", '[ "$1" != requeue ]'))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    run = job(tmp_path, "a", "interrupted", "7", reason="It is queued again.", cause="time limit", goes_on=True)
+    run = job(tmp_path, "a", "interrupted", "7", reason="It is queued again.", cause="time limit", will_resume=True)
     slurm_epilog.main(str(run.path), "130")
     status = run.read_status()
-    assert status["goes_on"] is False and "could not: Requested operation is presently disabled" in status["reason"]
+    assert status["will_resume"] is False and "could not: Requested operation is presently disabled" in status["reason"]
 
 
 def test_without_slurm_one_sentence_and_nothing_made(tiny_model, tmp_path):

@@ -14,7 +14,7 @@ from finetune.errors import CheckFailed
 from finetune.losses.composed import Matryoshka, Sum
 from finetune.losses.distillation import ListKL, MarginMSE
 from finetune.losses.infonce import Decoupled, InfoNCE
-from finetune.losses.loss import share
+from finetune.losses.loss import local_loss
 from finetune.losses.pairwise_scores import AnglE, Contrastive, CoSENT, CosineMSE, Pearson
 from finetune.losses.regularizers import SpreadOut, Uniformity
 from finetune.losses.siglip import SigLIP
@@ -305,7 +305,7 @@ def test_a_sum_and_its_shares():
     loss = Sum(parts, {"regular": 0.5})
     expected = parts["main"](emb, batch) + 0.5 * parts["regular"](emb, batch) + parts["supcon"](emb, batch)
     same(loss(emb, batch), expected, emb)
-    same(sum(share(loss, emb, batch, rank, 3) for rank in range(3)), expected, emb)
+    same(sum(local_loss(loss, emb, batch, rank, 3) for rank in range(3)), expected, emb)
     with pytest.raises(CheckFailed, match="no loss named mian"):
         Sum(parts, {"mian": 1.0})
 

@@ -16,7 +16,7 @@ from finetune.models.dropout import replace_dropout
 from finetune.models.fused_layer import FusedLayer, fuse_layers, separate_layers
 from finetune.models.packed_backbone import packed
 from finetune.models.packing import Packing
-from finetune.models.shared_grad import Lookup
+from finetune.models.shared_grad import SharedGradEmbedding
 
 LENGTHS = np.array([2, 3, 3, 9])
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 30}
@@ -33,7 +33,9 @@ def backbone(name="Bert", **more):
 def call(layer, states, lookup=None):
     """Call a layer on packed states; the last rows are filling."""
     packing = Packing(LENGTHS, torch.device("cpu"))
-    return layer(states.unsqueeze(0), packing=packing, lookup=lookup or Lookup(torch.nn.Embedding(2, 2)))[0]
+    return layer(states.unsqueeze(0), packing=packing, lookup=lookup or SharedGradEmbedding(torch.nn.Embedding(2, 2)))[
+        0
+    ]
 
 
 def states(dtype=torch.float32, rows=20):
@@ -65,7 +67,7 @@ def test_gradients_of_inputs_and_weights_with_dropout_by_finite_differences(doub
         torch.manual_seed(5)  # the same elements are dropped every time
         found = torch.func.functional_call(
             layer, dict(zip(parameters, weights, strict=True)), (hidden.unsqueeze(0),),
-            {"packing": Packing(LENGTHS, torch.device("cpu")), "lookup": Lookup(torch.nn.Embedding(2, 2))},
+            {"packing": Packing(LENGTHS, torch.device("cpu")), "lookup": SharedGradEmbedding(torch.nn.Embedding(2, 2))},
         )  # fmt: skip
         return found[0, : LENGTHS.sum()]
 
@@ -109,7 +111,7 @@ def test_micro_batches_of_a_step_add_up():
     layer, plain = backbone().eval().encoder.layer[0], None
     plain = copy.deepcopy(layer)
     direction = torch.randn(20, 16, generator=torch.Generator().manual_seed(4))
-    lookup = Lookup(torch.nn.Embedding(2, 2))
+    lookup = SharedGradEmbedding(torch.nn.Embedding(2, 2))
     both = [states(), states().detach().flip(0).requires_grad_()]
     sum((call(layer, each, lookup) * direction)[: LENGTHS.sum()].sum() for each in both).backward()
     for each in both:

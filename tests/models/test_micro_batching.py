@@ -4,14 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.models.micro_batching import cheapest, fill
+from finetune.models.micro_batching import optimal_cuts, pack_greedy
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60).map(sorted).map(np.array)
 
 
 @given(LENGTHS, st.integers(1, 300))
 def test_unpadded_parts_are_within_the_budget_and_none_could_take_the_next_item(lengths, budget):
-    parts = np.split(lengths, fill(lengths, budget))
+    parts = np.split(lengths, pack_greedy(lengths, budget))
     assert np.array_equal(np.concatenate(parts), lengths)
     for part, following in zip(parts, [*parts[1:], None], strict=True):
         # An item that alone is over the budget still has to be encoded, alone.
@@ -21,7 +21,7 @@ def test_unpadded_parts_are_within_the_budget_and_none_could_take_the_next_item(
 
 @given(LENGTHS, st.integers(1, 300), st.integers(0, 100))
 def test_padded_parts_are_within_the_budget(lengths, budget, call_cost):
-    parts = np.split(lengths, cheapest(lengths, budget, call_cost))
+    parts = np.split(lengths, optimal_cuts(lengths, budget, call_cost))
     assert np.array_equal(np.concatenate(parts), lengths)
     for part in parts:
         assert len(part) * part[-1] <= budget or len(part) == 1
@@ -34,17 +34,17 @@ def test_the_padded_cut_is_the_cheapest_of_all(lengths, call_cost):
 
     n = len(lengths)
     every = [np.split(lengths, [i for i in range(1, n) if pattern >> (i - 1) & 1]) for pattern in range(2 ** (n - 1))]
-    assert cost(np.split(lengths, cheapest(lengths, 10_000, call_cost))) == min(map(cost, every))
+    assert cost(np.split(lengths, optimal_cuts(lengths, 10_000, call_cost))) == min(map(cost, every))
 
 
 def test_items_of_one_length_are_not_padded():
-    assert cheapest(np.array([3, 3, 5, 7, 7]), 100, 0).tolist() == [2, 3]
+    assert optimal_cuts(np.array([3, 3, 5, 7, 7]), 100, 0).tolist() == [2, 3]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7).map(np.array), st.integers(0, 200), st.integers(1, 3))
 def test_any_order_and_power(lengths, call_cost, power):
     """Where neighbours are not sorted, parts are still within the budget and never cost more than one by one."""
-    parts = np.split(lengths, cheapest(lengths, 200, call_cost, power))
+    parts = np.split(lengths, optimal_cuts(lengths, 200, call_cost, power))
     assert np.array_equal(np.concatenate(parts), lengths)
     assert all(len(part) * part.max() ** power <= 200 or len(part) == 1 for part in parts)
     cost = sum(len(part) * int(part.max()) ** power + call_cost for part in parts)

@@ -7,7 +7,7 @@ import torch
 from finetune.errors import ModelError
 from finetune.models.packing import Packing
 from finetune.models.pooling import MODES, Pooling
-from finetune.models.st_format.config import declared
+from finetune.models.st_format.config import read_st_config
 
 TOKENS = torch.tensor([[1.0, -2.0], [3.0, -4.0], [1.0, 1.0], [2.0, 5.0], [6.0, 0.0]])
 PACKING = Packing(np.array([2, 3]), torch.device("cpu"))
@@ -59,19 +59,19 @@ def test_gradients_by_finite_differences(mode, monkeypatch):
 )
 def test_reads_old_and_new_sentence_transformers_folders(tmp_path, config, mode):
     write(tmp_path, ["Transformer", "Pooling"], config)
-    assert declared(tmp_path).pooling == mode
+    assert read_st_config(tmp_path).pooling == mode
 
 
 def test_a_module_that_would_be_lost_is_refused(tmp_path):
     write(tmp_path, ["Transformer", "Pooling", "LSTM"], {"pooling_mode": "mean"})
     with pytest.raises(ModelError, match="LSTM"):
-        declared(tmp_path)
+        read_st_config(tmp_path)
 
 
 def test_an_unknown_pooling_is_refused(tmp_path):
     write(tmp_path, ["Transformer", "Pooling"], {"pooling_mode": "median"})
     with pytest.raises(ModelError, match="median"):
-        declared(tmp_path)
+        read_st_config(tmp_path)
 
 
 def test_several_poolings_are_one_after_the_other():

@@ -15,7 +15,7 @@ from finetune.models.encoder import Encoder
 from finetune.models.image import ImageEncoder
 from finetune.models.positions import longest
 from finetune.models.quantized import check_not_quantised
-from finetune.models.resolve import check_weights, find_here, locate
+from finetune.models.resolve import check_weights, find_here, resolve
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
 
@@ -57,7 +57,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_cached_pickles_do_not_keep_safetensors_from_being_downloaded(hub):
     there = hub(PICKLE)
     assert find_here("org/model") is None
-    assert (locate("org/model") / SAFETENSORS).is_file()
+    assert (resolve("org/model") / SAFETENSORS).is_file()
     assert PICKLE not in " ".join(there.wanted).replace("*", "")
 
 
@@ -65,7 +65,7 @@ def test_cached_pickles_are_named_where_the_hub_cannot_be_reached(hub, monkeypat
     there = hub(PICKLE)
     monkeypatch.setattr(there, "is_reached", False)
     with pytest.raises(ModelError, match="only pickles") as caught:
-        locate("org/model")
+        resolve("org/model")
     assert "model.allow_pickle=true" in caught.value.advice
 
 
@@ -82,13 +82,13 @@ def test_a_header_of_another_type_is_a_damaged_file(tmp_path, header):
 
 def test_cached_pickles_are_enough_where_they_are_allowed(hub):
     there = hub(PICKLE)
-    assert locate("org/model", pickles=True) == find_here("org/model", pickles=True) == there.folder
+    assert resolve("org/model", pickles=True) == find_here("org/model", pickles=True) == there.folder
     assert not there.wanted
 
 
 def test_cached_safetensors_are_enough(hub):
     there = hub(SAFETENSORS)
-    assert locate("org/model") == there.folder
+    assert resolve("org/model") == there.folder
     assert not there.wanted
 
 

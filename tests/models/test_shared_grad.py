@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from finetune.models.shared_grad import Lookup
+from finetune.models.shared_grad import SharedGradEmbedding
 
 IDS = [torch.tensor([3, 1, 3]), torch.tensor([0, 2]), torch.tensor([4, 3, 0, 1])]
 
@@ -23,13 +23,15 @@ def backward(lookup, weight, call=lambda lookup, ids: lookup(ids)):
 
 def test_the_gradient_is_that_of_plain_lookups():
     plain, ours = table(padding_idx=1), table(padding_idx=1)
-    torch.testing.assert_close(backward(Lookup(ours), ours.weight), backward(plain, plain.weight))
+    torch.testing.assert_close(backward(SharedGradEmbedding(ours), ours.weight), backward(plain, plain.weight))
 
 
 def test_recomputed_lookups_count_once():
     plain, ours = table(), table()
     gradient = backward(
-        Lookup(ours), ours.weight, lambda lookup, ids: checkpoint(lambda: lookup(ids) * 1.0, use_reentrant=False)
+        SharedGradEmbedding(ours),
+        ours.weight,
+        lambda lookup, ids: checkpoint(lambda: lookup(ids) * 1.0, use_reentrant=False),
     )
     torch.testing.assert_close(gradient, backward(plain, plain.weight))
 
@@ -37,13 +39,13 @@ def test_recomputed_lookups_count_once():
 def test_steps_add_up_as_gradients_do():
     plain, ours = table(), table()
     for _ in range(2):
-        expected, gradient = backward(plain, plain.weight), backward(Lookup(ours), ours.weight)
+        expected, gradient = backward(plain, plain.weight), backward(SharedGradEmbedding(ours), ours.weight)
     torch.testing.assert_close(gradient, expected)
 
 
 def test_a_frozen_table_gets_none():
     frozen = table().requires_grad_(False)
-    rows = Lookup(frozen)(IDS[0])
+    rows = SharedGradEmbedding(frozen)(IDS[0])
     assert not rows.requires_grad
 
 
@@ -53,22 +55,22 @@ def test_what_is_more_than_a_table_is_called_as_it_is():
             return super().forward(ids) * 3
 
     scaled = Scaled(6, 4)
-    torch.testing.assert_close(Lookup(scaled)(IDS[0]), scaled(IDS[0]))
+    torch.testing.assert_close(SharedGradEmbedding(scaled)(IDS[0]), scaled(IDS[0]))
 
 
 def test_a_step_that_was_given_up_leaves_nothing_behind():
     ours, plain = table(), table()
-    lookup = Lookup(ours)
+    lookup = SharedGradEmbedding(ours)
     lookup(IDS[0]).sum().backward()  # as if memory ran out after it
     ours.zero_grad()
-    torch.testing.assert_close(backward(Lookup(ours), ours.weight), backward(plain, plain.weight))
+    torch.testing.assert_close(backward(SharedGradEmbedding(ours), ours.weight), backward(plain, plain.weight))
 
 
 def test_two_lookups_in_one_graph_do_not_share_a_buffer():
     ours, plain = table(), table()
-    backward(Lookup(ours), ours.weight)  # the buffer is there
+    backward(SharedGradEmbedding(ours), ours.weight)  # the buffer is there
     ours.zero_grad()
-    both = [Lookup(ours), Lookup(ours)]
+    both = [SharedGradEmbedding(ours), SharedGradEmbedding(ours)]
     for lookups, weight in ((both, ours.weight), ([plain, plain], plain.weight)):
         (lookups[0](IDS[0]).sum() + (lookups[1](IDS[2]) * 3).sum()).backward()
         assert weight.grad is not None
@@ -78,5 +80,5 @@ def test_two_lookups_in_one_graph_do_not_share_a_buffer():
 def test_a_hooked_table_is_called_as_it_is():
     ours, called = table(), []
     ours.register_forward_pre_hook(lambda *_: called.append(1))
-    Lookup(ours)(IDS[0])
+    SharedGradEmbedding(ours)(IDS[0])
     assert called

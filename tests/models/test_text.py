@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from finetune.errors import ModelError
 from finetune.models.positions import longest
-from finetune.models.resolve import locate
+from finetune.models.resolve import resolve
 from finetune.models.text import TextEncoder
 
 TEXTS = ["a cat", "the quick brown fox jumps over the lazy dog " * 8, "", "Zürich, 北京, 🎉", "word"]
@@ -25,7 +25,7 @@ def embed(encoder, texts, max_length=64):
 
 
 def test_the_default_model_comes_from_its_package_without_a_hub(minilm):
-    assert locate("sentence-transformers/all-MiniLM-L6-v2") == minilm
+    assert resolve("sentence-transformers/all-MiniLM-L6-v2") == minilm
 
 
 def test_minilm_equals_sentence_transformers(minilm):
@@ -114,13 +114,13 @@ def test_a_pickle_is_not_read(tiny_model, tmp_path):
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/no-such-model", "a/b/c"])
 def test_a_path_that_is_not_there(name):
     with pytest.raises(ModelError, match="does not exist"):
-        locate(name)
+        resolve(name)
 
 
 def test_a_hub_model_that_cannot_be_had_names_three_ways_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as caught:
-        locate("somebody/some-model")
+        resolve("somebody/some-model")
     for way in ("local folder", "cache", "package"):
         assert way in caught.value.advice
 

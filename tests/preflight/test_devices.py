@@ -7,7 +7,7 @@ from finetune import ranks
 from finetune.cli.main import main
 from finetune.errors import CheckFailed
 from finetune.preflight import devices
-from finetune.ranks import Place, place
+from finetune.ranks import RankInfo, current_rank
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
@@ -26,18 +26,18 @@ def config(devices=1, num_nodes="auto", accelerator="cpu"):
 
 @pytest.mark.parametrize(("said", "starter"), [(TORCHRUN, "torchrun"), (SRUN, "srun")])
 def test_which_process_it_is_says_who_started_it(monkeypatch, said, starter):
-    assert place() == Place(0, 1, 0, 1, "")
+    assert current_rank() == RankInfo(0, 1, 0, 1, "")
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    assert place() == Place(3, 4, 1, 2, starter)
-    assert place().machines == 2
+    assert current_rank() == RankInfo(3, 4, 1, 2, starter)
+    assert current_rank().machines == 2
     assert not ranks.is_first()
 
 
 def test_a_batch_script_of_slurm_is_one_process(monkeypatch):
     for name, value in {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
-    assert place().world == 1
+    assert current_rank().world == 1
 
 
 def test_what_was_started_must_be_what_the_config_says(monkeypatch):

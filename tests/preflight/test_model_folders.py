@@ -129,8 +129,8 @@ def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, aft
     cfg = asked_of(folder, pooling=pooling)
     width = models.width(cfg, models.models_of(cfg))
     assert width == TextEncoder(str(folder), pooling=pooling).width
-    assert not models.look_at_models(asked_of(folder, pooling=pooling, output_width=width))[1]
-    problems = models.look_at_models(asked_of(folder, pooling=pooling, output_width=width + 1))[1]
+    assert not models.inspect_models(asked_of(folder, pooling=pooling, output_width=width))[1]
+    problems = models.inspect_models(asked_of(folder, pooling=pooling, output_width=width + 1))[1]
     assert [problem.where for problem in problems] == ["model.output_width"]
 
 
@@ -138,7 +138,7 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     here: list[Path] = []
     monkeypatch.setattr(models, "find_here", lambda *_: here[0] if here else None)
-    monkeypatch.setattr(models, "locate", lambda *_: here.append(folder) or folder)
+    monkeypatch.setattr(models, "resolve", lambda *_: here.append(folder) or folder)
     cfg = OmegaConf.create(
         {
             "model": {"_target_": "finetune.models.text.TextEncoder", "name": "somebody/it", "normalize": "auto"},

@@ -118,7 +118,7 @@ def test_a_reader_that_goes_is_no_reason_to_stop_and_nohup_is_deaf_to_sighup(tin
 @pytest.mark.parametrize("moment", ["validating", "evaluating", "trained"])
 def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, moment):
     from finetune.errors import Interrupted
-    from finetune.runner.lifecycle import outcome
+    from finetune.runner.lifecycle import run_lifecycle
     from finetune.runs.directory import RunDirectory
 
     told = {
@@ -129,7 +129,7 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     run = RunDirectory(tmp_path / "run")
     run.saved.folder.mkdir(parents=True)
     signals.forget()
-    with pytest.raises(Interrupted, match="resume="), outcome(run):
+    with pytest.raises(Interrupted, match="resume="), run_lifecycle(run):
         if moment != "validating":
             run.write_status("running", step=3)
         if moment == "trained":

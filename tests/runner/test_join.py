@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 from finetune import ranks, wait_notice
 from finetune.encoding import collectives
 from finetune.errors import RunError
-from finetune.ranks import Place
+from finetune.ranks import RankInfo
 from finetune.runner import join
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
@@ -47,7 +47,7 @@ def environment(monkeypatch):
 )
 def test_a_command_typed_into_a_shell_of_srun_is_alone(environment, mark):
     environment(**STEP, **mark)
-    assert ranks.place() == Place()
+    assert ranks.current_rank() == RankInfo()
 
 
 @pytest.mark.parametrize(
@@ -58,26 +58,26 @@ def test_a_task_that_is_no_shell_is_one_of_several_also_within_salloc(environmen
     task = subprocess.Popen(["sh", "-c", command], cwd=tmp_path, stdin=subprocess.PIPE)
     environment(**STEP, SLURM_JOB_NAME="interactive", SLURM_TASK_PID=str(task.pid))
     until = time.monotonic() + 30
-    while (ranks.place() == Place()) != alone and time.monotonic() < until:  # it may still be `sh`
+    while (ranks.current_rank() == RankInfo()) != alone and time.monotonic() < until:  # it may still be `sh`
         time.sleep(0.01)
-    assert (ranks.place().world == 1) == alone
+    assert (ranks.current_rank().world == 1) == alone
     task.kill()
     task.communicate()
 
 
 def test_a_task_that_srun_starts_itself_is_one_of_several_also_with_a_terminal(environment):
     environment(**SHELL, SLURM_TASK_PID=str(os.getpid()))
-    assert ranks.place() == Place(0, 4, 0, 4, "srun")
+    assert ranks.current_rank() == RankInfo(0, 4, 0, 4, "srun")
 
 
 def test_numbers_that_are_none_are_no_error(environment):
     environment(SLURM_STEP_NUM_TASKS="2(x3)")
-    assert ranks.place() == Place()
+    assert ranks.current_rank() == RankInfo()
 
 
 def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
     environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="3", MASTER_ADDR="x.invalid", SLURM_PROCID="3")
-    assert join.company(1) is None
+    assert join.join_if_distributed(1) is None
     assert os.environ["RANK"] == "0"
     assert "WORLD_SIZE" not in os.environ and "LOCAL_RANK" not in os.environ and "MASTER_ADDR" not in os.environ
 
@@ -145,7 +145,7 @@ def free_port():
 def test_it_gives_up(environment, monkeypatch, capfd):
     monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    peers = join.meet(Place(0, 3, 0, 3, "srun"))
+    peers = join.join(RankInfo(0, 3, 0, 3, "srun"))
     with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
         wait_notice.wait_for_all(peers.missing, peers.place, timedelta(seconds=0.5))
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
@@ -157,7 +157,7 @@ def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(envir
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
     with pytest.raises(RunError, match="Process 1 of this run did not come to"):
-        collectives.Together(torch.device("cpu"), 0, 2)._wait_for_all()
+        collectives.Collectives(torch.device("cpu"), 0, 2)._wait_for_all()
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
@@ -165,7 +165,7 @@ def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd
     monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     with pytest.raises(RunError, match="cannot meet"):
-        join.meet(Place(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
+        join.join(RankInfo(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
     assert "Process 2 waits for process 0 of its run at 127.0.0.1" in capfd.readouterr().err
 
 
@@ -174,11 +174,11 @@ def test_an_address_without_a_machine_and_a_port_that_is_used(environment, monke
     environment(MASTER_ADDR="nowhere.invalid", MASTER_PORT="1")
     for rank in range(2):
         with pytest.raises(RunError, match=r"the machine nowhere\.invalid has no address"):
-            join.meet(Place(rank, 2, rank, 2, "srun"))
+            join.join(RankInfo(rank, 2, rank, 2, "srun"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(server.getsockname()[1]))
         with pytest.raises(RunError, match="is used by another program"):
-            join.meet(Place(0, 2, 0, 2, "srun"))
+            join.join(RankInfo(0, 2, 0, 2, "srun"))
 
 
 def test_what_runs_in_the_background_can_be_interrupted():

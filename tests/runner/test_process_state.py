@@ -112,8 +112,8 @@ def test_what_ended_a_run_is_in_its_log(called):
 
 def test_a_second_call_at_the_same_time_is_refused(capsys):
     from finetune.cli.train import main
-    from finetune.runner.process_state import preserved
+    from finetune.runner.process_state import preserve_process_state
 
-    with preserved():
+    with preserve_process_state():
         assert main(["--version"]) == 2
     assert "this process is already running finetune" in capsys.readouterr().err

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from finetune.errors import FinetuneError, Interrupted
-from finetune.ranks import Place
+from finetune.ranks import RankInfo
 from finetune.runner import join
-from finetune.runner.rendezvous import Ending, Peers
-from finetune.runs.failure_causes import Elsewhere, cause_of
+from finetune.runner.rendezvous import ExitReport, Rendezvous
+from finetune.runs.failure_causes import RemoteRankError, cause_of
 from finetune.wait_notice import Notice
 
 GONE = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
@@ -23,14 +23,14 @@ def peers():
     quiet, patience = Notice(str), timedelta(seconds=60)
     first = join.store_at("127.0.0.1", 0, True, patience, quiet)
     second = join.store_at("127.0.0.1", first.port, False, patience, quiet)
-    return Peers(first, Place(0, 2, 0, 2, "torchrun")), Peers(second, Place(1, 2, 1, 2, "torchrun"))
+    return Rendezvous(first, RankInfo(0, 2, 0, 2, "torchrun")), Rendezvous(second, RankInfo(1, 2, 1, 2, "torchrun"))
 
 
 def failed():
     try:
         raise ValueError("mine")
     except ValueError as error:
-        return Ending.of(error)
+        return ExitReport.of(error)
 
 
 @pytest.mark.parametrize("error", [GONE, KeyboardInterrupt(), SystemExit(1)])
@@ -38,14 +38,14 @@ def test_the_failure_of_another_is_what_ended_a_process_that_only_saw_its_end(pe
     first, second = peers
     second.end(failed())
     truth = first.truth(error)
-    assert isinstance(truth, Elsewhere)
+    assert isinstance(truth, RemoteRankError)
     assert (truth.what, truth.exit_code, cause_of(truth)) == ("process 1: ValueError: mine", 1, "error")
     assert 'raise ValueError("mine")' in truth.trace
 
 
 def test_a_mistake_keeps_its_advice_and_its_exit_code(peers):
     first, second = peers
-    second.end(Ending.of(FinetuneError("There is no file x.csv.", "Put it there.")))
+    second.end(ExitReport.of(FinetuneError("There is no file x.csv.", "Put it there.")))
     truth = first.truth(GONE)
     assert (truth.what, truth.advice, truth.exit_code) == ("process 1: There is no file x.csv.", "Put it there.", 2)
     assert cause_of(truth) == "mistake"
@@ -54,24 +54,24 @@ def test_a_mistake_keeps_its_advice_and_its_exit_code(peers):
 
 def test_memory_that_ran_out_elsewhere(peers):
     first, second = peers
-    second.end(Ending.of(MemoryError()))
+    second.end(ExitReport.of(MemoryError()))
     assert cause_of(first.truth(GONE)) == "out of memory"
 
 
 def test_an_error_of_its_own_comes_first_and_a_stop_is_nobodys_failure(peers):
     first, second = peers
-    second.end(Ending.of(GONE))
+    second.end(ExitReport.of(GONE))
     own = ValueError("own")
     assert first.truth(own) is own
     assert first.truth(STOP) is STOP
-    second.end(Ending.of(STOP))
+    second.end(ExitReport.of(STOP))
     assert first.truth(STOP) is STOP
 
 
 def test_one_that_was_stopped_alone_is_told_by_those_that_only_saw_its_end(peers, monkeypatch):
     monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_FOR_WORDS", 0)
     first, second = peers
-    second.end(Ending.of(STOP))
+    second.end(ExitReport.of(STOP))
     truth = first.truth(GONE)
     assert truth.what.startswith("process 1 was stopped") and cause_of(truth) == "stopped"
 
@@ -113,7 +113,7 @@ def test_what_is_said_to_all_is_waited_for(peers):
 
 def test_the_first_one_stays_until_the_others_have_heard_that_the_run_is_finished(peers):
     first, second = peers
-    other = threading.Thread(target=second.hear_the_end)
+    other = threading.Thread(target=second.wait_for_finish)
     other.start()
     first.finish()
     assert first.hear("heard/1") == ""

@@ -49,11 +49,11 @@ def test_data_that_another_version_read_is_not_compared(tmp_path, capsys):
     run.write_status("interrupted", "Ctrl-C")
     dataset = SimpleNamespace(fingerprint="y", sources=["pairs.csv"])
     run.data_path.write_text('{"fingerprint": "x"}')
-    assert run_setup.state_of_same(cfg, run, dataset) == "interrupted"
+    assert run_setup.check_same_run(cfg, run, dataset) == "interrupted"
     assert "another version of finetune" in capsys.readouterr().out
     run.data_path.write_text(f'{{"fingerprint": "x", "versions": {reader_versions()}}}')
     with pytest.raises(FinetuneError, match="on other data"):
-        run_setup.state_of_same(cfg, run, dataset)
+        run_setup.check_same_run(cfg, run, dataset)
 
 
 @pytest.mark.parametrize(

@@ -66,15 +66,15 @@ def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
     run = RunDirectory.claim(tmp_path, "a", "")
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
-    assert run.read_truth()["state"] == "running"
+    assert run.effective_status()["state"] == "running"
     process.kill()
     process.wait()
-    truth = run.read_truth()
+    truth = run.effective_status()
     assert (truth["state"], truth["cause"], truth["step"]) == ("interrupted", "killed", 7)
     assert "the last step that was written down is 7" in truth["reason"]
     assert run.read_status()["state"] == "running"  # who looks changes nothing
     run.write_status("finished")
-    assert run.read_truth()["state"] == "finished"
+    assert run.effective_status()["state"] == "finished"
 
 
 def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
@@ -82,8 +82,8 @@ def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "node-17")
         run.write_status("running", step=3)
-    assert run.read_truth()["cause"] == "node lost"
-    assert "node-17" in run.read_truth()["reason"]
+    assert run.effective_status()["cause"] == "node lost"
+    assert "node-17" in run.effective_status()["reason"]
 
 
 def test_a_directory_appears_with_its_record_or_not_at_all(tmp_path):
@@ -115,7 +115,7 @@ def test_who_only_looks_keeps_nobody_out(tmp_path):
 
     def look():
         while not done.is_set():
-            run.read_truth()
+            run.effective_status()
 
     run.write_status("running")
     looking = [threading.Thread(target=look) for _ in range(2)]

@@ -7,7 +7,7 @@ from finetune.config.differences import ABSENT, differences, value_of
 from finetune.errors import FinetuneError
 from finetune.runs.filters import moment, term
 from finetune.runs.registry import find
-from finetune.runs.selection import Wish, select
+from finetune.runs.selection import RunQuery, select
 from tests.runs.made import CONFIG, living, make_run
 
 
@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def names(root: Path, **wish: object) -> str:
-    return "".join(record.run.name for record in select(root, Wish(**wish)).records)  # type: ignore[arg-type]
+    return "".join(record.run.name for record in select(root, RunQuery(**wish)).records)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_living_run_is_running(root: Path) -> None:
 
 def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> None:
     (root / "one" / "a" / "config.yaml").write_text("a: [")
-    found = select(root, Wish(where=["seed=42"]))
+    found = select(root, RunQuery(where=["seed=42"]))
     assert [record.run.name for record in found.unreadable] == ["a"] and len(found.records) == 3
     assert names(root) == "dcba"
 

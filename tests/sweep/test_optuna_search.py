@@ -14,10 +14,10 @@ from finetune.config.compose import compose
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDirectory
 from finetune.sweep.optuna_search import searching
-from finetune.sweep.planner import Survey
-from finetune.sweep.search_space import read_axes
+from finetune.sweep.planner import Planner
+from finetune.sweep.search_space import read_search_space
 from finetune.sweep.settings import SweepSettings
-from finetune.sweep.trials import Result
+from finetune.sweep.trials import TrialResult
 from tests.conftest import quick, run_train, write_pairs
 from tests.sweep.test_sweep import statuses, swept
 
@@ -80,8 +80,8 @@ def test_an_impossible_search_is_answered_before_anything_starts(tmp_path, overr
 
 @contextmanager
 def opened(overrides, prune_by="auto", metric=None):
-    axes = read_axes(Arguments(overrides))
-    survey, settings = Survey(Arguments(overrides)), SweepSettings(metric, "auto", 1, False, prune_by)
+    axes = read_search_space(Arguments(overrides))
+    survey, settings = Planner(Arguments(overrides)), SweepSettings(metric, "auto", 1, False, prune_by)
     corner = axes.corners()[0]
     cfg = compose(corner[0])
     with searching(axes, survey, cfg, settings, survey.point(*corner)) as search:
@@ -90,7 +90,7 @@ def opened(overrides, prune_by="auto", metric=None):
 
 def finished(point, value):
     RunDirectory(point.run).path.mkdir(parents=True, exist_ok=True)
-    return Result(point, "finished", "", "nDCG@10", value)
+    return TrialResult(point, "finished", "", "nDCG@10", value)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_what_is_drawn_fits_what_was_asked_and_a_new_process_draws_other_points(
 def test_a_point_that_was_running_when_the_sweep_was_killed_is_taken_up(overrides):
     with opened([*overrides, LR]) as search:
         lost, failed = search.next(), search.next()
-        search.ended(Result(failed, "failed", "disk full", "", None))
+        search.ended(TrialResult(failed, "failed", "disk full", "", None))
     with opened([*overrides, LR]) as search:
         assert [search.next().run, search.next().run] == [lost.run, failed.run]
         search.ended(finished(lost, 0.25))
@@ -163,13 +163,13 @@ def test_pruned_is_what_is_worse_by_the_metric_at_the_same_step(overrides, prune
         for value in (good, good, good):
             point = search.next()
             measured(point, key, value)
-            assert not search.is_hopeless(point)
+            assert not search.should_prune(point)
             search.ended(finished(point, 0.5))
         worse = search.next()
-        assert not search.is_hopeless(worse)  # it has not begun
+        assert not search.should_prune(worse)  # it has not begun
         measured(worse, key, bad)
-        assert search.is_hopeless(worse) == (prune_by is not None)
-        search.ended(Result(worse, "interrupted", "pruned", "", None))
+        assert search.should_prune(worse) == (prune_by is not None)
+        search.ended(TrialResult(worse, "interrupted", "pruned", "", None))
         assert search.study.trials[-1].state == optuna.trial.TrialState.PRUNED
 
 
@@ -193,7 +193,7 @@ def test_a_headline_that_is_to_be_small_is_made_small(overrides):
     with opened([*overrides, LR]) as search:
         points = [search.next(), search.next()]
         for point, value in zip(points, (0.5, 0.25), strict=True):
-            search.ended(Result(point, "finished", "", "mse", value))
+            search.ended(TrialResult(point, "finished", "", "mse", value))
         assert search.study.best_trial.user_attrs["run"] == points[1].run.name
 
 
@@ -208,9 +208,9 @@ def test_what_a_file_says_is_searched(overrides, tmp_path):
         "# @package _global_\nhydra:\n  sweeper:\n    params:\n"
         "      optimizer.lr: interval(1e-5,1e-3)\n      loss: infonce,supcon\n"
     )
-    axes = read_axes(Arguments([*overrides, "recipe=mine", "optimizer.lr=1e-4"]))
+    axes = read_search_space(Arguments([*overrides, "recipe=mine", "optimizer.lr=1e-4"]))
     assert [axis.overrides for axis in axes.axes if axis.varies] == [["loss=infonce", "loss=supcon"]]
-    axes = read_axes(Arguments([*overrides, "recipe=mine"]))
+    axes = read_search_space(Arguments([*overrides, "recipe=mine"]))
     assert [axis.key for axis in axes.axes if axis.varies] == ["optimizer.lr", "loss"]
 
 

@@ -16,12 +16,12 @@ from finetune.runs.directory import RunDirectory
 from finetune.runs.headline import more_is_better
 from finetune.sweep.ranking import Ranking, say_ranked, write_ranked
 from finetune.sweep.settings import SweepSettings
-from finetune.sweep.trials import Point, Result, check_place, place_of
+from finetune.sweep.trials import Trial, TrialResult, check_folder, folder_of
 from tests.conftest import write_pairs
 
 
 def result(name, value, tmp_path, state="finished"):
-    return Result(Point([name], [name], tmp_path / name), state, "", "nDCG@10" if value is not None else "", value)
+    return TrialResult(Trial([name], [name], tmp_path / name), state, "", "nDCG@10" if value is not None else "", value)
 
 
 def test_the_best_point_stands_first_and_the_failed_last(capsys, tmp_path):
@@ -68,7 +68,7 @@ def test_a_metric_is_found_by_its_name_in_the_report_or_the_metrics(tmp_path):
 
 
 def test_the_table_survives_any_text(tmp_path):
-    odd = Result(Point([], ["data.path='a|b\nc'"], tmp_path / "x|y"), "failed", "a | b\nc", "", None)
+    odd = TrialResult(Trial([], ["data.path='a|b\nc'"], tmp_path / "x|y"), "failed", "a | b\nc", "", None)
     write_ranked(tmp_path, [odd], "command", 3)
     rows = [line for line in (tmp_path / "sweep.md").read_text().splitlines() if line.startswith("|")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [5, 5, 5]
@@ -140,35 +140,35 @@ def test_what_stands_where_a_point_will_be_must_be_that_point(tmp_path, monkeypa
     cfg, other = (compose(["data.path=pairs.csv", f"seed={seed}"]) for seed in (1, 2))
     dataset = SimpleNamespace(fingerprint="x", sources=["pairs.csv"])
     run = RunDirectory(tmp_path / "run")
-    assert check_place(cfg, run.path, dataset) == []
+    assert check_folder(cfg, run.path, dataset) == []
     run.path.mkdir()
-    (problem,) = check_place(cfg, run.path, dataset)
+    (problem,) = check_folder(cfg, run.path, dataset)
     assert "no run of finetune" in problem.what
     run.config_path.write_text(yaml.safe_dump(resolved(cfg)))
     run.data_path.write_text('{"fingerprint": "x"}')
     run.write_status("interrupted", "Ctrl-C")
-    assert check_place(cfg, run.path, dataset) == []
-    (problem,) = check_place(other, run.path, dataset)
+    assert check_folder(cfg, run.path, dataset) == []
+    (problem,) = check_folder(other, run.path, dataset)
     assert "seed was 1, now 2" in problem.what
     with run.lock():
-        (problem,) = check_place(cfg, run.path, dataset)
+        (problem,) = check_folder(cfg, run.path, dataset)
         assert "in use" in problem.what
     run.write_status("finished")
-    assert check_place(cfg, run.path, dataset) == []
+    assert check_folder(cfg, run.path, dataset) == []
     cfg.resume = "never"
-    (problem,) = check_place(cfg, run.path, dataset)
+    (problem,) = check_folder(cfg, run.path, dataset)
     assert "resume=never" in problem.what
 
 
 def test_the_place_of_a_point_follows_from_config_and_data_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg, other, named = (compose(["data.path=pairs.csv", text]) for text in ("seed=1", "seed=2", "name=mine"))
-    place = place_of(cfg, ["model.name='a/b c'"], "data")
+    place = folder_of(cfg, ["model.name='a/b c'"], "data")
     assert re.fullmatch(r"model\.name=b-c_[0-9a-f]{10}", place.name)
     place.mkdir(parents=True)
     # Wherever else it varies, it is the same point.
-    assert place_of(cfg, ["seed=1"], "data") == place
-    assert place_of(compose(["data.path=pairs.csv", "seed=1", "sweep.parallel=2"]), [], "data") == place
-    assert place_of(cfg, ["seed=1"], "other data") != place
-    assert place_of(other, ["seed=2"], "data") != place
-    assert place_of(named, ["seed=1"], "data").name == "mine"
+    assert folder_of(cfg, ["seed=1"], "data") == place
+    assert folder_of(compose(["data.path=pairs.csv", "seed=1", "sweep.parallel=2"]), [], "data") == place
+    assert folder_of(cfg, ["seed=1"], "other data") != place
+    assert folder_of(other, ["seed=2"], "data") != place
+    assert folder_of(named, ["seed=1"], "data").name == "mine"

@@ -16,8 +16,8 @@ from finetune.config.check import check
 from finetune.errors import CheckFailed, Interrupted
 from finetune.training.callbacks import Average
 from finetune.training.fit import assemble, fit
-from finetune.training.non_finite_loss import NoNumber
-from finetune.training.preserve_state import random_state, set_random_state, undisturbed
+from finetune.training.non_finite_loss import NonFiniteLossError
+from finetune.training.preserve_state import preserve_state, random_state, set_random_state
 
 
 def last(run):
@@ -59,7 +59,7 @@ def test_undisturbed_takes_everything_back():
     module[1].eval()
     weight, gradient = module[0].weight, module[0].weight.grad
     data, before = weight.data.clone(), random_state(torch.device("cpu"))
-    with undisturbed(module):
+    with preserve_state(module):
         module.float().train()
         weight.data.add_(0)
         torch.rand(3), random.random(), np.random.rand()
@@ -206,7 +206,7 @@ def test_the_batch_of_a_loss_that_is_no_number_is_written_down(start, monkeypatc
         return emb.sum() * (float("nan") if len(seen) == 3 else 1.0)
 
     monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", fails_at_the_third)
-    with pytest.raises(NoNumber, match="the loss is nan at step 3"):
+    with pytest.raises(NonFiniteLossError, match="the loss is nan at step 3"):
         fit(cfg, dataset, run)
     told = json.loads(run.diverged_path.read_text())
     assert (told["step"], told["loss"], told["epoch"], told["batch"]) == (3, "nan", 0, 2)

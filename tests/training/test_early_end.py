@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Timer
 from safetensors.torch import load_file
 
 from finetune.config.types import seconds_of
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import Checkpoint, Evaluate, StopOnSignal, WiseFT, checkpoint, status
 from finetune.training.callbacks.time_left import TimeLeft
@@ -124,7 +124,7 @@ def test_a_checkpoint_is_saved_by_time_too(start, monkeypatch, minutes, saved):
 @pytest.mark.parametrize("others", [[False, False], [False, True], [True, False]])
 def test_processes_agree_to_stop_and_to_save_in_one_reduction(tmp_path, monkeypatch, others):
     monkeypatch.setattr(
-        Together, "any_of", lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)]
+        Collectives, "any_of", lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)]
     )
     saver, stop = Checkpoint(directory=str(tmp_path)), StopOnSignal(tmp_path)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))

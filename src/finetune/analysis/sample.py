@@ -50,7 +50,7 @@ def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldSample | None:
     right_J = np.flatnonzero(judged.grade > 0)
     if not len(right_J):
         return None
-    drawn = right_J[some(len(right_J), PAIRS)]
+    drawn = right_J[sample_rows(len(right_J), PAIRS)]
     query_P, document_P = judged.query_index[drawn], judged.document_index[drawn]
     right_P2 = np.column_stack([judged.queries[query_P], judged.corpus[document_P]])
     other_P = np.random.default_rng(1).integers(0, len(judged.corpus), len(drawn))
@@ -58,16 +58,16 @@ def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldSample | None:
     wrong_P2 = np.column_stack([judged.queries[query_P], judged.corpus[other_P]])
     wrong = ~np.isin(query_P * len(judged.corpus) + other_P, keys) & (wrong_P2[:, 0] != wrong_P2[:, 1])
     wrong[wrong] = ~are_known(dataset, *wrong_P2[wrong].T)
-    mapped = judged.corpus[some(len(judged.corpus), MAPPED)]
+    mapped = judged.corpus[sample_rows(len(judged.corpus), MAPPED)]
     return HeldSample(right_P2, wrong_P2[wrong], distinct(mapped))
 
 
 def _of_scored(pairs: ScoredPairs) -> HeldSample:
-    rows = some(len(pairs.score), 2 * PAIRS)
+    rows = sample_rows(len(pairs.score), 2 * PAIRS)
     both_P2, score_P = np.column_stack([pairs.left, pairs.right])[rows], pairs.score[rows]
     is_right = score_P > (score_P.min() + score_P.max()) / 2
     items = distinct(both_P2.ravel())
-    return HeldSample(both_P2[is_right], both_P2[~is_right], items[some(len(items), MAPPED)])
+    return HeldSample(both_P2[is_right], both_P2[~is_right], items[sample_rows(len(items), MAPPED)])
 
 
 def trained_sample(train: Relations, length_N: Ints, tokens: int) -> Ints:
@@ -96,7 +96,7 @@ def labelled_sample(dataset: Dataset) -> LabelledItems | None:
     items, label = (np.concatenate(parts) for parts in zip(*found, strict=True))
     first = np.sort(np.unique(items, return_index=True)[1])
     if len(first) > LABELLED:
-        first = first[some(len(first), LABELLED)]
+        first = first[sample_rows(len(first), LABELLED)]
     return LabelledItems("", items[first], label[first], np.ones(len(first), bool)) if len(first) else None
 
 
@@ -111,6 +111,6 @@ def are_known(dataset: Dataset, left_P: Ints, right_P: Ints) -> Ints:
     return found
 
 
-def some(count: int, most: int) -> Ints:
+def sample_rows(count: int, most: int) -> Ints:
     """Return the places of at most `most` of `count`, ascending, always the same ones."""
     return np.sort(np.random.default_rng(0).permutation(count)[:most])

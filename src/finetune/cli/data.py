@@ -15,7 +15,7 @@ from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.exit_codes import exit_code_of
 from finetune.models.resolve import find_here
-from finetune.preflight.check import check_fit, check_run, look_at_a_glance
+from finetune.preflight.check import check_at_a_glance, check_fit, check_run
 from finetune.runner.run import report_check
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
         CheckFailed: with everything that is wrong.
         ModelError: the model's tokenizer is damaged.
     """
-    cfg, problems = look_at_a_glance(arguments, arguments.overrides)
+    cfg, problems = check_at_a_glance(arguments, arguments.overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
     if cfg.check:

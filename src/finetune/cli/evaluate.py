@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 from finetune import signals
 from finetune.cli.data import silent
 from finetune.config.build import build
-from finetune.config.check import look
+from finetune.config.check import check_overrides
 from finetune.config.command_line import Arguments, key_of, parse
 from finetune.config.compose import compose
-from finetune.config.evaluators import evaluators_of, needs_held, watches
+from finetune.config.evaluators import evaluators_of, needs_eval_data, report_only
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
@@ -34,13 +34,13 @@ from finetune.preflight.evaluators import (
     source_notes,
     unmeasured,
 )
-from finetune.preflight.models import check_lengths, check_reads, fetch, look_at_models, model_notes, width
+from finetune.preflight.models import check_lengths, check_reads, fetch, inspect_models, model_notes, width
 from finetune.preflight.resume import overrides_of, with_root_of
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS, find
 
 if TYPE_CHECKING:
-    from finetune.data.holdout.eval_data import Held
+    from finetune.data.holdout.eval_data import EvalData
     from finetune.evaluation.result import Result
 
 # What says on which data a model is measured, and how.
@@ -170,10 +170,10 @@ def _checked(models: list[str], overrides: list[str], arguments: Arguments) -> d
 
 def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
     """Return the config and what is wrong with it, as far as it takes part in measuring."""
-    cfg, problems = look(overrides, arguments.config_dir, arguments.config_name)
+    cfg, problems = check_overrides(overrides, arguments.config_dir, arguments.config_name)
     if cfg is None or problems:
         return cfg, problems
-    models, problems = look_at_models(cfg)
+    models, problems = inspect_models(cfg)
     problems += [*check_lengths(cfg, models), *check_devices(cfg)]
     problems += [*evaluation_problems(cfg, width(cfg, models)), *check_sources(cfg)]
     if not cfg.evaluation:
@@ -187,20 +187,20 @@ def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None
 
 
 def _needs_run_data(cfg: DictConfig) -> bool:
-    return any(needs_held(node) for node in cfg.evaluation.values())
+    return any(needs_eval_data(node) for node in cfg.evaluation.values())
 
 
-def _held(configs: Mapping[str, DictConfig]) -> tuple[Held | None, dict[str, Held]]:
+def _held(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict[str, EvalData]]:
     """Return what a run with the same overrides would hold out, if it is asked for, and the evaluators' own sources."""
     first = next(iter(configs.values()))
     own, problems = load_sources(first)
-    held: Held | None = None
+    held: EvalData | None = None
     if _needs_run_data(first):
         dataset = build(first.data, "data").load(first.seed)
         for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
             say(note)
         held = replace(dataset.held, problems=dataset.problems)
-        if len(unmeasured(first, held)) == sum(not watches(node) for node in evaluators_of(first).values()):
+        if len(unmeasured(first, held)) == sum(not report_only(node) for node in evaluators_of(first).values()):
             what = f"of this data {' and '.join(held.kinds()) or 'nothing'} is held out, which no evaluation is for."
             problems.append(Problem("evaluation", what, "Choose another: evaluation=similarity, say."))
     for cfg in configs.values():

@@ -33,7 +33,7 @@ def _do(arguments: Arguments) -> int:
     if arguments.show:
         return show(arguments) if ranks.speaks() else 0
     if arguments.multirun:
-        if ranks.place().world > 1:
+        if ranks.current_rank().world > 1:
             raise FinetuneError("A sweep starts its own processes.", "Start it without torchrun or srun.")
         from finetune.sweep.sweep import sweep
 

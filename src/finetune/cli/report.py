@@ -16,7 +16,7 @@ from finetune.report.write import read_report, write_report
 from finetune.runs.atomic import to_json, write_text_atomically
 from finetune.runs.record import Record, read
 from finetune.runs.registry import OUTPUTS, find
-from finetune.runs.selection import Wish, select
+from finetune.runs.selection import RunQuery, select
 
 _LONGEST = 80  # characters of a run's name in that of a file
 
@@ -43,7 +43,7 @@ def report(names: Sequence[str], root: Path | None, *, show: bool | None, as_jso
 
 
 def _newest(folder: Path) -> Record:
-    records = select(folder, Wish()).records
+    records = select(folder, RunQuery()).records
     reported = [record for record in records if record.run.report_data_path.is_file()]
     if not reported:
         raise FinetuneError(f"no run in {folder} has a report yet.", "It is written at the end of a run.")

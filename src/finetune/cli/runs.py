@@ -58,9 +58,9 @@ def runs(
         return
     with _at_work():
         from finetune.cli.runs_tables import print_list
-        from finetune.runs.selection import Wish, select
+        from finetune.runs.selection import RunQuery, select
 
-        wish = Wish(experiment, state, where, metric, since, sort, reverse)
+        wish = RunQuery(experiment, state, where, metric, since, sort, reverse)
         found = select(_folder(root, ctx), wish)
         most = (0 if as_json else SHOWN) if limit is None else limit
         chosen = found.records[:most] if most else found.records

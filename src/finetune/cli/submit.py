@@ -18,9 +18,9 @@ from finetune.exit_codes import exit_code_of
 from finetune.preflight.check import check_run
 from finetune.preflight.models import fetch
 from finetune.preflight.resume import LAUNCHER
-from finetune.preflight.slurm import settings_of, shape_of
+from finetune.preflight.slurm import resource_request, settings_of
 from finetune.runner.run import report_check
-from finetune.runner.run_setup import find_run, no_new_folders_left_of_a_failure
+from finetune.runner.run_setup import find_run, remove_new_dirs_on_failure
 from finetune.runs.environment import write_changes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _submit(arguments: Arguments) -> int:
     assert settings is not None
 
     def text(run: Path) -> str:
-        return script([Task(run, overrides)], settings, shape_of(cfg, settings), arguments)
+        return script([Task(run, overrides)], settings, resource_request(cfg, settings), arguments)
 
     if cfg.dry_run:
         say(text(place(cfg)))
@@ -61,7 +61,7 @@ def _submit(arguments: Arguments) -> int:
     check_possible(text(place(cfg)))
     fetch(cfg)  # a machine of the cluster may have no network
     asked = [each for each in arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
-    with no_new_folders_left_of_a_failure(place(cfg).parent):
+    with remove_new_dirs_on_failure(place(cfg).parent):
         run, goes_on = find_run(cfg, overrides, dataset, arguments)
         with pending([(run, goes_on)]):
             write_changes(run.path)

@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.end_at_once()
         streams.settle()
     from finetune.errors import FinetuneError
-    from finetune.runner.process_state import preserved
+    from finetune.runner.process_state import preserve_process_state
 
     try:
-        with preserved():
+        with preserve_process_state():
             native_libraries.set_defaults()
             # Not sooner: the imports change something too.
             from finetune.cli.main import main as launch

@@ -32,13 +32,13 @@ def check(
     overrides: list[str], config_dir: Path | None = None, config_name: str = "train", *, multirun: bool = False
 ) -> DictConfig:
     """Compose the config, with its `hydra` node, and check all of it; raises CheckFailed with every problem found."""
-    config, problems = look(overrides, config_dir, config_name, multirun=multirun)
+    config, problems = check_overrides(overrides, config_dir, config_name, multirun=multirun)
     if problems or config is None:
         raise CheckFailed(problems)
     return config
 
 
-def look(
+def check_overrides(
     overrides: list[str], config_dir: Path | None = None, config_name: str = "train", *, multirun: bool = False
 ) -> tuple[DictConfig | None, list[Problem]]:
     """Every problem, and the config as far as it can be composed: wrong overrides are left out to see behind them.
@@ -60,7 +60,7 @@ def look(
     return config, list(dict.fromkeys(problems))
 
 
-def placed(
+def with_locations(
     problems: Iterable[Problem], overrides: list[str], config_dir: Path | None = None, config_name: str = "train"
 ) -> list[Problem]:
     """The problems, with file and line where a key comes from a file."""

@@ -12,7 +12,7 @@ from finetune.config.targets import class_variable
 def evaluators_of(cfg: DictConfig) -> dict[str, Any]:
     """The nodes of the evaluators by name, without those that watch texts where the model reads none."""
     reads = reads_texts(cfg)
-    return {str(name): node for name, node in cfg.evaluation.items() if reads or not watches(node)}
+    return {str(name): node for name, node in cfg.evaluation.items() if reads or not report_only(node)}
 
 
 def reads_texts(cfg: DictConfig) -> bool:
@@ -20,7 +20,7 @@ def reads_texts(cfg: DictConfig) -> bool:
     return "text" in cast(tuple[str, ...], class_variable(cfg.model, "reads", "model") or ("text",))
 
 
-def needs_held(node: Any) -> bool:
+def needs_eval_data(node: Any) -> bool:
     """Whether an evaluator measures on what the run holds out: it has no source, and no texts, of its own."""
     return not node.get("data") and not brings_texts(node)
 
@@ -30,6 +30,6 @@ def brings_texts(node: Any) -> bool:
     return bool(class_variable(node, "brings_texts", "evaluation"))
 
 
-def watches(node: Any) -> bool:
+def report_only(node: Any) -> bool:
     """Whether an evaluator only watches, on texts of its own, and no run is judged by it."""
     return bool(class_variable(node, "watches", "evaluation"))

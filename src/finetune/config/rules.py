@@ -105,6 +105,15 @@ KEYS: dict[str, Any] = {
 # Packages that come with an extra of this one.
 EXTRAS = {"pytorch_metric_learning": "metric", "optuna": "optuna"}
 
+# Modules that have been renamed, for configs written before.
+MOVED = {
+    "finetune.losses.scored": "finetune.losses.pairwise_scores",
+    "finetune.evaluation.labels": "finetune.evaluation.classification",
+    "finetune.training.engine": "finetune.encoding.engine",
+    "finetune.launch.sweep_settings": "finetune.sweep.settings",
+    "finetune.launch.slurm.settings": "finetune.preflight.slurm",
+}
+
 # What a group could build and a run cannot use: by where it is defined, why, and what to use.
 _ITSELF, _ABSTRACT = "the run does this itself", "it is only what others are built on"
 _AVERAGE, _OURS = "what it averages is neither evaluated nor saved by a run", "callbacks=[default,average]"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.config.rules import EXTRAS, GROUPS, INSTEAD
+from finetune.config.rules import EXTRAS, GROUPS, INSTEAD, MOVED
 from finetune.config.static_source import Definition, NotThere, Opaque, class_attribute, define
 from finetune.config.suggest import did_you_mean
 from finetune.errors import Problem
@@ -42,6 +42,9 @@ def resolve(target: object, group: str, key: str) -> tuple[Definition | None, li
     """What a `_target_` names and what is wrong with it; nothing for what only an import could tell."""
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
         return None, [Problem(key, f"expected the dotted name of a class, found {target!r}.", _what_is_allowed(group))]
+    module, _, name = target.rpartition(".")
+    if module in MOVED:
+        return None, [Problem(key, f"{target} was renamed.", f"Write {MOVED[module]}.{name}.")]
     if not is_under(target, allowed_prefixes(group)):
         return None, [refusal(target, group, key)]
     try:

@@ -68,7 +68,7 @@ _NEARLY_ALL = 0.9  # share of the rows, from which on one reason is the problem 
 _ENOUGH = 10  # rows; of fewer each is shown
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Where a row stands: the file as it is called in messages, and the line it begins in (or its row, from 1)."""
 
     file: str
@@ -115,7 +115,7 @@ class BadRows:
     def __len__(self) -> int:
         return self.kinds.total()
 
-    def add(self, place: Place, column: str | None, kind: str, what: str, text: str = "") -> None:
+    def add(self, place: RowLocation, column: str | None, kind: str, what: str, text: str = "") -> None:
         """Note one bad row; `text` is cut to one line here."""
         self._add(BadRow(place.file, place.line, column, kind, what, cut(text)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.data.arrays import Ints, distinct
-from finetune.data.holdout.eval_data import Held, LabelledItems, ScoredPairs
+from finetune.data.holdout.eval_data import EvalData, LabelledItems, ScoredPairs
 from finetune.data.holdout.holdout import Parts, hold_out_part, were_rows
 from finetune.data.holdout.judgments import Judgments
 from finetune.data.holdout.leaks import Leaks, find_leaks
@@ -49,9 +49,11 @@ class Dataset:
     labelled: LabelledItems | None = None
 
     @property
-    def held(self) -> Held:
+    def held(self) -> EvalData:
         """What is held out to evaluate on."""
-        return Held(self.items, tuple(one for one in (self.validation, self.pairs, self.labelled) if one is not None))
+        return EvalData(
+            self.items, tuple(one for one in (self.validation, self.pairs, self.labelled) if one is not None)
+        )
 
     def rows_of(self, place: int | None) -> Relations:
         """Return the relations of one of several sources, by its place among them; of all for None."""

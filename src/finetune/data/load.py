@@ -18,9 +18,9 @@ from finetune.data.bad_rows import FILE, BadRows, list_apart, list_for_user
 from finetune.data.beir_folder import BeirFolder
 from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.dataset import Dataset, assemble, skipped_notes
-from finetune.data.holdout.eval_data import Held, hold_all
+from finetune.data.holdout.eval_data import EvalData, hold_all
 from finetune.data.items import PLURALS, Items, Modality
-from finetune.data.modalities import Options, prepare_column, recognise
+from finetune.data.modalities import Options, prepare_column, recognize
 from finetune.data.modalities.references import is_data, scheme
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
@@ -65,7 +65,7 @@ def load(data: Data, seed: int) -> Dataset:
     )
 
 
-def load_held(data: Data) -> Held:
+def load_held(data: Data) -> EvalData:
     """Return all that `data` describes as held out, to be evaluated on.
 
     Raises:
@@ -80,7 +80,7 @@ def load_held(data: Data) -> Held:
     return held
 
 
-def load_beir(folder: BeirFolder, data: Data) -> Held:
+def load_beir(folder: BeirFolder, data: Data) -> EvalData:
     """Return the judgments of a BEIR folder with its whole corpus, under the prompts of `data`.
 
     Raises:
@@ -97,7 +97,7 @@ def load_beir(folder: BeirFolder, data: Data) -> Held:
     judgments, prompts = beir.judgments(*codes), prompts_of(data)
     items, columns, _ = with_prompts(items, [judgments.queries, judgments.corpus], [prompts.anchor, prompts.positive])
     judgments = replace(judgments, queries=columns[0], corpus=columns[1])
-    return Held(items, (judgments,), beir.notes, list_apart(bad))
+    return EvalData(items, (judgments,), beir.notes, list_apart(bad))
 
 
 def _beir(folder: BeirFolder, key: str, bad: BadRows, problems: list[Problem]) -> Beir | None:
@@ -265,7 +265,7 @@ def _typed(
         name: str, values: pa.ChunkedArray, report: Callable[[int, str, str], None]
     ) -> tuple[Modality, pa.ChunkedArray]:
         told = one.data.modality if isinstance(one.data.modality, str) else one.data.modality.get(name, "auto")
-        modality = recognise(name, values, source.base) if told == "auto" else told
+        modality = recognize(name, values, source.base) if told == "auto" else told
         if modality == "text":
             return "text", as_texts(name, values)
         named.update(_files_in(values, source.base))

@@ -38,7 +38,7 @@ def resolve(path: str, key: str = "data.path") -> Path:
     return found
 
 
-def beside(path: Path, *, only_beir: bool = False) -> str:
+def suggest_siblings(path: Path, *, only_beir: bool = False) -> str:
     """Return advice that names what is like the missing `path` in the folder where it was looked for.
 
     BEIR folders come before files; with `only_beir` there are no files.

@@ -12,7 +12,7 @@ from finetune.config.annotations import complaint
 from finetune.config.suggest import did_you_mean
 from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
 from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, named_judgments, to_evaluate_on, why_not
-from finetune.data.paths import beside, resolve
+from finetune.data.paths import resolve, suggest_siblings
 from finetune.data.schema.column_spec import check_columns
 from finetune.data.schema.layouts import Roles, find_roles
 from finetune.data.sources import Head, ReadOptions, Source, open_source
@@ -155,11 +155,11 @@ class Data:
 
     def batch_settings(self) -> BatchSettings:
         """Return how batches are made of what was loaded."""
-        from finetune.data.batching.mixing import BatchSettings, Share
+        from finetune.data.batching.mixing import BatchSettings, SourceShare
 
         shares = []
         for name, own in (self.sources or {}).items():
-            shares.append(Share(name, own.get("weight"), own.get("batch_size"), own.get("items_per_class")))
+            shares.append(SourceShare(name, own.get("weight"), own.get("batch_size"), own.get("items_per_class")))
         return BatchSettings(
             self.batch_size,
             self.unique,
@@ -183,7 +183,10 @@ class Data:
             return to_evaluate_on(folder, BESIDE, "data.validation_path", f"{BESIDE}/ next to the data file")
         folder = resolve(self.validation_path, "data.validation_path")
         if named_judgments(folder) is None and not folder.is_dir():
-            missing = (f"there is no folder '{self.validation_path}'.", beside(folder, only_beir=True) or WANTED)
+            missing = (
+                f"there is no folder '{self.validation_path}'.",
+                suggest_siblings(folder, only_beir=True) or WANTED,
+            )
             what, advice = (f"'{self.validation_path}' is a file.", WANTED) if folder.exists() else missing
             raise CheckFailed([Problem("data.validation_path", what, advice)])
         if folder.is_dir() and (problem := why_not(folder, self.validation_path, "data.validation_path")):

@@ -19,14 +19,14 @@ _T = TypeVar("_T")
 _BYTES_AT_ONCE = 2**26
 
 
-class Together:
+class Collectives:
     """This process, on its `device`, as the one of `rank` among `world`."""
 
     def __init__(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.device, self.rank, self.world = device, rank, world
 
     @classmethod
-    def of(cls, trainer: Trainer) -> Together:
+    def of(cls, trainer: Trainer) -> Collectives:
         """Return the processes of a trainer."""
         return cls(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
@@ -35,7 +35,7 @@ class Together:
         if self.world == 1:
             return
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, torch.get_num_threads() // ranks.place().local_world))
+            torch.set_num_threads(max(1, torch.get_num_threads() // ranks.current_rank().local_world))
         trainer.strategy.connect(module)
         self._wait_for_all()
         trainer.strategy.setup_environment()
@@ -50,9 +50,11 @@ class Together:
         store: Any = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
         keys = [f"begin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
-        wait_for_all(lambda: [rank for rank, key in enumerate(keys) if not store.check([key])], ranks.place(), LONGEST)
+        wait_for_all(
+            lambda: [rank for rank, key in enumerate(keys) if not store.check([key])], ranks.current_rank(), LONGEST
+        )
 
-    def of_first(self, value: _T) -> _T:
+    def broadcast(self, value: _T) -> _T:
         """Return the value that the first process gives, in all of them."""
         if self.world == 1:
             return value
@@ -61,7 +63,7 @@ class Together:
         found: _T = values[0]
         return found
 
-    def of_all(self, value: _T) -> list[_T]:
+    def all_gather(self, value: _T) -> list[_T]:
         """Return what each process gives, in their order."""
         values: list[Any] = [value] * self.world
         if self.world > 1:
@@ -83,7 +85,7 @@ class Together:
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
 
-    def add_up(self, values: NDArray[np.float32]) -> None:
+    def reduce_sum(self, values: NDArray[np.float32]) -> None:
         """Let the first process have the sum over all, in place; of what only one has, and the others have zeros."""
         if self.world == 1:
             return

@@ -18,13 +18,13 @@ from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.encoding import budget, memory
 from finetune.models.encoder import Encoder
-from finetune.models.micro_batching import cheapest, fill, split
+from finetune.models.micro_batching import optimal_cuts, pack_greedy, split
 from finetune.models.packing import upload
 
 if TYPE_CHECKING:
-    from finetune.data.batching.non_text import Others
+    from finetune.data.batching.non_text import NonText
     from finetune.data.tokens.token_store import Tokens
-    from finetune.encoding.collectives import Together
+    from finetune.encoding.collectives import Collectives
 
 Bools = npt.NDArray[np.bool_]
 _ALL = slice(None)
@@ -67,7 +67,7 @@ class Engine:
         lengths_N: Ints,
         rows_n: Ints | None = None,
         other_M: Tensor | None = None,
-        alike: Together | None = None,
+        alike: Collectives | None = None,
     ) -> Tensor:
         """Embed texts, given as one row of token ids and the length of each, and after them other items.
 
@@ -83,7 +83,7 @@ class Engine:
             try:
                 return self._encode(encoder, ids_T, lengths_N, rows_n, other_M, costs_N, alike)
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_shortage(error) or alike is not None:
+                if not memory.is_oom(error) or alike is not None:
                     raise
                 self.halve(error)
 
@@ -114,7 +114,7 @@ class Engine:
         rows_n: Ints,
         other_M: Tensor | None,
         costs_N: Ints,
-        alike: Together | None,
+        alike: Collectives | None,
     ) -> Tensor:
         starts_N = np.cumsum(lengths_N) - lengths_N
         # Longest first: what they keep of each token is the most that the next, which are shorter, can keep.
@@ -122,7 +122,7 @@ class Engine:
         if alike is not None:
             cuts = split(cuts, alike.largest(len(cuts)))
         lookup = encoder.lookup()
-        kept = memory.Kept(encoder.parameters(), lookup.storages if lookup is not None else frozenset())
+        kept = memory.SavedTensorCounter(encoder.parameters(), lookup.storages if lookup is not None else frozenset())
         limit, kept_tokens = self.budget(encoder).kept, 0
         parts: list[Tensor] = []
         for cut in cuts:
@@ -150,7 +150,7 @@ class Engine:
         encoder: Encoder,
         tokens: Tokens,
         items: Ints,
-        others: Others | None = None,
+        others: NonText | None = None,
         most: int | None = None,
         part: slice = _ALL,
     ) -> Iterator[tuple[Ints, Tensor]]:
@@ -187,7 +187,7 @@ class Engine:
             if len(places):
                 order = np.argsort(lengths_N[places], kind="stable")
                 sorted_n = lengths_N[places][order]
-                bounds = fill(sorted_n, most) if packs else cheapest(sorted_n, most, self.call_cost)
+                bounds = pack_greedy(sorted_n, most) if packs else optimal_cuts(sorted_n, most, self.call_cost)
                 yield from np.split(places[order], bounds)
 
     def padding_share(self, lengths_N: Ints, encoder: Encoder) -> float:

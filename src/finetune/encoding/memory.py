@@ -17,7 +17,7 @@ MB = 2**20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
 
-class Kept:
+class SavedTensorCounter:
     """Counts the bytes that autograd keeps for the backward pass, beyond the parameters themselves.
 
     `shared` are the addresses of what all micro-batches have in common, which may still grow.
@@ -51,7 +51,7 @@ class Kept:
         return tensor.detach()
 
 
-def reuse_freed() -> None:
+def tune_malloc() -> None:
     """Have the C library keep what is freed for the next tensor, in place of giving it back to the system each time.
 
     A step allocates the same tensors again and again, and pages that are new to the process cost as much as what is
@@ -80,7 +80,7 @@ def peak(device: torch.device) -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_oom(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

@@ -22,7 +22,7 @@ from finetune.data.items import Items
 from finetune.data.tokens.token_store import Tokens, key_of
 from finetune.encoding.engine import Engine
 from finetune.errors import CheckFailed, Problem
-from finetune.models.resolve import locate
+from finetune.models.resolve import resolve
 from finetune.models.text import TextEncoder
 
 Halves = NDArray[np.float16]
@@ -74,7 +74,7 @@ def _read(folder: Path) -> Halves:
 
 def _key(name: str, items: Items, tokenizer: Any, max_length: int) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {key_of(items.texts, tokenizer, max_length)}".encode())
-    for file in sorted(locate(name).rglob("*")):
+    for file in sorted(resolve(name).rglob("*")):
         if file.suffix in (".safetensors", ".json"):
             digest.update(file.name.encode())
             with file.open("rb") as opened:

@@ -14,7 +14,7 @@ import torch
 from finetune.config.types import NotEmpty, Positive, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.clusters import k_means, v_measure
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, drawn, finite
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
 from finetune.evaluation.probes import linear_probe, nearest_neighbour
 from finetune.evaluation.result import Floats, Ints, Result
 
@@ -53,7 +53,7 @@ class Classification(Evaluator):
         """
         start = time.monotonic()
         known, asked = (np.flatnonzero(rows) for rows in (held.known, ~held.known))
-        known, asked = known[drawn(len(known), self.known)], asked[drawn(len(asked), self.items)]
+        known, asked = known[sample_rows(len(known), self.known)], asked[sample_rows(len(asked), self.items)]
         if not len(asked) or len(np.unique(held.label[known])) < 2:
             what = f"{held.name}: to tell classes takes items of at least two, and others to be told."
             raise FinetuneError(what, "Give more labelled items.")
@@ -96,7 +96,7 @@ class Clustering(Evaluator):
         """
         start = time.monotonic()
         rows = np.flatnonzero(~held.known)
-        rows = rows[drawn(len(rows), self.items)]
+        rows = rows[sample_rows(len(rows), self.items)]
         classes = len(np.unique(held.label[rows]))
         if classes < 2:
             what = f"{held.name}: the items are of {classes} class{'' if classes == 1 else 'es'}."

@@ -1,4 +1,4 @@
-"""What every evaluator is: something held out and a model in, a `Result` out."""
+"""What every evaluator is: something held out and a model in, a `TrialResult` out."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TextEvaluator(Evaluator):
         raise NotImplementedError
 
 
-def drawn(count: int, most: int | None) -> Ints:
+def sample_rows(count: int, most: int | None) -> Ints:
     """Return which of `count` are measured, ascending: all of them, or `most`, always the same ones."""
     if most is None or most >= count:
         return np.arange(count)

@@ -13,10 +13,10 @@ import torch
 
 from finetune.config.types import PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, drawn, finite
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
 from finetune.evaluation.probes import Floats as Embeddings
 from finetune.evaluation.result import Floats, Result
-from finetune.evaluation.retrieval_task import prepare, some
+from finetune.evaluation.retrieval_task import prepare, sample_queries
 from finetune.evaluation.truncation_quantization import unit
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ class Geometry(Evaluator):
         Raises FinetuneError when no judgment is above grade 0 or an embedding is not finite.
         """
         start = time.monotonic()
-        task, _ = prepare(some(held, self.queries))
+        task, _ = prepare(sample_queries(held, self.queries))
         query_P, document_P = np.divmod(task.keys[task.grades > 0], len(task.corpus))
         left_P, right_P = task.queries[query_P], task.corpus[document_P]
         everything = np.unique(np.concatenate([task.queries, task.corpus]))
         if len(everything) < 3:
             raise FinetuneError(f"{held.name}: there are fewer than three items.", "Give more data.")
-        some_N = everything[drawn(len(everything), self.items)]
+        some_N = everything[sample_rows(len(everything), self.items)]
         rows = np.unique(np.concatenate([left_P, right_P, some_N]))
         emb_ND = unit(finite(embed(rows)))
         place = {name: np.searchsorted(rows, items) for name, items in (("l", left_P), ("r", right_P), ("n", some_N))}

@@ -21,7 +21,7 @@ from finetune.evaluation import bm25 as lexical
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts
 from finetune.evaluation.metric_names import split
 from finetune.evaluation.result import Floats, Ints, Result
-from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, some
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, sample_queries
 from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import variants
 
@@ -87,7 +87,7 @@ class Retrieval(Evaluator):
         FinetuneError when no judgment is above grade 0 or an embedding is not finite.
         """
         start = time.monotonic()
-        task, counts = prepare(some(held, self.queries), self.exclude_self)
+        task, counts = prepare(sample_queries(held, self.queries), self.exclude_self)
         depth = self._depth(task)
         queries_QD, corpus_MD = _embedded(task, embed)
         hits_QK = self._search(task, queries_QD, corpus_MD, depth, device)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import drawn
+from finetune.evaluation.evaluator import sample_rows
 from finetune.evaluation.result import Floats, Ints
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict
     return task, counts
 
 
-def some(judgments: Judgments, count: int | None) -> Judgments:
+def sample_queries(judgments: Judgments, count: int | None) -> Judgments:
     """Return the judgments of `count` of the queries, always the same ones; of all without a count."""
-    kept = drawn(len(judgments.queries), count)
+    kept = sample_rows(len(judgments.queries), count)
     if len(kept) == len(judgments.queries):
         return judgments
     place = np.full(len(judgments.queries), -1)

@@ -16,7 +16,7 @@ from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation import binary
 from finetune.evaluation.correlation import pearson, spearman
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, drawn, finite
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
 from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.truncation_quantization import unit
 
@@ -52,7 +52,7 @@ class Similarity(Evaluator):
         Raises FinetuneError when there are fewer than two scores, all are the same, or an embedding is not finite.
         """
         start = time.monotonic()
-        rows = drawn(len(held.score), self.pairs)
+        rows = sample_rows(len(held.score), self.pairs)
         left_P, right_P, score_P = held.left[rows], held.right[rows], held.score[rows]
         if len(rows) < 2 or np.ptp(score_P) == 0:
             what = f"{held.name}: all scores are the same, so there is nothing to correlate with."
@@ -93,7 +93,7 @@ class PairClassification(Evaluator):
         Raises FinetuneError when it is open which pairs are right, all or none are, or an embedding is not finite.
         """
         start = time.monotonic()
-        rows = drawn(len(held.score), self.pairs)
+        rows = sample_rows(len(held.score), self.pairs)
         left_P, right_P = held.left[rows], held.right[rows]
         is_right_P = self._right(held.score[rows], held.name)
         per_pair, notes = {}, []

@@ -21,7 +21,7 @@ from finetune.executors.resources import Slot
 from finetune.ranks import how_it_ended
 from finetune.runner.spawn import RUN_SCRIPT
 from finetune.runs.directory import RunDirectory, State
-from finetune.sweep.trials import PRUNED, Point
+from finetune.sweep.trials import PRUNED, Trial
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _ERROR = re.compile(r"(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b: .*)")
@@ -29,7 +29,7 @@ _ERROR = re.compile(r"(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b: .
 
 @dataclass
 class _Going:
-    point: Point
+    point: Trial
     slot: Slot
     child: subprocess.Popen[bytes]
     errors: IO[bytes]
@@ -38,16 +38,16 @@ class _Going:
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrialOutcome:
     """A point whose process ended, and how: as its status says, or as what the process left behind shows."""
 
-    point: Point
+    point: Trial
     state: str
     reason: str
 
 
 @dataclass
-class Crew:
+class LocalExecutor:
     """Starts processes, passes on what they complain of, and stops them; never more than there are slots."""
 
     slots: Sequence[Slot]
@@ -62,11 +62,11 @@ class Crew:
         """Return whether nothing is running."""
         return not self._going
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[Trial]:
         """Return the points that are running, but for those that are being stopped."""
         return [each.point for each in self._going if not each.is_pruned]
 
-    def start(self, point: Point) -> None:
+    def start(self, point: Trial) -> None:
         """Start a point on a free slot."""
         taken = [each.slot for each in self._going]
         slot = self.slots[0] if not taken else next(slot for slot in self.slots if not any(slot is t for t in taken))
@@ -86,21 +86,21 @@ class Crew:
         slot.keep(child.pid)
         self._going.append(_Going(point, slot, child, errors))
 
-    def wait(self) -> list[Ended]:
+    def wait(self) -> list[TrialOutcome]:
         """Wait a moment, and return the points that have ended."""
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         for each in self._going:
             self._pass_on(each)
         return list(self._ended())
 
-    def prune(self, point: Point) -> None:
+    def prune(self, point: Trial) -> None:
         """Ask a point to save and stop, because others are better."""
         for each in self._going:
             if each.point is point:
                 each.is_pruned = True
                 each.child.send_signal(signal.SIGTERM)
 
-    def stop(self, number: int) -> list[Ended]:
+    def stop(self, number: int) -> list[TrialOutcome]:
         """Pass a signal on to all and wait for them to save; the second one stops them at once, the third kills."""
         for each_signal in (number, number, signal.SIGKILL):
             with contextlib.suppress(KeyboardInterrupt):
@@ -116,7 +116,7 @@ class Crew:
         what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
         return Interrupted(what, f"The same command goes on where it was:\n    {again}")
 
-    def _ended(self) -> Iterator[Ended]:
+    def _ended(self) -> Iterator[TrialOutcome]:
         for each in [each for each in self._going if each.child.poll() is not None]:
             self._going.remove(each)
             if each.child.returncode:
@@ -125,7 +125,7 @@ class Crew:
             self._pass_on(each)
             state, reason = _outcome(each)
             each.errors.close()
-            yield Ended(each.point, state, reason)
+            yield TrialOutcome(each.point, state, reason)
 
     def _pass_on(self, each: _Going) -> None:
         text = os.pread(each.errors.fileno(), 1 << 24, each.told)

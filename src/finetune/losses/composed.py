@@ -14,7 +14,7 @@ from finetune.config.types import NotNegative, Positive, PositiveInt
 from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import too_wide
-from finetune.losses.loss import SharedLoss, share, tell_width, total_weight
+from finetune.losses.loss import SharedLoss, local_loss, tell_width, total_weight
 
 
 class Matryoshka(SharedLoss):
@@ -45,7 +45,7 @@ class Matryoshka(SharedLoss):
         total = 0 * emb_ND.sum()
         for width, weight in zip(self.dimensions, self.weights, strict=True):
             cut_ND = nn.functional.normalize(emb_ND[:, :width], dim=1)
-            total = total + weight * share(self.loss, cut_ND, batch, rank, world)
+            total = total + weight * local_loss(self.loss, cut_ND, batch, rank, world)
         return total
 
     def total_weight(self, batch: Batch) -> float | Tensor:
@@ -92,9 +92,9 @@ class Layers(SharedLoss):
     def forward(self, emb_ND: Tensor, batch: Batch, rank: int = 0, world: int = 1) -> Tensor:
         """Return the loss of the batch, or the share of one process, of embeddings `(N, L, D)`."""
         *earlier, last_ND = emb_ND.unbind(1)
-        total = share(self.loss, last_ND, batch, rank, world)
+        total = local_loss(self.loss, last_ND, batch, rank, world)
         for layer_ND in earlier:
-            added = self.weight * share(self.loss, layer_ND, batch, rank, world)
+            added = self.weight * local_loss(self.loss, layer_ND, batch, rank, world)
             if self.alignment:
                 added = added + self.alignment * self._apart(layer_ND, last_ND.detach()) / world
             total = total + added / len(earlier)
@@ -135,7 +135,7 @@ class Sum(SharedLoss):
         """Return the loss of the batch, or the share of one process."""
         total = 0 * emb_ND.sum()
         for name, loss in self.losses.items():
-            total = total + self.weights[name] * share(loss, emb_ND, batch, rank, world)
+            total = total + self.weights[name] * local_loss(loss, emb_ND, batch, rank, world)
         return total
 
     def total_weight(self, batch: Batch) -> float | Tensor:

@@ -69,7 +69,7 @@ def total_weight(loss: nn.Module, batch: Batch) -> float | Tensor:
     return loss.total_weight(batch) if isinstance(loss, Loss) else row_weight(batch)
 
 
-def share(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
+def local_loss(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
     """Return what process `rank` of `world` adds to the loss of the batch: the processes' sum is the loss.
 
     Of a loss that cannot be shared out every process computes the whole, and adds its part of it.

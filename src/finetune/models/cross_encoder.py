@@ -13,15 +13,15 @@ from torch import Tensor
 
 from finetune.config.types import CountFromZero, Fraction, NotEmptyText, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.data.batching.pair_collator import Frame, Pairing
+from finetune.data.batching.pair_collator import Pairing, SpecialTokenLayout
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
 from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.packing import Packing
-from finetune.models.resolve import locate
-from finetune.models.shared_grad import Lookup
-from finetune.models.st_format.config import Use, declared
+from finetune.models.resolve import resolve
+from finetune.models.shared_grad import SharedGradEmbedding
+from finetune.models.st_format.config import Use, read_st_config
 from finetune.models.st_format.write import write_cross_encoder
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer, marks
 
@@ -57,7 +57,7 @@ class CrossEncoder(Encoder):
         allow_pickle: bool = False,
     ) -> None:
         super().__init__()
-        self._found = declared(locate(name, self.files, allow_pickle), self.layout)
+        self._found = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
         folder = self._found.backbone
         self.name, self.negatives = name, negatives
         settings, auto = {"num_labels": 1, "use_cache": False}, "AutoModelForSequenceClassification"
@@ -68,7 +68,7 @@ class CrossEncoder(Encoder):
         check_vocabulary(self.tokenizer, self.backbone.get_input_embeddings().num_embeddings, name)
         (before, between, behind), types = marks(self.tokenizer, 2)
         alone = marks(self.tokenizer, 1)[0]
-        self.frame = Frame(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))  # type: ignore[arg-type]
+        self.frame = SpecialTokenLayout(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))  # type: ignore[arg-type]
         self._typed = "token_type_ids" in self.tokenizer.model_input_names
         if self.backbone.config.pad_token_id is None:
             self.backbone.config.pad_token_id = self.pad_id  # where decoders look for a text's last token
@@ -88,7 +88,9 @@ class CrossEncoder(Encoder):
         """Return how two texts become one sequence of at most `max_length` tokens."""
         return Pairing(self.frame, max_length, self.negatives)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Score N pairs given as one row of token ids and types `(T, 2)` and the length of each, on the CPU."""
         assert lengths_N is not None
         packing = Packing(lengths_N, values.device)

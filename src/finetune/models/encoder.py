@@ -19,7 +19,7 @@ from finetune.data.arrays import Ints
 from finetune.data.batching.pair_collator import Pairing
 from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.attention import register_uncompiled
-from finetune.models.shared_grad import Lookup
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.config import Use
 
 
@@ -70,7 +70,9 @@ class Encoder(nn.Module):
         """Return the pretrained models inside."""
         return [self.backbone] if hasattr(self, "backbone") else []
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed N texts, given as one row of token ids `(T,)` and the length of each; or N other items, `(N, ...)`.
 
         The lengths are on the CPU; it is fastest when they are sorted. `lookup` is the step's own, where several calls
@@ -78,7 +80,7 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
-    def lookup(self) -> Lookup | None:
+    def lookup(self) -> SharedGradEmbedding | None:
         """Return what looks up the tokens of one step, if it reads texts."""
         return None
 

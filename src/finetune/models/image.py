@@ -24,10 +24,10 @@ from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
 from finetune.models.pooling import load_pooling
-from finetune.models.resolve import locate
-from finetune.models.shared_grad import Lookup
+from finetune.models.resolve import resolve
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.checks import check_head, has_unit_length
-from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.config import Use, read_st_config
 from finetune.models.st_format.write import trained_settings, write
 
 _PATCH = 8  # a convolution's first maps are large: an image counts as its patches of so many pixels
@@ -68,7 +68,7 @@ class ImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files, allow_pickle), self.layout)
+        found = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
         check_head(found, name, head is not None or output_width is not None)
         self.name, self._found = name, found
         self.backbone = load_backbone(found.backbone, name, dropout, random_init, allow_pickle=allow_pickle)
@@ -109,7 +109,9 @@ class ImageEncoder(Encoder):
         """Return the pixels `(N, 3, height, width)` of images of Pillow; in training augmented as asked."""
         return self.pixels(values, random)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed images, given as their pixels `(N, 3, height, width)`."""
         output = self.backbone(pixel_values=values)
         if self.pooling is None:

@@ -10,7 +10,7 @@ import numpy as np
 from finetune.data.arrays import Ints
 
 
-def fill(lengths_N: Ints, budget: int) -> Ints:
+def pack_greedy(lengths_N: Ints, budget: int) -> Ints:
     """Return where to cut items that are not padded: each part as full as the budget lets it be."""
     ends_N = np.cumsum(lengths_N)
     cuts: list[int] = []
@@ -23,7 +23,7 @@ def fill(lengths_N: Ints, budget: int) -> Ints:
         cuts.append(start)
 
 
-def cheapest(lengths_N: Ints, budget: int, call_cost: int, power: int = 1) -> Ints:
+def optimal_cuts(lengths_N: Ints, budget: int, call_cost: int, power: int = 1) -> Ints:
     """Return where to cut items that are padded to the longest of their part.
 
     An item costs the `power` of that longest length, a part the sum of its items and `call_cost`. The cheapest of all

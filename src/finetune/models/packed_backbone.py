@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetune.models.attention import NAME, register
 from finetune.models.fused_layer import fuse_layers, separate_layers
 from finetune.models.packing import Packing
-from finetune.models.shared_grad import Lookup
+from finetune.models.shared_grad import SharedGradEmbedding
 
 # oneDNN compiles its kernels for every new shape, so there are this many sizes between a power of two and the next.
 _SIZES = 16
@@ -29,7 +29,7 @@ class PackedBackbone:
         self._first_position = first_position
 
     def __call__(
-        self, words_TD: Tensor, packing: Packing, every: bool = False, lookup: Lookup | None = None
+        self, words_TD: Tensor, packing: Packing, every: bool = False, lookup: SharedGradEmbedding | None = None
     ) -> list[Tensor]:
         """Return the last hidden states of token embeddings; of `every` layer, and before the first, that last.
 
@@ -46,7 +46,7 @@ class PackedBackbone:
             position_ids=positions_T.unsqueeze(0),
             packing=packing,
             output_hidden_states=every,
-            lookup=lookup or Lookup(self._backbone.get_input_embeddings()),
+            lookup=lookup or SharedGradEmbedding(self._backbone.get_input_embeddings()),
         )
         return [states.squeeze(0)[:tokens] for states in states_of(output, every)]
 

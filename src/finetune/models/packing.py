@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints
-from finetune.models.micro_batching import cheapest
+from finetune.models.micro_batching import optimal_cuts
 
 
 def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -94,7 +94,7 @@ class Packing:
         by length, and found once for all layers that ask for the same.
         """
         if (call_cost, most) not in self._groups:
-            parts = np.split(np.arange(len(self.lengths)), cheapest(self.lengths, most, call_cost, power=2))
+            parts = np.split(np.arange(len(self.lengths)), optimal_cuts(self.lengths, most, call_cost, power=2))
             self._groups[call_cost, most] = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
         return self._groups[call_cost, most]
 

@@ -20,7 +20,7 @@ from finetune.data.arrays import Ints
 from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
 from finetune.models.head import projected
-from finetune.models.shared_grad import Lookup
+from finetune.models.shared_grad import SharedGradEmbedding
 
 _POINTS = 1024
 
@@ -97,7 +97,9 @@ class PointEncoder(Encoder):
             clouds_NP3 = np.where(dropped[:, :, None], clouds_NP3[:, :1], clouds_NP3)
         return clouds_NP3.astype(np.float32)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed clouds `(N, P, 3)`."""
         if self.align is not None:
             turned_N33 = self.align(values).view(-1, 3, 3) + torch.eye(3, device=values.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.models.packing import Packing
-from finetune.models.st_format.config import POOLING_WEIGHTS, Declared
+from finetune.models.st_format.config import POOLING_WEIGHTS, StConfig
 
 MODES = ("mean", "mean_sqrt_len", "cls", "max", "last", "weighted_mean", "gem", "attention")
 
@@ -66,7 +66,7 @@ class Pooling(nn.Module):
         return None
 
 
-def load_pooling(mode: str, width: int, found: Declared) -> Pooling:
+def load_pooling(mode: str, width: int, found: StConfig) -> Pooling:
     """Return a pooling, with the weights that a folder has for it."""
     pooling = Pooling(mode, width)
     if mode == found.pooling and found.pooling_folder is not None and pooling.state_dict():

@@ -24,7 +24,7 @@ _VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 
 
-def locate(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
+def resolve(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
 
     `files` are what it must hold; with `pickles` pickled weights are weights too, and are downloaded.

@@ -23,7 +23,7 @@ def has_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
-class Lookup:
+class SharedGradEmbedding:
     """Looks tokens up in an embedding table, and holds what a step makes of its weights; create one for each step.
 
     Autograd gives every lookup a gradient of the whole table, zero but for a few rows: 47 MB to write and to add up for

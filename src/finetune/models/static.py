@@ -23,10 +23,10 @@ from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
 from finetune.models.head import projected
 from finetune.models.packing import Packing
-from finetune.models.resolve import locate
-from finetune.models.shared_grad import Lookup
+from finetune.models.resolve import resolve
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.checks import check_nothing_after, has_unit_length
-from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.config import Use, read_st_config
 from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, marks
@@ -60,7 +60,7 @@ class StaticEncoder(Encoder):
         normalize: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files), self.layout)
+        found = read_st_config(resolve(name, self.files), self.layout)
         self.name, self.normalize, self._found = name, has_unit_length(found, normalize), found
         self.tokenizer = load_plain_tokenizer(found.backbone, name, found.transformer.lower_case)
         table_VD = None if init in ("distil", "random") else _table_in(found.backbone, name)
@@ -99,11 +99,13 @@ class StaticEncoder(Encoder):
         """The token id that fills a row up; nothing is."""
         return 0
 
-    def lookup(self) -> Lookup:
+    def lookup(self) -> SharedGradEmbedding:
         """Return what looks up the tokens of one step."""
-        return Lookup(self.embedding)
+        return SharedGradEmbedding(self.embedding)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed N texts given as one row of token ids and the length of each; a text without tokens is zero."""
         assert lengths_N is not None
         packing = Packing(lengths_N, values.device)

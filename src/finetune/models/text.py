@@ -24,10 +24,10 @@ from finetune.models.layers import keep_layers
 from finetune.models.packed_backbone import packed, states_of
 from finetune.models.packing import Packing
 from finetune.models.pooling import load_pooling
-from finetune.models.resolve import locate
-from finetune.models.shared_grad import Lookup
+from finetune.models.resolve import resolve
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.checks import check_settings, has_unit_length
-from finetune.models.st_format.config import declared
+from finetune.models.st_format.config import read_st_config
 from finetune.models.st_format.write import trained_settings, write
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
 
@@ -58,7 +58,7 @@ class TextEncoder(Encoder):
         allow_pickle: bool = False,
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files, allow_pickle))
+        found = read_st_config(resolve(name, self.files, allow_pickle))
         check_settings(found, name, pooling, head is not None or output_width is not None)
         self.name, self._found = name, found
         self.normalize = has_unit_length(found, normalize)
@@ -98,7 +98,9 @@ class TextEncoder(Encoder):
         """The token id that fills a row up; masked, so a tokenizer without one may use any."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed N texts given as one row of token ids and the length of each, on the CPU; fastest sorted by length.
 
         `lookup` is the step's own, where several calls make one step.
@@ -122,7 +124,7 @@ class TextEncoder(Encoder):
         self._layers = list(layers)
 
     def states(
-        self, ids_T: Tensor, packing: Packing, lookup: Lookup | None = None, every: bool = False
+        self, ids_T: Tensor, packing: Packing, lookup: SharedGradEmbedding | None = None, every: bool = False
     ) -> list[Tensor]:
         """Return the last hidden states of all tokens `(T, D)`; of `every` layer, and before the first, that last."""
         if self._packed is None:
@@ -130,9 +132,9 @@ class TextEncoder(Encoder):
         lookup = lookup or self.lookup()
         return self._packed(lookup(ids_T), packing, every, lookup)
 
-    def lookup(self) -> Lookup:
+    def lookup(self) -> SharedGradEmbedding:
         """Return what looks up the tokens of one step."""
-        return Lookup(self.backbone.get_input_embeddings())
+        return SharedGradEmbedding(self.backbone.get_input_embeddings())
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write a sentence-transformers folder; poolings that it does not know can be read by finetune only."""

@@ -25,10 +25,10 @@ from finetune.models.head import projected
 from finetune.models.image import ImageEncoder
 from finetune.models.packing import Packing
 from finetune.models.pixels import Pixels
-from finetune.models.resolve import locate
-from finetune.models.shared_grad import Lookup
+from finetune.models.resolve import resolve
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.checks import check_nothing_after, has_unit_length
-from finetune.models.st_format.config import Use, declared
+from finetune.models.st_format.config import Use, read_st_config
 from finetune.models.st_format.settings import TransformerSettings
 from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
@@ -60,7 +60,7 @@ class TextImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = declared(locate(name, self.files, allow_pickle), self.layout)
+        found = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
         check_nothing_after(found, name)
         folder, self._found = found.backbone, found
         self.name, self.normalize = name, has_unit_length(found, normalize)
@@ -106,7 +106,9 @@ class TextImageEncoder(Encoder):
         """Return the pixels `(N, 3, height, width)` of images of Pillow; in training augmented as asked."""
         return self.pixels(values, random)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
         if lengths_N is None:
             output = self.backbone.get_image_features(pixel_values=values)
@@ -193,7 +195,7 @@ class TwoTowers(Encoder):
         """Return the pretrained models inside."""
         return [self.text.backbone, self.image.backbone]
 
-    def lookup(self) -> Lookup:
+    def lookup(self) -> SharedGradEmbedding:
         """Return what looks up the tokens of one step."""
         return self.text.lookup()
 
@@ -201,7 +203,9 @@ class TwoTowers(Encoder):
         """Return the pixels of images as the image tower takes them."""
         return self.image.prepare(values, random)
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
         if lengths_N is None:
             emb_ND = self.project["image"](self.image(values))

@@ -17,7 +17,7 @@ from finetune.errors import ModelError
 from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
 from finetune.models.head import new_head, projected
-from finetune.models.shared_grad import Lookup
+from finetune.models.shared_grad import SharedGradEmbedding
 
 
 class VectorEncoder(Encoder):
@@ -74,7 +74,9 @@ class VectorEncoder(Encoder):
         """How many numbers the widest layer makes of a vector."""
         return max(int(self.settings["hidden_width"]), int(self.settings["input_width"]))
 
-    def forward(self, values: Tensor, lengths_N: Ints | None = None, lookup: Lookup | None = None) -> Tensor:
+    def forward(
+        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+    ) -> Tensor:
         """Embed vectors `(N, V)`."""
         for block in self.blocks:
             values = block(values)

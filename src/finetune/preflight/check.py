@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune import signals
 from finetune.config.callbacks import evaluates
-from finetune.config.check import look
+from finetune.config.check import check_overrides
 from finetune.config.command_line import Arguments
-from finetune.config.evaluators import needs_held
+from finetune.config.evaluators import needs_eval_data
 from finetune.config.hydra_node import folder_is_set
 from finetune.config.losses import loss_nodes
 from finetune.config.values import has_own_sweeper
@@ -35,12 +35,12 @@ from finetune.preflight.loggers import logger_problems
 from finetune.preflight.losses import loss_problems, loss_settings, losses_that_take_scores
 from finetune.preflight.metric_learning import miner_problems
 from finetune.preflight.models import (
-    Named,
+    PretrainedRef,
     check_lengths,
     check_reads,
     check_scores,
     check_teachers,
-    look_at_models,
+    inspect_models,
     model_notes,
     models_of,
     width,
@@ -65,7 +65,7 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
 
     arguments, cfg, problems = composed(arguments)
     if cfg is not None:
-        problems = look_closer(cfg, problems, is_a_job=is_for_a_cluster(arguments))
+        problems = check_details(cfg, problems, is_a_job=is_for_a_cluster(arguments))
     if cfg is None or problems:
         raise CheckFailed(problems)
     signals.raise_from_now_on()
@@ -87,7 +87,7 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
     if limits_length(cfg.trainer) and (batches := batches_per_epoch(cfg, dataset)):
         problems += length_problems(cfg.trainer, batches)
-    needed = any(map(needs_held, cfg.evaluation.values()))
+    needed = any(map(needs_eval_data, cfg.evaluation.values()))
     if needed and not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
         what = "nothing is held out to evaluate on."
         problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
@@ -102,14 +102,14 @@ def batches_per_epoch(cfg: DictConfig, dataset: Dataset) -> int:
     return len(Epochs(dataset.train, build(cfg.data, "data").batch_settings(), cfg.seed)) if len(dataset.train) else 0
 
 
-def look_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
+def check_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
     """Return the config and what is wrong with it, its model's folder, its output folder, its data file's head.
 
     What belongs to a part of the config that is itself wrong is not looked at.
     """
-    cfg, problems = look(overrides, arguments.config_dir, arguments.config_name, multirun=arguments.multirun)
+    cfg, problems = check_overrides(overrides, arguments.config_dir, arguments.config_name, multirun=arguments.multirun)
     if cfg is not None:
-        problems = look_closer(cfg, problems, is_a_job=is_for_a_cluster(arguments))
+        problems = check_details(cfg, problems, is_a_job=is_for_a_cluster(arguments))
     return cfg, problems
 
 
@@ -118,18 +118,18 @@ def is_for_a_cluster(arguments: Arguments) -> bool:
     return arguments.multirun or LAUNCHER in arguments.overrides
 
 
-def look_closer(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -> list[Problem]:
+def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -> list[Problem]:
     """Return what is wrong with a composed config, which are these `problems` and those of what it names."""
     from finetune.config.build import build
 
     wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
-    models: list[Named] = []
+    models: list[PretrainedRef] = []
     embedding_width: int | None = None
     found: list[Problem] = []
 
     def look_at_the_models() -> list[Problem]:
         nonlocal models, embedding_width
-        models, mistakes = look_at_models(cfg)
+        models, mistakes = inspect_models(cfg)
         embedding_width = width(cfg, models)
         return mistakes
 

@@ -46,7 +46,7 @@ def check_start(cfg: DictConfig) -> None:
         CheckFailed: it wants other machines, and nobody starts processes there.
     """
     machines = cfg.trainer.num_nodes
-    if isinstance(machines, int) and machines > 1 and ranks.place().world == 1:
+    if isinstance(machines, int) and machines > 1 and ranks.current_rank().world == 1:
         what = f"a run on {machines} machines is started on each of them, and this is one process."
         advice = f"Start it with torchrun --nnodes={machines} --nproc-per-node=... train.py ..., or with srun."
         raise CheckFailed([Problem("trainer.num_nodes", what, advice)])
@@ -58,7 +58,7 @@ def check_devices(cfg: DictConfig) -> list[Problem]:
 
 
 def _check_started(cfg: DictConfig) -> Iterator[Problem]:
-    here, devices, machines = ranks.place(), cfg.trainer.devices, cfg.trainer.num_nodes
+    here, devices, machines = ranks.current_rank(), cfg.trainer.devices, cfg.trainer.num_nodes
     if not here.starter:
         return
     auto = "set it to auto, as trainer=ddp does."

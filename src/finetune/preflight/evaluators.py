@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from finetune.config.evaluators import brings_texts, evaluators_of, needs_held, reads_texts, watches
+from finetune.config.evaluators import brings_texts, evaluators_of, needs_eval_data, reads_texts, report_only
 from finetune.config.targets import class_variable
 from finetune.console import say
 from finetune.data.holdout.eval_source import OtherSource, other_sources
@@ -22,7 +22,7 @@ from finetune.preflight.models import check_reads, choice
 
 if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
-    from finetune.data.holdout.eval_data import Held
+    from finetune.data.holdout.eval_data import EvalData
 
 _PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usearch", "index")}
 
@@ -59,9 +59,9 @@ def check_sources(cfg: DictConfig) -> list[Problem]:
     return [problem for source in other_sources(cfg).values() for problem in source.check()]
 
 
-def load_sources(cfg: DictConfig) -> tuple[dict[str, Held], list[Problem]]:
+def load_sources(cfg: DictConfig) -> tuple[dict[str, EvalData], list[Problem]]:
     """Read the evaluators' own sources, by the evaluators' names; returns also what is wrong with them."""
-    found: dict[str, Held] = {}
+    found: dict[str, EvalData] = {}
     problems: list[Problem] = []
     for name, source in other_sources(cfg).items():
         try:
@@ -76,7 +76,7 @@ def load_sources(cfg: DictConfig) -> tuple[dict[str, Held], list[Problem]]:
     return found, problems
 
 
-def with_sources(cfg: DictConfig, dataset: Dataset, own: Mapping[str, Held]) -> Dataset:
+def with_sources(cfg: DictConfig, dataset: Dataset, own: Mapping[str, EvalData]) -> Dataset:
     """Return the data set with what is to be said of the evaluators' own sources, and with their bad rows listed."""
     if not own:
         return dataset
@@ -86,12 +86,12 @@ def with_sources(cfg: DictConfig, dataset: Dataset, own: Mapping[str, Held]) -> 
     return replace(dataset, notes=[*dataset.notes, *source_notes(cfg, own)], problems=problems)
 
 
-def source_notes(cfg: DictConfig, own: Mapping[str, Held]) -> list[str]:
+def source_notes(cfg: DictConfig, own: Mapping[str, EvalData]) -> list[str]:
     """Return a sentence for each evaluator that says what data of its own it evaluates on, then the data's notes."""
     notes = []
     for name, held in own.items():
         what = held.of(_wanted(cfg, name))
-        if what is not None and not watches(cfg.evaluation[name]):
+        if what is not None and not report_only(cfg.evaluation[name]):
             notes.append(f"evaluation.{name}: {what.counts()} of {what.name}.")
         notes += [f"evaluation.{name}.data: {note}" for note in held.notes]
     return notes
@@ -106,7 +106,7 @@ def list_left_out(paths: Iterable[Path | None]) -> None:
         say(f"What was left out is listed in {path}.")
 
 
-def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: Held) -> Iterator[Problem]:
+def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: EvalData) -> Iterator[Problem]:
     wanted = _wanted(cfg, name)
     if held.of(wanted) is None:
         what = f"evaluation.{name} needs {wanted}, and these are {' and '.join(held.kinds())}."
@@ -115,16 +115,18 @@ def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: Held) -> Itera
         yield Problem(source.key, problem.what, problem.advice)
 
 
-def unmeasured(cfg: DictConfig, held: Held) -> list[str]:
+def unmeasured(cfg: DictConfig, held: EvalData) -> list[str]:
     """Return the evaluators without a source of their own that nothing of the run's held-out data is for."""
-    return [str(name) for name, node in cfg.evaluation.items() if needs_held(node) and not held.of(_wanted(cfg, name))]
+    return [
+        str(name) for name, node in cfg.evaluation.items() if needs_eval_data(node) and not held.of(_wanted(cfg, name))
+    ]
 
 
-def unused_held_note(cfg: DictConfig, held: Held) -> Iterator[str]:
+def unused_held_note(cfg: DictConfig, held: EvalData) -> Iterator[str]:
     """Yield a sentence if rows are held out of training and no evaluator measures on them."""
     from finetune.data.holdout.holdout import HELD
 
-    used = any(needs_held(node) and held.of(_wanted(cfg, name)) for name, node in evaluators_of(cfg).items())
+    used = any(needs_eval_data(node) and held.of(_wanted(cfg, name)) for name, node in evaluators_of(cfg).items())
     if not used and any(what.name == HELD for what in held.found):
         yield (
             "No evaluation uses the held-out part, only the examples of the report do. "
@@ -132,7 +134,7 @@ def unused_held_note(cfg: DictConfig, held: Held) -> Iterator[str]:
         )
 
 
-def evaluation_notes(cfg: DictConfig, held: Held) -> Iterator[str]:
+def evaluation_notes(cfg: DictConfig, held: EvalData) -> Iterator[str]:
     """Yield a sentence for each evaluator that was asked for and has nothing to measure, or no such model."""
     for name in cfg.evaluation.keys() - evaluators_of(cfg).keys():
         yield f"evaluation.{name} is left out: it is of texts, and model={choice(cfg)} reads none."

@@ -15,7 +15,7 @@ from finetune.config.targets import class_variable
 from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.positions import longest
 from finetune.models.quantized import check_not_quantised
-from finetune.models.resolve import check_weights, find_here, locate, read_config, width_of
+from finetune.models.resolve import check_weights, find_here, read_config, resolve, width_of
 from finetune.models.st_format.checks import (
     check_head,
     check_layer_weights,
@@ -23,7 +23,7 @@ from finetune.models.st_format.checks import (
     check_settings,
     has_unit_length,
 )
-from finetune.models.st_format.config import Declared, Use, declared, declared_width
+from finetune.models.st_format.config import StConfig, Use, declared_width, read_st_config
 from finetune.models.st_format.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Named:
+class PretrainedRef:
     """A pretrained model that a config names: where, how, and what its folder must hold; what that says, if here."""
 
     key: str
@@ -41,12 +41,12 @@ class Named:
     layout: Use = "text"
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    declared: Declared | None = None
+    declared: StConfig | None = None
 
 
-def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
+def inspect_models(cfg: DictConfig) -> tuple[list[PretrainedRef], list[Problem]]:
     """Return the models that are named, and what is wrong with them as far as their folders are on this machine."""
-    found: list[Named] = []
+    found: list[PretrainedRef] = []
     problems: list[Problem] = []
     for named in _named(cfg):
         try:
@@ -60,7 +60,7 @@ def look_at_models(cfg: DictConfig) -> tuple[list[Named], list[Problem]]:
     return found, problems
 
 
-def models_of(cfg: DictConfig) -> list[Named]:
+def models_of(cfg: DictConfig) -> list[PretrainedRef]:
     """Return the models that a checked config names.
 
     Raises:
@@ -78,15 +78,15 @@ def fetch(cfg: DictConfig) -> None:
     """
     absent = [named for named in _named(cfg) if _folder(named) is None]
     for named in absent:
-        _check_weights(named, locate(named.name, named.files, _allows_pickle(named)))
+        _check_weights(named, resolve(named.name, named.files, _allows_pickle(named)))
     if not absent:
         return
-    models, problems = look_at_models(cfg)
+    models, problems = inspect_models(cfg)
     if problems := [*problems, *check_lengths(cfg, models)]:
         raise CheckFailed(problems)
 
 
-def check_lengths(cfg: DictConfig, models: list[Named]) -> list[Problem]:
+def check_lengths(cfg: DictConfig, models: list[PretrainedRef]) -> list[Problem]:
     """Return why a model cannot read texts as long as asked."""
     problems = []
     for model in models:
@@ -98,7 +98,7 @@ def check_lengths(cfg: DictConfig, models: list[Named]) -> list[Problem]:
     return problems
 
 
-def width(cfg: DictConfig, models: list[Named]) -> int | None:
+def width(cfg: DictConfig, models: list[PretrainedRef]) -> int | None:
     """Return the width of the embeddings, `None` if it cannot be told without loading the model."""
     if cfg.model.get("output_width"):
         return int(cfg.model.output_width)
@@ -106,7 +106,7 @@ def width(cfg: DictConfig, models: list[Named]) -> int | None:
     return _width(inside[0]) if len(inside) == 1 and inside[0].key == "model" else None
 
 
-def check_teachers(models: list[Named], embedding_width: int | None) -> list[Problem]:
+def check_teachers(models: list[PretrainedRef], embedding_width: int | None) -> list[Problem]:
     """Return why the model cannot learn to embed as a teacher does."""
     problems = []
     for model in models:
@@ -119,7 +119,7 @@ def check_teachers(models: list[Named], embedding_width: int | None) -> list[Pro
     return problems
 
 
-def model_notes(cfg: DictConfig, models: list[Named], training: bool = True) -> Iterator[str]:
+def model_notes(cfg: DictConfig, models: list[PretrainedRef], training: bool = True) -> Iterator[str]:
     """Yield a sentence about what a model was trained with and this run does not use: its prompts, its length."""
     for model in models:
         if model.declared is None or not model.key.startswith("model"):
@@ -175,30 +175,32 @@ def choice(cfg: DictConfig) -> str:
     return str(cfg.hydra.runtime.choices.get("model") or cfg.model["_target_"])
 
 
-def _named(cfg: DictConfig) -> Iterator[Named]:
+def _named(cfg: DictConfig) -> Iterator[PretrainedRef]:
     yield from _inside("model", cast(dict[str, Any], OmegaConf.to_container(cfg.model, resolve=True)))
     for key, loss in loss_nodes(cfg):
         for place, node in nodes_of(key, loss):
             for setting in ("teacher", "guide"):
                 if isinstance(node.get(setting), str) and node[setting] != "???":
-                    yield Named(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
+                    yield PretrainedRef(f"{place}.{setting}", node[setting], ("config.json", "tokenizer.json"), {})
 
 
-def _allows_pickle(model: Named) -> bool:
+def _allows_pickle(model: PretrainedRef) -> bool:
     return bool(model.node.get("allow_pickle"))
 
 
-def _folder(model: Named) -> Path | None:
+def _folder(model: PretrainedRef) -> Path | None:
     return find_here(model.name, model.files, _allows_pickle(model))
 
 
-def _found(named: Named) -> Named:
+def _found(named: PretrainedRef) -> PretrainedRef:
     folder = _folder(named)
     config = read_config(folder) if folder and "config.json" in named.files else {}
-    return replace(named, folder=folder, config=config, declared=declared(folder, named.layout) if folder else None)
+    return replace(
+        named, folder=folder, config=config, declared=read_st_config(folder, named.layout) if folder else None
+    )
 
 
-def _check_folder(model: Named) -> None:
+def _check_folder(model: PretrainedRef) -> None:
     """Check what a folder says of itself and whether its weights are whole.
 
     Raises:
@@ -222,34 +224,34 @@ def _check_folder(model: Named) -> None:
     _check_weights(model, model.folder)
 
 
-def _check_weights(model: Named, folder: Path) -> None:
+def _check_weights(model: PretrainedRef, folder: Path) -> None:
     if not model.node.get("random_init"):
         needs_safetensors = "config.json" in model.files and not _allows_pickle(model)
         check_weights(folder, model.name, needed=needs_safetensors)
 
 
-def _inside(key: str, node: Any) -> Iterator[Named]:
+def _inside(key: str, node: Any) -> Iterator[PretrainedRef]:
     if not isinstance(node, dict):
         return
     if "_target_" in node and isinstance(node.get("name"), str):
         files = cast(tuple[str, ...], class_variable(node, "files", "model") or ("config.json", "tokenizer.json"))
         layout = cast(Use, class_variable(node, "layout", "model") or "text")
-        yield Named(key, node["name"], files, node, layout)
+        yield PretrainedRef(key, node["name"], files, node, layout)
     for name, inner in node.items():
         yield from _inside(f"{key}.{name}", inner)
 
 
-def _place(model: Named) -> str:
+def _place(model: PretrainedRef) -> str:
     return f"{model.key}.name" if model.node else model.key
 
 
-def _width(model: Named) -> int | None:
+def _width(model: PretrainedRef) -> int | None:
     # Poolings and dense layers of a sentence-transformers folder change it.
     there = width_of(model.config)
     return declared_width(model.declared, there, str(model.node.get("pooling", "auto"))) if model.declared else there
 
 
-def _too_wide(model: Named) -> Iterator[Problem]:
+def _too_wide(model: PretrainedRef) -> Iterator[Problem]:
     asked = model.node.get("output_width")
     there = _width(model) if model.layout in ("text", "image") else width_of(model.config)
     if asked and there and asked > there:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from finetune.config import resolvers
-from finetune.config.check import look, placed
+from finetune.config.check import check_overrides, with_locations
 from finetune.config.command_line import Arguments, is_of_the_cluster, key_of
 from finetune.config.hydra_node import folder_is_set
 from finetune.config.quoting import quoted, typed
@@ -38,7 +38,7 @@ def composed(arguments: Arguments) -> tuple[Arguments, DictConfig | None, list[P
     try:
         run = _named_by_resume(cfg, is_typed=any(key_of(text) == "resume" for text in arguments.overrides))
     except CheckFailed as failed:
-        found = placed(failed.problems, arguments.overrides, arguments.config_dir, arguments.config_name)
+        found = with_locations(failed.problems, arguments.overrides, arguments.config_dir, arguments.config_name)
         raise CheckFailed([*problems, *found]) from None
     if run is not None:
         arguments = _as_started(run, cfg.resume, arguments)
@@ -94,7 +94,7 @@ def restore_moment(run: RunDirectory) -> bool:
 
 
 def _look(arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
-    return look(arguments.overrides, arguments.config_dir, arguments.config_name)
+    return check_overrides(arguments.overrides, arguments.config_dir, arguments.config_name)
 
 
 def _named_by_resume(cfg: DictConfig, *, is_typed: bool) -> RunDirectory | None:

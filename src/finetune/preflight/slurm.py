@@ -49,7 +49,7 @@ class SlurmSettings:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResourceRequest:
     """What a run needs of a cluster: machines, processes on each of them, and GPUs for each process."""
 
     nodes: int
@@ -65,13 +65,13 @@ def settings_of(cfg: DictConfig) -> SlurmSettings | None:
     return settings
 
 
-def shape_of(cfg: DictConfig, settings: SlurmSettings) -> Shape:
+def resource_request(cfg: DictConfig, settings: SlurmSettings) -> ResourceRequest:
     """Return what a checked run needs."""
     gpus = settings.gpus_per_process
     if gpus == "auto":
         gpus = int(cfg.trainer.accelerator in ("gpu", "cuda"))
     nodes = cfg.trainer.num_nodes
-    return Shape(1 if nodes == "auto" else int(nodes), int(cfg.trainer.devices), int(gpus))
+    return ResourceRequest(1 if nodes == "auto" else int(nodes), int(cfg.trainer.devices), int(gpus))
 
 
 def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
@@ -107,7 +107,7 @@ def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
 def slurm_notes(cfg: DictConfig) -> list[str]:
     """Return what is to be said about a job that is as asked, and may disappoint."""
     settings = settings_of(cfg)
-    if settings is None or shape_of(cfg, settings).gpus or cfg.trainer.accelerator == "cpu":
+    if settings is None or resource_request(cfg, settings).gpus or cfg.trainer.accelerator == "cpu":
         return []
     if any(option.startswith("g") for option in settings.options):  # gres, gpus, gpus-per-node ...
         return []

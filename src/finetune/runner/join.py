@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from finetune import ranks
 from finetune.errors import FinetuneError, RunError
-from finetune.ranks import Place
-from finetune.runner.rendezvous import Ending, Peers
+from finetune.ranks import RankInfo
+from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runs.failure_causes import is_stop
 from finetune.wait_notice import LONGEST, SECONDS_BETWEEN_LOOKS, Notice, wait_for_all
 
@@ -33,7 +33,7 @@ PATIENCE = timedelta(seconds=20)  # to tell the others what ended this process b
 _ONE_TRY = timedelta(seconds=2)
 
 
-def company(count: int) -> Peers | None:
+def join_if_distributed(count: int) -> Rendezvous | None:
     """Return the other processes of a run of `count` on this machine, if this is the first of several; else nothing.
 
     Waits until those that torchrun or srun starts have come.
@@ -41,16 +41,16 @@ def company(count: int) -> Peers | None:
     Raises:
         RunError: they cannot meet, or do not come.
     """
-    here = ranks.place()
+    here = ranks.current_rank()
     if here.world > 1:
-        peers = meet(here)
+        peers = join(here)
         wait_for_all(peers.missing, here, LONGEST)
         return peers
     ranks.be_alone()
     return host(count) if count > 1 else None
 
 
-def meet(here: Place, patience: timedelta = LONGEST) -> Peers:
+def join(here: RankInfo, patience: timedelta = LONGEST) -> Rendezvous:
     """Meet the other processes of the run that started with this one.
 
     Raises:
@@ -62,29 +62,29 @@ def meet(here: Place, patience: timedelta = LONGEST) -> Peers:
     ranks.settle(here)
     is_host = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     notice = Notice(lambda: f"Process {here.rank} waits for process 0 of its run at {host}:{port}. {here.if_alone}")
-    return Peers(store_at(host, port, is_host, patience, notice), here)
+    return Rendezvous(store_at(host, port, is_host, patience, notice), here)
 
 
-def tell_before_meeting(error: BaseException) -> None:
+def report_before_join(error: BaseException) -> None:
     """Tell the other processes, started by srun, that the first one has ended before they met.
 
     They look for it until it is there, which may be for long. A signal that stopped it they have got too.
     """
-    here = ranks.place()
+    here = ranks.current_rank()
     if here.world > 1 and here.rank == 0 and here.starter == "srun" and not is_stop(error):
         with contextlib.suppress(FinetuneError):
-            peers = meet(here)
-            peers.end(Ending.of(error))
+            peers = join(here)
+            peers.end(ExitReport.of(error))
             wait_for_all(peers.missing, here, PATIENCE)
 
 
-def host(count: int) -> Peers:
+def host(count: int) -> Rendezvous:
     """Be the first of `count` processes on this machine, which are yet to be started."""
     store = store_at(_HERE, 0, True, LONGEST, Notice(lambda: f"Waiting for the network of this machine ({_HERE})."))
-    here = Place(0, count, 0, count, "the first process")
+    here = RankInfo(0, count, 0, count, "the first process")
     os.environ |= {"MASTER_ADDR": _HERE, "MASTER_PORT": str(store.port), ranks.STARTED_BY: str(os.getpid())}
     ranks.settle(here)
-    return Peers(store, here)
+    return Rendezvous(store, here)
 
 
 def store_at(host: str, port: int, is_host: bool, patience: timedelta, notice: Notice) -> TCPStore:

@@ -13,14 +13,14 @@ from finetune import signals
 from finetune.config.commands import resume_command
 from finetune.console import complain, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
-from finetune.runner.rendezvous import Ending, Peers
-from finetune.runner.slurm_job import keep_job, stop_of
+from finetune.runner.rendezvous import ExitReport, Rendezvous
+from finetune.runner.slurm_job import record_job, stop_reason
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.failure_causes import Cause, Elsewhere, cause_of, is_stop, out_of_memory
+from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_stop, out_of_memory
 
 
 @contextmanager
-def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = None) -> Iterator[None]:
+def run_lifecycle(run: RunDirectory, was_there: bool = False, peers: Rendezvous | None = None) -> Iterator[None]:
     """Hold the run's lock and keep its status true: validating, then finished, failed or interrupted with the reason.
 
     What is inside says when it is running. What became of a run that `was_there` is said first. Where other processes
@@ -31,13 +31,13 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
         Interrupted: somebody or the system stopped it; `resume=` goes on.
         RunError: memory or disk ran out.
     """
-    before = run.read_truth()
+    before = run.effective_status()
     # In training, StopOnSignal takes these signals over.
     with _locked(run), signals.Listening(signals.STOPS, signals.raise_stop):
         if was_there and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
-            keep_job(run)
+            record_job(run)
             run.write_status("validating", stage="preparing")
             with _watched(run, peers):
                 yield
@@ -54,8 +54,8 @@ def outcome(run: RunDirectory, was_there: bool = False, peers: Peers | None = No
             raise found from error
 
 
-def _watched(run: RunDirectory, peers: Peers | None) -> AbstractContextManager[None]:
-    def end(error: Elsewhere) -> None:
+def _watched(run: RunDirectory, peers: Rendezvous | None) -> AbstractContextManager[None]:
+    def end(error: RemoteRankError) -> None:
         found = _noted(run, error)
         assert isinstance(found, FinetuneError)
         complain(found)
@@ -64,12 +64,12 @@ def _watched(run: RunDirectory, peers: Peers | None) -> AbstractContextManager[N
     return contextlib.nullcontext() if peers is None else peers.watched(end)
 
 
-def _true(error: BaseException, peers: Peers | None) -> BaseException:
+def _true(error: BaseException, peers: Rendezvous | None) -> BaseException:
     """Return what ended the run, which may be an error of another process, and tell it to the others."""
     if peers is None:
         return error
     found = peers.truth(error)
-    peers.end(Ending.of(found))
+    peers.end(ExitReport.of(found))
     return found
 
 
@@ -88,13 +88,13 @@ def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> Base
     go_on = resume_command(run.path)
     if is_stop(error) or (signals.asked() and not isinstance(error, FinetuneError)):
         what = error.what if isinstance(error, Interrupted) else _stopped(run)
-        stop = stop_of(has_moved=(run.read_status().get("step") or 0) > first_step)
+        stop = stop_reason(has_moved=(run.read_status().get("step") or 0) > first_step)
         if stop is None:
             _write(run, "interrupted", what, "stopped")
         else:
             what = f"{what} {stop.what}"
-            _write(run, "interrupted", what, stop.cause, goes_on=stop.goes_on)
-        return Interrupted(what, "" if stop is not None and stop.goes_on else f"Go on with: {go_on}")
+            _write(run, "interrupted", what, stop.cause, will_resume=stop.will_resume)
+        return Interrupted(what, "" if stop is not None and stop.will_resume else f"Go on with: {go_on}")
     if isinstance(error, FinetuneError):
         _write(run, "failed", error.what, cause_of(error))
         if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
@@ -126,7 +126,7 @@ def _stopped(run: RunDirectory) -> str:
     return f"Stopped {f'by {by} ' if by else ''}{stage}; {kept}."
 
 
-def _write(run: RunDirectory, state: State, reason: str, cause: Cause, goes_on: bool = False) -> None:
+def _write(run: RunDirectory, state: State, reason: str, cause: Cause, will_resume: bool = False) -> None:
     # The disk may be full: the first error is the one to show, not that of writing it down.
     with contextlib.suppress(RunError):
-        run.write_status(state, reason, cause=cause, goes_on=goes_on)
+        run.write_status(state, reason, cause=cause, will_resume=will_resume)

@@ -21,7 +21,7 @@ _busy = threading.Lock()
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Restore what a run changes: streams, signals, environment, folder, logging, warnings, random numbers, torch.
 
     Raises:

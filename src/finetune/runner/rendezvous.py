@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.errors import FinetuneError
-from finetune.ranks import Place
-from finetune.runs.failure_causes import Cause, Elsewhere, cause_of, is_echo, is_stop, out_of_memory
+from finetune.ranks import RankInfo
+from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_secondary_failure, is_stop, out_of_memory
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
@@ -33,34 +33,34 @@ _SECONDS_FOR_WORDS = 8.0
 
 
 @dataclass(frozen=True)
-class Ending:
-    """Why a process ended; `is_echo` if only because others had, or because somebody stopped it."""
+class ExitReport:
+    """Why a process ended; `is_secondary_failure` if only because others had, or because somebody stopped it."""
 
     what: str
     advice: str = ""
     cause: Cause = "error"
     exit_code: int = 1
     trace: str = ""  # of a bug
-    is_echo: bool = False
+    is_secondary_failure: bool = False
 
     @classmethod
-    def of(cls, error: BaseException) -> Ending:
+    def of(cls, error: BaseException) -> ExitReport:
         """Return what is to be told of an error."""
         mishap = error if isinstance(error, FinetuneError) else out_of_memory(error)
-        echo, cause = is_stop(error) or is_echo(error), cause_of(error)
+        echo, cause = is_stop(error) or is_secondary_failure(error), cause_of(error)
         if mishap is not None:
-            return cls(mishap.what, mishap.advice, cause, mishap.exit_code, is_echo=echo)
+            return cls(mishap.what, mishap.advice, cause, mishap.exit_code, is_secondary_failure=echo)
         what = traceback.format_exception_only(error)[-1].strip()
         return cls(what, "", cause, 1, "".join(traceback.format_exception(error)), echo)
 
 
-class Peers:
+class Rendezvous:
     """The other processes of a run, seen from the one at `place`.
 
     `gone` tells which of them have ended without a word, by their rank, in a few words each.
     """
 
-    def __init__(self, store: TCPStore, place: Place) -> None:
+    def __init__(self, store: TCPStore, place: RankInfo) -> None:
         self.place = place
         self._tcp, self._store = store, _ours(store)
         self._over = threading.Event()  # this process is about to end, or the run has
@@ -83,13 +83,13 @@ class Peers:
         keys = [f"heard/{rank}" for rank in range(self.place.world) if rank != self.place.rank]
         self._wait(keys, _TO_BE_HEARD)
 
-    def hear_the_end(self) -> None:
+    def wait_for_finish(self) -> None:
         """Wait until the first process has finished the run."""
         self.hear("finished")
         with contextlib.suppress(RuntimeError, ConnectionError):
             self.tell(f"heard/{self.place.rank}", "")
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: ExitReport) -> None:
         """Tell the others why this process ends, if there is anybody to listen."""
         self._over.set()
         with contextlib.suppress(RuntimeError, ConnectionError):
@@ -108,7 +108,7 @@ class Peers:
     def truth(self, error: BaseException) -> BaseException:
         """Return what ended the run, seen from a process that `error` ended."""
         self._over.set()
-        if not (is_stop(error) or is_echo(error)):
+        if not (is_stop(error) or is_secondary_failure(error)):
             return error
         # Who is stopped is stopped by somebody, unless another has failed already.
         patience = time.monotonic() + (0 if is_stop(error) else _SECONDS_FOR_WORDS)
@@ -120,11 +120,11 @@ class Peers:
             return stopped
         if cause_of(error) == "node lost":
             what = "Another process of this run is gone without a word: it was killed, or its machine was lost."
-            return Elsewhere(what, "", "node lost")
+            return RemoteRankError(what, "", "node lost")
         return error
 
     @contextlib.contextmanager
-    def watched(self, end: Callable[[Elsewhere], None]) -> Iterator[None]:
+    def watched(self, end: Callable[[RemoteRankError], None]) -> Iterator[None]:
         """Look after the others while this lasts: if one has ended and this process does not end too, `end` ends it.
 
         Whoever waits for a process that is not there any more may wait for long, and hear nothing of signals.
@@ -136,38 +136,42 @@ class Peers:
         finally:
             self._over.set()
 
-    def _watch(self, store: Store, end: Callable[[Elsewhere], None]) -> None:
+    def _watch(self, store: Store, end: Callable[[RemoteRankError], None]) -> None:
         while not self._over.wait(_SECONDS_BETWEEN_LOOKS):
             try:
                 failure = self._failure(store)
             except (RuntimeError, ConnectionError):
-                failure = Elsewhere("The first process of this run is gone.", "", "node lost")
+                failure = RemoteRankError("The first process of this run is gone.", "", "node lost")
             if failure is not None:
                 if not self._over.wait(_SECONDS_TO_END):
                     end(failure)
                 return
 
-    def _failure(self, store: Store | None = None) -> Elsewhere | None:
+    def _failure(self, store: Store | None = None) -> RemoteRankError | None:
         """Return what ended another process, if it was not only that others had ended."""
         store = store or self._store
         gone = self.gone()  # first: who is seen to be gone has told before what there is to tell
         told = {rank: ending for rank in range(self.place.world) if (ending := _told(store, rank)) is not None}
         for rank, ending in told.items():
-            if rank != self.place.rank and not ending.is_echo:
+            if rank != self.place.rank and not ending.is_secondary_failure:
                 what = f"process {rank}: {ending.what}"
-                return Elsewhere(what, ending.advice, ending.cause, ending.exit_code, ending.trace)
+                return RemoteRankError(what, ending.advice, ending.cause, ending.exit_code, ending.trace)
         for rank, how in gone.items():
             if rank not in told:
                 what = f"process {rank} {how}."
-                return Elsewhere(what, _OF_KILLED, "killed") if "killed" in how else Elsewhere(what, "", "error")
+                return (
+                    RemoteRankError(what, _OF_KILLED, "killed")
+                    if "killed" in how
+                    else RemoteRankError(what, "", "error")
+                )
         return None
 
-    def _stopped(self) -> Elsewhere | None:
+    def _stopped(self) -> RemoteRankError | None:
         """Return that another process was stopped, by a signal that this one has not got."""
         for rank in range(self.place.world):
             ending = _told(self._store, rank)
             if rank != self.place.rank and ending is not None and ending.cause == "stopped":
-                return Elsewhere(f"process {rank} was stopped: {ending.what}", ending.advice, "stopped")
+                return RemoteRankError(f"process {rank} was stopped: {ending.what}", ending.advice, "stopped")
         return None
 
     def _ended_on_this_machine(self) -> dict[int, str]:
@@ -203,9 +207,9 @@ def _machine() -> str:
     return f"{boot} {namespace}"
 
 
-def _told(store: Store, rank: int) -> Ending | None:
+def _told(store: Store, rank: int) -> ExitReport | None:
     key = f"ending/{rank}"
-    return Ending(**json.loads(store.get(key))) if store.check([key]) else None
+    return ExitReport(**json.loads(store.get(key))) if store.check([key]) else None
 
 
 def _lives(pid: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finetune import ranks
-from finetune.config.check import placed
+from finetune.config.check import with_locations
 from finetune.config.command_line import Arguments, is_of_the_cluster, is_of_the_sweep
 from finetune.console import complain, end_quietly_without_a_reader, log, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
@@ -18,11 +18,11 @@ from finetune.preflight.models import (
     fetch,
 )
 from finetune.runner.hydra_task import run_as_hydra_task
-from finetune.runner.join import company, tell_before_meeting
-from finetune.runner.lifecycle import outcome
+from finetune.runner.join import join_if_distributed, report_before_join
+from finetune.runner.lifecycle import run_lifecycle
 from finetune.runner.run_setup import checkpoint_of, find_run, record_time_limit
 from finetune.runner.slurm_job import is_restart
-from finetune.runner.spawn import Others
+from finetune.runner.spawn import SpawnedRanks
 from finetune.runs.checkpoints import NO_CHECKPOINT
 
 if TYPE_CHECKING:
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 def run(arguments: Arguments) -> int:
     """Check a run, set up its directory, and train; the ranks other than the first take part as workers."""
     if not ranks.is_first() and not arguments.only_checks:
-        from finetune.runner.worker import follow
+        from finetune.runner.worker import run_worker
 
-        return follow(arguments)
+        return run_worker(arguments)
     try:
         checked = _checked(arguments)
     except FinetuneError as error:
         complain(error)  # before the other ranks are waited for
         if not arguments.only_checks:
-            tell_before_meeting(error)
+            report_before_join(error)
         return error.exit_code
     except BaseException as error:
-        tell_before_meeting(error)
+        report_before_join(error)
         raise
     if checked is not None:
         _start(checked)
@@ -55,10 +55,10 @@ def run(arguments: Arguments) -> int:
 
 def _start(checked: CheckedRun) -> None:
     arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
-    peers = company(processes_here(cfg))
+    peers = join_if_distributed(processes_here(cfg))
     run, is_resumed = find_run(cfg, arguments.overrides, dataset, arguments)
     arguments = arguments.in_folder(run.path)
-    with Others(peers) as others, outcome(run, is_resumed, peers):
+    with SpawnedRanks(peers) as others, run_lifecycle(run, is_resumed, peers):
         if peers is not None:
             peers.tell("run", str(run.path.absolute()))
         others.start([*arguments.where(), *arguments.overrides])
@@ -86,7 +86,7 @@ def _checked(arguments: Arguments) -> CheckedRun | None:
     if cfg.dry_run:
         what = "there is no job's script to show: this is a run on this machine."
         problems = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
-        raise CheckFailed(placed(problems, arguments.overrides, arguments.config_dir, arguments.config_name))
+        raise CheckFailed(with_locations(problems, arguments.overrides, arguments.config_dir, arguments.config_name))
     check_start(cfg)
     fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     return checked

@@ -63,7 +63,7 @@ def make_run(
         cfg, overrides, dataset, {"again": _command_again(arguments, overrides), "origin": origin_of(arguments)}
     )
     try:
-        with no_new_folders_left_of_a_failure(parent):
+        with remove_new_dirs_on_failure(parent):
             return RunDirectory.claim(parent, name, _stem(cfg), record)
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
@@ -84,7 +84,7 @@ def _command_again(arguments: Arguments, overrides: list[str]) -> str:
 
 
 @contextmanager
-def no_new_folders_left_of_a_failure(parent: Path) -> Iterator[None]:
+def remove_new_dirs_on_failure(parent: Path) -> Iterator[None]:
     """Take the run's new parents away, if a full disk or Ctrl-C ends what is inside."""
     new = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
@@ -125,7 +125,7 @@ def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None
             f"The run {run.path} is finished; it is not trained again.",
             f"Choose another name=; to train on from its model also set {typed('model.name', quoted(str(run.model)))}.",
         )
-    state_of_same(cfg, run, dataset)
+    check_same_run(cfg, run, dataset)
 
 
 def _check_has_more_time(cfg: DictConfig, run: RunDirectory, reason: str) -> None:
@@ -177,7 +177,7 @@ def _in_grammar(limit: str | dict[str, float] | None) -> str:
     return "null" if limit is None else quoted(limit)
 
 
-def state_of_same(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
+def check_same_run(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
     """Return the state of a run that is there, which must have this config and this data.
 
     Raises:

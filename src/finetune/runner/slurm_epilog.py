@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune.errors import RunError
 from finetune.ranks import how_it_ended
-from finetune.runner.slurm_job import facts_here, is_at_work, stop_of
+from finetune.runner.slurm_job import facts_here, is_at_work, stop_reason
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import call
 from finetune.runs.lock import is_held
@@ -27,7 +27,7 @@ def main(path: str, code: str) -> int:
     run = RunDirectory(Path(path))
     if run.path.is_dir():
         _write_down(run, int(code))
-        if run.read_status().get("goes_on"):
+        if run.read_status().get("will_resume"):
             _queue_again(run)
     return int(code)
 
@@ -38,10 +38,10 @@ def _write_down(run: RunDirectory, code: int) -> None:
     if is_over or is_held(run.lock_path):
         return
     number = code - 128
-    stop = stop_of(has_moved=False)
-    if stop is not None and (number in _TOLD or stop.cause == "cancelled" or stop.goes_on):
+    stop = stop_reason(has_moved=False)
+    if stop is not None and (number in _TOLD or stop.cause == "cancelled" or stop.will_resume):
         before = "Stopped before it began." if status.get("state") == "pending" else "Stopped at once."
-        run.write_status("interrupted", f"{before} {stop.what}", cause=stop.cause, goes_on=stop.goes_on)
+        run.write_status("interrupted", f"{before} {stop.what}", cause=stop.cause, will_resume=stop.will_resume)
         return
     run.write_status("failed", f"{_end(code)}; what its processes said is in {run.ranks}.", cause="killed")
 
@@ -59,7 +59,7 @@ def _queue_again(run: RunDirectory) -> None:
     except RunError as error:
         status = run.read_status()
         reason = f"{status['reason']} It could not: {error.what}"
-        run.write_status("interrupted", reason, cause=status["cause"], goes_on=False)
+        run.write_status("interrupted", reason, cause=status["cause"], will_resume=False)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Stop:
 
     cause: Cause
     what: str
-    goes_on: bool
+    will_resume: bool
 
 
 def listen() -> None:
@@ -47,7 +47,7 @@ def _warn(_number: int, _frame: FrameType | None) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def keep_job(run: RunDirectory) -> None:
+def record_job(run: RunDirectory) -> None:
     """Note which job the run is and on which machine; one that goes on by hand is no job any more.
 
     Raises:
@@ -71,7 +71,7 @@ def is_restart() -> bool:
     return job_here() is not None and _restarts() > 0
 
 
-def stop_of(has_moved: bool) -> Stop | None:
+def stop_reason(has_moved: bool) -> Stop | None:
     """Return why this job was stopped; None outside of one. `has_moved` says that a step was made since it began."""
     job_id = job_here()
     if job_id is None:

@@ -14,20 +14,20 @@ from types import TracebackType
 from typing import Self
 
 from finetune.ranks import STARTED_BY, how_it_ended
-from finetune.runner.rendezvous import Peers
+from finetune.runner.rendezvous import Rendezvous
 
 RUN_SCRIPT = Path(__file__).with_name("__main__.py")
 _PR_SET_PDEATHSIG = 1  # a name of Linux's prctl.h
 _SECONDS_TO_END = 10.0
 
 
-class Others:
+class SpawnedRanks:
     """Processes 1, 2, ... of a run, that its first one starts; as a context: none of them is there any more in the end.
 
     `peers` is empty, and nobody is started, where the run has one process; nor where somebody else starts them.
     """
 
-    def __init__(self, peers: Peers | None) -> None:
+    def __init__(self, peers: Rendezvous | None) -> None:
         self._peers = peers
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -71,7 +71,7 @@ class Others:
             child.wait()
 
 
-def end_with_the_first() -> None:
+def exit_with_parent() -> None:
     """Let the system kill this process when the one that started it ends, whatever ends that."""
     import ctypes
 

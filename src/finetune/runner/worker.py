@@ -15,25 +15,25 @@ from finetune.errors import FinetuneError
 from finetune.preflight.check import check_all
 from finetune.preflight.resume import restore_moment
 from finetune.runner.hydra_task import run_as_hydra_task
-from finetune.runner.join import PATIENCE, meet
-from finetune.runner.rendezvous import Ending, Peers
-from finetune.runner.spawn import end_with_the_first
+from finetune.runner.join import PATIENCE, join
+from finetune.runner.rendezvous import ExitReport, Rendezvous
+from finetune.runner.spawn import exit_with_parent
 from finetune.runs.directory import RunDirectory
-from finetune.runs.failure_causes import Elsewhere
+from finetune.runs.failure_causes import RemoteRankError
 
 
-def follow(arguments: Arguments) -> int:
+def run_worker(arguments: Arguments) -> int:
     """Take part in a run to its end; what ends it before is told to the first process, which says and writes it."""
-    here, met = ranks.place(), list[Peers]()
+    here, met = ranks.current_rank(), list[Rendezvous]()
     if here.starter == "the first process":
-        end_with_the_first()
+        exit_with_parent()
     be_quiet()
     signals.listen(signals.STOPS, signals.raise_stop)
     try:
         arguments, cfg, dataset = check_all(arguments)
         if cfg.check:
             return 0
-        peers = meet(here)
+        peers = join(here)
         met.append(peers)
         run = _shared(Path(peers.hear("run")))
         with peers.watched(_end_at_once):
@@ -41,7 +41,7 @@ def follow(arguments: Arguments) -> int:
 
             restore_moment(run)
             run_as_hydra_task(arguments.in_folder(run.path), [], lambda cfg: fit(cfg, dataset, run))
-            peers.hear_the_end()
+            peers.wait_for_finish()
     except BaseException as error:
         _end(error, met)
     return 0
@@ -54,18 +54,18 @@ def _shared(path: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
-def _end(error: BaseException, met: list[Peers]) -> NoReturn:
+def _end(error: BaseException, met: list[Rendezvous]) -> NoReturn:
     # A second signal must not keep this process from telling the others and ending.
     signals.listen(signals.ALL, signal.SIG_IGN)
-    ending = Ending.of(error)
+    ending = ExitReport.of(error)
     try:
-        (met or [meet(ranks.place(), PATIENCE)])[0].end(ending)
+        (met or [join(ranks.current_rank(), PATIENCE)])[0].end(ending)
     except (FinetuneError, RuntimeError):  # nobody is there to say it
-        if not met and not ending.is_echo:
+        if not met and not ending.is_secondary_failure:
             alert(ending.trace or f"{ending.what}\n{ending.advice}")
     # Without the ends of libraries, which may wait for others that are gone.
     os._exit(ending.exit_code)
 
 
-def _end_at_once(_why: Elsewhere) -> None:
+def _end_at_once(_why: RemoteRankError) -> None:
     os._exit(1)

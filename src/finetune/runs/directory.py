@@ -245,7 +245,7 @@ class RunDirectory:
         with _TRACKERS:  # each tracker has a thread of its own
             write_json_atomically(self.trackers_path, self.read_trackers() | {name: run_id})
 
-    def read_truth(self) -> dict[str, Any]:
+    def effective_status(self) -> dict[str, Any]:
         """The last status, or, where it says that a process has the run and none has its lock, what became of that."""
         status = self.read_status()
         if status.get("state") not in _ALIVE or is_held(self.lock_path) is not False:

@@ -39,7 +39,7 @@ class Diverged(RunError):
     """The loss of a run is no number any more."""
 
 
-class Elsewhere(RunError):
+class RemoteRankError(RunError):
     """What ended a run in another of its processes; `cause` and `exit_code` are those it has there."""
 
     def __init__(self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "") -> None:
@@ -49,7 +49,7 @@ class Elsewhere(RunError):
 
 def cause_of(error: BaseException) -> Cause:
     """Return the kind of an error that ended a run; the errors behind it count too."""
-    if isinstance(error, Elsewhere):
+    if isinstance(error, RemoteRankError):
         return error.cause
     is_mistake = isinstance(error, FinetuneError) and error.exit_code == FinetuneError.exit_code
     said: list[tuple[bool, Cause]] = [
@@ -71,7 +71,7 @@ def is_stop(error: BaseException) -> bool:
     return isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
 
 
-def is_echo(error: BaseException) -> bool:
+def is_secondary_failure(error: BaseException) -> bool:
     """Whether an error may only say that another process of the run does not answer any more."""
     is_theirs = isinstance(error, RuntimeError | ConnectionError) and not isinstance(error, RunError)
     return is_theirs and (type(error).__name__ in _DISTRIBUTED or _ECHO.search(str(error)) is not None)

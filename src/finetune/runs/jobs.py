@@ -120,7 +120,7 @@ def needs_the_queue(run: RunDirectory) -> str | None:
     if not isinstance(job_id, str):
         return None
     status = run.read_status()
-    is_over = status.get("state") in ("finished", "failed", "interrupted") and not status.get("goes_on")
+    is_over = status.get("state") in ("finished", "failed", "interrupted") and not status.get("will_resume")
     return None if is_over else job_id
 
 

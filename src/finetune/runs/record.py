@@ -162,13 +162,13 @@ def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
         return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
     if not job.is_over:
         begins = state == "pending"
-        goes_on = REQUEUED if status.get("goes_on") else state
+        goes_on = REQUEUED if status.get("will_resume") else state
         return Record(run, "running" if begins else goes_on, f"Job {job.id} begins." if begins else reason, status)
     # It may have ended between the two looks.
     status = run.read_status()
-    if status.get("state") in ENDED and not status.get("goes_on"):
+    if status.get("state") in ENDED and not status.get("will_resume"):
         return Record(run, str(status["state"]), str(status.get("reason", "")), status)
-    is_stop = job.state == "CANCELLED" or status.get("goes_on")
+    is_stop = job.state == "CANCELLED" or status.get("will_resume")
     what = f"Its job {job.id} ended without a word from it: {job.state.lower().replace('_', ' ')}."
     return Record(run, "interrupted" if is_stop else "failed", f"{reason} {what}".strip(), status)
 

@@ -26,7 +26,7 @@ _FIXED: dict[str, Callable[[Record], Any]] = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunQuery:
     """What was asked for, as typed; conditions of the same kind all hold, except that one state is enough."""
 
     experiment: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Found:
     unreadable: list[Record] = field(default_factory=list)
 
 
-def select(root: Path, wish: Wish) -> Found:
+def select(root: Path, wish: RunQuery) -> Found:
     """The runs below `root` that fit; raises FinetuneError for a wish that cannot be read."""
     states = _states(wish.state)
     where = [term(text, "-w 'optimizer.lr<=1e-4'") for text in wish.where]

@@ -17,51 +17,52 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from finetune.config.build import build
-from finetune.config.evaluators import evaluators_of, watches
+from finetune.config.evaluators import evaluators_of, report_only
 from finetune.console import say
 from finetune.errors import Problem
-from finetune.executors.local import Ended
+from finetune.executors.local import TrialOutcome
 from finetune.runs.directory import RunDirectory
 from finetune.runs.headline import more_is_better
 from finetune.runs.lock import held
 from finetune.runs.record import read
-from finetune.sweep.planner import Survey
+from finetune.sweep.planner import Planner
 from finetune.sweep.ranking import Ranking
-from finetune.sweep.search_space import Axes, Axis
+from finetune.sweep.search_space import Axis, SearchSpace
 from finetune.sweep.settings import SearchSettings, SweepSettings
-from finetune.sweep.trials import PRUNED, Point, Result, digest_of
+from finetune.sweep.trials import PRUNED, Trial, TrialResult, digest_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import FrozenTrial
+    from optuna.trial import Trial as OptunaTrial
 
 _FILE = "optuna.db"
 _TRIES = 20  # draws of points that are running just now, before others have to end first
 
 
 @dataclass
-class Search:
+class OptunaScheduler:
     """The points of a study, drawn one by one into `folder`; tells the study how each ended.
 
     `evaluations` are the names of those that a point is judged by.
     """
 
     folder: Path
-    axes: Axes
-    survey: Survey
+    axes: SearchSpace
+    survey: Planner
     study: Study
     ranking: Ranking
     prune_by: str | None
     left: int
     evaluations: Sequence[str]
-    _trials: dict[Path, Trial] = field(default_factory=dict)
+    _trials: dict[Path, OptunaTrial] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)  # bytes of the metrics of each
     _key: str = ""
     _seen: set[str] = field(default_factory=set)
 
-    def next(self) -> Point | None:
+    def next(self) -> Trial | None:
         """Draw a point that is not running; `None` if there are enough, or all that there can be."""
         from optuna.trial import TrialState
 
@@ -78,7 +79,7 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)
         return None
 
-    def ended(self, result: Result) -> None:
+    def ended(self, result: TrialResult) -> None:
         """Tell the study; a point that somebody stopped is drawn again by the same command."""
         from optuna.trial import TrialState
 
@@ -91,7 +92,7 @@ class Search:
         elif result.state != "interrupted":
             self.study.tell(trial, state=TrialState.FAIL)
 
-    def is_hopeless(self, point: Point) -> bool:
+    def should_prune(self, point: Trial) -> bool:
         """Report what the point has measured since the last look, and return whether it should stop."""
         if self.prune_by is None or not point.run.exists():
             return False
@@ -107,18 +108,18 @@ class Search:
         """Return how many points are still to be drawn."""
         return 0 if self._is_exhausted() else self.left
 
-    def earlier(self) -> list[Ended]:
+    def earlier(self) -> list[TrialOutcome]:
         """Return the points that earlier commands brought to their end."""
         from optuna.trial import TrialState
 
         found = []
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-            point = Point([], self.axes.point(self._values(trial))[1], self.folder / _run_of(trial))
+            point = Trial([], self.axes.point(self._values(trial))[1], self.folder / _run_of(trial))
             is_pruned = trial.state == TrialState.PRUNED
-            found.append(Ended(point, "interrupted" if is_pruned else "finished", PRUNED if is_pruned else ""))
+            found.append(TrialOutcome(point, "interrupted" if is_pruned else "finished", PRUNED if is_pruned else ""))
         return found
 
-    def take_up(self) -> None:
+    def resume_study(self) -> None:
         """Put what was not finished by earlier commands, and what failed in them, in front.
 
         Raises:
@@ -145,10 +146,10 @@ class Search:
         if done:
             say(f"The search goes on: {len(done)} points of it are done, {max(0, self.left)} are to come.")
 
-    def _point(self, trial: Trial) -> Point:
+    def _point(self, trial: OptunaTrial) -> Trial:
         return self.survey.point(*self.axes.point(self._values(trial)))
 
-    def _values(self, trial: Trial | FrozenTrial) -> list[str]:
+    def _values(self, trial: OptunaTrial | FrozenTrial) -> list[str]:
         return [axis.drawn(trial.params[axis.key]) if axis.varies else axis.overrides[0] for axis in self.axes.axes]
 
     def _is_exhausted(self) -> bool:
@@ -187,7 +188,9 @@ def check_search(cfg: DictConfig, settings: SweepSettings) -> list[Problem]:
 
 
 @contextmanager
-def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettings, first: Point) -> Iterator[Search]:
+def searching(
+    axes: SearchSpace, survey: Planner, cfg: DictConfig, settings: SweepSettings, first: Trial
+) -> Iterator[OptunaScheduler]:
     """Opens the study in the experiment's folder, which is this process's alone inside the `with`.
 
     `first` is any point that the same search always has. Raises RunError if another process has the study.
@@ -216,9 +219,11 @@ def searching(axes: Axes, survey: Survey, cfg: DictConfig, settings: SweepSettin
         )
         search_settings = _built(node, len(study.trials))
         study.sampler, study.pruner = search_settings.sampler, search_settings.pruner
-        judging = [name for name, node in evaluators_of(cfg).items() if not watches(node)]
-        search = Search(folder, axes, survey, study, ranking, settings.prune_by, search_settings.n_trials, judging)
-        search.take_up()
+        judging = [name for name, node in evaluators_of(cfg).items() if not report_only(node)]
+        search = OptunaScheduler(
+            folder, axes, survey, study, ranking, settings.prune_by, search_settings.n_trials, judging
+        )
+        search.resume_study()
         yield search
 
 

@@ -17,7 +17,7 @@ from finetune.executors.resources import check_slots, processes_of
 from finetune.preflight.slurm import settings_of
 from finetune.runner.run_setup import make_run, resolved
 from finetune.runs.directory import RunDirectory
-from finetune.sweep.trials import Point, check_place, place_of
+from finetune.sweep.trials import Trial, check_folder, folder_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,7 +29,7 @@ _FEW_POINTS = 20  # are checked before a person wonders
 
 
 @dataclass
-class Survey:
+class Planner:
     """Checks points as a run of each would, and says where it is; data that several points share is read once."""
 
     arguments: Arguments
@@ -42,12 +42,12 @@ class Survey:
         Raises:
             CheckFailed: with everything that is wrong with any of them, but for their data.
         """
-        from finetune.preflight.check import look_at_a_glance
+        from finetune.preflight.check import check_at_a_glance
 
         configs, problems = [], []
         with Bar("checking", len(candidates), "points") as bar:
             for overrides, _ in candidates:
-                cfg, found = look_at_a_glance(self.arguments, overrides)
+                cfg, found = check_at_a_glance(self.arguments, overrides)
                 configs.append(cfg)
                 problems += [*found, *(_check_resume(cfg) if cfg is not None else [])]
                 if len(candidates) > _FEW_POINTS:
@@ -61,7 +61,7 @@ class Survey:
         candidates: Sequence[tuple[list[str], list[str]]],
         configs: Sequence[DictConfig],
         settings: SweepSettings,
-    ) -> list[Point]:
+    ) -> list[Trial]:
         """Return the points, each once, after a look at their data, at the devices, and at where they will be.
 
         Raises:
@@ -69,29 +69,29 @@ class Survey:
         """
         from finetune.preflight.check import check_fit
 
-        points: dict[str, Point] = {}
+        points: dict[str, Trial] = {}
         problems = check_slots(settings, configs) if settings_of(configs[0]) is None else []
         for (overrides, mine), cfg in zip(candidates, configs, strict=True):
             dataset = self._dataset(cfg)
             problems += check_fit(cfg, dataset)
             point = self._point(overrides, mine, cfg)
             if point.run not in [other.run for other in points.values()]:
-                problems += check_place(cfg, point.run, dataset)
+                problems += check_folder(cfg, point.run, dataset)
             points[json.dumps([str(point.run), resolved(cfg)], default=str)] = point
         problems += _same_names([point.run.name for point in points.values()])
         if problems:
             raise CheckFailed(dict.fromkeys(problems))
         return list(points.values())
 
-    def point(self, overrides: list[str], mine: list[str]) -> Point:
+    def point(self, overrides: list[str], mine: list[str]) -> Trial:
         """Return a point whose neighbours were checked; what is wrong with it alone its run will answer."""
         return self._point(overrides, mine, compose(overrides, self.arguments.config_dir, self.arguments.config_name))
 
-    def config(self, point: Point) -> DictConfig:
+    def config(self, point: Trial) -> DictConfig:
         """Return the config of a point that was looked at."""
         return self._configs[point.run]
 
-    def claim(self, point: Point) -> tuple[RunDirectory, bool]:
+    def claim(self, point: Trial) -> tuple[RunDirectory, bool]:
         """Return the run directory of a point that was looked at, made if it is not there, and whether it was.
 
         Raises:
@@ -103,10 +103,10 @@ class Survey:
         where, dataset = (point.run.parent, point.run.name), self._dataset(cfg)
         return make_run(cfg, *where, point.overrides, dataset, self.arguments), False
 
-    def _point(self, overrides: list[str], mine: list[str], cfg: DictConfig) -> Point:
-        place = place_of(cfg, mine, self._dataset(cfg).fingerprint)
+    def _point(self, overrides: list[str], mine: list[str], cfg: DictConfig) -> Trial:
+        place = folder_of(cfg, mine, self._dataset(cfg).fingerprint)
         self._configs[place] = cfg
-        return Point(of_the_run(overrides), mine, place, processes_of(cfg))
+        return Trial(of_the_run(overrides), mine, place, processes_of(cfg))
 
     def _dataset(self, cfg: DictConfig) -> Dataset:
         from finetune.config.build import build

@@ -11,7 +11,7 @@ from finetune.console import say
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.headline import findings, more_is_better
-from finetune.sweep.trials import Result
+from finetune.sweep.trials import TrialResult
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ranking:
             return self.direction == "maximize"
         return more_is_better(self.metric or metric)
 
-    def ranked(self, results: Sequence[Result]) -> list[Result]:
+    def ranked(self, results: Sequence[TrialResult]) -> list[TrialResult]:
         """Return the points, best first, then those without a value, those that failed last."""
         known = [result for result in results if result.state == "finished" and result.value is not None]
         rest = [result for result in results if result not in known]
@@ -46,7 +46,7 @@ class Ranking:
         return [*sorted(known, key=lambda result: sign * (result.value or 0.0)), *sorted(rest, key=_by_state)]
 
 
-def say_ranked(ranked: Sequence[Result]) -> None:
+def say_ranked(ranked: Sequence[TrialResult]) -> None:
     """Print the points: lines, not a table, so that nothing is cut off and a path can be copied."""
     say("\nthe points, best first", style="bold")
     for place, result in enumerate(ranked, 1):
@@ -54,7 +54,7 @@ def say_ranked(ranked: Sequence[Result]) -> None:
         say(f"     {result.point.run}" if result.point.run.exists() else "     no run directory was made")
 
 
-def write_ranked(folder: Path, ranked: Sequence[Result], command: str, waiting: int) -> None:
+def write_ranked(folder: Path, ranked: Sequence[TrialResult], command: str, waiting: int) -> None:
     """Write sweep.json and sweep.md into the experiment's folder, once there is one; `waiting` points did not run yet.
 
     Raises:
@@ -67,11 +67,11 @@ def write_ranked(folder: Path, ranked: Sequence[Result], command: str, waiting: 
     write_text_atomically(folder / "sweep.md", _markdown(ranked, command, waiting))
 
 
-def _by_state(result: Result) -> int:
+def _by_state(result: TrialResult) -> int:
     return 2 if result.is_failure else int(result.state != "finished")
 
 
-def _plain(result: Result) -> dict[str, Any]:
+def _plain(result: TrialResult) -> dict[str, Any]:
     return {
         "run": result.point.run.name,
         "overrides": result.point.mine,
@@ -82,7 +82,7 @@ def _plain(result: Result) -> dict[str, Any]:
     }
 
 
-def _markdown(ranked: Sequence[Result], command: str, waiting: int) -> str:
+def _markdown(ranked: Sequence[TrialResult], command: str, waiting: int) -> str:
     metric = next((result.metric for result in ranked if result.value is not None), "value")
     rows = [f"| | {metric} | point | run |", "|---:|---:|---|---|"]
     for place, result in enumerate(ranked, 1):

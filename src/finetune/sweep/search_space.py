@@ -54,7 +54,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Axes:
+class SearchSpace:
     """All overrides in the order in which they were typed; `is_search` says that Optuna draws the points."""
 
     axes: list[Axis]
@@ -82,7 +82,7 @@ class Axes:
         return values, [value for axis, value in zip(self.axes, values, strict=True) if axis.varies]
 
 
-def read_axes(arguments: Arguments) -> Axes:
+def read_search_space(arguments: Arguments) -> SearchSpace:
     """Return what the overrides, and `hydra.sweeper.params`, vary.
 
     Raises:
@@ -103,7 +103,7 @@ def read_axes(arguments: Arguments) -> Axes:
         problems.append(Problem("hydra/sweeper", what, "Say what: 'optimizer.lr=tag(log,interval(1e-5,1e-3))'"))
     if problems:
         raise CheckFailed(problems)
-    return Axes(axes, is_search)
+    return SearchSpace(axes, is_search)
 
 
 def _count(axis: Axis) -> int | None:

@@ -15,57 +15,57 @@ from finetune.config.build import build
 from finetune.config.command_line import Arguments
 from finetune.console import say
 from finetune.errors import CheckFailed, Problem
-from finetune.executors.local import Crew, Ended
+from finetune.executors.local import LocalExecutor, TrialOutcome
 from finetune.executors.resources import slot_notes, slots
-from finetune.executors.slurm.executor import ClusterCrew
+from finetune.executors.slurm.executor import SlurmExecutor
 from finetune.preflight.slurm import settings_of
 from finetune.sweep.optuna_search import check_search, searching
-from finetune.sweep.planner import Survey
+from finetune.sweep.planner import Planner
 from finetune.sweep.ranking import Ranking, say_ranked, write_ranked
-from finetune.sweep.search_space import read_axes
+from finetune.sweep.search_space import read_search_space
 from finetune.sweep.settings import SweepSettings
-from finetune.sweep.trials import Point, Result, is_finished
+from finetune.sweep.trials import Trial, TrialResult, is_finished
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-class Plan(Protocol):
+class TrialScheduler(Protocol):
     """Which point comes next, and what becomes of those that ended."""
 
     ranking: Ranking
 
-    def next(self) -> Point | None:
+    def next(self) -> Trial | None:
         """Return the next point, `None` if there is none."""
 
-    def ended(self, result: Result) -> None:
+    def ended(self, result: TrialResult) -> None:
         """Take notice of how a point ended."""
 
-    def is_hopeless(self, point: Point) -> bool:
+    def should_prune(self, point: Trial) -> bool:
         """Return whether a running point is so much worse than others were that it should stop."""
 
     def waiting(self) -> int:
         """Return how many points are still to come."""
 
-    def earlier(self) -> list[Ended]:
+    def earlier(self) -> list[TrialOutcome]:
         """Return the points that earlier commands brought to their end, and that will not come again."""
 
 
 @dataclass
-class Grid:
+class GridScheduler:
     """All points there are, in their order."""
 
-    points: list[Point]
+    points: list[Trial]
     ranking: Ranking
 
-    def next(self) -> Point | None:
+    def next(self) -> Trial | None:
         """Return the next point."""
         return self.points.pop(0) if self.points else None
 
-    def ended(self, result: Result) -> None:
+    def ended(self, result: TrialResult) -> None:
         """Do nothing: the points do not depend on each other."""
 
-    def is_hopeless(self, point: Point) -> bool:
+    def should_prune(self, point: Trial) -> bool:
         """Return False: each value of a grid is there because somebody wants to know."""
         return False
 
@@ -73,26 +73,26 @@ class Grid:
         """Return how many points are still to come."""
         return len(self.points)
 
-    def earlier(self) -> list[Ended]:
+    def earlier(self) -> list[TrialOutcome]:
         """Return nothing: all points come, also those that are finished."""
         return []
 
 
 @dataclass
-class Board:
+class Progress:
     """What came out so far: said at once, and written after every point."""
 
-    plan: Plan
+    plan: TrialScheduler
     command: str
-    results: dict[Path, Result] = field(default_factory=dict)
+    results: dict[Path, TrialResult] = field(default_factory=dict)
 
-    def note(self, ended: Ended) -> Result:
+    def note(self, ended: TrialOutcome) -> TrialResult:
         """Take in a point that ended."""
         metric, value = self.plan.ranking.value_of(ended.point.run) if ended.state == "finished" else ("", None)
-        result = self.results[ended.point.run] = Result(ended.point, ended.state, ended.reason, metric, value)
+        result = self.results[ended.point.run] = TrialResult(ended.point, ended.state, ended.reason, metric, value)
         return result
 
-    def add(self, ended: Ended, word: str = "") -> Result:
+    def add(self, ended: TrialOutcome, word: str = "") -> TrialResult:
         """Take in a point that ended just now, say so, and bring the files up to date."""
         result = self.note(ended)
         say(f"point {result.point.run.name}: {word}{result.said()}", style="bold red" if result.is_failure else "")
@@ -100,7 +100,7 @@ class Board:
             write_ranked(folder, self.ranked(), self.command, self.plan.waiting())
         return result
 
-    def ranked(self) -> list[Result]:
+    def ranked(self) -> list[TrialResult]:
         """Return the points, best first."""
         return self.plan.ranking.ranked(list(self.results.values()))
 
@@ -112,9 +112,9 @@ def sweep(arguments: Arguments) -> int:
         CheckFailed: a point has a mistake; nothing was started.
         Interrupted: somebody stopped the sweep, and with it the points that were running.
     """
-    axes = read_axes(arguments)
+    axes = read_search_space(arguments)
     candidates = axes.corners() if axes.is_search else axes.grid()
-    survey = Survey(arguments)
+    survey = Planner(arguments)
     configs = survey.check(candidates)
     signals.raise_from_now_on()
     cfg = configs[0]
@@ -126,7 +126,7 @@ def sweep(arguments: Arguments) -> int:
         _say_fine(len(points))
         return 0
     crew = _crew(cfg, configs, settings, survey, arguments, is_search=axes.is_search)
-    if isinstance(crew, ClusterCrew) and (cfg.dry_run or not crew.settings.wait):
+    if isinstance(crew, SlurmExecutor) and (cfg.dry_run or not crew.settings.wait):
         return _hand_over(points[:1] if axes.is_search else points, crew, only_show=cfg.dry_run)
     with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
         return _run(plan, crew, arguments.command(arguments.overrides))
@@ -136,23 +136,23 @@ def _crew(
     cfg: DictConfig,
     configs: list[DictConfig],
     settings: SweepSettings,
-    survey: Survey,
+    survey: Planner,
     arguments: Arguments,
     *,
     is_search: bool,
-) -> Crew | ClusterCrew:
+) -> LocalExecutor | SlurmExecutor:
     cluster = settings_of(cfg)
     if cluster is None:
         for note in slot_notes(settings):
             say(note)
-        return Crew(slots(settings, configs), arguments)
+        return LocalExecutor(slots(settings, configs), arguments)
     if is_search and not cluster.wait and not cfg.dry_run:
         what = "a search draws each point from what others found, so its shell has to wait for them."
         raise CheckFailed([Problem("hydra.launcher.wait", what, "Use finetune train -m hydra/launcher=slurm ...")])
-    return ClusterCrew(cluster, survey, arguments, settings.parallel, settings.parallel if is_search else None)
+    return SlurmExecutor(cluster, survey, arguments, settings.parallel, settings.parallel if is_search else None)
 
 
-def _hand_over(points: list[Point], crew: ClusterCrew, *, only_show: bool) -> int:
+def _hand_over(points: list[Trial], crew: SlurmExecutor, *, only_show: bool) -> int:
     """Submit all points that are not finished, and go; or show what would be submitted."""
     waiting = [point for point in points if not is_finished(point.run)]
     for point in waiting:
@@ -168,8 +168,8 @@ def _hand_over(points: list[Point], crew: ClusterCrew, *, only_show: bool) -> in
 
 
 @contextmanager
-def _grid(points: list[Point], settings: SweepSettings) -> Iterator[Plan]:
-    yield Grid(points, Ranking(settings.metric, settings.direction))
+def _grid(points: list[Trial], settings: SweepSettings) -> Iterator[TrialScheduler]:
+    yield GridScheduler(points, Ranking(settings.metric, settings.direction))
 
 
 def _say_fine(count: int) -> None:
@@ -177,8 +177,8 @@ def _say_fine(count: int) -> None:
     say(f"{fine}; nothing was started.", style="bold green")
 
 
-def _run(plan: Plan, crew: Crew | ClusterCrew, again: str) -> int:
-    board = Board(plan, again)
+def _run(plan: TrialScheduler, crew: LocalExecutor | SlurmExecutor, again: str) -> int:
+    board = Progress(plan, again)
     for ended in plan.earlier():
         board.note(ended)
     with _passed_on():
@@ -196,11 +196,11 @@ def _run(plan: Plan, crew: Crew | ClusterCrew, again: str) -> int:
     return int(any(result.is_failure for result in board.results.values()))
 
 
-def _work(plan: Plan, crew: Crew | ClusterCrew, board: Board) -> None:
+def _work(plan: TrialScheduler, crew: LocalExecutor | SlurmExecutor, board: Progress) -> None:
     while True:
         while crew.has_room() and (point := plan.next()) is not None:
             if is_finished(point.run):
-                plan.ended(board.add(Ended(point, "finished", ""), "finished already, "))
+                plan.ended(board.add(TrialOutcome(point, "finished", ""), "finished already, "))
             else:
                 goes_on = " (goes on)" if point.run.exists() else ""
                 say(f"\npoint {point.run.name}: {' '.join(point.mine)}{goes_on}", style="bold")
@@ -210,7 +210,7 @@ def _work(plan: Plan, crew: Crew | ClusterCrew, board: Board) -> None:
         for ended in crew.wait():
             plan.ended(board.add(ended))
         for point in crew.points():
-            if plan.is_hopeless(point):
+            if plan.should_prune(point):
                 crew.prune(point)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from finetune.config.differences import NOT_COMPARED
 from finetune.config.values import has_own_launcher
 from finetune.errors import FinetuneError, Problem
-from finetune.runner.run_setup import resolved, state_of_same
+from finetune.runner.run_setup import check_same_run, resolved
 from finetune.runs.directory import RunDirectory
 from finetune.runs.record import read
 
@@ -28,7 +28,7 @@ _LONGEST = 80  # characters of what varies in a folder's name
 
 
 @dataclass(frozen=True)
-class Point:
+class Trial:
     """One point: all its overrides, those of them that are its own, and where its run is or will be."""
 
     overrides: list[str]
@@ -38,10 +38,10 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """A point that ended: `state` and `reason` as in its status, the metric that ranks it, `None` without a value."""
 
-    point: Point
+    point: Trial
     state: str
     reason: str
     metric: str
@@ -63,7 +63,7 @@ class Result:
         return self.state != "finished" and self.reason != PRUNED
 
 
-def place_of(cfg: DictConfig, mine: Sequence[str], fingerprint: str) -> Path:
+def folder_of(cfg: DictConfig, mine: Sequence[str], fingerprint: str) -> Path:
     """Return where the run of a point is: the folder of its name, or one that its config and data decide.
 
     So the same point is found again by the same command, by a larger grid, and by a search that draws it twice.
@@ -83,13 +83,13 @@ def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def check_place(cfg: DictConfig, run: Path, dataset: Dataset) -> list[Problem]:
+def check_folder(cfg: DictConfig, run: Path, dataset: Dataset) -> list[Problem]:
     """Look whether what stands where a point is to run is that point, and nobody is at it."""
     if not run.exists():
         return []
     directory = RunDirectory(run)
     try:
-        if state_of_same(cfg, directory, dataset) != "finished":
+        if check_same_run(cfg, directory, dataset) != "finished":
             _check_free(directory, is_for_a_cluster=has_own_launcher(cfg))
     except FinetuneError as error:
         return [Problem(run.name, error.what, error.advice)]

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from finetune.training.fit import Parts
 
 
-def gathered(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison]) -> dict[str, Any]:
+def build_report(
+    parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison]
+) -> dict[str, Any]:
     """Return the report of a run; `findings` are those of all evaluators, also of those that only watch.
 
     Beside the keys of `report_data`, each left out where there is nothing of it: `similarities`, `map`, `examples` by

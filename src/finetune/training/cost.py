@@ -13,7 +13,7 @@ from finetune.training.energy import Energy
 from finetune.training.module import EmbeddingModule
 
 
-class Meter:
+class RunCost:
     """Measures from when it is made; `training` are the seconds between `begin` and `end`, less those looked in."""
 
     def __init__(self, device: torch.device) -> None:

@@ -9,17 +9,17 @@ import torch
 from omegaconf import DictConfig
 
 from finetune.config.build import build
-from finetune.data.holdout.eval_data import Held
+from finetune.data.holdout.eval_data import EvalData
 from finetune.data.load import prompts_of
-from finetune.encoding.collectives import Together
-from finetune.encoding.memory import reuse_freed
+from finetune.encoding.collectives import Collectives
+from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
-from finetune.training.evaluation_runner import Measure, Source, sized
+from finetune.training.evaluation_runner import EvaluationRunner, Source, sized
 
 
 def evaluate(
-    cfg: DictConfig, evaluators: Mapping[str, Any], held: Held | None, own: Mapping[str, Held], label: str
+    cfg: DictConfig, evaluators: Mapping[str, Any], held: EvalData | None, own: Mapping[str, EvalData], label: str
 ) -> dict[str, Result]:
     """Return what each evaluator found of the model that a checked config names.
 
@@ -31,15 +31,15 @@ def evaluate(
     """
     device = device_of(cfg.trainer.accelerator)
     if device.type == "cpu":
-        reuse_freed()
+        tune_malloc()
     some = next((one.items for one in (held, *own.values()) if one is not None), None)
     encoder: Encoder = build(cfg.model if some is None else sized(cfg.model, some), "model")
     length, cache = cfg.data.max_length, cfg.data.cache
     sources = {name: Source.of(one, encoder, length, cache) for name, one in own.items()}
     run = Source.of(held, encoder, length, cache) if held is not None else None
     prompts = prompts_of(build(cfg.data, "data"))
-    measure = Measure(encoder, build(cfg.engine, "engine"), length, run, sources, prompts)
-    return measure(evaluators, Together(device), label)
+    measure = EvaluationRunner(encoder, build(cfg.engine, "engine"), length, run, sources, prompts)
+    return measure(evaluators, Collectives(device), label)
 
 
 def device_of(accelerator: str) -> torch.device:

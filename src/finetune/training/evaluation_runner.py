@@ -17,18 +17,18 @@ from omegaconf import DictConfig
 
 from finetune.console import Bar, say
 from finetune.data.arrays import Ints
-from finetune.data.batching.non_text import Others
+from finetune.data.batching.non_text import NonText
 from finetune.data.cache.store import Cache
-from finetune.data.holdout.eval_data import Held
+from finetune.data.holdout.eval_data import EvalData
 from finetune.data.items import STORED, Items
 from finetune.data.prepare import Prompts
 from finetune.data.tokens.token_store import Tokens
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine
 from finetune.evaluation.evaluator import Role
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
-from finetune.training.fsdp import whole
+from finetune.training.fsdp import unsharded
 from finetune.training.preserve_state import random_state, set_random_state
 
 Floats = NDArray[np.float32]
@@ -38,22 +38,22 @@ Floats = NDArray[np.float32]
 class Source:
     """What is held out, ready for one encoder."""
 
-    held: Held
+    held: EvalData
     tokens: Tokens
-    others: Others | None
+    others: NonText | None
 
     @classmethod
-    def of(cls, held: Held, encoder: Encoder, max_length: int, cache: bool) -> Source:
+    def of(cls, held: EvalData, encoder: Encoder, max_length: int, cache: bool) -> Source:
         """Tokenise what is held out, or find that in the cache."""
         items = held.items
         tokens = Tokens.of_nothing()
         if len(items.texts):
             tokens = Tokens.cached(items, encoder.tokenizer, max_length, Cache() if cache else None)
-        return cls(held, tokens, Others(items, encoder.prepare) if len(items) > len(items.texts) else None)
+        return cls(held, tokens, NonText(items, encoder.prepare) if len(items) > len(items.texts) else None)
 
 
 @dataclass(frozen=True)
-class Ask:
+class EmbedRequest:
     """What the first process asks all of them for: items embedded, or, with the `right` ones beside them, pairs scored.
 
     `source` is the evaluator whose own source they are of, `None` for the run's; with `texts` they are of these.
@@ -69,7 +69,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Watched:
+class EmbeddingRecorder:
     """Some items of the run, ascending, `(N,)`, and their embeddings `(N, D)`, NaN until one is known."""
 
     items: Ints
@@ -91,7 +91,7 @@ class Watched:
         return found
 
 
-class Measure:
+class EvaluationRunner:
     """What there is to measure with: `run` is what the run holds out, `own` what evaluators bring, by their names.
 
     `prompts` are for texts that are not known before an evaluator asks for their embeddings.
@@ -112,9 +112,9 @@ class Measure:
         self._prompts: dict[Role | None, str] = {"query": prompts.anchor, "document": prompts.positive, None: ""}
         self._max_length, self._pairing = max_length, encoder.pairing(max_length)
         self._said: set[str] = set()
-        self._watched: Watched | None = None
+        self._watched: EmbeddingRecorder | None = None
 
-    def __call__(self, evaluators: Mapping[str, Any], together: Together, when: str) -> dict[str, Result]:
+    def __call__(self, evaluators: Mapping[str, Any], together: Collectives, when: str) -> dict[str, Result]:
         """Return what each evaluator found on its own source, else on what the run holds out, where it is of its kind.
 
         `when` it does so stands beside the progress. Of several processes the first one finds it, the others nothing.
@@ -125,16 +125,16 @@ class Measure:
         # Weights of fp32, whatever it trains in: that is how the saved model will be used and compared.
         self._encoder.to(together.device).float().eval()
         found: dict[str, Result] = {}
-        with whole(self._encoder):
+        with unsharded(self._encoder):
             if together.rank:
                 self._serve(together)
                 return found
             for name, evaluator in evaluators.items():
                 found |= self._found(name, evaluator, together, f"evaluating {when}")
-            together.of_first(None)  # that was all
+            together.broadcast(None)  # that was all
         return found
 
-    def _found(self, name: str, evaluator: Any, together: Together, what: str) -> dict[str, Result]:
+    def _found(self, name: str, evaluator: Any, together: Collectives, what: str) -> dict[str, Result]:
         if evaluator.brings_texts:
             return {name: self._of_texts(name, evaluator, together, what)}
         source = self._own.get(name, self._run)
@@ -148,7 +148,7 @@ class Measure:
         self._say(name, result)
         return {name: result}
 
-    def _of_texts(self, name: str, evaluator: Any, together: Together, what: str) -> Result:
+    def _of_texts(self, name: str, evaluator: Any, together: Collectives, what: str) -> Result:
         state = random_state(together.device)
         try:
             result: Result = evaluator.measure(partial(self._embed_texts, together, what))
@@ -170,64 +170,66 @@ class Measure:
 
     def watch(self, items: Ints) -> None:
         """Keep the embeddings of these items of the run, ascending, when an evaluator asks for them."""
-        self._watched = Watched(items, np.full((len(items), self._encoder.width), np.nan, np.float32))
+        self._watched = EmbeddingRecorder(items, np.full((len(items), self._encoder.width), np.nan, np.float32))
 
-    def watched(self, together: Together, what: str) -> Watched:
+    def watched(self, together: Collectives, what: str) -> EmbeddingRecorder:
         """Return what was watched until now, with the embeddings of what no evaluator asked for.
 
         Of several processes the first one has them, the others nothing that is of use.
         """
         assert self._watched is not None
         # Each process has seen its own shares; what the first one misses is missing.
-        missing = together.of_first(self._watched.missing())
+        missing = together.broadcast(self._watched.missing())
         if len(missing):
             self.embeddings(missing, together, what)
         found, self._watched = self._watched, None
         return found
 
-    def embeddings(self, items: Ints, together: Together, what: str) -> Floats:
+    def embeddings(self, items: Ints, together: Collectives, what: str) -> Floats:
         """Return the embeddings `(N, D)` of items of the run by number; `what` stands beside the progress.
 
         Of several processes the first one has them, the others nothing that is of use.
         """
         self._encoder.to(together.device).float().eval()
-        with whole(self._encoder):
-            return self._answer(together.of_first(self._ask(what, None, items)), together)
+        with unsharded(self._encoder):
+            return self._answer(together.broadcast(self._ask(what, None, items)), together)
 
-    def _serve(self, together: Together) -> None:
-        while (ask := together.of_first(cast(Ask | None, None))) is not None:
+    def _serve(self, together: Collectives) -> None:
+        while (ask := together.broadcast(cast(EmbedRequest | None, None))) is not None:
             self._answer(ask, together)
 
-    def _ask(self, what: str, source: str | None, items: Ints, right: Ints | None = None) -> Ask:
-        return Ask(what, source, self._engine.budget(self._encoder).tokens, items, right)
+    def _ask(self, what: str, source: str | None, items: Ints, right: Ints | None = None) -> EmbedRequest:
+        return EmbedRequest(what, source, self._engine.budget(self._encoder).tokens, items, right)
 
-    def _embed(self, together: Together, what: str, source: str | None, items: Ints) -> Floats:
-        return self._answer(together.of_first(self._ask(what, source, items)), together)
+    def _embed(self, together: Collectives, what: str, source: str | None, items: Ints) -> Floats:
+        return self._answer(together.broadcast(self._ask(what, source, items)), together)
 
-    def _embed_texts(self, together: Together, when: str, texts: Sequence[str], role: Role | None, what: str) -> Floats:
+    def _embed_texts(
+        self, together: Collectives, when: str, texts: Sequence[str], role: Role | None, what: str
+    ) -> Floats:
         front = self._prompts[role]
         column = pa.array([front + text for text in texts], STORED["text"])
         items, (place,) = Items.from_columns([column])  # each text is embedded once
         tokens = self._engine.budget(self._encoder).tokens
-        ask = Ask(f"{when}: {what}", None, tokens, np.arange(len(items)), texts=items)
-        return self._answer(together.of_first(ask), together)[place]
+        ask = EmbedRequest(f"{when}: {what}", None, tokens, np.arange(len(items)), texts=items)
+        return self._answer(together.broadcast(ask), together)[place]
 
-    def _rate(self, together: Together, what: str, source: str | None, left_P: Ints, right_P: Ints) -> Floats:
+    def _rate(self, together: Collectives, what: str, source: str | None, left_P: Ints, right_P: Ints) -> Floats:
         if self._pairing is not None:
-            return self._answer(together.of_first(self._ask(what, source, left_P, right_P)), together)[:, 0]
+            return self._answer(together.broadcast(self._ask(what, source, left_P, right_P)), together)[:, 0]
         items_N, place = np.unique(np.concatenate([left_P, right_P]), return_inverse=True)
         emb_ND = self._embed(together, what, source, items_N)
         score_P: Floats = (emb_ND[place[: len(left_P)]] * emb_ND[place[len(left_P) :]]).sum(1)
         return score_P
 
-    def _source_of(self, ask: Ask) -> Source:
+    def _source_of(self, ask: EmbedRequest) -> Source:
         if ask.texts is not None:
-            return Source.of(Held(ask.texts, ()), self._encoder, self._max_length, cache=False)
+            return Source.of(EvalData(ask.texts, ()), self._encoder, self._max_length, cache=False)
         source = self._run if ask.source is None else self._own[ask.source]
         assert source is not None
         return source
 
-    def _answer(self, ask: Ask, together: Together) -> Floats:
+    def _answer(self, ask: EmbedRequest, together: Collectives) -> Floats:
         """Embed or score this process's share; the first process gets what the others made of theirs."""
         source = self._source_of(ask)
         tokens, items, unit = source.tokens, ask.items, "items"
@@ -244,7 +246,7 @@ class Measure:
                 done += len(rows) * together.world  # the others are about as far
                 if done < len(items):
                     bar.update(done)
-            together.add_up(found)
+            together.reduce_sum(found)
             bar.update(len(items))
         if self._watched is not None and source is self._run and ask.right is None:
             self._watched.take(items, found)

@@ -19,15 +19,15 @@ from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 import finetune
 from finetune.config.build import build, build_offered
 from finetune.config.commands import resume_command
-from finetune.config.evaluators import evaluators_of, watches
+from finetune.config.evaluators import evaluators_of, report_only
 from finetune.console import console, say
 from finetune.data.batching.datamodule import RelationDataModule
 from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_source import other_sources
 from finetune.data.load import prompts_of
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine
-from finetune.encoding.memory import reuse_freed
+from finetune.encoding.memory import tune_malloc
 from finetune.encoding.teacher import embedded
 from finetune.errors import Interrupted, RunError
 from finetune.evaluation.comparison import Comparison, compare
@@ -43,10 +43,10 @@ from finetune.report.terminal import metrics_table
 from finetune.report.write import try_to_write_report
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
-from finetune.training.build_report import gathered
+from finetune.training.build_report import build_report
 from finetune.training.callbacks import (
     Checkpoint,
-    KeepStatus,
+    StatusWriter,
     StopOnSignal,
     TimeLimit,
     check_metrics,
@@ -55,18 +55,18 @@ from finetune.training.callbacks import (
     scores_of_untouched,
 )
 from finetune.training.callbacks.time_left import seconds_after
-from finetune.training.cost import Meter
+from finetune.training.cost import RunCost
 from finetune.training.early_end import early_end, is_out_of_time
-from finetune.training.evaluation_runner import Measure, Source, sized
+from finetune.training.evaluation_runner import EvaluationRunner, Source, sized
 from finetune.training.fsdp import unshard
-from finetune.training.in_training_evaluator import Gauge, in_training
-from finetune.training.inverted_scores import warn_of_opposed
+from finetune.training.in_training_evaluator import InTrainingEvaluator, in_training
+from finetune.training.inverted_scores import warn_of_inverted_scores
 from finetune.training.loggers import ended
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.module import EmbeddingModule
-from finetune.training.non_finite_loss import NoNumber, described
+from finetune.training.non_finite_loss import NonFiniteLossError, described
 from finetune.training.resume import begin
-from finetune.training.snapshots import Portrait
+from finetune.training.snapshots import Snapshots
 from finetune.training.trainer import build_trainer, total_steps
 
 T = TypeVar("T")
@@ -85,9 +85,9 @@ class Parts:
     stop: StopOnSignal
     evaluators: dict[str, Any]
     watchers: dict[str, Any]  # evaluators that no run is judged by
-    measure: Measure
-    portrait: Portrait | None
-    meter: Meter
+    measure: EvaluationRunner
+    portrait: Snapshots | None
+    meter: RunCost
     warnings: list[str] = field(default_factory=list)  # found before the training, for the report too
 
     def judged(self, found: Mapping[str, T]) -> dict[str, T]:
@@ -117,9 +117,9 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
 
 def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
     """Evaluate, train, evaluate, save and report what was built."""
-    first, together = parts.trainer.is_global_zero, Together.of(parts.trainer)
+    first, together = parts.trainer.is_global_zero, Collectives.of(parts.trainer)
     together.begin(parts.trainer, parts.module)  # the model is measured before the training begins
-    checkpoint = together.of_first(checkpoint)
+    checkpoint = together.broadcast(checkpoint)
     step = 0
     if first:
         # Not sooner: what could not be built (a device that is not there) leaves no directory behind.
@@ -127,10 +127,10 @@ def _live(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | N
         step = begin(parts.trainer, run, checkpoint, parts.module.total_steps)
         run.write_status("running", step=step)
     if parts.trainer.strategy.root_device.type == "cpu":
-        reuse_freed()
+        tune_malloc()
     before = _evaluate_before(parts, log=checkpoint is None)
     if not parts.encoder.scores_pairs:  # whose scores mean nothing before it is trained
-        parts.warnings += warn_of_opposed(parts.measure, parts.data.dataset, before, together)
+        parts.warnings += warn_of_inverted_scores(parts.measure, parts.data.dataset, before, together)
     _judge_untouched(parts, before)
     parts.meter.begin()
     try:
@@ -169,7 +169,7 @@ def _judge_untouched(parts: Parts, before: Mapping[str, Result]) -> None:
     """Check the metrics that callbacks go by, and tell those that look for the best what the untouched model has."""
     names = in_training(parts.evaluators)
     means = {name: result.means for name, result in before.items() if name in names}
-    scores = Together.of(parts.trainer).of_first(scores_of_untouched(means))
+    scores = Collectives.of(parts.trainer).broadcast(scores_of_untouched(means))
     if not scores:
         return
     check_metrics(parts.trainer, scores)
@@ -214,19 +214,21 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     stop = StopOnSignal(run.path)
     nodes = evaluators_of(cfg)
     built = {name: build(node, f"evaluation.{name}") for name, node in nodes.items()}
-    watchers = {name: evaluator for name, evaluator in built.items() if watches(nodes[name])}
+    watchers = {name: evaluator for name, evaluator in built.items() if report_only(nodes[name])}
     evaluators = {name: evaluator for name, evaluator in built.items() if name not in watchers}
     own = {
         name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
         for name, source in other_sources(cfg).items()
     }
     run_source = Source(dataset.held, data.tokens, data.others)
-    measure = Measure(encoder, engine, cfg.data.max_length, run_source, own, prompts_of(build(cfg.data, "data")))
-    given = offered | {"gauge": Gauge(evaluators, measure, dataset)}
+    measure = EvaluationRunner(
+        encoder, engine, cfg.data.max_length, run_source, own, prompts_of(build(cfg.data, "data"))
+    )
+    given = offered | {"gauge": InTrainingEvaluator(evaluators, measure, dataset)}
     callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     limit = TimeLimit(_plain(cfg.trainer).get("max_time"))
-    watching = ordered([limit, KeepStatus(run.path), *callbacks, stop])
+    watching = ordered([limit, StatusWriter(run.path), *callbacks, stop])
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
     steps = total_steps(trainer, data.batches_per_epoch)
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
@@ -246,7 +248,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         tuning.rates(encoder),
     )
     portrait = _portrait(dataset, data, encoder, measure) if evaluators else None
-    meter = Meter(trainer.strategy.root_device)
+    meter = RunCost(trainer.strategy.root_device)
     return Parts(encoder, tuning, data, engine, module, trainer, stop, evaluators, watchers, measure, portrait, meter)
 
 
@@ -256,12 +258,14 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _portrait(dataset: Dataset, data: RelationDataModule, encoder: Encoder, measure: Measure) -> Portrait | None:
+def _portrait(
+    dataset: Dataset, data: RelationDataModule, encoder: Encoder, measure: EvaluationRunner
+) -> Snapshots | None:
     if encoder.scores_pairs:
         return None  # it has no embeddings to look at
     cost_N = np.full(len(dataset.items), encoder.other_cost)
     cost_N[: len(data.tokens)] = data.tokens.lengths
-    return Portrait.of(dataset, measure, cost_N)
+    return Snapshots.of(dataset, measure, cost_N)
 
 
 def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
@@ -269,7 +273,7 @@ def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
         parts.encoder.compile_backbone(parts.trainer.strategy.root_device)
     try:
         parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except NoNumber as error:
+    except NonFiniteLossError as error:
         if parts.trainer.is_global_zero:
             batch = described(error, parts.data.train_dataloader(), parts.data.dataset)
             write_json_atomically(run.diverged_path, batch)
@@ -282,7 +286,7 @@ def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None) -> None:
 
 
 def _evaluate(parts: Parts, when: str, *, log: bool) -> dict[str, Result]:
-    together = Together.of(parts.trainer)
+    together = Collectives.of(parts.trainer)
     if parts.portrait:
         parts.portrait.begin(when)
     results = parts.measure(parts.evaluators, together, when)
@@ -332,7 +336,7 @@ def _public_name(name: str) -> str:
 
 
 def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[str, Comparison]) -> None:
-    report = gathered(parts, run, cfg, findings)
+    report = build_report(parts, run, cfg, findings)
     write_json_atomically(run.report_data_path, report)
     written = try_to_write_report(run)
     _say_profile(parts, run)

@@ -80,7 +80,7 @@ def _layers(backbone: nn.Module, name: str) -> list[nn.Module]:
 
 
 @contextmanager
-def whole(encoder: nn.Module) -> Iterator[None]:
+def unsharded(encoder: nn.Module) -> Iterator[None]:
     """Have every process hold all weights for a while, to compute without waiting for the others."""
     parts = [module for module in encoder.modules() if isinstance(module, FSDPModule)]
     for part in parts:

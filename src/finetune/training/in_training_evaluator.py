@@ -16,18 +16,18 @@ from pytorch_lightning import Trainer
 
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
-from finetune.encoding.collectives import Together
-from finetune.training.evaluation_runner import Measure
-from finetune.training.preserve_state import undisturbed
+from finetune.encoding.collectives import Collectives
+from finetune.training.evaluation_runner import EvaluationRunner
+from finetune.training.preserve_state import preserve_state
 
 
-class Gauge:
+class InTrainingEvaluator:
     """Those of the run's `evaluators` that measure during training, and its items, to look at the model with.
 
     The training is not changed. All processes of a run look together.
     """
 
-    def __init__(self, evaluators: Mapping[str, Any], measure: Measure, dataset: Dataset) -> None:
+    def __init__(self, evaluators: Mapping[str, Any], measure: EvaluationRunner, dataset: Dataset) -> None:
         self._evaluators, self._measure, self._dataset = in_training(evaluators), measure, dataset
 
     def scores(self, trainer: Trainer, module: Any, prefix: str) -> dict[str, float]:
@@ -38,7 +38,7 @@ class Gauge:
         Raises:
             FinetuneError: there is nothing right to be found, or an embedding is no number.
         """
-        when, together = f"{prefix}step {trainer.global_step}", Together.of(trainer)
+        when, together = f"{prefix}step {trainer.global_step}", Collectives.of(trainer)
         with _looking(module):
             found = self._measure(self._evaluators, together, when)
         means = {
@@ -46,7 +46,7 @@ class Gauge:
             for name, result in found.items()
             for metric, value in result.means.items()
         }
-        return together.of_first(means)
+        return together.broadcast(means)
 
     def some_items(self, count: int) -> Ints:
         """Return the numbers of at most `count` items, spread over all of them and always the same."""
@@ -60,13 +60,13 @@ class Gauge:
     def embeddings(self, trainer: Trainer, module: Any, items: Ints) -> NDArray[np.float32]:
         """Return the embeddings `(N, D)` of items, in the first process."""
         with _looking(module):
-            return self._measure.embeddings(items, Together.of(trainer), f"embedding at {trainer.global_step}")
+            return self._measure.embeddings(items, Collectives.of(trainer), f"embedding at {trainer.global_step}")
 
 
 @contextmanager
 def _looking(module: Any) -> Iterator[None]:
     start = time.monotonic()
-    with undisturbed(module):
+    with preserve_state(module):
         yield
     module.seconds_looked += time.monotonic() - start
 

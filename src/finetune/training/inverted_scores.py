@@ -15,25 +15,27 @@ from finetune.console import say
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import ScoredPairs
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.evaluation.bootstrap import paired_change
 from finetune.evaluation.correlation import spearman
 from finetune.evaluation.result import Floats, Result
 from finetune.evaluation.truncation_quantization import unit
-from finetune.training.evaluation_runner import Measure
+from finetune.training.evaluation_runner import EvaluationRunner
 
 _PAIRS = 500  # that are looked at where no evaluator correlates them
 _RESAMPLES = 1000
 
 
-def warn_of_opposed(measure: Measure, dataset: Dataset, before: Mapping[str, Result], together: Together) -> list[str]:
+def warn_of_inverted_scores(
+    measure: EvaluationRunner, dataset: Dataset, before: Mapping[str, Result], together: Collectives
+) -> list[str]:
     """Say where the scores oppose the model before training, and return what was said.
 
     `before` is what evaluators found. The data's own pairs are looked at if none of them correlated these; the
     processes of a run do so together.
     """
     shares, own = _shares_of(before), measure.takes()
-    is_known = together.of_first(any(name not in own for name in shares))
+    is_known = together.broadcast(any(name not in own for name in shares))
     pairs = None if is_known else _pairs_to_look_at(dataset)
     if pairs is not None:
         shares["data"] = _correlated(pairs, lambda items: measure.embeddings(items, together, "looking at the scores"))

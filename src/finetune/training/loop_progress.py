@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def straighten(loops: dict[str, Any], place: Mapping[str, int], batches: int, step: int) -> None:
+def fix_progress(loops: dict[str, Any], place: Mapping[str, int], batches: int, step: int) -> None:
     """Correct the `loops` of a checkpoint that is saved at the end of a batch.
 
     `place` is the loader's, after that batch; `batches` are those of an epoch, `step` the optimizer steps so far.

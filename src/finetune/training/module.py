@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from finetune.config.build import build_offered
 from finetune.console import say
 from finetune.encoding import memory
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine
 from finetune.errors import FinetuneError
-from finetune.losses.loss import own_rates, share, share_scores, total_weight
+from finetune.losses.loss import local_loss, own_rates, share_scores, total_weight
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training.accumulation import Accumulation
 from finetune.training.callbacks.order import ends_step
 from finetune.training.fsdp import Fsdp, shard
-from finetune.training.loop_progress import straighten
+from finetune.training.loop_progress import fix_progress
 from finetune.training.non_finite_loss import Watch
 from finetune.training.optimizers import hidden_weights
 from finetune.training.preserve_state import random_state, set_random_state
 from finetune.training.schedules import Constant
-from finetune.training.step_timer import Pace
+from finetune.training.step_timer import StepTimer
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,7 +68,7 @@ class EmbeddingModule(LightningModule):
         self._schedule = schedule
         self._random_states: list[dict[str, Any]] = []  # where each process goes on, of a checkpoint
         self._watch = Watch()
-        self._pace = Pace()
+        self._pace = StepTimer()
         self._accumulation = Accumulation()
         self._batch_idx = 0
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
@@ -135,7 +135,7 @@ class EmbeddingModule(LightningModule):
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
             # Gathering sums the gradients over the processes, and DDP takes their mean: together the whole.
-            scored = share if batch.pair_Bk is None else share_scores
+            scored = local_loss if batch.pair_Bk is None else share_scores
             value = scored(loss, emb_ND.float(), batch, rank, world) * world
         self._pace.mark("loss")
         self.last_loss = value.detach()
@@ -157,7 +157,7 @@ class EmbeddingModule(LightningModule):
         shares_Wn = np.resize(order_N, (-(-len(order_N) // world), world)).T
         mine = shares_Wn[self.global_rank]
         # Where the weights are gathered for each micro-batch, all processes have to make as many.
-        step = Together.of(self.trainer) if isinstance(self.trainer.strategy, Fsdp) else None
+        step = Collectives.of(self.trainer) if isinstance(self.trainer.strategy, Fsdp) else None
         part = self.engine.encode(self.encoder, batch.ids_T, lengths_N, mine, other_M, step)
         gathered = cast(Tensor, self.all_gather(part, sync_grads=True)).flatten(0, 1)
         first_N = np.unique(shares_Wn.ravel(), return_index=True)[1]
@@ -184,7 +184,7 @@ class EmbeddingModule(LightningModule):
                 graph.backward(value.grad)  # type: ignore[no-untyped-call]
                 return
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_shortage(error) or not self._forget_gradients(before):
+                if not memory.is_oom(error) or not self._forget_gradients(before):
                     raise
                 del graph  # and with it what was kept
                 self.engine.halve(error)
@@ -311,10 +311,10 @@ class EmbeddingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states, so that dropout goes on where it was, and what the schedule and the engine know."""
         batches = int(self.trainer.num_training_batches)
-        straighten(checkpoint["loops"], self._place(), batches, self.global_step)
+        fix_progress(checkpoint["loops"], self._place(), batches, self.global_step)
         checkpoint["schedule"] = self._schedule.state_dict()
         checkpoint["engine"] = self.engine.state_dict()
-        checkpoint["random_states"] = Together.of(self.trainer).of_all(random_state(self.device))
+        checkpoint["random_states"] = Collectives.of(self.trainer).all_gather(random_state(self.device))
         # The line of this step is written after the checkpoint, and between the two the process may be killed.
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         checkpoint.setdefault("metrics", {}).update(loss=self.check_loss(), learning_rate=rate)

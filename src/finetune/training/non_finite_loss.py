@@ -16,7 +16,7 @@ from finetune.data.items import ABSENT
 from finetune.runs.failure_causes import Diverged
 
 
-class NoNumber(Diverged):
+class NonFiniteLossError(Diverged):
     """The loss of a batch is no number; `place` is where the batch stands, as `Batches.state_dict` said after it."""
 
     def __init__(self, step: int, loss: float, place: dict[str, int]) -> None:
@@ -49,12 +49,12 @@ class Watch:
             losses = mean(torch.stack([loss for _, _, loss in self._seen])).tolist()
             for (step, place, _), loss in zip(self._seen, losses, strict=True):
                 if not math.isfinite(loss):
-                    raise NoNumber(step, loss, place)
+                    raise NonFiniteLossError(step, loss, place)
             self._seen, self._last = [], losses[-1]
         return self._last
 
 
-def described(error: NoNumber, batches: Batches, dataset: Dataset) -> dict[str, Any]:
+def described(error: NonFiniteLossError, batches: Batches, dataset: Dataset) -> dict[str, Any]:
     """Return the batch of a loss that is no number in plain words: its rows, with item numbers and texts."""
     epoch, position = error.place["epoch"], error.place["position"] - 1
     rows, _ = batches.epochs.batch(epoch, position)

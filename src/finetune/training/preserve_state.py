@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
+def preserve_state(module: nn.Module) -> Iterator[None]:
     """Take back, bit by bit, what is done inside to weights, gradients, modes and random states."""
     modes = [(inner, inner.training) for inner in module.modules()]
     tensors = [*module.parameters(), *module.buffers()]

@@ -18,16 +18,16 @@ from finetune.data.arrays import Ints, distinct
 from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import LabelledItems
 from finetune.data.settings import Data
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.evaluation.result import Result
 from finetune.evaluation.retrieval import RetrievalResult
-from finetune.training.evaluation_runner import Measure, Watched
+from finetune.training.evaluation_runner import EmbeddingRecorder, EvaluationRunner
 
 _TOKENS = 50_000  # of the training pairs that are looked at: seconds on two cores
 
 
 @dataclass(frozen=True)
-class Portrait:
+class Snapshots:
     """Keeps the embeddings of a few items when the evaluators ask for them; what they leave out is embedded then.
 
     A run that goes on measures the model as it came again, and with it this. `rows` are the training pairs, `labelled`
@@ -35,14 +35,14 @@ class Portrait:
     """
 
     dataset: Dataset
-    measure: Measure
+    measure: EvaluationRunner
     held: HeldSample
     rows: Ints
     labelled: LabelledItems | None
-    _seen: dict[str, Watched] = field(default_factory=dict)
+    _seen: dict[str, EmbeddingRecorder] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Dataset, measure: Measure, cost_N: Ints) -> Portrait | None:
+    def of(cls, dataset: Dataset, measure: EvaluationRunner, cost_N: Ints) -> Snapshots | None:
         """Return the portrait of a data set; None if it holds out nothing to look at.
 
         `cost_N` is what each item costs to embed, in tokens.
@@ -61,7 +61,7 @@ class Portrait:
             items += [self.labelled.items] if self.labelled is not None else []
         self.measure.watch(distinct(np.concatenate(items)))
 
-    def end(self, when: str, together: Together) -> None:
+    def end(self, when: str, together: Collectives) -> None:
         """Say that it was measured; of several processes the first one has seen it."""
         self._seen[when] = self.measure.watched(together, f"looking at the data {when}")
 

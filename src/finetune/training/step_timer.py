@@ -7,7 +7,7 @@ import time
 import torch
 
 
-class Pace:
+class StepTimer:
     """Seconds of each stage of the last step, in the order they are marked.
 
     On a GPU the marks are events in its queue, so that marking waits for nothing; only reading does.

@@ -28,7 +28,7 @@ def build_trainer(
     node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
 ) -> pl.Trainer:
     """Build Lightning's Trainer with what every run needs and no config should have to say."""
-    settings, here = node.copy(), ranks.place()
+    settings, here = node.copy(), ranks.current_rank()
     settings.precision = resolve_precision(node.precision, node.accelerator)
     settings.max_epochs = resolve_epochs(node, batches_per_epoch)
     settings.num_nodes = here.machines
@@ -97,7 +97,7 @@ class _Ddp(DDPStrategy):
         return contextlib.nullcontext()
 
 
-def _strategy(name: str, here: ranks.Place) -> Strategy | str:
+def _strategy(name: str, here: ranks.RankInfo) -> Strategy | str:
     if here.world == 1:
         return "auto"
     return Fsdp(here.world) if name == "fsdp" else _Ddp()

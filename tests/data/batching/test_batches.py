@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.batching.batches import Batches
-from finetune.data.batching.mixing import BatchSettings, Share
+from finetune.data.batching.mixing import BatchSettings, SourceShare
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
 from finetune.data.tokens.token_store import Tokens
@@ -172,7 +172,7 @@ def test_scores_weights_and_sources_are_handed_on():
         weight=np.array([1, 2], np.float32),
         source=np.array([0, 1]),
     )
-    settings = BatchSettings(2, shares=[Share("a"), Share("b")])
+    settings = BatchSettings(2, shares=[SourceShare("a"), SourceShare("b")])
     batches = Batches(relations, tokens_for(5), KnownPositives.of_relations(relations, 5), settings, 0)
     found = {batch.source: batch for batch in batches}
     assert found.keys() == {0, 1}
@@ -192,7 +192,7 @@ def test_items_that_are_no_texts_have_numbers_and_no_tokens():
 
 def test_rows_of_mixed_batches_say_where_they_are_from():
     relations = Relations(np.arange(8), np.arange(8) + 8, source=np.arange(8) // 4)
-    settings = BatchSettings(4, shares=[Share("a"), Share("b")], one_source=False)
+    settings = BatchSettings(4, shares=[SourceShare("a"), SourceShare("b")], one_source=False)
     for batch in Batches(relations, tokens_for(16), KnownPositives.of_relations(relations, 16), settings, 0):
         assert batch.source is None
         anchors = batch.items_N[batch.anchor_B]
@@ -221,7 +221,7 @@ ways = [
 @pytest.mark.parametrize("weights", [(None, None, None), (1.0, 2.0, 3.0)])
 def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(way, weights):
     relations, known = pairs_and_classes()
-    shares = [Share(name, weight) for name, weight in zip("abc", weights, strict=True)]
+    shares = [SourceShare(name, weight) for name, weight in zip("abc", weights, strict=True)]
 
     def start() -> Batches:
         return Batches(relations, tokens_for(120), known, replace(way, shares=shares), 4)

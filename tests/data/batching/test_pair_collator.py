@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from finetune.data.batching.batches import Batches
 from finetune.data.batching.mixing import BatchSettings
-from finetune.data.batching.pair_collator import Frame, Pairing
+from finetune.data.batching.pair_collator import Pairing, SpecialTokenLayout
 from finetune.data.items import Items
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
@@ -21,7 +21,7 @@ from tests.conftest import WORDS
 def frame_of(tokenizer):
     (before, between, behind), types = marks(tokenizer, 2)
     alone = marks(tokenizer, 1)[0]
-    return Frame(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))
+    return SpecialTokenLayout(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))
 
 
 @pytest.fixture(scope="module")

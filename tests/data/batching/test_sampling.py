@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.data.batching import sampling
-from finetune.data.batching.mixing import BatchSettings, Epochs, Share
+from finetune.data.batching.mixing import BatchSettings, Epochs, SourceShare
 from finetune.data.batching.sampling import ByClass, Plan, Unique, pairs_within_classes
 from finetune.data.relations import Relations
 
@@ -163,7 +163,7 @@ def epoch(epochs: Epochs, number: int) -> list[tuple[list[int], int | None]]:
 @given(sizes=st.lists(st.integers(2, 40), min_size=2, max_size=4), batch_size=st.integers(2, 9), seed=seeds)
 def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size, seed):
     relations = mixed(sizes)
-    shares = [Share(str(i)) for i in range(len(sizes))]
+    shares = [SourceShare(str(i)) for i in range(len(sizes))]
     epochs = Epochs(relations, BatchSettings(batch_size, shares=shares), seed)
     for number in range(2):
         found = epoch(epochs, number)
@@ -173,7 +173,7 @@ def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size,
 
 
 def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
-    shares = [Share("a", batch_size=5), Share("b", batch_size=20)]
+    shares = [SourceShare("a", batch_size=5), SourceShare("b", batch_size=20)]
     found = epoch(Epochs(mixed([97, 203]), BatchSettings(10, shares=shares, temperature=1.0), 0), 0)
     assert sorted(row for rows, _ in found for row in rows) == list(range(300))
 
@@ -182,7 +182,7 @@ def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
 @pytest.mark.parametrize("temperature", [None, 2.0])
 def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature):
     relations = mixed([20, 0, 30])
-    shares = [Share("a"), Share("empty"), Share("c")]
+    shares = [SourceShare("a"), SourceShare("empty"), SourceShare("c")]
     settings = BatchSettings(10, shares=shares, temperature=temperature, one_source=one_source)
     found = epoch(Epochs(relations, settings, 0), 0)
     assert len(found) == 5
@@ -197,7 +197,7 @@ def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature
 )
 def test_batches_of_all_sources_are_of_equal_size_with_equal_shares(sizes, batch_size, weighted, seed):
     relations = mixed(sizes)
-    shares = [Share(str(i), weight=i + 1.0 if weighted else None) for i in range(len(sizes))]
+    shares = [SourceShare(str(i), weight=i + 1.0 if weighted else None) for i in range(len(sizes))]
     epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
     found = [rows for rows, _ in epoch(epochs, 1)]
     lengths = [len(rows) for rows in found]
@@ -221,7 +221,7 @@ def test_batches_of_all_sources_leave_no_member_of_a_class_alone(counts, pairs, 
     label = np.concatenate([np.full(pairs, -1), np.repeat(np.arange(len(counts)), counts)])
     rows = np.arange(len(label))
     relations = Relations(rows, np.where(label < 0, rows + 1000, -1), label=label, source=np.where(label < 0, 0, 1))
-    shares = [Share("pairs"), Share("classes", items_per_class=per_class)]
+    shares = [SourceShare("pairs"), SourceShare("classes", items_per_class=per_class)]
     epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
     seen = []
     for number in range(2):
@@ -249,7 +249,7 @@ def test_one_that_is_alone_of_its_class_and_one_of_no_class_are_left_out():
     seed=seeds,
 )
 def test_small_sources_repeat_and_large_ones_go_on_in_the_next_epoch(sizes, batch_size, temperature, one_source, seed):
-    shares = [Share(str(i), weight=i + 1.0) for i in range(len(sizes))]
+    shares = [SourceShare(str(i), weight=i + 1.0) for i in range(len(sizes))]
     settings = BatchSettings(batch_size, shares=shares, temperature=temperature, one_source=one_source)
     relations = mixed(sizes)
     epochs = Epochs(relations, settings, seed)
@@ -267,7 +267,7 @@ def test_small_sources_repeat_and_large_ones_go_on_in_the_next_epoch(sizes, batc
 
 
 def test_weights_are_shares_of_the_batches():
-    shares = [Share("a", weight=3.0), Share("b", weight=1.0)]
+    shares = [SourceShare("a", weight=3.0), SourceShare("b", weight=1.0)]
     epochs = Epochs(mixed([400, 400]), BatchSettings(10, shares=shares), 0)
     sources = [source for _, source in epoch(epochs, 0)]
     assert (sources.count(0), sources.count(1)) == (60, 20)
@@ -276,19 +276,19 @@ def test_weights_are_shares_of_the_batches():
 
 @pytest.mark.parametrize(("temperature", "small"), [(1.0, 10), (2.0, 25), (1000.0, 50)])
 def test_temperature_evens_the_shares_out(temperature, small):
-    settings = BatchSettings(10, shares=[Share("large"), Share("small")], temperature=temperature)
+    settings = BatchSettings(10, shares=[SourceShare("large"), SourceShare("small")], temperature=temperature)
     epochs = Epochs(mixed([900, 100]), settings, 0)
     assert [source for _, source in epoch(epochs, 0)].count(1) == small
 
 
 def test_sources_have_batch_sizes_of_their_own():
-    shares = [Share("a", batch_size=5), Share("b")]
+    shares = [SourceShare("a", batch_size=5), SourceShare("b")]
     found = epoch(Epochs(mixed([20, 20]), BatchSettings(10, shares=shares), 0), 0)
     assert {source: len(rows) for rows, source in found} == {0: 5, 1: 10}
 
 
 def test_batches_of_all_sources_hold_their_shares():
-    settings = BatchSettings(10, shares=[Share("a"), Share("b")], one_source=False)
+    settings = BatchSettings(10, shares=[SourceShare("a"), SourceShare("b")], one_source=False)
     relations = mixed([300, 100])
     for rows, source in epoch(Epochs(relations, settings, 0), 0):
         assert source is None
@@ -297,7 +297,7 @@ def test_batches_of_all_sources_hold_their_shares():
 
 def test_labelled_sources_are_taken_by_class():
     relations = mixed([20, 20], labelled=1)
-    settings = BatchSettings(8, items_per_class=2, shares=[Share("pairs"), Share("classes")])
+    settings = BatchSettings(8, items_per_class=2, shares=[SourceShare("pairs"), SourceShare("classes")])
     for rows, source in epoch(Epochs(relations, settings, 0), 0):
         if source == 1:
             _, members = np.unique(relations.label[rows], return_counts=True)
@@ -306,7 +306,7 @@ def test_labelled_sources_are_taken_by_class():
 
 def test_epochs_and_seeds_differ():
     relations = mixed([30, 30])
-    settings = BatchSettings(10, shares=[Share("a"), Share("b")])
+    settings = BatchSettings(10, shares=[SourceShare("a"), SourceShare("b")])
     assert epoch(Epochs(relations, settings, 0), 0) == epoch(Epochs(relations, settings, 0), 0)
     assert epoch(Epochs(relations, settings, 0), 0) != epoch(Epochs(relations, settings, 0), 1)
     assert epoch(Epochs(relations, settings, 0), 0) != epoch(Epochs(relations, settings, 1), 0)

@@ -17,7 +17,7 @@ from finetune.data.holdout import text_normalization as folding
 from finetune.data.holdout.judgments import Judgments
 from finetune.data.holdout.leaks import find_leaks
 from finetune.data.holdout.near_duplicates import find_near
-from finetune.data.holdout.text_normalization import MayEqual, blocks, fold, without_fronts
+from finetune.data.holdout.text_normalization import EqualityPrefilter, blocks, fold, without_fronts
 from finetune.data.items import Items, Part
 from finetune.data.relations import Relations
 
@@ -79,13 +79,13 @@ def test_folding_leaves_no_case_space_or_ascii_punctuation(text):
 @example(texts=["İ"], asked=["I"])
 def test_no_text_is_ruled_out_that_is_equal_when_folded(texts, asked):
     wanted = folded(*asked)
-    possible = MayEqual(texts_of(*wanted))(texts_of(*texts))
+    possible = EqualityPrefilter(texts_of(*wanted))(texts_of(*texts))
     assert all(possible[i] for i, text in enumerate(folded(*texts)) if text in wanted)
 
 
 def test_most_ascii_texts_are_ruled_out_unread():
     texts = [f"text number {i}" for i in range(10_000)]
-    assert MayEqual(fold(texts_of(*texts[:100])))(texts_of(*texts)).sum() < 300
+    assert EqualityPrefilter(fold(texts_of(*texts[:100])))(texts_of(*texts)).sum() < 300
 
 
 @given(texts=st.lists(st.text(max_size=9), max_size=30), cut=st.integers(0, 5))

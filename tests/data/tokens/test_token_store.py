@@ -21,7 +21,8 @@ from finetune.data.items import Items, Part
 from finetune.data.settings import read
 from finetune.data.tokens import tokenize, wordpiece
 from finetune.data.tokens.token_store import Tokens, key_of
-from finetune.data.tokens.tokenize import Tokeniser, slices
+from finetune.data.tokens.tokenize import Tokenizer as FastTokenizer
+from finetune.data.tokens.tokenize import slices
 from finetune.data.tokens.wordpiece import frame_of
 from finetune.errors import ModelError
 
@@ -143,7 +144,7 @@ def assert_same(tokens: Tokens, found: Sequence[str], tokenizer: Any, max_length
 
 def by_words(found: Sequence[str], tokenizer: Any, max_length: int) -> Tokens:
     """Tokenise by words and no other way, whatever a comparison says."""
-    tokeniser = Tokeniser(tokenizer, max_length)
+    tokeniser = FastTokenizer(tokenizer, max_length)
     with tokenize.plain(tokenizer):
         way = next(iter(tokeniser._ways()))
         assert way.name == "words"
@@ -339,7 +340,7 @@ def test_tokens_from_the_cache_are_those_that_were_built(tmp_path_factory, found
 def test_tokens_from_the_cache_are_mapped_and_read_again_not_made_again(tmp_path, monkeypatch):
     tokenizer, cache = BY_WORDS["uncased"], Cache(tmp_path)
     Tokens.cached(items_of(TEXTS), tokenizer, 8, cache)
-    monkeypatch.setattr(Tokeniser, "chunks", None)
+    monkeypatch.setattr(FastTokenizer, "chunks", None)
     tokens = Tokens.cached(items_of(TEXTS), tokenizer, 8, cache)
     assert not tokens.ids.flags.writeable and not tokens.ids.flags.owndata
     mapped = Path("/proc/self/maps").read_text()

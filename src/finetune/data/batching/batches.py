@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.data.arrays import Ints, flat_ranges
 from finetune.data.batching.mixing import BatchSettings, Epochs
-from finetune.data.batching.non_text import Others
+from finetune.data.batching.non_text import NonText
 from finetune.data.batching.sampling import pairs_within_classes
 from finetune.data.items import ABSENT
 from finetune.data.known_positives import KnownPositives
@@ -91,7 +91,7 @@ class Batches:
         known: KnownPositives,
         settings: BatchSettings,
         seed: int,
-        others: Others | None = None,
+        others: NonText | None = None,
         pairing: Pairing | None = None,
     ) -> None:
         self.relations = relations
@@ -114,7 +114,7 @@ class Batches:
             self.set_epoch(self.epoch + 1)
         positions = range(self.position, len(self))
         # Images take their time to be decoded: the next batch is made while this one is learnt from.
-        made = map(self._at, positions) if self.others is None else ahead(self._at, positions)
+        made = map(self._at, positions) if self.others is None else prefetch(self._at, positions)
         for position, batch in zip(positions, made, strict=True):
             # Counted before it is handed out: the next batch is asked for only after the step, and a checkpoint at
             # the end of the step must not name this batch again. Lightning reads a sized loader without prefetching.
@@ -181,7 +181,7 @@ class Batches:
         self.epoch, self.position = state["epoch"], state["position"]
 
 
-def ahead(make: Callable[[int], Batch], positions: Iterable[int]) -> Iterator[Batch]:
+def prefetch(make: Callable[[int], Batch], positions: Iterable[int]) -> Iterator[Batch]:
     """Yield what `make` makes of each position, each made by a thread while the one before is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = None

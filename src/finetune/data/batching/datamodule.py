@@ -12,7 +12,7 @@ from pytorch_lightning import LightningDataModule
 from finetune.console import Bar, say
 from finetune.data.batching.batches import Batches
 from finetune.data.batching.mixing import BatchSettings
-from finetune.data.batching.non_text import Others, Prepare
+from finetune.data.batching.non_text import NonText, Prepare
 from finetune.data.batching.pair_collator import Pairing
 from finetune.data.cache.store import Cache
 from finetune.data.dataset import Dataset
@@ -46,7 +46,7 @@ class RelationDataModule(LightningDataModule):
         self.dataset = dataset
         items = dataset.items
         self.tokens = self._tokenised(tokenizer, max_length, cache) if len(items.texts) else Tokens.of_nothing()
-        self.others = Others(items, prepare) if prepare and len(items) > len(items.texts) else None
+        self.others = NonText(items, prepare) if prepare and len(items) > len(items.texts) else None
         self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed, self.others, pairing)
         if not len(self._batches):
             what = "No class has two members left to train on."

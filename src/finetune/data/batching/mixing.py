@@ -23,7 +23,7 @@ Shares = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Share:
+class SourceShare:
     """What one of several sources has for itself; None is as for all. `weight` is its share beside the others'."""
 
     name: str
@@ -39,7 +39,7 @@ class BatchSettings:
     batch_size: int
     unique: bool = False
     items_per_class: int = 4
-    shares: Sequence[Share] = ()
+    shares: Sequence[SourceShare] = ()
     temperature: float | None = None
     one_source: bool = True
     encode_once: bool = True
@@ -171,13 +171,15 @@ class Epochs:
 
 def _streams(relations: Relations, settings: BatchSettings, seed: int) -> Iterator[_Stream]:
     if relations.source is None or len(settings.shares) < 2:
-        yield _stream(relations, np.arange(len(relations)), settings, Share(""), (seed,))
+        yield _stream(relations, np.arange(len(relations)), settings, SourceShare(""), (seed,))
         return
     for number, share in enumerate(settings.shares):
         yield _stream(relations, np.flatnonzero(relations.source == number), settings, share, (seed, number))
 
 
-def _stream(relations: Relations, rows: Ints, settings: BatchSettings, share: Share, seed: tuple[int, ...]) -> _Stream:
+def _stream(
+    relations: Relations, rows: Ints, settings: BatchSettings, share: SourceShare, seed: tuple[int, ...]
+) -> _Stream:
     batch_size = share.batch_size or settings.batch_size
     if relations.label is not None and (relations.positive[rows] == ABSENT).all():
         rows = rows[_has_another(relations.label[rows])]

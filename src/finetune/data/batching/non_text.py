@@ -20,7 +20,7 @@ Numbers = npt.NDArray[np.float32]
 Prepare = Callable[[Sequence[Any], np.random.Generator | None], Numbers]
 
 
-class Others:
+class NonText:
     """Loaded and prepared each time they are asked for, since images would not fit into memory."""
 
     def __init__(self, items: Items, prepare: Prepare) -> None:

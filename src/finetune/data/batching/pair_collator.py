@@ -18,7 +18,7 @@ from finetune.data.tokens.tokenize import TokenIds
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokenLayout:
     """How a tokenizer joins two texts: the tokens before the first, between them, and behind the second.
 
     `types` are what it says of the tokens of these and of the two texts, in the order in which they stand.
@@ -44,7 +44,7 @@ class Pairing:
     where rows have no scores: those that follow it, since the order is random anyway; never a known positive.
     """
 
-    def __init__(self, frame: Frame, max_length: int, negatives: int) -> None:
+    def __init__(self, frame: SpecialTokenLayout, max_length: int, negatives: int) -> None:
         self.frame = frame
         self.max_length = max_length
         self.negatives = negatives

@@ -57,7 +57,7 @@ What: TypeAlias = Judgments | ScoredPairs | LabelledItems
 
 
 @dataclass(frozen=True)
-class Held:
+class EvalData:
     """Items, what there is to be measured over them, at most one of each kind, and what is to be said.
 
     `problems` is a file with the bad rows that were left out.
@@ -78,7 +78,7 @@ class Held:
         return [kind for kind in KINDS if self.of(kind) is not None]
 
 
-def hold_all(prepared: Prepared, notes: list[str], problems: Path | None = None) -> Held:
+def hold_all(prepared: Prepared, notes: list[str], problems: Path | None = None) -> EvalData:
     """Return all that was read as held out, each kind of rows as what it says."""
     relations, name = prepared.relations, ", ".join(prepared.sources)
     scored = of_layouts(relations, prepared, ("scored pairs",))
@@ -93,7 +93,7 @@ def hold_all(prepared: Prepared, notes: list[str], problems: Path | None = None)
     if labelled.any():
         rows = np.flatnonzero(labelled)
         found.append(labelled_items(relations.take(rows), name))
-    return Held(prepared.items, tuple(found), notes, problems)
+    return EvalData(prepared.items, tuple(found), notes, problems)
 
 
 def of_layouts(relations: Relations, prepared: Prepared, layouts: Sequence[Layout]) -> Bools:

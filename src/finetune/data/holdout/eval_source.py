@@ -19,7 +19,7 @@ from finetune.data.settings import OF_A_SOURCE, Data, OnBadRows, moved
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
-    from finetune.data.holdout.eval_data import Held
+    from finetune.data.holdout.eval_data import EvalData
 
 _OF_TRAINING = ("weight", "batch_size", "items_per_class", "loss")
 KEYS = {name: kind for name, kind in OF_A_SOURCE.items() if name not in _OF_TRAINING} | {"on_bad_rows": OnBadRows}
@@ -44,7 +44,7 @@ class OtherSource:
             found = list(failed.problems)
         return [self._placed(problem) for problem in found]
 
-    def load(self) -> Held:
+    def load(self) -> EvalData:
         """Read everything.
 
         Raises:

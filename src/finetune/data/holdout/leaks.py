@@ -17,7 +17,7 @@ from finetune.data.arrays import Ints, distinct
 from finetune.data.bad_rows import cut
 from finetune.data.holdout.judgments import Judgments
 from finetune.data.holdout.near_duplicates import THRESHOLD, find_near
-from finetune.data.holdout.text_normalization import Bools, MayEqual, blocks, fold, without_fronts
+from finetune.data.holdout.text_normalization import Bools, EqualityPrefilter, blocks, fold, without_fronts
 from finetune.data.items import ABSENT, Items
 from finetune.data.relations import Relations
 
@@ -132,7 +132,7 @@ class _Texts:
 
         The latter with the query that each is equal to.
         """
-        may_equal = MayEqual(self.folded)
+        may_equal = EqualityPrefilter(self.folded)
         exact, same, query = ([np.empty(0, np.int64)] for _ in range(3))
         for first, block in blocks(self.texts):
             bare = without_fronts(block, self.prompts)

@@ -50,7 +50,7 @@ def blocks(texts: pa.Array) -> Iterator[tuple[int, pa.Array]]:
         start += len(block)
 
 
-class MayEqual:
+class EqualityPrefilter:
     """Tells fast which texts cannot be equal to any of some folded texts, so that only the others must be folded.
 
     The sum of a weight for each letter and digit is the same for texts that are equal when folded; it takes a tenth

@@ -16,18 +16,18 @@ from finetune.data.items import Modality, Part
 from finetune.data.modalities import detect, image, mesh, vector
 from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
 
-__all__ = ["Facts", "Options", "Progress", "Report", "facts", "load", "prepare_column", "recognise"]
+__all__ = ["Facts", "Options", "Progress", "Report", "facts", "load", "prepare_column", "recognize"]
 
 _MODULES: dict[Modality, ModuleType] = {"image": image, "mesh": mesh, "vector": vector}
 LOOKED_AT = 100  # values that are not null
 LOOKED_THROUGH = 10_000  # rows
 
 
-def recognise(name: str, values: pa.ChunkedArray, base: Path) -> Modality:
+def recognize(name: str, values: pa.ChunkedArray, base: Path) -> Modality:
     """Return what the items of a column are, by its type, its first values and its name; paths start from `base`."""
     first = values.slice(0, LOOKED_THROUGH).drop_null().slice(0, LOOKED_AT)
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    return detect.recognise(name, kind, first.to_pylist(), base)
+    return detect.detect_modality(name, kind, first.to_pylist(), base)
 
 
 def prepare_column(

@@ -35,7 +35,7 @@ _BRACKETED = re.compile(rf"\s*[\[(]\s*{_NUMBER}(?:[\s,;]+{_NUMBER})+\s*[\])]\s*"
 _BARE = re.compile(rf"\s*{_NUMBER}(?:[\s,;]+{_NUMBER})+\s*")
 
 
-def recognise(name: str, kind: pa.DataType | None, sample: Sequence[Any], base: Path) -> Modality:
+def detect_modality(name: str, kind: pa.DataType | None, sample: Sequence[Any], base: Path) -> Modality:
     """Return the modality of a column: its name, its Arrow type if it has one, some values, where its paths start.
 
     Vectors are lists of numbers, or texts of them. Images are paths and URLs that end like one, `data:image/` URIs,

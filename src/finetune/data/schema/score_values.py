@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from finetune.data.arrays import Ints
-    from finetune.data.bad_rows import Place
+    from finetune.data.bad_rows import RowLocation
 
 ScoreValues = Mapping[Any, float | None]
 _BAD = "score_values"  # the kind of a bad row whose value is worth nothing that was said
@@ -88,7 +88,7 @@ def _of_rows(reading: Reading, name: str, kept_R: Ints, score_R: Any) -> Reading
     table = reading.table.take(pa.array(kept_R))
     table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([score_R]))
 
-    def place(rows: Ints) -> list[Place]:
+    def place(rows: Ints) -> list[RowLocation]:
         return reading.place(kept_R[rows])
 
     return Reading(table, place, reading.rows_read)

@@ -15,15 +15,15 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def agreed(kind: pa.DataType) -> pa.DataType:
+def canonical_type(kind: pa.DataType) -> pa.DataType:
     """Return the type that a column of this type is handed over in: large text, large lists, no codes for values."""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.large_string()
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return agreed(kind.value_type)
+        return canonical_type(kind.value_type)
     if is_list(kind):
-        return pa.large_list(agreed(kind.value_type))
-    return agreed(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+        return pa.large_list(canonical_type(kind.value_type))
+    return canonical_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -39,7 +39,7 @@ def as_agreed(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return as_agreed(pa.chunked_array(storage, column.type.storage_type))
     if pa.types.is_run_end_encoded(column.type):
         column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], column.type.value_type)
-    wanted = agreed(column.type)
+    wanted = canonical_type(column.type)
     return column if column.type == wanted else column.cast(wanted)
 
 
@@ -55,7 +55,7 @@ def unpacked_size(column: pa.ChunkedArray) -> int:
         return int(column.nbytes)
     total = 0
     for chunk in column.chunks:
-        values = chunk.dictionary.cast(agreed(column.type.value_type))
+        values = chunk.dictionary.cast(canonical_type(column.type.value_type))
         if values.type != pa.large_string():
             return int(column.nbytes)
         total += pc.sum(pc.binary_length(values).take(chunk.indices)).as_py() or 0

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
-from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.beir_folder import BeirFolder
 from finetune.data.schema.column_spec import plain
 from finetune.data.schema.columns import Bools, numbers_of
@@ -36,7 +36,7 @@ ID, TITLE = "_id", "title"
 QUERIES = {"query_id", "qid", "query", "queryid", "topic", "topic_id"}
 DOCUMENTS = {"corpus_id", "doc_id", "docid", "docno", "document_id", "document", "doc", "did", "pid", "passage_id"}
 GRADES = {"score", "grade", "relevance", "rel", "label", "judgment"}
-Where = Callable[[Ints], list[Place]]
+Where = Callable[[Ints], list[RowLocation]]
 
 
 @dataclass(frozen=True)

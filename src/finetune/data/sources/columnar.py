@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from finetune.data.bad_rows import BadRows, Place
-from finetune.data.sources.arrow_types import agreed, in_order, table_as_agreed, unpacked_size
+from finetune.data.bad_rows import BadRows, RowLocation
+from finetune.data.sources.arrow_types import canonical_type, in_order, table_as_agreed, unpacked_size
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import DataFile, Expansion
 from finetune.data.sources.source import Head, Reading
@@ -100,7 +100,9 @@ class ArrowFile:
 
 def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
     """Return one table; `schema` is that of the file, for a file without rows."""
-    return pa.Table.from_batches(batches, pa.schema([(name, agreed(schema.field(name).type)) for name in names]))
+    return pa.Table.from_batches(
+        batches, pa.schema([(name, canonical_type(schema.field(name).type)) for name in names])
+    )
 
 
 def checked(batches: Iterable[pa.RecordBatch], grows: Expansion, names: Sequence[str]) -> list[pa.RecordBatch]:
@@ -126,7 +128,7 @@ def sample_of(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
 def whole_reading(shown: str, table: pa.Table) -> Reading:
     """Return the reading of a table that has no bad rows; a row stands at its number, from 1."""
 
-    def place(numbers: Ints) -> list[Place]:
-        return [Place(shown, int(number) + 1) for number in numbers]
+    def place(numbers: Ints) -> list[RowLocation]:
+        return [RowLocation(shown, int(number) + 1) for number in numbers]
 
     return Reading(table, place, table.num_rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.number_formats import DECLARED
 from finetune.data.schema.number_formats import KEY as DECIMAL
 from finetune.data.sources.csv_head import CsvHead, read_head
@@ -45,14 +45,14 @@ class CsvFile:
         if fast := read_fast(head, names, longest):
             table, by_line = fast
 
-            def looked_up(numbers: Ints) -> list[Place]:
-                return [Place(head.file.shown, line) for line in lines_of(head, numbers.tolist(), by_line)]
+            def looked_up(numbers: Ints) -> list[RowLocation]:
+                return [RowLocation(head.file.shown, line) for line in lines_of(head, numbers.tolist(), by_line)]
 
             return Reading(table, looked_up, table.num_rows)
         careful = read_carefully(head, names, longest, bad)
 
-        def known(numbers: Ints) -> list[Place]:
-            return [Place(head.file.shown, careful.lines[number]) for number in numbers]
+        def known(numbers: Ints) -> list[RowLocation]:
+            return [RowLocation(head.file.shown, careful.lines[number]) for number in numbers]
 
         return Reading(careful.table, known, careful.rows_read)
 

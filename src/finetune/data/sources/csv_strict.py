@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.sources.csv_head import CsvHead
 from finetune.data.sources.csv_text import EndlessRow, Row, count_lines, open_text, rows, undecodable_byte
 from finetune.data.sources.errors import refuse
@@ -146,7 +146,7 @@ class _Judge:
         """Whether nothing is wrong with the row; if there is, it is added to `bad`."""
         fault = self.fault(row)
         if fault:
-            bad.add(Place(self.file, fault.line), *fault[1:])
+            bad.add(RowLocation(self.file, fault.line), *fault[1:])
         return fault is None
 
     def fault(self, row: Row) -> Fault | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import listing
 from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.files import DataFile
@@ -148,13 +148,13 @@ def _hash(file: DataFile, digest: hashlib._Hash) -> None:
     file.refuse_changed()
 
 
-def places_of(readings: Sequence[Reading], numbers: Ints) -> list[Place]:
+def places_of(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
     """Ask each reading once for the places of the rows that are its own."""
     import numpy as np
 
     starts = np.cumsum([0, *(reading.table.num_rows for reading in readings)])
     owners = np.searchsorted(starts, numbers, side="right") - 1
-    found: dict[int, Place] = {}
+    found: dict[int, RowLocation] = {}
     for owner in np.unique(owners):
         own = np.flatnonzero(owners == owner)
         found |= dict(zip(own.tolist(), readings[owner].place(numbers[own] - starts[owner]), strict=True))

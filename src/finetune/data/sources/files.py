@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from finetune.data.extensions import unpacked_name
-from finetune.data.paths import beside
+from finetune.data.paths import suggest_siblings
 from finetune.data.sources.errors import refuse
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
@@ -102,7 +102,7 @@ def look_at(path: Path, shown: str, key: str) -> DataFile:
                 refuse(key, f"the folder '{shown}' is empty.", "Name a data file, or a folder that holds data.")
             refuse(key, f"'{shown}' is a folder.", f"Name the data file in it.{data_files_in(path)}")
         if not path.exists():
-            refuse(key, f"there is no file '{shown}'.", beside(path))
+            refuse(key, f"there is no file '{shown}'.", suggest_siblings(path))
         if not path.is_file():
             refuse(key, f"'{shown}' is no ordinary file.", "Save the data to a file first.")
         stamp = stamp_of(path)

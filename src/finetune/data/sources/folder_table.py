@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import listing
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.folder_scan import Kind, Scan, cell
@@ -114,7 +114,7 @@ class FolderTable:
         table = table.take(pa.array(kept)) if len(lost) else table
         table = table.set_column(table.schema.get_field_index(column), column, cells)
 
-        def place_of(rows: Ints) -> list[Place]:
+        def place_of(rows: Ints) -> list[RowLocation]:
             return reading.place(kept[rows])
 
         return Reading(table, place_of, reading.rows_read)

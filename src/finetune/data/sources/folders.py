@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.quoting import quoted, typed
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import listing
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.folder_scan import Kind, Scan, cell, kind_of, scan
@@ -107,9 +107,9 @@ class ClassFolder:
         table = pa.table({name: pa.array(columns[name], pa.large_string()) for name in names})
         return Reading(table, self._places, len(self._files))
 
-    def _places(self, rows: Ints) -> list[Place]:
+    def _places(self, rows: Ints) -> list[RowLocation]:
         # A row has no line; the text that is told beside it is the path of the file.
-        return [Place(self.shown, int(row) + 1) for row in rows]
+        return [RowLocation(self.shown, int(row) + 1) for row in rows]
 
 
 def _only_train(files: list[str]) -> list[str]:

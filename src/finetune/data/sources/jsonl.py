@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pyarrow as pa
 import pyarrow.json as arrow_json
 
-from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.sources.arrow_types import in_order, table_as_agreed
 from finetune.data.sources.csv_text import open_text, undecodable_byte
 from finetune.data.sources.errors import refuse
@@ -231,7 +231,7 @@ class JsonFile:
         self, rows: list[dict[str, Any] | Broken], lines: list[int], types: Types, bad: BadRows, found: _Parts
     ) -> None:
         rows = self._with_ids_as_text(rows, types) if self._ids else rows
-        batch, good = type_rows(rows, [Place(self.file.shown, line) for line in lines], types, bad)
+        batch, good = type_rows(rows, [RowLocation(self.file.shown, line) for line in lines], types, bad)
         found.parts.append(_Part(batch, 0, array("q", (lines[number] for number in good))))
         found.rows_read += len(rows)
         rows.clear()
@@ -302,12 +302,12 @@ def _cast(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(columns, schema)
 
 
-def _places(shown: str, parts: list[_Part], numbers: Ints) -> list[Place]:
+def _places(shown: str, parts: list[_Part], numbers: Ints) -> list[RowLocation]:
     import numpy as np
 
     starts = np.cumsum([0, *(part.rows.num_rows for part in parts)])
     owners = np.searchsorted(starts, numbers, side="right") - 1
     return [
-        Place(shown, parts[owner].line(int(number - starts[owner])))
+        RowLocation(shown, parts[owner].line(int(number - starts[owner])))
         for number, owner in zip(numbers, owners, strict=True)
     ]

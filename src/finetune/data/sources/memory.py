@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.source import Head, Reading
 
@@ -66,7 +66,7 @@ class TableSource:
         from finetune.data.sources.arrow_types import table_as_agreed
 
         for number, what in self._odd.items():
-            bad.add(Place(self.shown, number + 1), None, "json", f"is of type {what}, and no dict")
+            bad.add(RowLocation(self.shown, number + 1), None, "json", f"is of type {what}, and no dict")
         columns = {name: self._column(name) for name in names}
         length = len(columns[names[0]]) + len(self._odd)
         rows = [number for number in range(length) if number not in self._odd] if self._odd else range(length)
@@ -77,8 +77,8 @@ class TableSource:
             arrays, rows = [pa.chunked_array([one]) for one in batch.columns], [rows[number] for number in good]
         table = table_as_agreed(pa.table(arrays, names=list(names)))
 
-        def place(wanted: Ints) -> list[Place]:
-            return [Place(self.shown, rows[int(number)] + 1) for number in wanted]
+        def place(wanted: Ints) -> list[RowLocation]:
+            return [RowLocation(self.shown, rows[int(number)] + 1) for number in wanted]
 
         return Reading(table, place, length)
 
@@ -147,7 +147,7 @@ def _value_by_value(
     plain = {name: [None if _is_nan(value) else value for value in values] for name, values in columns.items()}
     rows = [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]
     types = {name: infer(values) for name, values in plain.items()}
-    return type_rows(rows, [Place(shown, number + 1) for number in numbers], types, bad)
+    return type_rows(rows, [RowLocation(shown, number + 1) for number in numbers], types, bad)
 
 
 def _is_nan(value: Any) -> bool:

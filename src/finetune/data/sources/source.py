@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.number_formats import Notation
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Reading:
     """
 
     table: pa.Table
-    place: Callable[[Ints], list[Place]]
+    place: Callable[[Ints], list[RowLocation]]
     rows_read: int
 
 

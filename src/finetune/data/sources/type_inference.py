@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from finetune.data.bad_rows import BadRows, Place, cut
+from finetune.data.bad_rows import BadRows, RowLocation, cut
 
 SAID = {"text": "text", "number": "a number", "bool": "true or false", "list": "a list", "object": "an object"}
 _INTEGERS = range(-(2**63), 2**63)
@@ -96,7 +96,10 @@ def _widened_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType 
 
 
 def type_rows(
-    rows: Sequence[Mapping[str, Any] | Broken], places: Sequence[Place], types: dict[str, pa.DataType], bad: BadRows
+    rows: Sequence[Mapping[str, Any] | Broken],
+    places: Sequence[RowLocation],
+    types: dict[str, pa.DataType],
+    bad: BadRows,
 ) -> tuple[pa.RecordBatch, list[int]]:
     """Return the good rows as columns of `types`, and their numbers; the others are added to `bad`.
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from finetune.data.bad_rows import BadRows, Place
+from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, look_at, refuse_unreadable
 from finetune.data.sources.source import Head, Reading, ReadOptions, Source
@@ -137,7 +137,7 @@ class VectorFile:
         arrays = self._arrays(None, names)
         table = pa.table({name: _column(arrays[name]) for name in names})
         self._file.refuse_changed()
-        return Reading(table, lambda rows: [Place(self.shown, int(row) + 1) for row in rows], table.num_rows)
+        return Reading(table, lambda rows: [RowLocation(self.shown, int(row) + 1) for row in rows], table.num_rows)
 
     def _arrays(self, rows: int | None, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the arrays of these names, of an .npz only so many rows where that is possible."""

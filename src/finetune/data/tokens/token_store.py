@@ -21,7 +21,7 @@ from finetune.data.bad_rows import cut
 from finetune.data.cache.arrow_files import read_numbers, write_array
 from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.items import Items
-from finetune.data.tokens.tokenize import Chunk, TokenIds, Tokeniser, offsets_of, plain
+from finetune.data.tokens.tokenize import Chunk, TokenIds, Tokenizer, offsets_of, plain
 
 FORMAT = 1  # of what is kept in the cache: another number makes everything be tokenised again
 
@@ -66,7 +66,7 @@ class Tokens:
         Raises:
             ModelError: it is not a fast one.
         """
-        tokeniser, tally = Tokeniser(tokenizer, max_length), _Tally()
+        tokeniser, tally = Tokenizer(tokenizer, max_length), _Tally()
         chunks = list(tally.over(tokeniser, items.texts, progress))
         ids = np.concatenate([np.empty(0, tokeniser.dtype), *(chunk.ids for chunk in chunks)])
         return cls(ids, tally.offsets(), tally.counts)
@@ -84,7 +84,7 @@ class Tokens:
             return cls.build(items, tokenizer, max_length, progress)
 
         def make(folder: Path) -> None:
-            _write(folder, items.texts, Tokeniser(tokenizer, max_length), progress)
+            _write(folder, items.texts, Tokenizer(tokenizer, max_length), progress)
 
         with suppress(CacheUnavailable):
             return cache.load("tokens", key_of(items.texts, tokenizer, max_length), make, _read)
@@ -155,7 +155,7 @@ class _Tally:
         self.counts = Counts()
         self._lengths: list[Ints] = []
 
-    def over(self, tokeniser: Tokeniser, texts: pa.Array, progress: Progress | None) -> Generator[Chunk, None, None]:
+    def over(self, tokeniser: Tokenizer, texts: pa.Array, progress: Progress | None) -> Generator[Chunk, None, None]:
         done = 0
         for chunk in tokeniser.chunks(texts):
             self._count(chunk, done, tokeniser)
@@ -169,7 +169,7 @@ class _Tally:
         """Return where each text begins, and where the last one ends, (N + 1,)."""
         return np.concatenate([np.zeros(1, np.int64), *self._lengths]).cumsum()
 
-    def _count(self, chunk: Chunk, first: int, tokeniser: Tokeniser) -> None:
+    def _count(self, chunk: Chunk, first: int, tokeniser: Tokenizer) -> None:
         nothing_N = chunk.lengths <= tokeniser.marks
         unknown_N = _unknown(chunk, tokeniser.tokenizer.unk_token_id)
         unknown_N = (unknown_N > 0) & (unknown_N == chunk.lengths - tokeniser.marks)
@@ -190,7 +190,7 @@ def _unknown(chunk: Chunk, unknown_id: int | None) -> Ints:
     return np.bincount(text, minlength=len(chunk.lengths))
 
 
-def _write(folder: Path, texts: pa.Array, tokeniser: Tokeniser, progress: Progress | None) -> None:
+def _write(folder: Path, texts: pa.Array, tokeniser: Tokenizer, progress: Progress | None) -> None:
     tally, raw = _Tally(), folder / "ids.raw"
     # Closed at once if the disk is full: the tokenizer is then needed for tokenising in memory.
     with raw.open("wb") as file, closing(tally.over(tokeniser, texts, progress)) as chunks:

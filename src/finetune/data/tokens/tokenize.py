@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune.data.arrays import Ints, flat_ranges
-from finetune.data.tokens.wordpiece import Frame, WordPieces, frame_of
+from finetune.data.tokens.wordpiece import SpecialTokenLayout, WordPieces, frame_of
 from finetune.errors import ModelError
 
 TokenIds = npt.NDArray[np.integer[Any]]  # uint16 where the vocabulary allows it, else int32
@@ -51,7 +51,7 @@ class Way(NamedTuple):
     threads: int
 
 
-class Tokeniser:
+class Tokenizer:
     """Gives the ids that `tokenizer(texts, truncation=True, max_length=max_length)` gives.
 
     `tokenizer` is a fast tokenizer of transformers, whose settings of truncation and padding are as before afterwards.
@@ -95,7 +95,7 @@ class Tokeniser:
         # Some tokenizers do more in their Python class than in their backend.
         yield Way("transformers", self._by_transformers, RUST_TEXTS, RUST_BYTES, 1)
 
-    def _by_words(self, texts: pa.Array, words: WordPieces, frame: Frame) -> Chunk:
+    def _by_words(self, texts: pa.Array, words: WordPieces, frame: SpecialTokenLayout) -> Chunk:
         ids_T, lengths_N = words.ids(texts)
         kept_N = np.minimum(lengths_N, self.max_length - len(frame.before) - len(frame.after))
         truncated = int(np.count_nonzero(kept_N < lengths_N))
@@ -171,7 +171,7 @@ def offsets_of(texts: pa.Array) -> Ints:
     return np.frombuffer(buffer, np.int64, len(texts) + 1, 8 * texts.offset)
 
 
-def _framed(ids_T: TokenIds, lengths_N: Ints, frame: Frame) -> tuple[TokenIds, Ints]:
+def _framed(ids_T: TokenIds, lengths_N: Ints, frame: SpecialTokenLayout) -> tuple[TokenIds, Ints]:
     longer_N = lengths_N + len(frame.before) + len(frame.after)
     ends_N = np.cumsum(longer_N)
     framed = np.empty(int(ends_N[-1]), ids_T.dtype)

@@ -32,7 +32,7 @@ _NORMALIZER = {"type", "clean_text", "handle_chinese_chars", "strip_accents", "l
 _ADDED = {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
 
 
-class Frame(NamedTuple):
+class SpecialTokenLayout(NamedTuple):
     """What the tokenizer puts around every text: the ids before and after."""
 
     before: list[int]
@@ -96,7 +96,7 @@ class WordPieces:
         return Known(pa.concat_arrays([known.words, words]), np.concatenate(ids), starts, together)
 
 
-def frame_of(backend: Any) -> Frame | None:
+def frame_of(backend: Any) -> SpecialTokenLayout | None:
     """Return what `backend` puts around a text, or None if the words of a text are not all that decides its ids.
 
     Only what is known to the last detail is accepted.
@@ -125,22 +125,22 @@ def _is_one_word(added: dict[str, Any]) -> bool:
     return set(added) == _ADDED and content.isascii() and content.isprintable() and content != "" and " " not in content
 
 
-def _read_frame(processor: dict[str, Any] | None) -> Frame | None:
+def _read_frame(processor: dict[str, Any] | None) -> SpecialTokenLayout | None:
     if processor is None:
-        return Frame([], [])
+        return SpecialTokenLayout([], [])
     if processor["type"] not in _PROCESSORS:
         return None
     if processor["type"] != "TemplateProcessing":
-        return Frame([processor["cls"][1]], [processor["sep"][1]])
+        return SpecialTokenLayout([processor["cls"][1]], [processor["sep"][1]])
     sides: list[list[int]] = [[]]
     for piece in processor["single"]:
         if "Sequence" in piece:
             sides.append([])
         else:
             sides[-1] += processor["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
-    return Frame(*sides) if len(sides) == 2 else None
+    return SpecialTokenLayout(*sides) if len(sides) == 2 else None
 
 
-def _frames(backend: Any, frame: Frame, text: str) -> bool:
+def _frames(backend: Any, frame: SpecialTokenLayout, text: str) -> bool:
     bare = backend.encode(text, add_special_tokens=False).ids
     return bool(backend.encode(text).ids == [*frame.before, *bare, *frame.after])

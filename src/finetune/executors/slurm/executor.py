@@ -12,37 +12,37 @@ from pathlib import Path
 from finetune.config.command_line import Arguments, is_of_the_cluster
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted
-from finetune.executors.local import Ended
+from finetune.executors.local import TrialOutcome
 from finetune.executors.slurm.sbatch import cancel, check_possible
 from finetune.executors.slurm.script import Task, script
 from finetune.executors.slurm.submit import pending, submit_job
 from finetune.preflight.resume import LAUNCHER
-from finetune.preflight.slurm import Shape, SlurmSettings, shape_of
-from finetune.runner.run_setup import no_new_folders_left_of_a_failure
+from finetune.preflight.slurm import ResourceRequest, SlurmSettings, resource_request
+from finetune.runner.run_setup import remove_new_dirs_on_failure
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import Queue
 from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read
-from finetune.sweep.planner import Survey
-from finetune.sweep.trials import PRUNED, Point
+from finetune.sweep.planner import Planner
+from finetune.sweep.trials import PRUNED, Trial
 
 _SECONDS_BETWEEN_LOOKS = 3.0
 
 
 @dataclass
-class ClusterCrew:
+class SlurmExecutor:
     """Hands points over to SLURM, those that wait for it as one array, and says how each ended.
 
     `parallel` of an array run at once. With `at_most` no more than so many are handed over before one of them ends.
     """
 
     settings: SlurmSettings
-    survey: Survey
+    survey: Planner
     arguments: Arguments
     parallel: int
     at_most: int | None = None
-    _fresh: list[Point] = field(default_factory=list)
-    _going: dict[Path, Point] = field(default_factory=dict)
+    _fresh: list[Trial] = field(default_factory=list)
+    _going: dict[Path, Trial] = field(default_factory=dict)
     _pruned: set[Path] = field(default_factory=set)
     _told: str = ""
 
@@ -54,11 +54,11 @@ class ClusterCrew:
         """Return whether nothing is in the queue or running."""
         return not self._fresh and not self._going
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[Trial]:
         """Return the points that are in the queue or running, but for those that are being stopped."""
         return [point for run, point in self._going.items() if run not in self._pruned]
 
-    def start(self, point: Point) -> None:
+    def start(self, point: Trial) -> None:
         """Take a point on: it is submitted with the others, unless it is in the queue already."""
         record = read(point.run) if point.run.is_dir() else None
         if record is not None and record.is_a_job:
@@ -84,7 +84,7 @@ class ClusterCrew:
         """Return what would be submitted."""
         return [self._script(shape, points) for shape, points in self._by_shape().items()]
 
-    def wait(self) -> list[Ended]:
+    def wait(self) -> list[TrialOutcome]:
         """Wait some seconds, and return the points that have ended.
 
         Raises:
@@ -99,7 +99,7 @@ class ClusterCrew:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         return list(self._ended())
 
-    def prune(self, point: Point) -> None:
+    def prune(self, point: Trial) -> None:
         """Ask a point to save and stop, because others are better; if SLURM does not hear it, it is asked again."""
         try:
             cancel([str(RunDirectory(point.run).read_job().get("id", ""))])
@@ -108,7 +108,7 @@ class ClusterCrew:
         else:
             self._pruned.add(point.run)
 
-    def stop(self, number: int) -> list[Ended]:
+    def stop(self, number: int) -> list[TrialOutcome]:
         """Leave all as it is: jobs do not end with the shell that watches them."""
         return []
 
@@ -125,23 +125,23 @@ class ClusterCrew:
             f"The same command {'watches them' if self._going else 'goes on'} again:\n    {again}{to_end}",
         )
 
-    def _by_shape(self) -> dict[Shape, list[Point]]:
-        found: dict[Shape, list[Point]] = {}
+    def _by_shape(self) -> dict[ResourceRequest, list[Trial]]:
+        found: dict[ResourceRequest, list[Trial]] = {}
         for point in self._fresh:
-            found.setdefault(shape_of(self.survey.config(point), self.settings), []).append(point)
+            found.setdefault(resource_request(self.survey.config(point), self.settings), []).append(point)
         return found
 
-    def _script(self, shape: Shape, points: list[Point]) -> str:
+    def _script(self, shape: ResourceRequest, points: list[Trial]) -> str:
         tasks = [Task(point.run, point.overrides) for point in points]
         return script(tasks, self.settings, shape, self.arguments, self.parallel)
 
-    def _hand_over(self, shape: Shape, points: list[Point]) -> str:
+    def _hand_over(self, shape: ResourceRequest, points: list[Trial]) -> str:
         text = self._script(shape, points)
         check_possible(text)
         asked = [each for each in self.arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
         with ExitStack() as stack:
             for folder in {point.run.parent for point in points}:
-                stack.enter_context(no_new_folders_left_of_a_failure(folder))
+                stack.enter_context(remove_new_dirs_on_failure(folder))
             runs = []
             for point in points:
                 runs.append(self.survey.claim(point))
@@ -149,7 +149,7 @@ class ClusterCrew:
                 write_changes(point.run)
             return submit_job(text, [run for run, _ in runs], asked, is_array=True)
 
-    def _ended(self) -> Iterator[Ended]:
+    def _ended(self) -> Iterator[TrialOutcome]:
         queue = Queue(str(RunDirectory(run).read_job().get("id", "")) for run in self._going)
         records = {run: read(run, queue) for run in self._going}
         self._tell(records, queue.silence)
@@ -160,11 +160,11 @@ class ClusterCrew:
             ):
                 yield self._end(self._going.pop(run), record)
 
-    def _end(self, point: Point, record: Record) -> Ended:
+    def _end(self, point: Trial, record: Record) -> TrialOutcome:
         if point.run in self._pruned and record.state == "interrupted":
             record.run.write_status("interrupted", PRUNED, cause="stopped")
-            return Ended(point, "interrupted", PRUNED)
-        return Ended(point, record.state, record.reason)
+            return TrialOutcome(point, "interrupted", PRUNED)
+        return TrialOutcome(point, record.state, record.reason)
 
     def _tell(self, records: dict[Path, Record], silence: str) -> None:
         """Say how the points stand, where that has changed."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune.config.command_line import Arguments, key_of, of_the_run
 from finetune.config.quoting import quoted
-from finetune.preflight.slurm import Shape, SlurmSettings
+from finetune.preflight.slurm import ResourceRequest, SlurmSettings
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN
 
 _DECIDED = ("resume=auto", "resume=never")  # when the job was submitted
@@ -52,7 +52,11 @@ class Task:
 
 
 def script(
-    tasks: Sequence[Task], settings: SlurmSettings, shape: Shape, arguments: Arguments, parallel: int | None = None
+    tasks: Sequence[Task],
+    settings: SlurmSettings,
+    shape: ResourceRequest,
+    arguments: Arguments,
+    parallel: int | None = None,
 ) -> str:
     """Return the script of a job; of an array job where `parallel` says how many tasks may run at once."""
     options = _options(settings, shape)
@@ -68,7 +72,7 @@ def script(
     return "\n".join(["#!/bin/bash", *_directives(options), "", *_chosen(tasks, parallel is not None)]) + body
 
 
-def _options(settings: SlurmSettings, shape: Shape) -> dict[str, object]:
+def _options(settings: SlurmSettings, shape: ResourceRequest) -> dict[str, object]:
     """What sbatch is told; a later word of `options` stands for an earlier one of ours."""
     return {
         "job-name": "finetune",

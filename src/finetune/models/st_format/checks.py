@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.errors import ModelError
-from finetune.models.st_format.config import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, Declared
+from finetune.models.st_format.config import LAYER_WEIGHTS, PICKLED_LAYER_WEIGHTS, StConfig
 
 
-def check_settings(found: Declared, name: str, pooling: str, new_head: bool) -> None:
+def check_settings(found: StConfig, name: str, pooling: str, new_head: bool) -> None:
     """Check that what a folder of a text encoder says goes with the settings of `model`.
 
     Raises:
@@ -21,7 +21,7 @@ def check_settings(found: Declared, name: str, pooling: str, new_head: bool) -> 
         raise ModelError(what, "Use another model, or say how to pool its tokens, as model.pooling=mean.")
 
 
-def check_head(found: Declared, name: str, new_head: bool) -> None:
+def check_head(found: StConfig, name: str, new_head: bool) -> None:
     """Check that a new head does not come after embeddings that are cut.
 
     Raises:
@@ -33,7 +33,7 @@ def check_head(found: Declared, name: str, new_head: bool) -> None:
         raise ModelError(f"{what} and nothing can come after that.", f"{advice} config_sentence_transformers.json.")
 
 
-def check_nothing_after(found: Declared, name: str) -> None:
+def check_nothing_after(found: StConfig, name: str) -> None:
     """Check that a folder has no module after its backbone but a normalisation, and cuts its embeddings to no width.
 
     Raises:
@@ -48,7 +48,7 @@ def check_nothing_after(found: Declared, name: str) -> None:
         raise ModelError(what, "Use another model, or remove it from config_sentence_transformers.json.")
 
 
-def check_layer_weights(found: Declared, allow_pickle: bool) -> None:
+def check_layer_weights(found: StConfig, allow_pickle: bool) -> None:
     """Check that the layers of a folder have weights that are read.
 
     Raises:
@@ -68,7 +68,7 @@ def without_layer_weights(kind: str, folder: Path) -> ModelError:
     )
 
 
-def has_unit_length(found: Declared, asked: bool | Literal["auto"]) -> bool:
+def has_unit_length(found: StConfig, asked: bool | Literal["auto"]) -> bool:
     """Return whether embeddings are to have unit length, as `asked` or as the folder says.
 
     Raises:

@@ -88,7 +88,7 @@ class Layer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Declared:
+class StConfig:
     """What a folder says of itself; nothing if it is a plain transformers folder.
 
     `backbone` is the folder of the backbone and `kind` its module, `pooling` the modes of ours that are concatenated
@@ -106,14 +106,14 @@ class Declared:
     settings: ModelSettings = field(default_factory=ModelSettings)
 
 
-def declared(folder: Path, use: Use = "text") -> Declared:
+def read_st_config(folder: Path, use: Use = "text") -> StConfig:
     """Read `modules.json` and all that it names, for an encoder of kind `use`.
 
     Raises:
         ModelError: it is damaged, or says what cannot be honoured.
     """
     if not (folder / "modules.json").is_file():
-        return Declared(folder)
+        return StConfig(folder)
     try:
         return _read(folder, use)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,7 +123,7 @@ def declared(folder: Path, use: Use = "text") -> Declared:
         ) from error
 
 
-def declared_width(found: Declared, width: int | None, pooling: str = "auto") -> int | None:
+def declared_width(found: StConfig, width: int | None, pooling: str = "auto") -> int | None:
     """Return the width of the embeddings, of a backbone of `width`; None if it is not known.
 
     `pooling` is the setting of the encoder: the folder's own with `auto`.
@@ -137,7 +137,7 @@ def declared_width(found: Declared, width: int | None, pooling: str = "auto") ->
     return min(width, truncated) if width and truncated else width
 
 
-def _read(folder: Path, use: Use) -> Declared:
+def _read(folder: Path, use: Use) -> StConfig:
     settings = read_model_settings(folder, pairs=use == "pairs")
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     kinds = [_kind_of(module, folder) for module in modules]
@@ -153,7 +153,7 @@ def _read(folder: Path, use: Use) -> Declared:
         # A table that is distilled from a model of texts is made of what that model says.
         transformer = read_transformer_settings(backbone, "text" if use == "static" else use)
     if use == "pairs":
-        return Declared(backbone, kinds[0], transformer, settings=settings)
+        return StConfig(backbone, kinds[0], transformer, settings=settings)
     pooling, pooling_folder = None, None
     if rest and rest[0][0] == "Pooling":
         pooling_folder = rest.pop(0)[1]
@@ -162,7 +162,7 @@ def _read(folder: Path, use: Use) -> Declared:
     normalize = settings.similarity in (None, "cosine")
     if layers and layers[-1].kind == "Normalize":
         layers, normalize = layers[:-1], True
-    return Declared(backbone, kinds[0], transformer, pooling, pooling_folder, layers, normalize, settings)
+    return StConfig(backbone, kinds[0], transformer, pooling, pooling_folder, layers, normalize, settings)
 
 
 def _kind_of(module: Mapping[str, Any], folder: Path) -> str:

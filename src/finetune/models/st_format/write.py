@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.models.st_format.config import FLAGS, POOLING_WEIGHTS, POOLINGS, Declared
+from finetune.models.st_format.config import FLAGS, POOLING_WEIGHTS, POOLINGS, StConfig
 from finetune.models.st_format.module_types import written_type
 from finetune.models.st_format.settings import MODEL_FILE, TRANSFORMER_FILES, ModelSettings, TransformerSettings
 
@@ -77,7 +77,7 @@ def _said(settings: ModelSettings) -> dict[str, Any]:
     return found | dict(settings.kept)
 
 
-def _saved_similarity(found: Declared, normalize: bool) -> str:
+def _saved_similarity(found: StConfig, normalize: bool) -> str:
     """Return the similarity function to save: the folder's own where it still says the same."""
     own = found.settings.similarity
     if own in ("dot", "euclidean") and normalize and found.normalize:
@@ -85,7 +85,7 @@ def _saved_similarity(found: Declared, normalize: bool) -> str:
     return "cosine" if normalize else "dot"
 
 
-def trained_settings(found: Declared, normalize: bool, trained: Mapping[str, str]) -> ModelSettings:
+def trained_settings(found: StConfig, normalize: bool, trained: Mapping[str, str]) -> ModelSettings:
     """Return the settings to save of a model made from a folder, with the prompts that it was `trained` with."""
     prompts, default = _trained_prompts(found.settings, trained)
     similarity = _saved_similarity(found, normalize)

@@ -4,11 +4,11 @@ from finetune.training.callbacks.average import Average
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.device_stats import DeviceStats
 from finetune.training.callbacks.early_stopping import EarlyStopping
-from finetune.training.callbacks.evaluate import Evaluate, Judged, check_metrics, scores_of_untouched
+from finetune.training.callbacks.evaluate import Evaluate, MonitoredMetric, check_metrics, scores_of_untouched
 from finetune.training.callbacks.order import finish, ordered
 from finetune.training.callbacks.progress import Progress
 from finetune.training.callbacks.samples import SampleEmbeddings
-from finetune.training.callbacks.status import KeepStatus
+from finetune.training.callbacks.status import StatusWriter
 from finetune.training.callbacks.stop import StopOnSignal
 from finetune.training.callbacks.time_limit import TimeLimit, time_limit
 from finetune.training.callbacks.wise_ft import WiseFT
@@ -19,10 +19,10 @@ __all__ = [
     "DeviceStats",
     "EarlyStopping",
     "Evaluate",
-    "Judged",
-    "KeepStatus",
+    "MonitoredMetric",
     "Progress",
     "SampleEmbeddings",
+    "StatusWriter",
     "StopOnSignal",
     "TimeLimit",
     "WiseFT",

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from finetune.config.types import BelowOne, PositiveInt
-from finetune.training.callbacks.order import Place, ends_step
+from finetune.training.callbacks.order import CallbackOrder, ends_step
 from finetune.training.preserve_state import with_weights
 
 
@@ -27,7 +27,7 @@ class Average(Callback):
     makes it the model in the end.
     """
 
-    place: ClassVar[int] = Place.CHANGES
+    place: ClassVar[int] = CallbackOrder.CHANGES
     name: ClassVar[str] = "average"
 
     def __init__(

@@ -15,8 +15,8 @@ from finetune.config.types import CountFromZero, NotEmptyText, Positive, Positiv
 from finetune.console import say
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks.average import averages
-from finetune.training.callbacks.evaluate import Judged
-from finetune.training.callbacks.order import Place, ends_step, is_last_step
+from finetune.training.callbacks.evaluate import MonitoredMetric
+from finetune.training.callbacks.order import CallbackOrder, ends_step, is_last_step
 
 
 class Checkpoint(Callback):
@@ -27,7 +27,7 @@ class Checkpoint(Callback):
     better than all of them. `directory` is given by the run.
     """
 
-    place: ClassVar[int] = Place.SAVES
+    place: ClassVar[int] = CallbackOrder.SAVES
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Checkpoint(Callback):
         self.every_n_steps, self.keep_last, self.keep_every_n_steps = every_n_steps, keep_last, keep_every_n_steps
         self.every_n_minutes = every_n_minutes
         self.best, self.restore_best = best, restore_best
-        self.judged = Judged(metric, mode, "callbacks.checkpoint")
+        self.judged = MonitoredMetric(metric, mode, "callbacks.checkpoint")
         self._saved = RunDirectory(Path(directory or ".")).saved
         self._best: list[list[float]] = []  # value and step, the best first
         self._untouched: dict[str, Tensor] = {}  # weights before the training, to restore them

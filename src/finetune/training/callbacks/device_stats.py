@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 
 from finetune.config.types import PositiveInt
 from finetune.encoding import memory
-from finetune.training.callbacks.order import Place, every
+from finetune.training.callbacks.order import CallbackOrder, every
 
 
 class DeviceStats(Callback):
@@ -22,7 +22,7 @@ class DeviceStats(Callback):
     on a GPU of this process. `directory` is given by the run.
     """
 
-    place: ClassVar[int] = Place.MEASURES
+    place: ClassVar[int] = CallbackOrder.MEASURES
 
     def __init__(self, every_n_steps: PositiveInt = 50, directory: str | None = None) -> None:
         self.every_n_steps = every_n_steps

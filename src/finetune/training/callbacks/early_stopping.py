@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.config.types import NotEmptyText, NotNegative, PositiveInt
-from finetune.training.callbacks.evaluate import Judged
-from finetune.training.callbacks.order import Place
+from finetune.training.callbacks.evaluate import MonitoredMetric
+from finetune.training.callbacks.order import CallbackOrder
 
 
 class EarlyStopping(Callback):
     """Ends the training after `patience` evaluations in a row that were no better than the best by `at_least`."""
 
-    place: ClassVar[int] = Place.DECIDES
+    place: ClassVar[int] = CallbackOrder.DECIDES
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class EarlyStopping(Callback):
         mode: Literal["max", "min"] = "max",
     ) -> None:
         self.patience, self.at_least = patience, at_least
-        self.judged = Judged(metric, mode, "callbacks.early_stopping")
+        self.judged = MonitoredMetric(metric, mode, "callbacks.early_stopping")
         self._best, self._worse, self._stopped = -math.inf, 0, False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

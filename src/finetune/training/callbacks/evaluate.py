@@ -10,8 +10,8 @@ from pytorch_lightning import Callback, Trainer
 from finetune.config.types import PositiveInt
 from finetune.errors import CheckFailed, Problem
 from finetune.training.callbacks.average import averages
-from finetune.training.callbacks.order import Place, every
-from finetune.training.in_training_evaluator import Gauge
+from finetune.training.callbacks.order import CallbackOrder, every
+from finetune.training.in_training_evaluator import InTrainingEvaluator
 
 
 class Evaluate(Callback):
@@ -21,9 +21,9 @@ class Evaluate(Callback):
     it was after this very batch. `gauge` is given by the run. Nothing of the training changes by it.
     """
 
-    place: ClassVar[int] = Place.MEASURES
+    place: ClassVar[int] = CallbackOrder.MEASURES
 
-    def __init__(self, gauge: Gauge, every_n_steps: PositiveInt = 100) -> None:
+    def __init__(self, gauge: InTrainingEvaluator, every_n_steps: PositiveInt = 100) -> None:
         self.every_n_steps = every_n_steps
         self.scores: dict[str, float] = {}
         self.is_fresh = False
@@ -56,7 +56,7 @@ class Evaluate(Callback):
         return found
 
 
-class Judged:
+class MonitoredMetric:
     """One number of the evaluations, by which something is decided.
 
     `metric` is its name, `auto` for the first there is; `mode` says whether `max` or `min` is best.
@@ -110,5 +110,5 @@ def check_metrics(trainer: Trainer, scores: Mapping[str, float]) -> None:
         CheckFailed: there is no number of such a name.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(judged := getattr(callback, "judged", None), Judged):
+        if isinstance(judged := getattr(callback, "judged", None), MonitoredMetric):
             judged.of(scores)

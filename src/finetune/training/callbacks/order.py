@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 
-class Place(IntEnum):
+class CallbackOrder(IntEnum):
     """Limits come first, then what changes something, what measures it, what decides by it, and what saves it all."""
 
     LIMITS = -1

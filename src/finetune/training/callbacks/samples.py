@@ -9,8 +9,8 @@ from pytorch_lightning import Callback, Trainer
 
 from finetune.config.types import PositiveInt
 from finetune.runs.atomic import explained, write_text_atomically
-from finetune.training.callbacks.order import Place, every
-from finetune.training.in_training_evaluator import Gauge
+from finetune.training.callbacks.order import CallbackOrder, every
+from finetune.training.in_training_evaluator import InTrainingEvaluator
 
 
 class SampleEmbeddings(Callback):
@@ -21,10 +21,14 @@ class SampleEmbeddings(Callback):
     by the run.
     """
 
-    place: ClassVar[int] = Place.MEASURES
+    place: ClassVar[int] = CallbackOrder.MEASURES
 
     def __init__(
-        self, gauge: Gauge, every_n_steps: PositiveInt = 500, items: PositiveInt = 200, directory: str | None = None
+        self,
+        gauge: InTrainingEvaluator,
+        every_n_steps: PositiveInt = 500,
+        items: PositiveInt = 200,
+        directory: str | None = None,
     ) -> None:
         self.every_n_steps, self.items = every_n_steps, items
         self._gauge = gauge

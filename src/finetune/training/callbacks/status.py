@@ -14,7 +14,7 @@ from finetune.training.callbacks.time_left import TimeLeft
 _SECONDS_BETWEEN = 5.0
 
 
-class KeepStatus(Callback):
+class StatusWriter(Callback):
     """Writes step and seconds left to `status.json` every few seconds; every run has it."""
 
     def __init__(self, directory: Path) -> None:

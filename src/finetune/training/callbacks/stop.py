@@ -11,11 +11,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune import signals
 from finetune.console import say
-from finetune.encoding.collectives import Together
+from finetune.encoding.collectives import Collectives
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import job_here
 from finetune.training.callbacks.checkpoint import Checkpoint
-from finetune.training.callbacks.order import Place, ends_step, stops_here
+from finetune.training.callbacks.order import CallbackOrder, ends_step, stops_here
 from finetune.training.callbacks.time_limit import time_limit
 
 
@@ -25,7 +25,7 @@ class StopOnSignal(Callback):
     Nothing is saved inside the handler itself: it may interrupt anything, another save included.
     """
 
-    place: ClassVar[int] = Place.STOPS
+    place: ClassVar[int] = CallbackOrder.STOPS
 
     def __init__(self, directory: Path) -> None:
         self.stopped_by: str | None = None
@@ -65,7 +65,7 @@ class StopOnSignal(Callback):
         Both in one reduction, since every step waits for it.
         """
         savers = [each for each in trainer.callbacks if isinstance(each, Checkpoint)]  # type: ignore[attr-defined]
-        asked, *is_time = Together.of(trainer).any_of([bool(self.stopped_by), *(each.is_time() for each in savers)])
+        asked, *is_time = Collectives.of(trainer).any_of([bool(self.stopped_by), *(each.is_time() for each in savers)])
         for saver, was_time in zip(savers, is_time, strict=True):
             saver.was_time = was_time
         return asked

@@ -10,8 +10,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Timer
 
 from finetune.config.types import seconds_of
-from finetune.encoding.collectives import Together
-from finetune.training.callbacks.order import Place, ends_step
+from finetune.encoding.collectives import Collectives
+from finetune.training.callbacks.order import CallbackOrder, ends_step
 
 
 class TimeLimit(Timer):
@@ -21,7 +21,7 @@ class TimeLimit(Timer):
     training, with the evaluations in between; what a resumed run took before counts too.
     """
 
-    place: ClassVar[int] = Place.LIMITS
+    place: ClassVar[int] = CallbackOrder.LIMITS
 
     def __init__(self, max_time: str | Mapping[str, float] | None) -> None:
         seconds = None if max_time is None else seconds_of(max_time)
@@ -48,7 +48,7 @@ class TimeLimit(Timer):
     def _check_time_remaining(self, trainer: Trainer) -> None:
         assert self._duration is not None
         # Clocks differ between processes, and all of them have to stop at the same step.
-        if Together.of(trainer).of_first(self.time_elapsed() >= self._duration):
+        if Collectives.of(trainer).broadcast(self.time_elapsed() >= self._duration):
             self.is_reached = trainer.should_stop = True
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from finetune.config.types import Fraction, NotEmpty, NotEmptyText
 from finetune.console import say
-from finetune.training.callbacks.evaluate import Judged
-from finetune.training.in_training_evaluator import Gauge
+from finetune.training.callbacks.evaluate import MonitoredMetric
+from finetune.training.in_training_evaluator import InTrainingEvaluator
 from finetune.training.preserve_state import with_weights
 
 
@@ -28,7 +28,7 @@ class WiseFT(Callback):
 
     def __init__(
         self,
-        gauge: Gauge,
+        gauge: InTrainingEvaluator,
         alphas: Annotated[list[Fraction], NotEmpty()],
         save: bool = True,
         metric: NotEmptyText = "auto",
@@ -36,7 +36,7 @@ class WiseFT(Callback):
     ) -> None:
         self.alphas, self.save = sorted(set(alphas)), save
         self._gauge = gauge
-        self.judged = Judged(metric, mode, "callbacks.wise_ft")
+        self.judged = MonitoredMetric(metric, mode, "callbacks.wise_ft")
         self._pretrained: dict[str, Tensor] = {}
         self.kept_untouched: str | None = None  # why the untouched model is the model in the end, if it is
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from finetune.data.modalities import recognise
-from finetune.data.modalities.detect import recognise as recognise_sample
+from finetune.data.modalities import recognize
+from finetune.data.modalities.detect import detect_modality
 from tests.data.modalities.conftest import picture
 
 URI = "data:image/png;base64," + base64.b64encode(picture()).decode()
@@ -24,8 +24,8 @@ def folder(tmp_path: Path) -> Path:
 
 def of(values: Any, folder: Path, name: str = "x", kind: pa.DataType | None = None) -> str:
     column = pa.chunked_array([pa.array(values, kind)])
-    found = recognise(name, column, folder)
-    assert recognise_sample(name, None, values, folder) == found or kind is not None
+    found = recognize(name, column, folder)
+    assert detect_modality(name, None, values, folder) == found or kind is not None
     return found
 
 
@@ -93,10 +93,10 @@ def test_types_decide_where_there_are_no_values(folder: Path) -> None:
     assert of([], folder, kind=pa.list_(pa.string())) == "text"
     assert of(["a.png"] * 3, folder, kind=pa.dictionary(pa.int8(), pa.string())) == "image"
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 3), np.float32))
-    assert recognise("x", pa.chunked_array([tensors]), folder) == "vector"
+    assert recognize("x", pa.chunked_array([tensors]), folder) == "vector"
 
 
 def test_python_values_are_looked_at_too(folder: Path) -> None:
-    assert recognise_sample("x", None, [np.zeros(3), np.ones(3)], folder) == "vector"
-    assert recognise_sample("x", None, [(1.0, 2.0)], folder) == "vector"
-    assert recognise_sample("x", None, [bytearray(picture())], folder) == "image"
+    assert detect_modality("x", None, [np.zeros(3), np.ones(3)], folder) == "vector"
+    assert detect_modality("x", None, [(1.0, 2.0)], folder) == "vector"
+    assert detect_modality("x", None, [bytearray(picture())], folder) == "image"
