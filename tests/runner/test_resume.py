@@ -119,16 +119,16 @@ def test_hydras_folder_and_the_clock_are_the_same_in_all_processes_of_a_run(tiny
 
 
 def test_a_resumed_run_without_a_checkpoint_says_that_it_starts_over(tmp_path, monkeypatch, capsys):
-    from finetune.cli.app import main
+    from finetune.runner import run
 
     started = []
     monkeypatch.setattr("finetune.training.fit.fit", lambda *given: started.append(given))
-    monkeypatch.setattr(main, "record_time_limit", lambda *_: None)
+    monkeypatch.setattr(run, "record_time_limit", lambda *_: None)
     cfg, dataset = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[])
-    main._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=True)
+    run._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=True)
     assert "No checkpoint was written yet; training starts from the beginning." in capsys.readouterr().out
     assert started[0][-1] is None
-    main._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=False)  # a new run has no reason to say so
+    run._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=False)  # a new run has no reason to say so
     assert "checkpoint" not in capsys.readouterr().out
 
 
