@@ -57,7 +57,7 @@ def test_values_and_gradients(by, lengths, heads, window, causal, seed):
     module = types.SimpleNamespace(is_causal=causal)
     with pytest.MonkeyPatch.context() as patch:
         if by == "padded":  # what a GPU takes where it has no variable-length attention
-            patch.setattr(attention, "_by_groups", attention._padded)
+            patch.setattr(attention, "_grouped", attention._padded)
         out, _ = packed_attention(module, *ours, None, packing, scaling=0.4, sliding_window=window or None)
     expected = alone(*theirs, lengths, window, causal, 0.4)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)

@@ -19,8 +19,8 @@ from sentence_transformers import SentenceTransformer
 from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.image import ImageEncoder
-from finetune.models.st_format.module_types import TYPES
-from finetune.models.st_format.write import write_json
+from finetune.models.st_format.json_files import write_json
+from finetune.models.st_format.modules import TYPES
 from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
@@ -530,7 +530,7 @@ def test_a_tokenizer_with_gaps_that_lead_out_of_the_table(cased, tmp_path):
         TextEncoder(str(folder))
 
 
-QUANTISED = {
+QUANTIZED = {
     "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "4 bits"),
     "old bitsandbytes": ({"load_in_8bit": True}, "bitsandbytes, 8 bits"),
     "gptq": ({"quant_method": "gptq", "bits": 4}, "gptq, 4 bits"),
@@ -540,8 +540,8 @@ QUANTISED = {
 }
 
 
-@pytest.mark.parametrize(("said", "named"), QUANTISED.values(), ids=QUANTISED.keys())
-def test_quantised_weights_are_named(cased, tmp_path, said, named):
+@pytest.mark.parametrize(("said", "named"), QUANTIZED.values(), ids=QUANTIZED.keys())
+def test_quantized_weights_are_named(cased, tmp_path, said, named):
     folder = build(cased, tmp_path / "model")
     edit(folder / "config.json", lambda config: config.update(quantization_config=said))
     (folder / "README.md").write_text("---\nbase_model: somebody/the-original\n---\n")
@@ -551,10 +551,10 @@ def test_quantised_weights_are_named(cased, tmp_path, said, named):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_quantised_weights_are_seen_without_a_config(cased, tmp_path, dtype):
+def test_quantized_weights_are_seen_without_a_config(cased, tmp_path, dtype):
     folder = build(cased, tmp_path / "model")
     save_file({"encoder.layer.0.output.dense.weight": torch.zeros(32, 64, dtype=dtype)}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match="quantised"):
+    with pytest.raises(ModelError, match="quantized"):
         TextEncoder(str(folder))
 
 

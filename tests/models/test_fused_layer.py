@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from finetune.models import fused_layer
 from finetune.models.dropout import replace_dropout
 from finetune.models.fused_layer import FusedLayer, fuse_layers, separate_layers
-from finetune.models.packed_backbone import packed
+from finetune.models.packed_backbone import pack_backbone
 from finetune.models.packing import Packing
 from finetune.models.shared_grad import SharedGradEmbedding
 
@@ -26,16 +26,16 @@ def backbone(name="Bert", **more):
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(pad_token_id=0, **SIZES, **more)
     model = getattr(transformers, f"{name}Model")(config)
-    assert packed(model, pad_id=0) is not None
+    assert pack_backbone(model, pad_id=0) is not None
     return model
 
 
 def call(layer, states, lookup=None):
     """Call a layer on packed states; the last rows are filling."""
     packing = Packing(LENGTHS, torch.device("cpu"))
-    return layer(states.unsqueeze(0), packing=packing, lookup=lookup or SharedGradEmbedding(torch.nn.Embedding(2, 2)))[
-        0
-    ]
+    return layer(
+        states.unsqueeze(0), packing=packing, token_embedding=lookup or SharedGradEmbedding(torch.nn.Embedding(2, 2))
+    )[0]
 
 
 def states(dtype=torch.float32, rows=20):
@@ -67,7 +67,10 @@ def test_gradients_of_inputs_and_weights_with_dropout_by_finite_differences(doub
         torch.manual_seed(5)  # the same elements are dropped every time
         found = torch.func.functional_call(
             layer, dict(zip(parameters, weights, strict=True)), (hidden.unsqueeze(0),),
-            {"packing": Packing(LENGTHS, torch.device("cpu")), "lookup": SharedGradEmbedding(torch.nn.Embedding(2, 2))},
+            {
+                "packing": Packing(LENGTHS, torch.device("cpu")),
+                "token_embedding": SharedGradEmbedding(torch.nn.Embedding(2, 2)),
+            },
         )  # fmt: skip
         return found[0, : LENGTHS.sum()]
 

@@ -6,7 +6,7 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from finetune.models.packed_backbone import packed
+from finetune.models.packed_backbone import pack_backbone
 from finetune.models.packing import Packing
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_padded_texts(name):
     packing = Packing(lengths, torch.device("cpu"))
     plain, ours = make(name, PACKED[name]), make(name, PACKED[name])
 
-    run = packed(ours, pad_id=1)
+    run = pack_backbone(ours, pad_id=1)
     assert run is not None
     (states,) = run(ours.get_input_embeddings()(ids), packing)
     padded_ids = packing.pad(ids).masked_fill(~packing.mask(), 1)
@@ -64,21 +64,21 @@ def test_values_and_gradients_are_those_of_padded_texts(name):
 def test_what_cannot_is_left_as_it_is(name):
     model = make(name, PADDED[name])
     before = model.config._attn_implementation
-    assert packed(model, pad_id=1) is None
+    assert pack_backbone(model, pad_id=1) is None
     assert model.config._attn_implementation == before
 
 
 def test_a_backbone_that_computes_something_else_packed_is_left_as_it_is(monkeypatch):
     model = make("Bert", {})
     monkeypatch.setattr(Packing, "positions", lambda self: torch.zeros(int(self.lengths.sum()), dtype=torch.long))
-    assert packed(model, pad_id=1) is None
+    assert pack_backbone(model, pad_id=1) is None
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_trying_changes_no_mode_and_draws_no_number():
     model = make("Bert", {}).train()
     state = torch.get_rng_state()
-    assert packed(model, pad_id=1) is not None
+    assert pack_backbone(model, pad_id=1) is not None
     assert model.training and all(module.training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
@@ -86,7 +86,7 @@ def test_trying_changes_no_mode_and_draws_no_number():
 
 def test_the_saved_model_knows_nothing_of_it(tmp_path):
     model = make("Bert", {})
-    packed(model, pad_id=1)
+    pack_backbone(model, pad_id=1)
     model.save_pretrained(tmp_path)
     assert "finetune" not in (tmp_path / "config.json").read_text()
     again = AutoModel.from_pretrained(tmp_path)

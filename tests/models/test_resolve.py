@@ -13,11 +13,11 @@ from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.encoder import Encoder
 from finetune.models.image import ImageEncoder
-from finetune.models.positions import longest
-from finetune.models.quantized import check_not_quantised
-from finetune.models.resolve import check_weights, find_here, resolve
+from finetune.models.model_config import max_tokens
+from finetune.models.resolve import find_local, resolve
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
+from finetune.models.weight_files import check_not_quantized, check_weights
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 
@@ -56,7 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_cached_pickles_do_not_keep_safetensors_from_being_downloaded(hub):
     there = hub(PICKLE)
-    assert find_here("org/model") is None
+    assert find_local("org/model") is None
     assert (resolve("org/model") / SAFETENSORS).is_file()
     assert PICKLE not in " ".join(there.wanted).replace("*", "")
 
@@ -74,15 +74,15 @@ def test_a_header_of_another_type_is_a_damaged_file(tmp_path, header):
     said = json.dumps(header).encode()
     (tmp_path / SAFETENSORS).write_bytes(len(said).to_bytes(8, "little") + said + b"0")
     (tmp_path / "config.json").write_text("{}")
-    assert longest({"model_type": "bert", "max_position_embeddings": 20}, tmp_path) in (20, None)
-    check_not_quantised(tmp_path, "it", {})
+    assert max_tokens({"model_type": "bert", "max_position_embeddings": 20}, tmp_path) in (20, None)
+    check_not_quantized(tmp_path, "it", {})
     with pytest.raises(ModelError, match="cut off or damaged"):
         check_weights(tmp_path, "it")
 
 
 def test_cached_pickles_are_enough_where_they_are_allowed(hub):
     there = hub(PICKLE)
-    assert resolve("org/model", pickles=True) == find_here("org/model", pickles=True) == there.folder
+    assert resolve("org/model", pickles=True) == find_local("org/model", pickles=True) == there.folder
     assert not there.wanted
 
 

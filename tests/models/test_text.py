@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from finetune.errors import ModelError
-from finetune.models.positions import longest
+from finetune.models.model_config import max_tokens
 from finetune.models.resolve import resolve
 from finetune.models.text import TextEncoder
 
@@ -79,7 +79,7 @@ def test_dropout_is_set_in_every_layer(tiny_model):
     ],
 )
 def test_longest_counts_positions(config, expected):
-    assert longest(config) == expected
+    assert max_tokens(config) == expected
 
 
 @pytest.mark.parametrize(

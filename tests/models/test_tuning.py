@@ -59,12 +59,14 @@ def test_frozen_weights_stay(bert):
 
 def test_each_layer_learns_slower_than_the_one_above(bert):
     encoder = TextEncoder(bert, output_width=8)
-    rates = {name: Tuning(layer_decay=0.5).rates(encoder).get(p, 1.0) for name, p in encoder.named_parameters()}
+    rates = {
+        name: Tuning(layer_decay=0.5).lr_multipliers(encoder).get(p, 1.0) for name, p in encoder.named_parameters()
+    }
     assert rates["head.0.linear.weight"] == 1
     assert rates["backbone.encoder.layer.1.output.dense.weight"] == 0.5
     assert rates["backbone.encoder.layer.0.output.dense.weight"] == 0.25
     assert rates["backbone.embeddings.word_embeddings.weight"] == 0.125
-    assert not Tuning().rates(encoder)
+    assert not Tuning().lr_multipliers(encoder)
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -20,7 +20,7 @@ from tests.conftest import quick, run_train, write_pairs
 from tests.data.tokens.test_token_store import items_of
 from tests.models.test_encoders import embed_texts
 from tests.models.test_folders import MEAN, TEXT_ONLY, build, cased, dense, edit
-from tests.models.test_positions import made
+from tests.models.test_model_config import made
 
 __all__ = ["cased"]  # a fixture
 
@@ -34,7 +34,7 @@ def checked(folder, cwd, *more):
     return answer
 
 
-def quantised(folder):
+def quantized(folder):
     edit(folder / "config.json", lambda config: config.update(quantization_config={"quant_method": "gptq", "bits": 4}))
 
 
@@ -52,7 +52,7 @@ def pickled(folder):
         ({"pooling": None}, None, "model.pooling=mean"),
         ({"model": {"similarity_fn_name": "manhattan"}}, None, "model.normalize=true"),
         ({"transformer": {"modality_config": {"message": TEXT_ONLY["text"]}}}, None, "modality_config"),
-        ({}, quantised, "quantised (gptq, 4 bits)"),
+        ({}, quantized, "quantized (gptq, 4 bits)"),
     ],
 )
 def test_a_folder_that_is_not_supported_is_refused_before_a_run(cased, tmp_path, made_of, change, named):
@@ -137,7 +137,7 @@ def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, aft
 def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, monkeypatch):
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     here: list[Path] = []
-    monkeypatch.setattr(models, "find_here", lambda *_: here[0] if here else None)
+    monkeypatch.setattr(models, "find_local", lambda *_: here[0] if here else None)
     monkeypatch.setattr(models, "resolve", lambda *_: here.append(folder) or folder)
     cfg = OmegaConf.create(
         {
@@ -147,25 +147,25 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
         }
     )
     with pytest.raises(CheckFailed) as caught:
-        models.fetch(cfg)
+        models.download_missing(cfg)
     assert [problem.where for problem in caught.value.problems] == ["model.name"]
     assert "manhattan" in caught.value.problems[0].what
     (folder / "config_sentence_transformers.json").write_text("{}")
     with pytest.raises(CheckFailed) as caught:
         here.clear()
-        models.fetch(cfg)
+        models.download_missing(cfg)
     assert [problem.where for problem in caught.value.problems] == ["data.max_length"]
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="only pickles or nothing"):
         here.clear()
-        models.fetch(cfg)
+        models.download_missing(cfg)
 
 
 def test_a_run_directory_is_told_where_its_model_is(tmp_path):
     from finetune.errors import ModelError
-    from finetune.models.resolve import find_here
+    from finetune.models.resolve import find_local
 
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "overrides.yaml").touch()
     with pytest.raises(ModelError, match=f"this is a run; its model is {tmp_path}/run/model"):
-        find_here(str(tmp_path / "run"))
+        find_local(str(tmp_path / "run"))

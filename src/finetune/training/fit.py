@@ -234,7 +234,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
         tell_width(loss, encoder.width)
-    encoder.give_layers(layers_of(losses))
+    encoder.set_output_layers(layers_of(losses))
     if (teacher := teacher_of(losses)) is not None:
         device = trainer.strategy.root_device
         data.teach(embedded(teacher, dataset.items, cfg.data.max_length, device, cfg.data.cache))
@@ -245,7 +245,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         cfg.optimizer,
         build(cfg.scheduler, "scheduler"),
         steps,
-        tuning.rates(encoder),
+        tuning.lr_multipliers(encoder),
     )
     portrait = _portrait(dataset, data, encoder, measure) if evaluators else None
     meter = RunCost(trainer.strategy.root_device)
