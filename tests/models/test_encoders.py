@@ -61,7 +61,7 @@ def save(encoder, folder):
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_texts_saved_and_loaded_and_alone(folders, tmp_path, kind):
+def test_texts_saved_loaded_and_independent_of_the_batch(folders, tmp_path, kind):
     encoder = TextEncoder(folders(kind))
     found = embed_texts(encoder)
     assert found.shape == (len(TEXTS), 32)
@@ -116,7 +116,7 @@ def test_modules_and_prompts_of_a_sentence_transformers_folder_are_kept(folders,
     assert TextEncoder(str(tmp_path / "theirs"), output_width=4).width == 4
 
 
-def test_a_model_compared_by_dot_product_stays_one(folders, tmp_path):
+def test_dot_product_similarity_is_kept(folders, tmp_path):
     encoder = TextEncoder(folders("bert"), normalize=False)
     assert TextEncoder(save(encoder, tmp_path / "saved")).normalize is False
 
@@ -181,13 +181,13 @@ def test_image_pooling_is_that_of_transformers(folders):
         np.testing.assert_allclose(embed_images(ImageEncoder(folders(kind)), pictures()), expected, atol=1e-5)
 
 
-def test_batch_norm_says_the_same_in_training_whatever_stands_beside(folders):
+def test_batch_norm_in_training_is_independent_of_the_batch(folders):
     encoder = ImageEncoder(folders("resnet")).train()
     pixels = torch.from_numpy(encoder.prepare(pictures(), None))
     torch.testing.assert_close(encoder(pixels)[:2], encoder(pixels[:2]))
 
 
-def test_augmentation_is_another_look_and_repeats_itself(folders):
+def test_augmentation_changes_images_reproducibly(folders):
     encoder = ImageEncoder(folders("vit"), crop=0.4, flip=0.5, color=0.4)
     plain = encoder.prepare(pictures(), None)
     looks = [encoder.prepare(pictures(), np.random.default_rng(seed)) for seed in (1, 1, 2)]
@@ -238,7 +238,7 @@ def test_points(tmp_path):
     assert np.abs(one - other).max() > 0.1
 
 
-def test_turning_keeps_distances():
+def test_rotations_keep_distances():
     encoder = PointEncoder(point_widths=[4], head_widths=[], output_width=3, turn=3.1)
     cloud = np.random.default_rng(0).normal(size=(1, 20, 3)).astype(np.float32)
     turned = encoder.prepare(cloud, np.random.default_rng(0))
@@ -246,7 +246,7 @@ def test_turning_keeps_distances():
     np.testing.assert_allclose(turned[..., 1], cloud[..., 1], rtol=1e-5)
 
 
-def test_vectors_start_as_they_are_and_are_saved(tmp_path):
+def test_vectors_are_initially_unchanged_and_saved(tmp_path):
     vectors = torch.nn.functional.normalize(torch.randn(6, 16), dim=1)
     encoder = VectorEncoder(input_width=16, hidden_width=8, layers=2).eval()
     torch.testing.assert_close(encoder(vectors), vectors)
@@ -272,7 +272,7 @@ def test_static_in_sentence_transformers(folders, tmp_path, init):
     assert not embed_texts(encoder, [""]).any()
 
 
-def test_a_distilled_table_is_near_what_the_teacher_says_of_single_words(folders):
+def test_a_distilled_table_is_near_the_teacher_on_single_words(folders):
     teacher = TextEncoder(folders("bert"))
     student = StaticEncoder(folders("bert"), init="distil", output_width=32, common=0.0)
     words = TEXTS[3].split()

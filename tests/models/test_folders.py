@@ -227,14 +227,14 @@ def test_every_setting_of_the_transformer(cased, tmp_path, settings):
     assert kept.get("unpad_inputs") == settings.get("unpad_inputs")
 
 
-def test_lower_case_changes_what_upper_case_says(cased, tmp_path):
+def test_lower_case_changes_embeddings_of_upper_case(cased, tmp_path):
     lower = TextEncoder(str(build(cased, tmp_path / "lower", transformer={"do_lower_case": True})))
     as_it_is = TextEncoder(str(build(cased, tmp_path / "cased")))
     np.testing.assert_array_equal(*embed_texts(lower, ["RED Cat", "red cat"]))
     assert np.abs(np.subtract(*embed_texts(as_it_is, ["RED Cat", "red cat"]))).max() > 1e-3
 
 
-def test_a_cross_encoder_lowers_texts_too(cased, tmp_path):
+def test_a_cross_encoder_lowercases_texts_too(cased, tmp_path):
     from sentence_transformers import CrossEncoder as Theirs
 
     settings = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
@@ -278,7 +278,7 @@ def test_the_old_and_the_new_types_of_modules(cased, tmp_path, package):
     assert_alike(build(cased, tmp_path / "model", first=f"{package}.Transformer"), tmp_path / "saved")
 
 
-def test_modules_follow_as_they_are_listed_whatever_their_numbers(cased, tmp_path):
+def test_modules_are_in_the_order_of_the_list_not_of_idx(cased, tmp_path):
     folder = build(cased, tmp_path / "model", dense(32, 20), dense(20, 32))
     edit(folder / "modules.json", lambda modules: [module.update(idx=9 - i) for i, module in enumerate(modules)])
     assert_alike(folder, tmp_path / "saved")
@@ -414,14 +414,14 @@ def test_what_is_not_supported_is_named(cased, tmp_path, made, named):
         (lambda modules: modules.clear(), "first module"),
     ],
 )
-def test_a_list_of_modules_that_says_more(cased, tmp_path, change, named):
+def test_unsupported_entries_of_modules_json_are_named(cased, tmp_path, change, named):
     folder = build(cased, tmp_path / "model")
     edit(folder / "modules.json", change)
     with pytest.raises(ModelError, match=named):
         TextEncoder(str(folder))
 
 
-def test_a_distance_can_be_left_for_the_cosine(cased, tmp_path):
+def test_an_unsupported_distance_can_be_replaced_by_the_cosine(cased, tmp_path):
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     encoder = TextEncoder(str(folder), normalize=True)
     (tmp_path / "saved").mkdir()
@@ -429,7 +429,7 @@ def test_a_distance_can_be_left_for_the_cosine(cased, tmp_path):
     assert SentenceTransformer(str(tmp_path / "saved"), device="cpu").similarity_fn_name == "cosine"
 
 
-def test_nothing_comes_after_embeddings_that_are_cut(cased, tmp_path):
+def test_no_head_after_truncated_embeddings(cased, tmp_path):
     folder = build(cased, tmp_path / "model", model={"truncate_dim": 12})
     with pytest.raises(ModelError, match="truncate_dim"):
         TextEncoder(str(folder), output_width=8)
@@ -454,7 +454,7 @@ OWN = {"query": "q: ", "passage": "d: ", "task": "t: "}
         ({}, None, BOTH, "q: ", "d: ", ""),
     ],
 )
-def test_prompts_are_saved_as_they_were_trained_with(cased, tmp_path, own, default, trained, query, document, plain):
+def test_saved_prompts_are_those_of_the_training(cased, tmp_path, own, default, trained, query, document, plain):
     settings = {"prompts": own, "default_prompt_name": default}
     encoder = TextEncoder(str(build(cased, tmp_path / "model", ("Normalize", {}), model=settings)))
     (tmp_path / "saved").mkdir()
@@ -519,7 +519,7 @@ def test_every_tokenizer(tiny_model, tmp_path, change):
     again.encode(TEXTS)  # padded: a tokenizer without a token for it would fail
 
 
-def test_a_tokenizer_with_gaps_that_lead_out_of_the_table(cased, tmp_path):
+def test_a_token_id_beyond_the_table_is_refused(cased, tmp_path):
     folder = build(cased, tmp_path / "model")
 
     def change(made):
@@ -551,7 +551,7 @@ def test_quantized_weights_are_named(cased, tmp_path, said, named):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_quantized_weights_are_seen_without_a_config(cased, tmp_path, dtype):
+def test_quantized_weights_are_found_without_a_config(cased, tmp_path, dtype):
     folder = build(cased, tmp_path / "model")
     save_file({"encoder.layer.0.output.dense.weight": torch.zeros(32, 64, dtype=dtype)}, folder / "model.safetensors")
     with pytest.raises(ModelError, match="quantized"):
@@ -618,14 +618,14 @@ def test_a_table_of_tokens(tiny_model, tmp_path, weights, similarity):
         ({"embedding.weight": rows(50)}, "ids up to 95"),
     ],
 )
-def test_what_a_table_cannot_have(tiny_model, tmp_path, made, named):
+def test_unsupported_modules_after_a_table(tiny_model, tmp_path, made, named):
     folder = table(tiny_model, tmp_path / "model", **{"embedding.weight": rows(96), **made})
     with pytest.raises(ModelError, match=named):
         StaticEncoder(str(folder))
 
 
 @pytest.mark.parametrize("kind", ["clip", "vit"])
-def test_images_that_sentence_transformers_saved(tmp_path, kind):
+def test_image_models_saved_by_sentence_transformers(tmp_path, kind):
     from sentence_transformers import models
 
     backbone = models.Transformer(str(tiny(kind, tmp_path / kind)))
@@ -639,7 +639,7 @@ def test_images_that_sentence_transformers_saved(tmp_path, kind):
         np.testing.assert_allclose(embed_texts(ours), theirs.encode(TINY_TEXTS), atol=1e-5)
 
 
-def test_images_are_cut_to_the_width_of_their_folder(tmp_path):
+def test_image_embeddings_are_truncated_as_their_folder_says(tmp_path):
     folder = tiny("vit", tmp_path / "vit")
     pooling = {"type": f"{OLD}.Pooling", "path": "1_Pooling", "name": "1"}
     write_json(folder / "modules.json", [{"type": f"{OLD}.Transformer", "path": "", "name": "0"}, pooling])

@@ -48,13 +48,13 @@ def doubles(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "Ernie", "Data2VecText"])
-def test_layers_of_berts_kind_are_fused(name):
+def test_bert_layers_are_fused(name):
     model = backbone(name)
     assert sum(isinstance(module, FusedLayer) for module in model.modules()) == 1
 
 
 @pytest.mark.parametrize("more", [{"hidden_act": "relu"}, {"hidden_act": "gelu_new"}])
-def test_other_activations_are_not(more):
+def test_layers_with_other_activations_are_not_fused(more):
     assert not any(isinstance(module, FusedLayer) for module in backbone(**more).modules())
 
 
@@ -77,7 +77,7 @@ def test_gradients_of_inputs_and_weights_with_dropout_by_finite_differences(doub
     assert torch.autograd.gradcheck(computed, (inputs, *parameters.values()), fast_mode=True)
 
 
-def test_dropout_draws_what_the_plain_layer_draws():
+def test_dropout_draws_the_numbers_of_the_plain_layer():
     fused = backbone().train()
     plain = copy.deepcopy(fused)
     separate_layers(plain)
@@ -123,7 +123,7 @@ def test_micro_batches_of_a_step_add_up():
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_with_adapters_the_layer_computes_as_it_did():
+def test_a_layer_with_adapters_falls_back():
     peft = pytest.importorskip("peft")
     model = backbone().eval()
     before = call(model.encoder.layer[0], states())

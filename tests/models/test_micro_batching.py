@@ -28,7 +28,7 @@ def test_padded_parts_are_within_the_budget(lengths, budget, call_cost):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7).map(sorted).map(np.array), st.integers(0, 20))
-def test_the_padded_cut_is_the_cheapest_of_all(lengths, call_cost):
+def test_the_padded_cut_is_optimal(lengths, call_cost):
     def cost(parts):
         return sum(len(part) * max(part) + call_cost for part in parts)
 

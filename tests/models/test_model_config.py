@@ -36,23 +36,23 @@ ENDLESS = ["t5", "modernbert", "nomic_bert", "jina_embeddings_v3", "qwen3", "lla
 @pytest.mark.parametrize(
     "name", ["**", "*", "../*/modeling", "../../../x", "[", "", "a/b", ["bert"], None, 5, "x" * 300]
 )
-def test_a_name_that_is_none_of_an_architecture_has_no_source(name):
+def test_an_invalid_architecture_name_has_no_source_text(name):
     assert max_tokens({"model_type": name, "max_position_embeddings": 20}) is None
 
 
 @pytest.mark.parametrize("row", ["x", "3", True, 1.5, None, [1]])
-def test_a_padding_row_that_is_no_whole_number_counts_as_the_first(row):
+def test_a_padding_id_that_is_not_an_integer_counts_as_zero(row):
     roberta = {"model_type": "roberta", "max_position_embeddings": 20}
     assert max_tokens(roberta | {"pad_token_id": 1}) == 18
     assert max_tokens(roberta | {"pad_token_id": row}) == 19
 
 
 @pytest.mark.parametrize("limit", [True, "20", 20.0, [20]])
-def test_a_limit_that_is_no_whole_number_is_none(limit):
+def test_a_limit_that_is_not_an_integer_is_ignored(limit):
     assert max_tokens({"model_type": "bert", "max_position_embeddings": limit}) is None
 
 
-def test_a_text_tower_that_is_no_object_is_none():
+def test_a_text_config_that_is_not_an_object_is_ignored():
     assert max_tokens({"model_type": "bert", "max_position_embeddings": 20, "text_config": "x"}) == 20
 
 
@@ -106,7 +106,7 @@ def test_positions_from_the_first_row_on(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_positions_without_a_table_have_no_end(tmp_path, kind):
+def test_positions_without_a_table_have_no_limit(tmp_path, kind):
     model, config, folder = made(kind, tmp_path)
     assert max_tokens(config, folder) is max_tokens(config) is None
     assert runs(model, 3 * ROWS)
@@ -115,20 +115,20 @@ def test_positions_without_a_table_have_no_end(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "more"), [("esm", {"position_embedding_type": "rotary"}), ("deberta-v2", {"position_biased_input": False})]
 )
-def test_an_architecture_that_can_do_without_its_table(tmp_path, kind, more):
+def test_an_architecture_whose_table_is_optional(tmp_path, kind, more):
     model, config, folder = made(kind, tmp_path, **more)
     assert max_tokens(config, folder) is None
     assert runs(model, 3 * ROWS)
 
 
-def test_bertweet_and_t5_as_their_configs_are_published():
+def test_published_configs_of_bertweet_and_t5():
     assert max_tokens({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1}) == 128
     assert max_tokens({"model_type": "t5", "n_positions": 512, "relative_attention_num_buckets": 32}) is None
 
 
-def test_the_tower_that_reads_texts_counts():
+def test_the_text_tower_sets_the_limit():
     assert max_tokens({"model_type": "clip", "text_config": {"max_position_embeddings": 77}}) == 77
 
 
-def test_an_unheard_of_architecture_has_no_limit_that_is_known():
+def test_an_unknown_architecture_has_no_limit():
     assert max_tokens({"model_type": "unheard-of", "max_position_embeddings": 77}) is None

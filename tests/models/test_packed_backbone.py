@@ -37,7 +37,7 @@ def make(name, more):
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_values_and_gradients_are_those_of_padded_texts(name):
+def test_values_and_gradients_equal_padded_texts(name):
     lengths = np.array([1, 3, 3, 17, 30])
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(2, 90, (int(lengths.sum()),), generator=generator)
@@ -61,21 +61,21 @@ def test_values_and_gradients_are_those_of_padded_texts(name):
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_what_cannot_is_left_as_it_is(name):
+def test_an_unsupported_backbone_is_unchanged(name):
     model = make(name, PADDED[name])
     before = model.config._attn_implementation
     assert pack_backbone(model, pad_id=1) is None
     assert model.config._attn_implementation == before
 
 
-def test_a_backbone_that_computes_something_else_packed_is_left_as_it_is(monkeypatch):
+def test_a_backbone_with_other_results_when_packed_is_unchanged(monkeypatch):
     model = make("Bert", {})
     monkeypatch.setattr(Packing, "positions", lambda self: torch.zeros(int(self.lengths.sum()), dtype=torch.long))
     assert pack_backbone(model, pad_id=1) is None
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_trying_changes_no_mode_and_draws_no_number():
+def test_the_trial_changes_no_mode_and_draws_no_random_number():
     model = make("Bert", {}).train()
     state = torch.get_rng_state()
     assert pack_backbone(model, pad_id=1) is not None
@@ -84,7 +84,7 @@ def test_trying_changes_no_mode_and_draws_no_number():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_saved_model_knows_nothing_of_it(tmp_path):
+def test_packing_is_not_in_the_saved_config(tmp_path):
     model = make("Bert", {})
     pack_backbone(model, pad_id=1)
     model.save_pretrained(tmp_path)

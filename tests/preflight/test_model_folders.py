@@ -74,7 +74,7 @@ def test_more_tokens_than_there_are_positions(tiny_model, tmp_path):
     assert "Set data.max_length=18 or less." in answer.stderr
 
 
-def test_what_was_trained_with_is_said_before_a_run(cased, tmp_path):
+def test_prompts_and_length_of_the_model_are_reported_before_a_run(cased, tmp_path):
     own = {"prompts": {"task": "t: ", "passage": "d: "}, "default_prompt_name": "task"}
     folder = build(cased, tmp_path / "model", model=own, transformer={"max_seq_length": 12})
     answer = checked(folder, tmp_path)
@@ -88,7 +88,7 @@ def test_what_was_trained_with_is_said_before_a_run(cased, tmp_path):
     assert "max_seq_length" not in answer.stdout + answer.stderr
 
 
-def test_a_run_keeps_what_its_base_said(cased, tmp_path):
+def test_a_run_keeps_the_settings_of_its_base_model(cased, tmp_path):
     pooling = {**MEAN, "pooling_mode_cls_token": True}
     own = {"prompts": {"query": "q: ", "task": "t: "}, "default_prompt_name": "query"}
     lower = {"max_seq_length": 32, "do_lower_case": True}
@@ -109,7 +109,7 @@ def test_a_run_keeps_what_its_base_said(cased, tmp_path):
     assert theirs.prompts["task"] == "t: "
 
 
-def test_tokens_of_lowered_texts_are_not_those_in_the_cache(cased):
+def test_lowercased_texts_have_their_own_cache_entry(cased):
     texts = items_of(["RED Cat"]).texts
     assert key_of(texts, load_tokenizer(cased, "it", True), 16) != key_of(texts, load_tokenizer(cased, "it"), 16)
 
@@ -123,7 +123,7 @@ def asked_of(folder, **model):
 
 @pytest.mark.parametrize("after", [(), (dense(32, 20),)])
 @pytest.mark.parametrize("pooling", ["auto", "mean"])
-def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, after, pooling):
+def test_the_width_depends_on_the_pooling(cased, tmp_path, after, pooling):
     both = {**MEAN, "pooling_mode_cls_token": not after}
     folder = build(cased, tmp_path / "model", *after, pooling=both)
     cfg = asked_of(folder, pooling=pooling)
@@ -134,7 +134,7 @@ def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, aft
     assert [problem.where for problem in problems] == ["model.output_width"]
 
 
-def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, monkeypatch):
+def test_downloaded_models_are_checked_before_a_run(cased, tmp_path, monkeypatch):
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     here: list[Path] = []
     monkeypatch.setattr(models, "find_local", lambda *_: here[0] if here else None)
@@ -161,7 +161,7 @@ def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, mo
         models.download_missing(cfg)
 
 
-def test_a_run_directory_is_told_where_its_model_is(tmp_path):
+def test_a_run_directory_as_a_model_names_its_model_folder(tmp_path):
     from finetune.errors import ModelError
     from finetune.models.resolve import find_local
 

@@ -119,7 +119,7 @@ def test_each_learns(there, tmp_path, kind):
         ("model=bert model.name=mixed", ["model.name=mixed", "config of another"]),
     ],
 )
-def test_mistakes_are_answered_before_training(there, tmp_path, asked, words):
+def test_mistakes_are_reported_before_training(there, tmp_path, asked, words):
     spoil(there)
     process = run_train(
         "data.path=pairs.csv", "data.max_length=16", *asked.split(), f"output_root={tmp_path / 'out'}", cwd=there

@@ -34,7 +34,7 @@ from finetune.evaluation.comparison import Comparison, compare
 from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
-from finetune.losses.loss import tell_width
+from finetune.losses.loss import check_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.report.content import outcome
@@ -233,7 +233,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     steps = total_steps(trainer, data.batches_per_epoch)
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
-        tell_width(loss, encoder.width)
+        check_width(loss, encoder.width)
     encoder.set_output_layers(layers_of(losses))
     if (teacher := teacher_of(losses)) is not None:
         device = trainer.strategy.root_device
