@@ -1,4 +1,4 @@
-"""InfoNCE against a plain reading of its formula and against sentence-transformers, values and gradients."""
+"""InfoNCE against a direct implementation of its formula and against sentence-transformers, values and gradients."""
 
 import math
 from dataclasses import replace
@@ -94,7 +94,7 @@ def test_equals_sentence_transformers_with_hard_negatives():
 
 
 def test_a_known_positive_of_another_row_is_not_a_negative():
-    # Two descriptions of one word and two words of one description: nothing is left to push away.
+    # Two descriptions of one word and two words of one description: no negative is left.
     assert InfoNCE()(embeddings(batch_of([(0, 2), (1, 2)])), batch_of([(0, 2), (1, 2)])).item() == 0
     assert InfoNCE()(embeddings(batch_of([(0, 1), (0, 2)])), batch_of([(0, 1), (0, 2)])).item() == 0
 
@@ -114,7 +114,7 @@ def test_gradcheck(symmetric):
 def test_items_of_one_group_are_not_negatives_of_each_other():
     batch = batch_of([(0, 1), (2, 3), (4, 5)])
     emb_ND = embeddings(batch)
-    # 0 and 2 are of one group: as if each were known to be right for the other, and for its positive.
+    # 0 and 2 are in one group: each is a known positive of the other, and of its positive.
     grouped = replace(batch, group_N=torch.tensor([7, 7, 7, 7, -1, -2]))
     apart = replace(batch, known_E2=torch.tensor([(a, b) for a in range(4) for b in range(4) if a != b]))
     torch.testing.assert_close(InfoNCE(0.1, True)(emb_ND, grouped), InfoNCE(0.1, True)(emb_ND, apart))

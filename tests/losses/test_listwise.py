@@ -15,11 +15,11 @@ from finetune.losses.ranking import LambdaLoss, ListMLE, ListNet, RankNet
 from tests.losses.batches import batch_of, embeddings
 
 ROWS, DOCUMENTS = 6, 5
-LENGTHS = [5, 5, 3, 5, 2, 4]  # documents of each row that are there
+LENGTHS = [5, 5, 3, 5, 2, 4]  # the number of documents of each row
 
 
 class Scores(CrossEncoder):
-    """A cross-encoder that knows the score of each document by its name."""
+    """A cross-encoder that returns a given score for each document, by its name."""
 
     def __init__(self, score_P):
         torch.nn.Module.__init__(self)
@@ -51,7 +51,7 @@ def scores(seed=0):
 
 
 def their_mean(make, score_Bk, batch):
-    """The mean over the rows of what their loss says of each: they count the pairs of a batch together."""
+    """The mean over the rows of their loss of each row; for several rows they average over all pairs."""
     each = []
     for row, length in enumerate(LENGTHS):
         model = Scores(score_Bk[row])
@@ -61,7 +61,7 @@ def their_mean(make, score_Bk, batch):
 
 
 def same(ours, oracle, leaf):
-    """The same value and gradient, to what fp32 gives: the peer computes in it."""
+    """The same value and gradient, up to fp32 precision, in which the reference computes."""
     gradients = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in (ours, oracle)]
     torch.testing.assert_close(ours, oracle.to(ours), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
@@ -148,9 +148,9 @@ def test_without_scores_the_positive_is_one_and_negatives_are_zero(loss):
     target_Bk[:, 0] = 3 if isinstance(loss, BCE) else 1
     without = loss.from_scores(scores(), replace(batch, score_Bk=None))
     absent = batch.score_Bk.isnan()
-    told = loss.from_scores(scores(), replace(batch, score_Bk=target_Bk.masked_fill(absent, float("nan"))))
-    torch.testing.assert_close(without, told)
-    # Of two sources in one table, the rows of one may have none.
+    with_targets = loss.from_scores(scores(), replace(batch, score_Bk=target_Bk.masked_fill(absent, float("nan"))))
+    torch.testing.assert_close(without, with_targets)
+    # With two sources in one table, the rows of one may have no scores.
     some = batch.score_Bk.clone()
     some[:3] = float("nan")
     mixed = torch.where(torch.arange(ROWS).unsqueeze(1) < 3, target_Bk, batch.score_Bk)
@@ -177,17 +177,17 @@ def test_scores_of_absent_documents_do_not_matter(loss):
     batch, score_Bk = graded(), scores()
     absent = batch.score_Bk.isnan()
     for strange in (float("nan"), float("inf"), -1e30):
-        told = score_Bk.masked_fill(absent, strange)
-        same(loss.from_scores(told, batch), loss.from_scores(score_Bk, batch), score_Bk)
+        replaced = score_Bk.masked_fill(absent, strange)
+        same(loss.from_scores(replaced, batch), loss.from_scores(score_Bk, batch), score_Bk)
 
 
 @every
 def test_extreme_scores_are_finite(loss):
     batch = graded()
-    nobody = replace(batch, score_Bk=batch.score_Bk * 0, weight_B=torch.zeros(ROWS))
+    zero = replace(batch, score_Bk=batch.score_Bk * 0, weight_B=torch.zeros(ROWS))
     for student in (torch.zeros(ROWS, DOCUMENTS), torch.full((ROWS, DOCUMENTS), 200.0), scores().float() * 100):
         leaf = student.detach().requires_grad_()
-        for one in (batch, nobody):
+        for one in (batch, zero):
             value = loss.from_scores(leaf, one)
             assert value.isfinite()
             assert torch.autograd.grad(value, leaf)[0].isfinite().all()

@@ -22,7 +22,7 @@ from tests.losses.batches import batch_of, classed, embeddings
 
 
 def alone(module):
-    """The names of the classes of a module that can stand alone."""
+    """The names of the classes of a module that can be used by themselves."""
     kinds = {name: kind for name, kind in vars(module).items() if isinstance(kind, type)}
     return sorted(name for name, kind in kinds.items() if f"{kind.__module__}.{kind.__name__}" not in INSTEAD)
 
@@ -36,7 +36,7 @@ NUMBERED = torch.tensor([CLASSES.index(label) for label in LABELS])
 
 
 def make(name, miner=None, classes=CLASSES, **more):
-    """What a run builds of a config that names this loss."""
+    """The loss that a run builds from a config."""
     inner = {"_target_": f"pytorch_metric_learning.losses.{name}", **NEEDED.get(name, {})}
     node = {"_target_": "finetune.losses.metric_learning.MetricLearning", "loss": inner, **more}
     facts = {"miner": miner, "classes": classes, "class_count": len(classes), "width": WIDTH}
@@ -45,7 +45,7 @@ def make(name, miner=None, classes=CLASSES, **more):
 
 
 def directly(name, loss, emb, batch, labels, indices=None):
-    """The library's answer."""
+    """The result of the library."""
     if name in TWO_VIEWS:
         return loss(emb[batch.anchor_B], ref_emb=emb[batch.positive_B])
     if name in META_CLASSES:
@@ -110,7 +110,7 @@ def test_connected_items_have_one_label(pairs, seed):
 
 def test_smooth_ap_uses_m_items_of_m_classes():
     labels = [3, 1, 1, 0, 1, 0, 2, 0, 2, 1]
-    batch = replace(classed(labels), label_B=None)  # 3 has nobody
+    batch = replace(classed(labels), label_B=None)  # item 3 has no positive
     assert len(batch.items_N) == 9
     emb = embeddings(batch)
     kept = torch.tensor([2, 4, 0, 1])  # two of 0, two of 1
@@ -154,7 +154,7 @@ def test_a_memory_of_earlier_batches(miner):
     ours = make("ContrastiveLoss", miner, memory=20)
     oracle = theirs.CrossBatchMemory(theirs.ContrastiveLoss(), WIDTH, 20, miner)
     batch = classed(LABELS)
-    for seed in range(3):  # the third goes over the end
+    for seed in range(3):  # the third is out of range
         emb = embeddings(batch, seed)
         same(ours(emb, batch), oracle(emb, NUMBERED), emb)
     file = io.BytesIO()
@@ -172,7 +172,7 @@ def test_a_memory_with_groups_and_single_items():
     ours = make("ContrastiveLoss", classes=[], memory=8)
     oracle = theirs.CrossBatchMemory(theirs.ContrastiveLoss(), WIDTH, 8)
     same(ours(emb, batch), oracle(emb, torch.tensor([8, 8, -3, -4])), emb)
-    # Other items of the next batch are other items, though they are as alone.
+    # Items without a group in the next batch are different items.
     later = replace(batch, items_N=batch.items_N + 4)
     same(ours(emb, later), oracle(emb, torch.tensor([8, 8, -7, -8])), emb)
 

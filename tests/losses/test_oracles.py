@@ -1,4 +1,4 @@
-"""Every loss against sentence-transformers, or a plain reading of its formula; values and gradients."""
+"""Every loss against sentence-transformers, or a direct implementation of its formula; values and gradients."""
 
 from dataclasses import replace
 
@@ -147,7 +147,7 @@ def test_given_triplets(distance):
     metric = getattr(theirs.TripletDistanceMetric, distance.upper())
     oracle = theirs.TripletLoss(None, distance_metric=metric, triplet_margin=0.7)
     expected = oracle.compute_loss_from_embeddings([emb[:6], emb[6:12], emb[12:]], None)
-    # The peer's euclidean distance adds 1e-6 to every difference.
+    # The reference adds 1e-6 to every difference in its euclidean distance.
     torch.testing.assert_close(Triplet("given", distance, 0.7)(emb, batch), expected, rtol=1e-5, atol=1e-5)
 
 

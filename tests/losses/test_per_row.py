@@ -1,4 +1,4 @@
-"""A loss by rows is the same in chunks, in shares of several processes, and never as a whole matrix."""
+"""A loss per row is the same in chunks and in parts of several processes, and never needs its whole matrix."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def test_chunks_change_nothing(given_rows, most, symmetric, seed):
 @settings(max_examples=80, deadline=None)
 @given(ROWS, st.integers(1, 12), st.booleans(), st.integers(0, 2**16))
 def test_parts_of_processes_add_up(given_rows, world, symmetric, seed):
-    """Some of them may have no rows at all."""
+    """Some of them may have no rows."""
     batch = weighted(batch_of(given_rows), seed)
     emb, loss = embeddings(batch, seed), InfoNCE(0.1, symmetric)
     whole = value_and_gradient(loss, emb, batch)

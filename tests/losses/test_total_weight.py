@@ -1,4 +1,4 @@
-"""What batches count when their gradients are accumulated: together they give the loss of one large batch."""
+"""The weights of batches in gradient accumulation: together they give the loss of one large batch."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Packed attention is the attention of each sequence alone."""
+"""Packed attention equals attention of each sequence by itself."""
 
 import types
 
@@ -56,7 +56,7 @@ def test_values_and_gradients(by, lengths, heads, window, causal, seed):
     packing = Packing(np.array(lengths), CPU)
     module = types.SimpleNamespace(is_causal=causal)
     with pytest.MonkeyPatch.context() as patch:
-        if by == "padded":  # what a GPU takes where it has no variable-length attention
+        if by == "padded":  # used on a GPU without variable-length attention
             patch.setattr(attention, "_grouped", attention._padded)
         out, _ = packed_attention(module, *ours, None, packing, scaling=0.4, sliding_window=window or None)
     expected = alone(*theirs, lengths, window, causal, 0.4)

@@ -1,4 +1,4 @@
-"""Fast dropout drops what it should, scales what it keeps, and replays."""
+"""Fast dropout: its rate, its scale, and its reproducibility."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every kind of encoder: what padding, saving and loading must not change, and what others make of a saved folder."""
+"""Every kind of encoder: results do not change by padding, saving, loading, or in other libraries."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def embed_images(encoder, images):
 
 
 def save(encoder, folder):
-    """Save an encoder as a run does, without the card."""
+    """Save an encoder as a run does, without the model card."""
     folder.mkdir()
     encoder.save(folder, 32, {})
     return str(folder)
@@ -111,8 +111,8 @@ def test_modules_and_prompts_of_a_sentence_transformers_folder_are_kept(folders,
     np.testing.assert_allclose(embed_texts(ours), theirs.encode(TEXTS), atol=1e-5)
     again = SentenceTransformer(save(ours, tmp_path / "ours"), device="cpu")
     np.testing.assert_allclose(again.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5)
-    assert again.prompts == {"red": "red ", "query": "", "document": ""}  # trained with none
-    # Its own head, and a further one behind it.
+    assert again.prompts == {"red": "red ", "query": "", "document": ""}  # trained without prompts
+    # Its own head, followed by a new one.
     assert TextEncoder(str(tmp_path / "theirs"), output_width=4).width == 4
 
 
@@ -128,7 +128,7 @@ def test_a_decoder_both_ways(folders, tmp_path, kind):
     both = TextEncoder(folders(kind), bidirectional=True, pooling="mean")
     one_way = TextEncoder(folders(kind), pooling="cls")
     first = TextEncoder(folders(kind), bidirectional=True, pooling="cls")
-    # Of a decoder the first token says the same whatever follows.
+    # In a decoder the state of the first token does not depend on the next ones.
     same_start = ["red cat", "red dog bird"]
     causal, seen = embed_texts(one_way, same_start), embed_texts(first, same_start)
     assert both.packs
@@ -280,7 +280,7 @@ def test_a_distilled_table_is_near_the_teacher_on_single_words(folders):
     theirs = torch.from_numpy(theirs - theirs.mean(0))
     ours = torch.from_numpy(embed_texts(student, words))
     ours = ours - ours.mean(0)
-    # The components are turned and centred: what is kept is which words are alike.
+    # The components are rotated and centered: similarities of words are kept.
     between = torch.corrcoef(torch.stack([(theirs @ theirs.T).flatten(), (ours @ ours.T).flatten()]))[0, 1]
     assert between > 0.9
 
@@ -300,7 +300,7 @@ def test_cross_encoder_in_sentence_transformers(folders, tmp_path, kind):
 
 
 def scores(encoder, pairs, max_length=32):
-    """Score pairs, joined from texts that were tokenised by themselves."""
+    """Score pairs, joined from texts that were tokenized separately."""
     sides = []
     for side in zip(*pairs, strict=True):
         rows = [encoder.tokenizer(text)["input_ids"] for text in side]

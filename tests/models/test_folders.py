@@ -30,7 +30,7 @@ from tests.models.tiny import tiny
 
 OLD, DENSE = "sentence_transformers.models", "sentence_transformers.sentence_transformer.modules"
 BASE = "sentence_transformers.base.modules"
-# The longest is cut; upper case is known to a tokenizer that lowers it only.
+# The longest is truncated; upper case is unknown to a tokenizer that does not lowercase.
 TEXTS = ["red cat", "RED Cat, Small DOG!", "small old dog and a new house", "blue " * 40, "x"]
 MEAN = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
 
@@ -96,14 +96,14 @@ def dense(inputs, outputs, activation="torch.nn.modules.activation.Tanh", **more
 
 
 def theirs(folder, length=24):
-    """Embed the texts with sentence-transformers, each alone: some of what is tested says nothing of padding."""
+    """Embed the texts one by one with sentence-transformers: some of the tested settings do not cover padding."""
     model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = length
     return model.encode(TEXTS), model
 
 
 def assert_alike(folder, saved, **settings):
-    """Assert that both libraries embed alike, from this folder and from what we save of it."""
+    """Assert that both libraries return the same embeddings, for this folder and for the one saved from it."""
     encoder = TextEncoder(str(folder), **settings)
     expected, _ = theirs(folder)
     if encoder.normalize:
@@ -115,7 +115,7 @@ def assert_alike(folder, saved, **settings):
     np.testing.assert_allclose(embed_texts(TextEncoder(str(saved)), TEXTS, 24), expected, atol=1e-5)
     found, model = theirs(saved)
     if encoder.truncate and encoder.normalize:
-        found = found / np.linalg.norm(found, axis=1, keepdims=True)  # it is cut after its last normalisation
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)  # it is truncated after its last normalization
     np.testing.assert_allclose(found, expected, atol=1e-5)
     return encoder, model
 
@@ -269,7 +269,7 @@ def test_a_transformer_in_a_folder_of_its_own(cased, tmp_path):
 def test_every_type_is_one_that_sentence_transformers_reads():
     from sentence_transformers.util.misc import import_from_string
 
-    # 6 has moved Normalize, and still reads where it was.
+    # Release 6 has moved Normalize, and still reads its old type.
     assert {spelling: import_from_string(spelling).__name__ for spelling in TYPES} == TYPES
 
 
@@ -464,7 +464,7 @@ def test_saved_prompts_are_those_of_the_training(cased, tmp_path, own, default, 
         expected = embed_texts(encoder, [front + text for text in TEXTS], 24)
         np.testing.assert_allclose(embed(TEXTS), expected, atol=1e-5)
     if "task" in own:
-        assert model.prompts["task"] == "t: "  # applied only when it is asked for
+        assert model.prompts["task"] == "t: "  # applied only on request
 
 
 def without_padding(folder):
@@ -492,12 +492,14 @@ TOKENIZERS = {
     "no padding token": without_padding,
     "cut and filled": cut_and_filled,
     "one more mark at the end": ended,
-    "no length": lambda folder: edit(folder / "tokenizer_config.json", lambda said: said.pop("model_max_length", None)),
+    "no length": lambda folder: edit(
+        folder / "tokenizer_config.json", lambda settings: settings.pop("model_max_length", None)
+    ),
     "cut on the left": lambda folder: edit(
-        folder / "tokenizer_config.json", lambda said: said.update(truncation_side="left")
+        folder / "tokenizer_config.json", lambda settings: settings.update(truncation_side="left")
     ),
     "filled on the left": lambda folder: edit(
-        folder / "tokenizer_config.json", lambda said: said.update(padding_side="left")
+        folder / "tokenizer_config.json", lambda settings: settings.update(padding_side="left")
     ),
 }
 
@@ -516,7 +518,7 @@ def test_every_tokenizer(tiny_model, tmp_path, change):
     encoder.save(tmp_path / "saved", 24, {})
     again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_allclose(np.stack([again.encode(text) for text in TEXTS]), expected, atol=1e-5)
-    again.encode(TEXTS)  # padded: a tokenizer without a token for it would fail
+    again.encode(TEXTS)  # padded: a tokenizer without a padding token would fail
 
 
 def test_a_token_id_beyond_the_table_is_refused(cased, tmp_path):
@@ -540,14 +542,14 @@ QUANTIZED = {
 }
 
 
-@pytest.mark.parametrize(("said", "named"), QUANTIZED.values(), ids=QUANTIZED.keys())
-def test_quantized_weights_are_named(cased, tmp_path, said, named):
+@pytest.mark.parametrize(("settings", "named"), QUANTIZED.values(), ids=QUANTIZED.keys())
+def test_quantized_weights_are_named(cased, tmp_path, settings, named):
     folder = build(cased, tmp_path / "model")
-    edit(folder / "config.json", lambda config: config.update(quantization_config=said))
-    (folder / "README.md").write_text("---\nbase_model: somebody/the-original\n---\n")
+    edit(folder / "config.json", lambda config: config.update(quantization_config=settings))
+    (folder / "README.md").write_text("---\nbase_model: user/the-original\n---\n")
     with pytest.raises(ModelError, match=named) as caught:
         TextEncoder(str(folder))
-    assert "somebody/the-original" in caught.value.advice
+    assert "user/the-original" in caught.value.advice
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
@@ -560,8 +562,8 @@ def test_quantized_weights_are_found_without_a_config(cased, tmp_path, dtype):
 
 def test_an_adapter_is_not_a_model(cased, tmp_path):
     folder: Path = build(cased, tmp_path / "model")
-    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "somebody/base", "peft_type": "LORA"})
-    with pytest.raises(ModelError, match=r"adapter.*somebody/base"):
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "user/base", "peft_type": "LORA"})
+    with pytest.raises(ModelError, match=r"adapter.*user/base"):
         TextEncoder(str(folder))
 
 
@@ -603,7 +605,7 @@ def test_a_table_of_tokens(tiny_model, tmp_path, weights, similarity):
     np.testing.assert_allclose(embed_texts(ours, TEXTS, 99), expected, atol=1e-5)
     (tmp_path / "saved").mkdir()
     ours.save(tmp_path / "saved", 6, {})
-    # Saved, it cuts texts where the training did, and has none of the prompts that the training did without.
+    # The saved model truncates texts as the training did, and has no prompts that the training did not use.
     cut = embed_texts(ours, TEXTS, 6)
     np.testing.assert_allclose(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), cut, atol=1e-5)
     np.testing.assert_allclose(embed_texts(StaticEncoder(str(tmp_path / "saved")), TEXTS, 6), cut, atol=1e-5)

@@ -31,7 +31,7 @@ def backbone(name="Bert", **more):
 
 
 def call(layer, states, lookup=None):
-    """Call a layer on packed states; the last rows are filling."""
+    """Call a layer on packed states; the last rows are padding."""
     packing = Packing(LENGTHS, torch.device("cpu"))
     return layer(
         states.unsqueeze(0), packing=packing, token_embedding=lookup or SharedGradEmbedding(torch.nn.Embedding(2, 2))

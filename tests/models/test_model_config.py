@@ -1,4 +1,4 @@
-"""How many tokens a model can read: the rule, which sees files only, against what really runs."""
+"""How many tokens a model can read: the rule, which only reads files, against the real model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZES = {
     **{"vocab_size": 50, "entity_vocab_size": 5, "attention_window": 4, "rotary_dim": 8, "num_hash_buckets": 64},
     **{"languages": ["en_XX"], "default_language": "en_XX", "max_2d_position_embeddings": 8, "head_dim": 8},
 }
-# Positions that are counted from behind the padding token's; MPNet's is 1 whatever its config says.
+# Positions start after that of the padding token, which is always 1 in MPNet.
 FROM_PADDING = [
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "xmod", "luke"),
     *("ibert", "esm", "longformer", "markuplm"),
@@ -68,7 +68,7 @@ def made(kind, folder, pad=1, **more):
 
 
 def runs(model, length):
-    """Return whether the model reads a text of so many tokens."""
+    """Return whether the model can read a text of this many tokens."""
     ids = torch.full((1, length), 9)
     try:
         with torch.no_grad():

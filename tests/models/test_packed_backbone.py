@@ -1,4 +1,4 @@
-"""Backbones of every kind compute packed texts as padded ones, and those that cannot are left as they are."""
+"""Backbones of every kind give the same result for packed and padded texts; unsupported ones are unchanged."""
 
 import numpy as np
 import pytest

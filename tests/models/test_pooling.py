@@ -23,7 +23,7 @@ PACKING = Packing(np.array([2, 3]), torch.device("cpu"))
         ("last", [[3.0, -4.0], [6.0, 0.0]]),
         ("weighted_mean", [[7 / 3, -10 / 3], [23 / 6, 11 / 6]]),
         ("gem", [[14 ** (1 / 3), 1e-6], [75 ** (1 / 3), 42 ** (1 / 3)]]),
-        ("attention", [[2.0, -3.0], [3.0, 2.0]]),  # as the mean, until it has learnt something
+        ("attention", [[2.0, -3.0], [3.0, 2.0]]),  # initially the mean
     ],
 )
 def test_by_hand(mode, expected):

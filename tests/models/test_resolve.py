@@ -1,4 +1,4 @@
-"""Where a model is looked for, and what is downloaded: pickled weights count only where a user allows them."""
+"""Where a model is looked for, and what is downloaded: pickled weights are only accepted if the user allows them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that puts a hub in the place of the real one, with these weights in its cache."""
+    """Return a function that replaces the hub by a fake one, with these weights in its cache."""
 
     def started(*cached: str) -> Hub:
         made = Hub(tmp_path, *cached)
@@ -71,8 +71,8 @@ def test_cached_pickles_are_named_where_the_hub_cannot_be_reached(hub, monkeypat
 
 @pytest.mark.parametrize("header", [[1], {"bert.weight": 5}, "x", {"a.position_embeddings.weight": {"shape": "x"}}])
 def test_a_header_of_another_type_is_a_damaged_file(tmp_path, header):
-    said = json.dumps(header).encode()
-    (tmp_path / SAFETENSORS).write_bytes(len(said).to_bytes(8, "little") + said + b"0")
+    encoded = json.dumps(header).encode()
+    (tmp_path / SAFETENSORS).write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"0")
     (tmp_path / "config.json").write_text("{}")
     assert max_tokens({"model_type": "bert", "max_position_embeddings": 20}, tmp_path) in (20, None)
     check_not_quantized(tmp_path, "it", {})
@@ -96,7 +96,7 @@ def test_cached_safetensors_are_enough(hub):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_an_encoder_downloads_pickles_where_they_are_allowed(hub, kind: type[Encoder], allowed: bool):
     there = hub()
-    with pytest.raises(ModelError):  # what this hub has is no model
+    with pytest.raises(ModelError):  # this hub has no valid model
         kind("org/model", allow_pickle=allowed)
     assert any("pytorch_model" in pattern for pattern in there.wanted) == allowed
     assert any(SAFETENSORS in pattern.replace("*", "") for pattern in there.wanted)

@@ -61,14 +61,14 @@ def test_a_modified_table_is_called_directly():
 def test_an_aborted_step_leaves_no_gradient():
     ours, plain = table(), table()
     lookup = SharedGradEmbedding(ours)
-    lookup(IDS[0]).sum().backward()  # as if memory ran out after it
+    lookup(IDS[0]).sum().backward()  # as after an out-of-memory error
     ours.zero_grad()
     torch.testing.assert_close(backward(SharedGradEmbedding(ours), ours.weight), backward(plain, plain.weight))
 
 
 def test_two_lookups_in_one_graph_do_not_share_a_buffer():
     ours, plain = table(), table()
-    backward(SharedGradEmbedding(ours), ours.weight)  # the buffer is there
+    backward(SharedGradEmbedding(ours), ours.weight)  # the buffer exists
     ours.zero_grad()
     both = [SharedGradEmbedding(ours), SharedGradEmbedding(ours)]
     for lookups, weight in ((both, ours.weight), ([plain, plain], plain.weight)):

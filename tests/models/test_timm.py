@@ -11,7 +11,7 @@ from tests.models.test_encoders import embed_images, pictures, save
 
 
 def _timm():
-    # timm needs torchvision, and a torchvision that was made for CUDA cannot be imported beside a torch without it.
+    # timm needs torchvision, and a torchvision built for CUDA cannot be imported with a torch without it.
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
@@ -25,7 +25,7 @@ def folder_of(architecture, folder, weights=None):
     torch.manual_seed(0)
     model = TimmWrapperModel(TimmWrapperConfig(architecture=architecture, do_pooling=True, image_size=64))
     if weights is not None:
-        # The same layers in the same order, under other names; the last two are a classifier's.
+        # The same layers in the same order, under other names; the last two belong to a classifier.
         names = model.timm_model.state_dict()
         model.timm_model.load_state_dict(dict(zip(names, weights.values(), strict=False)))
     model.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What is trained, how fast, and that adapters change nothing but what they have learnt."""
+"""Which parameters are trained, with which learning rate; and adapters, which only add what was trained."""
 
 import numpy as np
 import pytest
@@ -81,14 +81,14 @@ def test_adapters_start_at_zero_and_merge_to_the_same_model(tmp_path, kind, dora
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad and "magnitude" not in name:
             nn.init.normal_(parameter, std=0.1)
-    learnt = embed_texts(encoder)
-    assert np.abs(learnt - plain).max() > 1e-3
+    learned = embed_texts(encoder)
+    assert np.abs(learned - plain).max() > 1e-3
     tuning.merge(encoder)
-    np.testing.assert_allclose(embed_texts(encoder), learnt, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(encoder), learned, atol=1e-5)
     assert {*encoder.state_dict()} == {*TextEncoder(folder).state_dict()}
     (tmp_path / "saved").mkdir()
     encoder.save(tmp_path / "saved", 32, {})
-    np.testing.assert_allclose(embed_texts(TextEncoder(str(tmp_path / "saved"))), learnt, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(TextEncoder(str(tmp_path / "saved"))), learned, atol=1e-5)
 
 
 def test_adapters_learn(bert):

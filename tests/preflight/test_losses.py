@@ -1,4 +1,4 @@
-"""Losses by name through the front door: listed, matched with the data, trained."""
+"""Losses by name from the command line: listed, checked against the data, trained."""
 
 import csv
 import json
@@ -57,7 +57,7 @@ def test_a_broken_user_file_is_named(file, text, tmp_path, monkeypatch):
 
 
 def test_a_user_loss_with_unusual_class_variables(tables, tiny_model, tmp_path):
-    """Its needs may be no plain tuple, and its settings may have the names of ours."""
+    """Its `learns_from` may not be a plain tuple, and its settings may have the names of built-in ones."""
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "class Mine(torch.nn.Module):\n"

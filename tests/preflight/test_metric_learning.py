@@ -1,4 +1,4 @@
-"""Losses and miners of pytorch-metric-learning through the front door: what is refused, and that they train."""
+"""Losses and miners of pytorch-metric-learning from the command line: what is refused, and that they train."""
 
 import json
 import re

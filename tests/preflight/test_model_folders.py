@@ -1,4 +1,4 @@
-"""Model folders as a run meets them: refused before anything is made, said before it starts, kept when it is saved."""
+"""Model folders in a run: refused before it starts, reported before it starts, and kept in the saved model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["cased"]  # a fixture
 
 
 def checked(folder, cwd, *more):
-    """Return what `check=true` answers for a model in `folder`."""
+    """Return the result of `check=true` for a model in `folder`."""
     write_pairs(cwd / "pairs.csv")
     answer = run_train(*quick(folder, "check=true", *more), cwd=cwd)
     assert "Traceback" not in answer.stderr
@@ -78,11 +78,11 @@ def test_prompts_and_length_of_the_model_are_reported_before_a_run(cased, tmp_pa
     own = {"prompts": {"task": "t: ", "passage": "d: "}, "default_prompt_name": "task"}
     folder = build(cased, tmp_path / "model", model=own, transformer={"max_seq_length": 12})
     answer = checked(folder, tmp_path)
-    said = " ".join((answer.stdout + answer.stderr).split())
+    output = " ".join((answer.stdout + answer.stderr).split())
     assert answer.returncode == 0
-    assert """'data.prompts={anchor: "t: ", positive: "d: "}'""" in said
-    assert "saved without them" in said
-    assert "12 tokens (max_seq_length)" in said
+    assert """'data.prompts={anchor: "t: ", positive: "d: "}'""" in output
+    assert "saved without them" in output
+    assert "12 tokens (max_seq_length)" in output
     answer = checked(folder, tmp_path, 'data.prompts={anchor: "t: ", positive: "d: "}', "data.max_length=12")
     assert "of its own" not in answer.stdout + answer.stderr
     assert "max_seq_length" not in answer.stdout + answer.stderr
@@ -115,7 +115,7 @@ def test_lowercased_texts_have_their_own_cache_entry(cased):
 
 
 def asked_of(folder, **model):
-    """Return a config of a text encoder in this folder, as far as what looks at folders reads it."""
+    """Return the part of a config of a text encoder in this folder that the checks of folders read."""
     target = {"_target_": "finetune.models.text.TextEncoder", "name": str(folder)}
     loss = {"_target_": "finetune.losses.infonce.InfoNCE"}
     return OmegaConf.create({"model": target | model, "loss": loss, "data": {"max_length": 24}})
@@ -141,7 +141,7 @@ def test_downloaded_models_are_checked_before_a_run(cased, tmp_path, monkeypatch
     monkeypatch.setattr(models, "resolve", lambda *_: here.append(folder) or folder)
     cfg = OmegaConf.create(
         {
-            "model": {"_target_": "finetune.models.text.TextEncoder", "name": "somebody/it", "normalize": "auto"},
+            "model": {"_target_": "finetune.models.text.TextEncoder", "name": "user/it", "normalize": "auto"},
             "loss": {"_target_": "finetune.losses.infonce.InfoNCE"},
             "data": {"max_length": 99},
         }

@@ -228,7 +228,9 @@ class _Layer(torch.autograd.Function):
         attention.backward(_take_from(qkv_TW, attention.heads), put, d_attended_THd, attended_THd, saved)
         d_qkv_TW[attention.tokens :] = 0
         d_qkv = _linear_backward(d_qkv_TW, input_TD, needed[1:3])
-        d_x_TD = d_sum1_TD.add_(torch.mm(d_qkv_TW, qkv)) if needed[0] else None
+        d_x_TD = None
+        if needed[0]:
+            d_x_TD = d_sum1_TD.add_(torch.mm(d_qkv_TW, qkv))
         return d_x_TD, *d_qkv, *d_out, *d_up, *d_down, *d_norm1, *d_norm2, None
 
 

@@ -168,7 +168,8 @@ def _example_output(backbone: Any, image_processor: ImageProcessor) -> _Output:
     if states.ndim == 4:
         width, cost = states.shape[1], pixels.shape[-1] * pixels.shape[-2] // _PATCH**2
         pooled = getattr(output, "pooler_output", None)
-        has_pooling = pooled is not None and pooled.flatten(1).shape[1] == width
-        return _Output(width, cost, "own" if has_pooling else "mean")
+        if pooled is not None and pooled.flatten(1).shape[1] == width:
+            return _Output(width, cost, "own")
+        return _Output(width, cost, "mean")
     has_cls = any(name.endswith("cls_token") for name, _ in backbone.named_parameters())
     return _Output(states.shape[2], states.shape[1], "cls" if has_cls else "mean")

@@ -107,9 +107,11 @@ def backbone_folder(folder: Path) -> Path:
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         inside = folder / str(modules[0]["path"])
+        if inside.resolve().is_relative_to(folder.resolve()):
+            return inside
     except (OSError, ValueError, LookupError, TypeError):
-        return folder  # damage is reported when the folder is read
-    return inside if inside.resolve().is_relative_to(folder.resolve()) else folder
+        pass  # damage is reported when the folder is read
+    return folder
 
 
 def _find_in_package(name: str) -> Path | None:
@@ -120,7 +122,9 @@ def _find_in_package(name: str) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / package.folder
-    return folder if (folder / "config.json").is_file() else None
+    if not (folder / "config.json").is_file():
+        return None
+    return folder
 
 
 def _find_in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | None:
@@ -138,8 +142,9 @@ def _find_in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | Non
     # has safetensors on the hub.
     patterns = ["*.safetensors", *_PICKLES] if pickles else ["*.safetensors"]
     has_weights = any(any(folder.rglob(pattern)) for pattern in patterns)
-    has_files = all(_has_file(backbone_folder(folder), file) for file in files)
-    return folder if has_weights and has_files else None
+    if not has_weights or not all(_has_file(backbone_folder(folder), file) for file in files):
+        return None
+    return folder
 
 
 def _download(name: str, files: Sequence[str], pickles: bool) -> Path:

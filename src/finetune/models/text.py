@@ -178,7 +178,7 @@ def padded_states(backbone: Any, ids_T: Tensor, packing: Packing, pad_id: int, a
 def _make_bidirectional(backbone: Any, name: str) -> None:
     if not _is_causal(backbone):
         raise ModelError(
-            f"model.bidirectional=true: every token of {name} attends to all others already.",
+            f"model.bidirectional=true: every token of {name} already attends to all others.",
             "Leave model.bidirectional=false; it is for decoders.",
         )
     # Also in the saved config.json, which transformers reads.

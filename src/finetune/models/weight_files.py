@@ -56,7 +56,9 @@ def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
     """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
+        if length >= file.stat().st_size:
+            return length, {}
+        header = json.loads(opened.read(length))
     if not isinstance(header, dict) or not all(isinstance(tensor, dict) for tensor in header.values()):
         raise ValueError("its header is not an object of objects")
     return length, header
@@ -81,7 +83,10 @@ def check_not_quantized(folder: Path, name: str, config: Mapping[str, Any]) -> N
         ModelError: they are quantized; it has the method, and the original model if the folder names it.
     """
     quantization = _quantization_config(config)
-    method = _describe_method(quantization) if quantization is not None else _quantized_tensors(folder)
+    if quantization is not None:
+        method: str | None = _describe_method(quantization)
+    else:
+        method = _quantized_tensors(folder)
     if method is None:
         return
     base = _base_model(folder, config)
@@ -145,6 +150,8 @@ def _base_in_card(folder: Path) -> Any:
     try:
         metadata = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
         base = metadata.get("base_model")
-        return base[0] if isinstance(base, list) else base
+        if isinstance(base, list):
+            return base[0]
+        return base
     except (OSError, ValueError, LookupError, AttributeError, yaml.YAMLError):  # a card is free text
         return None

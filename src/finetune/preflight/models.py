@@ -287,7 +287,9 @@ def _check_weights(model: PretrainedRef, folder: Path) -> None:
 
 def _output_width_problems(model: PretrainedRef) -> Iterator[Problem]:
     output_width = model.node.get("output_width")
-    available = model.embedding_width() if model.layout in ("text", "image") else backbone_width(model.config)
+    available = backbone_width(model.config)
+    if model.layout in ("text", "image"):
+        available = model.embedding_width()
     if output_width and available and output_width > available:
         what = f"{output_width} dimensions are more than the {available} that the embeddings of {model.name} have."
         advice = f"Set {available} or less: a wider embedding would contain no more information."
