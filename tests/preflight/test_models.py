@@ -107,7 +107,7 @@ def test_each_learns(there, tmp_path, kind):
         ("model=bert model.name=bert model.keep_layers=3", ["model.keep_layers=3", "2 layers"]),
         (
             "model=bert model.name=bert model.bidirectional=true",
-            ["model.bidirectional", "already attends to all others"],
+            ["model.bidirectional", "already attends to all"],
         ),
         ("model=bert model.name=bert tuning=lora tuning.targets=[nope]", ["tuning.targets", "nope"]),
         ("model=bert model.name=bert loss=layers loss.layers=[2]", ["loss.layers", "not before the last"]),
