@@ -263,7 +263,7 @@ def test_weights_that_micro_batches_share_are_no_activations(tiny_model):
     from finetune.encoding import memory
 
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)).train(), texts(n=4)
-    lookup, counted = encoder.lookup(), []
+    lookup, counted = encoder.token_embedding(), []
     for shared in (frozenset(), lookup.storages):
         kept = memory.SavedTensorCounter(encoder.parameters(), shared)
         with kept.counted(torch.device("cpu")):

@@ -24,18 +24,18 @@ def scored(pairs, seed=0):
 
 
 def labelled(labels):
-    """A batch of items of these classes; the classes alone say who is right for whom."""
+    """A batch of items of these classes; items of one class are positives of each other."""
     count = len(labels)
     batch = batch_of([(i, (i + 1) % count) for i in range(count)])
     return replace(batch, known_E2=torch.empty(0, 2, dtype=torch.long), group_N=torch.tensor(labels))
 
 
 def classed(labels):
-    """The batch that labelled data makes: items of these classes, each beside another of its own."""
+    """The batch of labelled data: items of these classes, each in a row with another one of its class."""
     count = len(labels)
     label = np.array(labels, dtype=np.int64)
     relations = Relations(np.arange(count), np.full(count, ABSENT), label=label)
-    nobody = np.empty(0, np.int64)
-    known = KnownPositives.of_pairs(nobody, nobody, count, group=label)
+    empty = np.empty(0, np.int64)
+    known = KnownPositives.of_pairs(empty, empty, count, group=label)
     tokens = Tokens(np.zeros(count, np.int32), np.arange(count + 1))
     return Batches(relations, tokens, known, BatchSettings(count), seed=0).batch(np.arange(count))

@@ -1,4 +1,4 @@
-"""InfoNCE against a plain reading of its formula and against sentence-transformers, values and gradients."""
+"""InfoNCE against a direct implementation of its formula and against sentence-transformers, values and gradients."""
 
 import math
 from dataclasses import replace
@@ -93,13 +93,13 @@ def test_equals_sentence_transformers_with_hard_negatives():
     torch.testing.assert_close(InfoNCE(0.05, symmetric=False)(emb, batch), expected)
 
 
-def test_a_true_positive_of_another_row_is_no_negative():
-    # Two descriptions of one word and two words of one description: nothing is left to push away.
+def test_a_known_positive_of_another_row_is_not_a_negative():
+    # Two descriptions of one word and two words of one description: no negative is left.
     assert InfoNCE()(embeddings(batch_of([(0, 2), (1, 2)])), batch_of([(0, 2), (1, 2)])).item() == 0
     assert InfoNCE()(embeddings(batch_of([(0, 1), (0, 2)])), batch_of([(0, 1), (0, 2)])).item() == 0
 
 
-def test_equal_embeddings_cannot_be_told_apart():
+def test_equal_embeddings_have_the_loss_of_chance():
     batch = batch_of([(i, 4 + i) for i in range(4)])
     loss = InfoNCE()(torch.ones(8, 3, dtype=torch.float64), batch)
     assert loss.item() == pytest.approx(math.log(4))
@@ -111,10 +111,10 @@ def test_gradcheck(symmetric):
     assert torch.autograd.gradcheck(lambda emb: InfoNCE(0.5, symmetric)(emb, batch), embeddings(batch))
 
 
-def test_items_of_one_group_are_no_negatives_of_each_other():
+def test_items_of_one_group_are_not_negatives_of_each_other():
     batch = batch_of([(0, 1), (2, 3), (4, 5)])
     emb_ND = embeddings(batch)
-    # 0 and 2 are of one group: as if each were known to be right for the other, and for its positive.
+    # 0 and 2 are in one group: each is a known positive of the other, and of its positive.
     grouped = replace(batch, group_N=torch.tensor([7, 7, 7, 7, -1, -2]))
     apart = replace(batch, known_E2=torch.tensor([(a, b) for a in range(4) for b in range(4) if a != b]))
     torch.testing.assert_close(InfoNCE(0.1, True)(emb_ND, grouped), InfoNCE(0.1, True)(emb_ND, apart))

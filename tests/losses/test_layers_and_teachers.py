@@ -43,9 +43,9 @@ def test_layers_by_hand():
     assert torch.isfinite(torch.autograd.grad(Layers(Matryoshka(InfoNCE(), [8, 4]), [1])(emb, batch), emb)[0]).all()
 
 
-def test_the_embeddings_of_layers_are_those_of_models_cut_off_there(bert):
+def test_embeddings_of_layers_equal_models_with_fewer_layers(bert):
     encoder = TextEncoder(bert, dropout=0.0).train()
-    encoder.give_layers([1])
+    encoder.set_output_layers([1])
     rows = [encoder.tokenizer(text)["input_ids"] for text in TEXTS]
     ids, lengths = torch.tensor([i for row in rows for i in row]), np.array([len(row) for row in rows])
     found = encoder(ids, lengths).detach().numpy()
@@ -54,10 +54,10 @@ def test_the_embeddings_of_layers_are_those_of_models_cut_off_there(bert):
     np.testing.assert_allclose(found[:, 1], embed_texts(TextEncoder(bert)), atol=1e-5)
     assert encoder.eval()(ids, lengths).shape == (len(TEXTS), 32)
     with pytest.raises(CheckFailed, match="not before the last"):
-        encoder.give_layers([2])
+        encoder.set_output_layers([2])
 
 
-def test_a_guide_leaves_out_what_it_finds_nearer_than_the_positive():
+def test_a_guide_removes_candidates_nearer_than_the_positive():
     batch, items = pairs_batch()
     emb = normalize(torch.randn(items, 8, dtype=torch.float64), dim=1).requires_grad_()
     guide = torch.randn(items, 5)

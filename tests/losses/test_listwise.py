@@ -15,11 +15,11 @@ from finetune.losses.ranking import LambdaLoss, ListMLE, ListNet, RankNet
 from tests.losses.batches import batch_of, embeddings
 
 ROWS, DOCUMENTS = 6, 5
-LENGTHS = [5, 5, 3, 5, 2, 4]  # documents of each row that are there
+LENGTHS = [5, 5, 3, 5, 2, 4]  # the number of documents of each row
 
 
 class Scores(CrossEncoder):
-    """A cross-encoder that knows the score of each document by its name."""
+    """A cross-encoder that returns a given score for each document, by its name."""
 
     def __init__(self, score_P):
         torch.nn.Module.__init__(self)
@@ -51,7 +51,7 @@ def scores(seed=0):
 
 
 def their_mean(make, score_Bk, batch):
-    """The mean over the rows of what their loss says of each: they count the pairs of a batch together."""
+    """The mean over the rows of their loss of each row; for several rows they average over all pairs."""
     each = []
     for row, length in enumerate(LENGTHS):
         model = Scores(score_Bk[row])
@@ -61,7 +61,7 @@ def their_mean(make, score_Bk, batch):
 
 
 def same(ours, oracle, leaf):
-    """The same value and gradient, to what fp32 gives: the peer computes in it."""
+    """The same value and gradient, up to fp32 precision, in which the reference computes."""
     gradients = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in (ours, oracle)]
     torch.testing.assert_close(ours, oracle.to(ours), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
@@ -90,7 +90,7 @@ ORACLES = [
 @pytest.mark.parametrize(("loss", "grades", "make"), ORACLES, ids=lambda value: type(value).__name__)
 def test_equals_sentence_transformers(loss, grades, make, seed):
     batch, score_Bk = graded(seed, grades), scores(seed)
-    same(loss.of_scores(score_Bk, batch), their_mean(make, score_Bk, batch), score_Bk)
+    same(loss.from_scores(score_Bk, batch), their_mean(make, score_Bk, batch), score_Bk)
 
 
 @pytest.mark.parametrize("pos_weight", [1.0, 3.0])
@@ -104,9 +104,9 @@ def test_bce_equals_sentence_transformers(pos_weight):
         return oracle([["query"] * length, [str(j) for j in range(length)]], batch.score_Bk[row, :length])
 
     expected = torch.stack([one_row(*where) for where in enumerate(LENGTHS)]).mean()
-    same(loss.of_scores(score_Bk, batch), expected, score_Bk)
+    same(loss.from_scores(score_Bk, batch), expected, score_Bk)
     stretched = replace(batch, score_Bk=batch.score_Bk * 4 + 1)
-    same(BCE(pos_weight, 1, 5).of_scores(score_Bk, stretched), expected, score_Bk)
+    same(BCE(pos_weight, 1, 5).from_scores(score_Bk, stretched), expected, score_Bk)
     with pytest.raises(CheckFailed, match=r"must be above loss\.lowest"):
         BCE(lowest=1, highest=1)
 
@@ -117,7 +117,7 @@ def test_margin_mse_equals_sentence_transformers():
     columns = [[str(row * DOCUMENTS + j) for row in range(ROWS)] for j in range(DOCUMENTS)]
     oracle = theirs.MarginMSELoss(Scores(score_Bk.flatten()))
     expected = oracle([["query"] * ROWS, *columns], [*batch.score_Bk])
-    same(MarginMSE().of_scores(score_Bk, batch), expected, score_Bk)
+    same(MarginMSE().from_scores(score_Bk, batch), expected, score_Bk)
 
 
 EVERY = [BCE(highest=3.0), *(loss for loss, *_ in ORACLES), MarginMSE(), ListKL()]
@@ -130,13 +130,13 @@ def test_embeddings_are_scored_by_dot_products(loss):
     emb = embeddings(batch)
     document_Bk = torch.cat([batch.positive_B.unsqueeze(1), batch.negatives_Bn], 1)
     dots_Bk = (emb[batch.anchor_B].unsqueeze(1) * emb[document_Bk]).sum(2)
-    same(loss(emb, batch), loss.of_scores(loss.scale * dots_Bk, batch), emb)
+    same(loss(emb, batch), loss.from_scores(loss.scale * dots_Bk, batch), emb)
 
 
 @every
 def test_gradcheck(loss):
     batch = graded()
-    assert torch.autograd.gradcheck(lambda score: loss.of_scores(score, batch), scores())
+    assert torch.autograd.gradcheck(lambda score: loss.from_scores(score, batch), scores())
     emb = embeddings(batch)
     assert torch.autograd.gradcheck(lambda emb: loss(emb, batch), emb)
 
@@ -146,58 +146,58 @@ def test_without_scores_the_positive_is_one_and_negatives_are_zero(loss):
     batch = graded()
     target_Bk = torch.zeros(ROWS, DOCUMENTS).double()
     target_Bk[:, 0] = 3 if isinstance(loss, BCE) else 1
-    without = loss.of_scores(scores(), replace(batch, score_Bk=None))
+    without = loss.from_scores(scores(), replace(batch, score_Bk=None))
     absent = batch.score_Bk.isnan()
-    told = loss.of_scores(scores(), replace(batch, score_Bk=target_Bk.masked_fill(absent, float("nan"))))
-    torch.testing.assert_close(without, told)
-    # Of two sources in one table, the rows of one may have none.
+    with_targets = loss.from_scores(scores(), replace(batch, score_Bk=target_Bk.masked_fill(absent, float("nan"))))
+    torch.testing.assert_close(without, with_targets)
+    # With two sources in one table, the rows of one may have no scores.
     some = batch.score_Bk.clone()
     some[:3] = float("nan")
     mixed = torch.where(torch.arange(ROWS).unsqueeze(1) < 3, target_Bk, batch.score_Bk)
     mixed = mixed.masked_fill(absent, float("nan"))
     student = scores()
-    same(*(loss.of_scores(student, replace(batch, score_Bk=given)) for given in (some, mixed)), student)
+    same(*(loss.from_scores(student, replace(batch, score_Bk=given)) for given in (some, mixed)), student)
 
 
 @every
-def test_weights_shares_and_chunks(loss, monkeypatch):
+def test_weights_processes_and_chunks(loss, monkeypatch):
     batch, score_Bk = graded(), scores()
     batch = replace(batch, weight_B=torch.rand(ROWS, generator=torch.Generator().manual_seed(1)).double())
     ones = torch.eye(ROWS).double()
-    each = torch.stack([loss.of_scores(score_Bk, replace(batch, weight_B=one)) for one in ones])
+    each = torch.stack([loss.from_scores(score_Bk, replace(batch, weight_B=one)) for one in ones])
     expected = (each * batch.weight_B).sum() / batch.weight_B.sum()
-    same(loss.of_scores(score_Bk, batch), expected, score_Bk)
-    same(sum(loss.of_scores(score_Bk, batch, rank, 4) for rank in range(4)), expected, score_Bk)
-    monkeypatch.setattr("finetune.losses.per_row._MOST_ENTRIES", 2 * ROWS)
-    same(loss.of_scores(score_Bk, batch), expected, score_Bk)
+    same(loss.from_scores(score_Bk, batch), expected, score_Bk)
+    same(sum(loss.from_scores(score_Bk, batch, rank, 4) for rank in range(4)), expected, score_Bk)
+    monkeypatch.setattr("finetune.losses.per_row._MAX_ENTRIES", 2 * ROWS)
+    same(loss.from_scores(score_Bk, batch), expected, score_Bk)
 
 
 @every
-def test_what_stands_beside_an_absent_document_does_not_matter(loss):
+def test_scores_of_absent_documents_do_not_matter(loss):
     batch, score_Bk = graded(), scores()
     absent = batch.score_Bk.isnan()
     for strange in (float("nan"), float("inf"), -1e30):
-        told = score_Bk.masked_fill(absent, strange)
-        same(loss.of_scores(told, batch), loss.of_scores(score_Bk, batch), score_Bk)
+        replaced = score_Bk.masked_fill(absent, strange)
+        same(loss.from_scores(replaced, batch), loss.from_scores(score_Bk, batch), score_Bk)
 
 
 @every
-def test_extremes_are_no_trouble(loss):
+def test_extreme_scores_are_finite(loss):
     batch = graded()
-    nobody = replace(batch, score_Bk=batch.score_Bk * 0, weight_B=torch.zeros(ROWS))
+    zero = replace(batch, score_Bk=batch.score_Bk * 0, weight_B=torch.zeros(ROWS))
     for student in (torch.zeros(ROWS, DOCUMENTS), torch.full((ROWS, DOCUMENTS), 200.0), scores().float() * 100):
         leaf = student.detach().requires_grad_()
-        for one in (batch, nobody):
-            value = loss.of_scores(leaf, one)
+        for one in (batch, zero):
+            value = loss.from_scores(leaf, one)
             assert value.isfinite()
             assert torch.autograd.grad(value, leaf)[0].isfinite().all()
 
 
-def test_a_list_as_long_as_data_lets_it_be():
+def test_the_longest_possible_list():
     batch = batch_of([range(66)])
     student = torch.randn(1, 65, generator=torch.Generator().manual_seed(0)).requires_grad_()
     batch = replace(batch, score_Bk=torch.arange(65.0, 0, -1).unsqueeze(0))
     for loss in (ListMLE(position_aware=True), LambdaLoss("none"), ListNet()):
-        value = loss.of_scores(student, batch)
+        value = loss.from_scores(student, batch)
         assert value > 0
         assert torch.autograd.grad(value, student)[0].isfinite().all()

@@ -22,7 +22,7 @@ from tests.losses.batches import batch_of, classed, embeddings
 
 
 def alone(module):
-    """The names of the classes of a module that can stand alone."""
+    """The names of the classes of a module that can be used by themselves."""
     kinds = {name: kind for name, kind in vars(module).items() if isinstance(kind, type)}
     return sorted(name for name, kind in kinds.items() if f"{kind.__module__}.{kind.__name__}" not in INSTEAD)
 
@@ -36,7 +36,7 @@ NUMBERED = torch.tensor([CLASSES.index(label) for label in LABELS])
 
 
 def make(name, miner=None, classes=CLASSES, **more):
-    """What a run builds of a config that names this loss."""
+    """The loss that a run builds from a config."""
     inner = {"_target_": f"pytorch_metric_learning.losses.{name}", **NEEDED.get(name, {})}
     node = {"_target_": "finetune.losses.metric_learning.MetricLearning", "loss": inner, **more}
     facts = {"miner": miner, "classes": classes, "class_count": len(classes), "width": WIDTH}
@@ -45,7 +45,7 @@ def make(name, miner=None, classes=CLASSES, **more):
 
 
 def directly(name, loss, emb, batch, labels, indices=None):
-    """The library's answer."""
+    """The result of the library."""
     if name in TWO_VIEWS:
         return loss(emb[batch.anchor_B], ref_emb=emb[batch.positive_B])
     if name in META_CLASSES:
@@ -98,7 +98,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(10, 19)), min_size=3, 
 
 @settings(max_examples=40, deadline=None)
 @given(PAIRS, st.integers(0, 99))
-def test_what_hangs_together_has_one_label(pairs, seed):
+def test_connected_items_have_one_label(pairs, seed):
     batch = batch_of(pairs)
     emb = embeddings(batch, seed)
     graph = networkx.Graph(pairs)
@@ -108,9 +108,9 @@ def test_what_hangs_together_has_one_label(pairs, seed):
     same(ours(emb, batch), theirs.TripletMarginLoss()(emb, torch.tensor(labels)), emb)
 
 
-def test_smooth_ap_takes_as_many_whole_classes_as_they_are_large():
+def test_smooth_ap_uses_m_items_of_m_classes():
     labels = [3, 1, 1, 0, 1, 0, 2, 0, 2, 1]
-    batch = replace(classed(labels), label_B=None)  # 3 has nobody
+    batch = replace(classed(labels), label_B=None)  # item 3 has no positive
     assert len(batch.items_N) == 9
     emb = embeddings(batch)
     kept = torch.tensor([2, 4, 0, 1])  # two of 0, two of 1
@@ -137,7 +137,7 @@ def test_miners(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_those_that_take_no_miner_are_known(name):
+def test_losses_without_a_miner_are_listed(name):
     inner = make(name).loss
     emb = embeddings(classed(LABELS))
     some = tuple(torch.tensor(each) for each in ([0, 3, 6], [1, 4, 7], [3, 6, 0]))
@@ -154,7 +154,7 @@ def test_a_memory_of_earlier_batches(miner):
     ours = make("ContrastiveLoss", miner, memory=20)
     oracle = theirs.CrossBatchMemory(theirs.ContrastiveLoss(), WIDTH, 20, miner)
     batch = classed(LABELS)
-    for seed in range(3):  # the third goes over the end
+    for seed in range(3):  # the third is out of range
         emb = embeddings(batch, seed)
         same(ours(emb, batch), oracle(emb, NUMBERED), emb)
     file = io.BytesIO()
@@ -166,18 +166,18 @@ def test_a_memory_of_earlier_batches(miner):
     same(again(emb, batch), oracle(emb, NUMBERED), emb)
 
 
-def test_a_memory_of_chains_knows_who_is_alone():
+def test_a_memory_with_groups_and_single_items():
     batch = replace(classed([0, 0, 1, 1]), label_B=None, group_N=torch.tensor([8, 8, -1, -2]))
     emb = embeddings(batch)
     ours = make("ContrastiveLoss", classes=[], memory=8)
     oracle = theirs.CrossBatchMemory(theirs.ContrastiveLoss(), WIDTH, 8)
     same(ours(emb, batch), oracle(emb, torch.tensor([8, 8, -3, -4])), emb)
-    # Other items of the next batch are other items, though they are as alone.
+    # Items without a group in the next batch are different items.
     later = replace(batch, items_N=batch.items_N + 4)
     same(ours(emb, later), oracle(emb, torch.tensor([8, 8, -7, -8])), emb)
 
 
-def test_a_running_histogram_goes_on():
+def test_a_running_histogram_is_resumed():
     batch = classed(LABELS)
     ours, again = make("DynamicSoftMarginLoss"), make("DynamicSoftMarginLoss")
     ours(embeddings(batch).float(), batch)
@@ -193,7 +193,7 @@ def test_weights_stay_in_fp32():
     assert ours.double().loss.weight.dtype == torch.float64
 
 
-def test_items_that_nobody_belongs_to_are_no_trouble():
+def test_items_without_a_positive_are_finite():
     batch = replace(batch_of([(0, 1), (2, 3)]), known_E2=torch.empty(0, 2, dtype=torch.long))
     emb = embeddings(batch)
     for name in LOSSES:
@@ -206,7 +206,7 @@ def test_items_that_nobody_belongs_to_are_no_trouble():
     ("name", "more", "answer"),
     [
         ("FastAPLoss", {"memory": 9}, "FastAPLoss cannot use a memory.*ContrastiveLoss"),
-        ("CircleLoss", {"lr": 0.1}, "CircleLoss has no weights"),
+        ("CircleLoss", {"lr": 0.1}, "CircleLoss has no parameters"),
     ],
 )
 def test_what_a_loss_cannot_do_is_refused(name, more, answer):
@@ -216,13 +216,13 @@ def test_what_a_loss_cannot_do_is_refused(name, more, answer):
 
 def test_one_width_only():
     for loss in (make("ArcFaceLoss"), make("CircleLoss", memory=9)):
-        loss.fit_width(WIDTH)
-        with pytest.raises(CheckFailed, match="width 6, and is to work on 3"):
-            loss.fit_width(3)
-    make("CircleLoss").fit_width(3)
+        loss.check_width(WIDTH)
+        with pytest.raises(CheckFailed, match="width 6, and the embeddings have 3"):
+            loss.check_width(3)
+    make("CircleLoss").check_width(3)
 
 
-def test_a_distance_of_ones_own_choice():
+def test_another_distance():
     part = {"_target_": "pytorch_metric_learning.distances.LpDistance", "p": 1}
     node = {"_target_": "finetune.losses.metric_learning.MetricLearning"}
     node["loss"] = {"_target_": "pytorch_metric_learning.losses.ContrastiveLoss", "distance": part}

@@ -1,4 +1,4 @@
-"""Every loss against sentence-transformers, or a plain reading of its formula; values and gradients."""
+"""Every loss against sentence-transformers, or a direct implementation of its formula; values and gradients."""
 
 from dataclasses import replace
 
@@ -89,7 +89,7 @@ def test_contrastive(only_hard, oracle, ones, seed):
     same(Contrastive(0.5, only_hard=only_hard)(emb, batch), expected, emb)
 
 
-def test_contrastive_takes_given_negatives_for_wrong():
+def test_contrastive_uses_given_negatives():
     batch = batch_of([(i, 10 + i, 20 + i) for i in range(6)])
     emb = embeddings(batch)
     left, right = emb[:6].repeat(2, 1), emb[6:]
@@ -112,7 +112,7 @@ MINING = st.sampled_from(["all", "hard", "semi_hard"])
 )
 def test_triplets_in_the_batch(labels, distance, negatives, soft, seed):
     if soft and negatives == "all":
-        with pytest.raises(CheckFailed, match="always loses"):
+        with pytest.raises(CheckFailed, match="every triplet has one"):
             Triplet("all", soft=True)
         return
     batch = labelled(labels)
@@ -147,7 +147,7 @@ def test_given_triplets(distance):
     metric = getattr(theirs.TripletDistanceMetric, distance.upper())
     oracle = theirs.TripletLoss(None, distance_metric=metric, triplet_margin=0.7)
     expected = oracle.compute_loss_from_embeddings([emb[:6], emb[6:12], emb[12:]], None)
-    # The peer's euclidean distance adds 1e-6 to every difference.
+    # The reference adds 1e-6 to every difference in its euclidean distance.
     torch.testing.assert_close(Triplet("given", distance, 0.7)(emb, batch), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_supcon(labels, seed):
         assert ours.item() == 0
 
 
-def test_siglip_is_that_of_the_paper():
+def test_siglip_equals_the_paper():
     batch = batch_of(PAIRS)
     emb = embeddings(batch)
     logits = 10 * emb[:12] @ emb[12:].T - 10
@@ -180,7 +180,7 @@ def test_siglip_is_that_of_the_paper():
     same(SigLIP()(emb, batch), expected, emb)
 
 
-def test_siglip_takes_all_that_is_right_for_right():
+def test_siglip_uses_all_known_positives():
     batch = batch_of([(0, 2), (0, 3), (1, 3)])
     emb = embeddings(batch)
     logits = 10 * emb @ emb.T - 10
@@ -227,7 +227,7 @@ def test_margin_and_false_negatives_and_given_negatives():
     same(InfoNCE(0.1, negatives="given")(emb, batch), cross_entropy(own, torch.zeros(6, dtype=torch.long)), emb)
 
 
-def test_a_learned_temperature_has_a_gradient_and_an_end():
+def test_a_learned_temperature_has_a_gradient_and_a_minimum():
     batch = batch_of(PAIRS)
     emb = embeddings(batch).float()
     loss = InfoNCE(0.05, learn_temperature=True)
@@ -263,7 +263,7 @@ def test_list_kl(temperature):
 
 
 @pytest.mark.parametrize("loss", [MarginMSE(), ListKL()])
-def test_documents_that_are_not_there_teach_nothing(loss):
+def test_absent_documents_have_no_effect(loss):
     batch = lists()
     emb = embeddings(batch)
     score, negatives = batch.score_Bk.clone(), batch.negatives_Bn.clone()
@@ -293,12 +293,12 @@ def test_matryoshka_is_the_sum_over_widths():
     expected = sum(w * inner(normalize(emb[:, :d]), batch) for d, w in [(6, 1.0), (2, 0.5)])
     same(Matryoshka(inner, [6, 2], [1.0, 0.5])(emb, batch), expected, emb)
     with pytest.raises(CheckFailed, match="8 dimensions are more than the 6"):
-        Matryoshka(inner, [8]).fit_width(6)
+        Matryoshka(inner, [8]).check_width(6)
     with pytest.raises(CheckFailed, match="2 weights for 1 dimensions"):
         Matryoshka(inner, [8], [1.0, 2.0])
 
 
-def test_a_sum_and_its_shares():
+def test_a_sum_and_its_parts():
     batch = batch_of(PAIRS)
     emb = embeddings(batch)
     parts = {"main": InfoNCE(), "regular": Uniformity(), "supcon": SupCon()}
@@ -339,7 +339,7 @@ def test_gradcheck(loss, batch):
 
 
 @pytest.mark.parametrize(("loss", "batch"), EVERY, ids=lambda value: type(value).__name__)
-def test_weights_of_zero_and_equal_embeddings_are_no_trouble(loss, batch):
+def test_zero_weights_and_equal_embeddings_are_finite(loss, batch):
     emb = torch.ones(len(batch.items_N), 4, dtype=torch.float64).requires_grad_()
     for weight in (None, torch.zeros(len(batch))):
         value = loss(emb, replace(batch, weight_B=weight))

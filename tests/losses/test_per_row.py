@@ -1,4 +1,4 @@
-"""A loss by rows is the same in chunks, in shares of several processes, and never as a whole matrix."""
+"""A loss per row is the same in chunks and in parts of several processes, and never needs its whole matrix."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune.losses import per_row
 from finetune.losses.infonce import InfoNCE
-from finetune.losses.masks import are_among, known_positives
+from finetune.losses.masks import index_mask, known_positive_mask
 from tests.losses.test_infonce import ROWS, batch_of, embeddings
 
 
@@ -33,15 +33,15 @@ def test_chunks_change_nothing(given_rows, most, symmetric, seed):
     emb, loss = embeddings(batch, seed), InfoNCE(0.1, symmetric)
     whole = value_and_gradient(loss, emb, batch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(per_row, "_MOST_ENTRIES", most)
+        patch.setattr(per_row, "_MAX_ENTRIES", most)
         chunked = value_and_gradient(loss, emb, batch)
     torch.testing.assert_close(chunked, whole)
 
 
 @settings(max_examples=80, deadline=None)
 @given(ROWS, st.integers(1, 12), st.booleans(), st.integers(0, 2**16))
-def test_shares_of_processes_add_up(given_rows, world, symmetric, seed):
-    """Some of them may have no rows at all."""
+def test_parts_of_processes_add_up(given_rows, world, symmetric, seed):
+    """Some of them may have no rows."""
     batch = weighted(batch_of(given_rows), seed)
     emb, loss = embeddings(batch, seed), InfoNCE(0.1, symmetric)
     whole = value_and_gradient(loss, emb, batch)
@@ -51,7 +51,7 @@ def test_shares_of_processes_add_up(given_rows, world, symmetric, seed):
 
 
 @pytest.mark.slow
-def test_a_large_batch_never_has_its_matrix(monkeypatch):
+def test_a_large_batch_never_materializes_its_matrix(monkeypatch):
     """16 million entries at once are 64 MB; the matrix of these rows has 200 million."""
     sizes = []
 
@@ -65,7 +65,7 @@ def test_a_large_batch_never_has_its_matrix(monkeypatch):
     emb = torch.nn.functional.normalize(torch.randn(20_000, 4), dim=1).requires_grad_()
     with Watch():
         InfoNCE(symmetric=False)(emb, batch).backward()
-    assert max(sizes) <= per_row._MOST_ENTRIES + 20_000
+    assert max(sizes) <= per_row._MAX_ENTRIES + 20_000
 
 
 def test_nothing_is_recomputed_where_one_chunk_is_enough(monkeypatch):
@@ -75,20 +75,20 @@ def test_nothing_is_recomputed_where_one_chunk_is_enough(monkeypatch):
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=7), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5))))
-def test_known_positives_by_hand(sources, edges):
+def test_known_positive_mask_by_hand(sources, edges):
     batch = replace(
         batch_of([(i, 5 - i) for i in range(3)]), known_E2=torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
     )
     expected = [[(source, item) in edges for item in range(6)] for source in sources]
-    assert known_positives(batch, torch.tensor(sources), 6).tolist() == expected
+    assert known_positive_mask(batch, torch.tensor(sources), 6).tolist() == expected
 
 
-def test_nobody_is_listed_by_minus_one():
-    assert are_among(torch.tensor([[2, -1], [0, 2]]), 4).tolist() == [True, False, True, False]
-    assert not are_among(torch.tensor([-1]), 4).any()
+def test_minus_one_is_no_item():
+    assert index_mask(torch.tensor([[2, -1], [0, 2]]), 4).tolist() == [True, False, True, False]
+    assert not index_mask(torch.tensor([-1]), 4).any()
 
 
-def test_an_empty_share_still_has_a_gradient():
+def test_a_process_without_rows_has_a_gradient():
     batch = batch_of([(0, 3), (1, 4)])
     emb = embeddings(batch)
     InfoNCE()(emb, batch, 3, 5).backward()

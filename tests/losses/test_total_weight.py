@@ -1,4 +1,4 @@
-"""What batches count when their gradients are accumulated: together they give the loss of one large batch."""
+"""The weights of batches in gradient accumulation: together they give the loss of one large batch."""
 
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(loss, batch, weighted):
     torch.testing.assert_close(mean, loss(emb, batch))
 
 
-def test_others_count_by_their_rows():
+def test_other_losses_count_rows():
     batch = batch_of(PAIRS)
     assert total_weight(torch.nn.Linear(1, 1), batch) == total_weight(InfoNCE(), batch) == 5
     assert total_weight(Triplet("hard"), batch) == total_weight(Layers(InfoNCE(), [1]), batch) == 5

@@ -1,4 +1,4 @@
-"""Packed attention is the attention of each sequence alone."""
+"""Packed attention equals attention of each sequence by itself."""
 
 import types
 
@@ -56,8 +56,8 @@ def test_values_and_gradients(by, lengths, heads, window, causal, seed):
     packing = Packing(np.array(lengths), CPU)
     module = types.SimpleNamespace(is_causal=causal)
     with pytest.MonkeyPatch.context() as patch:
-        if by == "padded":  # what a GPU takes where it has no variable-length attention
-            patch.setattr(attention, "_by_groups", attention._padded)
+        if by == "padded":  # used on a GPU without variable-length attention
+            patch.setattr(attention, "_grouped", attention._padded)
         out, _ = packed_attention(module, *ours, None, packing, scaling=0.4, sliding_window=window or None)
     expected = alone(*theirs, lengths, window, causal, 0.4)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
@@ -78,7 +78,7 @@ def test_gradients_with_dropout_by_finite_differences():
     assert torch.autograd.gradcheck(attend, states([3, 3, 5], 2, 2, 4, 1))
 
 
-def test_dropout_falls_on_the_weights():
+def test_dropout_applies_to_the_attention_weights():
     lengths = [4, 4]
     query, key, value = (tensor.detach() for tensor in states(lengths, 2, 2, 3, 5))
     torch.manual_seed(11)
@@ -104,13 +104,13 @@ def test_mixed_precision_gives_the_values_dtype():
 
 
 @pytest.mark.parametrize("more", [{"softcap": 50.0}, {"position_bias": torch.zeros(1)}])
-def test_what_it_cannot_do_is_refused(more):
+def test_unsupported_arguments_raise(more):
     with pytest.raises(NotImplementedError, match=next(iter(more))):
         packed_attention(types.SimpleNamespace(), *states([2], 1, 1, 2, 0), None, Packing(np.array([2]), CPU), **more)
 
 
 @given(LENGTHS)
-def test_packing_and_padding_are_each_others_inverse(lengths):
+def test_unpad_is_the_inverse_of_pad(lengths):
     packing = Packing(np.array(lengths), CPU)
     row = torch.arange(sum(lengths)).unsqueeze(1)
     padded = packing.pad(row)

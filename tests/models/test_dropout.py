@@ -1,4 +1,4 @@
-"""Fast dropout drops what it should, scales what it keeps, and replays."""
+"""Fast dropout: its rate, its scale, and its reproducibility."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_the_rate_and_the_mean_are_exact_over_calls(p):
     assert abs(float(outputs.mean()) - 1) < 6 * (p / (1 - p) / n) ** 0.5 + 1e-4
 
 
-def test_neighbours_are_dropped_independently():
+def test_adjacent_elements_are_dropped_independently():
     torch.manual_seed(2)
     kept = (Dropout(0.5)(torch.ones(1_000_000)) != 0).double() - 0.5
     for distance in (1, 2, 3, 4, 8, 16, 64, 384):
@@ -59,14 +59,14 @@ def test_a_saved_random_state_replays_it():
 
 
 @pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
-def test_evaluation_and_the_ends_are_those_of_torch(p):
+def test_evaluation_and_extreme_rates_equal_torch(p):
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(p).eval()(x), x)
     if p in (0.0, 1.0):
         assert torch.equal(Dropout(p)(x), nn.Dropout(p)(x))
 
 
-def test_infinity_that_is_dropped_is_zero():
+def test_a_dropped_infinity_is_zero():
     torch.manual_seed(4)
     mask, _ = keep_mask((1000,), 0.5)
     dropped = keep_(torch.full((1000,), float("inf")), mask)
@@ -82,7 +82,7 @@ def test_any_shape(size, p):
     assert scale >= 1
 
 
-def test_what_is_not_contiguous_keeps_its_order():
+def test_noncontiguous_input_keeps_its_order():
     torch.manual_seed(5)
     x = torch.randn(6, 4, 3).transpose(0, 2)
     y = Dropout(0.5)(x)

@@ -1,4 +1,4 @@
-"""Every kind of encoder: what padding, saving and loading must not change, and what others make of a saved folder."""
+"""Every kind of encoder: results do not change by padding, saving, loading, or in other libraries."""
 
 import numpy as np
 import pytest
@@ -54,14 +54,14 @@ def embed_images(encoder, images):
 
 
 def save(encoder, folder):
-    """Save an encoder as a run does, without the card."""
+    """Save an encoder as a run does, without the model card."""
     folder.mkdir()
     encoder.save(folder, 32, {})
     return str(folder)
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_texts_saved_and_loaded_and_alone(folders, tmp_path, kind):
+def test_texts_saved_loaded_and_independent_of_the_batch(folders, tmp_path, kind):
     encoder = TextEncoder(folders(kind))
     found = embed_texts(encoder)
     assert found.shape == (len(TEXTS), 32)
@@ -111,12 +111,12 @@ def test_modules_and_prompts_of_a_sentence_transformers_folder_are_kept(folders,
     np.testing.assert_allclose(embed_texts(ours), theirs.encode(TEXTS), atol=1e-5)
     again = SentenceTransformer(save(ours, tmp_path / "ours"), device="cpu")
     np.testing.assert_allclose(again.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5)
-    assert again.prompts == {"red": "red ", "query": "", "document": ""}  # trained with none
-    # Its own head, and a further one behind it.
+    assert again.prompts == {"red": "red ", "query": "", "document": ""}  # trained without prompts
+    # Its own head, followed by a new one.
     assert TextEncoder(str(tmp_path / "theirs"), output_width=4).width == 4
 
 
-def test_a_model_compared_by_dot_product_stays_one(folders, tmp_path):
+def test_dot_product_similarity_is_kept(folders, tmp_path):
     encoder = TextEncoder(folders("bert"), normalize=False)
     assert TextEncoder(save(encoder, tmp_path / "saved")).normalize is False
 
@@ -128,7 +128,7 @@ def test_a_decoder_both_ways(folders, tmp_path, kind):
     both = TextEncoder(folders(kind), bidirectional=True, pooling="mean")
     one_way = TextEncoder(folders(kind), pooling="cls")
     first = TextEncoder(folders(kind), bidirectional=True, pooling="cls")
-    # Of a decoder the first token says the same whatever follows.
+    # In a decoder the state of the first token does not depend on the next ones.
     same_start = ["red cat", "red dog bird"]
     causal, seen = embed_texts(one_way, same_start), embed_texts(first, same_start)
     assert both.packs
@@ -181,13 +181,13 @@ def test_image_pooling_is_that_of_transformers(folders):
         np.testing.assert_allclose(embed_images(ImageEncoder(folders(kind)), pictures()), expected, atol=1e-5)
 
 
-def test_batch_norm_says_the_same_in_training_whatever_stands_beside(folders):
+def test_batch_norm_in_training_is_independent_of_the_batch(folders):
     encoder = ImageEncoder(folders("resnet")).train()
     pixels = torch.from_numpy(encoder.prepare(pictures(), None))
     torch.testing.assert_close(encoder(pixels)[:2], encoder(pixels[:2]))
 
 
-def test_augmentation_is_another_look_and_repeats_itself(folders):
+def test_augmentation_changes_images_reproducibly(folders):
     encoder = ImageEncoder(folders("vit"), crop=0.4, flip=0.5, color=0.4)
     plain = encoder.prepare(pictures(), None)
     looks = [encoder.prepare(pictures(), np.random.default_rng(seed)) for seed in (1, 1, 2)]
@@ -238,7 +238,7 @@ def test_points(tmp_path):
     assert np.abs(one - other).max() > 0.1
 
 
-def test_turning_keeps_distances():
+def test_rotations_keep_distances():
     encoder = PointEncoder(point_widths=[4], head_widths=[], output_width=3, turn=3.1)
     cloud = np.random.default_rng(0).normal(size=(1, 20, 3)).astype(np.float32)
     turned = encoder.prepare(cloud, np.random.default_rng(0))
@@ -246,7 +246,7 @@ def test_turning_keeps_distances():
     np.testing.assert_allclose(turned[..., 1], cloud[..., 1], rtol=1e-5)
 
 
-def test_vectors_start_as_they_are_and_are_saved(tmp_path):
+def test_vectors_are_initially_unchanged_and_saved(tmp_path):
     vectors = torch.nn.functional.normalize(torch.randn(6, 16), dim=1)
     encoder = VectorEncoder(input_width=16, hidden_width=8, layers=2).eval()
     torch.testing.assert_close(encoder(vectors), vectors)
@@ -272,7 +272,7 @@ def test_static_in_sentence_transformers(folders, tmp_path, init):
     assert not embed_texts(encoder, [""]).any()
 
 
-def test_a_distilled_table_is_near_what_the_teacher_says_of_single_words(folders):
+def test_a_distilled_table_is_near_the_teacher_on_single_words(folders):
     teacher = TextEncoder(folders("bert"))
     student = StaticEncoder(folders("bert"), init="distil", output_width=32, common=0.0)
     words = TEXTS[3].split()
@@ -280,7 +280,7 @@ def test_a_distilled_table_is_near_what_the_teacher_says_of_single_words(folders
     theirs = torch.from_numpy(theirs - theirs.mean(0))
     ours = torch.from_numpy(embed_texts(student, words))
     ours = ours - ours.mean(0)
-    # The components are turned and centred: what is kept is which words are alike.
+    # The components are rotated and centered: similarities of words are kept.
     between = torch.corrcoef(torch.stack([(theirs @ theirs.T).flatten(), (ours @ ours.T).flatten()]))[0, 1]
     assert between > 0.9
 
@@ -300,7 +300,7 @@ def test_cross_encoder_in_sentence_transformers(folders, tmp_path, kind):
 
 
 def scores(encoder, pairs, max_length=32):
-    """Score pairs, joined from texts that were tokenised by themselves."""
+    """Score pairs, joined from texts that were tokenized separately."""
     sides = []
     for side in zip(*pairs, strict=True):
         rows = [encoder.tokenizer(text)["input_ids"] for text in side]

@@ -19,8 +19,8 @@ from sentence_transformers import SentenceTransformer
 from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.image import ImageEncoder
-from finetune.models.st_format.module_types import TYPES
-from finetune.models.st_format.write import write_json
+from finetune.models.st_format.json_files import write_json
+from finetune.models.st_format.modules import TYPES
 from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
@@ -30,7 +30,7 @@ from tests.models.tiny import tiny
 
 OLD, DENSE = "sentence_transformers.models", "sentence_transformers.sentence_transformer.modules"
 BASE = "sentence_transformers.base.modules"
-# The longest is cut; upper case is known to a tokenizer that lowers it only.
+# The longest is truncated; upper case is unknown to a tokenizer that does not lowercase.
 TEXTS = ["red cat", "RED Cat, Small DOG!", "small old dog and a new house", "blue " * 40, "x"]
 MEAN = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
 
@@ -96,14 +96,14 @@ def dense(inputs, outputs, activation="torch.nn.modules.activation.Tanh", **more
 
 
 def theirs(folder, length=24):
-    """Embed the texts with sentence-transformers, each alone: some of what is tested says nothing of padding."""
+    """Embed the texts one by one with sentence-transformers: some of the tested settings do not cover padding."""
     model = SentenceTransformer(str(folder), device="cpu")
     model.max_seq_length = length
     return model.encode(TEXTS), model
 
 
 def assert_alike(folder, saved, **settings):
-    """Assert that both libraries embed alike, from this folder and from what we save of it."""
+    """Assert that both libraries return the same embeddings, for this folder and for the one saved from it."""
     encoder = TextEncoder(str(folder), **settings)
     expected, _ = theirs(folder)
     if encoder.normalize:
@@ -115,7 +115,7 @@ def assert_alike(folder, saved, **settings):
     np.testing.assert_allclose(embed_texts(TextEncoder(str(saved)), TEXTS, 24), expected, atol=1e-5)
     found, model = theirs(saved)
     if encoder.truncate and encoder.normalize:
-        found = found / np.linalg.norm(found, axis=1, keepdims=True)  # it is cut after its last normalisation
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)  # it is truncated after its last normalization
     np.testing.assert_allclose(found, expected, atol=1e-5)
     return encoder, model
 
@@ -227,14 +227,14 @@ def test_every_setting_of_the_transformer(cased, tmp_path, settings):
     assert kept.get("unpad_inputs") == settings.get("unpad_inputs")
 
 
-def test_lower_case_changes_what_upper_case_says(cased, tmp_path):
+def test_lower_case_changes_embeddings_of_upper_case(cased, tmp_path):
     lower = TextEncoder(str(build(cased, tmp_path / "lower", transformer={"do_lower_case": True})))
     as_it_is = TextEncoder(str(build(cased, tmp_path / "cased")))
     np.testing.assert_array_equal(*embed_texts(lower, ["RED Cat", "red cat"]))
     assert np.abs(np.subtract(*embed_texts(as_it_is, ["RED Cat", "red cat"]))).max() > 1e-3
 
 
-def test_a_cross_encoder_lowers_texts_too(cased, tmp_path):
+def test_a_cross_encoder_lowercases_texts_too(cased, tmp_path):
     from sentence_transformers import CrossEncoder as Theirs
 
     settings = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
@@ -269,7 +269,7 @@ def test_a_transformer_in_a_folder_of_its_own(cased, tmp_path):
 def test_every_type_is_one_that_sentence_transformers_reads():
     from sentence_transformers.util.misc import import_from_string
 
-    # 6 has moved Normalize, and still reads where it was.
+    # Release 6 has moved Normalize, and still reads its old type.
     assert {spelling: import_from_string(spelling).__name__ for spelling in TYPES} == TYPES
 
 
@@ -278,7 +278,7 @@ def test_the_old_and_the_new_types_of_modules(cased, tmp_path, package):
     assert_alike(build(cased, tmp_path / "model", first=f"{package}.Transformer"), tmp_path / "saved")
 
 
-def test_modules_follow_as_they_are_listed_whatever_their_numbers(cased, tmp_path):
+def test_modules_are_in_the_order_of_the_list_not_of_idx(cased, tmp_path):
     folder = build(cased, tmp_path / "model", dense(32, 20), dense(20, 32))
     edit(folder / "modules.json", lambda modules: [module.update(idx=9 - i) for i, module in enumerate(modules)])
     assert_alike(folder, tmp_path / "saved")
@@ -414,14 +414,14 @@ def test_what_is_not_supported_is_named(cased, tmp_path, made, named):
         (lambda modules: modules.clear(), "first module"),
     ],
 )
-def test_a_list_of_modules_that_says_more(cased, tmp_path, change, named):
+def test_unsupported_entries_of_modules_json_are_named(cased, tmp_path, change, named):
     folder = build(cased, tmp_path / "model")
     edit(folder / "modules.json", change)
     with pytest.raises(ModelError, match=named):
         TextEncoder(str(folder))
 
 
-def test_a_distance_can_be_left_for_the_cosine(cased, tmp_path):
+def test_an_unsupported_distance_can_be_replaced_by_the_cosine(cased, tmp_path):
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     encoder = TextEncoder(str(folder), normalize=True)
     (tmp_path / "saved").mkdir()
@@ -429,7 +429,7 @@ def test_a_distance_can_be_left_for_the_cosine(cased, tmp_path):
     assert SentenceTransformer(str(tmp_path / "saved"), device="cpu").similarity_fn_name == "cosine"
 
 
-def test_nothing_comes_after_embeddings_that_are_cut(cased, tmp_path):
+def test_no_head_after_truncated_embeddings(cased, tmp_path):
     folder = build(cased, tmp_path / "model", model={"truncate_dim": 12})
     with pytest.raises(ModelError, match="truncate_dim"):
         TextEncoder(str(folder), output_width=8)
@@ -454,7 +454,7 @@ OWN = {"query": "q: ", "passage": "d: ", "task": "t: "}
         ({}, None, BOTH, "q: ", "d: ", ""),
     ],
 )
-def test_prompts_are_saved_as_they_were_trained_with(cased, tmp_path, own, default, trained, query, document, plain):
+def test_saved_prompts_are_those_of_the_training(cased, tmp_path, own, default, trained, query, document, plain):
     settings = {"prompts": own, "default_prompt_name": default}
     encoder = TextEncoder(str(build(cased, tmp_path / "model", ("Normalize", {}), model=settings)))
     (tmp_path / "saved").mkdir()
@@ -464,7 +464,7 @@ def test_prompts_are_saved_as_they_were_trained_with(cased, tmp_path, own, defau
         expected = embed_texts(encoder, [front + text for text in TEXTS], 24)
         np.testing.assert_allclose(embed(TEXTS), expected, atol=1e-5)
     if "task" in own:
-        assert model.prompts["task"] == "t: "  # applied only when it is asked for
+        assert model.prompts["task"] == "t: "  # applied only on request
 
 
 def without_padding(folder):
@@ -492,12 +492,14 @@ TOKENIZERS = {
     "no padding token": without_padding,
     "cut and filled": cut_and_filled,
     "one more mark at the end": ended,
-    "no length": lambda folder: edit(folder / "tokenizer_config.json", lambda said: said.pop("model_max_length", None)),
+    "no length": lambda folder: edit(
+        folder / "tokenizer_config.json", lambda settings: settings.pop("model_max_length", None)
+    ),
     "cut on the left": lambda folder: edit(
-        folder / "tokenizer_config.json", lambda said: said.update(truncation_side="left")
+        folder / "tokenizer_config.json", lambda settings: settings.update(truncation_side="left")
     ),
     "filled on the left": lambda folder: edit(
-        folder / "tokenizer_config.json", lambda said: said.update(padding_side="left")
+        folder / "tokenizer_config.json", lambda settings: settings.update(padding_side="left")
     ),
 }
 
@@ -516,10 +518,10 @@ def test_every_tokenizer(tiny_model, tmp_path, change):
     encoder.save(tmp_path / "saved", 24, {})
     again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_allclose(np.stack([again.encode(text) for text in TEXTS]), expected, atol=1e-5)
-    again.encode(TEXTS)  # padded: a tokenizer without a token for it would fail
+    again.encode(TEXTS)  # padded: a tokenizer without a padding token would fail
 
 
-def test_a_tokenizer_with_gaps_that_lead_out_of_the_table(cased, tmp_path):
+def test_a_token_id_beyond_the_table_is_refused(cased, tmp_path):
     folder = build(cased, tmp_path / "model")
 
     def change(made):
@@ -530,7 +532,7 @@ def test_a_tokenizer_with_gaps_that_lead_out_of_the_table(cased, tmp_path):
         TextEncoder(str(folder))
 
 
-QUANTISED = {
+QUANTIZED = {
     "bitsandbytes": ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "4 bits"),
     "old bitsandbytes": ({"load_in_8bit": True}, "bitsandbytes, 8 bits"),
     "gptq": ({"quant_method": "gptq", "bits": 4}, "gptq, 4 bits"),
@@ -540,28 +542,28 @@ QUANTISED = {
 }
 
 
-@pytest.mark.parametrize(("said", "named"), QUANTISED.values(), ids=QUANTISED.keys())
-def test_quantised_weights_are_named(cased, tmp_path, said, named):
+@pytest.mark.parametrize(("settings", "named"), QUANTIZED.values(), ids=QUANTIZED.keys())
+def test_quantized_weights_are_named(cased, tmp_path, settings, named):
     folder = build(cased, tmp_path / "model")
-    edit(folder / "config.json", lambda config: config.update(quantization_config=said))
-    (folder / "README.md").write_text("---\nbase_model: somebody/the-original\n---\n")
+    edit(folder / "config.json", lambda config: config.update(quantization_config=settings))
+    (folder / "README.md").write_text("---\nbase_model: user/the-original\n---\n")
     with pytest.raises(ModelError, match=named) as caught:
         TextEncoder(str(folder))
-    assert "somebody/the-original" in caught.value.advice
+    assert "user/the-original" in caught.value.advice
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_quantised_weights_are_seen_without_a_config(cased, tmp_path, dtype):
+def test_quantized_weights_are_found_without_a_config(cased, tmp_path, dtype):
     folder = build(cased, tmp_path / "model")
     save_file({"encoder.layer.0.output.dense.weight": torch.zeros(32, 64, dtype=dtype)}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match="quantised"):
+    with pytest.raises(ModelError, match="quantized"):
         TextEncoder(str(folder))
 
 
 def test_an_adapter_is_not_a_model(cased, tmp_path):
     folder: Path = build(cased, tmp_path / "model")
-    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "somebody/base", "peft_type": "LORA"})
-    with pytest.raises(ModelError, match=r"adapter.*somebody/base"):
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "user/base", "peft_type": "LORA"})
+    with pytest.raises(ModelError, match=r"adapter.*user/base"):
         TextEncoder(str(folder))
 
 
@@ -603,7 +605,7 @@ def test_a_table_of_tokens(tiny_model, tmp_path, weights, similarity):
     np.testing.assert_allclose(embed_texts(ours, TEXTS, 99), expected, atol=1e-5)
     (tmp_path / "saved").mkdir()
     ours.save(tmp_path / "saved", 6, {})
-    # Saved, it cuts texts where the training did, and has none of the prompts that the training did without.
+    # The saved model truncates texts as the training did, and has no prompts that the training did not use.
     cut = embed_texts(ours, TEXTS, 6)
     np.testing.assert_allclose(SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS), cut, atol=1e-5)
     np.testing.assert_allclose(embed_texts(StaticEncoder(str(tmp_path / "saved")), TEXTS, 6), cut, atol=1e-5)
@@ -618,14 +620,14 @@ def test_a_table_of_tokens(tiny_model, tmp_path, weights, similarity):
         ({"embedding.weight": rows(50)}, "ids up to 95"),
     ],
 )
-def test_what_a_table_cannot_have(tiny_model, tmp_path, made, named):
+def test_unsupported_modules_after_a_table(tiny_model, tmp_path, made, named):
     folder = table(tiny_model, tmp_path / "model", **{"embedding.weight": rows(96), **made})
     with pytest.raises(ModelError, match=named):
         StaticEncoder(str(folder))
 
 
 @pytest.mark.parametrize("kind", ["clip", "vit"])
-def test_images_that_sentence_transformers_saved(tmp_path, kind):
+def test_image_models_saved_by_sentence_transformers(tmp_path, kind):
     from sentence_transformers import models
 
     backbone = models.Transformer(str(tiny(kind, tmp_path / kind)))
@@ -639,7 +641,7 @@ def test_images_that_sentence_transformers_saved(tmp_path, kind):
         np.testing.assert_allclose(embed_texts(ours), theirs.encode(TINY_TEXTS), atol=1e-5)
 
 
-def test_images_are_cut_to_the_width_of_their_folder(tmp_path):
+def test_image_embeddings_are_truncated_as_their_folder_says(tmp_path):
     folder = tiny("vit", tmp_path / "vit")
     pooling = {"type": f"{OLD}.Pooling", "path": "1_Pooling", "name": "1"}
     write_json(folder / "modules.json", [{"type": f"{OLD}.Transformer", "path": "", "name": "0"}, pooling])

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from finetune.models import fused_layer
 from finetune.models.dropout import replace_dropout
 from finetune.models.fused_layer import FusedLayer, fuse_layers, separate_layers
-from finetune.models.packed_backbone import packed
+from finetune.models.packed_backbone import pack_backbone
 from finetune.models.packing import Packing
 from finetune.models.shared_grad import SharedGradEmbedding
 
@@ -26,16 +26,16 @@ def backbone(name="Bert", **more):
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(pad_token_id=0, **SIZES, **more)
     model = getattr(transformers, f"{name}Model")(config)
-    assert packed(model, pad_id=0) is not None
+    assert pack_backbone(model, pad_id=0) is not None
     return model
 
 
 def call(layer, states, lookup=None):
-    """Call a layer on packed states; the last rows are filling."""
+    """Call a layer on packed states; the last rows are padding."""
     packing = Packing(LENGTHS, torch.device("cpu"))
-    return layer(states.unsqueeze(0), packing=packing, lookup=lookup or SharedGradEmbedding(torch.nn.Embedding(2, 2)))[
-        0
-    ]
+    return layer(
+        states.unsqueeze(0), packing=packing, token_embedding=lookup or SharedGradEmbedding(torch.nn.Embedding(2, 2))
+    )[0]
 
 
 def states(dtype=torch.float32, rows=20):
@@ -48,13 +48,13 @@ def doubles(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "Ernie", "Data2VecText"])
-def test_layers_of_berts_kind_are_fused(name):
+def test_bert_layers_are_fused(name):
     model = backbone(name)
     assert sum(isinstance(module, FusedLayer) for module in model.modules()) == 1
 
 
 @pytest.mark.parametrize("more", [{"hidden_act": "relu"}, {"hidden_act": "gelu_new"}])
-def test_other_activations_are_not(more):
+def test_layers_with_other_activations_are_not_fused(more):
     assert not any(isinstance(module, FusedLayer) for module in backbone(**more).modules())
 
 
@@ -67,14 +67,17 @@ def test_gradients_of_inputs_and_weights_with_dropout_by_finite_differences(doub
         torch.manual_seed(5)  # the same elements are dropped every time
         found = torch.func.functional_call(
             layer, dict(zip(parameters, weights, strict=True)), (hidden.unsqueeze(0),),
-            {"packing": Packing(LENGTHS, torch.device("cpu")), "lookup": SharedGradEmbedding(torch.nn.Embedding(2, 2))},
+            {
+                "packing": Packing(LENGTHS, torch.device("cpu")),
+                "token_embedding": SharedGradEmbedding(torch.nn.Embedding(2, 2)),
+            },
         )  # fmt: skip
         return found[0, : LENGTHS.sum()]
 
     assert torch.autograd.gradcheck(computed, (inputs, *parameters.values()), fast_mode=True)
 
 
-def test_dropout_draws_what_the_plain_layer_draws():
+def test_dropout_draws_the_numbers_of_the_plain_layer():
     fused = backbone().train()
     plain = copy.deepcopy(fused)
     separate_layers(plain)
@@ -120,7 +123,7 @@ def test_micro_batches_of_a_step_add_up():
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_with_adapters_the_layer_computes_as_it_did():
+def test_a_layer_with_adapters_falls_back():
     peft = pytest.importorskip("peft")
     model = backbone().eval()
     before = call(model.encoder.layer[0], states())

@@ -1,4 +1,4 @@
-"""Parts hold the budget, hold every item once, and cost as little as they can."""
+"""Parts are within the budget, contain every item once, and have the lowest cost."""
 
 import numpy as np
 from hypothesis import given
@@ -28,7 +28,7 @@ def test_padded_parts_are_within_the_budget(lengths, budget, call_cost):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7).map(sorted).map(np.array), st.integers(0, 20))
-def test_the_padded_cut_is_the_cheapest_of_all(lengths, call_cost):
+def test_the_padded_cut_is_optimal(lengths, call_cost):
     def cost(parts):
         return sum(len(part) * max(part) + call_cost for part in parts)
 
@@ -43,7 +43,7 @@ def test_items_of_one_length_are_not_padded():
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7).map(np.array), st.integers(0, 200), st.integers(1, 3))
 def test_any_order_and_power(lengths, call_cost, power):
-    """Where neighbours are not sorted, parts are still within the budget and never cost more than one by one."""
+    """Items that are not sorted: parts are within the budget, and never cost more than one item each."""
     parts = np.split(lengths, optimal_cuts(lengths, 200, call_cost, power))
     assert np.array_equal(np.concatenate(parts), lengths)
     assert all(len(part) * part.max() ** power <= 200 or len(part) == 1 for part in parts)

@@ -1,4 +1,4 @@
-"""Backbones of every kind compute packed texts as padded ones, and those that cannot are left as they are."""
+"""Backbones of every kind give the same result for packed and padded texts; unsupported ones are unchanged."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from finetune.models.packed_backbone import packed
+from finetune.models.packed_backbone import pack_backbone
 from finetune.models.packing import Packing
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -37,14 +37,14 @@ def make(name, more):
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_values_and_gradients_are_those_of_padded_texts(name):
+def test_values_and_gradients_equal_padded_texts(name):
     lengths = np.array([1, 3, 3, 17, 30])
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(2, 90, (int(lengths.sum()),), generator=generator)
     packing = Packing(lengths, torch.device("cpu"))
     plain, ours = make(name, PACKED[name]), make(name, PACKED[name])
 
-    run = packed(ours, pad_id=1)
+    run = pack_backbone(ours, pad_id=1)
     assert run is not None
     (states,) = run(ours.get_input_embeddings()(ids), packing)
     padded_ids = packing.pad(ids).masked_fill(~packing.mask(), 1)
@@ -61,32 +61,32 @@ def test_values_and_gradients_are_those_of_padded_texts(name):
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_what_cannot_is_left_as_it_is(name):
+def test_an_unsupported_backbone_is_unchanged(name):
     model = make(name, PADDED[name])
     before = model.config._attn_implementation
-    assert packed(model, pad_id=1) is None
+    assert pack_backbone(model, pad_id=1) is None
     assert model.config._attn_implementation == before
 
 
-def test_a_backbone_that_computes_something_else_packed_is_left_as_it_is(monkeypatch):
+def test_a_backbone_with_other_results_when_packed_is_unchanged(monkeypatch):
     model = make("Bert", {})
     monkeypatch.setattr(Packing, "positions", lambda self: torch.zeros(int(self.lengths.sum()), dtype=torch.long))
-    assert packed(model, pad_id=1) is None
+    assert pack_backbone(model, pad_id=1) is None
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_trying_changes_no_mode_and_draws_no_number():
+def test_the_trial_changes_no_mode_and_draws_no_random_number():
     model = make("Bert", {}).train()
     state = torch.get_rng_state()
-    assert packed(model, pad_id=1) is not None
+    assert pack_backbone(model, pad_id=1) is not None
     assert model.training and all(module.training for module in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_saved_model_knows_nothing_of_it(tmp_path):
+def test_packing_is_not_in_the_saved_config(tmp_path):
     model = make("Bert", {})
-    packed(model, pad_id=1)
+    pack_backbone(model, pad_id=1)
     model.save_pretrained(tmp_path)
     assert "finetune" not in (tmp_path / "config.json").read_text()
     again = AutoModel.from_pretrained(tmp_path)

@@ -23,7 +23,7 @@ PACKING = Packing(np.array([2, 3]), torch.device("cpu"))
         ("last", [[3.0, -4.0], [6.0, 0.0]]),
         ("weighted_mean", [[7 / 3, -10 / 3], [23 / 6, 11 / 6]]),
         ("gem", [[14 ** (1 / 3), 1e-6], [75 ** (1 / 3), 42 ** (1 / 3)]]),
-        ("attention", [[2.0, -3.0], [3.0, 2.0]]),  # as the mean, until it has learnt something
+        ("attention", [[2.0, -3.0], [3.0, 2.0]]),  # initially the mean
     ],
 )
 def test_by_hand(mode, expected):
@@ -62,7 +62,7 @@ def test_reads_old_and_new_sentence_transformers_folders(tmp_path, config, mode)
     assert read_st_config(tmp_path).pooling == mode
 
 
-def test_a_module_that_would_be_lost_is_refused(tmp_path):
+def test_an_unsupported_module_is_refused(tmp_path):
     write(tmp_path, ["Transformer", "Pooling", "LSTM"], {"pooling_mode": "mean"})
     with pytest.raises(ModelError, match="LSTM"):
         read_st_config(tmp_path)
@@ -74,7 +74,7 @@ def test_an_unknown_pooling_is_refused(tmp_path):
         read_st_config(tmp_path)
 
 
-def test_several_poolings_are_one_after_the_other():
+def test_several_poolings_are_concatenated():
     single = [Pooling(mode, 2)(TOKENS, PACKING) for mode in ("max", "weighted_mean", "cls")]
     torch.testing.assert_close(Pooling("max+weighted_mean+cls", 2)(TOKENS, PACKING), torch.cat(single, 1))
 

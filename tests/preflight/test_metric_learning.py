@@ -1,4 +1,4 @@
-"""Losses and miners of pytorch-metric-learning through the front door: what is refused, and that they train."""
+"""Losses and miners of pytorch-metric-learning from the command line: what is refused, and that they train."""
 
 import json
 import re
@@ -28,11 +28,11 @@ def test_miners_are_listed_with_a_line_each():
     assert {"none", "batch_hard", "multi_similarity"} < set(LISTED.findall(result.output))
     listed = CliRunner().invoke(app, ["losses"]).output
     assert re.search(r"arcface .*\n +learns from a class for each item", listed)
-    assert re.search(r"circle .*\n +learns from right pairs", listed)
+    assert re.search(r"circle .*\n +learns from positive pairs", listed)
 
 
 @pytest.mark.parametrize("choice", SHIPPED)
-def test_every_shipped_file_is_right(choice, tmp_path, monkeypatch):
+def test_every_shipped_config_is_valid(choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check([choice])
 
@@ -69,11 +69,14 @@ REFUSED = [
     ("scored.csv loss=circle", r"data\.min_score\n"),
     ("labelled.csv loss=arcface +loss.loss.num_classes=2", r"the data has 6 classes, more than 2"),
     ("labelled.csv loss=arcface +loss.loss.embedding_size=8", r"have a width of 32, not 8"),
-    ("labelled.csv loss=matryoshka loss@loss.loss=arcface loss.dimensions=[32,8]", r"width 32, and is to work on 8"),
+    (
+        "labelled.csv loss=matryoshka loss@loss.loss=arcface loss.dimensions=[32,8]",
+        r"width 32, and the embeddings have 8",
+    ),
     ("pairs.csv loss=circle loss.memory=99", r"loss\.memory\n.*compared by their class"),
     ("labelled.csv loss=circle loss.memory=9", r"a batch can have 16 items, more than 9"),
-    ("pairs.csv miner=batch_hard", r"miner\n.*loss=infonce is none of them"),
-    ("pairs.csv loss=vicreg miner=batch_hard", r"miner\n.*VICRegLoss looks at all of a batch"),
+    ("pairs.csv miner=batch_hard", r"miner\n.*loss=infonce is not one of them"),
+    ("pairs.csv loss=vicreg miner=batch_hard", r"miner\n.*VICRegLoss uses the whole batch"),
     (
         "labelled.csv loss=circle miner=batch_easy_hard miner.pos_strategy=semihard",
         r"miner\n.*refuses this: pos_strategy and neg_strategy cannot both",

@@ -1,4 +1,4 @@
-"""Model folders as a run meets them: refused before anything is made, said before it starts, kept when it is saved."""
+"""Model folders in a run: refused before it starts, reported before it starts, and kept in the saved model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.conftest import quick, run_train, write_pairs
 from tests.data.tokens.test_token_store import items_of
 from tests.models.test_encoders import embed_texts
 from tests.models.test_folders import MEAN, TEXT_ONLY, build, cased, dense, edit
-from tests.models.test_positions import made
+from tests.models.test_model_config import made
 
 __all__ = ["cased"]  # a fixture
 
 
 def checked(folder, cwd, *more):
-    """Return what `check=true` answers for a model in `folder`."""
+    """Return the result of `check=true` for a model in `folder`."""
     write_pairs(cwd / "pairs.csv")
     answer = run_train(*quick(folder, "check=true", *more), cwd=cwd)
     assert "Traceback" not in answer.stderr
@@ -34,7 +34,7 @@ def checked(folder, cwd, *more):
     return answer
 
 
-def quantised(folder):
+def quantized(folder):
     edit(folder / "config.json", lambda config: config.update(quantization_config={"quant_method": "gptq", "bits": 4}))
 
 
@@ -52,7 +52,7 @@ def pickled(folder):
         ({"pooling": None}, None, "model.pooling=mean"),
         ({"model": {"similarity_fn_name": "manhattan"}}, None, "model.normalize=true"),
         ({"transformer": {"modality_config": {"message": TEXT_ONLY["text"]}}}, None, "modality_config"),
-        ({}, quantised, "quantised (gptq, 4 bits)"),
+        ({}, quantized, "quantized (gptq, 4 bits)"),
     ],
 )
 def test_a_folder_that_is_not_supported_is_refused_before_a_run(cased, tmp_path, made_of, change, named):
@@ -74,21 +74,21 @@ def test_more_tokens_than_there_are_positions(tiny_model, tmp_path):
     assert "Set data.max_length=18 or less." in answer.stderr
 
 
-def test_what_was_trained_with_is_said_before_a_run(cased, tmp_path):
+def test_prompts_and_length_of_the_model_are_reported_before_a_run(cased, tmp_path):
     own = {"prompts": {"task": "t: ", "passage": "d: "}, "default_prompt_name": "task"}
     folder = build(cased, tmp_path / "model", model=own, transformer={"max_seq_length": 12})
     answer = checked(folder, tmp_path)
-    said = " ".join((answer.stdout + answer.stderr).split())
+    output = " ".join((answer.stdout + answer.stderr).split())
     assert answer.returncode == 0
-    assert """'data.prompts={anchor: "t: ", positive: "d: "}'""" in said
-    assert "saved without them" in said
-    assert "12 tokens (max_seq_length)" in said
+    assert """'data.prompts={anchor: "t: ", positive: "d: "}'""" in output
+    assert "saved without them" in output
+    assert "12 tokens (max_seq_length)" in output
     answer = checked(folder, tmp_path, 'data.prompts={anchor: "t: ", positive: "d: "}', "data.max_length=12")
     assert "of its own" not in answer.stdout + answer.stderr
     assert "max_seq_length" not in answer.stdout + answer.stderr
 
 
-def test_a_run_keeps_what_its_base_said(cased, tmp_path):
+def test_a_run_keeps_the_settings_of_its_base_model(cased, tmp_path):
     pooling = {**MEAN, "pooling_mode_cls_token": True}
     own = {"prompts": {"query": "q: ", "task": "t: "}, "default_prompt_name": "query"}
     lower = {"max_seq_length": 32, "do_lower_case": True}
@@ -109,13 +109,13 @@ def test_a_run_keeps_what_its_base_said(cased, tmp_path):
     assert theirs.prompts["task"] == "t: "
 
 
-def test_tokens_of_lowered_texts_are_not_those_in_the_cache(cased):
+def test_lowercased_texts_have_their_own_cache_entry(cased):
     texts = items_of(["RED Cat"]).texts
     assert key_of(texts, load_tokenizer(cased, "it", True), 16) != key_of(texts, load_tokenizer(cased, "it"), 16)
 
 
 def asked_of(folder, **model):
-    """Return a config of a text encoder in this folder, as far as what looks at folders reads it."""
+    """Return the part of a config of a text encoder in this folder that the checks of folders read."""
     target = {"_target_": "finetune.models.text.TextEncoder", "name": str(folder)}
     loss = {"_target_": "finetune.losses.infonce.InfoNCE"}
     return OmegaConf.create({"model": target | model, "loss": loss, "data": {"max_length": 24}})
@@ -123,7 +123,7 @@ def asked_of(folder, **model):
 
 @pytest.mark.parametrize("after", [(), (dense(32, 20),)])
 @pytest.mark.parametrize("pooling", ["auto", "mean"])
-def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, after, pooling):
+def test_the_width_depends_on_the_pooling(cased, tmp_path, after, pooling):
     both = {**MEAN, "pooling_mode_cls_token": not after}
     folder = build(cased, tmp_path / "model", *after, pooling=both)
     cfg = asked_of(folder, pooling=pooling)
@@ -134,38 +134,38 @@ def test_the_width_is_that_of_the_pooling_that_is_asked_for(cased, tmp_path, aft
     assert [problem.where for problem in problems] == ["model.output_width"]
 
 
-def test_what_is_downloaded_is_checked_before_there_is_a_run(cased, tmp_path, monkeypatch):
+def test_downloaded_models_are_checked_before_a_run(cased, tmp_path, monkeypatch):
     folder = build(cased, tmp_path / "model", model={"similarity_fn_name": "manhattan"})
     here: list[Path] = []
-    monkeypatch.setattr(models, "find_here", lambda *_: here[0] if here else None)
+    monkeypatch.setattr(models, "find_local", lambda *_: here[0] if here else None)
     monkeypatch.setattr(models, "resolve", lambda *_: here.append(folder) or folder)
     cfg = OmegaConf.create(
         {
-            "model": {"_target_": "finetune.models.text.TextEncoder", "name": "somebody/it", "normalize": "auto"},
+            "model": {"_target_": "finetune.models.text.TextEncoder", "name": "user/it", "normalize": "auto"},
             "loss": {"_target_": "finetune.losses.infonce.InfoNCE"},
             "data": {"max_length": 99},
         }
     )
     with pytest.raises(CheckFailed) as caught:
-        models.fetch(cfg)
+        models.download_missing(cfg)
     assert [problem.where for problem in caught.value.problems] == ["model.name"]
     assert "manhattan" in caught.value.problems[0].what
     (folder / "config_sentence_transformers.json").write_text("{}")
     with pytest.raises(CheckFailed) as caught:
         here.clear()
-        models.fetch(cfg)
+        models.download_missing(cfg)
     assert [problem.where for problem in caught.value.problems] == ["data.max_length"]
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="only pickles or nothing"):
         here.clear()
-        models.fetch(cfg)
+        models.download_missing(cfg)
 
 
-def test_a_run_directory_is_told_where_its_model_is(tmp_path):
+def test_a_run_directory_as_a_model_names_its_model_folder(tmp_path):
     from finetune.errors import ModelError
-    from finetune.models.resolve import find_here
+    from finetune.models.resolve import find_local
 
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "overrides.yaml").touch()
     with pytest.raises(ModelError, match=f"this is a run; its model is {tmp_path}/run/model"):
-        find_here(str(tmp_path / "run"))
+        find_local(str(tmp_path / "run"))

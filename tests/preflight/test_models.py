@@ -1,4 +1,4 @@
-"""Every kind of model through the front door: its loss falls on a small data set, its folder is whole."""
+"""Every kind of model from the command line: its loss falls on a small data set, its folder is complete."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def draw_digits(folder):
 
 
 def mesh(shape, number):
-    """Return an OFF file of a box, a flat box or a spike, each of another size."""
+    """Return an OFF file of a box, a flat box or a spike, of different sizes."""
     random = np.random.default_rng(number)
     x, y, z = random.uniform(0.8, 1.2, 3) * {"box": (1, 1, 1), "flat": (1, 0.1, 1), "spike": (0.1, 2, 0.1)}[shape]
     corners = [(i * x, j * y, k * z) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
@@ -105,7 +105,10 @@ def test_each_learns(there, tmp_path, kind):
         ("model=bert model.name=bert tuning.freeze=['*']", ["nothing is left to train"]),
         ("model=bert model.name=bert tuning.freeze_layers=3", ["tuning.freeze_layers=3", "2 layers"]),
         ("model=bert model.name=bert model.keep_layers=3", ["model.keep_layers=3", "2 layers"]),
-        ("model=bert model.name=bert model.bidirectional=true", ["model.bidirectional", "sees all others already"]),
+        (
+            "model=bert model.name=bert model.bidirectional=true",
+            ["model.bidirectional", "already attends to all"],
+        ),
         ("model=bert model.name=bert tuning=lora tuning.targets=[nope]", ["tuning.targets", "nope"]),
         ("model=bert model.name=bert loss=layers loss.layers=[2]", ["loss.layers", "not before the last"]),
         ("model=bert model.name=bert loss=infonce loss.guide=./no", ["loss.guide", "does not exist"]),
@@ -119,20 +122,20 @@ def test_each_learns(there, tmp_path, kind):
         ("model=bert model.name=mixed", ["model.name=mixed", "config of another"]),
     ],
 )
-def test_mistakes_are_answered_before_training(there, tmp_path, asked, words):
+def test_mistakes_are_reported_before_training(there, tmp_path, asked, words):
     spoil(there)
     process = run_train(
         "data.path=pairs.csv", "data.max_length=16", *asked.split(), f"output_root={tmp_path / 'out'}", cwd=there
     )
-    said = process.stdout + process.stderr
+    output = process.stdout + process.stderr
     assert process.returncode != 0
-    assert "Traceback" not in said
-    assert all(word in said for word in words), said
+    assert "Traceback" not in output
+    assert all(word in output for word in words), output
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("config.yaml"))
 
 
 def spoil(folder):
-    """Write a model whose weights are cut off, and one whose weights are another's."""
+    """Write a model with truncated weights, and one with those of another model."""
     if (folder / "cut").exists():
         return
     for name in ("cut", "mixed"):

@@ -14,7 +14,7 @@ from finetune.config.command_line import Arguments, parse
 from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.exit_codes import exit_code_of
-from finetune.models.resolve import find_here
+from finetune.models.resolve import find_local
 from finetune.preflight.check import check_at_a_glance, check_fit, check_run
 from finetune.runner.run import report_check
 
@@ -78,7 +78,7 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
 def _tokenizer(cfg: DictConfig) -> tuple[Any | None, str]:
     """Return the model's tokenizer if it is on this machine, else what is to be said."""
     name = cfg.model.get("name")
-    folder = find_here(name, pickles=bool(cfg.model.get("allow_pickle"))) if name else None
+    folder = find_local(name, pickles=bool(cfg.model.get("allow_pickle"))) if name else None
     if folder is None:
         return None, f"{name} is not on this machine, so lengths are in characters; a run would fetch it from the hub."
     from finetune.models.tokenizer import load_tokenizer

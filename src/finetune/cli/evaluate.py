@@ -34,7 +34,7 @@ from finetune.preflight.evaluators import (
     source_notes,
     unmeasured,
 )
-from finetune.preflight.models import check_lengths, check_reads, fetch, inspect_models, model_notes, width
+from finetune.preflight.models import check_lengths, check_reads, download_missing, inspect_models, model_notes, width
 from finetune.preflight.resume import overrides_of, with_root_of
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS, find
@@ -94,7 +94,7 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
         return None
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}
     for cfg in configs.values():
-        fetch(cfg)
+        download_missing(cfg)
     from finetune.training.evaluate import evaluate
 
     by_model = {label: evaluate(cfg, evaluators, held, own, label) for label, cfg in configs.items()}

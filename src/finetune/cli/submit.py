@@ -16,7 +16,7 @@ from finetune.executors.slurm.script import Task, script
 from finetune.executors.slurm.submit import pending, place, submit_job
 from finetune.exit_codes import exit_code_of
 from finetune.preflight.check import check_run
-from finetune.preflight.models import fetch
+from finetune.preflight.models import download_missing
 from finetune.preflight.resume import LAUNCHER
 from finetune.preflight.slurm import resource_request, settings_of
 from finetune.runner.run import report_check
@@ -59,7 +59,7 @@ def _submit(arguments: Arguments) -> int:
         say(text(place(cfg)))
         return 0
     check_possible(text(place(cfg)))
-    fetch(cfg)  # a machine of the cluster may have no network
+    download_missing(cfg)  # a machine of the cluster may have no network
     asked = [each for each in arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
     with remove_new_dirs_on_failure(place(cfg).parent):
         run, goes_on = find_run(cfg, overrides, dataset, arguments)

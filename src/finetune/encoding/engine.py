@@ -121,7 +121,7 @@ class Engine:
         cuts = list(self.cut(costs_N[rows_n], encoder, rows_n >= len(lengths_N)))[::-1]
         if alike is not None:
             cuts = split(cuts, alike.largest(len(cuts)))
-        lookup = encoder.lookup()
+        lookup = encoder.token_embedding()
         kept = memory.SavedTensorCounter(encoder.parameters(), lookup.storages if lookup is not None else frozenset())
         limit, kept_tokens = self.budget(encoder).kept, 0
         parts: list[Tensor] = []
@@ -163,7 +163,7 @@ class Engine:
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
-        lookup = encoder.lookup()
+        lookup = encoder.token_embedding()
         for rows in list(self.cut(costs_N, encoder, ~is_text_N, most))[::-1][part]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
                 if is_text_N[rows[0]]:

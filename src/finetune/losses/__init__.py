@@ -1,1 +1,1 @@
-"""Losses: modules over embeddings and relations; each returns one number."""
+"""Losses: modules over embeddings and relations that return a scalar."""

@@ -1,4 +1,4 @@
-"""Binary cross-entropy: every document of a row is right or wrong by itself, or something between.
+"""Binary cross-entropy: every document of a row is positive, negative, or in between, independent of the others.
 
 Shapes: b relations of one chunk, k = 1 + n documents of a row.
 """
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from finetune.config.types import Positive
 from finetune.errors import CheckFailed
-from finetune.losses.constraints import no_range
-from finetune.losses.listwise import ListLoss, mean_of
+from finetune.losses.constraints import score_range_problems
+from finetune.losses.listwise import ListLoss, masked_mean
 
 
 class BCE(ListLoss):
     """Mean over the documents of a row of the cross-entropy of sigmoid(score) with a target of 0 to 1.
 
-    `lowest` to `highest` bring the scores of the data to 0 to 1. What is right counts `pos_weight` times.
+    The scores of the data are scaled from `lowest` to `highest` to 0 to 1. `pos_weight` is the weight of the positive
+    term.
 
     Source: Nogueira and Cho 2019, https://arxiv.org/abs/1901.04085, equation 1, with soft targets.
     """
@@ -29,20 +30,21 @@ class BCE(ListLoss):
         self, pos_weight: Positive = 1.0, lowest: float = 0.0, highest: float = 1.0, scale: Positive = 20.0
     ) -> None:
         super().__init__(scale)
-        if problems := [*no_range("loss", lowest, highest)]:
+        problems = list(score_range_problems("loss", lowest, highest))
+        if problems:
             raise CheckFailed(problems)
         self.pos_weight = pos_weight
         self.lowest = lowest
         self.highest = highest
 
     def target(self, score_bk: Tensor) -> Tensor:
-        """Return the scores on a scale of 0 to 1."""
+        """Return the scores scaled to 0 to 1."""
         return (score_bk - self.lowest) / (self.highest - self.lowest)
 
-    def per_list(self, student_bk: Tensor, target_bk: Tensor, there_bk: Tensor) -> Tensor:
+    def per_list(self, student_bk: Tensor, target_bk: Tensor, mask_bk: Tensor) -> Tensor:
         """Return the loss of each list, `(b,)`."""
         pos_weight = student_bk.new_full((1,), self.pos_weight)
-        lost_bk = nn.functional.binary_cross_entropy_with_logits(
+        loss_bk = nn.functional.binary_cross_entropy_with_logits(
             student_bk, target_bk, pos_weight=pos_weight, reduction="none"
         )
-        return mean_of(lost_bk, there_bk)
+        return masked_mean(loss_bk, mask_bk)

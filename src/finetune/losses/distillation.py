@@ -1,4 +1,4 @@
-"""Losses that learn from a teacher: from its scores for several documents of a query, or from its embeddings.
+"""Distillation losses: from a teacher's scores for several documents of a query, or from its embeddings.
 
 Shapes: N distinct items of the batch, D width, b relations of one chunk, n negatives of a row, k = 1 + n documents.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 from finetune.config.types import NotEmptyText, Positive
 from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.listwise import ListLoss, log_shares, mean_of
+from finetune.losses.listwise import ListLoss, masked_log_softmax, masked_mean
 from finetune.losses.per_row import RowLoss
 
 
 class MarginMSE(ListLoss):
-    """Squared distance between the teacher's and the model's margin of the positive over each negative of the row.
+    """Squared difference between the margins of teacher and model, of the positive over each negative of the row.
 
     Source: Hofstaetter et al. 2020, https://arxiv.org/abs/2010.02666, equation 3.
     """
@@ -27,17 +27,18 @@ class MarginMSE(ListLoss):
     def __init__(self, scale: Positive = 1.0) -> None:
         super().__init__(scale)
 
-    def per_list(self, student_bk: Tensor, target_bk: Tensor, there_bk: Tensor) -> Tensor:
+    def per_list(self, student_bk: Tensor, target_bk: Tensor, mask_bk: Tensor) -> Tensor:
         """Return the loss of each list, `(b,)`."""
-        target_bn, student_bn = (score_bk[:, :1] - score_bk[:, 1:] for score_bk in (target_bk, student_bk))
-        return mean_of((target_bn - student_bn) ** 2, there_bk[:, 1:] & there_bk[:, :1])
+        target_bn = target_bk[:, :1] - target_bk[:, 1:]
+        student_bn = student_bk[:, :1] - student_bk[:, 1:]
+        return masked_mean((target_bn - student_bn) ** 2, mask_bk[:, 1:] & mask_bk[:, :1])
 
 
 class ListKL(ListLoss):
     """Kullback-Leibler divergence of the model's from the teacher's distribution over the documents of a row.
 
     Both are a softmax of scores over `temperature`. The loss is multiplied by the square of the temperature, so that
-    its gradients keep their size.
+    the magnitude of its gradients does not depend on it.
 
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, over lists as in Lin et al. 2020,
     https://arxiv.org/abs/2010.11386.
@@ -49,18 +50,19 @@ class ListKL(ListLoss):
         super().__init__(scale)
         self.temperature = temperature
 
-    def per_list(self, student_bk: Tensor, target_bk: Tensor, there_bk: Tensor) -> Tensor:
+    def per_list(self, student_bk: Tensor, target_bk: Tensor, mask_bk: Tensor) -> Tensor:
         """Return the loss of each list, `(b,)`."""
-        target_bk, student_bk = (log_shares(score / self.temperature, there_bk) for score in (target_bk, student_bk))
-        divergence_bk = target_bk.exp() * (target_bk - student_bk) * there_bk
+        target_bk = masked_log_softmax(target_bk / self.temperature, mask_bk)
+        student_bk = masked_log_softmax(student_bk / self.temperature, mask_bk)
+        divergence_bk = target_bk.exp() * (target_bk - student_bk) * mask_bk
         return divergence_bk.sum(1) * self.temperature**2
 
 
 class EmbeddingMSE(RowLoss):
-    """Mean squared distance of the embeddings of a row's anchor and positive to what the teacher makes of them.
+    """Mean squared distance of the embeddings of a row's anchor and positive to those of the teacher.
 
-    With `of=anchor` both learn what it makes of the anchor, so that the positive, its translation say, comes to stand
-    where the anchor does.
+    With `of=anchor` both learn the teacher's embedding of the anchor, so that the positive, such as its translation,
+    gets the same embedding.
 
     Source: Reimers and Gurevych 2020, https://arxiv.org/abs/2004.09813, equation 1.
     """
@@ -76,8 +78,9 @@ class EmbeddingMSE(RowLoss):
         teacher_ND = batch.teacher_ND.to(emb_ND.dtype)
         if teacher_ND.shape[1] != emb_ND.shape[1]:
             what = f"{self.teacher} has {teacher_ND.shape[1]} dimensions, and the model {emb_ND.shape[1]}."
-            raise CheckFailed([Problem("loss.teacher", what, "Set model.output_width, or take another teacher.")])
+            raise CheckFailed([Problem("loss.teacher", what, "Set model.output_width, or use another teacher.")])
         anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
         target_b = anchor_b if self.of == "anchor" else positive_b
-        apart = (emb_ND[anchor_b] - teacher_ND[anchor_b]) ** 2 + (emb_ND[positive_b] - teacher_ND[target_b]) ** 2
-        return apart.mean(1) / 2
+        anchor_bD = (emb_ND[anchor_b] - teacher_ND[anchor_b]) ** 2
+        positive_bD = (emb_ND[positive_b] - teacher_ND[target_b]) ** 2
+        return (anchor_bD + positive_bD).mean(1) / 2

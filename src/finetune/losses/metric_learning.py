@@ -17,21 +17,21 @@ from finetune.config.types import CountFromZero, Positive, PositiveInt
 from finetune.data.batching.batches import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.loss import Loss
-from finetune.losses.masks import connected
+from finetune.losses.masks import connected_components
 from finetune.losses.pml_rules import META_CLASSES, SQUARE, TWO_VIEWS
 
 
 class MetricLearning(Loss):
-    """A loss of pytorch-metric-learning over all items of the batch, each with the label that the data gives it.
+    """A loss of pytorch-metric-learning over all items of the batch, with labels from the data.
 
-    A loss that keeps something for each class, and one with a memory, is given the class of each item, numbered from 0
-    in the order of `classes`, the class numbers of the data. For any other, items have the same label if they hang
-    together by pairs that are known to be right, or by their class, within the batch. VICReg is given anchors and
-    positives as two views, ManifoldLoss meta classes, SmoothAP as many whole classes as are as large as they are many.
-    Weights of rows do not count.
+    A loss with parameters for each class, and one with a memory, gets the class of each item, numbered from 0 in the
+    order of `classes`, the class numbers of the data. For any other loss, items of the batch have the same label if a
+    chain of known positives, or their class, connects them. VICReg gets anchors and positives as two views,
+    ManifoldLoss meta classes, SmoothAP m items of each of m classes, for the largest possible m. Weights of rows are
+    ignored.
 
-    `miner` chooses the pairs or triplets that the loss sees. `memory` is how many embeddings of earlier batches are
-    compared with too. `lr` is the learning rate of the loss's own weights; None is that of the others.
+    `miner` selects the pairs or triplets for the loss. `memory` is the number of embeddings of earlier batches that are
+    compared too. `lr` is the learning rate of the loss's own parameters; None is that of the model.
 
     Sources: https://kevinmusgrave.github.io/pytorch-metric-learning/losses; for the memory Wang et al. 2020,
     https://arxiv.org/abs/1912.06798.
@@ -55,33 +55,35 @@ class MetricLearning(Loss):
         self.name = type(loss).__name__
         self.width = width
         self.miner = None if memory else miner
-        self.by_class = bool(classes) and (memory > 0 or _knows_classes(loss))
+        self.by_class = bool(classes) and (memory > 0 or _has_classes(loss))
         self.register_buffer("classes_C", torch.tensor(list(classes), dtype=torch.long), persistent=False)
-        _keep_tensors(loss)
+        _register_tensors(loss)
         self.loss = _Memory.around(loss, width, memory, miner) if memory else loss
-        if lr is not None and not any(True for _ in loss.parameters()):
-            raise CheckFailed([Problem("loss.lr", f"{self.name} has no weights to learn.", "Leave it out.")])
+        if lr is not None and not list(loss.parameters()):
+            raise CheckFailed([Problem("loss.lr", f"{self.name} has no parameters to train.", "Leave it out.")])
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the loss of the batch."""
         for tensor in self.loss.buffers():
-            tensor.detach_()  # a running histogram hangs on the graph of the step before, which is gone
-        # Without any pair a loss is a plain 0. It still hangs on all there is: other processes wait for the gradients.
-        nothing: Tensor = 0 * (emb_ND.sum() + sum(weight.sum() for weight in self.loss.parameters()))
-        return nothing + self._loss(emb_ND, batch)
+            tensor.detach_()  # a running histogram refers to the freed graph of the previous step
+        # Without any pair a loss is a constant 0, but other processes wait for the gradient of all parameters.
+        zero: Tensor = 0 * (emb_ND.sum() + sum(weight.sum() for weight in self.loss.parameters()))
+        return zero + self._loss(emb_ND, batch)
 
-    def fit_width(self, width: int) -> None:
-        """Refuse embeddings of another width than the loss's own weights or its memory."""
+    def check_width(self, width: int) -> None:
+        """Check that the loss has no parameters or memory of another width."""
         if width != self.width and any(tensor.ndim > 1 for tensor in self.loss.state_dict().values()):
-            what = f"{self.name} has weights or a memory of width {self.width}, and is to work on {width}."
-            raise CheckFailed([Problem("loss", what, "It cannot be used over several widths.")])
+            what = f"{self.name} has parameters or a memory of width {self.width}, and the embeddings have {width}."
+            raise CheckFailed([Problem("loss", what, "Do not use it for several widths.")])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         def keep(tensor: Tensor) -> Tensor:
             moved: Tensor = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in (torch.bfloat16, torch.float16) else moved
+            if moved.dtype in (torch.bfloat16, torch.float16):
+                return tensor.to(moved.device)
+            return moved
 
-        # The loss is computed in fp32 whatever the encoder is in, and so are its weights.
+        # The loss and its parameters stay in fp32, whatever the dtype of the encoder is.
         return super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
 
     def _loss(self, emb_ND: Tensor, batch: Batch) -> Tensor:
@@ -91,14 +93,14 @@ class MetricLearning(Loss):
         if self.name in META_CLASSES:
             return self._call(emb_ND, indices_tuple=label_N % self.loss.K)
         if self.name in SQUARE:
-            some = _square(label_N)
-            emb_ND, label_N = emb_ND[some], label_N[some]
+            selected = _square(label_N)
+            emb_ND, label_N = emb_ND[selected], label_N[selected]
         if self.miner is None:
             return self._call(emb_ND, label_N)
         return self._call(emb_ND, label_N, self.miner(emb_ND, label_N))
 
-    def _call(self, *given: Any, **more: Any) -> Tensor:
-        value: Tensor = self.loss(*given, **more)
+    def _call(self, *args: Any, **kwargs: Any) -> Tensor:
+        value: Tensor = self.loss(*args, **kwargs)
         return value
 
     def _labels(self, batch: Batch) -> Tensor:
@@ -110,14 +112,14 @@ class MetricLearning(Loss):
             label_N[batch.anchor_B] = batch.label_B
             return torch.searchsorted(self.classes_C, label_N)
         if isinstance(self.loss, _Memory):
-            # Chains that hold over batches; items in none are alone, each under a number of its own.
+            # Groups are the same in all batches; an item without a group gets a number of its own.
             assert batch.group_N is not None
             return torch.where(batch.group_N < 0, -1 - batch.items_N, batch.group_N)
-        return connected(batch, len(batch.items_N))
+        return connected_components(batch, len(batch.items_N))
 
 
 class _Memory(CrossBatchMemory):  # type: ignore[misc]
-    """The library's memory, which also knows after a resume how full it is."""
+    """The memory of the library, whose position is part of a checkpoint."""
 
     @classmethod
     def around(cls, loss: nn.Module, width: int, size: int, miner: nn.Module | None) -> _Memory:
@@ -133,14 +135,19 @@ class _Memory(CrossBatchMemory):  # type: ignore[misc]
         self.queue_idx, self.has_been_filled = int(state[0]), bool(state[1])
 
 
-def _knows_classes(loss: nn.Module) -> bool:
-    own = (vars(kind)["__init__"] for kind in type(loss).__mro__ if "__init__" in vars(kind))
-    takes = any("num_classes" in inspect.signature(each).parameters for each in own)
-    return takes or type(loss).__name__ in META_CLASSES
+def _has_classes(loss: nn.Module) -> bool:
+    """Whether a loss is made for a number of classes, by the constructors of its class and base classes."""
+    if type(loss).__name__ in META_CLASSES:
+        return True
+    for base in type(loss).__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is not None and "num_classes" in inspect.signature(constructor).parameters:
+            return True
+    return False
 
 
-def _keep_tensors(loss: nn.Module) -> None:
-    """Make buffers of tensors that a loss only holds (a running histogram): checkpoints keep them, devices get them."""
+def _register_tensors(loss: nn.Module) -> None:
+    """Register plain tensors of a loss (a running histogram) as buffers: those are saved, and moved to devices."""
     for module in loss.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor):
@@ -149,7 +156,7 @@ def _keep_tensors(loss: nn.Module) -> None:
 
 
 def _square(label_N: Tensor) -> Tensor:
-    """Return the places of m items of each of m labels, label after label, for the largest such m, `(m * m,)`."""
+    """Return the indices of m items of each of m labels, label by label, for the largest possible m, `(m * m,)`."""
     order_N = label_N.argsort(stable=True)
     count_C = torch.unique(label_N, return_counts=True)[1]
     start_C = count_C.cumsum(0) - count_C

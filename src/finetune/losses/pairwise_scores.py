@@ -15,16 +15,16 @@ from finetune.config.types import Positive
 from finetune.data.batching.batches import Batch
 from finetune.data.schema.sample_values import MIDDLE
 from finetune.errors import CheckFailed, Problem
-from finetune.losses.constraints import no_range
-from finetune.losses.documents import documents, weighed, weighted_mean
+from finetune.losses.constraints import score_range_problems
 from finetune.losses.loss import Loss
+from finetune.losses.masks import document_indices, document_weights, weighted_mean
 
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """All scored pairs of a batch: places `left_P`, `right_P`, their `score_P`, and how much each counts, `weight_P`.
+    """All scored pairs of a batch: item indices `left_P` and `right_P`, `score_P` and `weight_P`.
 
-    A document that is not there counts 0 and has score 0: all shapes are known beforehand, and no device is waited for.
+    An absent document has weight 0 and score 0: all shapes are known in advance, and the device never synchronizes.
     """
 
     left_P: Tensor
@@ -34,11 +34,12 @@ class ScoredPairs:
 
     @classmethod
     def of(cls, batch: Batch, right_from: float | None = None) -> ScoredPairs:
-        """Return the pairs of anchors and their documents; without scores, 1 for the positive and 0 for negatives.
+        """Return the pairs of anchors and their documents; without scores, those are 1 for positives and 0 for
+        negatives.
 
         With `right_from`, scores become 1 from that score on and 0 below.
         """
-        right_Bk = documents(batch)
+        right_Bk = document_indices(batch)
         if batch.score_Bk is None:
             score_Bk = torch.zeros(right_Bk.shape, device=right_Bk.device)
             score_Bk[:, 0] = 1
@@ -46,10 +47,14 @@ class ScoredPairs:
             score_Bk = batch.score_Bk.float()
             if right_from is not None:
                 score_Bk = torch.where(score_Bk.isnan(), score_Bk, score_Bk >= right_from)
-        there_Bk = ~score_Bk.isnan() & (right_Bk >= 0)
+        mask_Bk = ~score_Bk.isnan() & (right_Bk >= 0)
         left_Bk = batch.anchor_B.unsqueeze(1).expand_as(right_Bk)
-        columns = left_Bk, right_Bk.clamp(min=0), score_Bk.nan_to_num(0.0), weighed(there_Bk, batch)
-        return cls(*(column.flatten() for column in columns))
+        return cls(
+            left_Bk.flatten(),
+            right_Bk.clamp(min=0).flatten(),
+            score_Bk.nan_to_num(0.0).flatten(),
+            document_weights(mask_Bk, batch).flatten(),
+        )
 
     def mean(self, value_P: Tensor) -> Tensor:
         """Return the weighted mean of a value of each pair."""
@@ -63,7 +68,7 @@ class ScoredPairs:
 class CoSENT(Loss):
     """log(1 + sum over pairs i, j with score_i > score_j of exp((cosine_j - cosine_i) / temperature)).
 
-    Only the order of the scores counts, not their size. Sorted by score the sum is a running one: P log P.
+    Only the order of the scores matters, not their values. Sorted by score the sum is a cumulative one: P log P.
 
     Source: Su 2022, https://kexue.fm/archives/8847, equation 8.
     """
@@ -77,37 +82,39 @@ class CoSENT(Loss):
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the loss of the batch."""
         pairs = ScoredPairs.of(batch)
-        return ordered(self._similarity(emb_ND, pairs) / self.temperature, pairs.score_P, pairs.weight_P)
+        return pairwise_order_loss(self._similarity(emb_ND, pairs) / self.temperature, pairs.score_P, pairs.weight_P)
 
     def _similarity(self, emb_ND: Tensor, pairs: ScoredPairs) -> Tensor:
         return pairs.cosine(emb_ND)
 
 
 class AnglE(CoSENT):
-    """CoSENT over the angle of two embeddings taken as complex vectors, where the cosine has no gradient at its ends.
+    """CoSENT over the angle of two embeddings as complex vectors; unlike the cosine it has a gradient at its extremes.
 
     Source: Li and Li 2023, https://arxiv.org/abs/2309.12871, equations 5 to 8. The first half of an embedding is the
     real part, the second the imaginary one; so the width must be even.
     """
 
     def _similarity(self, emb_ND: Tensor, pairs: ScoredPairs) -> Tensor:
-        a_P, b_P = (emb_ND[:, : emb_ND.shape[1] // 2], emb_ND[:, emb_ND.shape[1] // 2 :])
-        re_x, im_x, re_y, im_y = a_P[pairs.left_P], b_P[pairs.left_P], a_P[pairs.right_P], b_P[pairs.right_P]
+        half = emb_ND.shape[1] // 2
+        re, im = emb_ND[:, :half], emb_ND[:, half:]
+        re_x, im_x = re[pairs.left_P], im[pairs.left_P]
+        re_y, im_y = re[pairs.right_P], im[pairs.right_P]
         square_y = (re_y**2 + im_y**2).sum(1, keepdim=True)
-        re = (re_x * re_y + im_x * im_y) / square_y
-        im = (im_x * re_y - re_x * im_y) / square_y
+        quotient_re = (re_x * re_y + im_x * im_y) / square_y
+        quotient_im = (im_x * re_y - re_x * im_y) / square_y
         length = (re_x**2 + im_x**2).sum(1, keepdim=True).sqrt() / square_y.sqrt()
-        return ((re / length).sum(1) + (im / length).sum(1)).abs()
+        return ((quotient_re / length).sum(1) + (quotient_im / length).sum(1)).abs()
 
-    def fit_width(self, width: int) -> None:
-        """Refuse an odd width."""
+    def check_width(self, width: int) -> None:
+        """Check that the width is even."""
         if width % 2:
             what = f"loss=angle takes embeddings as complex numbers, and {width} dimensions cannot be halved."
-            raise CheckFailed([Problem("loss", what, "Take loss=cosent.")])
+            raise CheckFailed([Problem("loss", what, "Use loss=cosent.")])
 
 
 class CosineMSE(Loss):
-    """Squared distance of the cosine from the score, which `lowest` to `highest` bring to 0 to 1.
+    """Squared difference of the cosine and the score, which is scaled from `lowest` to `highest` to 0 to 1.
 
     Source: Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084, section 3, regression objective.
     """
@@ -116,7 +123,8 @@ class CosineMSE(Loss):
 
     def __init__(self, lowest: float = 0.0, highest: float = 1.0) -> None:
         super().__init__()
-        if problems := [*no_range("loss", lowest, highest)]:
+        problems = list(score_range_problems("loss", lowest, highest))
+        if problems:
             raise CheckFailed(problems)
         self.lowest = lowest
         self.highest = highest
@@ -133,7 +141,7 @@ class CosineMSE(Loss):
 
 
 class Pearson(Loss):
-    """One minus the correlation of cosines and scores over the batch; neither's scale nor offset counts.
+    """One minus the correlation of cosines and scores over the batch, which is independent of their scale and offset.
 
     Source: Pearson 1895, as a loss in Liu et al. 2024, https://arxiv.org/abs/2406.05326.
     """
@@ -141,21 +149,23 @@ class Pearson(Loss):
     learns_from: ClassVar[tuple[str, ...]] = ("scores",)
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
-        """Return the loss of the batch; 1 where all scores are the same."""
+        """Return the loss of the batch; 1 if all scores are equal."""
         pairs = ScoredPairs.of(batch)
         cosine_P = pairs.cosine(emb_ND)
-        x_P, y_P = (value_P - pairs.mean(value_P) for value_P in (cosine_P, pairs.score_P.to(cosine_P)))
+        score_P = pairs.score_P.to(cosine_P)
+        x_P = cosine_P - pairs.mean(cosine_P)
+        y_P = score_P - pairs.mean(score_P)
         variances = (pairs.mean(x_P**2) * pairs.mean(y_P**2)).clamp(min=1e-12)
         return 1 - pairs.mean(x_P * y_P) / variances.sqrt()
 
 
 class Contrastive(Loss):
-    """Half of distance squared for right pairs, of (margin - distance) squared for wrong ones nearer than the margin.
+    """Mean of distance^2 / 2 over positive pairs and max(margin - distance, 0)^2 / 2 over negative pairs.
 
-    The distance is 1 - cosine. Right are pairs with a score from `right_from` on; None is 0.5, for scores of 0 to 1, to
-    which the check holds the data. Without scores, a row's positive is right and its negatives are wrong. `only_hard`
-    takes the wrong pairs nearer than the farthest right one, and the right ones farther than the nearest wrong one, and
-    their sum in place of the mean, without the half.
+    The distance is 1 - cosine. Pairs with a score from `right_from` on are positive; None is 0.5, for scores of 0 to 1,
+    which the check before a run enforces. Without scores, the positive of a row is positive and its negatives are
+    negative. `only_hard` selects the negative pairs nearer than the farthest positive one, and the positive pairs
+    farther than the nearest negative one, and sums their losses without the factor 1 / 2.
 
     Source: Hadsell et al. 2006, http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, equation 4; only
     hard pairs as in sentence-transformers' OnlineContrastiveLoss.
@@ -172,15 +182,17 @@ class Contrastive(Loss):
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the loss of the batch."""
         pairs = ScoredPairs.of(batch, self.right_from)
-        distance_P, right_P = 1 - pairs.cosine(emb_ND), pairs.score_P > 0
-        pull_P, push_P = distance_P**2, (self.margin - distance_P).clamp(min=0) ** 2
+        distance_P, is_positive_P = 1 - pairs.cosine(emb_ND), pairs.score_P > 0
+        negative_loss_P = (self.margin - distance_P).clamp(min=0) ** 2
+        loss_P = torch.where(is_positive_P, distance_P**2, negative_loss_P)
         if not self.only_hard:
-            return pairs.mean(torch.where(right_P, pull_P, push_P)) / 2
-        there_P = pairs.weight_P > 0
-        farthest = _reach(distance_P.detach(), right_P & there_P, ~right_P & there_P, farthest=True)
-        nearest = _reach(distance_P.detach(), ~right_P & there_P, right_P & there_P, farthest=False)
-        hard_P = torch.where(right_P, distance_P > nearest, distance_P < farthest)
-        return (torch.where(right_P, pull_P, push_P) * hard_P * pairs.weight_P).sum()
+            return pairs.mean(loss_P) / 2
+        mask_P = pairs.weight_P > 0
+        positive_P, negative_P = is_positive_P & mask_P, ~is_positive_P & mask_P
+        farthest = _extreme_distance(distance_P.detach(), positive_P, negative_P, farthest=True)
+        nearest = _extreme_distance(distance_P.detach(), negative_P, positive_P, farthest=False)
+        hard_P = torch.where(is_positive_P, distance_P > nearest, distance_P < farthest)
+        return (loss_P * hard_P * pairs.weight_P).sum()
 
     def total_weight(self, batch: Batch) -> float | Tensor:
         """Return the sum of the weights of the pairs; `only_hard` is a sum, which has no denominator."""
@@ -189,22 +201,24 @@ class Contrastive(Loss):
         return ScoredPairs.of(batch, self.right_from).weight_P.sum()
 
 
-def ordered(value_P: Tensor, score_P: Tensor, weight_P: Tensor) -> Tensor:
+def pairwise_order_loss(value_P: Tensor, score_P: Tensor, weight_P: Tensor) -> Tensor:
     """Return log(1 + sum over i, j with score_i > score_j of w_i w_j exp(value_j - value_i)) for values `(P,)`."""
     score_P, order_P = score_P.sort()
-    # As good as minus infinity, which would make a gradient of NaN in a running sum.
+    # Instead of minus infinity, which would make a gradient of NaN in a cumulative sum.
     log_weight_P = weight_P[order_P].log().clamp(min=-1e4).to(value_P)
     value_P = value_P[order_P]
-    running_P = torch.logcumsumexp(value_P + log_weight_P, 0)
-    lower_P = torch.searchsorted(score_P, score_P, right=False)  # how many have a lower score
-    below_P = running_P[(lower_P - 1).clamp(min=0)].masked_fill(lower_P == 0, float("-inf"))
+    cumulative_P = torch.logcumsumexp(value_P + log_weight_P, 0)
+    lower_P = torch.searchsorted(score_P, score_P, right=False)  # the number of lower scores
+    below_P = cumulative_P[(lower_P - 1).clamp(min=0)].masked_fill(lower_P == 0, float("-inf"))
     terms_P = below_P - value_P + log_weight_P
     return torch.cat([terms_P, terms_P.new_zeros(1)]).logsumexp(0)
 
 
-def _reach(distance_P: Tensor, of_P: Tensor, others_P: Tensor, *, farthest: bool) -> Tensor:
-    """Return the largest (or smallest) distance of these pairs; of none, the mean of the others."""
-    ends = distance_P.masked_fill(~of_P, float("-inf") if farthest else float("inf"))
-    end = ends.max() if farthest else ends.min()
+def _extreme_distance(distance_P: Tensor, mask_P: Tensor, others_P: Tensor, *, farthest: bool) -> Tensor:
+    """Return the largest (or smallest) distance in the mask; if that is empty, the mean distance of the others."""
+    if farthest:
+        extreme = distance_P.masked_fill(~mask_P, float("-inf")).max()
+    else:
+        extreme = distance_P.masked_fill(~mask_P, float("inf")).min()
     mean = (distance_P * others_P).sum() / others_P.sum().clamp(min=1)
-    return torch.where(of_P.any(), end, mean)
+    return torch.where(mask_P.any(), extreme, mean)

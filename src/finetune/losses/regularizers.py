@@ -1,4 +1,4 @@
-"""Terms that look at the embeddings alone; to be added to a loss with `loss=sum`.
+"""Regularization terms of the embeddings alone; add one to a loss with `loss=sum`.
 
 Shapes: N distinct items of the batch, D width.
 """
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from finetune.config.types import Positive
 from finetune.data.batching.batches import Batch
 from finetune.losses.loss import Loss
-from finetune.losses.masks import others
+from finetune.losses.masks import positive_and_negative_masks
 
 
 class Uniformity(Loss):
-    """log of the mean over all two items of exp(-t squared distance): low where they spread evenly over the sphere.
+    """log of the mean over all pairs of items of exp(-t squared distance): low if they are uniform on the sphere.
 
     Source: Wang and Isola 2020, https://arxiv.org/abs/2005.10242, equation 7.
     """
@@ -30,7 +30,8 @@ class Uniformity(Loss):
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
         """Return the term; 0 for a single item."""
-        unit_ND, items = nn.functional.normalize(emb_ND), len(emb_ND)
+        unit_ND = nn.functional.normalize(emb_ND)
+        items = len(emb_ND)
         if items < 2:
             return 0 * emb_ND.sum()
         exponent_NN = -self.t * (2 - 2 * unit_ND @ unit_ND.T)
@@ -39,10 +40,10 @@ class Uniformity(Loss):
 
 
 class SpreadOut(Loss):
-    """Items that have nothing to do with each other shall be as far apart as random points: global orthogonality (GOR).
+    """Global orthogonal regularization (GOR): unrelated items should have the similarity of random points.
 
-    Of the cosines of all two items that are not known to be right for each other: their mean, squared (`mean`), and
-    their mean square over that of random points, 1 / D (`second_moment`), of which only the excess counts; their sum.
+    Over the cosines of all pairs of items that are not known positives: the square of their mean (`mean`), and how much
+    their mean square exceeds that of random points, 1 / D (`second_moment`); or the sum of both.
 
     Source: Zhang et al. 2017, https://arxiv.org/abs/1708.06320, equation 6.
     """
@@ -54,11 +55,11 @@ class SpreadOut(Loss):
         self.terms = terms
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:
-        """Return the term; 0 where all items belong together."""
+        """Return the term; 0 if all items are positives of each other."""
         unit_ND = nn.functional.normalize(emb_ND)
-        wrong_NN = others(batch, slice(None), len(emb_ND))[1]
-        count = wrong_NN.sum().clamp(min=1)
-        cosine_NN = (unit_ND @ unit_ND.T).masked_fill(~wrong_NN, 0)
+        _, negative_NN = positive_and_negative_masks(batch, slice(None), len(emb_ND))
+        count = negative_NN.sum().clamp(min=1)
+        cosine_NN = (unit_ND @ unit_ND.T).masked_fill(~negative_NN, 0)
         mean_term = (cosine_NN.sum() / count) ** 2
         excess_term = ((cosine_NN**2).sum() / count - 1 / emb_ND.shape[1]).clamp(min=0)
         return {"mean": mean_term, "second_moment": excess_term, "both": mean_term + excess_term}[self.terms]

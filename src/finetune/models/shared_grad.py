@@ -1,4 +1,4 @@
-"""What the micro-batches of one step share: one gradient of the token table, and weights that are cast once.
+"""State shared by the micro-batches of one step: one gradient of the token table, and weights that are cast once.
 
 Shapes: T tokens, V rows of the table, D width.
 """
@@ -6,29 +6,29 @@ Shapes: T tokens, V rows of the table, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-# One buffer for each table, 47 MB for MiniLM, whose pages would be new to the process in every step otherwise; and the
-# gradient that it was last used for.
+# One gradient buffer per table, 47 MB for MiniLM, because new memory pages in every step are slow; and the gradient
+# that used it last.
 _BUFFERS: WeakKeyDictionary[nn.Module, tuple[Tensor, ref[_Gradient]]] = WeakKeyDictionary()
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling a module does more than its `forward`."""
+    """Whether a module has hooks, so that calling it does more than its `forward`."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 
 
 class SharedGradEmbedding:
-    """Looks tokens up in an embedding table, and holds what a step makes of its weights; create one for each step.
+    """Looks up tokens in an embedding table, and caches prepared weights; create one for each step.
 
-    Autograd gives every lookup a gradient of the whole table, zero but for a few rows: 47 MB to write and to add up for
-    each micro-batch of MiniLM. Here the lookups of a step add their rows to one gradient, which the table gets at the
-    end of the backward pass.
+    Autograd makes a gradient of the whole table for every lookup, with zeros in most rows: 47 MB to write and to add
+    for each micro-batch of MiniLM. Here the lookups of a step add their rows to one gradient, which becomes that of the
+    table at the end of the backward pass.
     """
 
     def __init__(self, table: nn.Module) -> None:
@@ -36,11 +36,8 @@ class SharedGradEmbedding:
         self._gradient = _Gradient(table)
         self._shared: Tensor | None = None
         self._prepared: dict[object, tuple[Tensor, ...]] = {}
-        self.storages: set[int] = set()  # addresses of what was prepared: no activations of any micro-batch
-        # What is more than a table (scaled, adapted, hooked) is called as it is; a GPU writes zeros for almost nothing.
-        plain = type(table) is nn.Embedding and table.max_norm is None and not has_hooks(table)
-        plain = plain and type(table.weight) is nn.Parameter  # not a part of one that several processes share
-        if plain and table.weight.device.type == "cpu" and table.weight.requires_grad and torch.is_grad_enabled():
+        self.storages: set[int] = set()  # addresses of prepared weights, which are not activations of a micro-batch
+        if _is_plain(table) and table.weight.requires_grad and torch.is_grad_enabled():
             self._shared = _Share.apply(  # type: ignore[no-untyped-call]
                 table.weight, self._gradient, table.padding_idx
             )
@@ -48,15 +45,15 @@ class SharedGradEmbedding:
     def __call__(self, ids_T: Tensor) -> Tensor:
         """Return the embeddings `(T, D)` of token ids `(T,)`."""
         if self._shared is None:
-            found: Tensor = self._table(ids_T)
+            rows_TD: Tensor = self._table(ids_T)
         else:
-            found = _Rows.apply(self._shared, ids_T, self._gradient)  # type: ignore[no-untyped-call]
-        return found
+            rows_TD = _Rows.apply(self._shared, ids_T, self._gradient)  # type: ignore[no-untyped-call]
+        return rows_TD
 
-    def once(self, owner: object, prepare: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return what `prepare` made of the weights of `owner` when it was first asked for in this step.
+    def prepare_once(self, owner: object, prepare: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return the result of `prepare` for the weights of `owner`, which is called once per step.
 
-        The tensors are part of the graph: what all micro-batches add to their gradients is cast and split up once.
+        The tensors are part of the graph: the gradients of all micro-batches are summed before they are cast and split.
         """
         if owner not in self._prepared:
             self._prepared[owner] = prepare()
@@ -64,8 +61,18 @@ class SharedGradEmbedding:
         return self._prepared[owner]
 
 
+def _is_plain(table: nn.Module) -> TypeGuard[nn.Embedding]:
+    """Whether a module is a plain table on a CPU: not scaled, adapted, hooked or sharded over processes.
+
+    On a GPU the zeros cost almost nothing.
+    """
+    if type(table) is not nn.Embedding or table.max_norm is not None or has_hooks(table):
+        return False
+    return type(table.weight) is nn.Parameter and table.weight.device.type == "cpu"
+
+
 class _Gradient:
-    """The gradient that all lookups of a step add to."""
+    """The gradient to which all lookups of a step add."""
 
     def __init__(self, table: nn.Module) -> None:
         self._table = table
@@ -80,14 +87,14 @@ class _Gradient:
     def _zeros(self, like_TD: Tensor) -> Tensor:
         weight: Any = self._table.weight
         if weight.grad is not None:
-            return like_TD.new_zeros(weight.shape)  # batches that accumulate: the buffer is the gradient so far
+            return like_TD.new_zeros(weight.shape)  # gradient accumulation: the buffer is the gradient so far
         buffer, user = _BUFFERS.get(self._table, (None, None))
         if user is not None and user() is not None:
-            return like_TD.new_zeros(weight.shape)  # of another lookup in the same graph, which may not be added yet
+            return like_TD.new_zeros(weight.shape)  # another lookup of the same graph may still use the buffer
         if buffer is None or buffer.dtype != like_TD.dtype or buffer.shape != weight.shape:
             buffer = like_TD.new_empty(weight.shape)
         _BUFFERS[self._table] = buffer, ref(self)
-        # Autograd takes over a tensor that nothing else refers to; the buffer keeps the memory.
+        # Autograd takes over a tensor without other references; the buffer keeps the memory.
         return buffer.zero_().detach()
 
 

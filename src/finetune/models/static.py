@@ -1,4 +1,4 @@
-"""A static encoder: a table of token embeddings, their mean, and nothing else; hundreds of times as fast.
+"""A static encoder: the mean of token embeddings from a table; hundreds of times as fast as a transformer.
 
 Shapes: N texts, T tokens, V tokens of the vocabulary, D width.
 """
@@ -21,35 +21,36 @@ from finetune.data.tokens.tokenize import plain
 from finetune.errors import ModelError, first_line
 from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
-from finetune.models.head import projected
+from finetune.models.head import apply_head
 from finetune.models.packing import Packing
 from finetune.models.resolve import resolve
 from finetune.models.shared_grad import SharedGradEmbedding
-from finetune.models.st_format.checks import check_nothing_after, has_unit_length
-from finetune.models.st_format.config import Use, read_st_config
+from finetune.models.st_format.config import check_backbone_only, is_normalized, read_st_config
+from finetune.models.st_format.settings import EncoderKind
 from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
-from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, marks
+from finetune.models.tokenizer import check_vocabulary, load_plain_tokenizer, special_tokens
 
 _WEIGHTS = "embedding.weight"  # as sentence-transformers names the table
 _MODEL2VEC = "embeddings"  # as model2vec does
+_DEFAULT_WIDTH = 256
 
 
 class StaticEncoder(Encoder):
-    """Token ids in, embeddings `(N, D)` in fp32 out: the mean of the tokens' own, which no other token changes.
+    """Token ids in, embeddings `(N, D)` in fp32 out: the mean of token embeddings without context.
 
-    `init` is where the table comes from: `table`, the folder's own (a sentence-transformers StaticEmbedding, or a table
-    that model2vec made); `distil`, what a text encoder makes of each token by itself, brought to `output_width` by its
-    principal components and made the shorter the commoner the token (Tulkens and van Dongen 2024,
-    https://github.com/MinishLab/model2vec; `common` is a of Arora et al. 2017, a / (a + p)); `random`, for training
-    from scratch with the tokenizer of the folder.
+    `init` is the source of the table: `table` is that of the folder (a StaticEmbedding of sentence-transformers, or a
+    table of model2vec); `distil` embeds each token by itself with a text encoder, projects to `output_width` principal
+    components, and scales frequent tokens down (Tulkens and van Dongen 2024, https://github.com/MinishLab/model2vec;
+    `common` is a of Arora et al. 2017, a / (a + p)); `random` trains from scratch with the tokenizer of the folder.
+    `auto` is `table` where the folder has one, else `distil`.
 
     Raises:
         ModelError: there is no such table, or no tokenizer.
     """
 
     files: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
-    layout: ClassVar[Use] = "static"
+    layout: ClassVar[EncoderKind] = "static"
 
     def __init__(
         self,
@@ -60,29 +61,37 @@ class StaticEncoder(Encoder):
         normalize: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        found = read_st_config(resolve(name, self.files), self.layout)
-        self.name, self.normalize, self._found = name, has_unit_length(found, normalize), found
-        self.tokenizer = load_plain_tokenizer(found.backbone, name, found.transformer.lower_case)
-        table_VD = None if init in ("distil", "random") else _table_in(found.backbone, name)
-        if table_VD is None and found.kind == "StaticEmbedding" and init == "auto":
-            raise ModelError(
-                f"model.name={name}: its table has no safetensors weights.", "Save it again as safetensors."
-            )
-        if table_VD is not None:
-            check_nothing_after(found, name)
-            check_vocabulary(self.tokenizer, len(table_VD), name)
-        if init == "table" and table_VD is None:
-            raise ModelError(f"model.name={name} holds no table of token embeddings.", "Take model.init=distil.")
-        if table_VD is None and init != "random":
-            table_VD = _distilled(name, output_width or 256, common)
+        st_config = read_st_config(resolve(name, self.files), self.layout)
+        self.name, self.normalize, self._st_config = name, is_normalized(st_config, normalize), st_config
+        self.tokenizer = load_plain_tokenizer(st_config.backbone, name, st_config.transformer.lower_case)
+        table_VD = self._read_table(init, output_width) if init in ("auto", "table") else None
+        width = output_width or _DEFAULT_WIDTH
+        if table_VD is None and init == "random":
+            table_VD = torch.randn(len(self.tokenizer), width) * width**-0.5
         elif table_VD is None:
-            table_VD = torch.randn(len(self.tokenizer), output_width or 256) * (output_width or 256) ** -0.5
-        elif output_width not in (None, table_VD.shape[1]):
+            table_VD = _distill(name, width, common)
+        self.embedding = nn.Embedding(len(table_VD), table_VD.shape[1], _weight=table_VD)
+
+    def _read_table(self, init: str, output_width: int | None) -> Tensor | None:
+        """Return the table of the folder; None if there is none and `init` allows another."""
+        name = self.name
+        table_VD = _table_in(self._st_config.backbone, name)
+        if table_VD is None:
+            if init == "table":
+                raise ModelError(f"model.name={name} has no table of token embeddings.", "Set model.init=distil.")
+            if self._st_config.kind == "StaticEmbedding":
+                raise ModelError(
+                    f"model.name={name}: its table has no safetensors weights.", "Save it again as safetensors."
+                )
+            return None
+        check_backbone_only(self._st_config, name)
+        check_vocabulary(self.tokenizer, len(table_VD), name)
+        if output_width not in (None, table_VD.shape[1]):
             raise ModelError(
                 f"model.output_width={output_width}: the table of {name} has {table_VD.shape[1]} dimensions.",
                 "Leave model.output_width=null, or distil another one (model.init=distil).",
             )
-        self.embedding = nn.Embedding(len(table_VD), table_VD.shape[1], _weight=table_VD)
+        return table_VD
 
     @property
     def width(self) -> int:
@@ -91,43 +100,46 @@ class StaticEncoder(Encoder):
 
     @property
     def widest(self) -> int:
-        """How many numbers the widest layer makes of a token: there is but one."""
+        """The width of the only layer, per token."""
         return self.width
 
     @property
     def pad_id(self) -> int:  # type: ignore[override]
-        """The token id that fills a row up; nothing is."""
+        """The id of the padding token; nothing is padded."""
         return 0
 
-    def lookup(self) -> SharedGradEmbedding:
-        """Return what looks up the tokens of one step."""
+    def token_embedding(self) -> SharedGradEmbedding:
+        """Return the embedding lookup for the tokens of one step."""
         return SharedGradEmbedding(self.embedding)
 
     def forward(
-        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+        self, values: Tensor, lengths_N: Ints | None = None, token_embedding: SharedGradEmbedding | None = None
     ) -> Tensor:
-        """Embed N texts given as one row of token ids and the length of each; a text without tokens is zero."""
+        """Embed N texts, given as one row of token ids and their lengths; a text without tokens is zero."""
         assert lengths_N is not None
         packing = Packing(lengths_N, values.device)
-        tokens_TD = (lookup or self.lookup())(values).float()
+        if token_embedding is None:
+            token_embedding = self.token_embedding()
+        tokens_TD = token_embedding(values).float()
         sum_ND = tokens_TD.new_zeros(len(lengths_N), self.width).index_add(0, packing.owners(), tokens_TD)
-        return projected(sum_ND / packing.bounds.diff().clamp(min=1).unsqueeze(1), nn.ModuleList(), self.normalize)
+        mean_ND = sum_ND / packing.bounds.diff().clamp(min=1).unsqueeze(1)
+        return apply_head(mean_ND, nn.ModuleList(), self.normalize)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
-        """Write a sentence-transformers folder, whose tokenizer cuts texts at `max_length` as the training did."""
+        """Write a sentence-transformers folder, whose tokenizer truncates texts to `max_length` as the training did."""
         from safetensors.torch import save_file
 
         save_file({_WEIGHTS: self.embedding.weight.detach().contiguous()}, folder / checkpoint.WEIGHTS)
         with plain(self.tokenizer):
             self.tokenizer.backend_tokenizer.enable_truncation(max_length)
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        settings = trained_settings(self._found, self.normalize, prompts)
-        # A table that was distilled from a model whose embeddings are cut has a width of its own.
+        settings = trained_settings(self._st_config, self.normalize, prompts)
+        # A table distilled from a model with truncated embeddings has a width of its own.
         write(folder, "StaticEmbedding", replace(settings, truncate_dim=None), normalize=self.normalize)
 
     def about(self, max_length: int) -> str:
         """Return one sentence for the model card."""
-        return f"It maps a text to {self.width} dimensions, the mean of what its tokens stand for."
+        return f"It maps a text to {self.width} dimensions, the mean of the embeddings of its tokens."
 
 
 def _table_in(folder: Path, name: str) -> Tensor | None:
@@ -138,14 +150,17 @@ def _table_in(folder: Path, name: str) -> Tensor | None:
         return None
     try:
         with safe_open(file, "pt") as weights:
-            found = next((key for key in (_WEIGHTS, _MODEL2VEC) if key in weights.keys()), None)  # noqa: SIM118
-            if found is None:
+            names = set(weights.keys())
+            if _WEIGHTS in names:
+                table_VD: Tensor = weights.get_tensor(_WEIGHTS).float()
+                return table_VD
+            if _MODEL2VEC not in names:
                 return None
-            table_VD: Tensor = weights.get_tensor(found).float()
-            # model2vec may keep one row for several tokens, and how much each token counts apart.
-            if found == _MODEL2VEC and "mapping" in weights.keys():  # noqa: SIM118
+            table_VD = weights.get_tensor(_MODEL2VEC).float()
+            # model2vec may share a row between several tokens, and store the weight of each token separately.
+            if "mapping" in names:
                 table_VD = table_VD[weights.get_tensor("mapping").long()]
-            if found == _MODEL2VEC and "weights" in weights.keys():  # noqa: SIM118
+            if "weights" in names:
                 table_VD = table_VD * weights.get_tensor("weights").float().unsqueeze(1)
             return table_VD
     except (OSError, SafetensorError) as error:
@@ -155,11 +170,12 @@ def _table_in(folder: Path, name: str) -> Tensor | None:
 
 
 @torch.no_grad()
-def _distilled(name: str, width: int, common: float) -> Tensor:
-    """Return what the text encoder `name` makes of each token of its vocabulary, `(V, width)`."""
+def _distill(name: str, width: int, common: float) -> Tensor:
+    """Return the embedding of each token of its vocabulary by the text encoder `name`, `(V, width)`."""
     teacher = TextEncoder(name, dropout=0.0).eval()
     rows = teacher.backbone.get_input_embeddings().num_embeddings
-    first, last = (torch.tensor(mark, dtype=torch.long) for mark in marks(teacher.tokenizer, 1)[0])
+    before, after = special_tokens(teacher.tokenizer, 1)[0]
+    first, last = torch.tensor(before, dtype=torch.long), torch.tensor(after, dtype=torch.long)
     parts = []
     with Bar("distilling the vocabulary", len(teacher.tokenizer), "tokens") as bar:
         for ids in torch.arange(min(rows, len(teacher.tokenizer))).split(1024):  # type: ignore[no-untyped-call]
@@ -171,14 +187,14 @@ def _distilled(name: str, width: int, common: float) -> Tensor:
     if width > table_VD.shape[1]:
         raise ModelError(
             f"model.output_width={width} is more than the {table_VD.shape[1]} dimensions of {name}.",
-            f"Take {table_VD.shape[1]} or less.",
+            f"Set {table_VD.shape[1]} or less.",
         )
-    centred_VD = table_VD - table_VD.mean(0)
-    _, vectors_DD = torch.linalg.eigh(centred_VD.T @ centred_VD)
-    kept_VD: Tensor = centred_VD @ vectors_DD.flip(1)[:, :width]
-    # Tokens stand in a vocabulary about as often as they occur: by Zipf, the r-th has a share of 1 / r.
-    rank_V = torch.arange(1, len(kept_VD) + 1)
-    share_V = (1 / rank_V) / (1 / rank_V).sum()
+    centered_VD = table_VD - table_VD.mean(0)
+    _, vectors_DD = torch.linalg.eigh(centered_VD.T @ centered_VD)
+    projected_VD: Tensor = centered_VD @ vectors_DD.flip(1)[:, :width]
     if not common:
-        return kept_VD
-    return kept_VD * (common / (common + share_V)).unsqueeze(1)
+        return projected_VD
+    # Vocabularies are roughly sorted by frequency; by Zipf's law the r-th token has a frequency proportional to 1 / r.
+    rank_V = torch.arange(1, len(projected_VD) + 1)
+    frequency_V = (1 / rank_V) / (1 / rank_V).sum()
+    return projected_VD * (common / (common + frequency_V)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Encoders of texts and images into one space: CLIP, SigLIP and their kin, or two towers of one's own.
+"""Encoders of texts and images into one space: CLIP, SigLIP and similar models, or two separate towers.
 
 Shapes: N items, T tokens of all texts in a row, D width.
 """
@@ -17,19 +17,17 @@ from finetune.config.types import Fraction, NotEmptyText, NotNegative, PositiveI
 from finetune.data.arrays import Ints
 from finetune.errors import ModelError
 from finetune.models import checkpoint
-from finetune.models.augment import Augment
 from finetune.models.backbone import load_backbone
 from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
-from finetune.models.head import projected
+from finetune.models.head import apply_head
 from finetune.models.image import ImageEncoder
+from finetune.models.image_processing import Augment, ImageProcessor
 from finetune.models.packing import Packing
-from finetune.models.pixels import Pixels
 from finetune.models.resolve import resolve
 from finetune.models.shared_grad import SharedGradEmbedding
-from finetune.models.st_format.checks import check_nothing_after, has_unit_length
-from finetune.models.st_format.config import Use, read_st_config
-from finetune.models.st_format.settings import TransformerSettings
+from finetune.models.st_format.config import check_backbone_only, is_normalized, read_st_config
+from finetune.models.st_format.settings import EncoderKind, TransformerSettings
 from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
 from finetune.models.tokenizer import check_vocabulary, load_tokenizer
@@ -41,12 +39,12 @@ class TextImageEncoder(Encoder):
     """Texts or images in, embeddings `(N, D)` in fp32 out, by the two towers of one model (CLIP, SigLIP, ...).
 
     Raises:
-        ModelError: the model cannot be had, is damaged, has no two towers, or has no safetensors weights.
+        ModelError: the model is not found, is damaged, has no two towers, or has no safetensors weights.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("text", "image")
     packs = False
-    layout: ClassVar[Use] = "text_image"
+    layout: ClassVar[EncoderKind] = "text_image"
 
     def __init__(
         self,
@@ -60,27 +58,26 @@ class TextImageEncoder(Encoder):
         color: NotNegative = 0.0,
     ) -> None:
         super().__init__()
-        found = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
-        check_nothing_after(found, name)
-        folder, self._found = found.backbone, found
-        self.name, self.normalize = name, has_unit_length(found, normalize)
+        st_config = read_st_config(resolve(name, self.files, allow_pickle), self.layout)
+        check_backbone_only(st_config, name)
+        folder, self._st_config = st_config.backbone, st_config
+        self.name, self.normalize = name, is_normalized(st_config, normalize)
         self.backbone = load_backbone(folder, name, dropout, random_init, allow_pickle=allow_pickle)
         if not hasattr(self.backbone, "get_image_features"):
             raise ModelError(
                 f"model.name={name}: a {type(self.backbone).__name__} does not embed both texts and images.",
-                "Take a model such as CLIP or SigLIP, or model=two_towers for one of each kind.",
+                "Use a model such as CLIP or SigLIP, or model=two_towers for one of each kind.",
             )
-        self.tokenizer = load_tokenizer(folder, name, found.transformer.lower_case)
+        self.tokenizer = load_tokenizer(folder, name, st_config.transformer.lower_case)
         check_vocabulary(self.tokenizer, self.backbone.config.text_config.vocab_size, name)
-        self.pixels = Pixels(folder, self.backbone.config.vision_config, name, Augment(crop, flip, color))
-        config = self.backbone.config
-        # SigLIP was trained on texts that are filled up to one length, without a mask.
-        self._fills = config.text_config.max_position_embeddings if config.model_type.startswith("siglip") else None
+        config, vision = self.backbone.config, self.backbone.config.vision_config
+        self.image_processor = ImageProcessor(folder, vision, name, Augment(crop, flip, color))
+        # SigLIP was trained on texts that are padded to a fixed length, without a mask.
+        self._pads_to = config.text_config.max_position_embeddings if config.model_type.startswith("siglip") else None
         for unused in ("logit_scale", "logit_bias"):
             if hasattr(self.backbone, unused):
                 getattr(self.backbone, unused).requires_grad_(False)  # the loss has its own
         replace_dropout(self.backbone)
-        vision = config.vision_config
         self.other_cost = (vision.image_size // vision.patch_size) ** 2 + 1
 
     @property
@@ -91,46 +88,49 @@ class TextImageEncoder(Encoder):
 
     @property
     def pad_id(self) -> int:  # type: ignore[override]
-        """The token id that fills a row up."""
+        """The id of the padding token."""
         return int(self.tokenizer.pad_token_id or 0)
 
     def _config(self) -> Any:
-        return max(
-            self.backbone.config.text_config, self.backbone.config.vision_config, key=lambda part: part.hidden_size
-        )
+        """Return the config of the wider tower."""
+        config = self.backbone.config
+        return max(config.text_config, config.vision_config, key=lambda part: part.hidden_size)
 
-    def lookup(self) -> None:
-        """Nothing: the towers look their tokens up themselves."""
+    def token_embedding(self) -> None:
+        """Return `None`: the towers take token ids, and embed them themselves."""
 
     def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
-        """Return the pixels `(N, 3, height, width)` of images of Pillow; in training augmented as asked."""
-        return self.pixels(values, random)
+        """Return the pixels `(N, 3, height, width)` of Pillow images, augmented in training."""
+        return self.image_processor(values, random)
 
     def forward(
-        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+        self, values: Tensor, lengths_N: Ints | None = None, token_embedding: SharedGradEmbedding | None = None
     ) -> Tensor:
         """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
         if lengths_N is None:
             output = self.backbone.get_image_features(pixel_values=values)
         else:
             packing = Packing(lengths_N, values.device)
-            there_nt = packing.mask()
-            ids_nt = packing.pad(values).masked_fill(~there_nt, self.pad_id)
-            if self._fills:
-                ids_nt = nn.functional.pad(ids_nt, (0, self._fills - ids_nt.shape[1]), value=self.pad_id)
-            mask_nt = None if self._fills else there_nt.long()
+            is_token_nt = packing.mask()
+            ids_nt = packing.pad(values).masked_fill(~is_token_nt, self.pad_id)
+            mask_nt: Tensor | None = is_token_nt.long()
+            if self._pads_to:
+                ids_nt = nn.functional.pad(ids_nt, (0, self._pads_to - ids_nt.shape[1]), value=self.pad_id)
+                mask_nt = None
             output = self.backbone.get_text_features(input_ids=ids_nt, attention_mask=mask_nt)
-        return projected(getattr(output, "pooler_output", output), _NO_HEAD, self.normalize)
+        return apply_head(getattr(output, "pooler_output", output), _NO_HEAD, self.normalize)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write a sentence-transformers folder."""
         self.backbone.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        self.pixels.save(folder)
-        filled = {"processing_kwargs": {"text": {"padding": "max_length", "max_length": self._fills}}}
-        kept = dict(self._found.transformer.kept) | (filled if self._fills else {})
-        transformer = TransformerSettings(max_length, self._found.transformer.lower_case, kept)
-        settings = trained_settings(self._found, self.normalize, prompts)
+        self.image_processor.save(folder)
+        original = self._st_config.transformer
+        extra = dict(original.extra)
+        if self._pads_to:
+            extra["processing_kwargs"] = {"text": {"padding": "max_length", "max_length": self._pads_to}}
+        transformer = TransformerSettings(max_length, original.lower_case, extra)
+        settings = trained_settings(self._st_config, self.normalize, prompts)
         write(folder, "CLIPModel", settings, transformer, self.normalize)
 
     def about(self, max_length: int) -> str:
@@ -139,9 +139,9 @@ class TextImageEncoder(Encoder):
 
 
 class TwoTowers(Encoder):
-    """Texts or images in, embeddings `(N, D)` in fp32 out, by an encoder for each and a learned projection after it.
+    """Texts or images in, embeddings `(N, D)` in fp32 out, by an encoder for each, followed by a learned projection.
 
-    `name` is the folder of a saved one, for its projections; its towers are in `text` and `image` there.
+    `name` is the folder of a saved encoder, for its projections; its towers are in `text` and `image` there.
 
     Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020, whose towers were trained together from the start.
     """
@@ -164,13 +164,12 @@ class TwoTowers(Encoder):
         super().__init__()
         self.text, self.image = cast(TextEncoder, text), cast(ImageEncoder, image)
         if name is not None:
-            output_width = checkpoint.settings_of(name, "ModuleDict")["output_width"]
+            output_width = checkpoint.read_settings(name, "ModuleDict")["output_width"]
         self.name, self.normalize = name or f"{text.name} and {image.name}", normalize
-        self.text.normalize = self.image.normalize = False  # the projections see lengths too
+        self.text.normalize = self.image.normalize = False  # the length is an input of the projections
         widths = {"text": self.text.width, "image": self.image.width}
-        self.project = nn.ModuleDict(
-            {tower: nn.Linear(width, output_width, bias=False) for tower, width in widths.items()}
-        )
+        projections = {tower: nn.Linear(width, output_width, bias=False) for tower, width in widths.items()}
+        self.project = nn.ModuleDict(projections)
         for weight in self.project.parameters():
             nn.init.orthogonal_(weight)
         if name is not None:
@@ -185,7 +184,7 @@ class TwoTowers(Encoder):
 
     @property
     def pad_id(self) -> int:  # type: ignore[override]
-        """The token id that fills a row up."""
+        """The id of the padding token."""
         return self.text.pad_id
 
     def _config(self) -> Any:
@@ -195,26 +194,26 @@ class TwoTowers(Encoder):
         """Return the pretrained models inside."""
         return [self.text.backbone, self.image.backbone]
 
-    def lookup(self) -> SharedGradEmbedding:
-        """Return what looks up the tokens of one step."""
-        return self.text.lookup()
+    def token_embedding(self) -> SharedGradEmbedding:
+        """Return the embedding lookup for the tokens of one step."""
+        return self.text.token_embedding()
 
     def prepare(self, values: Sequence[Any], random: np.random.Generator | None) -> npt.NDArray[np.float32]:
-        """Return the pixels of images as the image tower takes them."""
+        """Return the pixels of Pillow images, as the image tower takes them."""
         return self.image.prepare(values, random)
 
     def forward(
-        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+        self, values: Tensor, lengths_N: Ints | None = None, token_embedding: SharedGradEmbedding | None = None
     ) -> Tensor:
         """Embed texts, given as one row of token ids and their lengths, or images, given as pixels."""
         if lengths_N is None:
             emb_ND = self.project["image"](self.image(values))
         else:
-            emb_ND = self.project["text"](self.text(values, lengths_N, lookup))
-        return projected(emb_ND, _NO_HEAD, self.normalize)
+            emb_ND = self.project["text"](self.text(values, lengths_N, token_embedding))
+        return apply_head(emb_ND, _NO_HEAD, self.normalize)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
-        """Write each tower into a folder of its own, and the projections beside them."""
+        """Write each tower into a folder of its own, and the projections next to them."""
         for name, tower in (("text", self.text), ("image", self.image)):
             (folder / name).mkdir()
             tower.save(folder / name, max_length, prompts)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model's folder."""
+"""The tokenizer in a model's folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetune.errors import ModelError, first_line
 
 
 def load_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
-    """Return the fast tokenizer in `folder`, which messages call `name`; `lower_case` lowers texts before it.
+    """Return the fast tokenizer in `folder`, which error messages call `name`; `lower_case` lowercases texts first.
 
     Raises:
         ModelError: it cannot be read, or has no token to pad with.
@@ -18,34 +18,44 @@ def load_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except Exception as error:  # damage is answered with a dozen kinds
+    except Exception as error:  # many types, depending on the damage
         raise ModelError(
             f"model.name={name}: its tokenizer cannot be read ({first_line(error)}).",
-            "The folder must hold tokenizer.json, as save_pretrained writes it.",
+            "The folder must contain tokenizer.json, as save_pretrained writes it.",
         ) from error
     if tokenizer.pad_token is None:
         # Decoders have none, and padding is always masked; sentence-transformers does not load a model without one.
-        others = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.bos_token)
-        tokenizer.pad_token = next((token for token in others if token is not None), None)
+        tokenizer.pad_token = _substitute_pad_token(tokenizer)
     if lower_case:
-        _lower_first(tokenizer.backend_tokenizer)
-    # The length is the run's (data.max_length); tokenizers would warn about texts that are cut on purpose.
+        _add_lowercase(tokenizer.backend_tokenizer)
+    # data.max_length applies; the tokenizer would warn about texts that are truncated on purpose.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
-def _lower_first(backend: Any) -> None:
-    """Have a tokenizer lower texts before anything else, as sentence-transformers does for `do_lower_case`."""
+def _substitute_pad_token(tokenizer: Any) -> str | None:
+    for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.bos_token):
+        if token is not None:
+            return str(token)
+    return None
+
+
+def _add_lowercase(backend: Any) -> None:
+    """Lowercase texts before any other normalization, as sentence-transformers does for `do_lower_case`."""
     from tokenizers.normalizers import Lowercase, Sequence
 
-    there = backend.normalizer
-    steps = [*there] if isinstance(there, Sequence) else [there] if there is not None else []  # type: ignore[misc]
+    normalizer = backend.normalizer
+    steps: list[Any] = []
+    if isinstance(normalizer, Sequence):
+        steps = list(normalizer)  # type: ignore[call-overload]
+    elif normalizer is not None:
+        steps = [normalizer]
     if not any(isinstance(step, Lowercase) for step in steps):
         backend.normalizer = Sequence([Lowercase(), *steps])
 
 
 def load_plain_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
-    """Return the tokenizer in `folder` without the tokens that it puts around a text; `lower_case` lowers texts first.
+    """Return the tokenizer in `folder` without special tokens; `lower_case` lowercases texts first.
 
     Raises:
         ModelError: it cannot be read.
@@ -59,43 +69,63 @@ def load_plain_tokenizer(folder: Path, name: str, lower_case: bool = False) -> A
     except Exception as error:
         raise ModelError(
             f"model.name={name}: its tokenizer cannot be read ({first_line(error)}).",
-            "The folder must hold tokenizer.json, as save_pretrained writes it.",
+            "The folder must contain tokenizer.json, as save_pretrained writes it.",
         ) from error
     backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     backend.no_truncation()
     backend.no_padding()
     if lower_case:
-        _lower_first(backend)
+        _add_lowercase(backend)
     return PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
 
 
-def marks(tokenizer: Any, texts: int) -> tuple[list[list[int]], list[int]]:
-    """Return the tokens that stand before, between and behind so many texts, and the types of all those parts.
+def special_tokens(tokenizer: Any, texts: int) -> tuple[list[list[int]], list[int]]:
+    """Return the special tokens before, between and after this number of texts, and the token type of every part.
 
-    The types go on with those of the texts: before, first text, between, second text, ..., behind.
+    The types include those of the texts: before, first text, between, second text, ..., after.
     """
-    word = next(token for token in ("a", "1", ".") if tokenizer(token, add_special_tokens=False)["input_ids"])
-    inner = tokenizer(word, add_special_tokens=False)["input_ids"]
-    found = tokenizer(*[word] * texts, return_token_type_ids=True)
-    ids, types = found["input_ids"], found.get("token_type_ids") or [0] * len(found["input_ids"])
+    word = _plain_word(tokenizer)
+    word_ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(*[word] * texts, return_token_type_ids=True)
+    ids = encoded["input_ids"]
+    types = encoded.get("token_type_ids") or [0] * len(ids)
     parts: list[list[int]] = []
-    kinds: list[int] = []
+    part_types: list[int] = []
     start = 0
     for _ in range(texts):
-        place = next(i for i in range(start, len(ids)) if ids[i : i + len(inner)] == inner)
-        parts.append(ids[start:place])
-        kinds += [types[start] if place > start else 0, types[place]]
-        start = place + len(inner)
-    return [*parts, ids[start:]], [*kinds, types[start] if start < len(ids) else 0]
+        position = _find(word_ids, ids, start)
+        parts.append(ids[start:position])
+        part_types.append(types[start] if position > start else 0)
+        part_types.append(types[position])
+        start = position + len(word_ids)
+    parts.append(ids[start:])
+    part_types.append(types[start] if start < len(ids) else 0)
+    return parts, part_types
+
+
+def _plain_word(tokenizer: Any) -> str:
+    """Return a word with at least one token."""
+    for word in ("a", "1", "."):
+        if tokenizer(word, add_special_tokens=False)["input_ids"]:
+            return word
+    raise ValueError("the tokenizer returns no tokens for any word")
+
+
+def _find(part: list[int], ids: list[int], start: int) -> int:
+    """Return the first position from `start` on at which `ids` contain `part`."""
+    for position in range(start, len(ids)):
+        if ids[position : position + len(part)] == part:
+            return position
+    raise ValueError("the tokens of a word change when special tokens are added")
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
-    """Check that a tokenizer and a table of `rows` token embeddings belong together.
+    """Check that a tokenizer matches a table of `rows` token embeddings.
 
     Raises:
-        ModelError: the tokenizer knows more tokens than the table.
+        ModelError: the tokenizer has ids beyond the table.
     """
-    # The highest id counts: a vocabulary may have gaps.
+    # Not the number of tokens: ids may have gaps.
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""An adapter over ready-made embeddings: a small network that moves them.
+"""An adapter for existing embeddings: a small network that changes them.
 
 Shapes: N vectors, V numbers of each, D width.
 """
@@ -16,15 +16,15 @@ from finetune.data.arrays import Ints
 from finetune.errors import ModelError
 from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
-from finetune.models.head import new_head, projected
+from finetune.models.head import apply_head, new_head
 from finetune.models.shared_grad import SharedGradEmbedding
 
 
 class VectorEncoder(Encoder):
     """Vectors `(N, V)` in, embeddings `(N, D)` in fp32 out.
 
-    Each of `layers` adds to a vector what a network with one hidden layer makes of it. At first that is nothing: the
-    training starts from the embeddings as they are.
+    Each of `layers` is a residual block with one hidden layer, which initially adds zero: training starts from the
+    unchanged embeddings.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("vector",)
@@ -49,14 +49,14 @@ class VectorEncoder(Encoder):
         settings: dict[str, Any] = {"input_width": input_width, "hidden_width": hidden_width, "layers": layers}
         settings |= {"output_width": output_width, "normalize": normalize}
         if name is not None:
-            settings = checkpoint.settings_of(name, type(self).__name__)
+            settings = checkpoint.read_settings(name, type(self).__name__)
             if input_width not in ("auto", settings["input_width"]):
                 raise ModelError(
                     f"model.name={name} takes vectors of {settings['input_width']} numbers, not {input_width}.",
-                    "Make the vectors with the model that it was trained with.",
+                    "Use vectors of the model that it was trained with.",
                 )
         if settings["input_width"] == "auto":
-            raise ModelError("model.input_width=auto: there are no vectors to see it from.", "Say how long they are.")
+            raise ModelError("model.input_width=auto: there are no vectors to read it from.", "Set their length.")
         self.settings, self.normalize = settings, settings["normalize"]
         width = settings["input_width"]
         self.blocks = nn.ModuleList(_Block(width, settings["hidden_width"], dropout) for _ in range(settings["layers"]))
@@ -71,16 +71,16 @@ class VectorEncoder(Encoder):
 
     @property
     def widest(self) -> int:
-        """How many numbers the widest layer makes of a vector."""
+        """The width of the widest layer, per vector."""
         return max(int(self.settings["hidden_width"]), int(self.settings["input_width"]))
 
     def forward(
-        self, values: Tensor, lengths_N: Ints | None = None, lookup: SharedGradEmbedding | None = None
+        self, values: Tensor, lengths_N: Ints | None = None, token_embedding: SharedGradEmbedding | None = None
     ) -> Tensor:
         """Embed vectors `(N, V)`."""
         for block in self.blocks:
             values = block(values)
-        return projected(values, self.head, self.normalize)
+        return apply_head(values, self.head, self.normalize)
 
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write settings and weights into a folder."""
@@ -92,7 +92,7 @@ class VectorEncoder(Encoder):
 
 
 class _Block(nn.Module):
-    """x + W2 gelu(W1 norm(x)), with W2 zero at first (He et al. 2016, https://arxiv.org/abs/1603.05027)."""
+    """x + W2 gelu(W1 norm(x)), with W2 initially zero (He et al. 2016, https://arxiv.org/abs/1603.05027)."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from finetune.data.holdout.eval_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
 from finetune.evaluation.metric_names import wrong_names
-from finetune.losses.constraints import too_wide
+from finetune.losses.constraints import dimension_problems
 from finetune.preflight.models import check_reads, choice
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]
             continue  # in an evaluator of somebody's own the same words may mean something else
         yield from wrong_names(f"{key}.metrics", node.get("metrics") or [])
         if width is not None:
-            yield from too_wide(key, node.get("dimensions") or [], width)
+            yield from dimension_problems(key, node.get("dimensions") or [], width)
         yield from _missing_packages(key, node)
         if node["_target_"] == mteb_tasks.TARGET:
             yield from mteb_tasks.task_problems(key, node)

@@ -15,7 +15,7 @@ from finetune.preflight.evaluators import (
     list_left_out,
 )
 from finetune.preflight.models import (
-    fetch,
+    download_missing,
 )
 from finetune.runner.hydra_task import run_as_hydra_task
 from finetune.runner.join import join_if_distributed, report_before_join
@@ -88,7 +88,7 @@ def _checked(arguments: Arguments) -> CheckedRun | None:
         problems = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
         raise CheckFailed(with_locations(problems, arguments.overrides, arguments.config_dir, arguments.config_name))
     check_start(cfg)
-    fetch(cfg)  # downloads what is not here yet, before there is a run that could fail for it
+    download_missing(cfg)  # downloads what is not here yet, before there is a run that could fail for it
     return checked
 
 

@@ -34,7 +34,7 @@ from finetune.evaluation.comparison import Comparison, compare
 from finetune.evaluation.result import Result
 from finetune.export.card import CardFacts, model_card
 from finetune.export.folder import save
-from finetune.losses.loss import tell_width
+from finetune.losses.loss import check_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.report.content import outcome
@@ -233,8 +233,8 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     steps = total_steps(trainer, data.batches_per_epoch)
     losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
     for loss in losses:
-        tell_width(loss, encoder.width)
-    encoder.give_layers(layers_of(losses))
+        check_width(loss, encoder.width)
+    encoder.set_output_layers(layers_of(losses))
     if (teacher := teacher_of(losses)) is not None:
         device = trainer.strategy.root_device
         data.teach(embedded(teacher, dataset.items, cfg.data.max_length, device, cfg.data.cache))
@@ -245,7 +245,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         cfg.optimizer,
         build(cfg.scheduler, "scheduler"),
         steps,
-        tuning.rates(encoder),
+        tuning.lr_multipliers(encoder),
     )
     portrait = _portrait(dataset, data, encoder, measure) if evaluators else None
     meter = RunCost(trainer.strategy.root_device)

@@ -20,9 +20,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from finetune.errors import FinetuneError, ModelError
+from finetune.models.backbone import layers_of
 from finetune.models.encoder import Encoder
 from finetune.models.fused_layer import separate_layers
-from finetune.models.layers import layers_of
 
 
 class Fsdp(ModelParallelStrategy):

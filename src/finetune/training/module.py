@@ -20,7 +20,7 @@ from finetune.encoding import memory
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine
 from finetune.errors import FinetuneError
-from finetune.losses.loss import local_loss, own_rates, share_scores, total_weight
+from finetune.losses.loss import local_loss, local_loss_from_scores, own_learning_rates, total_weight
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
 from finetune.training.accumulation import Accumulation
@@ -135,7 +135,7 @@ class EmbeddingModule(LightningModule):
         # bf16 has three digits, and the loss divides by a small temperature: it is computed in fp32.
         with torch.autocast(self.device.type, enabled=False):
             # Gathering sums the gradients over the processes, and DDP takes their mean: together the whole.
-            scored = local_loss if batch.pair_Bk is None else share_scores
+            scored = local_loss if batch.pair_Bk is None else local_loss_from_scores
             value = scored(loss, emb_ND.float(), batch, rank, world) * world
         self._pace.mark("loss")
         self.last_loss = value.detach()
@@ -299,7 +299,7 @@ class EmbeddingModule(LightningModule):
     def _parameter_groups(self) -> list[dict[str, Any]]:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         slower = {p: self._optimizer.lr * rate for p, rate in self._rates.items() if rate != 1}
-        rates = slower | own_rates(self.losses)
+        rates = slower | own_learning_rates(self.losses)
         # Norm weights and biases are the vectors; shrinking them towards zero helps nothing.
         return [
             {"params": some} | ({} if decays else {"weight_decay": 0.0}) | ({} if lr is None else {"lr": lr})

@@ -14,13 +14,13 @@ from finetune.data.items import Items
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
 from finetune.data.tokens.token_store import Tokens
-from finetune.models.tokenizer import marks
+from finetune.models.tokenizer import special_tokens
 from tests.conftest import WORDS
 
 
 def frame_of(tokenizer):
-    (before, between, behind), types = marks(tokenizer, 2)
-    alone = marks(tokenizer, 1)[0]
+    (before, between, behind), types = special_tokens(tokenizer, 2)
+    alone = special_tokens(tokenizer, 1)[0]
     return SpecialTokenLayout(before, between, behind, tuple(types), (len(alone[0]), len(alone[1])))
 
 

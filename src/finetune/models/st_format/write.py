@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finetune.models.st_format.config import FLAGS, POOLING_WEIGHTS, POOLINGS, StConfig
-from finetune.models.st_format.module_types import written_type
+from finetune.models.head import HeadLayer
+from finetune.models.pooling import Pooling
+from finetune.models.st_format.config import StConfig
+from finetune.models.st_format.json_files import write_json
+from finetune.models.st_format.modules import LAYER_WEIGHTS, POOLING_FLAGS, POOLING_WEIGHTS, POOLINGS, saved_type
 from finetune.models.st_format.settings import MODEL_FILE, TRANSFORMER_FILES, ModelSettings, TransformerSettings
 
-if TYPE_CHECKING:
-    from finetune.models.head import HeadLayer
-    from finetune.models.pooling import Pooling
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # what sentence-transformers may put in front of a document
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names that sentence-transformers tries for a document
 
 
 def write(
@@ -29,9 +27,9 @@ def write(
     width: int = 0,
     layers: Sequence[HeadLayer] = (),
 ) -> None:
-    """Write everything but the backbone, which is `backbone` to sentence-transformers (`Transformer`, ...).
+    """Write everything except the backbone, whose module in sentence-transformers is `backbone` (`Transformer`, ...).
 
-    `width` is that of the tokens that are pooled; `layers` come after the pooling, and `normalize` is the last of them.
+    `width` is that of the tokens that are pooled. `layers` follow the pooling; with `normalize` a Normalize is last.
     """
     modules = [("", backbone)]
     if pooling is not None:
@@ -39,89 +37,109 @@ def write(
         _write_pooling(folder / modules[-1][0], pooling, width)
     for layer in layers:
         modules.append((f"{len(modules)}_{layer.kind}", layer.kind))
-        layer.save(folder / modules[-1][0])
+        _write_layer(folder / modules[-1][0], layer)
     if normalize:
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
         (folder / modules[-1][0]).mkdir()
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": written_type(kind)}
-            for i, (path, kind) in enumerate(modules)
-        ],
-    )
+    _write_modules(folder, modules)
     if transformer is not None:
-        said = {"max_seq_length": transformer.max_length, "do_lower_case": transformer.lower_case}
-        write_json(folder / TRANSFORMER_FILES[0], {**said, **transformer.kept})
-    write_json(folder / MODEL_FILE, _said(settings))
+        content = {"max_seq_length": transformer.max_length, "do_lower_case": transformer.lower_case}
+        write_json(folder / TRANSFORMER_FILES[0], {**content, **transformer.extra})
+    write_json(folder / MODEL_FILE, _settings_content(settings))
 
 
 def write_cross_encoder(
     folder: Path, prompts: Mapping[str, str], settings: ModelSettings, transformer: TransformerSettings
 ) -> None:
-    """Write what sentence-transformers' CrossEncoder reads besides the backbone and its tokenizer."""
-    write_json(folder / MODEL_FILE, {"model_type": "CrossEncoder", "prompts": dict(prompts), **settings.kept})
+    """Write the files of a CrossEncoder of sentence-transformers, except the backbone and its tokenizer."""
+    write_json(folder / MODEL_FILE, {"model_type": "CrossEncoder", "prompts": dict(prompts), **settings.extra})
     if transformer.lower_case:
-        # Nothing else keeps it: many tokenizers of transformers make their normalizer again from settings of their own.
-        write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": written_type("Transformer")}])
-        said = {"transformer_task": "sequence-classification", "do_lower_case": True}
-        write_json(folder / TRANSFORMER_FILES[0], said)
+        # No other file keeps it: many tokenizers of transformers recreate their normalizer from their own settings.
+        _write_modules(folder, [("", "Transformer")])
+        content = {"transformer_task": "sequence-classification", "do_lower_case": True}
+        write_json(folder / TRANSFORMER_FILES[0], content)
 
 
-def _said(settings: ModelSettings) -> dict[str, Any]:
-    found: dict[str, Any] = {"similarity_fn_name": settings.similarity, "prompts": dict(settings.prompts)}
+def _write_modules(folder: Path, modules: Sequence[tuple[str, str]]) -> None:
+    """Write `modules.json` of these (path, kind)."""
+    entries = []
+    for i, (path, kind) in enumerate(modules):
+        entries.append({"idx": i, "name": str(i), "path": path, "type": saved_type(kind)})
+    write_json(folder / "modules.json", entries)
+
+
+def _settings_content(settings: ModelSettings) -> dict[str, Any]:
+    content: dict[str, Any] = {"similarity_fn_name": settings.similarity, "prompts": dict(settings.prompts)}
     if settings.default_prompt_name is not None:
-        found["default_prompt_name"] = settings.default_prompt_name
+        content["default_prompt_name"] = settings.default_prompt_name
     if settings.truncate_dim is not None:
-        found["truncate_dim"] = settings.truncate_dim
-    return found | dict(settings.kept)
+        content["truncate_dim"] = settings.truncate_dim
+    return content | dict(settings.extra)
 
 
-def _saved_similarity(found: StConfig, normalize: bool) -> str:
-    """Return the similarity function to save: the folder's own where it still says the same."""
-    own = found.settings.similarity
-    if own in ("dot", "euclidean") and normalize and found.normalize:
-        return own
+def trained_settings(st_config: StConfig, normalize: bool, prompts: Mapping[str, str]) -> ModelSettings:
+    """Return the settings to save for a model that started from a folder and was trained with these prompts."""
+    original = st_config.settings
+    saved_prompts = _saved_prompts(original, prompts)
+    default = original.default_prompt_name
+    if not _keeps_default_prompt(original, prompts, saved_prompts):
+        default = None
+    similarity = _saved_similarity(st_config, normalize)
+    return replace(original, prompts=saved_prompts, default_prompt_name=default, similarity=similarity)
+
+
+def _saved_similarity(st_config: StConfig, normalize: bool) -> str:
+    """Return the similarity function to save: the one of the folder where it still ranks embeddings the same way."""
+    original = st_config.settings.similarity
+    if original in ("dot", "euclidean") and normalize and st_config.normalize:
+        return original
     return "cosine" if normalize else "dot"
 
 
-def trained_settings(found: StConfig, normalize: bool, trained: Mapping[str, str]) -> ModelSettings:
-    """Return the settings to save of a model made from a folder, with the prompts that it was `trained` with."""
-    prompts, default = _trained_prompts(found.settings, trained)
-    similarity = _saved_similarity(found, normalize)
-    return replace(found.settings, prompts=prompts, default_prompt_name=default, similarity=similarity)
+def _saved_prompts(original: ModelSettings, trained: Mapping[str, str]) -> dict[str, str]:
+    """Return the prompts to save for a model that was `trained` with its prompts.
 
-
-def _trained_prompts(own: ModelSettings, trained: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
-    """Return the prompts to save, and the name of the default one, of a model that was `trained` with its prompts.
-
-    What sentence-transformers puts in front by itself must be what the model was trained with: prompts that the model
-    had for queries and documents, or for every text, and that training did not use, are not applied any more. Those
-    that are applied on request only are kept.
+    The prompts that sentence-transformers applies by default must be those of the training: prompts for queries and
+    documents that the original model had and the training did not use become empty. Prompts that are only applied on
+    request are kept.
     """
-    prompts = {**own.prompts, **trained}
-    for name in ("query", *_DOCUMENT_PROMPTS):
-        if name in own.prompts:
-            prompts[name] = trained.get("query" if name == "query" else "document", "")
-    default = own.default_prompt_name
-    used = default is not None and own.default_prompt != "" and own.default_prompt in trained.values()
-    return prompts, default if used and prompts.get(default or "") == own.default_prompt else None
+    prompts = {**original.prompts, **trained}
+    if "query" in original.prompts:
+        prompts["query"] = trained.get("query", "")
+    for name in _DOCUMENT_PROMPTS:
+        if name in original.prompts:
+            prompts[name] = trained.get("document", "")
+    return prompts
+
+
+def _keeps_default_prompt(original: ModelSettings, trained: Mapping[str, str], saved: Mapping[str, str]) -> bool:
+    """Whether the training used the default prompt of the original model, and it is saved under the same name."""
+    name, text = original.default_prompt_name, original.default_prompt
+    return name is not None and text != "" and text in trained.values() and saved.get(name) == text
 
 
 def _write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
-    modes = [next(theirs for theirs, ours in POOLINGS.items() if ours == mode) for mode in pooling.modes]
-    # As flags where these say all of it, which every version reads; what has none is for finetune alone.
-    flags: dict[str, Any] = {flag: mode in modes for flag, mode in FLAGS.items()}
-    as_flags = [mode for mode in FLAGS.values() if mode in modes] == modes
-    names: dict[str, Any] = {"pooling_mode": modes if len(modes) > 1 else modes[0]}
-    write_json(folder / "config.json", {"word_embedding_dimension": width, **(flags if as_flags else names)})
-    if weights := pooling.state_dict():
+    names = {ours: theirs for theirs, ours in POOLINGS.items()}
+    modes = [names[mode] for mode in pooling.modes]
+    content: dict[str, Any] = {"word_embedding_dimension": width}
+    if modes == [mode for mode in POOLING_FLAGS.values() if mode in modes]:
+        # Every version reads flags, which have a fixed order.
+        content |= {flag: mode in modes for flag, mode in POOLING_FLAGS.items()}
+    else:
+        content["pooling_mode"] = modes if len(modes) > 1 else modes[0]
+    write_json(folder / "config.json", content)
+    weights = pooling.state_dict()
+    if weights:
         from safetensors.torch import save_file
 
         save_file(weights, folder / POOLING_WEIGHTS)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people to read; makes the folder."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _write_layer(folder: Path, layer: HeadLayer) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", layer.config())
+    weights = {name: weight.contiguous() for name, weight in layer.state_dict().items()}
+    if weights:
+        save_file(weights, folder / LAYER_WEIGHTS)

@@ -1,4 +1,4 @@
-"""How many tokens a model can read: the rule, which sees files only, against what really runs."""
+"""How many tokens a model can read: the rule, which only reads files, against the real model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from finetune.models.positions import longest
+from finetune.models.model_config import max_tokens
 
 ROWS = 20
 _SIZES = {
@@ -20,7 +20,7 @@ _SIZES = {
     **{"vocab_size": 50, "entity_vocab_size": 5, "attention_window": 4, "rotary_dim": 8, "num_hash_buckets": 64},
     **{"languages": ["en_XX"], "default_language": "en_XX", "max_2d_position_embeddings": 8, "head_dim": 8},
 }
-# Positions that are counted from behind the padding token's; MPNet's is 1 whatever its config says.
+# Positions start after that of the padding token, which is always 1 in MPNet.
 FROM_PADDING = [
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "xmod", "luke"),
     *("ibert", "esm", "longformer", "markuplm"),
@@ -36,24 +36,24 @@ ENDLESS = ["t5", "modernbert", "nomic_bert", "jina_embeddings_v3", "qwen3", "lla
 @pytest.mark.parametrize(
     "name", ["**", "*", "../*/modeling", "../../../x", "[", "", "a/b", ["bert"], None, 5, "x" * 300]
 )
-def test_a_name_that_is_none_of_an_architecture_has_no_source(name):
-    assert longest({"model_type": name, "max_position_embeddings": 20}) is None
+def test_an_invalid_architecture_name_has_no_source_text(name):
+    assert max_tokens({"model_type": name, "max_position_embeddings": 20}) is None
 
 
 @pytest.mark.parametrize("row", ["x", "3", True, 1.5, None, [1]])
-def test_a_padding_row_that_is_no_whole_number_counts_as_the_first(row):
+def test_a_padding_id_that_is_not_an_integer_counts_as_zero(row):
     roberta = {"model_type": "roberta", "max_position_embeddings": 20}
-    assert longest(roberta | {"pad_token_id": 1}) == 18
-    assert longest(roberta | {"pad_token_id": row}) == 19
+    assert max_tokens(roberta | {"pad_token_id": 1}) == 18
+    assert max_tokens(roberta | {"pad_token_id": row}) == 19
 
 
 @pytest.mark.parametrize("limit", [True, "20", 20.0, [20]])
-def test_a_limit_that_is_no_whole_number_is_none(limit):
-    assert longest({"model_type": "bert", "max_position_embeddings": limit}) is None
+def test_a_limit_that_is_not_an_integer_is_ignored(limit):
+    assert max_tokens({"model_type": "bert", "max_position_embeddings": limit}) is None
 
 
-def test_a_text_tower_that_is_no_object_is_none():
-    assert longest({"model_type": "bert", "max_position_embeddings": 20, "text_config": "x"}) == 20
+def test_a_text_config_that_is_not_an_object_is_ignored():
+    assert max_tokens({"model_type": "bert", "max_position_embeddings": 20, "text_config": "x"}) == 20
 
 
 def made(kind, folder, pad=1, **more):
@@ -68,7 +68,7 @@ def made(kind, folder, pad=1, **more):
 
 
 def runs(model, length):
-    """Return whether the model reads a text of so many tokens."""
+    """Return whether the model can read a text of this many tokens."""
     ids = torch.full((1, length), 9)
     try:
         with torch.no_grad():
@@ -87,48 +87,48 @@ def assert_is_the_limit(model, limit):
 @pytest.mark.parametrize("kind", FROM_PADDING)
 def test_positions_from_the_padding_token_on(tmp_path, kind, pad):
     model, config, folder = made(kind, tmp_path, pad)
-    assert longest(config, folder) == longest(config) == ROWS - pad - 1
+    assert max_tokens(config, folder) == max_tokens(config) == ROWS - pad - 1
     assert_is_the_limit(model, ROWS - pad - 1)
 
 
 @pytest.mark.parametrize("pad", [1, 4])
 def test_mpnet_has_a_padding_row_of_its_own(tmp_path, pad):
     model, config, folder = made("mpnet", tmp_path, pad)
-    assert longest(config, folder) == longest(config) == ROWS - 2
+    assert max_tokens(config, folder) == max_tokens(config) == ROWS - 2
     assert_is_the_limit(model, ROWS - 2)
 
 
 @pytest.mark.parametrize("kind", FROM_ZERO)
 def test_positions_from_the_first_row_on(tmp_path, kind):
     model, config, folder = made(kind, tmp_path)
-    assert longest(config, folder) == ROWS
+    assert max_tokens(config, folder) == ROWS
     assert_is_the_limit(model, ROWS)
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_positions_without_a_table_have_no_end(tmp_path, kind):
+def test_positions_without_a_table_have_no_limit(tmp_path, kind):
     model, config, folder = made(kind, tmp_path)
-    assert longest(config, folder) is longest(config) is None
+    assert max_tokens(config, folder) is max_tokens(config) is None
     assert runs(model, 3 * ROWS)
 
 
 @pytest.mark.parametrize(
     ("kind", "more"), [("esm", {"position_embedding_type": "rotary"}), ("deberta-v2", {"position_biased_input": False})]
 )
-def test_an_architecture_that_can_do_without_its_table(tmp_path, kind, more):
+def test_an_architecture_whose_table_is_optional(tmp_path, kind, more):
     model, config, folder = made(kind, tmp_path, **more)
-    assert longest(config, folder) is None
+    assert max_tokens(config, folder) is None
     assert runs(model, 3 * ROWS)
 
 
-def test_bertweet_and_t5_as_their_configs_are_published():
-    assert longest({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1}) == 128
-    assert longest({"model_type": "t5", "n_positions": 512, "relative_attention_num_buckets": 32}) is None
+def test_published_configs_of_bertweet_and_t5():
+    assert max_tokens({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1}) == 128
+    assert max_tokens({"model_type": "t5", "n_positions": 512, "relative_attention_num_buckets": 32}) is None
 
 
-def test_the_tower_that_reads_texts_counts():
-    assert longest({"model_type": "clip", "text_config": {"max_position_embeddings": 77}}) == 77
+def test_the_text_tower_sets_the_limit():
+    assert max_tokens({"model_type": "clip", "text_config": {"max_position_embeddings": 77}}) == 77
 
 
-def test_an_unheard_of_architecture_has_no_limit_that_is_known():
-    assert longest({"model_type": "unheard-of", "max_position_embeddings": 77}) is None
+def test_an_unknown_architecture_has_no_limit():
+    assert max_tokens({"model_type": "unheard-of", "max_position_embeddings": 77}) is None
