@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from finetune.analysis.label_errors import Ranked, false_negatives, wrong_labels, wrong_pairs
+from finetune.analysis.label_errors import RankedHits, false_negatives, wrong_labels, wrong_pairs
 from finetune.evaluation.search import top_k
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 PAIRS, PLANTED, WIDTH = 1000, 50, 32
 
@@ -16,7 +16,7 @@ PAIRS, PLANTED, WIDTH = 1000, 50, 32
 class Made(NamedTuple):
     """A search, the queries whose labelled document is another's, and the unlabelled twins by query and document."""
 
-    ranked: Ranked
+    ranked: RankedHits
     wrong: set[int]
     twins: set[tuple[int, int]]
     right: set[tuple[int, int]]  # what belongs to a query whose label is wrong
@@ -33,10 +33,13 @@ def made(noise: float, seed: int = 0) -> Made:
     label[wrong] = np.roll(wrong, 1)
     twin = random.choice(np.setdiff1d(label, wrong), PLANTED, replace=False)
     twins = truth[twin] + 0.5 * noise * random.standard_normal((PLANTED, WIDTH))
-    queries, documents = unit(queries.astype(np.float32)), unit(np.concatenate([documents, twins]).astype(np.float32))
+    queries, documents = (
+        normalize(queries.astype(np.float32)),
+        normalize(np.concatenate([documents, twins]).astype(np.float32)),
+    )
     scores, hits = top_k(queries, documents, 10)
     drawn = random.integers(0, PAIRS, PAIRS)
-    ranked = Ranked(
+    ranked = RankedHits(
         np.arange(PAIRS),
         hits,
         scores.astype(np.float64),
@@ -81,7 +84,7 @@ def test_planted_twins_without_a_label_are_found(noise: float, precision: float,
 
 def test_nothing_is_doubted_where_nothing_is_wrong() -> None:
     points = np.eye(64)
-    ranked = Ranked(
+    ranked = RankedHits(
         np.arange(64), np.arange(64)[:, None], np.ones((64, 1)), np.ones((64, 1), bool),
         np.arange(64)[:, None], np.ones((64, 1)), (points @ np.roll(points, 1, 0)).diagonal(),
     )  # fmt: skip
@@ -90,7 +93,7 @@ def test_nothing_is_doubted_where_nothing_is_wrong() -> None:
 
 def test_a_handful_of_pairs_says_nothing() -> None:
     ranked = made(0.3).ranked
-    few = Ranked(*(part[:5] for part in (ranked.queries, ranked.hits, ranked.scores, ranked.is_right)),
+    few = RankedHits(*(part[:5] for part in (ranked.queries, ranked.hits, ranked.scores, ranked.is_right)),
                  ranked.right[:5], ranked.right_scores[:5], ranked.noise[:5])  # fmt: skip
     assert false_negatives(few) == wrong_pairs(few) == []
 

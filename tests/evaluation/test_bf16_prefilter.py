@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.evaluation import bf16_prefilter
-from finetune.evaluation.bf16_prefilter import Sieve, as_rows
+from finetune.evaluation.bf16_prefilter import Bf16Prefilter, pad_rows
 from finetune.evaluation.search import top_k
 
 from .test_search import brute_force
@@ -16,7 +16,7 @@ from .test_search import brute_force
 @pytest.fixture(autouse=True, scope="module")
 def _always():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sieve, "is_worth_it", lambda *_: True)
+        patch.setattr(Bf16Prefilter, "is_worth_it", lambda *_: True)
         patch.setattr(bf16_prefilter, "_FIRST", 16)
         yield
 
@@ -52,18 +52,18 @@ def test_documents_that_are_close_together(scale: float, apart: float) -> None:
 
 def test_few_are_left_where_documents_are_apart() -> None:
     both = torch.nn.functional.normalize(torch.randn(8200, 64, generator=torch.Generator().manual_seed(0)), dim=1)
-    found = Sieve(both[200:], 2**20).candidates(both[:200], 10)
+    found = Bf16Prefilter(both[200:], 2**20).candidates(both[:200], 10)
     assert found is not None
     assert len(found.query) < 3 * 10 * 200
 
 
 def test_a_collapsed_model_is_left_to_the_whole_search() -> None:
     corpus = torch.ones(5000, 8)
-    assert Sieve(corpus, 5000 * 3).candidates(torch.ones(3, 8), 7) is None
+    assert Bf16Prefilter(corpus, 5000 * 3).candidates(torch.ones(3, 8), 7) is None
     _, index = top_k(np.ones((3, 8), np.float32), corpus.numpy(), 7)
     np.testing.assert_array_equal(index, [range(7)] * 3)
 
 
 def test_values_in_rows() -> None:
-    rows = as_rows(torch.tensor([0, 0, 2]), torch.tensor([5, 6, 7]), -1, 4)
+    rows = pad_rows(torch.tensor([0, 0, 2]), torch.tensor([5, 6, 7]), -1, 4)
     assert rows.tolist() == [[5, 6], [-1, -1], [7, -1], [-1, -1]]

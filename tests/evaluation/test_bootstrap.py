@@ -56,7 +56,7 @@ def test_few_changes_in_nearly_the_same_direction_are_no_certainty() -> None:
     difference[:8] = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, -0.5]
     change = _change(difference)
     assert change.low > 0
-    assert change.by_chance == pytest.approx(stats.binomtest(7, 8).pvalue, abs=0.02)
+    assert change.p_value == pytest.approx(stats.binomtest(7, 8).pvalue, abs=0.02)
     assert not change.certain
     assert "no visible change" in change.verdict("nDCG@10") and "of all tries with 8 changes" in change.verdict(
         "nDCG@10"

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from finetune.data.holdout.eval_data import LabelledItems, ScoredPairs
 from finetune.errors import FinetuneError
 from finetune.evaluation.clusters import k_means
-from finetune.evaluation.probes import linear_probe, nearest_neighbour
+from finetune.evaluation.probes import knn_predict, linear_probe_predict
 from tests.evaluation.making import built, judgments
 
 
@@ -77,7 +77,7 @@ def test_neighbours_vote_as_in_scikit_learn(points) -> None:
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     for k in (1, 5, 40):
         theirs = KNeighborsClassifier(k, algorithm="brute").fit(unit[known], LABEL[known])
-        ours = nearest_neighbour(points[known], LABEL[known], points[~known], k)
+        ours = knn_predict(points[known], LABEL[known], points[~known], k)
         # Where votes are even theirs takes the smaller class, ours the nearer one.
         votes = np.sort(theirs.predict_proba(unit[~known]), axis=1)
         clear = votes[:, -1] > votes[:, -2]
@@ -89,7 +89,7 @@ def test_the_linear_probe_is_that_of_scikit_learn(points) -> None:
     known = np.arange(150) % 2 == 0
     theirs = LogisticRegression(C=0.3, tol=1e-10, max_iter=5000).fit(points[known], LABEL[known])
     random = np.random.default_rng(2).standard_normal((2000, 6)).astype(np.float32) * 2
-    same = linear_probe(points[known], LABEL[known], random, 0.3) == theirs.predict(random)
+    same = linear_probe_predict(points[known], LABEL[known], random, 0.3) == theirs.predict(random)
     assert same.mean() > 0.999
 
 

@@ -12,7 +12,7 @@ import pytest
 from finetune.report.comparison import comparison_page
 from finetune.report.write import write_report
 from finetune.runs.atomic import write_json_atomically
-from finetune.runs.record import read
+from finetune.runs.record import read_run
 from tests.report.made import BARE, make_reported_run
 
 if TYPE_CHECKING:
@@ -43,5 +43,5 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for run in runs.values():
         write_report(run)
     compared = root / "x" / "compared.html"
-    compared.write_text(comparison_page([read(run.path) for run in runs.values()]), encoding="utf-8")
+    compared.write_text(comparison_page([read_run(run.path) for run in runs.values()]), encoding="utf-8")
     return {name: run.report_page_path for name, run in runs.items()} | {"compared": compared}

@@ -81,8 +81,8 @@ def test_a_curve_of_a_metric_goes_from_before_to_after() -> None:
 
 def test_the_metric_by_dimensions_is_of_cut_and_not_of_quantised_embeddings() -> None:
     part = make_report()["evaluations"]["retrieval"]
-    assert [kept for kept, _, _ in content.cut_short(part)] == ["16", "32", "64", "all"]
-    assert content.cut_short(make_report()["evaluations"]["similarity"]) == []
+    assert [kept for kept, _, _ in content.truncation_rows(part)] == ["16", "32", "64", "all"]
+    assert content.truncation_rows(make_report()["evaluations"]["similarity"]) == []
 
 
 def test_the_overlap_is_what_two_histograms_share() -> None:

@@ -8,7 +8,7 @@ from finetune.analysis.examples import examples
 from finetune.data.holdout.judgments import Judgments
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change
-from finetune.evaluation.comparison import Comparison, Row, compare
+from finetune.evaluation.comparison import Comparison, MetricChange, compare
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.report.side_by_side import side_by_side
 from tests.evaluation.making import built
@@ -84,10 +84,12 @@ def test_an_example_marks_the_right_documents(comparison) -> None:
 
 
 def test_what_certainly_changed_is_told_beside_an_uncertain_headline() -> None:
-    def row(metric: str, change: float, certain: bool) -> Row:
+    def row(metric: str, change: float, certain: bool) -> MetricChange:
         won, lost = (20, 0) if change > 0 else (0, 20)
         margin = 0.001 if certain else 1.0
-        return Row(metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1, 0.0))
+        return MetricChange(
+            metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1, 0.0)
+        )
 
     result = _result(1.0)
     rows = [row("nDCG@10", 0.01, False), row("recall@1", -0.02, True), row("MRR@10", 0.03, True)]

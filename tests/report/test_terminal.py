@@ -82,8 +82,10 @@ def test_a_training_that_made_it_worse_says_so_first() -> None:
     assert report_markdown(bad).split("\n\n")[1].startswith("**Training made the model worse")
     # What is better in another way, or not certain, is no such news.
     better = part | {"metrics": [row("nDCG@10", 0.5, 0.6)], "metric": "nDCG@10"}
-    assert not content.outcome(report | {"evaluations": one | {"other": better}})
-    assert not content.outcome(report | {"evaluations": {"retrieval": part | {"metrics": [row("a", 0.6, 0.5, False)]}}})
+    assert not content.leading_notes(report | {"evaluations": one | {"other": better}})
+    assert not content.leading_notes(
+        report | {"evaluations": {"retrieval": part | {"metrics": [row("a", 0.6, 0.5, False)]}}}
+    )
 
 
 def test_how_a_training_ended_is_said_before_what_was_found() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from finetune.cli.runs_tables import _row
 from finetune.runs import directory
 from finetune.runs.directory import RunDirectory
-from finetune.runs.record import read
+from finetune.runs.record import read_run
 from finetune.training.callbacks import StatusWriter
 
 
@@ -25,12 +25,12 @@ def test_a_run_that_began_tomorrow_has_no_negative_age(tmp_path, monkeypatch):
     began = run.read_status()["started_at"]
     monkeypatch.setattr(directory, "datetime", Earlier)
     monkeypatch.setattr("finetune.cli.runs_tables.datetime", Earlier)
-    assert _row(read(run.path), [])["age"] == "0 s"
+    assert _row(read_run(run.path), [])["age"] == "0 s"
     run.write_status("running", step=2, eta_seconds=5)
     status = run.read_status()
     assert (status["started_at"], status["step"]) == (began, 2)
     with run.lock():
-        row = _row(read(run.path), [])
+        row = _row(read_run(run.path), [])
     assert (row["state"], row["left"]) == ("running", "5 s left")
 
 

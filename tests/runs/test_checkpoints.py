@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from finetune.errors import FinetuneError
-from finetune.runs.checkpoints import Checkpoints, facts_of
+from finetune.runs.checkpoints import Checkpoints, step_and_metrics
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_newest_whole_one_by_its_step_whatever_the_clock_says(saved):
         os.utime(save(saved, step), (10**9 - step, 10**9 - step))
     assert saved.newest() == (saved.path(100), [])
     assert saved.steps() == [9, 10, 100]
-    assert facts_of(saved.folder / "last.ckpt") == (100, {"loss": 0.01})
+    assert step_and_metrics(saved.folder / "last.ckpt") == (100, {"loss": 0.01})
 
 
 def change_a_byte(path):
@@ -87,7 +87,7 @@ def test_a_save_that_was_killed_is_as_if_it_had_not_begun(saved):
     assert saved.newest() == (None, [])
     save(saved, 5)
     assert saved.newest() == (saved.path(5), [])
-    saved.forget_after(5)
+    saved.remove_after(5)
     assert sorted(path.name for path in saved.folder.iterdir()) == [
         "last.ckpt", "step-00000005.ckpt", "step-00000005.json",
     ]  # fmt: skip
@@ -113,6 +113,6 @@ def test_those_that_are_kept_stay_whole_and_links_follow_a_moved_run(saved, tmp_
     saved.link("best", saved.path(1))
     moved = Checkpoints(tmp_path.rename(tmp_path.with_name("moved")))
     assert moved.steps() == [1, 3]
-    assert facts_of(moved.folder / "best.ckpt")[0] == 1
-    moved.forget_after(0)
+    assert step_and_metrics(moved.folder / "best.ckpt")[0] == 1
+    moved.remove_after(0)
     assert not list(moved.folder.iterdir())

@@ -273,5 +273,5 @@ def test_metrics_can_be_read_bit_by_bit(tmp_path: Path) -> None:
     records, place = run.read_metrics_from(place)
     assert records == [{"step": 3}]
     assert run.read_metrics_from(place) == ([], place)
-    run.forget_metrics_after(1)
+    run.remove_metrics_after(1)
     assert run.read_metrics_from(place)[0] == [{"step": 1}]

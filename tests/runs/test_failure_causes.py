@@ -15,7 +15,7 @@ from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.runs.atomic import explain
 from finetune.runs.directory import RunDirectory
 from finetune.runs.failure_causes import Diverged, cause_of
-from finetune.runs.lock import is_held
+from finetune.runs.lock import is_locked
 
 
 def behind(error, cause):
@@ -124,7 +124,7 @@ def test_who_only_looks_keeps_nobody_out(tmp_path):
     try:
         for _ in range(50):
             with run.lock():
-                assert is_held(run.path / "lock")
+                assert is_locked(run.path / "lock")
     finally:
         done.set()
     for thread in looking:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDirectory
-from finetune.runs.metrics import curve, last_value, last_values, whole_name
+from finetune.runs.metrics import curve, last_value, last_values, resolve_metric_name
 
 NAMES = st.sampled_from(["loss", "a/loss", "x/before/loss", 'q"uote', "ünïcode", "los"])
 VALUES = st.one_of(st.floats(), st.integers(-5, 5), st.none(), st.just("text"), st.booleans())
@@ -59,14 +59,14 @@ def test_a_curve_has_the_finite_points_in_the_order_of_steps() -> None:
 
 def test_names_are_completed_and_misspelt_ones_answered() -> None:
     names = ["loss", "retrieval/before/nDCG@10", "retrieval/after/nDCG@10", "a/x", "b/x"]
-    assert whole_name("loss", names, "r") == "loss"
-    assert whole_name("nDCG@10", names, "r") == "retrieval/after/nDCG@10"
+    assert resolve_metric_name("loss", names, "r") == "loss"
+    assert resolve_metric_name("nDCG@10", names, "r") == "retrieval/after/nDCG@10"
     with pytest.raises(FinetuneError, match=r"several metrics of r. Give one: a/x, b/x."):
-        whole_name("x", names, "r")
+        resolve_metric_name("x", names, "r")
     with pytest.raises(FinetuneError, match=r"r has no metric 'los'. Did you mean loss\?"):
-        whole_name("los", names, "r")
+        resolve_metric_name("los", names, "r")
     with pytest.raises(FinetuneError, match="logged none"):
-        whole_name("loss", [], "r")
+        resolve_metric_name("loss", [], "r")
 
 
 def test_finding_the_last_value_does_not_read_a_long_file_line_by_line(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from finetune.config.differences import ABSENT, differences, value_of
 from finetune.errors import FinetuneError
-from finetune.runs.filters import moment, term
-from finetune.runs.registry import find
+from finetune.runs.filters import parse_condition, parse_time
+from finetune.runs.registry import find_run
 from finetune.runs.selection import RunQuery, select
 from tests.runs.made import CONFIG, living, make_run
 
@@ -96,35 +96,37 @@ def test_a_wish_that_cannot_be_read_is_answered(root: Path, wish: dict[str, obje
 
 def test_moments() -> None:
     now = datetime(2026, 11, 25, 12, tzinfo=UTC)
-    assert moment("2w", now) == now - timedelta(weeks=2)
-    assert moment(" 30 m ", now) == now - timedelta(minutes=30)
-    assert moment("2026-11-20T10:00:00+00:00", now) == datetime(2026, 11, 20, 10, tzinfo=UTC)
-    assert moment("2026-11-20", now) == datetime(2026, 11, 20).astimezone(UTC)
+    assert parse_time("2w", now) == now - timedelta(weeks=2)
+    assert parse_time(" 30 m ", now) == now - timedelta(minutes=30)
+    assert parse_time("2026-11-20T10:00:00+00:00", now) == datetime(2026, 11, 20, 10, tzinfo=UTC)
+    assert parse_time("2026-11-20", now) == datetime(2026, 11, 20).astimezone(UTC)
     with pytest.raises(FinetuneError):
-        moment("9" * 30 + "d", now)
+        parse_time("9" * 30 + "d", now)
 
 
 def test_a_term_of_a_value_that_is_not_there_never_holds() -> None:
-    assert not any(term(f"a{sign}1", "").holds(ABSENT) for sign in ("=", "!=", "<", ">"))
-    assert term("a=true", "").holds(True) and not term("a=1", "").holds(True)
-    assert term("a=[1, 2]", "").holds([1, 2])
+    assert not any(parse_condition(f"a{sign}1", "").holds(ABSENT) for sign in ("=", "!=", "<", ">"))
+    assert parse_condition("a=true", "").holds(True) and not parse_condition("a=1", "").holds(True)
+    assert parse_condition("a=[1, 2]", "").holds([1, 2])
 
 
 def test_names_find_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(root, "three/a long name")
     make_run(root, "three/another long name")
-    assert find("one/a", root) == find("a", root) == find(str(root / "one" / "a"), root) == root / "one" / "a"
-    assert find("a long", root).name == "a long name"
+    assert (
+        find_run("one/a", root) == find_run("a", root) == find_run(str(root / "one" / "a"), root) == root / "one" / "a"
+    )
+    assert find_run("a long", root).name == "a long name"
     for name, answer in [
         ("long", "'long' can be 2 runs. Give one: three/a long name, three/another long name."),
         ("one/x", f"'one/x' is the name of no run in {root}. Did you mean one/a"),
         (str(root / "two" / "no run"), "is no run"),
     ]:
         with pytest.raises(FinetuneError) as caught:
-            find(name, root)
+            find_run(name, root)
         assert answer in str(caught.value)
     with pytest.raises(FinetuneError):
-        find("a long", root, whole=True)
+        find_run("a long", root, whole=True)
 
 
 def test_differences_tell_a_node_that_builds_another_as_a_whole() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.analysis.label_errors import Doubt, WrongLabel
+from finetune.analysis.label_errors import SuspectPair, WrongLabel
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
 from finetune.data.inspect.row_locations import places
@@ -20,7 +20,7 @@ _KEPT = 300  # characters of a text
 Entry = dict[str, Any]
 
 
-def pairs_listed(dataset: Dataset, found: Mapping[str, Sequence[Doubt]]) -> list[Entry]:
+def suspect_pair_entries(dataset: Dataset, found: Mapping[str, Sequence[SuspectPair]]) -> list[Entry]:
     """Return doubted pairs by what they are `of` (held-out or training data), at most `LISTED` of each.
 
     `anchor` and `positive` stand in the row that is in doubt, or beside it; `text` is what the model would rather have.
@@ -37,7 +37,7 @@ def pairs_listed(dataset: Dataset, found: Mapping[str, Sequence[Doubt]]) -> list
     ]
 
 
-def labels_listed(dataset: Dataset, items_N: Ints, found: Sequence[WrongLabel]) -> list[Entry]:
+def suspect_label_entries(dataset: Dataset, items_N: Ints, found: Sequence[WrongLabel]) -> list[Entry]:
     """Return items with a doubted label in the same shape: `positive` is the label, `text` the class in its stead.
 
     `items_N` are those that `found` tells the places of; the scores are shares of the neighbours.
@@ -61,7 +61,7 @@ def _entry(anchor: str, text: str, score: float, positive: str, positive_score: 
     }
 
 
-def placed(entries: Sequence[Entry], data: Data) -> list[Entry]:
+def locate_entries(entries: Sequence[Entry], data: Data) -> list[Entry]:
     """Return the entries with the `place` of the row of anchor and positive, None where it is not found; texts cut.
 
     All sources are read once more.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finetune.data.arrays import Ints
 from finetune.evaluation.search import top_k
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 NEIGHBOURS = 10
 _NOISE = 95  # percentile of what random pairs score
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedHits:
     """What a model found of Q queries; items are row numbers, -1 (a score of NaN) where there is none.
 
     `hits (Q, S)`, best first, `scores (Q, S)`, `is_right (Q, S)` what the data calls right; `right (Q, R)` the right
@@ -42,7 +42,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class SuspectPair:
     """A pair in doubt: the query, the document, its score, and the right document that it is held against, with its."""
 
     query: int
@@ -52,7 +52,7 @@ class Doubt:
     positive_score: float
 
 
-def false_negatives(ranked: Ranked) -> list[Doubt]:
+def false_negatives(ranked: RankedHits) -> list[SuspectPair]:
     """Return documents that nothing calls right and that probably are, the surest first.
 
     Such a document scores at least as high as right documents which are found first do on average (the threshold of
@@ -75,7 +75,7 @@ def false_negatives(ranked: Ranked) -> list[Doubt]:
     ]
 
 
-def wrong_pairs(ranked: Ranked) -> list[Doubt]:
+def wrong_pairs(ranked: RankedHits) -> list[SuspectPair]:
     """Return pairs that are called right and probably are not, the least similar first.
 
     The right document of such a pair is not among the hits, and scores no higher than the 95th percentile of random
@@ -95,9 +95,9 @@ def wrong_pairs(ranked: Ranked) -> list[Doubt]:
     ]
 
 
-def _doubt(ranked: Ranked, query: int, document: int, score: float, place: int) -> Doubt:
+def _doubt(ranked: RankedHits, query: int, document: int, score: float, place: int) -> SuspectPair:
     positive, its_score = int(ranked.right[query, place]), float(ranked.right_scores[query, place])
-    return Doubt(int(ranked.queries[query]), document, score, positive, its_score)
+    return SuspectPair(int(ranked.queries[query]), document, score, positive, its_score)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def wrong_labels(emb_ND: NDArray[np.float32], label_N: Ints) -> list[WrongLabel]
     classes, label_N = np.unique(label_N, return_inverse=True)
     if len(classes) < 2 or len(label_N) < _FEWEST:
         return []
-    share_NC = _neighbour_shares(unit(emb_ND), label_N, len(classes))
+    share_NC = _neighbour_shares(normalize(emb_ND), label_N, len(classes))
     own_N = share_NC[np.arange(len(label_N)), label_N]
     least_C = np.bincount(label_N, own_N) / np.bincount(label_N)
     # Averages are high where classes are clear, and shares come in tenths: one stray neighbour would hide a mistake.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
 from finetune.data.items import ABSENT
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 from finetune.report.escaping import one_line
 
 LABELS = 8  # classes that have a colour of their own: more nobody can tell apart
@@ -23,10 +23,10 @@ _KEPT = 80  # characters of a text
 Floats = NDArray[np.floating]
 
 
-def plane(items_N: Ints, before_ND: Floats, after_ND: Floats, dataset: Dataset) -> dict[str, Any]:
+def pca_map(items_N: Ints, before_ND: Floats, after_ND: Floats, dataset: Dataset) -> dict[str, Any]:
     """Return the report's `map`: of each item its place and the number of its class, -1 for none of its own."""
     place_N2, moved_N2 = project(_directions(before_ND)), project(_directions(after_ND))
-    moved_N2 = aligned(moved_N2, place_N2)
+    moved_N2 = align(moved_N2, place_N2)
     label_N, names = _labels(items_N, dataset)
 
     def points(xy_N2: Floats) -> list[list[float | int]]:
@@ -45,7 +45,7 @@ def plane(items_N: Ints, before_ND: Floats, after_ND: Floats, dataset: Dataset) 
 
 def _directions(emb_ND: Floats) -> NDArray[np.float64]:
     """Return the embeddings at unit length: it is their directions that are compared."""
-    return unit(emb_ND.astype(np.float32)).astype(np.float64)
+    return normalize(emb_ND.astype(np.float32)).astype(np.float64)
 
 
 def project(emb_ND: Floats) -> NDArray[np.float64]:
@@ -63,7 +63,7 @@ def project(emb_ND: Floats) -> NDArray[np.float64]:
     return place_N2
 
 
-def aligned(moved_N2: Floats, place_N2: Floats) -> NDArray[np.float64]:
+def align(moved_N2: Floats, place_N2: Floats) -> NDArray[np.float64]:
     """Return `moved` turned, mirrored and shifted, but not stretched, onto `place` as well as can be.
 
     Orthogonal Procrustes: the rotation is U V of the singular value decomposition of moved' place (Schönemann 1966,

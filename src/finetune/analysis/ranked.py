@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.analysis.label_errors import Floats, Ranked
-from finetune.analysis.sample import HeldSample, are_known
-from finetune.analysis.similarities import Look
+from finetune.analysis.label_errors import Floats, RankedHits
+from finetune.analysis.sample import HeldOutSample, are_known_positives
+from finetune.analysis.similarities import EmbedItems
 from finetune.data.arrays import Ints, distinct
 from finetune.data.dataset import Dataset
 from finetune.data.items import ABSENT
@@ -18,15 +18,15 @@ from finetune.evaluation.retrieval_task import SHOWN
 from finetune.evaluation.search import top_k
 
 
-def of_search(result: RetrievalResult, sample: HeldSample, look: Look) -> Ranked:
+def hits_of_search(result: RetrievalResult, sample: HeldOutSample, look: EmbedItems) -> RankedHits:
     """Return what a search among the held-out documents found; `sample` brings its random pairs."""
     noise_P = _products(sample.wrong[:, 0], sample.wrong[:, 1], look)
     right_QS = np.where(np.isnan(result.right_scores), ABSENT, result.right)
     is_right = result.gains > 0
-    return Ranked(result.queries, result.hits, result.scores, is_right, right_QS, result.right_scores, noise_P)
+    return RankedHits(result.queries, result.hits, result.scores, is_right, right_QS, result.right_scores, noise_P)
 
 
-def of_training(dataset: Dataset, rows: Ints, look: Look) -> Ranked:
+def hits_of_training(dataset: Dataset, rows: Ints, look: EmbedItems) -> RankedHits:
     """Return what is found if the anchors of these training pairs search among their positives and negatives.
 
     Each pair is a query of its own, with its positive as the right document.
@@ -38,8 +38,8 @@ def of_training(dataset: Dataset, rows: Ints, look: Look) -> Ranked:
     score_PS, place_PS = top_k(look(anchor_P), look(documents), SHOWN)
     hits_PS = documents[place_PS]
     itself = hits_PS == anchor_P[:, None]
-    known = are_known(dataset, np.repeat(anchor_P, hits_PS.shape[1]), hits_PS.ravel()).reshape(hits_PS.shape)
-    return Ranked(
+    known = are_known_positives(dataset, np.repeat(anchor_P, hits_PS.shape[1]), hits_PS.ravel()).reshape(hits_PS.shape)
+    return RankedHits(
         anchor_P,
         np.where(itself, ABSENT, hits_PS),
         np.where(itself, np.nan, score_PS),
@@ -50,13 +50,13 @@ def of_training(dataset: Dataset, rows: Ints, look: Look) -> Ranked:
     )
 
 
-def _random_scores(dataset: Dataset, anchor_P: Ints, documents: Ints, look: Look) -> Floats:
+def _random_scores(dataset: Dataset, anchor_P: Ints, documents: Ints, look: EmbedItems) -> Floats:
     """Return the scores of each anchor with a document that is drawn, but for those that belong together."""
     drawn_P = documents[np.random.default_rng(1).integers(0, len(documents), len(anchor_P))]
-    wrong = (drawn_P != anchor_P) & ~are_known(dataset, anchor_P, drawn_P)
+    wrong = (drawn_P != anchor_P) & ~are_known_positives(dataset, anchor_P, drawn_P)
     return _products(anchor_P[wrong], drawn_P[wrong], look)
 
 
-def _products(left_P: Ints, right_P: Ints, look: Look) -> Floats:
+def _products(left_P: Ints, right_P: Ints, look: EmbedItems) -> Floats:
     score_P: Floats = np.einsum("pd,pd->p", look(left_P).astype(np.float64), look(right_P).astype(np.float64))
     return score_P

@@ -23,7 +23,7 @@ LABELLED = 2000  # items of classes that are looked at for wrong ones
 
 
 @dataclass(frozen=True)
-class HeldSample:
+class HeldOutSample:
     """Pairs that are held out, as items: `right (P, 2)` and `wrong (P, 2)`, and the items of the map, `mapped (N,)`."""
 
     right: Ints
@@ -35,7 +35,7 @@ class HeldSample:
         return distinct(np.concatenate([self.right.ravel(), self.wrong.ravel(), self.mapped]))
 
 
-def held_sample(dataset: Dataset) -> HeldSample | None:
+def sample_held_out(dataset: Dataset) -> HeldOutSample | None:
     """Return what is looked at of what is held out; None where nothing is.
 
     With judgments, pairs are queries and right documents, and the same queries with documents drawn from the corpus
@@ -46,7 +46,7 @@ def held_sample(dataset: Dataset) -> HeldSample | None:
     return _of_scored(dataset.pairs) if dataset.pairs is not None else None
 
 
-def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldSample | None:
+def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldOutSample | None:
     right_J = np.flatnonzero(judged.grade > 0)
     if not len(right_J):
         return None
@@ -57,20 +57,20 @@ def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldSample | None:
     keys = judged.query_index[right_J] * len(judged.corpus) + judged.document_index[right_J]
     wrong_P2 = np.column_stack([judged.queries[query_P], judged.corpus[other_P]])
     wrong = ~np.isin(query_P * len(judged.corpus) + other_P, keys) & (wrong_P2[:, 0] != wrong_P2[:, 1])
-    wrong[wrong] = ~are_known(dataset, *wrong_P2[wrong].T)
+    wrong[wrong] = ~are_known_positives(dataset, *wrong_P2[wrong].T)
     mapped = judged.corpus[sample_rows(len(judged.corpus), MAPPED)]
-    return HeldSample(right_P2, wrong_P2[wrong], distinct(mapped))
+    return HeldOutSample(right_P2, wrong_P2[wrong], distinct(mapped))
 
 
-def _of_scored(pairs: ScoredPairs) -> HeldSample:
+def _of_scored(pairs: ScoredPairs) -> HeldOutSample:
     rows = sample_rows(len(pairs.score), 2 * PAIRS)
     both_P2, score_P = np.column_stack([pairs.left, pairs.right])[rows], pairs.score[rows]
     is_right = score_P > (score_P.min() + score_P.max()) / 2
     items = distinct(both_P2.ravel())
-    return HeldSample(both_P2[is_right], both_P2[~is_right], items[sample_rows(len(items), MAPPED)])
+    return HeldOutSample(both_P2[is_right], both_P2[~is_right], items[sample_rows(len(items), MAPPED)])
 
 
-def trained_sample(train: Relations, length_N: Ints, tokens: int) -> Ints:
+def sample_training_pairs(train: Relations, length_N: Ints, tokens: int) -> Ints:
     """Return the rows of some training pairs, at most `TRAINED` and of about as many tokens as `tokens`.
 
     `length_N` is what it costs to embed an item, in tokens.
@@ -84,7 +84,7 @@ def trained_sample(train: Relations, length_N: Ints, tokens: int) -> Ints:
     return np.sort(rows[spent <= tokens])
 
 
-def labelled_sample(dataset: Dataset) -> LabelledItems | None:
+def sample_labeled_items(dataset: Dataset) -> LabelledItems | None:
     """Return some items with their classes, those that are held out first; None where there are no classes."""
     found = [(one.items, one.label) for one in [dataset.labelled] if one is not None]
     train = dataset.train
@@ -100,7 +100,7 @@ def labelled_sample(dataset: Dataset) -> LabelledItems | None:
     return LabelledItems("", items[first], label[first], np.ones(len(first), bool)) if len(first) else None
 
 
-def are_known(dataset: Dataset, left_P: Ints, right_P: Ints) -> Ints:
+def are_known_positives(dataset: Dataset, left_P: Ints, right_P: Ints) -> Ints:
     """Return which pairs of items the data calls right anywhere, (P,)."""
     known = dataset.known
     place, neighbour = known.of(left_P)

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.analysis.sample import HeldSample
+from finetune.analysis.sample import HeldOutSample
 from finetune.data.arrays import Ints
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 BINS = 40
 
 # Takes items and gives their embeddings.
-Look = Callable[[Ints], NDArray[np.float32]]
+EmbedItems = Callable[[Ints], NDArray[np.float32]]
 
 
-def similarities(sample: HeldSample, before: Look, after: Look) -> dict[str, Any]:
+def similarities(sample: HeldOutSample, before: EmbedItems, after: EmbedItems) -> dict[str, Any]:
     """Return how many pairs have which cosine, in common bins: the report's `similarities`."""
     found = {when: _cosines(sample, look) for when, look in (("before", before), ("after", after))}
     every = np.concatenate([values for both in found.values() for values in both.values()])
@@ -35,12 +35,12 @@ def similarities(sample: HeldSample, before: Look, after: Look) -> dict[str, Any
     }
 
 
-def _cosines(sample: HeldSample, look: Look) -> dict[str, NDArray[np.float64]]:
+def _cosines(sample: HeldOutSample, look: EmbedItems) -> dict[str, NDArray[np.float64]]:
     return {kind: cosines(pairs, look) for kind, pairs in (("positive", sample.right), ("negative", sample.wrong))}
 
 
-def cosines(pairs_P2: Ints, look: Look) -> NDArray[np.float64]:
+def cosines(pairs_P2: Ints, look: EmbedItems) -> NDArray[np.float64]:
     """Return the cosine of each pair of items, (P,)."""
-    left_PD, right_PD = (unit(look(items)).astype(np.float64) for items in pairs_P2.T)
+    left_PD, right_PD = (normalize(look(items)).astype(np.float64) for items in pairs_P2.T)
     cosine_P: NDArray[np.float64] = (left_PD * right_PD).sum(1).clip(-1, 1)
     return cosine_P

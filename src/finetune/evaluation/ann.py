@@ -18,12 +18,12 @@ Floats = NDArray[np.float32]
 EXTRA = "Install it: pip install 'finetune[index]', or search exactly (index: exact)."
 
 
-def is_here() -> bool:
+def is_installed() -> bool:
     """Whether the package is installed."""
     return importlib.util.find_spec("usearch") is not None
 
 
-def near_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[np.int64]:
+def approximate_top_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[np.int64]:
     """About the k documents of highest dot product for every query `(Q, K)`, best first; -1 where fewer were found.
 
     A graph of usearch with its own settings (HNSW, Malkov and Yashunin 2018, https://arxiv.org/abs/1603.09320). Of
@@ -33,7 +33,7 @@ def near_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[np.int64]:
         CheckFailed: the package is not installed.
         FinetuneError: as `top_k`.
     """
-    if not is_here():
+    if not is_installed():
         raise CheckFailed([Problem("evaluation", "an approximate index needs the package usearch.", EXTRA)])
     from usearch.index import Index
 

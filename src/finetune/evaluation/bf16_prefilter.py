@@ -22,14 +22,14 @@ _FIRST = 1024  # documents of the first block; each of the next is twice as larg
 _TOO_MANY = 16  # times k candidates of a query and block: the products are too close together for bf16
 
 
-class Found(NamedTuple):
+class CandidatePairs(NamedTuple):
     """Pairs that may be among the best: places of queries and documents, both (P,), ascending by query."""
 
     query: Tensor
     document: Tensor
 
 
-class Sieve:
+class Bf16Prefilter:
     """The corpus `(M, D)` in bf16, beside the one in fp32, for any number of queries."""
 
     def __init__(self, corpus_MD: Tensor, block: int) -> None:
@@ -46,7 +46,7 @@ class Sieve:
         fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
         return bool(fast) and queries * documents >= _WORTH and documents >= _TOO_MANY * max(k, _FIRST)
 
-    def candidates(self, queries_QD: Tensor, k: int) -> Found | None:
+    def candidates(self, queries_QD: Tensor, k: int) -> CandidatePairs | None:
         """Return the pairs of which no other can be among the k best of its query; None if they are too many."""
         rough_QD = queries_QD.bfloat16()
         error_Q1 = self._errors(queries_QD, rough_QD)
@@ -65,13 +65,13 @@ class Sieve:
             query_P, score_P = flat_P // (stop - start), score_Qm.view(-1)[flat_P]
             parts.append((query_P, flat_P % (stop - start) + start, score_P))
             if start > 0:
-                best_Qk = torch.cat([best_Qk, as_rows(query_P, score_P.float(), -torch.inf, len(best_Qk))], dim=1)
+                best_Qk = torch.cat([best_Qk, pad_rows(query_P, score_P.float(), -torch.inf, len(best_Qk))], dim=1)
                 best_Qk = best_Qk.topk(k, dim=1).values
                 cut_Q1 = _cut(best_Qk, error_Q1)
         query_P, document_P, score_P = (torch.cat(part) for part in zip(*parts, strict=True))
         kept = (score_P >= cut_Q1[query_P, 0]).nonzero()[:, 0]
         kept = kept[query_P[kept].argsort(stable=True)]
-        return Found(query_P[kept], document_P[kept])
+        return CandidatePairs(query_P[kept], document_P[kept])
 
     def _errors(self, queries_QD: Tensor, rough_QD: Tensor) -> Tensor:
         """Return how far a query's product in bf16, before it is rounded itself, is from that in fp32 at most."""
@@ -99,7 +99,7 @@ def _cut(best_Qk: Tensor, error_Q1: Tensor) -> Tensor:
     return (low_Q1 - error_Q1).bfloat16()
 
 
-def as_rows(query_P: Tensor, value_P: Tensor, fill: float, queries: int) -> Tensor:
+def pad_rows(query_P: Tensor, value_P: Tensor, fill: float, queries: int) -> Tensor:
     """Return the values of each query in a row of its own, (Q, most of a query); the places left over are `fill`.
 
     `query_P` ascends.

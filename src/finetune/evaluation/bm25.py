@@ -17,7 +17,7 @@ from finetune.evaluation.result import Ints
 EXTRA = "Install it: pip install 'finetune[bm25]'."
 
 
-def is_here() -> bool:
+def is_installed() -> bool:
     """Whether the package is installed."""
     return importlib.util.find_spec("bm25s") is not None
 
@@ -31,7 +31,7 @@ def bm25(queries: Sequence[str], corpus: Sequence[str], depth: int) -> Ints:
     Raises:
         CheckFailed: the package is not installed.
     """
-    if not is_here():
+    if not is_installed():
         raise CheckFailed([Problem("evaluation", "BM25 needs the package bm25s.", EXTRA)])
     import bm25s
 

@@ -21,7 +21,7 @@ _MOST_TIMES = 100  # more queries than these times those at hand are no advice
 class Change:
     """A metric before and after: its means, their difference with a 95 % interval, and the queries behind it.
 
-    `by_chance` is how often a mean as far from zero comes about where each change might as well go the other way; of
+    `p_value` is how often a mean as far from zero comes about where each change might as well go the other way; of
     many changes, for which the interval says as much, it is 0.
     """
 
@@ -34,7 +34,7 @@ class Change:
     lost: int
     tied: int
     standard_error: float
-    by_chance: float
+    p_value: float
 
     @property
     def queries(self) -> int:
@@ -48,7 +48,7 @@ class Change:
         Of few queries, or few that changed, resampling alone errs more often than that: a mean of some changes in the
         same direction has an interval of one sign.
         """
-        return (self.low > 0 or self.high < 0) and self.by_chance <= _SURE
+        return (self.low > 0 or self.high < 0) and self.p_value <= _SURE
 
     @property
     def visible(self) -> float:
@@ -77,9 +77,7 @@ class Change:
         if 0 < self.won + self.lost < _FEWEST:
             return f"{words}, and only {self.won + self.lost} of {self.queries} queries changed, too few to tell"
         if self.low > 0 or self.high < 0:
-            return (
-                f"{words}, which chance does in {self.by_chance:.0%} of all tries with {self.won + self.lost} changes"
-            )
+            return f"{words}, which chance does in {self.p_value:.0%} of all tries with {self.won + self.lost} changes"
         if more := self.more_queries():
             return f"{words}, needs about {_round(more):,} more queries to tell"
         return f"{words}; a change of {self.visible:.3f} would be visible" if self.standard_error else words
@@ -107,7 +105,7 @@ def paired_change(before_Q: NDArray[np.floating], after_Q: NDArray[np.floating],
         lost=lost,
         tied=len(difference_Q) - won - lost,
         standard_error=standard_error,
-        by_chance=_by_chance(difference_Q[np.abs(difference_Q) > _SAME], samples, seed),
+        p_value=_by_chance(difference_Q[np.abs(difference_Q) > _SAME], samples, seed),
     )
 
 

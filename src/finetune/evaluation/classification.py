@@ -14,8 +14,8 @@ import torch
 from finetune.config.types import NotEmpty, Positive, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.clusters import k_means, v_measure
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
-from finetune.evaluation.probes import linear_probe, nearest_neighbour
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
+from finetune.evaluation.probes import knn_predict, linear_probe_predict
 from finetune.evaluation.result import Floats, Ints, Result
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ class Classification(Evaluator):
         if not len(asked) or len(np.unique(held.label[known])) < 2:
             what = f"{held.name}: to tell classes takes items of at least two, and others to be told."
             raise FinetuneError(what, "Give more labelled items.")
-        emb_ND = finite(embed(held.items[np.concatenate([known, asked])]))
+        emb_ND = check_finite(embed(held.items[np.concatenate([known, asked])]))
         known_MD, asked_ND = emb_ND[: len(known)], emb_ND[len(known) :]
         per_item: dict[str, Floats] = {}
         for way in self.by:
             if way == "neighbours":
-                told_N = nearest_neighbour(known_MD, held.label[known], asked_ND, self.neighbours)
+                told_N = knn_predict(known_MD, held.label[known], asked_ND, self.neighbours)
             else:
-                told_N = linear_probe(known_MD, held.label[known], asked_ND, self.strength)
+                told_N = linear_probe_predict(known_MD, held.label[known], asked_ND, self.strength)
             name = f"accuracy {f'{self.neighbours} neighbours' if way == 'neighbours' else way}"
             per_item[name] = (told_N == held.label[asked]).astype(np.float64)
         counts = {"items": len(asked), "items to learn from": len(known)}
@@ -101,7 +101,7 @@ class Clustering(Evaluator):
         if classes < 2:
             what = f"{held.name}: the items are of {classes} class{'' if classes == 1 else 'es'}."
             raise FinetuneError(what, "Clusters are compared with at least two classes.")
-        cluster_N = k_means(finite(embed(held.items[rows])), classes, 0, self.tries)
+        cluster_N = k_means(check_finite(embed(held.items[rows])), classes, 0, self.tries)
         per_item = {"V-measure": v_measure(held.label[rows], cluster_N)}
         return _result(held, rows, per_item, {"items": len(rows)}, start, self.bootstrap_samples)
 

@@ -12,7 +12,7 @@ from finetune.evaluation.result import Ints, Result
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricChange:
     """One metric and its change."""
 
     metric: str
@@ -25,7 +25,7 @@ class Comparison:
 
     before: Result
     after: Result
-    rows: list[Row]
+    rows: list[MetricChange]
 
     @property
     def headline(self) -> Change:
@@ -70,7 +70,7 @@ def compare(before: Result, after: Result, seed: int = 0) -> Comparison:
             "Evaluate both models on the same judgments with the same settings.",
         )
     rows = [
-        Row(metric, paired_change(before.per_query[metric], values, after.bootstrap_samples, seed))
+        MetricChange(metric, paired_change(before.per_query[metric], values, after.bootstrap_samples, seed))
         for metric, values in after.per_query.items()
     ]
     return Comparison(before, after, rows)

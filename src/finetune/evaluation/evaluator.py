@@ -75,7 +75,7 @@ def sample_rows(count: int, most: int | None) -> Ints:
     return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
-def finite(emb_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+def check_finite(emb_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the embeddings.
 
     Raises:

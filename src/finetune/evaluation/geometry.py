@@ -13,11 +13,11 @@ import torch
 
 from finetune.config.types import PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
 from finetune.evaluation.probes import Floats as Embeddings
 from finetune.evaluation.result import Floats, Result
-from finetune.evaluation.retrieval_task import prepare, sample_queries
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.retrieval_task import prepare_task, sample_queries
+from finetune.evaluation.truncation_quantization import normalize
 
 if TYPE_CHECKING:
     from finetune.data.holdout.judgments import Judgments
@@ -50,7 +50,7 @@ class Geometry(Evaluator):
         Raises FinetuneError when no judgment is above grade 0 or an embedding is not finite.
         """
         start = time.monotonic()
-        task, _ = prepare(sample_queries(held, self.queries))
+        task, _ = prepare_task(sample_queries(held, self.queries))
         query_P, document_P = np.divmod(task.keys[task.grades > 0], len(task.corpus))
         left_P, right_P = task.queries[query_P], task.corpus[document_P]
         everything = np.unique(np.concatenate([task.queries, task.corpus]))
@@ -58,7 +58,7 @@ class Geometry(Evaluator):
             raise FinetuneError(f"{held.name}: there are fewer than three items.", "Give more data.")
         some_N = everything[sample_rows(len(everything), self.items)]
         rows = np.unique(np.concatenate([left_P, right_P, some_N]))
-        emb_ND = unit(finite(embed(rows)))
+        emb_ND = normalize(check_finite(embed(rows)))
         place = {name: np.searchsorted(rows, items) for name, items in (("l", left_P), ("r", right_P), ("n", some_N))}
         return Result(
             name=held.name,

@@ -12,19 +12,19 @@ AT = ("nDCG", "DCG", "recall", "precision", "hit_rate", "F1", "MRR", "MAP")  # o
 WHOLE = ("R-precision",)  # of as many hits as there are right documents
 
 
-def split(name: str) -> tuple[str, int | None]:
+def parse_metric(name: str) -> tuple[str, int | None]:
     """Return what is measured and its cut-off k, `None` where it has none.
 
     Raises:
         CheckFailed: there is no such metric.
     """
-    if problems := list(wrong_names("evaluation.metrics", [name])):
+    if problems := list(metric_problems("evaluation.metrics", [name])):
         raise CheckFailed(problems)
     kind, _, k = name.partition("@")
     return kind, int(k) if k else None
 
 
-def wrong_names(key: str, names: Sequence[str]) -> Iterator[Problem]:
+def metric_problems(key: str, names: Sequence[str]) -> Iterator[Problem]:
     """Yield a problem for each name that is none, with the nearest that is."""
     for name in names:
         kind, _, k = name.partition("@")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.metric_names import split
+from finetune.evaluation.metric_names import parse_metric
 
 Floats = NDArray[np.floating]
 Result = NDArray[np.float64]
@@ -27,7 +27,7 @@ def measure(
     Raises:
         CheckFailed: there is no such metric.
     """
-    return {name: _one(*split(name), gains_QK, relevant_Q, ideal_QK) for name in names}
+    return {name: _one(*parse_metric(name), gains_QK, relevant_Q, ideal_QK) for name in names}
 
 
 def _one(kind: str, k: int | None, gains_QK: Floats, relevant_Q: NDArray[np.integer], ideal_QK: Floats) -> Result:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from finetune.config.suggest import did_you_mean
 from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import EmbedTexts, Role, TextEvaluator, finite
-from finetune.evaluation.mteb_tasks import find_tasks, load, unload
+from finetune.evaluation.evaluator import EmbedTexts, Role, TextEvaluator, check_finite
+from finetune.evaluation.mteb_tasks import find_tasks, load_task_data, unload_task_data
 from finetune.evaluation.result import Floats, Result
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ class Mteb(TextEvaluator):
     def _task(self, task: AbsTask, embed: EmbedTexts) -> _Scores:
         import mteb
 
-        load(task)
+        load_task_data(task)
         kwargs: Any = {"batch_size": _BATCH, "show_progress_bar": False}
         with _listening(task) as queries:
             # No cache of results: they are of this model at this moment.
             result = mteb.evaluate(
                 _Encoder(embed), task, co2_tracker=False, cache=None, encode_kwargs=kwargs, show_progress_bar=False
             ).task_results[0]
-        unload(task)
+        unload_task_data(task)
         return self._read([dict(entry) for split in result.scores.values() for entry in split], queries, task.metadata)
 
     def _read(self, entries: list[dict[str, Any]], queries: list[PerQuery], about: TaskMetadata) -> _Scores:
@@ -143,7 +143,7 @@ class _Encoder:
         """Return the embeddings `(N, D)` of the texts of a loader, in its order."""
         texts = [text for batch in inputs for text in batch["text"]]
         role: Role | None = None if prompt_type is None else prompt_type.value
-        return finite(self._embed(texts, role, task_metadata.name))
+        return check_finite(self._embed(texts, role, task_metadata.name))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Return the products of all embeddings with all others."""

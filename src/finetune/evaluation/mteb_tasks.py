@@ -60,15 +60,15 @@ def fetch_problems(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
     """Read the data of a node's tasks, which downloads what is not here yet, and yield why that cannot be had."""
     for task in find_tasks(node["tasks"], node["languages"], node["splits"], key):
         try:
-            load(task)
+            load_task_data(task)
         except FinetuneError as error:
             yield Problem(f"{key}.tasks", error.what, error.advice)
             return  # without a network each of them would be waited for
         yield from _missing_splits(task, f"{key}.splits")
-        unload(task)
+        unload_task_data(task)
 
 
-def load(task: AbsTask) -> None:
+def load_task_data(task: AbsTask) -> None:
     """Read the data of a task, or of those that it is made of.
 
     Raises:
@@ -76,7 +76,7 @@ def load(task: AbsTask) -> None:
     """
     from datasets.exceptions import DatasetsError
 
-    for part in parts(task):
+    for part in subtasks(task):
         try:
             part.load_data()
         except (OSError, ValueError, DatasetsError) as error:
@@ -84,18 +84,18 @@ def load(task: AbsTask) -> None:
             raise FinetuneError(what, "Look at the network, or leave this task out.") from error
 
 
-def unload(task: AbsTask) -> None:
+def unload_task_data(task: AbsTask) -> None:
     """Let go of the data of a task."""
-    for part in parts(task):
+    for part in subtasks(task):
         if part.data_loaded:
             part.unload_data()
 
 
-def parts(task: AbsTask) -> list[AbsTask]:
+def subtasks(task: AbsTask) -> list[AbsTask]:
     """Return the tasks that one is made of: mostly itself."""
     if not task.is_aggregate:
         return [task]
-    return [part for inner in task.metadata.tasks for part in parts(inner)]  # type: ignore[attr-defined]
+    return [part for inner in task.metadata.tasks for part in subtasks(inner)]  # type: ignore[attr-defined]
 
 
 def _import() -> None:
@@ -153,8 +153,8 @@ def _speaking(task: AbsTask, languages: Sequence[str] | None, key: str) -> tuple
 def _unfit(task: AbsTask, key: str, chosen: bool) -> Iterator[Problem]:
     if chosen and task.is_aggregate:
         what = f"{task.metadata.name} is put together of tasks, of which no languages or splits can be chosen."
-        yield Problem(key, what, f"Name those: {', '.join(part.metadata.name for part in parts(task))}")
-    for part in parts(task):
+        yield Problem(key, what, f"Name those: {', '.join(part.metadata.name for part in subtasks(task))}")
+    for part in subtasks(task):
         name, others = part.metadata.name, [kind for kind in part.metadata.modalities if kind != "text"]
         if others:
             yield Problem(key, f"{name} is of {' and '.join(others)}, and only texts are measured.", "Leave it out.")
@@ -163,7 +163,7 @@ def _unfit(task: AbsTask, key: str, chosen: bool) -> Iterator[Problem]:
 
 
 def _missing_splits(task: AbsTask, key: str) -> Iterator[Problem]:
-    for part in parts(task):
+    for part in subtasks(task):
         data: Any = part.dataset or {}
         there = data.get(part.hf_subsets[0], data)
         if missing := [split for split in part.eval_splits if there and split not in there]:

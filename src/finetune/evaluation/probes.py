@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from finetune.evaluation.search import top_k
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-def nearest_neighbour(known_MD: Floats, class_M: Ints, asked_ND: Floats, k: int) -> Ints:
+def knn_predict(known_MD: Floats, class_M: Ints, asked_ND: Floats, k: int) -> Ints:
     """The class of most of the k nearest known items, by cosine; of equally many, that of the nearer one."""
-    _, index_Nk = top_k(unit(asked_ND), unit(known_MD), k)
+    _, index_Nk = top_k(normalize(asked_ND), normalize(known_MD), k)
     vote_Nk = class_M[index_Nk]
     # How many of the neighbours have the same class as each of them; the first of the most is the nearest.
     same_Nk = (vote_Nk[:, :, None] == vote_Nk[:, None, :]).sum(2)
@@ -27,7 +27,7 @@ def nearest_neighbour(known_MD: Floats, class_M: Ints, asked_ND: Floats, k: int)
     return told_N
 
 
-def linear_probe(known_MD: Floats, class_M: Ints, asked_ND: Floats, strength: float) -> Ints:
+def linear_probe_predict(known_MD: Floats, class_M: Ints, asked_ND: Floats, strength: float) -> Ints:
     """The class by multinomial logistic regression with an L2 penalty, `1 / (2 strength)` times the squared weights.
 
     The objective is scikit-learn's LogisticRegression with C=strength: the sum of the losses, the bias not penalised.

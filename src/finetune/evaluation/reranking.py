@@ -18,7 +18,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Texts
 from finetune.evaluation.result import Floats, Ints
 from finetune.evaluation.retrieval import Retrieval, RetrievalResult
-from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, sample_queries
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
 
 if TYPE_CHECKING:
     from finetune.data.holdout.judgments import Judgments
@@ -55,7 +55,7 @@ class Reranking(Retrieval):
         Raises FinetuneError when no judgment is above grade 0 or a score is not finite.
         """
         start = time.monotonic()
-        task, counts = prepare(sample_queries(held, self.queries))
+        task, counts = prepare_task(sample_queries(held, self.queries))
         hits_QK, score_QK = _ranked(task, rate, self.candidates, self._depth(task))
         right_QS = task.ideal(SHOWN)[1]
         scores = [score_QK[:, :SHOWN], _found(right_QS, hits_QK, score_QK)]

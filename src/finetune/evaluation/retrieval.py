@@ -19,9 +19,9 @@ from finetune.config.types import NotEmpty, PositiveInt
 from finetune.evaluation import ann, metrics
 from finetune.evaluation import bm25 as lexical
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts
-from finetune.evaluation.metric_names import split
+from finetune.evaluation.metric_names import parse_metric
 from finetune.evaluation.result import Floats, Ints, Result
-from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, sample_queries
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
 from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import variants
 
@@ -64,13 +64,13 @@ class Retrieval(Evaluator):
     ) -> None:
         super().__init__(bootstrap_samples, data)
         self.metrics = list(dict.fromkeys(metrics))
-        self.cut_offs = [split(name)[1] for name in self.metrics]
+        self.cut_offs = [parse_metric(name)[1] for name in self.metrics]
         self.queries = queries
         self.exclude_self = exclude_self
         self.dimensions = dimensions
         self.precisions = precisions
         self.index = index
-        self.bm25 = lexical.is_here() if bm25 == "auto" else bm25
+        self.bm25 = lexical.is_installed() if bm25 == "auto" else bm25
         self._lexical: tuple[Judgments, Mapping[str, float]] | None = None
 
     @property
@@ -87,7 +87,7 @@ class Retrieval(Evaluator):
         FinetuneError when no judgment is above grade 0 or an embedding is not finite.
         """
         start = time.monotonic()
-        task, counts = prepare(sample_queries(held, self.queries), self.exclude_self)
+        task, counts = prepare_task(sample_queries(held, self.queries), self.exclude_self)
         depth = self._depth(task)
         queries_QD, corpus_MD = _embedded(task, embed)
         hits_QK = self._search(task, queries_QD, corpus_MD, depth, device)
@@ -142,7 +142,7 @@ class Retrieval(Evaluator):
     ) -> Ints:
         def find(k: int) -> Ints:
             if self.index == "approximate":
-                return ann.near_k(queries_QD, corpus_MD, k)
+                return ann.approximate_top_k(queries_QD, corpus_MD, k)
             return top_k(queries_QD, corpus_MD, k, device=device)[1]
 
         return task.without_selves(find, depth)

@@ -81,7 +81,7 @@ class Task:
         return int(np.where(rows[place] == self.queries, counts[place], 0).max())
 
 
-def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict[str, int]]:
+def prepare_task(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict[str, int]]:
     """Return the task that judgments make, and what there is of what.
 
     Of several grades of the same pair the highest holds. Raises FinetuneError when no judgment is above grade 0.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.bf16_prefilter import Found, Sieve, as_rows
+from finetune.evaluation.bf16_prefilter import Bf16Prefilter, CandidatePairs, pad_rows
 
 _INDEX_MASK = 0xFFFFFFFF
 _QUERIES_AT_ONCE = 1024
@@ -40,9 +40,9 @@ def top_k(
     k = min(k, len(corpus_MD))
     with torch.no_grad(), _full_precision(queries_QD.device.type):
         sieve = None
-        if Sieve.is_worth_it(len(queries_QD), len(corpus_MD), k, queries_QD.device):
+        if Bf16Prefilter.is_worth_it(len(queries_QD), len(corpus_MD), k, queries_QD.device):
             corpus_MD = corpus_MD.float()
-            sieve = Sieve(corpus_MD, block)
+            sieve = Bf16Prefilter(corpus_MD, block)
         parts = [
             _search(part.float(), corpus_MD, k, block, sieve) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)
         ]
@@ -50,7 +50,7 @@ def top_k(
     return scores_Qk.cpu().numpy(), index_Qk.cpu().numpy()
 
 
-def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, sieve: Sieve | None) -> Tensor:
+def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, sieve: Bf16Prefilter | None) -> Tensor:
     """Keys of the k best documents of each query, (Q, k)."""
     if sieve is not None and (found := sieve.candidates(queries_QD, k)) is not None:
         return _best_of_some(queries_QD, corpus_MD, k, found)
@@ -63,7 +63,7 @@ def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, sieve: Si
     return best_Qk
 
 
-def _best_of_some(queries_QD: Tensor, corpus_MD: Tensor, k: int, found: Found) -> Tensor:
+def _best_of_some(queries_QD: Tensor, corpus_MD: Tensor, k: int, found: CandidatePairs) -> Tensor:
     """Keys of the k best among the pairs that were found."""
     key_P = torch.empty(len(found.query), dtype=torch.int64)
     for part in torch.split(torch.arange(len(key_P)), _PAIRS_AT_ONCE):
@@ -72,7 +72,7 @@ def _best_of_some(queries_QD: Tensor, corpus_MD: Tensor, k: int, found: Found) -
         score_p = (queries_QD.index_select(0, query_p) * corpus_MD.index_select(0, document_p)).sum(1)
         key_P[part] = _pack(score_p, document_p)
     lowest = torch.iinfo(torch.int64).min
-    return as_rows(found.query, key_P, lowest, len(queries_QD)).topk(k, dim=1).values
+    return pad_rows(found.query, key_P, lowest, len(queries_QD)).topk(k, dim=1).values
 
 
 def _best_of_block(scores_Qm: Tensor, start: int, k: int) -> Tensor:

@@ -16,9 +16,9 @@ from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation import binary
 from finetune.evaluation.correlation import pearson, spearman
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
 from finetune.evaluation.result import Floats, Ints, Result
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import ScoredPairs
@@ -120,9 +120,9 @@ class PairClassification(Evaluator):
 def _similarities(left_P: Ints, right_P: Ints, embed: Embed, kinds: list[Kind]) -> dict[Kind, Floats]:
     """Return the similarity of each pair `(P,)` by its name; of distances the negative, so that more is more alike."""
     items_N, place = np.unique(np.concatenate([left_P, right_P]), return_inverse=True)
-    emb_ND = finite(embed(items_N))
+    emb_ND = check_finite(embed(items_N))
     place = place.reshape(-1)
-    unit_ND = unit(emb_ND) if "cosine" in kinds else emb_ND
+    unit_ND = normalize(emb_ND) if "cosine" in kinds else emb_ND
 
     def of(kind: Kind) -> Floats:
         base_ND = unit_ND if kind == "cosine" else emb_ND

@@ -45,7 +45,7 @@ def _cut(queries_QD: Floats, corpus_MD: Floats, kept: int | None) -> tuple[Float
     if kept is None:
         return queries_QD, corpus_MD
     if all(np.allclose(np.linalg.norm(emb, axis=1), 1, atol=1e-3) for emb in (queries_QD, corpus_MD)):
-        return unit(queries_QD[:, :kept]), unit(corpus_MD[:, :kept])
+        return normalize(queries_QD[:, :kept]), normalize(corpus_MD[:, :kept])
     return queries_QD[:, :kept], corpus_MD[:, :kept]
 
 
@@ -69,7 +69,7 @@ def _signs(emb_Nd: Floats) -> Floats:
     return signs
 
 
-def unit(emb_Nd: Floats) -> Floats:
+def normalize(emb_Nd: Floats) -> Floats:
     """The embeddings at unit length; those of length 0 stay 0."""
     length_N1 = np.linalg.norm(emb_Nd, axis=1, keepdims=True)
     unit_Nd: Floats = np.divide(emb_Nd, length_N1, out=np.zeros_like(emb_Nd), where=length_N1 > 0)

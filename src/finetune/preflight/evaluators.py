@@ -16,7 +16,7 @@ from finetune.console import say
 from finetune.data.holdout.eval_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
-from finetune.evaluation.metric_names import wrong_names
+from finetune.evaluation.metric_names import metric_problems
 from finetune.losses.constraints import too_wide
 from finetune.preflight.models import check_reads, choice
 
@@ -39,7 +39,7 @@ def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]
             yield Problem(key, f"it is of texts, and model={choice(cfg)} reads none.", "Leave it out.")
         if not str(node["_target_"]).startswith("finetune.evaluation."):
             continue  # in an evaluator of somebody's own the same words may mean something else
-        yield from wrong_names(f"{key}.metrics", node.get("metrics") or [])
+        yield from metric_problems(f"{key}.metrics", node.get("metrics") or [])
         if width is not None:
             yield from too_wide(key, node.get("dimensions") or [], width)
         yield from _missing_packages(key, node)
@@ -76,7 +76,7 @@ def load_sources(cfg: DictConfig) -> tuple[dict[str, EvalData], list[Problem]]:
     return found, problems
 
 
-def with_sources(cfg: DictConfig, dataset: Dataset, own: Mapping[str, EvalData]) -> Dataset:
+def add_source_notes(cfg: DictConfig, dataset: Dataset, own: Mapping[str, EvalData]) -> Dataset:
     """Return the data set with what is to be said of the evaluators' own sources, and with their bad rows listed."""
     if not own:
         return dataset
@@ -97,7 +97,7 @@ def source_notes(cfg: DictConfig, own: Mapping[str, EvalData]) -> list[str]:
     return notes
 
 
-def list_left_out(paths: Iterable[Path | None]) -> None:
+def write_left_out_rows(paths: Iterable[Path | None]) -> None:
     """Write the rows that were left out to a file where the command was typed, and say where; nothing if none were."""
     from finetune.data.bad_rows import list_for_user, rows_in
 
@@ -115,14 +115,14 @@ def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: EvalData) -> I
         yield Problem(source.key, problem.what, problem.advice)
 
 
-def unmeasured(cfg: DictConfig, held: EvalData) -> list[str]:
+def evaluators_without_data(cfg: DictConfig, held: EvalData) -> list[str]:
     """Return the evaluators without a source of their own that nothing of the run's held-out data is for."""
     return [
         str(name) for name, node in cfg.evaluation.items() if needs_eval_data(node) and not held.of(_wanted(cfg, name))
     ]
 
 
-def unused_held_note(cfg: DictConfig, held: EvalData) -> Iterator[str]:
+def unused_eval_data_note(cfg: DictConfig, held: EvalData) -> Iterator[str]:
     """Yield a sentence if rows are held out of training and no evaluator measures on them."""
     from finetune.data.holdout.holdout import HELD
 
@@ -140,7 +140,7 @@ def evaluation_notes(cfg: DictConfig, held: EvalData) -> Iterator[str]:
         yield f"evaluation.{name} is left out: it is of texts, and model={choice(cfg)} reads none."
     if cfg.hydra.runtime.choices.get("evaluation") in ("default", "fitting"):
         return  # of which what fits the data is taken
-    for name in unmeasured(cfg, held):
+    for name in evaluators_without_data(cfg, held):
         there = " and ".join(held.kinds()) or "nothing"
         yield f"evaluation.{name} is left out: it needs {_wanted(cfg, name)}, and {there} is held out."
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from finetune.report.drawing import CLASSES, colour, picture
+from finetune.report.drawing import CLASSES, color, render_svg
 from finetune.report.escaping import one_line
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ _NARROW = 3.4  # inches: three stand beside each other
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     """One line of a picture's key: the colour that stands for a name, and a shape, or how a line is drawn (`solid`)."""
 
-    colour: str
+    color: str
     shape: str
     name: str
 
@@ -42,10 +42,10 @@ class Chart:
     title: str
     svg: str
     words: str
-    key: tuple[Key, ...] = ()
+    key: tuple[LegendEntry, ...] = ()
 
 
-_BEFORE_AFTER = (Key("before", "dashed", "before"), Key("after", "solid", "after"))
+_BEFORE_AFTER = (LegendEntry("before", "dashed", "before"), LegendEntry("after", "solid", "after"))
 
 
 def interval(row: Mapping[str, Any], name: str) -> str:
@@ -54,7 +54,7 @@ def interval(row: Mapping[str, Any], name: str) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=colour("ink"), linewidth=1)
+        axes.axvline(0, color=color("ink"), linewidth=1)
         _interval(axes, row, 0)
         axes.set_yticks([])
         axes.set_ylim(-0.6, 0.6)
@@ -62,7 +62,7 @@ def interval(row: Mapping[str, Any], name: str) -> str:
         axes.xaxis.set_major_formatter(_signed)
         axes.locator_params(axis="x", nbins=4)
 
-    return picture(draw, name, words, 0.62, _NARROW)
+    return render_svg(draw, name, words, 0.62, _NARROW)
 
 
 def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
@@ -72,7 +72,7 @@ def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=colour("ink"), linewidth=1)
+        axes.axvline(0, color=color("ink"), linewidth=1)
         for place, row in enumerate(rows):
             _interval(axes, row, place)
         axes.set_yticks(range(len(rows)), [one_line(str(row["metric"]), 28) for row in rows])
@@ -82,16 +82,20 @@ def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("change, with its 95 % interval")
 
-    keys = (Key("better", "●", "better"), Key("worse", "■", "worse"), Key("same", "○", "may be chance"))
-    return Chart("What changed", picture(draw, name, words, 0.75 + 0.27 * len(rows)), words, keys)
+    keys = (
+        LegendEntry("better", "●", "better"),
+        LegendEntry("worse", "■", "worse"),
+        LegendEntry("same", "○", "may be chance"),
+    )
+    return Chart("What changed", render_svg(draw, name, words, 0.75 + 0.27 * len(rows)), words, keys)
 
 
 def _interval(axes: Axes, row: Mapping[str, Any], place: float) -> None:
     kind = kind_of(row)
     shape = {"better": "o", "worse": "s", "same": "o"}[kind]
-    inside = "none" if kind == "same" else colour(kind)
-    axes.plot([row["low"], row["high"]], [place, place], color=colour(kind), linewidth=3, solid_capstyle="round")
-    axes.plot(row["change"], place, shape, markersize=8, color=colour(kind), markerfacecolor=inside)
+    inside = "none" if kind == "same" else color(kind)
+    axes.plot([row["low"], row["high"]], [place, place], color=color(kind), linewidth=3, solid_capstyle="round")
+    axes.plot(row["change"], place, shape, markersize=8, color=color(kind), markerfacecolor=inside)
 
 
 def _signed(value: float, _place: float) -> str:
@@ -113,7 +117,7 @@ def loss(points: Points) -> Chart:
         _curve(axes, points, "after")
         axes.set_xlabel("step")
 
-    return Chart("Loss", picture(draw, "loss", words), words)
+    return Chart("Loss", render_svg(draw, "loss", words), words)
 
 
 def progress(metric: str, points: Points, name: str) -> Chart:
@@ -123,12 +127,12 @@ def progress(metric: str, points: Points, name: str) -> Chart:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot(*zip(*points, strict=True), "o-", color=colour("after"), markersize=5)
-        axes.axhline(points[0][1], color=colour("before"), linestyle="--", linewidth=1.5)
+        axes.plot(*zip(*points, strict=True), "o-", color=color("after"), markersize=5)
+        axes.axhline(points[0][1], color=color("before"), linestyle="--", linewidth=1.5)
         axes.set_xlabel("step")
 
-    keys = (Key("before", "dashed", "before"), Key("after", "solid", "at each step"))
-    return Chart(f"{metric} over the steps", picture(draw, name, words), words, keys)
+    keys = (LegendEntry("before", "dashed", "before"), LegendEntry("after", "solid", "at each step"))
+    return Chart(f"{metric} over the steps", render_svg(draw, name, words), words, keys)
 
 
 def overlaid(curves: Mapping[str, Points], title: str, name: str) -> Chart:
@@ -142,15 +146,16 @@ def overlaid(curves: Mapping[str, Points], title: str, name: str) -> Chart:
         axes.set_xlabel("step")
 
     keys = [
-        Key(f"class{number % CLASSES}", [*_DASHES][number % len(_DASHES)], run) for number, run in enumerate(curves)
+        LegendEntry(f"class{number % CLASSES}", [*_DASHES][number % len(_DASHES)], run)
+        for number, run in enumerate(curves)
     ]
-    return Chart(title, picture(draw, name, words), words, tuple(keys))
+    return Chart(title, render_svg(draw, name, words), words, tuple(keys))
 
 
 def _curve(axes: Axes, points: Points, role: str, dash: str = "-") -> None:
     steps, lows, means, highs = zip(*_stretches(points), strict=True)
-    axes.fill_between(steps, lows, highs, color=colour(role), alpha=0.2, linewidth=0)
-    axes.plot(steps, means, dash, color=colour(role), marker="o" if len(points) == 1 else None)
+    axes.fill_between(steps, lows, highs, color=color(role), alpha=0.2, linewidth=0)
+    axes.plot(steps, means, dash, color=color(role), marker="o" if len(points) == 1 else None)
 
 
 def _stretches(points: Points) -> list[tuple[float, float, float, float]]:
@@ -177,15 +182,15 @@ def _similarities(facts: Mapping[str, Any], when: str) -> Chart:
         axes = figure.subplots()
         for kind, dash in (("negative", "--"), ("positive", "-")):
             shares = _shares(facts[when][kind])
-            axes.stairs(shares, facts["edges"], fill=True, alpha=0.25, color=colour(kind), linewidth=0)
-            axes.stairs(shares, facts["edges"], color=colour(kind), linestyle=dash, linewidth=1.6)
+            axes.stairs(shares, facts["edges"], fill=True, alpha=0.25, color=color(kind), linewidth=0)
+            axes.stairs(shares, facts["edges"], color=color(kind), linestyle=dash, linewidth=1.6)
         axes.set_ylim(0, 1.05 * highest)  # the same of both, so that they can be compared
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4)
         axes.set_xlabel("cosine similarity")
 
-    keys = (Key("positive", "solid", "right pairs"), Key("negative", "dashed", "wrong pairs"))
-    return Chart(f"Right and wrong pairs, {when}", picture(draw, f"similarities-{when}", words), words, keys)
+    keys = (LegendEntry("positive", "solid", "right pairs"), LegendEntry("negative", "dashed", "wrong pairs"))
+    return Chart(f"Right and wrong pairs, {when}", render_svg(draw, f"similarities-{when}", words), words, keys)
 
 
 def overlap_words(facts: Mapping[str, Any]) -> str:
@@ -212,12 +217,12 @@ def dimensions(metric: str, rows: Sequence[tuple[str, float, float]], name: str)
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         names, before, after = zip(*rows, strict=True)
-        axes.plot(range(len(rows)), before, "s--", color=colour("before"), markersize=5)
-        axes.plot(range(len(rows)), after, "o-", color=colour("after"), markersize=6)
+        axes.plot(range(len(rows)), before, "s--", color=color("before"), markersize=5)
+        axes.plot(range(len(rows)), after, "o-", color=color("after"), markersize=6)
         axes.set_xticks(range(len(rows)), names)
         axes.set_xlabel("dimensions that are kept")
 
-    return Chart(f"{metric} with fewer dimensions", picture(draw, name, words), words, _BEFORE_AFTER)
+    return Chart(f"{metric} with fewer dimensions", render_svg(draw, name, words), words, _BEFORE_AFTER)
 
 
 def maps(facts: Mapping[str, Any]) -> list[Chart]:
@@ -241,11 +246,11 @@ def _map(facts: Mapping[str, Any], when: str) -> Chart:
             xs, ys = zip(*(points[place][:2] for place in places), strict=True)
             role = f"class{label}" if label >= 0 else "after" if not labels else "same"
             shape = _MARKERS[label] if label >= 0 else "o"
-            axes.scatter(xs, ys, 16, colour(role), marker=shape, alpha=0.75, linewidths=0, gid=f"points{label}")
+            axes.scatter(xs, ys, 16, color(role), marker=shape, alpha=0.75, linewidths=0, gid=f"points{label}")
 
     titles = {f"points{label}": [one_line(texts[place], 80) for place in places] for label, places in groups.items()}
-    keys = [Key(f"class{n}", _SHAPES[n], name) for n, name in enumerate(labels[:CLASSES]) if n in groups]
-    keys += [Key("same", "●", "others")] if labels and -1 in groups else []
+    keys = [LegendEntry(f"class{n}", _SHAPES[n], name) for n, name in enumerate(labels[:CLASSES]) if n in groups]
+    keys += [LegendEntry("same", "●", "others")] if labels and -1 in groups else []
     return Chart(
-        f"Map of the texts, {when}", picture(draw, f"map-{when}", words, 3.6, titles=titles), words, tuple(keys)
+        f"Map of the texts, {when}", render_svg(draw, f"map-{when}", words, 3.6, titles=titles), words, tuple(keys)
     )

@@ -10,9 +10,9 @@ from finetune.report import charts, content
 from finetune.report.charts import Chart
 from finetune.report.content import Table
 from finetune.report.page import render
-from finetune.report.words import number
+from finetune.report.words import format_number
 from finetune.runs.atomic import read_mapping
-from finetune.runs.compare import side_by_side
+from finetune.runs.compare import compare_runs
 from finetune.runs.record import Record
 
 # What the intervals do not say, and who does.
@@ -22,7 +22,7 @@ ADVICE = (
 )
 
 
-def compared(records: Sequence[Record]) -> dict[str, Any]:
+def compare_reports(records: Sequence[Record]) -> dict[str, Any]:
     """What `finetune runs compare` tells of them, and the `findings`: of each evaluation the metrics of each run."""
     reports = [read_mapping(record.run.report_data_path) for record in records]
     findings: dict[str, dict[str, list[Any]]] = {}
@@ -31,7 +31,7 @@ def compared(records: Sequence[Record]) -> dict[str, Any]:
             for row in part.get("metrics", ()):
                 rows = findings.setdefault(name, {}).setdefault(row["metric"], [None] * len(records))
                 rows[place] = row
-    return side_by_side(records) | {"findings": findings, "warnings": list(_warnings(records, reports))}
+    return compare_runs(records) | {"findings": findings, "warnings": list(_warnings(records, reports))}
 
 
 def _warnings(records: Sequence[Record], reports: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -53,8 +53,10 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
     if "change" not in row:
-        return number(row["value"], 3)
-    return f"{number(row['after'], 3)} ({number(row['change'], 3, '+')}{' *' if row.get('certain') else ''})"
+        return format_number(row["value"], 3)
+    return (
+        f"{format_number(row['after'], 3)} ({format_number(row['change'], 3, '+')}{' *' if row.get('certain') else ''})"
+    )
 
 
 def differences_table(facts: Mapping[str, Any], title: str) -> Table:
@@ -67,7 +69,7 @@ def differences_table(facts: Mapping[str, Any], title: str) -> Table:
 
 def comparison_page(records: Sequence[Record]) -> str:
     """The page of several runs, from their directories."""
-    facts = compared(records)
+    facts = compare_reports(records)
     differing = [title for title in ("config", "data", "environment") if facts[title]]
     return render(
         "comparison.html",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.report.charts import Points, kind_of
-from finetune.report.words import capital, fact, facts_of, number, per_cent
+from finetune.report.words import capitalize, format_fact, format_facts, format_number, percent
 from finetune.runs.metrics import curve
 
 Facts = list[tuple[str, str]]
@@ -47,7 +47,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Doubts:
+class SuspectSection:
     """Pairs of the data that the tuned model contradicts, and what is to be read from them."""
 
     title: str
@@ -64,10 +64,10 @@ def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
         words, *rest = words.split(", ", 1)
         also = [*rest, *also]
     cases = next(iter(part["counts"]), "queries")
-    return Verdict(name, kind, _WORD[kind], capital(words), [capital(each) for each in also], row, cases)
+    return Verdict(name, kind, _WORD[kind], capitalize(words), [capitalize(each) for each in also], row, cases)
 
 
-def outcome(report: Mapping[str, Any]) -> list[str]:
+def leading_notes(report: Mapping[str, Any]) -> list[str]:
     """What is to be said before all else: that training did not help, and that it ended early."""
     training = report.get("training") or {}
     first = training.get("kept_untouched") or _made_worse(report)
@@ -81,7 +81,7 @@ def _made_worse(report: Mapping[str, Any]) -> str | None:
     if not worse or any(one.kind == "better" for one in found):
         return None
     one, model = worse[0], report["again"].get("model")
-    before, after = number(one.row["before"], 3), number(one.row["after"], 3)
+    before, after = format_number(one.row["before"], 3), format_number(one.row["after"], 3)
     untouched = f"the untouched model ({model})" if model else "the untouched model"
     return (
         f"Training made the model worse: {one.evaluation}, {one.row['metric']} {before} before, {after} after."
@@ -90,7 +90,7 @@ def _made_worse(report: Mapping[str, Any]) -> str | None:
     )
 
 
-def judged(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def evaluations_and_forgetting(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What the headline tells of, by name: each evaluation, and what was forgotten, in the same shape."""
     found, forgetting = dict(report["evaluations"]), report.get("forgetting")
     if forgetting:
@@ -101,7 +101,7 @@ def judged(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def is_drawn(row: Mapping[str, Any]) -> bool:
+def has_interval(row: Mapping[str, Any]) -> bool:
     """Whether a metric was measured before and after, and is a number with an interval of numbers."""
     return all(isinstance(row.get(name), int | float) for name in ("before", "after", "change", "low", "high"))
 
@@ -109,30 +109,37 @@ def is_drawn(row: Mapping[str, Any]) -> bool:
 def metrics_table(part: Mapping[str, Any]) -> Table:
     """All metrics of one evaluation; certain changes are marked."""
     if not any("change" in row for row in part["metrics"]):
-        return Table(("metric", "value"), [(str(row["metric"]), number(row["value"], 3)) for row in part["metrics"]])
-    return Table(_CHANGED, [changed(row["metric"], row) for row in part["metrics"]])
+        return Table(
+            ("metric", "value"), [(str(row["metric"]), format_number(row["value"], 3)) for row in part["metrics"]]
+        )
+    return Table(_CHANGED, [change_cells(row["metric"], row) for row in part["metrics"]])
 
 
-def changed(metric: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+def change_cells(metric: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of one metric before and after."""
-    cells = (metric, number(row["before"], 3), number(row["after"], 3))
-    interval = f"{number(row['low'], 3, '+')} to {number(row['high'], 3, '+')}"
+    cells = (metric, format_number(row["before"], 3), format_number(row["after"], 3))
+    interval = f"{format_number(row['low'], 3, '+')} to {format_number(row['high'], 3, '+')}"
     mark = " *" if row.get("certain") else ""
-    return (*cells, number(row["change"], 3, "+") + mark, interval, f"{row['won']} / {row['lost']} / {row['tied']}")
+    return (
+        *cells,
+        format_number(row["change"], 3, "+") + mark,
+        interval,
+        f"{row['won']} / {row['lost']} / {row['tied']}",
+    )
 
 
-def described(part: Mapping[str, Any]) -> str:
+def description(part: Mapping[str, Any]) -> str:
     """What was evaluated on: its name and its counts."""
     counts = ", ".join(f"{count:,} {what}" for what, count in part["counts"].items() if count)
     return f"On {part['judgments']}: {counts}."
 
 
-def beside(part: Mapping[str, Any]) -> list[str]:
+def further_notes(part: Mapping[str, Any]) -> list[str]:
     """What else is to be said of an evaluation: what needs no model, and its notes."""
-    return [*without_model(part), *part["notes"]]
+    return [*baseline_notes(part), *part["notes"]]
 
 
-def without_model(part: Mapping[str, Any]) -> list[str]:
+def baseline_notes(part: Mapping[str, Any]) -> list[str]:
     """What is found without a model."""
     metric = part["metric"]
     return [f"Without a model: {name} has {metric} {means[metric]:.3f}." for name, means in part["baselines"].items()]
@@ -144,7 +151,7 @@ def examples(report: Mapping[str, Any], evaluation: str) -> list[Mapping[str, An
     return sorted(found, key=lambda example: float(example["change"]))
 
 
-def ranks(example: Mapping[str, Any]) -> str:
+def rank_change(example: Mapping[str, Any]) -> str:
     """Where the first right text stood before, and where it stands after."""
     before, after = (_rank(example[f"right_rank_{when}"]) for when in ("before", "after"))
     return f"first right one: {before}" + (f" → {after}" if before != after else "")
@@ -167,9 +174,9 @@ def metric_points(records: Sequence[Mapping[str, Any]], name: str, metric: str) 
     return [*before, *between, *after]
 
 
-def cut_short(part: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+def truncation_rows(part: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """The headline metric by dimensions that are kept: dimensions, before, after; the whole embedding last."""
-    rows = {row["metric"]: row for row in part["metrics"] if is_drawn(row)}
+    rows = {row["metric"]: row for row in part["metrics"] if has_interval(row)}
     metric, found = part["metric"], []
     for name, row in rows.items():
         inside = name.removeprefix(f"{metric} (").removesuffix(")")
@@ -185,9 +192,9 @@ def data_facts(data: Mapping[str, Any]) -> Facts:
     found: Facts = []
     for name, value in data.items():
         if isinstance(value, Mapping):
-            found += facts_of(value, name) if name != "lengths" else []
+            found += format_facts(value, name) if name != "lengths" else []
         elif not isinstance(value, list):
-            found += facts_of({name: value})
+            found += format_facts({name: value})
     return found
 
 
@@ -195,23 +202,23 @@ def lengths_table(data: Mapping[str, Any]) -> Table | None:
     """How long the texts are, a row for each column of the data."""
     lengths = data.get("lengths") or {}
     columns = list(dict.fromkeys(column for values in lengths.values() for column in values))
-    rows = [(name, *(fact(values.get(column, "")) for column in columns)) for name, values in lengths.items()]
+    rows = [(name, *(format_fact(values.get(column, "")) for column in columns)) for name, values in lengths.items()]
     return Table(("tokens", *columns), rows) if rows else None
 
 
-def doubts(data: Mapping[str, Any]) -> list[Doubts]:
+def suspect_sections(data: Mapping[str, Any]) -> list[SuspectSection]:
     """What the tuned model finds wrong with the data, to be looked at and mended."""
     missed = "The model ranks these above the right answer. Where they are right, say so in the data."
     wrong = "The data calls these right, the model does not. Where they are wrong, remove or mend them."
     kinds = (("false_negatives", "Likely right, but not marked so", missed), ("wrong_labels", "Likely wrong", wrong))
-    return [Doubts(title, words, data[key]) for key, title, words in kinds if data.get(key)]
+    return [SuspectSection(title, words, data[key]) for key, title, words in kinds if data.get(key)]
 
 
-def doubt_lines(doubt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def suspect_lines(doubt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """One doubt as lines: what stands there, the text, its score."""
-    score, own = number(doubt["score"], 2), number(doubt["positive_score"], 2)
+    score, own = format_number(doubt["score"], 2), format_number(doubt["positive_score"], 2)
     if doubt.get("of") == "labels":
-        of, told = per_cent(doubt["positive_score"]), per_cent(doubt["score"])
+        of, told = percent(doubt["positive_score"]), percent(doubt["score"])
         rows = [("item", doubt["anchor"], ""), ("its class", doubt["positive"], f"{of} of its neighbours")]
         return [*rows, ("the model says", doubt["text"], f"{told} of its neighbours")]
     return [
@@ -221,11 +228,11 @@ def doubt_lines(doubt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def again_facts(again: Mapping[str, Any]) -> Facts:
+def reproduction_facts(again: Mapping[str, Any]) -> Facts:
     """What the run was made of and from, without the command and the versions, which are shown by themselves."""
     git = again.get("git") or {}
     state = f"{git['sha'][:12]}{' (changed)' if git.get('dirty') else ''}" if git.get("sha") else None
-    return facts_of(
+    return format_facts(
         {name: value for name, value in again.items() if name not in ("command", "versions")} | {"git": state}
     )
 

@@ -26,12 +26,12 @@ WIDTH = 5.2  # inches of 72 units: as wide as a phone, so that the text keeps it
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 
-def colour(name: str) -> str:
+def color(name: str) -> str:
     """What to draw in for a colour of the page: ink, grid, before, after, positive ... class0 to class7."""
     return _STAND_IN[name]
 
 
-def picture(
+def render_svg(
     draw: Callable[[Figure], None],
     name: str,
     words: str,
@@ -63,7 +63,7 @@ def picture(
 
 
 def _style() -> dict[Any, Any]:
-    ink, grid = colour("ink"), colour("grid")
+    ink, grid = color("ink"), color("grid")
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "finetune",  # the same report is the same file

@@ -21,9 +21,9 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _sections(report: Mapping[str, Any]) -> Iterator[str]:
-    evaluations, judged = report["evaluations"].items(), content.judged(report).items()
+    evaluations, judged = report["evaluations"].items(), content.evaluations_and_forgetting(report).items()
     yield f"# {markdown(report['run'])}"
-    for line in content.outcome(report):
+    for line in content.leading_notes(report):
         yield f"**{markdown(line, _LONGEST)}**"
     headlines = [f"- **{markdown(name)}**: {markdown(part['headline'], _LONGEST)}" for name, part in judged]
     yield "\n".join(headlines) or "Not evaluated (`evaluation=none`)."
@@ -33,23 +33,23 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _embeddings(report)
     yield from _data(report)
     if report.get("forgetting"):
-        yield from _evaluation("Forgetting", content.judged(report)[content.FORGETTING])
+        yield from _evaluation("Forgetting", content.evaluations_and_forgetting(report)[content.FORGETTING])
     yield "## What it cost"
-    yield _facts(words.facts_of(report["cost"]))
+    yield _facts(words.format_facts(report["cost"]))
     yield "## How to do it again"
     yield fenced(report["again"]["command"], "sh") if report["again"].get("command") else ""
-    versions = words.facts_of({"versions": report["again"].get("versions") or None})
-    yield _facts([*content.again_facts(report["again"]), *versions])
+    versions = words.format_facts({"versions": report["again"].get("versions") or None})
+    yield _facts([*content.reproduction_facts(report["again"]), *versions])
     yield "## How to use the model"
     yield fenced(content.usage(report), "python")
 
 
 def _evaluation(name: str, part: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {markdown(name)}"
-    yield markdown(content.described(part), _LONGEST)
+    yield markdown(content.description(part), _LONGEST)
     yield _table(content.metrics_table(part))
     yield f"\\* {content.CERTAIN}." if any(row.get("certain") for row in part["metrics"]) else ""
-    yield "\n\n".join(markdown(line, _LONGEST) for line in content.beside(part))
+    yield "\n\n".join(markdown(line, _LONGEST) for line in content.further_notes(part))
 
 
 def _examples(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _example(example: Mapping[str, Any]) -> str:
     right = "; ".join(markdown(text) for text in example["right"])
     before, after = example["before"], example["after"]
     rows = [(str(n + 1), _hit(before, n), _hit(after, n)) for n in range(max(len(before), len(after)))]
-    change = f"**Change:** {example['change']:+.3f}, {content.ranks(example)}"
+    change = f"**Change:** {example['change']:+.3f}, {content.rank_change(example)}"
     head = f"**Query:** {markdown(example['query'])}  \n**Right:** {right}  \n{change}"
     return f"{head}\n\n{_cells(('', 'before', 'after'), rows)}"
 
@@ -87,19 +87,19 @@ def _data(report: Mapping[str, Any]) -> Iterator[str]:
     if lengths := content.lengths_table(report["data"]):
         yield _table(lengths)
     yield "\n".join(f"- {markdown(note, _LONGEST)}" for note in report["notes"])
-    for one in content.doubts(report["data"]):
+    for one in content.suspect_sections(report["data"]):
         yield f"### {one.title}"
         yield one.words
         # Of pairs and of labels the lines mean other things: a table for each.
         kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         for doubt in one.rows:
-            names = tuple(name for name, _, _ in content.doubt_lines(doubt))
+            names = tuple(name for name, _, _ in content.suspect_lines(doubt))
             kinds.setdefault(names, []).append(_doubt(doubt))
         yield from (_cells(("where", *names), rows) for names, rows in kinds.items())
 
 
 def _doubt(doubt: Mapping[str, Any]) -> tuple[str, ...]:
-    lines = content.doubt_lines(doubt)
+    lines = content.suspect_lines(doubt)
     texts = [markdown(text, _SHOWN) + (f" ({score})" if score else "") for _, text, score in lines]
     return (markdown(str(doubt.get("place") or "")), *texts)
 

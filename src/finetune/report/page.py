@@ -37,7 +37,9 @@ class Part:
 
 def report_page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     """The page of one run, from its report.json and the records of its metrics.jsonl."""
-    judged = [_part(report, number, *named) for number, named in enumerate(content.judged(report).items())]
+    judged = [
+        _part(report, number, *named) for number, named in enumerate(content.evaluations_and_forgetting(report).items())
+    ]
     return render(
         "report.html",
         title=report["run"],
@@ -47,7 +49,7 @@ def report_page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
         forgetting=next((part for part in judged if part.name not in report["evaluations"]), None),
         learning=list(_learning(report, records)),
         embeddings=list(_embeddings(report)),
-        versions=words.facts_of(report["again"].get("versions") or {}),
+        versions=words.format_facts(report["again"].get("versions") or {}),
     )
 
 
@@ -73,8 +75,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["visible"] = lambda text: one_line(str(text), _LONGEST)
-    environment.filters["number"] = words.number
-    environment.filters["minus"] = words.minus
+    environment.filters["number"] = words.format_number
+    environment.filters["minus"] = words.typographic_minus
     environment.globals |= {"content": content, "words": words, "unfolded": _UNFOLDED}
     return environment
 
@@ -84,11 +86,11 @@ def _shipped(name: str) -> str:
 
 
 def _part(report: Mapping[str, Any], number: int, name: str, facts: Mapping[str, Any]) -> Part:
-    verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if content.is_drawn(row)]
+    verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if content.has_interval(row)]
     pictures = [charts.changes(rows, f"changes-{number}")] if len(rows) > 1 else []
-    if cut := content.cut_short(facts):
+    if cut := content.truncation_rows(facts):
         pictures.append(charts.dimensions(facts["metric"], cut, f"dimensions-{number}"))
-    interval = charts.interval(verdict.row, f"interval-{number}") if content.is_drawn(verdict.row) else None
+    interval = charts.interval(verdict.row, f"interval-{number}") if content.has_interval(verdict.row) else None
     return Part(name, facts, verdict, interval, pictures, content.examples(report, name))
 
 

@@ -43,7 +43,7 @@ def report_data(
     }
 
 
-def counts_in_words(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """What was evaluated on, as in `1,500 queries, 6,000 documents`."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 

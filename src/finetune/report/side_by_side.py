@@ -11,7 +11,7 @@ from rich.text import Text
 from finetune.evaluation.comparison import Comparison, compare
 from finetune.evaluation.result import Result
 from finetune.report.escaping import one_line
-from finetune.report.report_data import change_data, counts_in_words
+from finetune.report.report_data import change_data, format_counts
 
 _NUMBER = len("0.000")
 _LEGEND = "in brackets: against the first model; * certain: the 95 % interval excludes zero"
@@ -22,7 +22,7 @@ def side_by_side(name: str, results: Mapping[str, Result]) -> Table:
     (_, first), *others = results.items()
     compared = {model: compare(first, result) for model, result in others}
     lines = [f"{one_line(model)}: {comparison.verdict}" for model, comparison in compared.items()]
-    counts = counts_in_words(first.counts)
+    counts = format_counts(first.counts)
     caption = "\n".join([*lines, *([_LEGEND] if others else [])])
     # Without lines, and with room for a number in each column, it can be read in a narrow terminal too.
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")

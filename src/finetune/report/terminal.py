@@ -28,7 +28,7 @@ def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
     """
     wanted = content.metrics_table(part)
     legend = [f"* {content.CERTAIN}"] if any(row.get("certain") for row in part["metrics"]) else []
-    lines = [part["headline"], *legend, *content.without_model(part)]
+    lines = [part["headline"], *legend, *content.baseline_notes(part)]
     caption = "\n".join(one_line(line, 400) for line in lines)
 
     def table_of(columns: Sequence[str]) -> Table:
@@ -70,13 +70,13 @@ def _empty(columns: Sequence[str], title: str, caption: str, *, fixed: bool = Fa
 
 def headlines(report: Mapping[str, Any]) -> list[str]:
     """What each evaluation found, in plain words, and below them the numbers."""
-    found = [one_line(line, 600) for line in content.outcome(report)]
-    for name, part in content.judged(report).items():
+    found = [one_line(line, 600) for line in content.leading_notes(report)]
+    for name, part in content.evaluations_and_forgetting(report).items():
         found.append(one_line(f"{name}: {part['headline']}", 400))
         verdict = content.verdict(name, part)
         if verdict.kind != "once":
-            _, before, after, _, interval, cases = content.changed(verdict.row["metric"], verdict.row)
+            _, before, after, _, interval, cases = content.change_cells(verdict.row["metric"], verdict.row)
             found.append(
                 f"  {before} -> {after}, 95 % interval {interval}; {cases} {one_line(verdict.cases)} won / lost / tied"
             )
-    return found if content.judged(report) else [*found, "not evaluated (evaluation=none)"]
+    return found if content.evaluations_and_forgetting(report) else [*found, "not evaluated (evaluation=none)"]

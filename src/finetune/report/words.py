@@ -16,27 +16,27 @@ _EXPLAINED = {
 }
 
 
-def number(value: Any, digits: int, sign: str = "") -> str:
+def format_number(value: Any, digits: int, sign: str = "") -> str:
     """A number with so many digits behind the point; a dash where there is none."""
     return f"{value:{sign}.{digits}f}" if isinstance(value, int | float) else "-"
 
 
-def per_cent(share: float) -> str:
+def percent(share: float) -> str:
     """A share of 1 in per cent."""
     return f"{100 * share:.0f} %"
 
 
-def minus(text: str) -> str:
+def typographic_minus(text: str) -> str:
     """The text with minus signs in front of numbers and names, from which no line's end parts them as from a hyphen."""
     return re.sub(r"(?<![\w-])-(?=\w)", "\N{MINUS SIGN}", text)
 
 
-def capital(text: str) -> str:
+def capitalize(text: str) -> str:
     """The sentence with a capital letter in front."""
     return text[:1].upper() + text[1:]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time: `4.2 s`, `3 min 12 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -48,9 +48,9 @@ def duration(seconds: float) -> str:
 
 # What the cost of a run is called, and how it is told.
 _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "seconds": ("time in all", duration),
-    "training_seconds": ("time of the training", duration),
-    "training seconds": ("time of the training", duration),
+    "seconds": ("time in all", format_duration),
+    "training_seconds": ("time of the training", format_duration),
+    "training seconds": ("time of the training", format_duration),
     "tokens": ("tokens trained on", lambda value: f"{value:,.0f}"),
     "peak_memory_mb": ("memory at most", lambda value: f"{value:,.0f} MB"),
     "gpu_memory_mb": ("GPU memory at most", lambda value: f"{value:,.0f} MB"),
@@ -61,18 +61,18 @@ _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
 _UNKNOWN: tuple[Any, ...] = (None, "", {}, [])
 
 
-def facts_of(facts: Mapping[str, Any], group: str = "") -> list[tuple[str, str]]:
+def format_facts(facts: Mapping[str, Any], group: str = "") -> list[tuple[str, str]]:
     """Names and values in words; what is not known is left out. `group` is what they are all about."""
     named = "looked at: " if group == "looked_at" else ""
     return [(named + _name(name), _value(name, value)) for name, value in facts.items() if value not in _UNKNOWN]
 
 
-def fact(value: Any) -> str:
+def format_fact(value: Any) -> str:
     """A value as text: numbers with commas, mappings as `name value, name value`."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {fact(inner)}" for name, inner in value.items() if inner is not None)
+        return ", ".join(f"{name} {format_fact(inner)}" for name, inner in value.items() if inner is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(map(fact, value))
+        return ", ".join(map(format_fact, value))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
@@ -84,4 +84,4 @@ def _name(name: str) -> str:
 
 
 def _value(name: str, value: Any) -> str:
-    return _COSTS[name][1](value) if name in _COSTS and isinstance(value, int | float) else fact(value)
+    return _COSTS[name][1](value) if name in _COSTS and isinstance(value, int | float) else format_fact(value)

@@ -83,7 +83,7 @@ class Checkpoints:
             if step not in steps:
                 self._remove(step)
 
-    def forget_after(self, step: int) -> None:
+    def remove_after(self, step: int) -> None:
         """Remove what is past `step`, which a run that goes on from there will save again, and halves of files."""
         self.keep([there for there in self.steps() if there <= step])
         with explained(f"write {self.folder}"):
@@ -157,7 +157,7 @@ class Checkpoints:
         return {}
 
 
-def facts_of(path: Path) -> tuple[int, dict[str, float]]:
+def step_and_metrics(path: Path) -> tuple[int, dict[str, float]]:
     """The optimizer step that a whole checkpoint, or a link to one, was saved at, and its loss and other numbers."""
     manifest = _manifest(path.resolve().with_suffix(".json"))
     assert manifest is not None, path

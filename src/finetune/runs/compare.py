@@ -14,7 +14,7 @@ from finetune.runs.record import Record
 _NOT_COMPARED = ("command", "again")
 
 
-def side_by_side(records: Sequence[Record]) -> dict[str, Any]:
+def compare_runs(records: Sequence[Record]) -> dict[str, Any]:
     """Names, states, and rows of values in the order of the runs: config, data, environment, metrics.
 
     None stands for a metric that a run does not have, and for all that cannot be read of it, see `notes`.

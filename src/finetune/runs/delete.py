@@ -11,12 +11,12 @@ from pathlib import Path
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import explained
 from finetune.runs.directory import RunDirectory
-from finetune.runs.record import ENDED, is_run, read
+from finetune.runs.record import ENDED, is_run, read_run
 
 _AWAY = ".removed-"  # a run on its way out; names of runs never begin with a dot
 
 
-def check_removable(path: Path, root: Path) -> None:
+def check_deletable(path: Path, root: Path) -> None:
     """Raise FinetuneError if this is not a run of the folder `root` that may be removed."""
     name = f"{path} is not removed"
     if path.is_symlink() or path.parent.is_symlink():
@@ -27,17 +27,17 @@ def check_removable(path: Path, root: Path) -> None:
         raise FinetuneError(f"{name}: it is no run of finetune.", "Remove it yourself if that is what you want.")
 
 
-def remove(path: Path, root: Path) -> None:
+def delete_run(path: Path, root: Path) -> None:
     """Remove one run whole: for everybody else it is there until it is gone.
 
     Raises FinetuneError if it must not be removed, and RunError if a process has it, or the system refuses.
     """
-    check_removable(path, root)
+    check_deletable(path, root)
     run = RunDirectory(path)
     # As long as this process has the lock, nobody can go on with the run.
     with run.lock() as locked:
-        record = read(path)
-        if record.is_a_job:
+        record = read_run(path)
+        if record.has_active_job:
             what = f"{path} is not removed: it is {record.state} as job {record.job} of a cluster."
             raise FinetuneError(what, f"End it first: finetune runs cancel {shlex.quote(str(path))}")
         if not locked and record.state not in ENDED:

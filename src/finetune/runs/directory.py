@@ -33,7 +33,7 @@ from finetune.runs.atomic import (
 )
 from finetune.runs.checkpoints import Checkpoints
 from finetune.runs.failure_causes import Cause
-from finetune.runs.lock import held, is_held
+from finetune.runs.lock import hold_lock, is_locked
 
 _TRACKERS = threading.Lock()
 
@@ -186,7 +186,7 @@ class RunDirectory:
 
     def lock(self) -> AbstractContextManager[object]:
         """Keeps other processes out while the `with` lasts; raises RunError when one is in already."""
-        return held(self.lock_path, f"the run {self.path}")
+        return hold_lock(self.lock_path, f"the run {self.path}")
 
     def write_status(
         self,
@@ -248,7 +248,7 @@ class RunDirectory:
     def effective_status(self) -> dict[str, Any]:
         """The last status, or, where it says that a process has the run and none has its lock, what became of that."""
         status = self.read_status()
-        if status.get("state") not in _ALIVE or is_held(self.lock_path) is not False:
+        if status.get("state") not in _ALIVE or is_locked(self.lock_path) is not False:
             return status
         here = status.get("host") == socket.gethostname()
         cause: Cause = "killed" if here else "node lost"
@@ -266,7 +266,7 @@ class RunDirectory:
                 line = line if file.read(1) == b"\n" else b"\n" + line
             _write_all(file.fileno(), line)
 
-    def forget_metrics_after(self, step: int) -> None:
+    def remove_metrics_after(self, step: int) -> None:
         """Drops the records past `step`, which a run that goes on from there will write again. Raises RunError."""
         if self.metrics_path.exists():
             kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]

@@ -77,7 +77,7 @@ def is_secondary_failure(error: BaseException) -> bool:
     return is_theirs and (type(error).__name__ in _DISTRIBUTED or _ECHO.search(str(error)) is not None)
 
 
-def out_of_memory(error: BaseException) -> RunError | None:
+def out_of_memory_error(error: BaseException) -> RunError | None:
     """Return what is to be said about an error that says that memory ran out."""
     if not is_out_of_memory(error):
         return None

@@ -18,7 +18,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True)
-class Term:
+class Condition:
     """`name sign value`; numbers are compared as numbers, texts as they are or by a pattern with `*` and `?`."""
 
     name: str
@@ -45,20 +45,20 @@ class Term:
         return text == wanted or fnmatchcase(text, wanted)
 
 
-def term(text: str, example: str) -> Term:
+def parse_condition(text: str, example: str) -> Condition:
     """Read one condition; raises FinetuneError, which shows the `example`."""
     found = _TERM.fullmatch(text)
     if found is None:
         raise FinetuneError(
             f"'{text}' is no condition.", f"Write a name, one of = != < <= > >=, and a value: {example}"
         )
-    read = Term(*found.groups())
+    read = Condition(*found.groups())
     if read.sign not in ("=", "!=") and _number(read.value) is None:
         raise FinetuneError(f"'{text}' compares with '{read.value}', which is no number.", f"For example: {example}")
     return read
 
 
-def moment(text: str, now: datetime) -> datetime:
+def parse_time(text: str, now: datetime) -> datetime:
     """The moment that `text` means: so long before `now` (30m, 12h, 7d, 2w), or a date or time of this machine.
 
     Raises FinetuneError.

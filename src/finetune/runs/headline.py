@@ -20,7 +20,7 @@ _SMALL = re.compile(
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReportedMetric:
     """One metric of one evaluation after training; `change` is that from before, None where that was not measured."""
 
     evaluation: str
@@ -29,7 +29,7 @@ class Finding:
     change: float | None
 
 
-def findings(run: RunDirectory) -> list[Finding]:
+def reported_metrics(run: RunDirectory) -> list[ReportedMetric]:
     """All that the run's evaluations found, the headline of each first; empty if there is no whole report."""
     try:
         parts = read_mapping(run.report_data_path).get("evaluations", {})
@@ -38,9 +38,9 @@ def findings(run: RunDirectory) -> list[Finding]:
         return []
 
 
-def headline(run: RunDirectory) -> Finding | None:
+def headline(run: RunDirectory) -> ReportedMetric | None:
     """The metric that the run is judged by: the headline of its first evaluation."""
-    return next(iter(findings(run)), None)
+    return next(iter(reported_metrics(run)), None)
 
 
 def more_is_better(metric: str) -> bool:
@@ -48,9 +48,9 @@ def more_is_better(metric: str) -> bool:
     return _SMALL.search(metric) is None
 
 
-def _of(evaluation: str, part: Mapping[str, Any]) -> Iterator[Finding]:
+def _of(evaluation: str, part: Mapping[str, Any]) -> Iterator[ReportedMetric]:
     rows = part["metrics"]
     for row in sorted(rows, key=lambda row: row["metric"] != part.get("metric", rows[0]["metric"])):
         after = row["after"] if "after" in row else row["value"]
         if isinstance(after, int | float):  # null where it was no number
-            yield Finding(evaluation, str(row["metric"]), float(after), row.get("change"))
+            yield ReportedMetric(evaluation, str(row["metric"]), float(after), row.get("change"))

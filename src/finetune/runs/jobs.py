@@ -20,11 +20,11 @@ _SECONDS = 60  # a busy controller is slow to answer
 MARK, QUEUED_AGAIN, ONCE = "FINETUNE_JOB", "queued again", "once"
 
 
-class NoAnswer(RunError):
+class SlurmUnavailable(RunError):
     """A command of SLURM is not here, or its controller does not answer."""
 
 
-class Refusal(RunError):
+class SlurmError(RunError):
     """SLURM says no; `what` is its own words."""
 
 
@@ -37,24 +37,24 @@ class Job:
     reason: str = ""
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether it is in the queue, for the first time or again."""
         return self.state in _WAITING
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether nothing more will come of it."""
         return self.state not in _WAITING | _AT_WORK
 
 
-class Queue:
+class JobQueue:
     """What squeue, and for older jobs sacct, say of some jobs at one moment.
 
-    `silence` is why nobody answered; empty if somebody did.
+    `unavailable_reason` is why nobody answered; empty if somebody did.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
-        self.silence = ""
+        self.unavailable_reason = ""
         self._jobs: dict[str, Job] = {}
         wanted = list(dict.fromkeys(ids))
         if not wanted:
@@ -62,7 +62,7 @@ class Queue:
         try:
             self._jobs = _squeue(wanted)
         except RunError as error:
-            self.silence = error.what
+            self.unavailable_reason = error.what
         if missing := [each for each in wanted if each not in self._jobs]:
             self._jobs |= _sacct(missing)
 
@@ -71,7 +71,7 @@ class Queue:
         return self._jobs.get(job_id)
 
 
-def call(command: Sequence[str], text: str = "") -> str:
+def call_slurm(command: Sequence[str], text: str = "") -> str:
     """Return what a command of SLURM prints when it reads `text`.
 
     Raises NoAnswer if it is not here or does not answer in a minute, and Refusal if it says no.
@@ -82,21 +82,21 @@ def call(command: Sequence[str], text: str = "") -> str:
             command, input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS, check=False
         )
     except OSError as error:
-        raise NoAnswer(
+        raise SlurmUnavailable(
             f"{command[0]} could not be started: {error.strerror}.", "Is this a cluster of SLURM?"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"{command[0]} did not answer in {_SECONDS} s.", "Try again later.") from error
+        raise SlurmUnavailable(f"{command[0]} did not answer in {_SECONDS} s.", "Try again later.") from error
     if done.returncode == 0:
         return done.stdout
     lines = [line.split("error: ")[-1].strip() for line in done.stderr.splitlines() if line.strip()]
     what = "; ".join(dict.fromkeys(lines)) or f"exit code {done.returncode}"
     if "contact" in what or "Connection" in what or "configuration source" in what:
-        raise NoAnswer(f"{command[0]}: {what}.", "Is SLURM's controller running? Try again later.")
-    raise Refusal(what)
+        raise SlurmUnavailable(f"{command[0]}: {what}.", "Is SLURM's controller running? Try again later.")
+    raise SlurmError(what)
 
 
-def job_here() -> str | None:
+def current_job_id() -> str | None:
     """Return the id of the job that this process's run is, as squeue writes it; None outside of one.
 
     A run that somebody starts by hand within a job of their own is none: the job is more than that run.
@@ -114,7 +114,7 @@ def write_job(run: RunDirectory, job_id: str, asked: Sequence[str]) -> None:
     write_json_atomically(run.job_path, {"id": job_id, "submitted_at": now, "asked": list(asked)})
 
 
-def needs_the_queue(run: RunDirectory) -> str | None:
+def unfinished_job_id(run: RunDirectory) -> str | None:
     """Return the id of a run's job, if what the run says of itself may not be the last word."""
     job_id = run.read_job().get("id")
     if not isinstance(job_id, str):
@@ -129,8 +129,8 @@ def _squeue(ids: Sequence[str]) -> dict[str, Job]:
     whole = dict.fromkeys(each.partition("_")[0] for each in ids)
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(whole)}", "--format=%i|%T|%r"]
     try:
-        lines = call(command).splitlines()
-    except Refusal as error:
+        lines = call_slurm(command).splitlines()
+    except SlurmError as error:
         if "Invalid job id" in error.what:
             return {}
         raise
@@ -141,7 +141,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, Job]:
 def _sacct(ids: Sequence[str]) -> dict[str, Job]:
     """What the accounting remembers; clusters without one have none."""
     try:
-        lines = call(["sacct", "-n", "-X", "-P", "--jobs", ",".join(ids), "--format=JobID,State"]).splitlines()
+        lines = call_slurm(["sacct", "-n", "-X", "-P", "--jobs", ",".join(ids), "--format=JobID,State"]).splitlines()
     except RunError:
         return {}
     # CANCELLED by 1000

@@ -19,16 +19,16 @@ from finetune.runs.atomic import explain, explained
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _held: set[int] = set()
-# Whoever looks (`is_held`) has the lock for some microseconds, in which a run that starts must not be turned away.
+# Whoever looks (`is_locked`) has the lock for some microseconds, in which a run that starts must not be turned away.
 _LOOKS, _SECONDS_BETWEEN_LOOKS = 25, 0.02
 
 
-class InUse(RunError):
+class LockHeld(RunError):
     """Another process holds the lock."""
 
 
 @contextmanager
-def held(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
+def hold_lock(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
     """Holds the lock file `path` inside the `with`; the kernel frees it when the process dies.
 
     Where another process (or this one) holds it already, it is waited for if `wait` is given, which is then called with
@@ -46,7 +46,7 @@ def held(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> I
             os.close(handle)
 
 
-def is_held(path: Path) -> bool | None:
+def is_locked(path: Path) -> bool | None:
     """Whether a living process holds the lock file `path`; None where nobody can tell: a file system without locks.
 
     Raises RunError when the system refuses to open it.
@@ -94,7 +94,7 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
             holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
             if wait is None:
                 advice = "Wait for it, stop it, or give this run another name=."
-                raise InUse(f"{whose} is in use by {holder}.", advice) from error
+                raise LockHeld(f"{whose} is in use by {holder}.", advice) from error
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)
         os.ftruncate(handle, 0)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import explained
 from finetune.runs.directory import RunDirectory
-from finetune.runs.lock import is_held
-from finetune.runs.record import read
+from finetune.runs.lock import is_locked
+from finetune.runs.record import read_run
 
 _SECONDS_BETWEEN_LOOKS = 0.3
 
@@ -21,16 +21,16 @@ def tail(run: RunDirectory, lines: int, *, follow: bool) -> Iterator[str]:
     Raises FinetuneError if there is no log and none will come, and RunError when the system refuses to read it.
     """
     while not run.log_path.is_file():
-        if not follow or not is_held(run.lock_path):
-            record = read(run.path)
-            advice = record.reason if record.is_a_job else "It ended before it said anything."
+        if not follow or not is_locked(run.lock_path):
+            record = read_run(run.path)
+            advice = record.reason if record.has_active_job else "It ended before it said anything."
             raise FinetuneError(f"the run {run.path} has no log.", advice)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     with explained(f"read {run.log_path}"), run.log_path.open(encoding="utf-8", errors="replace", newline="") as file:
         yield from deque(file, maxlen=lines or None)
         while follow:
             # Asked before reading: what was written before the end is then read too.
-            living = is_held(run.lock_path)
+            living = is_locked(run.lock_path)
             if text := file.read():
                 yield text
             elif not living:
@@ -39,7 +39,7 @@ def tail(run: RunDirectory, lines: int, *, follow: bool) -> Iterator[str]:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def ends(run: RunDirectory) -> str:
+def status_line(run: RunDirectory) -> str:
     """One line that says how the run stands."""
-    record = read(run.path)
+    record = read_run(run.path)
     return f"{record.name} is {record.state}" + (f": {record.reason}" if record.reason else ".")

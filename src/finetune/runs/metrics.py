@@ -74,7 +74,7 @@ def curve(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, 
     return sorted(points, key=lambda point: point[0])
 
 
-def whole_name(name: str, names: Iterable[str], whose: str) -> str:
+def resolve_metric_name(name: str, names: Iterable[str], whose: str) -> str:
     """The name among `names` that `name` is, or is short for; raises FinetuneError."""
     names = list(names)
     if name in names:

@@ -15,9 +15,9 @@ import yaml
 from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.headline import Finding, headline
-from finetune.runs.jobs import Job, Queue, needs_the_queue
-from finetune.runs.lock import is_held
+from finetune.runs.headline import ReportedMetric, headline
+from finetune.runs.jobs import Job, JobQueue, unfinished_job_id
+from finetune.runs.lock import is_locked
 from finetune.runs.metrics import last_value
 
 # Every run has these from its first moment on. One alone may be anybody's file; two are no accident.
@@ -56,7 +56,7 @@ class Record:
         return job_id if isinstance(job_id, str) else None
 
     @property
-    def is_a_job(self) -> bool:
+    def has_active_job(self) -> bool:
         """Whether it is in the queue of a cluster, or running there."""
         return self.job is not None and self.state not in (*ENDED, DEAD, DAMAGED)
 
@@ -72,7 +72,7 @@ class Record:
         return _moment(self.status.get("started_at"), self.run.config_path)
 
     @cached_property
-    def heard(self) -> datetime:
+    def last_update(self) -> datetime:
         """When it last said something about itself."""
         return _moment(self.status.get("time"), self.run.path)
 
@@ -82,7 +82,7 @@ class Record:
         return _mapping(self.run.config_path)
 
     @cached_property
-    def headline(self) -> Finding | None:
+    def headline(self) -> ReportedMetric | None:
         """What it is judged by; None if there is no report, or nothing was evaluated."""
         return headline(self.run)
 
@@ -108,7 +108,7 @@ class Record:
             "step": self.step,
             "eta_seconds": self.status.get("eta_seconds"),
             "started_at": self.started.isoformat(timespec="seconds"),
-            "time": self.heard.isoformat(timespec="seconds"),
+            "time": self.last_update.isoformat(timespec="seconds"),
             "host": self.status.get("host"),
             "job": self.job,
             "loss": self.metric("loss"),
@@ -121,7 +121,7 @@ def is_run(path: Path) -> bool:
     return sum((path / name).is_file() for name in _MARKS) >= _FEWEST_MARKS
 
 
-def read(path: Path, queue: Queue | None = None) -> Record:
+def read_run(path: Path, queue: JobQueue | None = None) -> Record:
     """Read the run at `path`; whatever is wrong with it is in the record, and nothing is raised.
 
     `queue` is what the cluster says of its job and others', which is asked if it is not given.
@@ -131,24 +131,28 @@ def read(path: Path, queue: Queue | None = None) -> Record:
         status = run.read_status()
         if damage := _damage(run, status):
             return Record(run, DAMAGED, damage, status)
-        if (job_id := needs_the_queue(run)) is None:
+        if (job_id := unfinished_job_id(run)) is None:
             return _alive(run, status)
-        queue = queue or Queue([job_id])
+        queue = queue or JobQueue([job_id])
         job = queue.job(job_id)
-        return _without_its_job(run, status, job_id, queue.silence) if job is None else _of_its_job(run, status, job)
+        return (
+            _without_its_job(run, status, job_id, queue.unavailable_reason)
+            if job is None
+            else _of_its_job(run, status, job)
+        )
     except RunError as error:
         return Record(run, DAMAGED, error.what, {})
 
 
-def read_all(paths: Sequence[Path]) -> list[Record]:
+def read_runs(paths: Sequence[Path]) -> list[Record]:
     """Read runs, of which a cluster is asked once."""
-    queue = Queue(job_id for path in paths if (job_id := _job_to_ask_for(path)) is not None)
-    return [read(path, queue) for path in paths]
+    queue = JobQueue(job_id for path in paths if (job_id := _job_to_ask_for(path)) is not None)
+    return [read_run(path, queue) for path in paths]
 
 
 def _job_to_ask_for(path: Path) -> str | None:
     try:
-        return needs_the_queue(RunDirectory(path))
+        return unfinished_job_id(RunDirectory(path))
     except RunError:
         return None  # for `read` to tell
 
@@ -156,11 +160,11 @@ def _job_to_ask_for(path: Path) -> str | None:
 def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
     """A run as the cluster sees it, where the run itself cannot have the last word."""
     state, reason = str(status["state"]), str(status.get("reason", ""))
-    if job.waits:
+    if job.is_pending:
         waits_for = f" ({job.reason})" if job.reason not in ("", "None") else ""
         what = f"Job {job.id} waits in the queue{waits_for}."
         return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
-    if not job.is_over:
+    if not job.has_ended:
         begins = state == "pending"
         goes_on = REQUEUED if status.get("will_resume") else state
         return Record(run, "running" if begins else goes_on, f"Job {job.id} begins." if begins else reason, status)
@@ -173,14 +177,17 @@ def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
     return Record(run, "interrupted" if is_stop else "failed", f"{reason} {what}".strip(), status)
 
 
-def _without_its_job(run: RunDirectory, status: dict[str, Any], job_id: str, silence: str) -> Record:
-    """A run whose job SLURM does not know any more, or where it did not answer: `silence` says why."""
+def _without_its_job(run: RunDirectory, status: dict[str, Any], job_id: str, unavailable_reason: str) -> Record:
+    """A run whose job SLURM does not know any more, or where it did not answer: `unavailable_reason` says why."""
     reason = str(status.get("reason", ""))
     if status["state"] not in ("pending", "interrupted"):
         return _alive(run, status)
-    if silence:
+    if unavailable_reason:
         return Record(
-            run, str(status["state"]), f"{reason} How job {job_id} stands is not known: {silence}".strip(), status
+            run,
+            str(status["state"]),
+            f"{reason} How job {job_id} stands is not known: {unavailable_reason}".strip(),
+            status,
         )
     what = f"Job {job_id} is not in the queue any more: it was cancelled."
     return Record(run, "interrupted", f"{reason} {what}".strip(), status)
@@ -195,7 +202,7 @@ def _damage(run: RunDirectory, status: dict[str, Any]) -> str:
 
 
 def _alive(run: RunDirectory, status: dict[str, Any]) -> Record:
-    held = None if status["state"] in ENDED else is_held(run.lock_path)
+    held = None if status["state"] in ENDED else is_locked(run.lock_path)
     if held is False:
         # It may have ended between the two looks: it says so before it lets go of the lock.
         status = run.read_status()

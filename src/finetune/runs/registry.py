@@ -30,7 +30,7 @@ def _folders(parent: Path) -> Iterator[Path]:
     yield from (parent / name for name in names)
 
 
-def find(name: str, root: Path, *, whole: bool = False) -> Path:
+def find_run(name: str, root: Path, *, whole: bool = False) -> Path:
     """The one run that `name` means: a path, `<experiment>/<run>`, or a run's name or a part of it.
 
     With `whole` a part is not enough, as for what cannot be taken back.

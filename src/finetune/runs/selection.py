@@ -12,9 +12,9 @@ from typing import Any
 from finetune.config.differences import ABSENT, keys_of, value_of
 from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.filters import Term, moment, term
+from finetune.runs.filters import Condition, parse_condition, parse_time
 from finetune.runs.metrics import is_short_for, last_values
-from finetune.runs.record import STATES, Record, read_all
+from finetune.runs.record import STATES, Record, read_runs
 from finetune.runs.registry import run_folders
 
 _FIXED: dict[str, Callable[[Record], Any]] = {
@@ -39,7 +39,7 @@ class RunQuery:
 
 
 @dataclass(frozen=True)
-class Found:
+class Selection:
     """The runs that fit, in order; how many there are at all; and whose config could not be looked at."""
 
     records: list[Record]
@@ -47,16 +47,16 @@ class Found:
     unreadable: list[Record] = field(default_factory=list)
 
 
-def select(root: Path, wish: RunQuery) -> Found:
+def select(root: Path, wish: RunQuery) -> Selection:
     """The runs below `root` that fit; raises FinetuneError for a wish that cannot be read."""
     states = _states(wish.state)
-    where = [term(text, "-w 'optimizer.lr<=1e-4'") for text in wish.where]
-    metric = [term(text, "-m 'nDCG@10>0.3'") for text in wish.metric]
-    since = None if wish.since is None else moment(wish.since, datetime.now(UTC))
+    where = [parse_condition(text, "-w 'optimizer.lr<=1e-4'") for text in wish.where]
+    metric = [parse_condition(text, "-m 'nDCG@10>0.3'") for text in wish.metric]
+    since = None if wish.since is None else parse_time(wish.since, datetime.now(UTC))
     folders = run_folders(root)
     # By their folder first: what is left out then is not even opened.
     wanted = [path for path in folders if _is_of(path.parent.name, wish.experiment)]
-    there = read_all(wanted)
+    there = read_runs(wanted)
     records = [record for record in there if not states or record.state in states]
     records = [record for record in records if since is None or record.started >= since]
     unreadable = [record for record in records if where and record.config is None]
@@ -64,7 +64,7 @@ def select(root: Path, wish: RunQuery) -> Found:
     rated = [record for record in records if all(_metric_holds(record, each) for each in metric)]
     if not rated:
         _check_known(there, where, metric)
-    return Found(_sorted(rated, wish.sort, wish.reverse), len(folders), unreadable)
+    return Selection(_sorted(rated, wish.sort, wish.reverse), len(folders), unreadable)
 
 
 def _states(names: Sequence[str]) -> set[str]:
@@ -79,11 +79,11 @@ def _is_of(experiment: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatchcase(experiment, pattern) for pattern in patterns)
 
 
-def _config_holds(record: Record, wanted: Term) -> bool:
+def _config_holds(record: Record, wanted: Condition) -> bool:
     return record.config is not None and wanted.holds(value_of(record.config, wanted.name))
 
 
-def _check_known(records: Sequence[Record], where: Sequence[Term], metric: Sequence[Term]) -> None:
+def _check_known(records: Sequence[Record], where: Sequence[Condition], metric: Sequence[Condition]) -> None:
     """Raise FinetuneError for a name that none of the runs has: an empty list would say that none fits."""
     configs = [record.config for record in records if record.config]
     keys = {key for config in configs for key in keys_of(config)} if where else set()
@@ -107,7 +107,7 @@ def _metrics(record: Record) -> dict[str, float]:
         return {}
 
 
-def _metric_holds(record: Record, wanted: Term) -> bool:
+def _metric_holds(record: Record, wanted: Condition) -> bool:
     value = record.metric(wanted.name)
     return wanted.holds(ABSENT if value is None else value)
 
