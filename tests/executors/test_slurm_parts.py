@@ -182,7 +182,7 @@ def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
         "gone": "interrupted",
         "done": "finished",
     }
-    assert found["waits"].reason == "Job 1 waits in the queue (Priority)."
+    assert found["waits"].reason == "Job 1 is waiting in the queue (Priority)."
     assert "out of memory" in found["memory"].reason
     assert len(calls.read_text().splitlines()) == 1  # for all of them
 
@@ -192,7 +192,7 @@ def test_a_run_whose_cluster_is_out_of_reach_is_what_it_said_last(tmp_path, comm
     commands("sacct", code=1)
     record = read_run(job(tmp_path, "a", "pending", "1").path)
     assert record.state == "pending"
-    assert "How job 1 stands is not known: squeue: " in record.reason and "Unable to contact" in record.reason
+    assert "The state of job 1 is unknown: squeue: " in record.reason and "Unable to contact" in record.reason
 
 
 @pytest.mark.parametrize(

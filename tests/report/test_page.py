@@ -47,7 +47,7 @@ def test_the_same_report_is_the_same_page() -> None:
 
 def test_a_section_that_is_not_there_is_left_out() -> None:
     headings = re.findall(r"<h2>(?:<bdi[^>]*>)?([^<]+)", report_page(BARE, []))
-    assert headings == ["Data", "What it cost", "How to do it again", "How to use it"]
+    assert headings == ["Data", "Cost", "How to reproduce", "How to use the model"]
     whole = re.findall(r'<section id="([a-z]+)"', report_page(make_report(), [{"step": 1, "loss": 2.0}]))
     assert whole == ["metrics", "learning", "examples", "embeddings", "data", "forgetting", "cost", "again", "use"]
 
@@ -62,7 +62,7 @@ def test_a_metric_that_is_no_number_is_a_dash() -> None:
 @pytest.mark.parametrize("length", [1, 199, 200, 201, 5_000])
 def test_a_long_curve_keeps_its_ends_and_its_extremes(length: int) -> None:
     points = [(float(step), 1000.0 if step == length // 2 else float(step)) for step in range(1, length + 1)]
-    drawn = charts._stretches(points)
+    drawn = charts._downsample(points)
     assert len(drawn) <= 200
     assert drawn[-1][0] == length
     assert max(high for _, _, _, high in drawn) == max(value for _, value in points)
@@ -113,6 +113,6 @@ def test_a_report_that_cannot_be_made_fails_no_run(tmp_path: Path, monkeypatch: 
     assert write.try_to_write_report(run)
     monkeypatch.setattr(write, "report_page", lambda *_: 1 / 0)
     assert not write.try_to_write_report(run)
-    assert "The report could not be made: ZeroDivisionError" in capsys.readouterr().out
+    assert "The report could not be written: ZeroDivisionError" in capsys.readouterr().out
     assert not write.try_to_write_report(RunDirectory(tmp_path / "x"))
     assert "has no report.json yet" in capsys.readouterr().out

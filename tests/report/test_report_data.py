@@ -10,7 +10,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change
 from finetune.evaluation.comparison import Comparison, MetricChange, compare
 from finetune.evaluation.retrieval import RetrievalResult
-from finetune.report.side_by_side import side_by_side
+from finetune.report.terminal import models_table
 from tests.evaluation.making import built
 
 QUERIES, DOCUMENTS = 40, 200
@@ -44,7 +44,7 @@ def test_compare_measures_every_metric_headline_first(comparison) -> None:
 
 def test_models_side_by_side_keep_whole_names_of_metrics_in_a_narrow_terminal(comparison) -> None:
     console = Console(width=24, file=StringIO())
-    console.print(side_by_side("retrieval", {"first": comparison.before, "second": comparison.after}))
+    console.print(models_table("retrieval", {"first": comparison.before, "second": comparison.after}))
     text = console.file.getvalue()
     assert all(f"\n{metric} " in text for metric in comparison.before.means)
     assert f"{comparison.before.means['recall@10']:.3f}" in text

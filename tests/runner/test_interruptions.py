@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_left_out_and_without_another_it_is_one_sentence
     file.with_name(f"step-{older:08d}.json").write_text("{")
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 2
-    assert "has no whole checkpoint" in again.stderr
+    assert "has no usable checkpoint" in again.stderr
     assert "Traceback" not in again.stderr
     assert (status(path)["state"], status(path)["cause"]) == ("failed", "mistake")
     (path / "config.yaml").write_text("{ damaged")

@@ -19,7 +19,7 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"could not write .*: the folder is gone\."):
+    with pytest.raises(RunError, match=r"could not write .*: the folder no longer exists\."):
         write_text_atomically(tmp_path / "nowhere" / "file", "text")
 
 

@@ -60,8 +60,8 @@ def make_it_another_configs(path):
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (change_a_byte, "its bytes are not those that were saved"),
-        (cut, "17 of 22 bytes are there"),
+        (change_a_byte, "its checksum differs from that of the saved file"),
+        (cut, "it has 17 of 22 bytes"),
         (damage_the_manifest, "its manifest is damaged"),
         (make_it_older, "it was saved by finetune 0.0.1 in format 0"),
         (make_it_another_configs, "it is from another config (optimizer.lr was 0.5, now 0.001)"),
@@ -74,10 +74,10 @@ def test_what_is_not_whole_is_left_out_with_the_reason(saved, spoil, why):
     assert newest == saved.path(10)
     assert [line.replace("it is damaged: ", "")[: len(why) + 20] for line in left_out] == [f"step-00000020.ckpt, {why}"]
     with pytest.raises(FinetuneError) as refused:
-        saved.chosen(saved.path(20))
+        saved.check(saved.path(20))
     assert why in refused.value.what
     spoil(saved.path(10))
-    with pytest.raises(FinetuneError, match="has no whole checkpoint"):
+    with pytest.raises(FinetuneError, match="has no usable checkpoint"):
         saved.newest()
 
 
@@ -95,15 +95,15 @@ def test_a_save_that_was_killed_is_as_if_it_had_not_begun(saved):
 
 def test_a_checkpoint_of_a_version_without_manifests_is_one_sentence(saved):
     (saved.folder / "last.ckpt").write_bytes(b"old")
-    with pytest.raises(FinetuneError, match=r"last\.ckpt, it is of an older version"):
+    with pytest.raises(FinetuneError, match=r"last\.ckpt, it is from an older version"):
         saved.newest()
 
 
 def test_what_is_no_checkpoint_is_called_so(saved):
     note = saved.folder / "notes.txt"
     note.write_text("mine")
-    with pytest.raises(FinetuneError, match="it is no checkpoint"):
-        saved.chosen(note)
+    with pytest.raises(FinetuneError, match="it is not a checkpoint"):
+        saved.check(note)
 
 
 def test_those_that_are_kept_stay_whole_and_links_follow_a_moved_run(saved, tmp_path):

@@ -54,7 +54,7 @@ def test_what_is_no_run_stays(tmp_path: Path) -> None:
     folder = tmp_path / "e" / "a"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("mine: 1")
-    with pytest.raises(FinetuneError, match="no run of finetune"):
+    with pytest.raises(FinetuneError, match="not a run of finetune"):
         delete_run(folder, tmp_path)
     assert (folder / "config.yaml").is_file()
 

@@ -18,7 +18,7 @@ from finetune.runs.directory import RunDirectory
 
 
 def test_a_run_from_claim_to_reading(tmp_path: Path) -> None:
-    run = RunDirectory.claim(tmp_path / "outputs" / 'it\'s an "experiment"', "my run", "unused")
+    run = RunDirectory.create(tmp_path / "outputs" / 'it\'s an "experiment"', "my run", "unused")
     with run.lock():
         run.write_status("created")
         run.write_status("running", step=3, eta_seconds=12.5, texts_per_second=99)
@@ -36,14 +36,14 @@ def test_a_run_from_claim_to_reading(tmp_path: Path) -> None:
 
 
 def test_facts_are_written(tmp_path: Path) -> None:
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     run.write_status("running", texts_per_second=99)
     assert run.read_status()["texts_per_second"] == 99
 
 
 def test_claims_at_the_same_moment_never_collide(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        runs = list(pool.map(lambda _: RunDirectory.claim(tmp_path, None, "bert_csv"), range(64)))
+        runs = list(pool.map(lambda _: RunDirectory.create(tmp_path, None, "bert_csv"), range(64)))
     assert len({run.path for run in runs}) == 64
     assert all(run.path.is_dir() for run in runs)
     # 64 claims take well under a second each, so some must have met.
@@ -51,7 +51,7 @@ def test_claims_at_the_same_moment_never_collide(tmp_path: Path) -> None:
 
 
 def _claim_in_process(parent: Path, count: int) -> list[str]:
-    return [RunDirectory.claim(parent, None, "x").name for _ in range(count)]
+    return [RunDirectory.create(parent, None, "x").name for _ in range(count)]
 
 
 def test_claims_of_two_processes_never_collide(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_claims_of_two_processes_never_collide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stem", ["a/b", "../..", "", "x" * 300, "naïve", "a\0b", "~"])
 def test_any_stem_makes_one_folder_under_the_parent(tmp_path: Path, stem: str) -> None:
-    run = RunDirectory.claim(tmp_path, None, stem)
+    run = RunDirectory.create(tmp_path, None, stem)
     assert run.path.parent == tmp_path
     assert list(tmp_path.iterdir()) == [run.path]
 
@@ -70,7 +70,7 @@ def test_any_stem_makes_one_folder_under_the_parent(tmp_path: Path, stem: str) -
 def test_a_name_that_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(FinetuneError, match="exists already") as caught:
-        RunDirectory.claim(tmp_path, "mine", "")
+        RunDirectory.create(tmp_path, "mine", "")
     assert "name=" in caught.value.advice
     assert list((tmp_path / "mine").iterdir()) == []
 
@@ -79,13 +79,13 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for parent in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(RunError, match=r"file is a file\.") as caught:
-            RunDirectory.claim(parent, "a", "")
+            RunDirectory.create(parent, "a", "")
         assert "output_root=" in caught.value.advice
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="too long"):
-        RunDirectory.claim(tmp_path, "x" * 300, "")
+        RunDirectory.create(tmp_path, "x" * 300, "")
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _powerless():
 def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with _powerless(), pytest.raises(RunError, match="permission denied") as caught:
-        RunDirectory.claim(tmp_path / "outputs", "a", "")
+        RunDirectory.create(tmp_path / "outputs", "a", "")
     assert "output_root=" in caught.value.advice
 
 
@@ -115,7 +115,7 @@ def test_open_wants_a_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"\0" * 100])
 def test_a_status_that_something_else_wrote_is_no_status(tmp_path: Path, content: bytes) -> None:
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     run.status_path.write_bytes(content)
     assert run.read_status() == {}
     run.write_status("running")
@@ -123,7 +123,7 @@ def test_a_status_that_something_else_wrote_is_no_status(tmp_path: Path, content
 
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     run.append_metrics({"loss": float("nan"), "inner": {"lr": [float("inf"), 1.0]}, "ok": True, "at": tmp_path})
 
     def refuse(token: str) -> None:

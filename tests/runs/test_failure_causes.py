@@ -63,7 +63,7 @@ HOLD = "import sys, pathlib, time; from finetune.runs.directory import RunDirect
 
 
 def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     assert run.effective_status()["state"] == "running"
@@ -71,14 +71,14 @@ def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
     process.wait()
     truth = run.effective_status()
     assert (truth["state"], truth["cause"], truth["step"]) == ("interrupted", "killed", 7)
-    assert "the last step that was written down is 7" in truth["reason"]
+    assert "the last recorded step is 7" in truth["reason"]
     assert run.read_status()["state"] == "running"  # who looks changes nothing
     run.write_status("finished")
     assert run.effective_status()["state"] == "finished"
 
 
 def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "node-17")
         run.write_status("running", step=3)
@@ -92,14 +92,14 @@ def test_a_directory_appears_with_its_record_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        RunDirectory.claim(tmp_path, "a", "", fail)
+        RunDirectory.create(tmp_path, "a", "", fail)
     assert not list(tmp_path.iterdir())
 
     def look(run, name):
         (run.path / "config.yaml").write_text(name)
         assert not (tmp_path / name).exists()
 
-    assert (RunDirectory.claim(tmp_path, "a", "", look).path / "config.yaml").read_text() == "a"
+    assert (RunDirectory.create(tmp_path, "a", "", look).path / "config.yaml").read_text() == "a"
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~umask()
 
 
@@ -110,7 +110,7 @@ def umask():
 
 
 def test_who_only_looks_keeps_nobody_out(tmp_path):
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     done = threading.Event()
 
     def look():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDirectory
-from finetune.runs.metrics import curve, last_value, last_values, resolve_metric_name
+from finetune.runs.metrics import curve, last_values, resolve_metric_name
+from finetune.runs.metrics_file import last_value
 
 NAMES = st.sampled_from(["loss", "a/loss", "x/before/loss", 'q"uote', "ünïcode", "los"])
 VALUES = st.one_of(st.floats(), st.integers(-5, 5), st.none(), st.just("text"), st.booleans())
@@ -61,7 +62,7 @@ def test_names_are_completed_and_misspelt_ones_answered() -> None:
     names = ["loss", "retrieval/before/nDCG@10", "retrieval/after/nDCG@10", "a/x", "b/x"]
     assert resolve_metric_name("loss", names, "r") == "loss"
     assert resolve_metric_name("nDCG@10", names, "r") == "retrieval/after/nDCG@10"
-    with pytest.raises(FinetuneError, match=r"several metrics of r. Give one: a/x, b/x."):
+    with pytest.raises(FinetuneError, match=r"is ambiguous among the metrics of r. Give one: a/x, b/x."):
         resolve_metric_name("x", names, "r")
     with pytest.raises(FinetuneError, match=r"r has no metric 'los'. Did you mean loss\?"):
         resolve_metric_name("los", names, "r")

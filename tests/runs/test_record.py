@@ -19,7 +19,7 @@ def test_a_run_that_ended_is_what_it_says(tmp_path: Path, state: str) -> None:
 def test_a_run_that_nobody_works_on_is_dead_whatever_it_says(tmp_path: Path, state: str) -> None:
     record = read_run(make_run(tmp_path, "e/a", state, pid=1).path)  # a process of that number is always there
     assert record.state == "dead"
-    assert f"while it was {state}" in record.reason and "it was on elsewhere" in record.reason
+    assert f"while it was {state}" in record.reason and "it ran on elsewhere" in record.reason
 
 
 def test_a_run_lives_as_long_as_its_process(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_run_lives_as_long_as_its_process(tmp_path: Path) -> None:
         process.wait()
         assert read_run(run.path).state == "dead"
         # It was this machine, so there is no doubt.
-        assert "as far as can be seen" not in read_run(run.path).reason
+        assert "cannot be confirmed from here" not in read_run(run.path).reason
     with living(run) as process:
         assert read_run(run.path).state == "running"
         process.communicate("")

@@ -5,9 +5,8 @@ import pytest
 
 from finetune.config.differences import ABSENT, differences, value_of
 from finetune.errors import FinetuneError
-from finetune.runs.filters import parse_condition, parse_time
 from finetune.runs.registry import find_run
-from finetune.runs.selection import RunQuery, select
+from finetune.runs.selection import RunQuery, parse_condition, parse_time, select
 from tests.runs.made import CONFIG, living, make_run
 
 
@@ -80,10 +79,10 @@ def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> No
     ("wish", "answer"),
     [
         ({"state": ["dad"]}, "there is no state 'dad'. Did you mean dead?"),
-        ({"where": ["seed"]}, "'seed' is no condition"),
-        ({"where": ["seed>many"]}, "compares with 'many', which is no number"),
-        ({"metric": ["<3"]}, "'<3' is no condition"),
-        ({"since": "yesterday"}, "'yesterday' is no time"),
+        ({"where": ["seed"]}, "'seed' is not a condition"),
+        ({"where": ["seed>many"]}, "compares with 'many', which is not a number"),
+        ({"metric": ["<3"]}, "'<3' is not a condition"),
+        ({"since": "yesterday"}, "'yesterday' is not a time"),
         ({"sort": "nowhere"}, "no run here has 'nowhere' to sort by"),
         ({"where": ["optimizer.lrr=1"]}, "no run here has a config value 'optimizer.lrr'. Did you mean optimizer.lr?"),
         ({"metric": ["nDGC@10>0"]}, "no run here has a metric 'nDGC@10'. Did you mean nDCG@10?"),
@@ -118,9 +117,9 @@ def test_names_find_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert find_run("a long", root).name == "a long name"
     for name, answer in [
-        ("long", "'long' can be 2 runs. Give one: three/a long name, three/another long name."),
-        ("one/x", f"'one/x' is the name of no run in {root}. Did you mean one/a"),
-        (str(root / "two" / "no run"), "is no run"),
+        ("long", "'long' matches 2 runs. Give one: three/a long name, three/another long name."),
+        ("one/x", f"there is no run 'one/x' in {root}. Did you mean one/a"),
+        (str(root / "two" / "no run"), "no run' is not a run"),
     ]:
         with pytest.raises(FinetuneError) as caught:
             find_run(name, root)

@@ -62,14 +62,15 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
         say("The models, the config and the data are fine; nothing was evaluated.", style="bold green")
         return 0
     found = found or {}
-    from finetune.report.side_by_side import as_data, side_by_side
+    from finetune.report.report_data import models_data
+    from finetune.report.terminal import models_table
 
     if as_json:
-        data = {"evaluations": {name: as_data(results) for name, results in found.items()}}
+        data = {"evaluations": {name: models_data(results) for name, results in found.items()}}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
     else:
         for name, results in found.items():
-            console.print(side_by_side(name, results))
+            console.print(models_table(name, results))
     return 0
 
 

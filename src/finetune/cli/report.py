@@ -11,9 +11,10 @@ from pathlib import Path
 from finetune.console import console, end_quietly_without_a_reader, say
 from finetune.errors import FinetuneError
 from finetune.report import terminal
-from finetune.report.comparison import compare_reports, comparison_page
+from finetune.report.comparison import comparison_page
 from finetune.report.write import read_report, write_report
 from finetune.runs.atomic import to_json, write_text_atomically
+from finetune.runs.compare import compare_reports
 from finetune.runs.record import Record, read_run
 from finetune.runs.registry import OUTPUTS, find_run
 from finetune.runs.selection import RunQuery, select

@@ -27,13 +27,13 @@ class Evaluator:
 
     `evaluates` is the kind: `judgments`, `scored pairs` or `labelled items`. With `takes_scores` it asks for the scores
     of pairs, which any model can give, instead of embeddings. `data` is a source of its own, `None` for what the run
-    holds out. What only `watches` has texts of its own, and no run is judged by it. With `during_training` callbacks
+    holds out. One that is `report_only` has its own texts, and no run is judged by it. With `during_training` callbacks
     measure it too. What `brings_texts` is a `TextEvaluator`.
     """
 
     evaluates: ClassVar[str] = "judgments"
     takes_scores: ClassVar[bool] = False
-    watches: ClassVar[bool] = False
+    report_only: ClassVar[bool] = False
     brings_texts: ClassVar[bool] = False
     during_training: bool = True
 

@@ -22,8 +22,8 @@ from finetune.console import say
 from finetune.errors import Problem
 from finetune.executors.local import TrialOutcome
 from finetune.runs.directory import RunDirectory
-from finetune.runs.headline import more_is_better
 from finetune.runs.lock import hold_lock
+from finetune.runs.metrics import more_is_better
 from finetune.runs.record import read_run
 from finetune.sweep.planner import Planner
 from finetune.sweep.ranking import Ranking
