@@ -109,8 +109,8 @@ def test_planted_wrong_labels_are_found(spread: float, precision: float, recall:
     found = wrong_labels(items.astype(np.float32), given)
     places = {one.place for one in found}
     assert len(places & set(planted.tolist())) >= max(precision * len(places), recall * PLANTED)
-    assert np.mean([one.told == label[one.place] for one in found if one.place in planted]) >= 0.95
-    assert all(given[one.place] == one.label and one.told_share > one.share for one in found)
+    assert np.mean([one.suggested == label[one.place] for one in found if one.place in planted]) >= 0.95
+    assert all(given[one.place] == one.label and one.suggested_share > one.share for one in found)
 
 
 def test_equal_items_are_each_others_neighbours() -> None:
@@ -118,4 +118,4 @@ def test_equal_items_are_each_others_neighbours() -> None:
     label = np.repeat([0, 1], 30)
     assert wrong_labels(items, label) == []
     label[3] = 1
-    assert [(one.place, one.label, one.told) for one in wrong_labels(items, label)] == [(3, 1, 0)]
+    assert [(one.place, one.label, one.suggested) for one in wrong_labels(items, label)] == [(3, 1, 0)]

@@ -16,7 +16,7 @@ from .test_search import brute_force
 @pytest.fixture(autouse=True, scope="module")
 def _always():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bf16Prefilter, "is_worth_it", lambda *_: True)
+        patch.setattr(Bf16Prefilter, "is_faster", lambda *_: True)
         patch.setattr(bf16_prefilter, "_FIRST", 16)
         yield
 

@@ -10,8 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from finetune.data.holdout.eval_data import LabelledItems, ScoredPairs
 from finetune.errors import FinetuneError
+from finetune.evaluation.classification import knn_predict, linear_probe_predict
 from finetune.evaluation.clusters import k_means
-from finetune.evaluation.probes import knn_predict, linear_probe_predict
 from tests.evaluation.making import built, judgments
 
 
@@ -62,11 +62,11 @@ def test_right_pairs_are_told_from_wrong_ones(points) -> None:
     ("name", "settings", "score", "words"),
     [
         ("similarity", {}, [1.0, 1.0, 1.0], "all scores are the same"),
-        ("pair_classification", {}, [0.0, 0.5, 1.0], "it is open which pairs are right"),
+        ("pair_classification", {}, [0.0, 0.5, 1.0], "it is undefined which pairs are right"),
         ("pair_classification", {"right_from": 0.0}, [0.0, 0.5, 1.0], "all of the 3 pairs are right"),
     ],
 )
-def test_scores_that_say_nothing(points, name, settings, score, words) -> None:
+def test_unusable_scores_are_an_error(points, name, settings, score, words) -> None:
     held = ScoredPairs("test", np.arange(3), np.arange(3, 6), np.array(score))
     with pytest.raises(FinetuneError, match=words):
         built(name, **settings).evaluate(held, lambda rows: points[rows])
@@ -134,9 +134,9 @@ def test_alignment_and_uniformity_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["similarity", "pair_classification", "classification", "clustering", "geometry"])
-def test_embeddings_that_are_no_numbers(points, name) -> None:
+def test_non_finite_embeddings_are_an_error(points, name) -> None:
     held = labelled() if name in ("classification", "clustering") else scored(points, binary=True)
     if name == "geometry":
         held = judgments([0], [1, 2], [(0, 0, 1)])
-    with pytest.raises(FinetuneError, match="not numbers"):
+    with pytest.raises(FinetuneError, match="embeddings are not finite"):
         built(name).evaluate(held, lambda rows: np.full((len(rows), 4), np.nan, np.float32))

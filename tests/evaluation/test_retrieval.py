@@ -153,8 +153,8 @@ def test_nothing_to_find_is_said() -> None:
     assert "data.validation_path" in caught.value.advice
 
 
-def test_embeddings_that_are_no_numbers() -> None:
-    with pytest.raises(FinetuneError, match="not numbers"):
+def test_non_finite_embeddings_are_an_error() -> None:
+    with pytest.raises(FinetuneError, match="embeddings are not finite"):
         retrieval().evaluate(judgments([0], [10], [(0, 0, 1)]), on_a_line({0: float("nan"), 10: 1.0}))
 
 
@@ -189,7 +189,7 @@ def test_a_query_may_find_itself_where_that_is_wanted() -> None:
 def test_a_cut_off_beyond_the_corpus_is_said() -> None:
     result = retrieval().evaluate(judgments([0], [10, 11], [(0, 0, 1)]), on_a_line({0: 1.0, 10: 0.9, 11: 0.1}))
     assert result.notes == [
-        "nDCG@10, recall@3, MRR@10, MAP@100: all 2 documents of the corpus are within the first 100."
+        "nDCG@10, recall@3, MRR@10, MAP@100: the corpus has only 2 documents, fewer than the cut-off 100."
     ]
 
 

@@ -99,7 +99,7 @@ def test_embeddings_that_are_no_numbers_are_counted(bad: float, side: str) -> No
     good = np.ones((4, 3), np.float32)
     spoilt = good.copy()
     spoilt[1, 2] = spoilt[3, 0] = bad
-    with pytest.raises(FinetuneError, match=f"2 of 4 {side} embeddings are not numbers"):
+    with pytest.raises(FinetuneError, match=f"2 of 4 {side} embeddings are not finite"):
         top_k(*((spoilt, good) if side == "query" else (good, spoilt)), 1)
 
 

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, v_measure_score
 
-from finetune.evaluation import binary
 from finetune.evaluation.clusters import v_measure
-from finetune.evaluation.correlation import pearson, ranks, spearman
 from finetune.evaluation.geometry import uniformity
+from finetune.evaluation.pair_metrics import average_precision, best_f1, pearson, ranks, spearman
 
 
 def two_lists(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -43,9 +42,9 @@ def test_coefficients_are_those_of_scipy_ties_included(seed, count, tied) -> Non
 @given(st.integers(0, 2**32), st.integers(3, 60), st.booleans())
 def test_pairs_are_told_apart_as_scikit_learn_does_ties_included(seed, count, tied) -> None:
     score, right = right_ones(seed, count, tied)
-    found = binary.average_precision(score, right)
+    found = average_precision(score, right)
     assert found.mean() == pytest.approx(average_precision_score(right, score), abs=1e-9)
-    shares, threshold = binary.best_f1(score, right)
+    shares, threshold = best_f1(score, right)
     best = max(f1_score(right, score >= value) for value in np.unique(score))
     assert shares.mean() == pytest.approx(best, abs=1e-9)
     assert f1_score(right, score >= threshold) == pytest.approx(best, abs=1e-9)
@@ -67,7 +66,7 @@ def metric_of(name: str, seed: int, count: int):
         return (lambda rows: theirs(left[rows], right[rows])[0]), ours(left, right)
     if name == "f1":
         score, right = right_ones(seed, count, tied=False)
-        shares, threshold = binary.best_f1(score, right)
+        shares, threshold = best_f1(score, right)
         return (lambda rows: f1_score(right[rows], score[rows] >= threshold)), shares
     if name == "v":
         random = np.random.default_rng(seed)

@@ -77,7 +77,7 @@ def make_report(name: str = "my run", hostile: bool = False) -> dict[str, Any]:
             "name": "words in use",
             "counts": {"queries": 250},
             "what": "Sentence pairs of general English, rated by how alike they are.",
-            "verdict": "no visible change: -0.020 nDCG@10, needs about 900 more queries to tell",
+            "verdict": "no visible change: -0.020 nDCG@10, needs about 900 more queries to be certain",
             "metrics": {"nDCG@10": row("nDCG@10", 0.81, 0.79, False)},
         },
         "cost": {
@@ -127,7 +127,7 @@ def _retrieval(said: Any) -> dict[str, Any]:
 
 def _described(metric: str, headline: dict[str, Any]) -> dict[str, Any]:
     word = ("better" if headline["change"] > 0 else "worse") if headline["certain"] else "no visible change"
-    end = ", certain" if headline["certain"] else ", needs about 900 more queries to tell"
+    end = ", certain" if headline["certain"] else ", needs about 900 more queries to be certain"
     return {
         "judgments": "pairs.csv, held out",
         "headline": f"{word}: {headline['change']:+.3f} {metric}{end}",

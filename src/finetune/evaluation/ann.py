@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours: what an index finds that does not look at every document.
+"""Approximate nearest neighbor search, by an index that does not score every document.
 
 Shapes: Q queries, M documents, D width, K hits.
 """
@@ -24,10 +24,10 @@ def is_installed() -> bool:
 
 
 def approximate_top_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[np.int64]:
-    """About the k documents of highest dot product for every query `(Q, K)`, best first; -1 where fewer were found.
+    """Return approximately the k documents with the highest dot product for every query `(Q, K)`, best first.
 
-    A graph of usearch with its own settings (HNSW, Malkov and Yashunin 2018, https://arxiv.org/abs/1603.09320). Of
-    equal scores the smaller index comes first.
+    Padded with -1 where fewer were found. Uses the HNSW graph of usearch with its default settings (Malkov and Yashunin
+    2018, https://arxiv.org/abs/1603.09320). Of equal scores the smaller index is first.
 
     Raises:
         CheckFailed: the package is not installed.
@@ -43,8 +43,8 @@ def approximate_top_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[
     index.add(np.arange(len(corpus_MD)), corpus_MD)
     matches: Any = index.search(queries_QD, k)
     keys_QK = np.asarray(matches.keys, np.int64).reshape(len(queries_QD), -1)
-    far_QK = np.asarray(matches.distances, np.float32).reshape(keys_QK.shape)
-    # What is behind the last match of a query was never written.
-    there_QK = np.arange(keys_QK.shape[1]) < np.atleast_1d(matches.counts)[:, None]
-    far_QK, keys_QK = np.where(there_QK, far_QK, np.inf), np.where(there_QK, keys_QK, -1)
-    return np.take_along_axis(keys_QK, np.lexsort((keys_QK, far_QK)), axis=1)
+    distance_QK = np.asarray(matches.distances, np.float32).reshape(keys_QK.shape)
+    # Entries after the last match of a query are uninitialized.
+    is_match_QK = np.arange(keys_QK.shape[1]) < np.atleast_1d(matches.counts)[:, None]
+    distance_QK, keys_QK = np.where(is_match_QK, distance_QK, np.inf), np.where(is_match_QK, keys_QK, -1)
+    return np.take_along_axis(keys_QK, np.lexsort((keys_QK, distance_QK)), axis=1)

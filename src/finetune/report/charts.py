@@ -219,7 +219,7 @@ def _percentages(counts: Sequence[float]) -> list[float]:
 
 
 def dimensions(metric: str, rows: Sequence[tuple[str, float, float]], name: str) -> Chart:
-    """Return the chart of a metric with truncated embeddings: rows are (dimensions, before, after), the full one last."""
+    """Return the chart of a metric with truncated embeddings: rows of (dimensions, before, after), full one last."""
     (shortest, _, truncated), (_, _, full) = rows[0], rows[-1]
     if full > 0:
         kept = f"{100 * truncated / full:.0f} % of it with {shortest} dimensions"

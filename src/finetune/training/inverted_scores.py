@@ -17,7 +17,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import ScoredPairs
 from finetune.encoding.collectives import Collectives
 from finetune.evaluation.bootstrap import paired_change
-from finetune.evaluation.correlation import spearman
+from finetune.evaluation.pair_metrics import spearman
 from finetune.evaluation.result import Floats, Result
 from finetune.evaluation.truncation_quantization import normalize
 from finetune.training.evaluation_runner import EvaluationRunner

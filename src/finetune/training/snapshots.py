@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from finetune.analysis.entries import locate_entries, suspect_label_entries, suspect_pair_entries
-from finetune.analysis.label_errors import RankedHits, SuspectPair, false_negatives, wrong_labels, wrong_pairs
+from finetune.analysis.label_errors import (
+    RankedHits,
+    SuspectPair,
+    false_negatives,
+    hits_of_search,
+    hits_of_training,
+    wrong_labels,
+    wrong_pairs,
+)
 from finetune.analysis.pca_map import pca_map
-from finetune.analysis.ranked import hits_of_search, hits_of_training
 from finetune.analysis.sample import HeldOutSample, sample_held_out, sample_labeled_items, sample_training_pairs
 from finetune.analysis.similarities import similarities
 from finetune.data.arrays import Ints, distinct
