@@ -1,1 +1,1 @@
-"""Analysis of a run in addition to its metrics: similarities, a map, examples, suspect data. Plain data for the report."""
+"""Analysis of a run beyond its metrics: similarities, a map, examples, suspect data; plain data for report.json."""

@@ -121,7 +121,8 @@ def wrong_labels(emb_ND: NDArray[np.float32], label_N: Ints) -> list[WrongLabel]
 
     An item's probability of a class is the fraction of its ten nearest neighbors, without itself, that have the class.
     Its label is suspect if the probability of another class is at least the average over the items of that class, minus
-    one neighbor, and that of its own class is below the average over its class: off the diagonal of the confident joint.
+    one neighbor, and that of its own class is below the average over its class (off the diagonal of the confident
+    joint).
     """
     classes, label_N = np.unique(label_N, return_inverse=True)
     if len(classes) < 2 or len(label_N) < _FEWEST:
