@@ -1,4 +1,4 @@
-"""Wrong labels and missing ones are planted, and what is found is counted."""
+"""Detection of planted wrong labels and missing labels."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Made(NamedTuple):
     ranked: RankedHits
     wrong: set[int]
     twins: set[tuple[int, int]]
-    right: set[tuple[int, int]]  # what belongs to a query whose label is wrong
+    right: set[tuple[int, int]]  # the true pairs of queries whose label is wrong
 
 
 def made(noise: float, seed: int = 0) -> Made:
@@ -62,7 +62,7 @@ def test_planted_wrong_pairs_are_found(noise: float, precision: float, recall: f
     assert (doubt.positive, doubt.document) == (data.ranked.right[doubt.query, 0], data.ranked.hits[doubt.query, 0])
 
 
-def test_a_query_that_finds_itself_first_is_told_the_next() -> None:
+def test_a_query_that_finds_itself_gets_the_next_hit() -> None:
     ranked = made(0.3).ranked
     (query, *_) = (doubt.query for doubt in wrong_pairs(ranked))
     hits, scores = ranked.hits.copy(), ranked.scores.copy()
@@ -74,15 +74,15 @@ def test_a_query_that_finds_itself_first_is_told_the_next() -> None:
 
 
 @pytest.mark.parametrize(("noise", "precision", "recall"), [(0.3, 0.98, 0.8), (0.7, 0.98, 0.75), (1.0, 0.75, 0.6)])
-def test_planted_twins_without_a_label_are_found(noise: float, precision: float, recall: float) -> None:
+def test_planted_unlabeled_twins_are_found(noise: float, precision: float, recall: float) -> None:
     data = made(noise)
     found = {(doubt.query, doubt.document) for doubt in false_negatives(data.ranked)}
-    # That a query with a wrong label finds its own document is as true.
+    # A query with a wrong label that finds its true document counts as correct too.
     assert len(found & (data.twins | data.right)) >= precision * len(found)
     assert len(found & data.twins) >= recall * PLANTED
 
 
-def test_nothing_is_doubted_where_nothing_is_wrong() -> None:
+def test_correct_data_has_no_suspects() -> None:
     points = np.eye(64)
     ranked = RankedHits(
         np.arange(64), np.arange(64)[:, None], np.ones((64, 1)), np.ones((64, 1), bool),
@@ -91,7 +91,7 @@ def test_nothing_is_doubted_where_nothing_is_wrong() -> None:
     assert false_negatives(ranked) == wrong_pairs(ranked) == []
 
 
-def test_a_handful_of_pairs_says_nothing() -> None:
+def test_too_few_pairs_have_no_suspects() -> None:
     ranked = made(0.3).ranked
     few = RankedHits(*(part[:5] for part in (ranked.queries, ranked.hits, ranked.scores, ranked.is_right)),
                  ranked.right[:5], ranked.right_scores[:5], ranked.noise[:5])  # fmt: skip
@@ -113,7 +113,7 @@ def test_planted_wrong_labels_are_found(spread: float, precision: float, recall:
     assert all(given[one.place] == one.label and one.suggested_share > one.share for one in found)
 
 
-def test_equal_items_are_each_others_neighbours() -> None:
+def test_equal_items_are_neighbors_of_each_other() -> None:
     items = np.repeat(np.eye(2, dtype=np.float32), 30, axis=0)
     label = np.repeat([0, 1], 30)
     assert wrong_labels(items, label) == []

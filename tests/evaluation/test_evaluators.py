@@ -36,7 +36,7 @@ def scored(points, binary=False):
     return ScoredPairs("test", left, right, (score > 1).astype(float) if binary else score.astype(float))
 
 
-def test_similarities_go_with_scores_as_scipy_says(points) -> None:
+def test_correlations_equal_scipy(points) -> None:
     held, kinds = scored(points), ["cosine", "dot", "euclidean"]
     found = built("similarity", similarities=kinds).evaluate(held, lambda rows: points[rows])
     left, right = points[held.left].astype(float), points[held.right].astype(float)
@@ -50,7 +50,7 @@ def test_similarities_go_with_scores_as_scipy_says(points) -> None:
         assert found.means[f"Pearson {kind}"] == pytest.approx(scipy.stats.pearsonr(similar[kind], held.score)[0])
 
 
-def test_right_pairs_are_told_from_wrong_ones(points) -> None:
+def test_pair_classification_equals_scikit_learn(points) -> None:
     held = scored(points, binary=True)
     found = built("pair_classification", similarities=["dot"]).evaluate(held, lambda rows: points[rows])
     dot = (points[held.left].astype(float) * points[held.right]).sum(1)
@@ -72,13 +72,13 @@ def test_unusable_scores_are_an_error(points, name, settings, score, words) -> N
         built(name, **settings).evaluate(held, lambda rows: points[rows])
 
 
-def test_neighbours_vote_as_in_scikit_learn(points) -> None:
+def test_neighbors_vote_as_in_scikit_learn(points) -> None:
     known = np.arange(150) % 2 == 0
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     for k in (1, 5, 40):
         theirs = KNeighborsClassifier(k, algorithm="brute").fit(unit[known], LABEL[known])
         ours = knn_predict(points[known], LABEL[known], points[~known], k)
-        # Where votes are even theirs takes the smaller class, ours the nearer one.
+        # For tied votes scikit-learn takes the smaller class, ours the nearer one.
         votes = np.sort(theirs.predict_proba(unit[~known]), axis=1)
         clear = votes[:, -1] > votes[:, -2]
         assert clear.mean() > 0.7
@@ -93,7 +93,7 @@ def test_the_linear_probe_is_that_of_scikit_learn(points) -> None:
     assert same.mean() > 0.999
 
 
-def test_classification_measures_what_is_not_known(points) -> None:
+def test_classification_measures_only_unknown_items(points) -> None:
     found = built("classification", neighbours=1).evaluate(labelled(), lambda rows: points[rows])
     assert list(found.per_query) == ["accuracy 1 neighbours", "accuracy linear"]
     assert found.counts == {"items": 75, "items to learn from": 75, "classes": 3}
@@ -117,7 +117,7 @@ def test_more_clusters_than_distinct_points() -> None:
     assert len(k_means(np.ones((4, 2), np.float32), 3, 0, 2)) == 4
 
 
-def test_classes_that_cannot_be_told(points) -> None:
+def test_unusable_classes_are_an_error(points) -> None:
     alone = LabelledItems("test", np.arange(50), LABEL[:50], np.arange(50) % 2 == 0)
     for name in ("classification", "clustering"):
         with pytest.raises(FinetuneError, match="class"):

@@ -1,4 +1,4 @@
-"""report.md: everything of a report, and any text as text."""
+"""report.md: all sections of a report, with all texts escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text() -> str:
     return report_markdown(make_report())
 
 
-def test_it_begins_with_what_each_evaluation_found(text: str) -> None:
+def test_it_starts_with_the_headlines(text: str) -> None:
     lines = text.splitlines()
     assert lines[0] == "# my run"
     assert lines[2] == "- **retrieval**: better: +0.081 nDCG@10, certain; certainly worse: recall@1 -0.030"
@@ -79,7 +79,7 @@ def test_with_one_measurement_only() -> None:
     assert "| metric | value |\n| --- | --- |\n| nDCG@10 | 0.500 |\n" in report_markdown(report)
 
 
-def test_a_number_that_is_none_is_a_dash() -> None:
+def test_a_missing_number_is_a_dash() -> None:
     report = make_report()
     report["evaluations"]["similarity"]["metrics"] = [row("Spearman cosine", 0.5, 0.6) | {"before": None}]
     assert "| Spearman cosine | - | 0.600 |" in report_markdown(report)
@@ -98,7 +98,7 @@ def test_hostile_text_shows_as_text() -> None:
 
 
 @pytest.mark.parametrize("path", ['outputs/it\'s "mine"/model', "a\nb", "C:\\x", "日本"])
-def test_the_code_to_use_the_model_is_code(path: str) -> None:
+def test_the_usage_is_valid_code(path: str) -> None:
     text = report_markdown(make_report() | {"model_path": path})
     code = re.search(r"```python\n(.*?)\n```", text, re.S)[1]
     (loaded,) = [
@@ -110,7 +110,7 @@ def test_the_code_to_use_the_model_is_code(path: str) -> None:
     assert len([line for line in code.splitlines() if line]) == 5
 
 
-def test_a_model_of_another_kind_is_used_in_its_own_way() -> None:
+def test_other_kinds_of_models_have_their_own_usage() -> None:
     use = 'encoder = VectorEncoder("path/to/this/folder").eval()'
     assert "encoder = VectorEncoder('outputs/m').eval()" in report_markdown(
         make_report() | {"use": use, "model_path": "outputs/m"}

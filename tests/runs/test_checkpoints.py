@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest whole one, whatever a kill, a disk or a clock did to the others."""
+"""The checkpoint a run resumes from: the newest complete one, after a kill, a disk error or a clock change."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def save(saved, step):
     return path
 
 
-def test_the_newest_whole_one_by_its_step_whatever_the_clock_says(saved):
+def test_the_newest_checkpoint_is_chosen_by_step_not_by_time(saved):
     assert saved.newest() == (None, [])
     for step in (9, 10, 100):
         os.utime(save(saved, step), (10**9 - step, 10**9 - step))
@@ -67,7 +67,7 @@ def make_it_another_configs(path):
         (make_it_another_configs, "it is from another config (optimizer.lr was 0.5, now 0.001)"),
     ],
 )
-def test_what_is_not_whole_is_left_out_with_the_reason(saved, spoil, why):
+def test_unusable_checkpoints_are_skipped_with_the_reason(saved, spoil, why):
     save(saved, 10)
     spoil(save(saved, 20))
     newest, left_out = saved.newest()
@@ -81,7 +81,7 @@ def test_what_is_not_whole_is_left_out_with_the_reason(saved, spoil, why):
         saved.newest()
 
 
-def test_a_save_that_was_killed_is_as_if_it_had_not_begun(saved):
+def test_an_interrupted_save_is_ignored(saved):
     saved.path(10).write_bytes(b"whole, but nothing says so")
     (saved.folder / ".step-00000020.ckpt.partial").write_bytes(b"ha")
     assert saved.newest() == (None, [])
@@ -99,14 +99,14 @@ def test_a_checkpoint_of_a_version_without_manifests_is_one_sentence(saved):
         saved.newest()
 
 
-def test_what_is_no_checkpoint_is_called_so(saved):
+def test_a_file_that_is_not_a_checkpoint(saved):
     note = saved.folder / "notes.txt"
     note.write_text("mine")
     with pytest.raises(FinetuneError, match="it is not a checkpoint"):
         saved.check(note)
 
 
-def test_those_that_are_kept_stay_whole_and_links_follow_a_moved_run(saved, tmp_path):
+def test_kept_checkpoints_are_unchanged_and_links_survive_a_move(saved, tmp_path):
     for step in (1, 2, 3):
         save(saved, step)
     saved.keep({1, 3})

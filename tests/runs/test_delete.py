@@ -9,7 +9,7 @@ from finetune.runs.lock import LockHeld
 from tests.runs.made import living, make_run
 
 
-def test_a_run_goes_whole_and_takes_its_empty_experiment_with_it(tmp_path: Path) -> None:
+def test_a_run_is_deleted_completely_with_its_empty_experiment(tmp_path: Path) -> None:
     first, second = make_run(tmp_path, "e/a"), make_run(tmp_path, "e/b", "running")
     (tmp_path / "e" / ".removed-of a killed removal").mkdir()
     delete_run(first.path, tmp_path)
@@ -18,14 +18,14 @@ def test_a_run_goes_whole_and_takes_its_empty_experiment_with_it(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_living_run_stays(tmp_path: Path) -> None:
+def test_an_active_run_is_not_deleted(tmp_path: Path) -> None:
     run = make_run(tmp_path, "e/a", "created")
     with living(run), pytest.raises(LockHeld, match="is in use by process"):
         delete_run(run.path, tmp_path)
     assert run.config_path.is_file()
 
 
-def test_a_run_that_somebody_goes_on_with_just_now_is_whole_or_gone(tmp_path: Path) -> None:
+def test_a_run_resumed_during_its_deletion_is_complete_or_deleted(tmp_path: Path) -> None:
     for _ in range(20):
         run = make_run(tmp_path, "e/a", "interrupted")
         removed = threading.Event()
@@ -50,7 +50,7 @@ def test_a_run_that_somebody_goes_on_with_just_now_is_whole_or_gone(tmp_path: Pa
             delete_run(run.path, tmp_path)
 
 
-def test_what_is_no_run_stays(tmp_path: Path) -> None:
+def test_other_folders_are_not_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "e" / "a"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("mine: 1")
@@ -59,7 +59,7 @@ def test_what_is_no_run_stays(tmp_path: Path) -> None:
     assert (folder / "config.yaml").is_file()
 
 
-def test_nothing_outside_of_the_root_is_removed(tmp_path: Path) -> None:
+def test_nothing_outside_the_root_is_deleted(tmp_path: Path) -> None:
     outside, root = make_run(tmp_path, "else/where/e/a"), tmp_path / "outputs"
     inside = make_run(root, "e/a")
     (root / "link").symlink_to(outside.path.parent)
@@ -74,7 +74,7 @@ def test_nothing_outside_of_the_root_is_removed(tmp_path: Path) -> None:
     assert inside.config_path.is_file() and outside.config_path.is_file()
 
 
-def test_without_locks_only_what_ended_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_only_ended_runs_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import fcntl
 

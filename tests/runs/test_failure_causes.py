@@ -1,4 +1,4 @@
-"""What ended a run, in words that one can filter by; and what became of a process that could not say it."""
+"""The category of what ended a run, and the state of a run whose process was killed."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ def test_the_cause_of_an_error(error, cause):
     assert cause_of(error) == cause
 
 
-def test_what_the_data_raised_is_about_the_data():
+def test_an_error_raised_in_the_data_package_is_a_data_error():
     with pytest.raises(AttributeError) as caught:
         Items.take(None, [1])
     assert cause_of(caught.value) == "data"
@@ -62,7 +62,7 @@ HOLD = "import sys, pathlib, time; from finetune.runs.directory import RunDirect
 )
 
 
-def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
+def test_a_killed_process_is_detected_by_its_lock(tmp_path):
     run = RunDirectory.create(tmp_path, "a", "")
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
@@ -72,12 +72,12 @@ def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
     truth = run.effective_status()
     assert (truth["state"], truth["cause"], truth["step"]) == ("interrupted", "killed", 7)
     assert "the last recorded step is 7" in truth["reason"]
-    assert run.read_status()["state"] == "running"  # who looks changes nothing
+    assert run.read_status()["state"] == "running"  # reading does not change the file
     run.write_status("finished")
     assert run.effective_status()["state"] == "finished"
 
 
-def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
+def test_a_process_on_a_lost_machine(tmp_path, monkeypatch):
     run = RunDirectory.create(tmp_path, "a", "")
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "node-17")
@@ -86,7 +86,7 @@ def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
     assert "node-17" in run.effective_status()["reason"]
 
 
-def test_a_directory_appears_with_its_record_or_not_at_all(tmp_path):
+def test_a_directory_is_created_atomically_with_its_files(tmp_path):
     def fail(run, name):
         (run.path / "config.yaml").write_text(name)
         raise KeyboardInterrupt
@@ -109,7 +109,7 @@ def umask():
     return mask
 
 
-def test_who_only_looks_keeps_nobody_out(tmp_path):
+def test_reading_the_status_does_not_block_the_lock(tmp_path):
     run = RunDirectory.create(tmp_path, "a", "")
     done = threading.Event()
 

@@ -57,18 +57,18 @@ def names(root: Path, **wish: object) -> str:
         ({"sort": "optimizer.lr", "experiment": ["one"]}, "ab"),
     ],
 )
-def test_runs_are_chosen_and_ordered(root: Path, wish: dict[str, object], found: str) -> None:
+def test_runs_are_filtered_and_sorted(root: Path, wish: dict[str, object], found: str) -> None:
     assert names(root, **wish) == found
 
 
-def test_a_living_run_is_running(root: Path) -> None:
+def test_an_active_run_is_running(root: Path) -> None:
     from finetune.runs.directory import RunDirectory
 
     with living(RunDirectory(root / "two" / "d")):
         assert names(root, state=["running"]) == "d" and names(root, state=["dead"]) == ""
 
 
-def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> None:
+def test_a_run_with_an_unreadable_config_is_not_filtered_by_it(root: Path) -> None:
     (root / "one" / "a" / "config.yaml").write_text("a: [")
     found = select(root, RunQuery(where=["seed=42"]))
     assert [record.run.name for record in found.unreadable] == ["a"] and len(found.records) == 3
@@ -88,12 +88,12 @@ def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> No
         ({"metric": ["nDGC@10>0"]}, "no run here has a metric 'nDGC@10'. Did you mean nDCG@10?"),
     ],
 )
-def test_a_wish_that_cannot_be_read_is_answered(root: Path, wish: dict[str, object], answer: str) -> None:
+def test_invalid_queries_are_an_error(root: Path, wish: dict[str, object], answer: str) -> None:
     with pytest.raises(FinetuneError, match=answer.replace("?", r"\?")):
         names(root, **wish)
 
 
-def test_moments() -> None:
+def test_times() -> None:
     now = datetime(2026, 11, 25, 12, tzinfo=UTC)
     assert parse_time("2w", now) == now - timedelta(weeks=2)
     assert parse_time(" 30 m ", now) == now - timedelta(minutes=30)
@@ -103,7 +103,7 @@ def test_moments() -> None:
         parse_time("9" * 30 + "d", now)
 
 
-def test_a_term_of_a_value_that_is_not_there_never_holds() -> None:
+def test_a_condition_on_a_missing_value_is_false() -> None:
     assert not any(parse_condition(f"a{sign}1", "").holds(ABSENT) for sign in ("=", "!=", "<", ">"))
     assert parse_condition("a=true", "").holds(True) and not parse_condition("a=1", "").holds(True)
     assert parse_condition("a=[1, 2]", "").holds([1, 2])
@@ -128,7 +128,7 @@ def test_names_find_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_run("a long", root, whole=True)
 
 
-def test_differences_tell_a_node_that_builds_another_as_a_whole() -> None:
+def test_differences_show_a_node_of_another_class_as_a_whole() -> None:
     one = {"name": "x", "loss": {"_target_": "A", "t": 1}, "lr": 1, "o": {"_target_": "O", "a": 1, "b": 2}}
     two = {"name": "y", "loss": {"_target_": "B", "m": 1}, "lr": 1, "o": {"_target_": "O", "a": 3, "c": 4, "b": 2}}
     assert list(differences([one, two])) == [

@@ -23,7 +23,7 @@ from finetune.evaluation.retrieval_task import SHOWN
 from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import normalize
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 _NOISE = 95  # percentile of the scores of random pairs
 _FEWEST = 20  # pairs that averages and percentiles need to be meaningful
 
@@ -127,11 +127,11 @@ def wrong_labels(emb_ND: NDArray[np.float32], label_N: Ints) -> list[WrongLabel]
     classes, label_N = np.unique(label_N, return_inverse=True)
     if len(classes) < 2 or len(label_N) < _FEWEST:
         return []
-    share_NC = _neighbour_shares(normalize(emb_ND), label_N, len(classes))
+    share_NC = _neighbor_fractions(normalize(emb_ND), label_N, len(classes))
     own_N = share_NC[np.arange(len(label_N)), label_N]
     least_C = np.bincount(label_N, own_N) / np.bincount(label_N)
     # Minus one neighbor: averages are near 1 for well-separated classes, and probabilities are multiples of 0.1.
-    sure_NC = np.where((share_NC >= least_C - 1 / NEIGHBOURS) & (share_NC > own_N[:, None]), share_NC, 0.0)
+    sure_NC = np.where((share_NC >= least_C - 1 / NEIGHBORS) & (share_NC > own_N[:, None]), share_NC, 0.0)
     suggested_N = sure_NC.argmax(1)
     suggested_share_N = sure_NC[np.arange(len(label_N)), suggested_N]
     found = np.flatnonzero((suggested_share_N > 0) & (own_N < least_C[label_N]))
@@ -144,9 +144,9 @@ def wrong_labels(emb_ND: NDArray[np.float32], label_N: Ints) -> list[WrongLabel]
     ]
 
 
-def _neighbour_shares(unit_ND: NDArray[np.float32], label_N: Ints, classes: int) -> Floats:
+def _neighbor_fractions(unit_ND: NDArray[np.float32], label_N: Ints, classes: int) -> Floats:
     """Return the fraction of each class among the nearest neighbors of each item, (N, C)."""
-    _, index_Nk = top_k(unit_ND, unit_ND, NEIGHBOURS + 1)
+    _, index_Nk = top_k(unit_ND, unit_ND, NEIGHBORS + 1)
     rows = np.arange(len(label_N))[:, None]
     # Items with equal embeddings may rank before the item itself, which is then missing: drop the last neighbor.
     itself = index_Nk == rows

@@ -163,7 +163,8 @@ def overlaid(curves: Mapping[str, Points], title: str, name: str) -> Chart:
 def _curve(axes: Axes, points: Points, role: str, dash: str = "-") -> None:
     steps, lows, means, highs = zip(*_downsample(points), strict=True)
     axes.fill_between(steps, lows, highs, color=color(role), alpha=0.2, linewidth=0)
-    axes.plot(steps, means, dash, color=color(role), marker="o" if len(points) == 1 else None)
+    marker = "o" if len(points) == 1 else None  # a line of a single point is invisible
+    axes.plot(steps, means, dash, color=color(role), marker=marker)
 
 
 def _downsample(points: Points) -> list[tuple[float, float, float, float]]:
@@ -246,6 +247,7 @@ def maps(facts: Mapping[str, Any]) -> list[Chart]:
 def _map(facts: Mapping[str, Any], when: str) -> Chart:
     labels, points, texts = facts["labels"] or [], facts[when], facts["texts"]
     colored = min(len(labels), CLASSES)
+    without_color = "same" if labels else "after"
     groups: dict[int, list[int]] = {}  # places of the points by label, -1 for all labels without a color
     for place, (_, _, label) in enumerate(points):
         group = label if 0 <= label < colored else -1
@@ -262,7 +264,7 @@ def _map(facts: Mapping[str, Any], when: str) -> Chart:
             if label >= 0:
                 role, shape = f"class{label}", _MARKERS[label]
             else:
-                role, shape = "same" if labels else "after", "o"
+                role, shape = without_color, "o"
             axes.scatter(xs, ys, 16, color(role), marker=shape, alpha=0.75, linewidths=0, gid=f"points{label}")
 
     titles = {f"points{label}": [one_line(texts[place], 80) for place in places] for label, places in groups.items()}

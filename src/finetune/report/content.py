@@ -59,7 +59,9 @@ class SuspectSection:
 def verdict(name: str, part: Mapping[str, Any]) -> Verdict:
     """Return the headline of one evaluation of a report."""
     row = _headline_row(part)
-    kind = kind_of(row) if "change" in row else "once"
+    kind = "once"
+    if "change" in row:
+        kind = kind_of(row)
     words, *also = part["headline"].split("; ")
     if kind == "same":  # the number of queries that would be needed is less important
         words, *rest = words.split(", ", 1)
@@ -91,8 +93,9 @@ def _made_worse(report: Mapping[str, Any]) -> str | None:
         return None
     first = worse[0]
     before, after = format_value(first.row["before"]), format_value(first.row["after"])
-    model = report["again"].get("model")
-    untouched = f"the untouched model ({model})" if model else "the untouched model"
+    untouched, model = "the untouched model", report["again"].get("model")
+    if model:
+        untouched += f" ({model})"
     return (
         f"Training made the model worse: {first.evaluation}, {first.row['metric']} {before} before, {after} after."
         f" Use {untouched}, or callbacks=[default,evaluate,best], which saves it if no step is better."
@@ -182,8 +185,9 @@ def examples(report: Mapping[str, Any], evaluation: str) -> list[Mapping[str, An
 def rank_change(example: Mapping[str, Any]) -> str:
     """Return the rank of the first right text before, and after if it changed."""
     before, after = _format_rank(example["right_rank_before"]), _format_rank(example["right_rank_after"])
-    change = "" if before == after else f" → {after}"
-    return f"first right text: {before}{change}"
+    if before == after:
+        return f"first right text: {before}"
+    return f"first right text: {before} → {after}"
 
 
 def _format_rank(rank: int | None) -> str:
@@ -238,7 +242,9 @@ def lengths_table(data: Mapping[str, Any]) -> Table | None:
     lengths = data.get("lengths") or {}
     columns = list(dict.fromkeys(column for values in lengths.values() for column in values))
     rows = [(name, *(format_fact(values.get(column, "")) for column in columns)) for name, values in lengths.items()]
-    return Table(("tokens", *columns), rows) if rows else None
+    if not rows:
+        return None
+    return Table(("tokens", *columns), rows)
 
 
 def suspect_sections(data: Mapping[str, Any]) -> list[SuspectSection]:
@@ -277,8 +283,10 @@ def reproduction_facts(again: Mapping[str, Any]) -> Facts:
 def _format_commit(git: Mapping[str, Any]) -> str | None:
     if not git.get("sha"):
         return None
-    changed = " (changed)" if git.get("dirty") else ""
-    return f"{git['sha'][:12]}{changed}"
+    commit: str = git["sha"][:12]
+    if git.get("dirty"):
+        commit += " (changed)"
+    return commit
 
 
 def usage(report: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ _UNKNOWN: tuple[Any, ...] = (None, "", {}, [])
 
 def format_facts(facts: Mapping[str, Any], group: str = "") -> list[tuple[str, str]]:
     """Return names and values as text, without unknown values. `group` is the section of report.json they are from."""
-    prefix = "looked at: " if group == "looked_at" else ""
+    prefix = "analyzed: " if group == "looked_at" else ""
     known = {name: value for name, value in facts.items() if value not in _UNKNOWN}
     return [(prefix + _format_name(name), _format_named_value(name, value)) for name, value in known.items()]
 

@@ -78,8 +78,10 @@ def _example(example: Mapping[str, Any]) -> str:
 def _hit(hits: Sequence[Mapping[str, Any]], place: int) -> str:
     if place >= len(hits):
         return ""
-    mark = "✓ " if hits[place]["right"] else ""
-    return mark + markdown(hits[place]["text"], _MAX_HIT)
+    text = markdown(hits[place]["text"], _MAX_HIT)
+    if hits[place]["right"]:
+        return f"✓ {text}"
+    return text
 
 
 def _embeddings(report: Mapping[str, Any]) -> Iterator[str]:
@@ -110,14 +112,18 @@ def _data(report: Mapping[str, Any]) -> Iterator[str]:
 def _suspect_cells(suspect: Mapping[str, Any]) -> tuple[str, ...]:
     cells = [markdown(str(suspect.get("place") or ""))]
     for _, text, score in content.suspect_lines(suspect):
-        suffix = f" ({score})" if score else ""
-        cells.append(markdown(text, _MAX_HIT) + suffix)
+        cell = markdown(text, _MAX_HIT)
+        if score:
+            cell += f" ({score})"
+        cells.append(cell)
     return tuple(cells)
 
 
 def _facts(facts: content.Facts) -> str:
+    if not facts:
+        return ""
     rows = [(markdown(name), markdown(value, _MAX_TEXT)) for name, value in facts]
-    return _cells(("what", "value"), rows) if rows else ""
+    return _cells(("what", "value"), rows)
 
 
 def _table(table: content.Table) -> str:
@@ -125,7 +131,9 @@ def _table(table: content.Table) -> str:
 
 
 def _cell(cell: str) -> str:
-    return cell if _NUMBERS.fullmatch(cell) else markdown(cell)
+    if _NUMBERS.fullmatch(cell):
+        return cell
+    return markdown(cell)
 
 
 def _cells(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:

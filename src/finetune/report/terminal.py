@@ -40,7 +40,9 @@ def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
     def with_columns(columns: Sequence[str]) -> Table:
         narrowed = _empty_table(columns, f"{name}: {part['judgments']}", caption, fixed=True)
         for cells, row in zip(table.rows, part["metrics"], strict=True):
-            color = _COLORS[kind_of(row)] if "change" in row else "default"
+            color = "default"
+            if "change" in row:
+                color = _COLORS[kind_of(row)]
             kept = [cell for column, cell in zip(table.columns, cells, strict=True) if column in columns]
             narrowed.add_row(*(Text(one_line(cell)) for cell in kept), style=color)
         return narrowed
@@ -94,7 +96,9 @@ def _empty_table(columns: Sequence[str], title: str, caption: str, *, fixed: boo
     # Without borders, to fit into 80 characters; longer cells are folded, not cut off.
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")
     table.title = Text(f"\n{one_line(title)}", "bold")
-    table.caption = Text(f"{caption}\n" if caption else "")
+    if caption:
+        caption += "\n"
+    table.caption = Text(caption)
     for place, column in enumerate(columns):
         table.add_column(
             Text(one_line(column)), justify="right" if place else "left", no_wrap=fixed and place > 0, overflow="fold"

@@ -103,7 +103,9 @@ def _to_plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, int)):  # bool is an int
         return value
     # By attribute, to import neither NumPy nor torch here.
-    return _to_plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    if hasattr(value, "tolist"):
+        return _to_plain(value.tolist())
+    return str(value)
 
 
 def sync_folder(folder: Path) -> None:

@@ -310,7 +310,7 @@ def _make_parents(parent: Path) -> None:
         parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         files = [path for path in (parent, *parent.parents) if path.is_file()]
-        blocker = files[0] if files else parent
+        blocker = [*files, parent][0]
         what = f"could not create the folder {parent}: {blocker} is a file."
         raise RunError(what, "Choose another folder with output_root=…") from error
     except OSError as error:

@@ -50,8 +50,10 @@ def describe_code(cwd: Path) -> dict[str, Any]:
     """Return the git part of `describe_environment`."""
     checkout = Path(finetune.__file__).parents[2]
     # An installed package may be inside an unrelated repository (.venv).
-    is_checkout = (checkout / "setup.cfg").is_file()
-    return {"finetune_git": git_state(checkout) if is_checkout else None, "git": git_state(cwd)}
+    finetune_git = None
+    if (checkout / "setup.cfg").is_file():
+        finetune_git = git_state(checkout)
+    return {"finetune_git": finetune_git, "git": git_state(cwd)}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -68,7 +70,9 @@ def describe_machine() -> dict[str, Any]:
 def command_line(argv: Sequence[str]) -> str:
     """Return the command to repeat in the same folder, with the values of passwords, tokens and keys hidden."""
     program, *arguments = argv or [""]
-    start = ["python", program] if program.endswith(".py") else [Path(program).name]
+    start = [Path(program).name]
+    if program.endswith(".py"):
+        start = ["python", program]
     return shlex.join(start + hide_secrets(arguments))
 
 

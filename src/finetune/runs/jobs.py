@@ -123,8 +123,9 @@ def unfinished_job_id(run: RunDirectory) -> str | None:
     if not isinstance(job_id, str):
         return None
     status = run.read_status()
-    is_final = status.get("state") in ("finished", "failed", "interrupted") and not status.get("will_resume")
-    return None if is_final else job_id
+    if status.get("state") in ("finished", "failed", "interrupted") and not status.get("will_resume"):
+        return None
+    return job_id
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, Job]:

@@ -25,7 +25,9 @@ def tail(run: RunDirectory, lines: int, *, follow: bool) -> Iterator[str]:
     while not run.log_path.is_file():
         if not follow or not is_locked(run.lock_path):
             record = read_run(run.path)
-            advice = record.reason if record.has_active_job else "It ended before it printed anything."
+            advice = "It ended before it printed anything."
+            if record.has_active_job:
+                advice = record.reason
             raise FinetuneError(f"the run {run.path} has no log.", advice)
         time.sleep(_POLL_SECONDS)
     with explained(f"read {run.log_path}"), run.log_path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -45,5 +47,6 @@ def tail(run: RunDirectory, lines: int, *, follow: bool) -> Iterator[str]:
 def status_line(run: RunDirectory) -> str:
     """Return one line with the state of the run and its reason."""
     record = read_run(run.path)
-    end = f": {record.reason}" if record.reason else "."
-    return f"{record.name} is {record.state}{end}"
+    if record.reason:
+        return f"{record.name} is {record.state}: {record.reason}"
+    return f"{record.name} is {record.state}."

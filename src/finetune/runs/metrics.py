@@ -48,8 +48,9 @@ def reported_metrics(report_path: Path) -> list[ReportedMetric]:
 
 def headline(report_path: Path) -> ReportedMetric | None:
     """Return the metric that the run is judged by: the headline metric of its first evaluation."""
-    metrics = reported_metrics(report_path)
-    return metrics[0] if metrics else None
+    for metric in reported_metrics(report_path):
+        return metric
+    return None
 
 
 def more_is_better(metric: str) -> bool:

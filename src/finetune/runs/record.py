@@ -164,20 +164,27 @@ def _from_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
     """Return a run whose job the cluster has: its own status may be outdated."""
     state, reason = str(status["state"]), str(status.get("reason", ""))
     if job.is_pending:
-        waits_for = f" ({job.reason})" if job.reason not in ("", "None") else ""
-        what = f"Job {job.id} is waiting in the queue{waits_for}."
-        return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
+        what = f"Job {job.id} is waiting in the queue."
+        if job.reason not in ("", "None"):
+            what = f"Job {job.id} is waiting in the queue ({job.reason})."
+        if state != "pending":
+            state = REQUEUED
+        return Record(run, state, f"{reason} {what}".strip(), status)
     if not job.has_ended:
         if state == "pending":
-            return Record(run, "running", f"Job {job.id} is starting.", status)
-        return Record(run, REQUEUED if status.get("will_resume") else state, reason, status)
+            state, reason = "running", f"Job {job.id} is starting."
+        elif status.get("will_resume"):
+            state = REQUEUED
+        return Record(run, state, reason, status)
     # Read again: the run may have ended between reading its status and asking the cluster.
     status = run.read_status()
     if status.get("state") in ENDED and not status.get("will_resume"):
         return Record(run, str(status["state"]), str(status.get("reason", "")), status)
-    was_stopped = job.state == "CANCELLED" or status.get("will_resume")
+    state = "failed"
+    if job.state == "CANCELLED" or status.get("will_resume"):
+        state = "interrupted"
     what = f"Its job {job.id} ended without a final status: {job.state.lower().replace('_', ' ')}."
-    return Record(run, "interrupted" if was_stopped else "failed", f"{reason} {what}".strip(), status)
+    return Record(run, state, f"{reason} {what}".strip(), status)
 
 
 def _without_job(run: RunDirectory, status: dict[str, Any], job_id: str, unavailable_reason: str) -> Record:
@@ -216,8 +223,10 @@ def _from_lock(run: RunDirectory, status: dict[str, Any]) -> Record:
 
 
 def _death_reason(state: str, host: str) -> str:
-    where = "" if host == socket.gethostname() else f"; this cannot be confirmed from here, it ran on {host}"
-    return f"its process ended without a final status while it was {state}: killed, or the machine went down{where}."
+    reason = f"its process ended without a final status while it was {state}: killed, or the machine went down"
+    if host != socket.gethostname():
+        reason += f"; this cannot be confirmed from here, it ran on {host}"
+    return f"{reason}."
 
 
 def _parse_timestamp(text: object, fallback: Path) -> datetime:

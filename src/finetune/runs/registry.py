@@ -64,5 +64,7 @@ def _full_name(path: Path) -> str:
 
 
 def _list_names(paths: list[Path], most: int = 5) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(_full_name(path) for path in paths[:most]) + more
+    names = ", ".join(_full_name(path) for path in paths[:most])
+    if len(paths) > most:
+        names += f" and {len(paths) - most} more"
+    return names

@@ -65,8 +65,10 @@ class Condition:
             return False
         number, bound = _number(found), _number(self.value)
         if self.sign in ("=", "!="):
-            same = self._matches(found) if number is None or bound is None else number == bound
-            return same == (self.sign == "=")
+            is_equal = number == bound
+            if number is None or bound is None:
+                is_equal = self._matches(found)
+            return is_equal == (self.sign == "=")
         if number is None or bound is None:
             return False
         larger, equal = number > bound, number == bound
