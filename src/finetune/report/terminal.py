@@ -74,6 +74,7 @@ def models_table(name: str, results: Mapping[str, Result]) -> Table:
     table.title = Text(one_line(f"{name}: {first.name} ({format_counts(first.counts)})"))
     table.caption = Text("\n".join(lines))
     table.columns[0].no_wrap = True
+    table.columns[0].overflow = "ellipsis"
     for column in table.columns[1:]:
         column.min_width = _NUMBER_WIDTH  # so that names are folded rather than numbers
     changes = [{row.metric: change_data(row.change) for row in each.rows} for each in comparisons.values()]
