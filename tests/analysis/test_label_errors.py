@@ -1,4 +1,4 @@
-"""Wrong labels and missing ones are planted, and what is found is counted."""
+"""Detection of planted wrong labels and missing labels."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from finetune.analysis.label_errors import Ranked, false_negatives, wrong_labels, wrong_pairs
+from finetune.analysis.label_errors import RankedHits, false_negatives, wrong_labels, wrong_pairs
 from finetune.evaluation.search import top_k
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 PAIRS, PLANTED, WIDTH = 1000, 50, 32
 
@@ -16,10 +16,10 @@ PAIRS, PLANTED, WIDTH = 1000, 50, 32
 class Made(NamedTuple):
     """A search, the queries whose labelled document is another's, and the unlabelled twins by query and document."""
 
-    ranked: Ranked
+    ranked: RankedHits
     wrong: set[int]
     twins: set[tuple[int, int]]
-    right: set[tuple[int, int]]  # what belongs to a query whose label is wrong
+    right: set[tuple[int, int]]  # the true pairs of queries whose label is wrong
 
 
 def made(noise: float, seed: int = 0) -> Made:
@@ -33,10 +33,13 @@ def made(noise: float, seed: int = 0) -> Made:
     label[wrong] = np.roll(wrong, 1)
     twin = random.choice(np.setdiff1d(label, wrong), PLANTED, replace=False)
     twins = truth[twin] + 0.5 * noise * random.standard_normal((PLANTED, WIDTH))
-    queries, documents = unit(queries.astype(np.float32)), unit(np.concatenate([documents, twins]).astype(np.float32))
+    queries, documents = (
+        normalize(queries.astype(np.float32)),
+        normalize(np.concatenate([documents, twins]).astype(np.float32)),
+    )
     scores, hits = top_k(queries, documents, 10)
     drawn = random.integers(0, PAIRS, PAIRS)
-    ranked = Ranked(
+    ranked = RankedHits(
         np.arange(PAIRS),
         hits,
         scores.astype(np.float64),
@@ -59,7 +62,7 @@ def test_planted_wrong_pairs_are_found(noise: float, precision: float, recall: f
     assert (doubt.positive, doubt.document) == (data.ranked.right[doubt.query, 0], data.ranked.hits[doubt.query, 0])
 
 
-def test_a_query_that_finds_itself_first_is_told_the_next() -> None:
+def test_a_query_that_finds_itself_gets_the_next_hit() -> None:
     ranked = made(0.3).ranked
     (query, *_) = (doubt.query for doubt in wrong_pairs(ranked))
     hits, scores = ranked.hits.copy(), ranked.scores.copy()
@@ -71,26 +74,26 @@ def test_a_query_that_finds_itself_first_is_told_the_next() -> None:
 
 
 @pytest.mark.parametrize(("noise", "precision", "recall"), [(0.3, 0.98, 0.8), (0.7, 0.98, 0.75), (1.0, 0.75, 0.6)])
-def test_planted_twins_without_a_label_are_found(noise: float, precision: float, recall: float) -> None:
+def test_planted_unlabeled_twins_are_found(noise: float, precision: float, recall: float) -> None:
     data = made(noise)
     found = {(doubt.query, doubt.document) for doubt in false_negatives(data.ranked)}
-    # That a query with a wrong label finds its own document is as true.
+    # A query with a wrong label that finds its true document counts as correct too.
     assert len(found & (data.twins | data.right)) >= precision * len(found)
     assert len(found & data.twins) >= recall * PLANTED
 
 
-def test_nothing_is_doubted_where_nothing_is_wrong() -> None:
+def test_correct_data_has_no_suspects() -> None:
     points = np.eye(64)
-    ranked = Ranked(
+    ranked = RankedHits(
         np.arange(64), np.arange(64)[:, None], np.ones((64, 1)), np.ones((64, 1), bool),
         np.arange(64)[:, None], np.ones((64, 1)), (points @ np.roll(points, 1, 0)).diagonal(),
     )  # fmt: skip
     assert false_negatives(ranked) == wrong_pairs(ranked) == []
 
 
-def test_a_handful_of_pairs_says_nothing() -> None:
+def test_too_few_pairs_have_no_suspects() -> None:
     ranked = made(0.3).ranked
-    few = Ranked(*(part[:5] for part in (ranked.queries, ranked.hits, ranked.scores, ranked.is_right)),
+    few = RankedHits(*(part[:5] for part in (ranked.queries, ranked.hits, ranked.scores, ranked.is_right)),
                  ranked.right[:5], ranked.right_scores[:5], ranked.noise[:5])  # fmt: skip
     assert false_negatives(few) == wrong_pairs(few) == []
 
@@ -106,13 +109,13 @@ def test_planted_wrong_labels_are_found(spread: float, precision: float, recall:
     found = wrong_labels(items.astype(np.float32), given)
     places = {one.place for one in found}
     assert len(places & set(planted.tolist())) >= max(precision * len(places), recall * PLANTED)
-    assert np.mean([one.told == label[one.place] for one in found if one.place in planted]) >= 0.95
-    assert all(given[one.place] == one.label and one.told_share > one.share for one in found)
+    assert np.mean([one.suggested == label[one.place] for one in found if one.place in planted]) >= 0.95
+    assert all(given[one.place] == one.label and one.suggested_share > one.share for one in found)
 
 
-def test_equal_items_are_each_others_neighbours() -> None:
+def test_equal_items_are_neighbors_of_each_other() -> None:
     items = np.repeat(np.eye(2, dtype=np.float32), 30, axis=0)
     label = np.repeat([0, 1], 30)
     assert wrong_labels(items, label) == []
     label[3] = 1
-    assert [(one.place, one.label, one.told) for one in wrong_labels(items, label)] == [(3, 1, 0)]
+    assert [(one.place, one.label, one.suggested) for one in wrong_labels(items, label)] == [(3, 1, 0)]

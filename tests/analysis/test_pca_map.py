@@ -3,28 +3,28 @@ import pytest
 from scipy.spatial import procrustes
 from sklearn.decomposition import PCA
 
-from finetune.analysis.pca_map import aligned, project
+from finetune.analysis.pca_map import align, project
 
 
-def test_the_axes_are_those_of_scikit_learn() -> None:
+def test_the_axes_equal_scikit_learn() -> None:
     emb = np.random.default_rng(0).standard_normal((50, 8)) * np.arange(1, 9)
     theirs = PCA(2).fit_transform(emb)
     assert np.abs(project(emb)) == pytest.approx(np.abs(theirs))
 
 
-def test_a_map_that_was_turned_and_mirrored_is_turned_back() -> None:
+def test_rotation_and_mirroring_are_undone() -> None:
     place = project(np.random.default_rng(0).standard_normal((40, 5)))
     turn = np.array([[np.cos(2), -np.sin(2)], [np.sin(2), np.cos(2)]]) @ np.diag([1, -1])
-    assert aligned(place @ turn, place) == pytest.approx(place)
+    assert align(place @ turn, place) == pytest.approx(place)
 
 
-def test_it_is_as_near_as_scipy_brings_it() -> None:
+def test_the_alignment_equals_scipy() -> None:
     random = np.random.default_rng(1)
     place = project(random.standard_normal((40, 5)))
     moved = project(place @ np.array([[0, 1], [1, 0]]) + 0.3 * random.standard_normal((40, 2)))
     both = [one / np.linalg.norm(one) for one in (place, moved)]
-    near = np.linalg.norm(aligned(both[1], both[0]) - both[0]) ** 2
-    # SciPy stretches too, by the cosine of the two, which leaves 1 - c^2 of the 2 - 2 c that are left here.
+    near = np.linalg.norm(align(both[1], both[0]) - both[0]) ** 2
+    # SciPy also scales, by the cosine c of the two, so its residual is 1 - c^2 where ours is 2 - 2 c.
     cosine = 1 - near / 2
     assert 1 - cosine**2 == pytest.approx(procrustes(*both)[2])
 

@@ -118,7 +118,7 @@ def test_scored_pairs_are_measured_in_a_run_that_trains_on_the_others(tiny_model
         (["-m"], ["evaluate does not take -m"]),
         (
             ["evaluation=similarity", "evaluation.similarity.data={path: pairs.csv}"],
-            ["evaluation.similarity needs scored pairs, and these are judgments"],
+            ["evaluation.similarity needs scored pairs, but this source has judgments"],
         ),
     ],
 )
@@ -153,7 +153,7 @@ def test_what_is_left_out_of_a_published_folder_is_said_listed_and_reported(tiny
     )
     output = evaluate(str(tiny_model), "evaluation=retrieval", own, "data.max_length=32", cwd=tmp_path)
     assert f"evaluation.retrieval.data: beir: {left_out}." in output
-    assert "What was left out is listed in problems.jsonl." in output
+    assert "The skipped rows are listed in problems.jsonl." in output
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
     assert kinds == ["dangling", "blank"]
     process = run_train(*quick(tiny_model, "evaluation=retrieval", own, "trainer.max_steps=2"), cwd=tmp_path)

@@ -42,11 +42,11 @@ def test_the_newest_report_is_made_anew_from_its_directory_alone(here: Path) -> 
         "one/first",
         "retrieval: better: +0.081 nDCG@10, certain; certainly worse: recall@1 -0.030",
         "  0.412 -> 0.493, 95 % interval +0.061 to +0.101; 120 / 40 / 90 queries won / lost / tied",
-        "similarity: no visible change: +0.005 Spearman cosine, needs about 900 more queries to tell",
+        "similarity: no visible change: +0.005 Spearman cosine, needs about 900 more queries to be certain",
         "  0.610 -> 0.615, 95 % interval -0.015 to +0.025; 120 / 40 / 90 queries won / lost / tied",
         "geometry: worse: -0.100 -alignment, certain",
         "  -0.500 -> -0.600, 95 % interval -0.120 to -0.080; 120 / 40 / 90 queries won / lost / tied",
-        "forgetting: no visible change: -0.020 nDCG@10, needs about 900 more queries to tell",
+        "forgetting: no visible change: -0.020 nDCG@10, needs about 900 more queries to be certain",
         "  0.810 -> 0.790, 95 % interval -0.070 to +0.030; 120 / 40 / 90 queries won / lost / tied",
         "report: outputs/one/first/report.html",
     ]
@@ -86,7 +86,7 @@ def test_json_is_what_the_report_is_made_of(here: Path) -> None:
 
 
 def test_mistakes_are_answered_in_a_sentence(here: Path) -> None:
-    assert "'nope' is the name of no run in outputs." in report(here, "nope", code=2)
+    assert "there is no run 'nope' in outputs." in report(here, "nope", code=2)
     said = report(here, "newest", code=2)
     assert "two/newest has no report.json yet" in said and "finetune runs show" in said
     assert "there is no folder elsewhere with runs" in report(here, "--root", "elsewhere", code=2)

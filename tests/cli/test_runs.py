@@ -65,7 +65,7 @@ def test_the_list_tells_how_each_run_stands(here: Path) -> None:
     ]  # fmt: skip
     assert "two/better [bold] finished" in lines[2] and "nDCG@10 0.4000" in lines[2]
     assert lines[6] == "5 of 5 runs in outputs"
-    assert lines[7].startswith("two/gone is dead: its process ended without a word while it was running")
+    assert lines[7].startswith("two/gone is dead: its process ended without a final status while it was running")
     assert lines[8] == "one/bad is failed: Memory ran out."
     assert lines[9].startswith("two/broken is damaged: status.json")
 
@@ -191,9 +191,9 @@ def test_removing_asks_first(here: Path) -> None:
     left = len(list(here.glob("outputs/*/*")))
     said = finetune(here, "runs", "rm", "one/bad", given="y\n", code=2)
     assert "Nobody is there to be asked; nothing was removed." in said
-    assert "is the name of no run" in finetune(here, "runs", "rm", "goo", "--yes", code=2)
+    assert "there is no run 'goo'" in finetune(here, "runs", "rm", "goo", "--yes", code=2)
     outside = make_run(here, "elsewhere/e/a")
-    assert "it is no run in outputs" in finetune(here, "runs", "rm", str(outside.path), "one/bad", "--yes", code=2)
+    assert "it is not a run in outputs" in finetune(here, "runs", "rm", str(outside.path), "one/bad", "--yes", code=2)
     assert len(list(here.glob("outputs/*/*"))) == left and outside.path.is_dir()
     said = finetune(here, "runs", "rm", "one/bad", "two/gone", "two/broken", "--yes")
     assert said.count("removed ") == 3
@@ -219,9 +219,9 @@ def test_at_a_terminal_the_answer_counts(here: Path) -> None:
     [
         (["--root", "nowhere"], "there is no folder nowhere with runs."),
         (["-s", "dad"], "Did you mean dead?"),
-        (["-w", "seed"], "'seed' is no condition."),
-        (["show", "nothing"], "'nothing' is the name of no run in outputs."),
-        (["show", "o"], "'o' can be"),
+        (["-w", "seed"], "'seed' is not a condition."),
+        (["show", "nothing"], "there is no run 'nothing' in outputs."),
+        (["show", "o"], "'o' matches"),
         (["--sort", "nowhere"], "no run here has 'nowhere' to sort by."),
         (["shwo"], "No such command 'shwo'"),
     ],

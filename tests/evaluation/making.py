@@ -1,4 +1,4 @@
-"""Evaluators with the settings that are shipped, and what they measure on."""
+"""Evaluators with their default settings, and evaluation data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FOLDER = Path(__file__).parents[2] / "conf" / "evaluation"
 
 
 def built(name: str, **changes: Any) -> Any:
-    """The evaluator of a shipped config file, with some settings changed."""
+    """Return the evaluator of a config file, with some settings changed."""
     node = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     return build({**node, "bootstrap_samples": 100, **changes}, "evaluation")
 
 
 def judgments(queries, corpus, triples) -> Judgments:
-    """Judgments of items, from triples of a query's place, a document's place and a grade."""
+    """Return judgments of items, from triples of query index, document index and grade."""
     query, document, grade = zip(*triples, strict=True)
     return Judgments(
         "test", np.array(queries), np.array(corpus), np.array(query), np.array(document), np.array(grade, float)

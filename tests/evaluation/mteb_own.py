@@ -1,4 +1,4 @@
-"""Tasks of MTEB's kinds with their data in memory; tests name them by their classes, here or as a copy."""
+"""Custom MTEB tasks with their data in memory, which tests name by their classes, here or in a copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RIGHT = {f"q{i}": {f"d{i}": 1, f"d{i + 20}": 2} for i in range(20)}
 
 
 def about(name: str, kind: Any, main_score: str, **more: Any) -> TaskMetadata:
-    """What MTEB wants to know of a task."""
+    """Return the metadata of a task."""
     unknown = ("reference", "date", "domains", "task_subtypes", "license", "annotations_creators", "dialect")
     return TaskMetadata(
         **dict.fromkeys((*unknown, "sample_creation", "bibtex_citation")),
@@ -32,18 +32,18 @@ def about(name: str, kind: Any, main_score: str, **more: Any) -> TaskMetadata:
 
 
 def texts(count: int, seed: int) -> list[str]:
-    """Three words and a number each, always the same."""
+    """Return fixed texts of three words and a number."""
     random = np.random.default_rng(seed)
     return [f"{' '.join(random.choice(WORDS, 3))} {i}" for i in range(count)]
 
 
 class Search(AbsTaskRetrieval):
-    """20 queries, each with two right documents of 60."""
+    """20 queries with two right documents each, of 60 documents."""
 
     metadata = about("Search", "Retrieval", "ndcg_at_10")
 
     def load_data(self, *_: Any, **__: Any) -> None:
-        """Make them."""
+        """Create the data."""
         corpus = [{"id": f"d{i}", "text": text, "title": ""} for i, text in enumerate(texts(60, 0))]
         queries = [{"id": f"q{i}", "text": text} for i, text in enumerate(texts(20, 1))]
         whole = {"corpus": Dataset.from_list(corpus), "queries": Dataset.from_list(queries)}
@@ -58,19 +58,19 @@ class Scored(AbsTaskSTS):
     max_score = 1
 
     def load_data(self, *_: Any, **__: Any) -> None:
-        """Make them."""
+        """Create the data."""
         columns = {"sentence1": texts(30, 3), "sentence2": texts(30, 4), "score": SCORES.tolist()}
         self.dataset = DatasetDict(test=Dataset.from_dict(columns))
         self.data_loaded = True
 
 
 class Topics(AbsTaskClassification):
-    """Texts of two classes, every second one of each."""
+    """Texts of two alternating classes."""
 
     metadata = about("Topics", "Classification", "accuracy")
 
     def load_data(self, *_: Any, **__: Any) -> None:
-        """Make them."""
+        """Create the data."""
         classes = [i % 2 for i in range(40)]
         made = [Dataset.from_dict({"text": texts(40, seed), "label": classes}) for seed in (0, 1)]
         self.dataset = DatasetDict(train=made[0], test=made[1])
@@ -78,6 +78,6 @@ class Topics(AbsTaskClassification):
 
 
 class Scripted(Scored):
-    """Its data would be made by code from the hub."""
+    """Its data would need code from the hub."""
 
     metadata = about("Scripted", "STS", "cosine_spearman", trust_remote_code=True)

@@ -7,7 +7,7 @@ from scipy import stats
 from finetune.evaluation.bootstrap import paired_change
 
 
-def test_what_it_says() -> None:
+def test_contents() -> None:
     before = np.array([0.1, 0.5, 0.5, 0.9])
     after = np.array([0.3, 0.5, 0.4, 1.0])
     change = paired_change(before, after, 1000, seed=0)
@@ -19,7 +19,7 @@ def test_what_it_says() -> None:
     assert change.standard_error == pytest.approx(np.std([0.2, 0, -0.1, 0.1], ddof=1) / 2)
 
 
-def test_the_interval_is_that_of_scipy() -> None:
+def test_the_interval_equals_that_of_scipy() -> None:
     random = np.random.default_rng(1)
     before = random.random(300)
     after = before + random.normal(0.02, 0.2, 300)
@@ -31,7 +31,7 @@ def test_the_interval_is_that_of_scipy() -> None:
     assert change.high == pytest.approx(reference.confidence_interval.high, abs=0.03 * width)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     random = np.random.default_rng(2)
     differences = random.choice([-1.0, 0.0, 0.0, 1.0], p=[0.1, 0.3, 0.4, 0.2], size=(400, 100))
     intervals = [paired_change(np.zeros(100), row, 500, seed=n) for n, row in enumerate(differences)]
@@ -40,27 +40,26 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(("queries", "changed"), [(6, 6), (8, 8), (12, 12), (30, 30), (300, 8), (300, 15)])
-def test_where_nothing_changed_it_is_certain_at_most_as_often_as_it_says(queries: int, changed: int) -> None:
+def test_false_positive_rate_is_at_most_nominal(queries: int, changed: int) -> None:
     random = np.random.default_rng(queries + changed)
     told = 0
     for seed in range(600):
         difference = np.zeros(queries)
         difference[:changed] = random.normal(0, 0.2, changed)
         told += paired_change(np.zeros(queries), difference, 300, seed).certain
-    # Of 600 tries 5 % are 30, and more than 43 come about once in a hundred times.
+    # 5 % of 600 tries are 30; more than 43 have a probability of about 1 %.
     assert told <= 43
 
 
-def test_few_changes_in_nearly_the_same_direction_are_no_certainty() -> None:
+def test_few_changes_in_nearly_the_same_direction_are_not_certain() -> None:
     difference = np.zeros(300)
     difference[:8] = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, -0.5]
     change = _change(difference)
     assert change.low > 0
-    assert change.by_chance == pytest.approx(stats.binomtest(7, 8).pvalue, abs=0.02)
+    assert change.p_value == pytest.approx(stats.binomtest(7, 8).pvalue, abs=0.02)
     assert not change.certain
-    assert "no visible change" in change.verdict("nDCG@10") and "of all tries with 8 changes" in change.verdict(
-        "nDCG@10"
-    )
+    verdict = change.verdict("nDCG@10")
+    assert "no visible change" in verdict and "random signs of the 8 changes reach in" in verdict
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
@@ -94,20 +93,20 @@ def test_one_number_has_no_interval() -> None:
     change = _change(np.array([0.3]))
     assert np.isnan([change.low, change.high]).all()
     assert not change.certain
-    assert change.verdict("STS12") == "+0.300 STS12, one number: what of it is chance cannot be told"
+    assert change.verdict("STS12") == "+0.300 STS12, a single number: its significance cannot be tested"
 
 
-def test_an_uncertain_change_says_how_many_queries_would_tell() -> None:
+def test_an_uncertain_change_names_the_queries_needed() -> None:
     difference = np.tile([0.5, -0.4], 50)  # mean 0.05, deviation 0.4523: needs (2.8 * 0.4523 / 0.05)^2 = 641.5
     change = _change(difference)
     assert change.low < 0 < change.high
     assert change.more_queries() == 542
-    assert change.verdict("MRR@10") == "no visible change: +0.050 MRR@10, needs about 540 more queries to tell"
+    assert change.verdict("MRR@10") == "no visible change: +0.050 MRR@10, needs about 540 more queries to be certain"
     assert _change(np.tile([0.5, -0.4], 318)).certain
 
 
 @pytest.mark.parametrize(("effect", "spread"), [(0.02, 0.3), (0.05, 0.2)])
-def test_with_as_many_queries_four_of_five_tries_tell(effect: float, spread: float) -> None:
+def test_the_queries_needed_give_a_power_of_80_percent(effect: float, spread: float) -> None:
     """Simulated: queries of which 60 % do not change, as in a real ranking."""
     random = np.random.default_rng(4)
 
@@ -115,7 +114,7 @@ def test_with_as_many_queries_four_of_five_tries_tell(effect: float, spread: flo
         moved = random.random(queries) < 0.4
         return np.where(moved, random.normal(effect / 0.4, spread, queries), 0.0)
 
-    # What a first, uncertain look advises when it happens to see the true change.
+    # The advice of a first, uncertain evaluation that happens to show the true change.
     sample = tried(200)
     change = _change(sample - sample.mean() + effect)
     needed = round((change.visible / effect) ** 2 * change.queries)
@@ -124,7 +123,7 @@ def test_with_as_many_queries_four_of_five_tries_tell(effect: float, spread: flo
     assert change.certain or change.more_queries() == pytest.approx(needed - 200, abs=1)
 
 
-def test_what_would_show_is_what_shows_in_four_of_five_tries() -> None:
+def test_the_visible_change_is_detected_with_a_power_of_80_percent() -> None:
     random = np.random.default_rng(5)
     flat = random.normal(0, 0.3, 400)
     visible = _change(flat - flat.mean()).visible
@@ -138,10 +137,10 @@ def test_a_handful_of_changed_queries_is_never_certain(queries: int) -> None:
     difference[:5] = 0.3
     change = _change(difference)
     assert not change.certain
-    assert f"only 5 of {queries} queries changed, too few to tell" in change.verdict("nDCG@10")
+    assert f"only 5 of {queries} queries changed, too few to be certain" in change.verdict("nDCG@10")
 
 
-def test_hopeless_numbers_are_not_named() -> None:
+def test_too_many_queries_are_not_suggested() -> None:
     difference = np.tile([1.0, -0.9999], 20)
     assert (
         _change(difference).verdict("nDCG@10")

@@ -10,8 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from finetune.data.holdout.eval_data import LabelledItems, ScoredPairs
 from finetune.errors import FinetuneError
+from finetune.evaluation.classification import knn_predict, linear_probe_predict
 from finetune.evaluation.clusters import k_means
-from finetune.evaluation.probes import linear_probe, nearest_neighbour
 from tests.evaluation.making import built, judgments
 
 
@@ -36,7 +36,7 @@ def scored(points, binary=False):
     return ScoredPairs("test", left, right, (score > 1).astype(float) if binary else score.astype(float))
 
 
-def test_similarities_go_with_scores_as_scipy_says(points) -> None:
+def test_correlations_equal_scipy(points) -> None:
     held, kinds = scored(points), ["cosine", "dot", "euclidean"]
     found = built("similarity", similarities=kinds).evaluate(held, lambda rows: points[rows])
     left, right = points[held.left].astype(float), points[held.right].astype(float)
@@ -50,7 +50,7 @@ def test_similarities_go_with_scores_as_scipy_says(points) -> None:
         assert found.means[f"Pearson {kind}"] == pytest.approx(scipy.stats.pearsonr(similar[kind], held.score)[0])
 
 
-def test_right_pairs_are_told_from_wrong_ones(points) -> None:
+def test_pair_classification_equals_scikit_learn(points) -> None:
     held = scored(points, binary=True)
     found = built("pair_classification", similarities=["dot"]).evaluate(held, lambda rows: points[rows])
     dot = (points[held.left].astype(float) * points[held.right]).sum(1)
@@ -62,23 +62,23 @@ def test_right_pairs_are_told_from_wrong_ones(points) -> None:
     ("name", "settings", "score", "words"),
     [
         ("similarity", {}, [1.0, 1.0, 1.0], "all scores are the same"),
-        ("pair_classification", {}, [0.0, 0.5, 1.0], "it is open which pairs are right"),
+        ("pair_classification", {}, [0.0, 0.5, 1.0], "it is undefined which pairs are right"),
         ("pair_classification", {"right_from": 0.0}, [0.0, 0.5, 1.0], "all of the 3 pairs are right"),
     ],
 )
-def test_scores_that_say_nothing(points, name, settings, score, words) -> None:
+def test_unusable_scores_are_an_error(points, name, settings, score, words) -> None:
     held = ScoredPairs("test", np.arange(3), np.arange(3, 6), np.array(score))
     with pytest.raises(FinetuneError, match=words):
         built(name, **settings).evaluate(held, lambda rows: points[rows])
 
 
-def test_neighbours_vote_as_in_scikit_learn(points) -> None:
+def test_neighbors_vote_as_in_scikit_learn(points) -> None:
     known = np.arange(150) % 2 == 0
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     for k in (1, 5, 40):
         theirs = KNeighborsClassifier(k, algorithm="brute").fit(unit[known], LABEL[known])
-        ours = nearest_neighbour(points[known], LABEL[known], points[~known], k)
-        # Where votes are even theirs takes the smaller class, ours the nearer one.
+        ours = knn_predict(points[known], LABEL[known], points[~known], k)
+        # For tied votes scikit-learn takes the smaller class, ours the nearer one.
         votes = np.sort(theirs.predict_proba(unit[~known]), axis=1)
         clear = votes[:, -1] > votes[:, -2]
         assert clear.mean() > 0.7
@@ -89,11 +89,11 @@ def test_the_linear_probe_is_that_of_scikit_learn(points) -> None:
     known = np.arange(150) % 2 == 0
     theirs = LogisticRegression(C=0.3, tol=1e-10, max_iter=5000).fit(points[known], LABEL[known])
     random = np.random.default_rng(2).standard_normal((2000, 6)).astype(np.float32) * 2
-    same = linear_probe(points[known], LABEL[known], random, 0.3) == theirs.predict(random)
+    same = linear_probe_predict(points[known], LABEL[known], random, 0.3) == theirs.predict(random)
     assert same.mean() > 0.999
 
 
-def test_classification_measures_what_is_not_known(points) -> None:
+def test_classification_measures_only_unknown_items(points) -> None:
     found = built("classification", neighbours=1).evaluate(labelled(), lambda rows: points[rows])
     assert list(found.per_query) == ["accuracy 1 neighbours", "accuracy linear"]
     assert found.counts == {"items": 75, "items to learn from": 75, "classes": 3}
@@ -117,7 +117,7 @@ def test_more_clusters_than_distinct_points() -> None:
     assert len(k_means(np.ones((4, 2), np.float32), 3, 0, 2)) == 4
 
 
-def test_classes_that_cannot_be_told(points) -> None:
+def test_unusable_classes_are_an_error(points) -> None:
     alone = LabelledItems("test", np.arange(50), LABEL[:50], np.arange(50) % 2 == 0)
     for name in ("classification", "clustering"):
         with pytest.raises(FinetuneError, match="class"):
@@ -134,9 +134,9 @@ def test_alignment_and_uniformity_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["similarity", "pair_classification", "classification", "clustering", "geometry"])
-def test_embeddings_that_are_no_numbers(points, name) -> None:
+def test_non_finite_embeddings_are_an_error(points, name) -> None:
     held = labelled() if name in ("classification", "clustering") else scored(points, binary=True)
     if name == "geometry":
         held = judgments([0], [1, 2], [(0, 0, 1)])
-    with pytest.raises(FinetuneError, match="not numbers"):
+    with pytest.raises(FinetuneError, match="embeddings are not finite"):
         built(name).evaluate(held, lambda rows: np.full((len(rows), 4), np.nan, np.float32))

@@ -7,7 +7,7 @@ from sklearn.metrics import dcg_score
 
 from finetune.evaluation import metrics
 
-# Two queries: A finds grades 0 2 1 and misses one of grade 3; B finds nothing.
+# Two queries: A has hits of grades 0 2 1 and misses one of grade 3; B has no relevant hit.
 GAINS = np.array([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
 RELEVANT = np.array([3, 1])
 IDEAL = np.array([[3.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
@@ -70,7 +70,7 @@ def test_equal_to_trec_eval(seed: int, queries: int, documents: int, k: int) -> 
         np.testing.assert_allclose(values, [expected[f"q{q}"][name] for q in range(queries)], rtol=0, atol=1e-9)
 
 
-def test_every_name_is_measured_by_what_it_says() -> None:
+def test_every_name_selects_its_metric() -> None:
     names = ["nDCG@3", "DCG@2", "recall@2", "precision@2", "hit_rate@1", "F1@3", "MRR@3", "MAP@3", "R-precision"]
     found = metrics.measure(names, GAINS, RELEVANT, IDEAL)
     assert list(found) == names

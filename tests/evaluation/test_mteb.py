@@ -1,4 +1,4 @@
-"""Tasks of MTEB: its own code gives the numbers, from our embeddings."""
+"""MTEB tasks: the metrics are computed by MTEB, from our embeddings."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def mteb(*names, scores=(), splits=None):
 
 
 def embedded(some, width=16):
-    """Any embeddings of unit length that follow from the text alone."""
+    """Return arbitrary embeddings of unit length that depend only on the text."""
     made = np.stack([np.random.default_rng(list(text.encode())).normal(size=width) for text in some])
     return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_a_search_has_the_numbers_of_our_own_metrics_for_each_query():
+def test_a_search_task_equals_our_own_metrics_per_query():
     result = mteb("Search", scores=["recall_at_10", "mrr_at_10"]).measure(lambda some, role, what: embedded(some))
     order = np.argsort(-(embedded(texts(20, 1)) @ embedded(texts(60, 0)).T), axis=1)
     grades = np.zeros((20, 60))
@@ -53,13 +53,13 @@ def test_a_search_has_the_numbers_of_our_own_metrics_for_each_query():
     gains, ideal = np.take_along_axis(grades, order, 1), -np.sort(-grades, axis=1)
     ours = measure(["nDCG@10", "recall@10", "MRR@10"], gains, np.full(20, 2), ideal)
     assert result.headline == "Search ndcg_at_10"
-    # Each query has its number, so that the interval is one of queries.
+    # Each query has a number, so that the interval is over the queries.
     assert np.sort(result.per_query["Search ndcg_at_10"]) == pytest.approx(np.sort(ours["nDCG@10"]), abs=1e-6)
     assert result.means["Search recall_at_10"] == pytest.approx(ours["recall@10"].mean(), abs=1e-5)
     assert result.means["Search mrr_at_10"] == pytest.approx(ours["MRR@10"].mean(), abs=1e-5)
 
 
-def test_scored_pairs_have_the_correlation_of_scipy_and_classes_are_told():
+def test_scored_pairs_equal_scipy_and_classes_are_predicted():
     def embed(some, role, what):
         if what == "Scored":
             return embedded(some)
@@ -76,7 +76,7 @@ def test_scored_pairs_have_the_correlation_of_scipy_and_classes_are_told():
     assert result.counts == {"tasks": 2}
 
 
-def test_queries_and_documents_are_told_apart_and_texts_of_no_role_are_neither():
+def test_roles_of_queries_documents_and_other_texts():
     asked = []
 
     def embed(some, role, what):
@@ -87,11 +87,11 @@ def test_queries_and_documents_are_told_apart_and_texts_of_no_role_are_neither()
     assert asked == [("Search", "query", 20), ("Search", "document", 60), ("Scored", None, 30), ("Scored", None, 30)]
 
 
-def test_what_is_wrong_with_scores_and_embeddings_is_one_sentence():
+def test_errors_of_scores_and_embeddings():
     with pytest.raises(FinetuneError, match="has a score 'ndcg_at_11'") as failed:
         mteb("Search", scores=["ndcg_at_11"]).measure(lambda some, *_: embedded(some))
     assert "ndcg_at_1" in failed.value.advice
-    with pytest.raises(FinetuneError, match="embeddings are not numbers"):
+    with pytest.raises(FinetuneError, match="embeddings are not finite"):
         mteb("Search").measure(lambda some, *_: np.full((len(some), 4), np.nan, np.float32))
 
 
@@ -102,14 +102,14 @@ def test_what_is_wrong_with_scores_and_embeddings_is_one_sentence():
         (["MTEB(eng, v3)"], {}, "tasks", "MTEB has no task", "Did you mean MTEB(eng, v1) or MTEB(eng, v2)?"),
         (["os.path"], {}, "tasks", "MTEB has no task 'os.path'.", "FINETUNE_ALLOW"),
         ([f"{OWN}.Nothing"], {}, "tasks", "has no 'Nothing'", ""),
-        ([f"{OWN}.about"], {}, "tasks", "is no task of MTEB's", "mteb.abstasks"),
-        (["CIFAR10"], {}, "tasks", "CIFAR10 is of image, and only texts are measured.", "Leave it out."),
-        ([f"{OWN}.Scripted"], {}, "tasks", "made by code from the hub, which is not run", "Leave it out."),
-        (["STS22"], {"languages": ["jpn"]}, "languages", "STS22 has nothing in jpn.", "There are: ara, cmn, deu"),
+        ([f"{OWN}.about"], {}, "tasks", "is not an MTEB task", "mteb.abstasks"),
+        (["CIFAR10"], {}, "tasks", "CIFAR10 is a task on image, and only text is supported.", "Remove it."),
+        ([f"{OWN}.Scripted"], {}, "tasks", "needs code from the hub, which is not run", "Remove it."),
+        (["STS22"], {"languages": ["jpn"]}, "languages", "STS22 has no data in jpn.", "There are: ara, cmn, deu"),
         (["SciFact", "NanoBEIR"], {}, None, None, None),
     ],
 )
-def test_tasks_are_checked_before_anything_is_read(tasks, more, where, sentence, advice):
+def test_tasks_are_checked_before_data_is_loaded(tasks, more, where, sentence, advice):
     found = task_problems("evaluation.x", {"tasks": tasks, "languages": None, "splits": None} | more)
     if where is None:
         assert not found
@@ -120,7 +120,7 @@ def test_tasks_are_checked_before_anything_is_read(tasks, more, where, sentence,
     assert advice in problem.advice
 
 
-def test_a_split_that_the_data_has_not_is_told():
+def test_a_missing_split_is_reported():
     node = {"tasks": [f"{OWN}.Topics"], "languages": None, "splits": ["test", "dev"]}
     (problem,) = fetch_problems("evaluation.x", node)
     assert (problem.where, problem.what) == ("evaluation.x.splits", "Topics has no split dev.")
@@ -135,12 +135,12 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.slow
-def test_data_that_cannot_be_had_is_told_before_a_run(tiny_model, tmp_path):
+def test_data_that_cannot_be_loaded_is_reported_before_a_run(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     more = ["evaluation=mteb", "evaluation.mteb.tasks=[SciFact]"]
     process = run_train(*quick(tiny_model, *more), cwd=tmp_path)
     assert process.returncode == 2
-    assert "the data of SciFact cannot be had: Couldn't reach 'mteb/scifact' on the Hub" in " ".join(
+    assert "the data of SciFact cannot be loaded: Couldn't reach 'mteb/scifact' on the Hub" in " ".join(
         process.stderr.split()
     )
     assert "Traceback" not in process.stderr
@@ -149,7 +149,7 @@ def test_data_that_cannot_be_had_is_told_before_a_run(tiny_model, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tiny_model, tmp_path_factory):
-    """A run of two processes, with prompts, that measures a search and scored pairs at its ends."""
+    """A run of two processes, with prompts, that measures a search and scored pairs before and after training."""
     cwd = tmp_path_factory.mktemp("trained")
     write_pairs(cwd / "pairs.csv")
     shutil.copy(mteb_own.__file__, cwd / "mine.py")
@@ -165,7 +165,7 @@ def trained(tiny_model, tmp_path_factory):
 
 
 def theirs(folder: Path) -> dict[str, float]:
-    """What MTEB itself finds with sentence-transformers and the same prompts."""
+    """The results of MTEB itself with sentence-transformers and the same prompts."""
     import mteb
     from mteb.models import SentenceTransformerEncoderWrapper
     from sentence_transformers import SentenceTransformer
@@ -177,7 +177,7 @@ def theirs(folder: Path) -> dict[str, float]:
     return {one.task_name: one.get_score() for one in found.task_results}
 
 
-def test_a_run_measures_at_its_ends_what_mteb_finds_with_sentence_transformers(trained, tiny_model):
+def test_a_run_measures_before_and_after_what_mteb_finds_with_sentence_transformers(trained, tiny_model):
     part = json.loads((trained / "report.json").read_text())["evaluations"]["mteb"]
     rows = {row["metric"]: row for row in part["metrics"]}
     for when, model in (("before", tiny_model), ("after", trained / "model")):
@@ -186,16 +186,16 @@ def test_a_run_measures_at_its_ends_what_mteb_finds_with_sentence_transformers(t
         assert rows["Scored cosine_spearman"][when] == pytest.approx(expected["Scored"], abs=2e-5)
     assert (part["judgments"], part["metric"]) == ("MTEB: Search, Scored", MEAN)
     assert sum(rows["Search ndcg_at_10"][what] for what in ("won", "tied", "lost")) == 20
-    # One number has no interval, and nothing pretends to one.
+    # A single number has no interval, and none is shown.
     assert rows["Scored cosine_spearman"]["low"] is None
     for page in ("report.md", "report.html", "model/README.md"):
         assert "+nan" not in (trained / page).read_text()
-    # In between only the run's own search is measured.
+    # During training only the run's own retrieval is measured.
     keys = {key for line in (trained / "metrics.jsonl").open() for key in json.loads(line)}
     assert {"mteb/before/Search ndcg_at_10", "mteb/after/Search ndcg_at_10"} <= keys
     assert any(key.startswith("retrieval/nDCG") for key in keys)
     assert not any(key.startswith("mteb/Search") for key in keys)
-    # Nothing was put into the home folder.
+    # Nothing was written to the home folder.
     assert not (trained.parents[2] / "home" / ".cache" / "mteb").exists()
 
 
@@ -211,7 +211,7 @@ def test_evaluate_finds_the_same_of_the_saved_model(trained, monkeypatch):
     assert found[str(trained / "model")]["Search ndcg_at_10"] == pytest.approx(after, abs=1e-5)
 
 
-def test_random_numbers_go_on_as_if_nothing_was_measured(tiny_model):
+def test_random_states_are_not_changed(tiny_model):
     from finetune.encoding.collectives import Collectives
     from finetune.encoding.engine import Engine
     from finetune.models.text import TextEncoder

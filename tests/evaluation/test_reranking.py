@@ -1,4 +1,4 @@
-"""Reranking: the metrics of pytrec_eval over the candidates alone."""
+"""Reranking: the metrics of pytrec_eval over the candidates only."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.evaluation.making import built
 
 
 def judgments(queries=12, documents=40, seed=0):
-    """Queries, and documents after them; each query has some judged documents, one of them right at least."""
+    """Queries, followed by documents; each query has several judged documents, at least one of them right."""
     random = np.random.default_rng(seed)
     pairs = {(q, int(d)) for q in range(queries) for d in random.choice(documents, 5, replace=False)}
     query, document = np.array(sorted(pairs)).T
@@ -57,7 +57,7 @@ def test_all_models_get_the_same_candidates_and_queries():
     assert all((a == b).all() for a, b in zip(*asked, strict=True))
 
 
-def test_a_query_is_never_its_own_candidate_and_more_judged_than_asked_all_count():
+def test_no_query_is_its_own_candidate_and_all_judged_documents_count():
     given = judgments()
     given = Judgments("made", given.corpus[:12], given.corpus, given.query_index, given.document_index, given.grade)
 
@@ -69,6 +69,6 @@ def test_a_query_is_never_its_own_candidate_and_more_judged_than_asked_all_count
     evaluator(candidates=2).evaluate(given, rate)
 
 
-def test_scores_that_are_no_numbers():
+def test_non_finite_scores_are_an_error():
     with pytest.raises(FinetuneError, match="finite"):
         evaluator().evaluate(judgments(), lambda left, right: np.full(len(left), np.nan, np.float32))

@@ -18,7 +18,7 @@ def retrieval(**changes):
 
 
 def on_a_line(positions: dict[int, float]):
-    """Items as points whose dot product with item 0, at 1, is their position."""
+    """Embed items so that their dot product with item 0, at 1, is their position."""
     return lambda items: np.array([[positions[int(item)]] for item in items], np.float32)
 
 
@@ -96,13 +96,13 @@ def test_every_item_is_encoded_once() -> None:
         asked.extend(items.tolist())
         return np.ones((len(items), 2), np.float32)
 
-    # Item 5 is a query and a document, item 7 stands in the corpus twice, query 9 has nothing to find.
+    # Item 5 is a query and a document, item 7 is in the corpus twice, query 9 has no right document.
     retrieval().evaluate(judgments([5, 3, 9], [7, 5, 7, 8], [(0, 0, 1), (1, 1, 1), (2, 3, 0)]), embed)
     assert asked == [3, 5, 7, 8]
 
 
-def test_a_query_never_finds_itself() -> None:
-    # Item 0 is in the corpus twice and would come first; judged right it cannot be found, so it counts neither way.
+def test_a_query_is_no_hit_of_itself() -> None:
+    # Item 0 is in the corpus twice and would be first; judged right it cannot be a hit, so it does not count.
     positions = {0: 1.0, 10: 0.9, 11: 0.5}
     task = judgments([0], [0, 10, 0, 11], [(0, 0, 1), (0, 3, 1)])
     result = retrieval(metrics=["recall@2", "MRR@10"]).evaluate(task, on_a_line(positions))
@@ -112,7 +112,7 @@ def test_a_query_never_finds_itself() -> None:
     assert result.means["MRR@10"] == 0.5
 
 
-def test_leaving_a_query_out_of_its_ranking_costs_no_place() -> None:
+def test_excluding_the_query_does_not_shorten_the_hits() -> None:
     positions = {0: 1.0} | {item: 1.0 - item / 100 for item in range(10, 30)}
     task = judgments([0], [0, 0, *range(10, 30)], [(0, 11, 1)])
     result = retrieval(metrics=["recall@10", "MAP@10"]).evaluate(task, on_a_line(positions))
@@ -120,7 +120,7 @@ def test_leaving_a_query_out_of_its_ranking_costs_no_place() -> None:
     assert result.means["recall@10"] == 1.0
 
 
-def test_places_beyond_the_corpus_are_nobodys_right_documents() -> None:
+def test_missing_hits_are_not_relevant() -> None:
     task = judgments([0, 1], [10, 11], [(0, 1, 1), (1, 0, 1)])
     result = retrieval().evaluate(task, on_a_line({0: 1.0, 1: 1.0, 10: 0.2, 11: 0.9}))
     assert result.gains.tolist() == [[1, 0] + [0] * 8, [0, 1] + [0] * 8]
@@ -147,19 +147,19 @@ def test_negative_grades_are_wrong_documents() -> None:
     assert result.means["nDCG@10"] == pytest.approx(1 / np.log2(3))
 
 
-def test_nothing_to_find_is_said() -> None:
+def test_no_right_document_is_an_error() -> None:
     with pytest.raises(FinetuneError, match="no query has a right document") as caught:
         retrieval().evaluate(judgments([0], [10], [(0, 0, 0)]), on_a_line({}))
     assert "data.validation_path" in caught.value.advice
 
 
-def test_embeddings_that_are_no_numbers() -> None:
-    with pytest.raises(FinetuneError, match="not numbers"):
+def test_non_finite_embeddings_are_an_error() -> None:
+    with pytest.raises(FinetuneError, match="embeddings are not finite"):
         retrieval().evaluate(judgments([0], [10], [(0, 0, 1)]), on_a_line({0: float("nan"), 10: 1.0}))
 
 
 @pytest.mark.parametrize("value", ["[]", "[0]", "nDCG@10"])
-def test_metrics_that_are_no_list_of_names_are_refused_by_the_check(value):
+def test_the_check_rejects_metrics_that_are_not_a_list(value):
     with pytest.raises(CheckFailed, match="metrics"):
         check([f"evaluation.retrieval.metrics={value}"])
 
@@ -174,22 +174,22 @@ def test_metrics_that_are_no_list_of_names_are_refused_by_the_check(value):
         ("beauty", "There are: nDCG@k"),
     ],
 )
-def test_a_metric_that_there_is_not(name, words):
+def test_an_unknown_metric(name, words):
     with pytest.raises(CheckFailed, match=re.escape(words)):
         retrieval(metrics=[name])
 
 
-def test_a_query_may_find_itself_where_that_is_wanted() -> None:
+def test_a_query_may_find_itself_without_exclude_self() -> None:
     task = judgments([0], [0, 10], [(0, 0, 1)])
     result = retrieval(exclude_self=False).evaluate(task, on_a_line({0: 1.0, 10: 0.5}))
     assert result.hits[0, :2].tolist() == [0, 10]
     assert result.means["recall@1"] == 1
 
 
-def test_a_cut_off_beyond_the_corpus_is_said() -> None:
+def test_a_cut_off_beyond_the_corpus_is_noted() -> None:
     result = retrieval().evaluate(judgments([0], [10, 11], [(0, 0, 1)]), on_a_line({0: 1.0, 10: 0.9, 11: 0.1}))
     assert result.notes == [
-        "nDCG@10, recall@3, MRR@10, MAP@100: all 2 documents of the corpus are within the first 100."
+        "nDCG@10, recall@3, MRR@10, MAP@100: the corpus has only 2 documents, fewer than the cut-off 100."
     ]
 
 
@@ -201,7 +201,7 @@ def test_a_sample_of_the_queries_is_always_the_same() -> None:
     assert once.queries.tolist() == twice.queries.tolist()
 
 
-def test_cut_and_quantised_embeddings_are_measured_from_the_same_ones() -> None:
+def test_truncated_and_quantized_embeddings_are_not_encoded_again() -> None:
     random = np.random.default_rng(0)
     Q, M, D = 40, 300, 32
     embeddings = random.standard_normal((Q + M, D)).astype(np.float32)
@@ -238,7 +238,7 @@ def normalised(emb):
     return emb / np.linalg.norm(emb, axis=1, keepdims=True)
 
 
-def test_more_dimensions_than_there_are() -> None:
+def test_more_dimensions_than_the_model_has() -> None:
     with pytest.raises(FinetuneError, match="have 1 dimensions, and 8 are to be measured"):
         retrieval(dimensions=[8]).evaluate(judgments([0], [10], [(0, 0, 1)]), on_a_line({0: 1.0, 10: 0.5}))
 
@@ -250,13 +250,13 @@ def test_an_approximate_index_finds_nearly_the_same() -> None:
     exact, near = (
         retrieval(index=index).evaluate(task, lambda items: embeddings[items]) for index in ("exact", "approximate")
     )
-    # Which of them it misses is not the same twice (its threads race), and one missed moves all below it.
+    # Which ones it misses is not deterministic (its threads race), and a missed one shifts all below it.
     found = [len(set(a) & set(b)) for a, b in zip(exact.hits.tolist(), near.hits.tolist(), strict=True)]
     assert np.mean(found) / exact.hits.shape[1] > 0.9
     assert not (near.hits == near.queries[:, None]).any()
 
 
-def test_words_alone_are_measured_beside_it_once() -> None:
+def test_bm25_is_computed_once() -> None:
     words = {0: "red cat", 10: "a red cat sat", 11: "a green dog", 12: "the red sea"}
     task = judgments([0], [12, 11, 10], [(0, 2, 1)])
     evaluator, asked = retrieval(bm25=True), []
@@ -274,11 +274,11 @@ def test_words_alone_are_measured_beside_it_once() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_right_answers_that_are_not_in_the_corpus_count_as_in_trec_eval(seed: int) -> None:
+def test_right_documents_missing_from_the_corpus_count_as_in_trec_eval(seed: int) -> None:
     random = np.random.default_rng(seed)
     Q, M, L = 20, 60, 15
     embeddings = random.standard_normal((Q + M, 4)).astype(np.float32)
-    # Of the last queries no right answer is in the corpus.
+    # The last queries have no right document in the corpus.
     pairs = np.unique(random.integers(0, (Q - 2) * M, 60))
     grades = random.integers(0, 4, len(pairs))
     grades[0] = 1

@@ -35,7 +35,7 @@ def tied_embeddings(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(tied_embeddings(), st.integers(1, 45), st.integers(1, 60))
-def test_equal_scores_go_by_index_also_at_the_cut_and_between_blocks(embeddings, k: int, block: int) -> None:
+def test_ties_are_sorted_by_index_at_the_cut_off_and_across_blocks(embeddings, k: int, block: int) -> None:
     queries, corpus = embeddings
     scores, index = top_k(queries, corpus, k, block=block)
     expected_scores, expected_index = brute_force(queries, corpus, k)
@@ -60,18 +60,18 @@ def test_a_collapsed_model_ranks_by_index() -> None:
 
 
 def test_zero_equals_negative_zero() -> None:
-    # Whether a matrix product gives -0.0 depends on the library and the device.
+    # Whether a matrix product returns -0.0 depends on the library and the device.
     keys = _pack(torch.tensor([0.0, -0.0, 1.0, -1.0]), torch.tensor([5, 4, 9, 1]))
     assert keys.argsort(descending=True).tolist() == [2, 1, 0, 3]
 
 
-def test_k_beyond_the_corpus_gives_all_of_it() -> None:
+def test_k_beyond_the_corpus_returns_all_documents() -> None:
     scores, index = top_k(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 10)
     assert scores.tolist() == [[1, 0], [1, 0]]
     assert index.tolist() == [[0, 1], [1, 0]]
 
 
-def test_the_trainings_precision_does_not_leak_in() -> None:
+def test_the_precision_of_the_training_has_no_effect() -> None:
     random = np.random.default_rng(0)
     queries, corpus = (random.standard_normal((n, 64)).astype(np.float32) for n in (50, 2000))
     expected = top_k(queries, corpus, 50)
@@ -95,15 +95,15 @@ def test_tensors_with_gradients_and_half_precision_are_searched_in_fp32() -> Non
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("side", ["query", "document"])
-def test_embeddings_that_are_no_numbers_are_counted(bad: float, side: str) -> None:
+def test_non_finite_embeddings_are_counted(bad: float, side: str) -> None:
     good = np.ones((4, 3), np.float32)
     spoilt = good.copy()
     spoilt[1, 2] = spoilt[3, 0] = bad
-    with pytest.raises(FinetuneError, match=f"2 of 4 {side} embeddings are not numbers"):
+    with pytest.raises(FinetuneError, match=f"2 of 4 {side} embeddings are not finite"):
         top_k(*((spoilt, good) if side == "query" else (good, spoilt)), 1)
 
 
-def test_widths_that_differ_and_an_empty_corpus() -> None:
+def test_different_widths_and_an_empty_corpus() -> None:
     with pytest.raises(FinetuneError, match="3 dimensions and the documents 4"):
         top_k(np.ones((1, 3)), np.ones((1, 4)), 1)
     with pytest.raises(FinetuneError, match="corpus to search in is empty"):

@@ -1,4 +1,4 @@
-"""Metrics of a whole list as one share for each case: the mean is the metric, the spread that of a resample."""
+"""Metrics of a list as one share per case: the mean is the metric, the spread is that of a resample."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, v_measure_score
 
-from finetune.evaluation import binary
 from finetune.evaluation.clusters import v_measure
-from finetune.evaluation.correlation import pearson, ranks, spearman
 from finetune.evaluation.geometry import uniformity
+from finetune.evaluation.pair_metrics import average_precision, best_f1, pearson, ranks, spearman
 
 
 def two_lists(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +28,7 @@ def right_ones(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarra
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32), st.integers(3, 60), st.booleans())
-def test_coefficients_are_those_of_scipy_ties_included(seed, count, tied) -> None:
+def test_coefficients_equal_scipy_with_ties(seed, count, tied) -> None:
     left, right = two_lists(seed, count, tied)
     np.testing.assert_array_equal(ranks(left), scipy.stats.rankdata(left))
     if np.ptp(left) == 0 or np.ptp(right) == 0:
@@ -41,11 +40,11 @@ def test_coefficients_are_those_of_scipy_ties_included(seed, count, tied) -> Non
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32), st.integers(3, 60), st.booleans())
-def test_pairs_are_told_apart_as_scikit_learn_does_ties_included(seed, count, tied) -> None:
+def test_pair_metrics_equal_scikit_learn_with_ties(seed, count, tied) -> None:
     score, right = right_ones(seed, count, tied)
-    found = binary.average_precision(score, right)
+    found = average_precision(score, right)
     assert found.mean() == pytest.approx(average_precision_score(right, score), abs=1e-9)
-    shares, threshold = binary.best_f1(score, right)
+    shares, threshold = best_f1(score, right)
     best = max(f1_score(right, score >= value) for value in np.unique(score))
     assert shares.mean() == pytest.approx(best, abs=1e-9)
     assert f1_score(right, score >= threshold) == pytest.approx(best, abs=1e-9)
@@ -53,13 +52,13 @@ def test_pairs_are_told_apart_as_scikit_learn_does_ties_included(seed, count, ti
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
-def test_the_v_measure_is_that_of_scikit_learn(pairs) -> None:
+def test_the_v_measure_equals_scikit_learn(pairs) -> None:
     label, cluster = np.array(pairs).T
     assert v_measure(label, cluster).mean() == pytest.approx(v_measure_score(label, cluster), abs=1e-9)
 
 
 def metric_of(name: str, seed: int, count: int):
-    """A metric by an independent library, of some of the cases, and ours as shares of all."""
+    """A metric by an independent library, on a subset of the cases, and ours as shares of all cases."""
     if name in ("pearson", "spearman"):
         left, right = two_lists(seed, count, tied=name == "spearman")
         theirs = scipy.stats.pearsonr if name == "pearson" else scipy.stats.spearmanr
@@ -67,7 +66,7 @@ def metric_of(name: str, seed: int, count: int):
         return (lambda rows: theirs(left[rows], right[rows])[0]), ours(left, right)
     if name == "f1":
         score, right = right_ones(seed, count, tied=False)
-        shares, threshold = binary.best_f1(score, right)
+        shares, threshold = best_f1(score, right)
         return (lambda rows: f1_score(right[rows], score[rows] >= threshold)), shares
     if name == "v":
         random = np.random.default_rng(seed)
@@ -85,7 +84,7 @@ def metric_of(name: str, seed: int, count: int):
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "f1", "v", "uniformity"])
-def test_shares_say_what_leaving_a_case_out_would_change(name) -> None:
+def test_shares_equal_the_jackknife(name) -> None:
     # The jackknife of an independent implementation: n * whole - (n - 1) * without one.
     count = 400
     metric, shares = metric_of(name, 0, count)

@@ -201,7 +201,7 @@ def test_one_run_is_checked_here_done_there_and_says_where_it_is(world):
 def test_what_waits_is_pending_is_not_removed_and_can_be_cancelled(world):
     shown = world.shown("waits")
     assert shown["state"] == "pending"
-    assert f"Job {world.job('waits')} waits in the queue (BeginTime)" in shown["reason"]
+    assert f"Job {world.job('waits')} is waiting in the queue (BeginTime)" in shown["reason"]
     removal = world.run("runs", "rm", "waits", "--yes")
     assert removal.returncode == 2 and "finetune runs cancel" in removal.stderr
     assert "is pending as job" in world.run("submit", *world.settings(), "name=waits").stderr

@@ -21,7 +21,7 @@ from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_requ
 from finetune.runner import slurm_epilog
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN, write_job
-from finetune.runs.record import read, read_all
+from finetune.runs.record import read_run, read_runs
 from tests.conftest import ROOT, quick, run_train, write_pairs
 from tests.runs.made import living, make_run
 
@@ -169,7 +169,7 @@ def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
     lines = ["1|PENDING|Priority", "2|RUNNING|None", "3_7|RUNNING|None", "4|PENDING|BeginTime", "5|COMPLETING|None"]
     calls = commands("squeue", "\n".join([*lines, "6|PENDING|BeginTime", "7|CANCELLED|None"]))
     commands("sacct", "8|OUT_OF_MEMORY\n")
-    found = {record.run.name: record for record in read_all([run.path for run in runs.values()])}
+    found = {record.run.name: record for record in read_runs([run.path for run in runs.values()])}
     assert {name: found[name].state for name in runs} == {
         "waits": "pending",
         "begins": "running",
@@ -182,7 +182,7 @@ def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
         "gone": "interrupted",
         "done": "finished",
     }
-    assert found["waits"].reason == "Job 1 waits in the queue (Priority)."
+    assert found["waits"].reason == "Job 1 is waiting in the queue (Priority)."
     assert "out of memory" in found["memory"].reason
     assert len(calls.read_text().splitlines()) == 1  # for all of them
 
@@ -190,9 +190,9 @@ def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
 def test_a_run_whose_cluster_is_out_of_reach_is_what_it_said_last(tmp_path, commands):
     commands("squeue", code=1, errors="slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     commands("sacct", code=1)
-    record = read(job(tmp_path, "a", "pending", "1").path)
+    record = read_run(job(tmp_path, "a", "pending", "1").path)
     assert record.state == "pending"
-    assert "How job 1 stands is not known: squeue: " in record.reason and "Unable to contact" in record.reason
+    assert "The state of job 1 is unknown: squeue: " in record.reason and "Unable to contact" in record.reason
 
 
 @pytest.mark.parametrize(
@@ -272,10 +272,10 @@ def test_what_speaks_of_a_cluster_is_refused_in_a_run(tmp_path):
 def test_a_run_of_this_machine_is_cancelled_too(tmp_path):
     run = make_run(tmp_path, "e/a", "created")
     with living(run) as process:
-        cancel_runs([read(run.path)])
+        cancel_runs([read_run(run.path)])
         assert process.wait() != 0
     with pytest.raises(FinetuneError, match="nothing to end"):
-        cancel_runs([read(run.path)])
+        cancel_runs([read_run(run.path)])
 
 
 def test_a_run_that_somebody_works_on_is_not_touched_by_who_wants_to_submit_it(tmp_path, commands):

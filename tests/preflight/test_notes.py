@@ -1,4 +1,4 @@
-"""What a run says about its data before it starts, through the front door."""
+"""Notes on the data before a run starts, through the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def here(tmp_path):
     return tmp_path
 
 
-def test_an_evaluation_with_data_of_its_own_leaves_the_held_out_part_unused(here):
+def test_an_evaluation_with_its_own_data_leaves_the_held_out_part_unused(here):
     said = checked(here, "evaluation.retrieval.data={path: beir}")
     assert "Held out of training: 12 anchors" in said
     assert "evaluation.retrieval: 40 queries, 200 documents of beir." in said
@@ -37,5 +37,5 @@ def test_an_evaluation_with_data_of_its_own_leaves_the_held_out_part_unused(here
     assert "training pairs: 120" in told
 
 
-def test_nothing_is_said_where_the_held_out_part_is_evaluated_on(here):
+def test_no_note_if_the_held_out_part_is_used(here):
     assert UNUSED not in checked(here)

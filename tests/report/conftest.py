@@ -1,4 +1,4 @@
-"""A real browser, and runs whose reports it looks at."""
+"""A real browser, and runs whose reports it opens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from finetune.report.comparison import comparison_page
 from finetune.report.write import write_report
 from finetune.runs.atomic import write_json_atomically
-from finetune.runs.record import read
+from finetune.runs.record import read_run
 from tests.report.made import BARE, make_reported_run
 
 if TYPE_CHECKING:
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium without a screen, for tests that are marked `browser`."""
+    """Debian's chromium in headless mode, for tests marked `browser`."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed: make browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Its sandbox does not work for root, and what is looked at is our own.
+        # Its sandbox does not work for root, and the pages are our own.
         yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of harmless texts, one of hostile ones, one with the least there can be, and one that compares them."""
+    """A page of harmless texts, one of hostile texts, a minimal one, and one that compares them."""
     root = tmp_path_factory.mktemp("reported")
     names = ("calm", "hostile", "bare")
     runs = {name: make_reported_run(root, f"x/{name}", hostile=name == "hostile") for name in names}
@@ -43,5 +43,5 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for run in runs.values():
         write_report(run)
     compared = root / "x" / "compared.html"
-    compared.write_text(comparison_page([read(run.path) for run in runs.values()]), encoding="utf-8")
+    compared.write_text(comparison_page([read_run(run.path) for run in runs.values()]), encoding="utf-8")
     return {name: run.report_page_path for name, run in runs.items()} | {"compared": compared}

@@ -1,4 +1,4 @@
-"""A run directory with a report that has every section, of harmless or of hostile texts."""
+"""A run directory with a report that has every section, with harmless or hostile texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
 from tests.runs.made import make_run
 
-# Texts that are no text to who does not escape them, that turn round what stands beside them, or that are very long.
+# Texts that are markup unless escaped, that reverse the direction of the text around them, or that are very long.
 HOSTILE = [
     "<script>document.title = 'broken'</script>",
     '"><img src=x onerror="document.title = \'broken\'">',
@@ -25,7 +25,7 @@ HOSTILE = [
 ]
 
 
-# The least that a run says: nothing evaluated, nothing seen.
+# A minimal report: no evaluation, no analysis.
 BARE: dict[str, Any] = {
     "run": "bare",
     "model_path": "outputs/default/bare/model",
@@ -38,12 +38,12 @@ BARE: dict[str, Any] = {
 
 
 def text(number: int, hostile: bool) -> str:
-    """A text that is another one for each number."""
+    """Return a text that is different for each number."""
     return f"{HOSTILE[number % len(HOSTILE)]} {number}" if hostile else f"the text of number {number}"
 
 
 def row(metric: str, before: float, after: float, certain: bool = True) -> dict[str, Any]:
-    """One metric as report.json has it."""
+    """Return one metric as in report.json."""
     half = 0.02 if certain else 2 * abs(after - before) + 0.01
     change = after - before
     numbers = {"before": before, "after": after, "change": change, "low": change - half, "high": change + half}
@@ -51,7 +51,7 @@ def row(metric: str, before: float, after: float, certain: bool = True) -> dict[
 
 
 def make_report(name: str = "my run", hostile: bool = False) -> dict[str, Any]:
-    """What report.json of a finished run says."""
+    """Return the content of report.json of a finished run."""
     said = (lambda number: text(number, hostile)) if hostile else (lambda number: text(number, False))
     return {
         "run": f"{name} {said(0)}" if hostile else name,
@@ -77,7 +77,7 @@ def make_report(name: str = "my run", hostile: bool = False) -> dict[str, Any]:
             "name": "words in use",
             "counts": {"queries": 250},
             "what": "Sentence pairs of general English, rated by how alike they are.",
-            "verdict": "no visible change: -0.020 nDCG@10, needs about 900 more queries to tell",
+            "verdict": "no visible change: -0.020 nDCG@10, needs about 900 more queries to be certain",
             "metrics": {"nDCG@10": row("nDCG@10", 0.81, 0.79, False)},
         },
         "cost": {
@@ -105,7 +105,7 @@ def make_report(name: str = "my run", hostile: bool = False) -> dict[str, Any]:
 
 
 def make_reported_run(root: Path, name: str, hostile: bool = False) -> RunDirectory:
-    """Make the run `root/<experiment>/<run>` with such a report and with curves, without its pages."""
+    """Create the run `root/<experiment>/<run>` with such a report.json and with metrics, but without its pages."""
     run = make_run(root, name, losses=[5 / (1 + step / 40) for step in range(300)])
     for step, value in ((100, 0.42), (200, 0.47)):
         run.append_metrics({"step": step, "retrieval/nDCG@10": value})
@@ -127,7 +127,7 @@ def _retrieval(said: Any) -> dict[str, Any]:
 
 def _described(metric: str, headline: dict[str, Any]) -> dict[str, Any]:
     word = ("better" if headline["change"] > 0 else "worse") if headline["certain"] else "no visible change"
-    end = ", certain" if headline["certain"] else ", needs about 900 more queries to tell"
+    end = ", certain" if headline["certain"] else ", needs about 900 more queries to be certain"
     return {
         "judgments": "pairs.csv, held out",
         "headline": f"{word}: {headline['change']:+.3f} {metric}{end}",

@@ -1,4 +1,4 @@
-"""The pages in a real browser: on a desk and on a phone, light and dark, with texts that would rather not be text."""
+"""The pages in a real browser: desktop and phone, light and dark, with harmless and hostile texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 740}}
 NAMES = ("calm", "hostile", "bare", "compared")
 
-# What stands out to the right of the window, but for what scrolls in a box of its own, and what a picture clips.
+# Elements that overflow the window to the right, except those that scroll in their own box, or are clipped by an SVG.
 SPILT = """() => [...document.querySelectorAll("body *")]
     .filter((each) => !each.closest(".scroll, svg, .hidden, .skip"))
     .filter((each) => each.getBoundingClientRect().right > innerWidth + 1 || each.getBoundingClientRect().left < -1)
@@ -31,7 +31,7 @@ WORDLESS = """() => [...document.querySelectorAll("img, svg, [role=img], .scroll
     .filter((each) => !(each.getAttribute("aria-label") || each.getAttribute("alt") || "").trim())
     .map((each) => each.outerHTML.slice(0, 120))"""
 
-# The contrast of each text with what is behind it, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
+# The contrast of each text with its background, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
 FAINT = """() => {
     const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
     const light = (colour) => numbers(colour).slice(0, 3).map((value) => value / 255)
@@ -55,7 +55,7 @@ FAINT = """() => {
 
 @contextmanager
 def opened(browser: Browser, path: Path, size: str = "desktop", **options: Any) -> Iterator[Page]:
-    """Open a page from the disk; it must load nothing and have nothing to say on the console."""
+    """Open a page from the disk; it must load nothing and print nothing to the console."""
     said: list[str] = []
     context = browser.new_context(viewport=SIZES[size], **options)
     try:
@@ -74,7 +74,7 @@ def opened(browser: Browser, path: Path, size: str = "desktop", **options: Any) 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_can_be_read(browser: Browser, pages: dict[str, Path], name: str, size: str, colours: str) -> None:
+def test_a_page_is_readable(browser: Browser, pages: dict[str, Path], name: str, size: str, colours: str) -> None:
     with opened(browser, pages[name], size, color_scheme=colours) as page:
         page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
@@ -85,7 +85,7 @@ def test_a_page_can_be_read(browser: Browser, pages: dict[str, Path], name: str,
         assert len(ids) == len(set(ids))
 
 
-def test_the_headline_is_seen_at_once(browser: Browser, pages: dict[str, Path]) -> None:
+def test_the_headline_is_visible_without_scrolling(browser: Browser, pages: dict[str, Path]) -> None:
     with opened(browser, pages["calm"], "phone") as page:
         words = page.locator(".words").first
         assert words.inner_text() == "▲ Better: +0.081 nDCG@10, certain"
@@ -106,7 +106,7 @@ def test_hostile_texts_show_as_texts(browser: Browser, pages: dict[str, Path]) -
         assert HOSTILE[6] in shown and HOSTILE[7] in shown
         assert "אבג" in shown and "\u202e" not in page.content()
         assert page.locator("script").count() == 1
-        # A text from right to left turns nothing but itself.
+        # A right-to-left text does not change the direction of the text around it.
         assert page.evaluate("[...document.querySelectorAll('bdi')].every((each) => each.dir === 'auto')")
 
 
@@ -126,7 +126,7 @@ def test_examples_are_searched(browser: Browser, pages: dict[str, Path]) -> None
         assert examples.count() == sum(change < 0 for change in changes)
 
 
-def test_of_a_long_list_some_are_shown_and_all_when_asked_for_or_printed(browser: Browser, tmp_path: Path) -> None:
+def test_a_long_list_is_shortened_until_requested_or_printed(browser: Browser, tmp_path: Path) -> None:
     report = make_report()
     report["examples"]["retrieval"] *= 3
     (tmp_path / "long.html").write_text(report_page(report, []))
@@ -144,14 +144,14 @@ def test_of_a_long_list_some_are_shown_and_all_when_asked_for_or_printed(browser
         assert page.locator("#examples [data-item]:visible").count() == 60
 
 
-def test_a_point_of_the_map_says_what_it_is(browser: Browser, pages: dict[str, Path]) -> None:
+def test_points_of_the_map_have_tooltips(browser: Browser, pages: dict[str, Path]) -> None:
     with opened(browser, pages["calm"]) as page:
         assert page.locator("#embeddings use title", has_text="the text of number 7").count() > 0
         titles = page.evaluate("[...document.querySelectorAll('use > title')].map((each) => each.textContent)")
         assert sorted(titles) == sorted(2 * [f"the text of number {number}" for number in range(200)])
 
 
-def test_without_script_everything_is_there(browser: Browser, pages: dict[str, Path]) -> None:
+def test_everything_is_readable_without_the_script(browser: Browser, pages: dict[str, Path]) -> None:
     with opened(browser, pages["calm"], java_script_enabled=False) as page:
         assert not page.locator(".search").first.is_visible()
         first = page.locator(".example").first
@@ -160,7 +160,7 @@ def test_without_script_everything_is_there(browser: Browser, pages: dict[str, P
         assert page.locator(".example").nth(5).locator("li").first.is_visible()
 
 
-def test_on_paper_nothing_is_folded_and_the_ground_is_white(browser: Browser, pages: dict[str, Path]) -> None:
+def test_print_shows_everything_on_white(browser: Browser, pages: dict[str, Path]) -> None:
     with opened(browser, pages["calm"], color_scheme="dark") as page:
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"

@@ -12,7 +12,7 @@ RENDERER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethro
 
 
 class Cells(HTMLParser):
-    """Collects the text of table cells, and every tag there is."""
+    """Collects the text of table cells, and all tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def test_names_stay_readable() -> None:
     "text",
     ["shipped://a/train.csv", "12:30:45", "a < b & c > d", "see: this", "R&D", "C# and 100 %", "half_done (one) x-y"],
 )
-def test_what_means_nothing_to_markdown_stays_as_it_is(text: str) -> None:
+def test_plain_text_is_not_escaped(text: str) -> None:
     assert markdown(text) == text
 
 
@@ -129,7 +129,7 @@ def test_code_is_escaped_as_a_person_would() -> None:
     assert markdown("`a` *b*") == r"\`a\` \*b\*"
 
 
-def test_nothing_notifies_or_links() -> None:
+def test_no_mentions_or_links() -> None:
     escaped = markdown("@somebody #12 https://example.org www.example.org :smile:")
     assert not re.search(r"(^|\s)@|#\d|https:|www\.|:smile", re.sub(r"&#\d+;", "·", escaped))
 

@@ -1,4 +1,4 @@
-"""report.md: everything of a report, and any text as text."""
+"""report.md: all sections of a report, with all texts escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text() -> str:
     return report_markdown(make_report())
 
 
-def test_it_begins_with_what_each_evaluation_found(text: str) -> None:
+def test_it_starts_with_the_headlines(text: str) -> None:
     lines = text.splitlines()
     assert lines[0] == "# my run"
     assert lines[2] == "- **retrieval**: better: +0.081 nDCG@10, certain; certainly worse: recall@1 -0.030"
@@ -34,22 +34,22 @@ def test_the_worst_regression_comes_first(text: str) -> None:
     changes = [float(found) for found in re.findall(r"\*\*Change:\*\* (\S+),", text)]
     assert changes[:5] == sorted(changes[:5]) and changes[0] < 0 < changes[-1]
     assert changes[5:] == sorted(changes[5:], reverse=True)
-    assert "first right one: place 1 → place 4" in text
+    assert "first right text: rank 1 → rank 4" in text
     assert "✓ the text of number" in text
 
 
-def test_doubted_pairs_and_doubted_labels_have_tables_of_their_own(text: str) -> None:
-    assert len(re.findall(r"^\| where \| query \| the model finds \| marked right \|$", text, re.M)) == 2
-    (labels,) = re.findall(r"^\| where \| item \| its class \| the model says \|\n.*\n(.*)$", text, re.M)
+def test_suspect_pairs_and_labels_have_separate_tables(text: str) -> None:
+    assert len(re.findall(r"^\| where \| query \| found by model \| marked right \|$", text, re.M)) == 2
+    (labels,) = re.findall(r"^\| where \| item \| its class \| class by model \|\n.*\n(.*)$", text, re.M)
     assert "the text of number 21" in labels.split("|")[2]
 
 
-def test_the_facts_are_told_in_words(text: str) -> None:
+def test_facts_are_formatted(text: str) -> None:
     for line in (
         "| training pairs | 12,000 |",
         "| leaks (training pairs that contain a validation query) | 0 |",
-        "| time of the training | 5 min 11 s |",
-        "| memory at most | 2,311 MB |",
+        "| training time | 5 min 11 s |",
+        "| peak memory | 2,311 MB |",
         "| tokens per second | 3,970 |",
         "| git | c0ffee (changed) |",
         "| versions | torch 2.13.0 |",
@@ -57,19 +57,19 @@ def test_the_facts_are_told_in_words(text: str) -> None:
         "| nDCG@10 | 0.810 | 0.790 | -0.020 | -0.070 to +0.030 | 120 / 40 / 90 |",
     ):
         assert line in text.splitlines()
-    assert "energy" not in text  # which the system did not tell
+    assert "energy" not in text  # unknown on this system
     assert "Right and wrong pairs overlap by" in text
 
 
-def test_it_is_made_of_its_json_alone() -> None:
+def test_markdown_depends_only_on_report_json() -> None:
     report = make_report(hostile=True)
     assert report_markdown(json.loads(to_json(report))) == report_markdown(report)
 
 
-def test_what_is_not_there_is_left_out() -> None:
+def test_missing_sections_are_left_out() -> None:
     text = report_markdown(BARE)
     assert "Not evaluated (`evaluation=none`)." in text
-    assert re.findall(r"^## (.*)", text, re.M) == ["Data", "What it cost", "How to do it again", "How to use the model"]
+    assert re.findall(r"^## (.*)", text, re.M) == ["Data", "Cost", "How to reproduce", "How to use the model"]
 
 
 def test_with_one_measurement_only() -> None:
@@ -79,7 +79,7 @@ def test_with_one_measurement_only() -> None:
     assert "| metric | value |\n| --- | --- |\n| nDCG@10 | 0.500 |\n" in report_markdown(report)
 
 
-def test_a_number_that_is_none_is_a_dash() -> None:
+def test_a_missing_number_is_a_dash() -> None:
     report = make_report()
     report["evaluations"]["similarity"]["metrics"] = [row("Spearman cosine", 0.5, 0.6) | {"before": None}]
     assert "| Spearman cosine | - | 0.600 |" in report_markdown(report)
@@ -98,7 +98,7 @@ def test_hostile_text_shows_as_text() -> None:
 
 
 @pytest.mark.parametrize("path", ['outputs/it\'s "mine"/model', "a\nb", "C:\\x", "日本"])
-def test_the_code_to_use_the_model_is_code(path: str) -> None:
+def test_the_usage_is_valid_code(path: str) -> None:
     text = report_markdown(make_report() | {"model_path": path})
     code = re.search(r"```python\n(.*?)\n```", text, re.S)[1]
     (loaded,) = [
@@ -110,7 +110,7 @@ def test_the_code_to_use_the_model_is_code(path: str) -> None:
     assert len([line for line in code.splitlines() if line]) == 5
 
 
-def test_a_model_of_another_kind_is_used_in_its_own_way() -> None:
+def test_other_kinds_of_models_have_their_own_usage() -> None:
     use = 'encoder = VectorEncoder("path/to/this/folder").eval()'
     assert "encoder = VectorEncoder('outputs/m').eval()" in report_markdown(
         make_report() | {"use": use, "model_path": "outputs/m"}

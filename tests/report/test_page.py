@@ -1,4 +1,4 @@
-"""What the page is made of, where no browser is needed to see it."""
+"""The content of the page, as far as it can be tested without a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.report.made import BARE, make_report, make_reported_run, row
 
 
 class Links(HTMLParser):
-    """Collects what a page would load or lead to, and all that runs in it."""
+    """Collects the links and resources of a page, and its event handlers."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ def test_the_same_report_is_the_same_page() -> None:
     assert report_page(make_report(), records) == report_page(make_report(), records)
 
 
-def test_a_section_that_is_not_there_is_left_out() -> None:
+def test_missing_sections_are_left_out_of_the_page() -> None:
     headings = re.findall(r"<h2>(?:<bdi[^>]*>)?([^<]+)", report_page(BARE, []))
-    assert headings == ["Data", "What it cost", "How to do it again", "How to use it"]
+    assert headings == ["Data", "Cost", "How to reproduce", "How to use the model"]
     whole = re.findall(r'<section id="([a-z]+)"', report_page(make_report(), [{"step": 1, "loss": 2.0}]))
     assert whole == ["metrics", "learning", "examples", "embeddings", "data", "forgetting", "cost", "again", "use"]
 
 
-def test_a_metric_that_is_no_number_is_a_dash() -> None:
+def test_a_non_finite_metric_is_a_dash() -> None:
     report = make_report()
     nothing = dict.fromkeys(("before", "after", "change", "low", "high"))
     report["evaluations"]["similarity"]["metrics"] = [row("Spearman cosine", 0.1, 0.2, False) | nothing]
@@ -62,7 +62,7 @@ def test_a_metric_that_is_no_number_is_a_dash() -> None:
 @pytest.mark.parametrize("length", [1, 199, 200, 201, 5_000])
 def test_a_long_curve_keeps_its_ends_and_its_extremes(length: int) -> None:
     points = [(float(step), 1000.0 if step == length // 2 else float(step)) for step in range(1, length + 1)]
-    drawn = charts._stretches(points)
+    drawn = charts._downsample(points)
     assert len(drawn) <= 200
     assert drawn[-1][0] == length
     assert max(high for _, _, _, high in drawn) == max(value for _, value in points)
@@ -79,10 +79,10 @@ def test_a_curve_of_a_metric_goes_from_before_to_after() -> None:
     assert content.metric_points(records, "r", "nDCG@10") == [(0.0, 0.1), (10, 0.2), (20, 0.3)]
 
 
-def test_the_metric_by_dimensions_is_of_cut_and_not_of_quantised_embeddings() -> None:
+def test_the_metric_by_dimensions_ignores_quantized_embeddings() -> None:
     part = make_report()["evaluations"]["retrieval"]
-    assert [kept for kept, _, _ in content.cut_short(part)] == ["16", "32", "64", "all"]
-    assert content.cut_short(make_report()["evaluations"]["similarity"]) == []
+    assert [kept for kept, _, _ in content.truncation_rows(part)] == ["16", "32", "64", "all"]
+    assert content.truncation_rows(make_report()["evaluations"]["similarity"]) == []
 
 
 def test_the_overlap_is_what_two_histograms_share() -> None:
@@ -92,7 +92,7 @@ def test_the_overlap_is_what_two_histograms_share() -> None:
     assert charts.overlap_words(facts).startswith("Right and wrong pairs overlap by 50 % before and 100 % after")
 
 
-def test_a_picture_has_its_text_as_text_and_its_colours_from_the_page() -> None:
+def test_an_svg_has_text_and_the_colors_of_the_page() -> None:
     chart = charts.loss([(1.0, 3.0), (2.0, 1.5)])
     svg = ElementTree.fromstring(chart.svg)
     assert svg.get("aria-label") == chart.words == "From 3 at step 1 to 1.5 at step 2."
@@ -101,18 +101,18 @@ def test_a_picture_has_its_text_as_text_and_its_colours_from_the_page() -> None:
     assert "var(--after)" in chart.svg
 
 
-def test_names_with_dollars_are_no_formulas() -> None:
+def test_names_with_dollars_are_not_formulas() -> None:
     chart = charts.overlaid({"$x^2$ \\frac": [(1.0, 1.0), (2.0, 2.0)]}, "$loss$", "overlaid")
     assert chart.key[0].name == "$x^2$ \\frac"
     rows = [{"metric": "$\\frac$ <b>", "change": 0.1, "low": 0.0, "high": 0.2, "certain": True}]
     assert "$\\frac$ &lt;b&gt;" in charts.changes(rows, "changes").svg
 
 
-def test_a_report_that_cannot_be_made_fails_no_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_a_failing_report_does_not_fail_the_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     run = make_reported_run(tmp_path, "x/run")
     assert write.try_to_write_report(run)
     monkeypatch.setattr(write, "report_page", lambda *_: 1 / 0)
     assert not write.try_to_write_report(run)
-    assert "The report could not be made: ZeroDivisionError" in capsys.readouterr().out
+    assert "The report could not be written: ZeroDivisionError" in capsys.readouterr().out
     assert not write.try_to_write_report(RunDirectory(tmp_path / "x"))
     assert "has no report.json yet" in capsys.readouterr().out

@@ -8,9 +8,9 @@ from finetune.analysis.examples import examples
 from finetune.data.holdout.judgments import Judgments
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change
-from finetune.evaluation.comparison import Comparison, Row, compare
+from finetune.evaluation.comparison import Comparison, MetricChange, compare
 from finetune.evaluation.retrieval import RetrievalResult
-from finetune.report.side_by_side import side_by_side
+from finetune.report.terminal import models_table
 from tests.evaluation.making import built
 
 QUERIES, DOCUMENTS = 40, 200
@@ -18,7 +18,7 @@ METRICS = ["nDCG@10", "recall@1", "recall@10", "MRR@10", "MAP@100"]
 
 
 def _result(noise: float, seed: int = 0, queries: int = QUERIES) -> RetrievalResult:
-    """Query q belongs to document q; less noise is a better model."""
+    """Return a result where document q is right for query q; less noise is a better model."""
     random = np.random.default_rng(seed)
     documents = random.standard_normal((DOCUMENTS, 16))
     emb = np.concatenate([documents[:QUERIES] + noise * random.standard_normal((QUERIES, 16)), documents])
@@ -42,9 +42,9 @@ def test_compare_measures_every_metric_headline_first(comparison) -> None:
     assert comparison.verdict == f"better: {comparison.headline.change:+.3f} nDCG@10, certain"
 
 
-def test_models_side_by_side_keep_whole_names_of_metrics_in_a_narrow_terminal(comparison) -> None:
+def test_the_table_of_models_keeps_full_metric_names_in_a_narrow_terminal(comparison) -> None:
     console = Console(width=24, file=StringIO())
-    console.print(side_by_side("retrieval", {"first": comparison.before, "second": comparison.after}))
+    console.print(models_table("retrieval", {"first": comparison.before, "second": comparison.after}))
     text = console.file.getvalue()
     assert all(f"\n{metric} " in text for metric in comparison.before.means)
     assert f"{comparison.before.means['recall@10']:.3f}" in text
@@ -55,7 +55,7 @@ def test_examples_are_the_largest_changes(comparison) -> None:
     assert change[comparison.gained(5)].tolist() == sorted(change, reverse=True)[:5]
     lost = change[comparison.lost(5)].tolist()
     assert lost == [value for value in sorted(change)[:5] if value < 0]
-    assert lost  # the model of the fixture is worse somewhere
+    assert lost  # the model of the fixture is worse for some queries
 
 
 def test_nothing_changed_has_no_examples() -> None:
@@ -83,11 +83,13 @@ def test_an_example_marks_the_right_documents(comparison) -> None:
     assert changes[0] == min(changes) < 0
 
 
-def test_what_certainly_changed_is_told_beside_an_uncertain_headline() -> None:
-    def row(metric: str, change: float, certain: bool) -> Row:
+def test_certain_changes_are_listed_after_an_uncertain_headline() -> None:
+    def row(metric: str, change: float, certain: bool) -> MetricChange:
         won, lost = (20, 0) if change > 0 else (0, 20)
         margin = 0.001 if certain else 1.0
-        return Row(metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1, 0.0))
+        return MetricChange(
+            metric, Change(0.5, 0.5 + change, change, change - margin, change + margin, won, lost, 20, 0.1, 0.0)
+        )
 
     result = _result(1.0)
     rows = [row("nDCG@10", 0.01, False), row("recall@1", -0.02, True), row("MRR@10", 0.03, True)]

@@ -1,4 +1,4 @@
-"""What the terminal shows of a report."""
+"""Reports in the terminal."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_one_measurement_is_a_table_of_values() -> None:
     assert terminal.headlines(report) == ["retrieval: nDCG@10 0.500, measured once"]
 
 
-def test_nothing_evaluated_is_said() -> None:
+def test_no_evaluation() -> None:
     assert terminal.headlines(BARE) == ["not evaluated (evaluation=none)"]
 
 
@@ -67,7 +67,7 @@ def test_markup_in_a_name_is_text() -> None:
     assert "\x1b" not in text
 
 
-def test_a_training_that_made_it_worse_says_so_first() -> None:
+def test_a_worse_model_is_reported_first() -> None:
     report = make_report()
     part = report["evaluations"]["retrieval"]
     worse = [row("nDCG@10", 0.6, 0.5)]
@@ -80,13 +80,15 @@ def test_a_training_that_made_it_worse_says_so_first() -> None:
     assert "callbacks=[default,evaluate,best]" in first
     assert second.startswith("retrieval: worse")
     assert report_markdown(bad).split("\n\n")[1].startswith("**Training made the model worse")
-    # What is better in another way, or not certain, is no such news.
+    # Not if another evaluation is better, or the change is not certain.
     better = part | {"metrics": [row("nDCG@10", 0.5, 0.6)], "metric": "nDCG@10"}
-    assert not content.outcome(report | {"evaluations": one | {"other": better}})
-    assert not content.outcome(report | {"evaluations": {"retrieval": part | {"metrics": [row("a", 0.6, 0.5, False)]}}})
+    assert not content.leading_notes(report | {"evaluations": one | {"other": better}})
+    assert not content.leading_notes(
+        report | {"evaluations": {"retrieval": part | {"metrics": [row("a", 0.6, 0.5, False)]}}}
+    )
 
 
-def test_how_a_training_ended_is_said_before_what_was_found() -> None:
+def test_the_end_of_the_training_is_reported_before_the_headlines() -> None:
     ended, kept = "Training ended at step 7 of 520 because of <b>.", "No step was better than the untouched model."
     report = make_report() | {"training": {"ended_early": ended, "kept_untouched": kept}}
     assert terminal.headlines(report)[:2] == [kept, ended]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from finetune.cli.runs_tables import _row
 from finetune.runs import directory
 from finetune.runs.directory import RunDirectory
-from finetune.runs.record import read
+from finetune.runs.record import read_run
 from finetune.training.callbacks import StatusWriter
 
 
@@ -20,17 +20,17 @@ class Earlier(datetime):
 
 
 def test_a_run_that_began_tomorrow_has_no_negative_age(tmp_path, monkeypatch):
-    run = RunDirectory.claim(tmp_path, "run", "", lambda run, _: run.config_path.write_text("{}"))
+    run = RunDirectory.create(tmp_path, "run", "", lambda run, _: run.config_path.write_text("{}"))
     run.write_status("running", step=1)
     began = run.read_status()["started_at"]
     monkeypatch.setattr(directory, "datetime", Earlier)
     monkeypatch.setattr("finetune.cli.runs_tables.datetime", Earlier)
-    assert _row(read(run.path), [])["age"] == "0 s"
+    assert _row(read_run(run.path), [])["age"] == "0 s"
     run.write_status("running", step=2, eta_seconds=5)
     status = run.read_status()
     assert (status["started_at"], status["step"]) == (began, 2)
     with run.lock():
-        row = _row(read(run.path), [])
+        row = _row(read_run(run.path), [])
     assert (row["state"], row["left"]) == ("running", "5 s left")
 
 
@@ -48,5 +48,5 @@ def test_the_time_left_comes_from_a_clock_that_nobody_sets(tmp_path, monkeypatch
 def test_a_name_made_of_the_time_is_never_used_twice(tmp_path, monkeypatch):
     now = datetime.now(UTC)
     monkeypatch.setattr(directory, "datetime", SimpleNamespace(now=lambda _=None: now))
-    names = {RunDirectory.claim(tmp_path, None, "run").name for _ in range(3)}
+    names = {RunDirectory.create(tmp_path, None, "run").name for _ in range(3)}
     assert len(names) == 3

@@ -205,11 +205,11 @@ def test_a_damaged_checkpoint_is_left_out_and_without_another_it_is_one_sentence
     # Not by last.ckpt: a kill between a manifest and that link leaves it at the one before, which is whole.
     stopped = run_train(*overrides, f"resume={file}", cwd=tmp_path)
     assert stopped.returncode == 2
-    assert "cannot be used: it is damaged: 1,000 of" in stopped.stderr
+    assert "cannot be used: it is damaged: it has 1,000 of" in stopped.stderr
     file.with_name(f"step-{older:08d}.json").write_text("{")
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 2
-    assert "has no whole checkpoint" in again.stderr
+    assert "has no usable checkpoint" in again.stderr
     assert "Traceback" not in again.stderr
     assert (status(path)["state"], status(path)["cause"]) == ("failed", "mistake")
     (path / "config.yaml").write_text("{ damaged")

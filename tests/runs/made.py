@@ -1,4 +1,4 @@
-"""Run directories as runs leave them, without the runs."""
+"""Run directories like those of real runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_run(
     score: float | None = None,
     **status: Any,
 ) -> RunDirectory:
-    """Make `root/<experiment>/<run>` of a run that was started so many days ago."""
+    """Create the run directory `root/<experiment>/<run>` of a run started `days` ago."""
     path = root / name
     path.mkdir(parents=True)
     run = RunDirectory(path)
@@ -57,7 +57,7 @@ def make_run(
 
 
 def _report(name: str, score: float) -> dict[str, Any]:
-    """The least that report.json says of a run that was evaluated before and after."""
+    """Return a minimal report.json of a run that was evaluated before and after."""
     change = {"change": score - 0.2, "low": 0.0, "high": 0.1, "certain": False, "won": 1, "lost": 0, "tied": 2}
     row = {"metric": "nDCG@10", "before": 0.2, "after": score} | change
     found = {"headline": "better", "metric": "nDCG@10", "metrics": [row], "baselines": {}, "notes": []}
@@ -83,7 +83,7 @@ with run.lock():
 
 @contextmanager
 def living(run: RunDirectory) -> Iterator[subprocess.Popen[str]]:
-    """Let a process have the run: what it reads goes to the log, and at the end of that it finishes the run."""
+    """Run a process that holds the lock and copies its input to the log; at the end of that it finishes the run."""
     command = [sys.executable, "-c", _LIVES, str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

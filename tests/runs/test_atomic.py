@@ -10,7 +10,7 @@ from finetune.errors import RunError
 from finetune.runs.atomic import explain, explained, to_json, write_json_atomically, write_text_atomically
 
 
-def test_text_is_replaced_whole(tmp_path: Path) -> None:
+def test_text_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "a file"
     write_text_atomically(path, "first, longer\n")
     write_text_atomically(path, "שני\n")
@@ -18,8 +18,8 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"could not write .*: the folder is gone\."):
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"could not write .*: the folder no longer exists\."):
         write_text_atomically(tmp_path / "nowhere" / "file", "text")
 
 
@@ -30,7 +30,7 @@ def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_json_takes_what_a_run_has(tmp_path: Path) -> None:
+def test_json_accepts_all_values_of_a_run(tmp_path: Path) -> None:
     content = {
         "number": np.float32(0.5),
         "count": np.int64(3),
@@ -52,7 +52,7 @@ def test_json_takes_what_a_run_has(tmp_path: Path) -> None:
     }
 
 
-def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     write_json_atomically(tmp_path / "x.json", {"name": name})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": name}
@@ -83,6 +83,6 @@ def test_an_error_without_a_number_is_explained_too() -> None:
     assert "it broke" in explain(OSError("it broke"), "write").what
 
 
-def test_only_the_systems_refusals_are_explained() -> None:
+def test_only_os_errors_are_explained() -> None:
     with pytest.raises(ValueError, match="a bug"), explained("write"):
         raise ValueError("a bug")

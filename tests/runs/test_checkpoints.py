@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest whole one, whatever a kill, a disk or a clock did to the others."""
+"""The checkpoint a run resumes from: the newest complete one, after a kill, a disk error or a clock change."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from finetune.errors import FinetuneError
-from finetune.runs.checkpoints import Checkpoints, facts_of
+from finetune.runs.checkpoints import Checkpoints, step_and_metrics
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def save(saved, step):
     return path
 
 
-def test_the_newest_whole_one_by_its_step_whatever_the_clock_says(saved):
+def test_the_newest_checkpoint_is_chosen_by_step_not_by_time(saved):
     assert saved.newest() == (None, [])
     for step in (9, 10, 100):
         os.utime(save(saved, step), (10**9 - step, 10**9 - step))
     assert saved.newest() == (saved.path(100), [])
     assert saved.steps() == [9, 10, 100]
-    assert facts_of(saved.folder / "last.ckpt") == (100, {"loss": 0.01})
+    assert step_and_metrics(saved.folder / "last.ckpt") == (100, {"loss": 0.01})
 
 
 def change_a_byte(path):
@@ -60,34 +60,34 @@ def make_it_another_configs(path):
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (change_a_byte, "its bytes are not those that were saved"),
-        (cut, "17 of 22 bytes are there"),
+        (change_a_byte, "its checksum differs from that of the saved file"),
+        (cut, "it has 17 of 22 bytes"),
         (damage_the_manifest, "its manifest is damaged"),
         (make_it_older, "it was saved by finetune 0.0.1 in format 0"),
         (make_it_another_configs, "it is from another config (optimizer.lr was 0.5, now 0.001)"),
     ],
 )
-def test_what_is_not_whole_is_left_out_with_the_reason(saved, spoil, why):
+def test_unusable_checkpoints_are_skipped_with_the_reason(saved, spoil, why):
     save(saved, 10)
     spoil(save(saved, 20))
     newest, left_out = saved.newest()
     assert newest == saved.path(10)
     assert [line.replace("it is damaged: ", "")[: len(why) + 20] for line in left_out] == [f"step-00000020.ckpt, {why}"]
     with pytest.raises(FinetuneError) as refused:
-        saved.chosen(saved.path(20))
+        saved.check(saved.path(20))
     assert why in refused.value.what
     spoil(saved.path(10))
-    with pytest.raises(FinetuneError, match="has no whole checkpoint"):
+    with pytest.raises(FinetuneError, match="has no usable checkpoint"):
         saved.newest()
 
 
-def test_a_save_that_was_killed_is_as_if_it_had_not_begun(saved):
+def test_an_interrupted_save_is_ignored(saved):
     saved.path(10).write_bytes(b"whole, but nothing says so")
     (saved.folder / ".step-00000020.ckpt.partial").write_bytes(b"ha")
     assert saved.newest() == (None, [])
     save(saved, 5)
     assert saved.newest() == (saved.path(5), [])
-    saved.forget_after(5)
+    saved.remove_after(5)
     assert sorted(path.name for path in saved.folder.iterdir()) == [
         "last.ckpt", "step-00000005.ckpt", "step-00000005.json",
     ]  # fmt: skip
@@ -95,24 +95,24 @@ def test_a_save_that_was_killed_is_as_if_it_had_not_begun(saved):
 
 def test_a_checkpoint_of_a_version_without_manifests_is_one_sentence(saved):
     (saved.folder / "last.ckpt").write_bytes(b"old")
-    with pytest.raises(FinetuneError, match=r"last\.ckpt, it is of an older version"):
+    with pytest.raises(FinetuneError, match=r"last\.ckpt, it is from an older version"):
         saved.newest()
 
 
-def test_what_is_no_checkpoint_is_called_so(saved):
+def test_a_file_that_is_not_a_checkpoint(saved):
     note = saved.folder / "notes.txt"
     note.write_text("mine")
-    with pytest.raises(FinetuneError, match="it is no checkpoint"):
-        saved.chosen(note)
+    with pytest.raises(FinetuneError, match="it is not a checkpoint"):
+        saved.check(note)
 
 
-def test_those_that_are_kept_stay_whole_and_links_follow_a_moved_run(saved, tmp_path):
+def test_kept_checkpoints_are_unchanged_and_links_survive_a_move(saved, tmp_path):
     for step in (1, 2, 3):
         save(saved, step)
     saved.keep({1, 3})
     saved.link("best", saved.path(1))
     moved = Checkpoints(tmp_path.rename(tmp_path.with_name("moved")))
     assert moved.steps() == [1, 3]
-    assert facts_of(moved.folder / "best.ckpt")[0] == 1
-    moved.forget_after(0)
+    assert step_and_metrics(moved.folder / "best.ckpt")[0] == 1
+    moved.remove_after(0)
     assert not list(moved.folder.iterdir())

@@ -17,8 +17,8 @@ from finetune.errors import FinetuneError, RunError
 from finetune.runs.directory import RunDirectory
 
 
-def test_a_run_from_claim_to_reading(tmp_path: Path) -> None:
-    run = RunDirectory.claim(tmp_path / "outputs" / 'it\'s an "experiment"', "my run", "unused")
+def test_a_run_from_creation_to_reading(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "outputs" / 'it\'s an "experiment"', "my run", "unused")
     with run.lock():
         run.write_status("created")
         run.write_status("running", step=3, eta_seconds=12.5, texts_per_second=99)
@@ -27,7 +27,7 @@ def test_a_run_from_claim_to_reading(tmp_path: Path) -> None:
     status = RunDirectory.open(run.path).read_status()
     assert run.name == "my run"
     assert (status["state"], status["reason"], status["step"]) == ("failed", "the disk is full", 3)
-    assert status["eta_seconds"] is None  # an old estimate says nothing about a failed run
+    assert status["eta_seconds"] is None  # an old estimate is not kept for a failed run
     assert status["started_at"] <= status["time"]
     assert status["time"].endswith("+00:00")
     assert status["pid"] == os.getpid()
@@ -36,25 +36,25 @@ def test_a_run_from_claim_to_reading(tmp_path: Path) -> None:
 
 
 def test_facts_are_written(tmp_path: Path) -> None:
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     run.write_status("running", texts_per_second=99)
     assert run.read_status()["texts_per_second"] == 99
 
 
-def test_claims_at_the_same_moment_never_collide(tmp_path: Path) -> None:
+def test_threads_never_create_the_same_directory(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        runs = list(pool.map(lambda _: RunDirectory.claim(tmp_path, None, "bert_csv"), range(64)))
+        runs = list(pool.map(lambda _: RunDirectory.create(tmp_path, None, "bert_csv"), range(64)))
     assert len({run.path for run in runs}) == 64
     assert all(run.path.is_dir() for run in runs)
-    # 64 claims take well under a second each, so some must have met.
+    # Each creation takes well under a second, so some of the 64 have the same time.
     assert any(run.name.endswith("_bert_csv-2") for run in runs)
 
 
 def _claim_in_process(parent: Path, count: int) -> list[str]:
-    return [RunDirectory.claim(parent, None, "x").name for _ in range(count)]
+    return [RunDirectory.create(parent, None, "x").name for _ in range(count)]
 
 
-def test_claims_of_two_processes_never_collide(tmp_path: Path) -> None:
+def test_processes_never_create_the_same_directory(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         names = pool.starmap(_claim_in_process, [(tmp_path, 50)] * 2)
     assert len(set(names[0] + names[1])) == 100
@@ -62,15 +62,15 @@ def test_claims_of_two_processes_never_collide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stem", ["a/b", "../..", "", "x" * 300, "naïve", "a\0b", "~"])
 def test_any_stem_makes_one_folder_under_the_parent(tmp_path: Path, stem: str) -> None:
-    run = RunDirectory.claim(tmp_path, None, stem)
+    run = RunDirectory.create(tmp_path, None, stem)
     assert run.path.parent == tmp_path
     assert list(tmp_path.iterdir()) == [run.path]
 
 
-def test_a_name_that_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_an_existing_name_is_an_error_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(FinetuneError, match="exists already") as caught:
-        RunDirectory.claim(tmp_path, "mine", "")
+        RunDirectory.create(tmp_path, "mine", "")
     assert "name=" in caught.value.advice
     assert list((tmp_path / "mine").iterdir()) == []
 
@@ -79,18 +79,18 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for parent in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(RunError, match=r"file is a file\.") as caught:
-            RunDirectory.claim(parent, "a", "")
+            RunDirectory.create(parent, "a", "")
         assert "output_root=" in caught.value.advice
 
 
 def test_a_name_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="too long"):
-        RunDirectory.claim(tmp_path, "x" * 300, "")
+        RunDirectory.create(tmp_path, "x" * 300, "")
 
 
 @contextmanager
 def _powerless():
-    """Root may write anywhere: be somebody else for a moment."""
+    """Become an unprivileged user, since root may write anywhere."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -104,18 +104,18 @@ def _powerless():
 def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with _powerless(), pytest.raises(RunError, match="permission denied") as caught:
-        RunDirectory.claim(tmp_path / "outputs", "a", "")
+        RunDirectory.create(tmp_path / "outputs", "a", "")
     assert "output_root=" in caught.value.advice
 
 
-def test_open_wants_a_directory(tmp_path: Path) -> None:
+def test_open_needs_a_directory(tmp_path: Path) -> None:
     with pytest.raises(FinetuneError, match="no run directory"):
         RunDirectory.open(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"\0" * 100])
-def test_a_status_that_something_else_wrote_is_no_status(tmp_path: Path, content: bytes) -> None:
-    run = RunDirectory.claim(tmp_path, "a", "")
+def test_an_invalid_status_is_empty(tmp_path: Path, content: bytes) -> None:
+    run = RunDirectory.create(tmp_path, "a", "")
     run.status_path.write_bytes(content)
     assert run.read_status() == {}
     run.write_status("running")
@@ -123,7 +123,7 @@ def test_a_status_that_something_else_wrote_is_no_status(tmp_path: Path, content
 
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:
-    run = RunDirectory.claim(tmp_path, "a", "")
+    run = RunDirectory.create(tmp_path, "a", "")
     run.append_metrics({"loss": float("nan"), "inner": {"lr": [float("inf"), 1.0]}, "ok": True, "at": tmp_path})
 
     def refuse(token: str) -> None:
@@ -138,7 +138,7 @@ def test_metrics_are_strict_json(tmp_path: Path) -> None:
     st.lists(st.dictionaries(st.text(), st.none() | st.integers() | st.floats(allow_nan=False) | st.text())),
     st.data(),
 )
-def test_metrics_cut_anywhere_lose_only_the_cut_line(tmp_path_factory, records, data) -> None:
+def test_truncated_metrics_lose_only_the_last_line(tmp_path_factory, records, data) -> None:
     records = [{k: None if v in (float("inf"), float("-inf")) else v for k, v in r.items()} for r in records]
     run = RunDirectory(tmp_path_factory.mktemp("run"))
     for record in records:
@@ -147,7 +147,7 @@ def test_metrics_cut_anywhere_lose_only_the_cut_line(tmp_path_factory, records, 
     cut = data.draw(st.integers(0, len(content)))
     run.metrics_path.write_bytes(content[:cut])
     run.append_metrics({"step": "after"})
-    whole = content[: cut + 1].count(b"\n")  # a line without its newline only is whole too
+    whole = content[: cut + 1].count(b"\n")  # a line that lacks only its newline is complete too
     assert run.read_metrics() == [*records[:whole], {"step": "after"}]
 
 
@@ -198,7 +198,7 @@ def _holder(path: Path, before: str = "pass"):
             process.kill()
 
 
-def test_a_second_process_is_told_who_is_in(tmp_path: Path) -> None:
+def test_the_error_of_a_second_process_names_the_holder(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     with _holder(tmp_path) as process:
         with pytest.raises(RunError, match=f"in use by process {process.pid} on ") as caught, run.lock():
@@ -206,7 +206,7 @@ def test_a_second_process_is_told_who_is_in(tmp_path: Path) -> None:
         assert str(tmp_path) in caught.value.what
 
 
-def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_holder(tmp_path: Path) -> None:
     with _holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -223,7 +223,7 @@ def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
     ids=["exec", "fork"],
 )
 def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path: Path, child: str) -> None:
-    # A session of its own, so that the child can be ended with the test.
+    # In its own session, so that the child can be killed with the test.
     with _holder(tmp_path, f"os.setsid(); {child}") as process:
         try:
             process.send_signal(signal.SIGKILL)
@@ -235,14 +235,14 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path: Path,
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_lock_can_be_taken_again(tmp_path: Path) -> None:
+def test_a_lock_can_be_acquired_again(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for _ in range(2):
         with run.lock(), pytest.raises(RunError, match="in use"), run.lock():
             pass
 
 
-def test_a_status_is_whole_at_every_moment(tmp_path: Path) -> None:
+def test_a_status_is_complete_at_every_moment(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from finetune.runs.directory import RunDirectory\n"
         "run = RunDirectory(Path(sys.argv[1]))\n"
@@ -258,7 +258,7 @@ def test_a_status_is_whole_at_every_moment(tmp_path: Path) -> None:
     assert all(len(status["reason"]) == 100_000 for status in [*seen, run.read_status()])
 
 
-def test_metrics_can_be_read_bit_by_bit(tmp_path: Path) -> None:
+def test_metrics_can_be_read_incrementally(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.read_metrics_from(0) == ([], 0)
     run.append_metrics({"step": 1})
@@ -273,5 +273,5 @@ def test_metrics_can_be_read_bit_by_bit(tmp_path: Path) -> None:
     records, place = run.read_metrics_from(place)
     assert records == [{"step": 3}]
     assert run.read_metrics_from(place) == ([], place)
-    run.forget_metrics_after(1)
+    run.remove_metrics_after(1)
     assert run.read_metrics_from(place)[0] == [{"step": 1}]

@@ -27,7 +27,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_it_says(repository: Path) -> None:
+def test_contents(repository: Path) -> None:
     found = describe_environment(repository)
     assert found["finetune"] == finetune.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -77,16 +77,16 @@ def test_a_repository_cannot_start_programs(repository: Path) -> None:
         ([], "''"),
     ],
 )
-def test_the_command_can_be_typed_again_without_secrets(argv: list[str], expected: str) -> None:
+def test_the_command_can_be_repeated_without_secrets(argv: list[str], expected: str) -> None:
     assert command_line(argv) == expected
 
 
-def test_the_environments_variables_stay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "do-not-tell")
     assert "do-not-tell" not in json.dumps(describe_environment(tmp_path))
 
 
-def test_the_room_is_light() -> None:
+def test_the_package_imports_nothing_heavy() -> None:
     script = (
         "import sys, finetune.runs.directory, finetune.runs.environment\n"
         "print([name for name in ('torch', 'numpy', 'pyarrow', 'pytorch_lightning', 'rich') if name in sys.modules])"

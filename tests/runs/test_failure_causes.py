@@ -1,4 +1,4 @@
-"""What ended a run, in words that one can filter by; and what became of a process that could not say it."""
+"""The category of what ended a run, and the state of a run whose process was killed."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from finetune.errors import FinetuneError, Interrupted, RunError
 from finetune.runs.atomic import explain
 from finetune.runs.directory import RunDirectory
 from finetune.runs.failure_causes import Diverged, cause_of
-from finetune.runs.lock import is_held
+from finetune.runs.lock import is_locked
 
 
 def behind(error, cause):
@@ -50,7 +50,7 @@ def test_the_cause_of_an_error(error, cause):
     assert cause_of(error) == cause
 
 
-def test_what_the_data_raised_is_about_the_data():
+def test_an_error_raised_in_the_data_package_is_a_data_error():
     with pytest.raises(AttributeError) as caught:
         Items.take(None, [1])
     assert cause_of(caught.value) == "data"
@@ -62,8 +62,8 @@ HOLD = "import sys, pathlib, time; from finetune.runs.directory import RunDirect
 )
 
 
-def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
-    run = RunDirectory.claim(tmp_path, "a", "")
+def test_a_killed_process_is_detected_by_its_lock(tmp_path):
+    run = RunDirectory.create(tmp_path, "a", "")
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     assert run.effective_status()["state"] == "running"
@@ -71,14 +71,14 @@ def test_a_process_that_was_killed_is_told_by_the_lock_alone(tmp_path):
     process.wait()
     truth = run.effective_status()
     assert (truth["state"], truth["cause"], truth["step"]) == ("interrupted", "killed", 7)
-    assert "the last step that was written down is 7" in truth["reason"]
-    assert run.read_status()["state"] == "running"  # who looks changes nothing
+    assert "the last recorded step is 7" in truth["reason"]
+    assert run.read_status()["state"] == "running"  # reading does not change the file
     run.write_status("finished")
     assert run.effective_status()["state"] == "finished"
 
 
-def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
-    run = RunDirectory.claim(tmp_path, "a", "")
+def test_a_process_on_a_lost_machine(tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path, "a", "")
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "node-17")
         run.write_status("running", step=3)
@@ -86,20 +86,20 @@ def test_a_process_of_a_machine_that_is_gone(tmp_path, monkeypatch):
     assert "node-17" in run.effective_status()["reason"]
 
 
-def test_a_directory_appears_with_its_record_or_not_at_all(tmp_path):
+def test_a_directory_is_created_atomically_with_its_files(tmp_path):
     def fail(run, name):
         (run.path / "config.yaml").write_text(name)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        RunDirectory.claim(tmp_path, "a", "", fail)
+        RunDirectory.create(tmp_path, "a", "", fail)
     assert not list(tmp_path.iterdir())
 
     def look(run, name):
         (run.path / "config.yaml").write_text(name)
         assert not (tmp_path / name).exists()
 
-    assert (RunDirectory.claim(tmp_path, "a", "", look).path / "config.yaml").read_text() == "a"
+    assert (RunDirectory.create(tmp_path, "a", "", look).path / "config.yaml").read_text() == "a"
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~umask()
 
 
@@ -109,8 +109,8 @@ def umask():
     return mask
 
 
-def test_who_only_looks_keeps_nobody_out(tmp_path):
-    run = RunDirectory.claim(tmp_path, "a", "")
+def test_reading_the_status_does_not_block_the_lock(tmp_path):
+    run = RunDirectory.create(tmp_path, "a", "")
     done = threading.Event()
 
     def look():
@@ -124,7 +124,7 @@ def test_who_only_looks_keeps_nobody_out(tmp_path):
     try:
         for _ in range(50):
             with run.lock():
-                assert is_held(run.path / "lock")
+                assert is_locked(run.path / "lock")
     finally:
         done.set()
     for thread in looking:

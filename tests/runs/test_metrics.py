@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from finetune.errors import FinetuneError
 from finetune.runs.directory import RunDirectory
-from finetune.runs.metrics import curve, last_value, last_values, whole_name
+from finetune.runs.metrics import curve, last_values, resolve_metric_name
+from finetune.runs.metrics_file import last_value
 
 NAMES = st.sampled_from(["loss", "a/loss", "x/before/loss", 'q"uote', "ünïcode", "los"])
 VALUES = st.one_of(st.floats(), st.integers(-5, 5), st.none(), st.just("text"), st.booleans())
@@ -16,7 +17,7 @@ RECORDS = st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=8)
 
 
 @given(RECORDS, NAMES)
-def test_the_last_value_is_the_one_that_reading_everything_finds(tmp_path_factory, records, name) -> None:
+def test_last_value_equals_reading_everything(tmp_path_factory, records, name) -> None:
     run = RunDirectory(tmp_path_factory.mktemp("run"))
     for step, record in enumerate(records):
         run.append_metrics({"step": step, **record})
@@ -30,7 +31,7 @@ def test_the_last_value_is_the_one_that_reading_everything_finds(tmp_path_factor
     assert last_value(run.metrics_path, name) == whole.get(name, short[-1] if short else None)
 
 
-def test_what_stands_behind_a_slash_is_enough_but_never_the_untouched_model(tmp_path: Path) -> None:
+def test_short_names_never_match_the_model_before_training(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.append_metrics({"step": 0, "retrieval/before/nDCG@10": 0.2})
     assert last_value(run.metrics_path, "nDCG@10") is None
@@ -40,13 +41,13 @@ def test_what_stands_behind_a_slash_is_enough_but_never_the_untouched_model(tmp_
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'{"loss": 1', b'{"loss": {"loss": 3}}\n', b"\xff\xff\n"])
-def test_a_file_without_a_whole_record_has_no_value(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_a_complete_record_has_no_value(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m").write_bytes(content)
     assert last_value(tmp_path / "m", "loss") is None
     assert last_value(tmp_path / "none", "loss") is None
 
 
-def test_half_a_line_at_the_end_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "m").write_text('{"loss": 2}\n{"loss": 1')
     assert last_value(tmp_path / "m", "loss") == 2
 
@@ -57,19 +58,19 @@ def test_a_curve_has_the_finite_points_in_the_order_of_steps() -> None:
     assert curve(records, "loss") == [(1, 3.0), (2, 1.0)]
 
 
-def test_names_are_completed_and_misspelt_ones_answered() -> None:
+def test_metric_names_are_resolved() -> None:
     names = ["loss", "retrieval/before/nDCG@10", "retrieval/after/nDCG@10", "a/x", "b/x"]
-    assert whole_name("loss", names, "r") == "loss"
-    assert whole_name("nDCG@10", names, "r") == "retrieval/after/nDCG@10"
-    with pytest.raises(FinetuneError, match=r"several metrics of r. Give one: a/x, b/x."):
-        whole_name("x", names, "r")
+    assert resolve_metric_name("loss", names, "r") == "loss"
+    assert resolve_metric_name("nDCG@10", names, "r") == "retrieval/after/nDCG@10"
+    with pytest.raises(FinetuneError, match=r"is ambiguous among the metrics of r. Give one: a/x, b/x."):
+        resolve_metric_name("x", names, "r")
     with pytest.raises(FinetuneError, match=r"r has no metric 'los'. Did you mean loss\?"):
-        whole_name("los", names, "r")
+        resolve_metric_name("los", names, "r")
     with pytest.raises(FinetuneError, match="logged none"):
-        whole_name("loss", [], "r")
+        resolve_metric_name("loss", [], "r")
 
 
-def test_finding_the_last_value_does_not_read_a_long_file_line_by_line(tmp_path: Path) -> None:
+def test_last_value_does_not_read_a_long_file(tmp_path: Path) -> None:
     line = json.dumps({"step": 1, "loss": 1.0, **{f"seconds/{i}": 0.1 for i in range(20)}}).encode() + b"\n"
     (tmp_path / "m").write_bytes(line * 100_000 + b'{"loss": 0.5}\n' + line.replace(b'"loss"', b'"lost"') * 10)
     assert last_value(tmp_path / "m", "loss") == 0.5

@@ -5,9 +5,8 @@ import pytest
 
 from finetune.config.differences import ABSENT, differences, value_of
 from finetune.errors import FinetuneError
-from finetune.runs.filters import moment, term
-from finetune.runs.registry import find
-from finetune.runs.selection import RunQuery, select
+from finetune.runs.registry import find_run
+from finetune.runs.selection import RunQuery, parse_condition, parse_time, select
 from tests.runs.made import CONFIG, living, make_run
 
 
@@ -58,18 +57,18 @@ def names(root: Path, **wish: object) -> str:
         ({"sort": "optimizer.lr", "experiment": ["one"]}, "ab"),
     ],
 )
-def test_runs_are_chosen_and_ordered(root: Path, wish: dict[str, object], found: str) -> None:
+def test_runs_are_filtered_and_sorted(root: Path, wish: dict[str, object], found: str) -> None:
     assert names(root, **wish) == found
 
 
-def test_a_living_run_is_running(root: Path) -> None:
+def test_an_active_run_is_running(root: Path) -> None:
     from finetune.runs.directory import RunDirectory
 
     with living(RunDirectory(root / "two" / "d")):
         assert names(root, state=["running"]) == "d" and names(root, state=["dead"]) == ""
 
 
-def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> None:
+def test_a_run_with_an_unreadable_config_is_not_filtered_by_it(root: Path) -> None:
     (root / "one" / "a" / "config.yaml").write_text("a: [")
     found = select(root, RunQuery(where=["seed=42"]))
     assert [record.run.name for record in found.unreadable] == ["a"] and len(found.records) == 3
@@ -80,54 +79,56 @@ def test_a_run_whose_config_cannot_be_read_is_not_judged_by_it(root: Path) -> No
     ("wish", "answer"),
     [
         ({"state": ["dad"]}, "there is no state 'dad'. Did you mean dead?"),
-        ({"where": ["seed"]}, "'seed' is no condition"),
-        ({"where": ["seed>many"]}, "compares with 'many', which is no number"),
-        ({"metric": ["<3"]}, "'<3' is no condition"),
-        ({"since": "yesterday"}, "'yesterday' is no time"),
+        ({"where": ["seed"]}, "'seed' is not a condition"),
+        ({"where": ["seed>many"]}, "compares with 'many', which is not a number"),
+        ({"metric": ["<3"]}, "'<3' is not a condition"),
+        ({"since": "yesterday"}, "'yesterday' is not a time"),
         ({"sort": "nowhere"}, "no run here has 'nowhere' to sort by"),
         ({"where": ["optimizer.lrr=1"]}, "no run here has a config value 'optimizer.lrr'. Did you mean optimizer.lr?"),
         ({"metric": ["nDGC@10>0"]}, "no run here has a metric 'nDGC@10'. Did you mean nDCG@10?"),
     ],
 )
-def test_a_wish_that_cannot_be_read_is_answered(root: Path, wish: dict[str, object], answer: str) -> None:
+def test_invalid_queries_are_an_error(root: Path, wish: dict[str, object], answer: str) -> None:
     with pytest.raises(FinetuneError, match=answer.replace("?", r"\?")):
         names(root, **wish)
 
 
-def test_moments() -> None:
+def test_times() -> None:
     now = datetime(2026, 11, 25, 12, tzinfo=UTC)
-    assert moment("2w", now) == now - timedelta(weeks=2)
-    assert moment(" 30 m ", now) == now - timedelta(minutes=30)
-    assert moment("2026-11-20T10:00:00+00:00", now) == datetime(2026, 11, 20, 10, tzinfo=UTC)
-    assert moment("2026-11-20", now) == datetime(2026, 11, 20).astimezone(UTC)
+    assert parse_time("2w", now) == now - timedelta(weeks=2)
+    assert parse_time(" 30 m ", now) == now - timedelta(minutes=30)
+    assert parse_time("2026-11-20T10:00:00+00:00", now) == datetime(2026, 11, 20, 10, tzinfo=UTC)
+    assert parse_time("2026-11-20", now) == datetime(2026, 11, 20).astimezone(UTC)
     with pytest.raises(FinetuneError):
-        moment("9" * 30 + "d", now)
+        parse_time("9" * 30 + "d", now)
 
 
-def test_a_term_of_a_value_that_is_not_there_never_holds() -> None:
-    assert not any(term(f"a{sign}1", "").holds(ABSENT) for sign in ("=", "!=", "<", ">"))
-    assert term("a=true", "").holds(True) and not term("a=1", "").holds(True)
-    assert term("a=[1, 2]", "").holds([1, 2])
+def test_a_condition_on_a_missing_value_is_false() -> None:
+    assert not any(parse_condition(f"a{sign}1", "").holds(ABSENT) for sign in ("=", "!=", "<", ">"))
+    assert parse_condition("a=true", "").holds(True) and not parse_condition("a=1", "").holds(True)
+    assert parse_condition("a=[1, 2]", "").holds([1, 2])
 
 
 def test_names_find_runs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(root, "three/a long name")
     make_run(root, "three/another long name")
-    assert find("one/a", root) == find("a", root) == find(str(root / "one" / "a"), root) == root / "one" / "a"
-    assert find("a long", root).name == "a long name"
+    assert (
+        find_run("one/a", root) == find_run("a", root) == find_run(str(root / "one" / "a"), root) == root / "one" / "a"
+    )
+    assert find_run("a long", root).name == "a long name"
     for name, answer in [
-        ("long", "'long' can be 2 runs. Give one: three/a long name, three/another long name."),
-        ("one/x", f"'one/x' is the name of no run in {root}. Did you mean one/a"),
-        (str(root / "two" / "no run"), "is no run"),
+        ("long", "'long' matches 2 runs. Give one: three/a long name, three/another long name."),
+        ("one/x", f"there is no run 'one/x' in {root}. Did you mean one/a"),
+        (str(root / "two" / "no run"), "no run' is not a run"),
     ]:
         with pytest.raises(FinetuneError) as caught:
-            find(name, root)
+            find_run(name, root)
         assert answer in str(caught.value)
     with pytest.raises(FinetuneError):
-        find("a long", root, whole=True)
+        find_run("a long", root, whole=True)
 
 
-def test_differences_tell_a_node_that_builds_another_as_a_whole() -> None:
+def test_differences_show_a_node_of_another_class_as_a_whole() -> None:
     one = {"name": "x", "loss": {"_target_": "A", "t": 1}, "lr": 1, "o": {"_target_": "O", "a": 1, "b": 2}}
     two = {"name": "y", "loss": {"_target_": "B", "m": 1}, "lr": 1, "o": {"_target_": "O", "a": 3, "c": 4, "b": 2}}
     assert list(differences([one, two])) == [

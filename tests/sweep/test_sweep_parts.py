@@ -13,7 +13,7 @@ from finetune.executors.local import _reason
 from finetune.executors.resources import check_slots, slots, visible_gpus
 from finetune.runner.run_setup import resolved
 from finetune.runs.directory import RunDirectory
-from finetune.runs.headline import more_is_better
+from finetune.runs.metrics import more_is_better
 from finetune.sweep.ranking import Ranking, say_ranked, write_ranked
 from finetune.sweep.settings import SweepSettings
 from finetune.sweep.trials import Trial, TrialResult, check_folder, folder_of

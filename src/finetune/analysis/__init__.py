@@ -1,1 +1,1 @@
-"""What a run finds out beside its metrics: similarities, a map, examples, doubtful data. Plain data for report.json."""
+"""Analysis of a run beyond its metrics: similarities, a map, examples, suspect data; plain data for report.json."""

@@ -1,4 +1,4 @@
-"""How much data there is, how long, how often twice, and what of the evaluation was trained on."""
+"""Facts about the data: counts, lengths, duplicates, and leaks of the evaluation data into the training data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from finetune.data.inspect.stats import lengths
 
 
 def data_facts(dataset: Dataset, tokens: Mapping[str, Any], tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """Return the report's `data` but for what is in doubt; `tokens` are the counts of the tokenised texts.
+    """Return the `data` of report.json, without the suspect rows; `tokens` are the counts of the tokenized texts.
 
-    Lengths are in tokens, special ones included, by role; `cut` is how many texts are longer than is read.
+    Lengths are in tokens, including special tokens, by role; `cut` is how many texts are truncated.
     """
     leaks = dataset.leaks.facts() if dataset.leaks else {}
     counts = {name: value for name, value in dataset.facts.items() if name not in leaks and name != "duplicate_rows"}
-    roles = lengths(dataset, tokenizer, max_length).get("roles", []) if tokenizer is not None else []
+    roles: list[dict[str, Any]] = []
+    if tokenizer is not None:
+        roles = lengths(dataset, tokenizer, max_length).get("roles", [])
     return {
         "counts": counts | dict(tokens),
         "lengths": {row["role"]: _length(row) for row in roles},

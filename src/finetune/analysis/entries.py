@@ -1,4 +1,4 @@
-"""Doubts as a list that one can fix: each with its texts, its scores, and where its row stands."""
+"""Suspect rows of the data as entries of the report: each with its texts, its scores, and the location of its row."""
 
 from __future__ import annotations
 
@@ -7,47 +7,44 @@ from typing import Any
 
 import numpy as np
 
-from finetune.analysis.label_errors import Doubt, WrongLabel
+from finetune.analysis.label_errors import SuspectPair, WrongLabel
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
 from finetune.data.inspect.row_locations import places
 from finetune.data.settings import Data
 from finetune.report.escaping import one_line
 
-LISTED = 50  # doubts of each kind
-_KEPT = 300  # characters of a text
+LISTED = 50  # entries of each kind
+_MAX_TEXT = 300  # characters of a text
 
 Entry = dict[str, Any]
 
 
-def pairs_listed(dataset: Dataset, found: Mapping[str, Sequence[Doubt]]) -> list[Entry]:
-    """Return doubted pairs by what they are `of` (held-out or training data), at most `LISTED` of each.
+def suspect_pair_entries(dataset: Dataset, found: Mapping[str, Sequence[SuspectPair]]) -> list[Entry]:
+    """Return entries for suspect pairs, at most `LISTED` for each key of `found`: held-out or training data.
 
-    `anchor` and `positive` stand in the row that is in doubt, or beside it; `text` is what the model would rather have.
+    `anchor` and `positive` are the texts of the suspect row, or of the row with the same query; `text` is the document
+    that the model prefers.
     """
-    doubts = [(part, doubt) for part, some in found.items() for doubt in some[:LISTED]]
-
-    def name(role: str) -> list[str]:
-        return dataset.items.named(np.array([getattr(doubt, role) for _, doubt in doubts], np.int64))
-
-    texts = zip(name("query"), name("document"), name("positive"), strict=True)
-    return [
-        _entry(anchor, text, doubt.score, positive, doubt.positive_score, part)
-        for (part, doubt), (anchor, text, positive) in zip(doubts, texts, strict=True)
-    ]
+    entries = []
+    for part, pairs in found.items():
+        for pair in pairs[:LISTED]:
+            anchor, text, positive = dataset.items.named(np.array([pair.query, pair.document, pair.positive], np.int64))
+            entries.append(_entry(anchor, text, pair.score, positive, pair.positive_score, part))
+    return entries
 
 
-def labels_listed(dataset: Dataset, items_N: Ints, found: Sequence[WrongLabel]) -> list[Entry]:
-    """Return items with a doubted label in the same shape: `positive` is the label, `text` the class in its stead.
+def suspect_label_entries(dataset: Dataset, items_N: Ints, found: Sequence[WrongLabel]) -> list[Entry]:
+    """Return entries for items with a suspect label: `positive` is their label, `text` the class suggested instead.
 
-    `items_N` are those that `found` tells the places of; the scores are shares of the neighbours.
+    The places of `found` are those in `items_N`; the scores are fractions of the neighbors.
     """
-    some = found[:LISTED]
-    names = dataset.items.named(items_N[[one.place for one in some]] if some else items_N[:0])
-    return [
-        _entry(name, dataset.labels[one.told], one.told_share, dataset.labels[one.label], one.share, "labels")
-        for name, one in zip(names, some, strict=True)
-    ]
+    labels, entries = dataset.labels, []
+    for wrong in found[:LISTED]:
+        (name,) = dataset.items.named(items_N[[wrong.place]])
+        suggested, label = labels[wrong.suggested], labels[wrong.label]
+        entries.append(_entry(name, suggested, wrong.suggested_share, label, wrong.share, "labels"))
+    return entries
 
 
 def _entry(anchor: str, text: str, score: float, positive: str, positive_score: float, of: str) -> Entry:
@@ -61,13 +58,14 @@ def _entry(anchor: str, text: str, score: float, positive: str, positive_score: 
     }
 
 
-def placed(entries: Sequence[Entry], data: Data) -> list[Entry]:
-    """Return the entries with the `place` of the row of anchor and positive, None where it is not found; texts cut.
+def locate_entries(entries: Sequence[Entry], data: Data) -> list[Entry]:
+    """Return the entries with the `place` of the row of anchor and positive, None if not found, and truncated texts.
 
-    All sources are read once more.
+    Reads all sources again.
     """
-    at = places(data, [(entry["anchor"], entry["positive"]) for entry in entries])
-    return [
-        entry | {role: one_line(entry[role], _KEPT) for role in ("anchor", "text", "positive")} | {"place": place}
-        for entry, place in zip(entries, at, strict=True)
-    ]
+    located = places(data, [(entry["anchor"], entry["positive"]) for entry in entries])
+    result = []
+    for entry, place in zip(entries, located, strict=True):
+        texts = {role: one_line(entry[role], _MAX_TEXT) for role in ("anchor", "text", "positive")}
+        result.append(entry | texts | {"place": place})
+    return result

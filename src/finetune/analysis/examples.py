@@ -1,6 +1,6 @@
-"""Queries with what was found before and after side by side: the worst regressions, the best gains, some unchanged.
+"""Example queries with their hits before and after: the largest regressions and gains, and some unchanged ones.
 
-Q queries, S hits that are shown.
+Q queries, S hits shown.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from finetune.report.escaping import one_line
 
 LOST, GAINED, UNCHANGED = 25, 25, 10
 SHOWN = 5  # hits of each query
-_KEPT = 400  # characters of a text
+_MAX_TEXT = 400  # characters of a text
 
-Take = Callable[[Ints], list[str]]
+Take = Callable[[Ints], list[str]]  # maps item rows to their texts
 
 
 def examples(comparison: Comparison, take: Take) -> list[dict[str, Any]]:
-    """Return the report's examples of one evaluation; none where it does not search.
+    """Return the `examples` of one evaluation for report.json; empty if it is not a retrieval evaluation.
 
-    `change` is that of the evaluation's headline metric, `right_rank` the place of the first right hit, from 1, and
-    None where it is deeper than was looked at. `right` are the texts that should have been found.
+    `change` is that of the headline metric, `right_rank_before` and `right_rank_after` are the ranks of the first right
+    hit, from 1, None if it is not among the hits. `right` are the texts of the right documents.
     """
     before, after = comparison.before, comparison.after
     if not (isinstance(before, RetrievalResult) and isinstance(after, RetrievalResult)):
         return []
     change_Q = after.per_query[after.headline] - before.per_query[after.headline]
     unchanged = np.flatnonzero(change_Q == 0)
-    some = unchanged[np.unique(np.linspace(0, len(unchanged) - 1, UNCHANGED).astype(int))] if len(unchanged) else []
-    queries = [*comparison.lost(LOST), *comparison.gained(GAINED), *some]
+    if len(unchanged):
+        evenly_spaced = np.linspace(0, len(unchanged) - 1, UNCHANGED).astype(int)
+        unchanged = unchanged[np.unique(evenly_spaced)]
+    queries = [*comparison.lost(LOST), *comparison.gained(GAINED), *unchanged]
     return [
         {
             "query": _text(take, after.queries[query]),
@@ -51,13 +53,12 @@ def examples(comparison: Comparison, take: Take) -> list[dict[str, Any]]:
 
 
 def _hits(result: RetrievalResult, query: int, take: Take) -> list[dict[str, Any]]:
-    return [
-        {"text": _text(take, item), "right": bool(gain > 0), "score": round(float(score), 4)}
-        for item, gain, score in zip(
-            result.hits[query, :SHOWN], result.gains[query], result.scores[query], strict=False
-        )
-        if item >= 0
-    ]
+    hits = []
+    columns = result.hits[query, :SHOWN], result.gains[query], result.scores[query]
+    for item, gain, score in zip(*columns, strict=False):
+        if item >= 0:
+            hits.append({"text": _text(take, item), "right": bool(gain > 0), "score": round(float(score), 4)})
+    return hits
 
 
 def _rank(result: RetrievalResult, query: int) -> int | None:
@@ -65,4 +66,4 @@ def _rank(result: RetrievalResult, query: int) -> int | None:
 
 
 def _text(take: Take, item: int) -> str:
-    return one_line(take(np.array([item]))[0], _KEPT)
+    return one_line(take(np.array([item]))[0], _MAX_TEXT)

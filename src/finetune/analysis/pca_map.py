@@ -1,6 +1,6 @@
-"""A map of items in two dimensions, before and after, so that what moves on it has moved.
+"""A two-dimensional PCA map of items, before and after training, aligned so that the positions are comparable.
 
-N items, D width.
+N items, R rank, D embedding width.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
 from finetune.data.items import ABSENT
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 from finetune.report.escaping import one_line
 
-LABELS = 8  # classes that have a colour of their own: more nobody can tell apart
-_KEPT = 80  # characters of a text
+LABELS = 8  # classes with a color of their own; more colors are not distinguishable
+_MAX_TEXT = 80  # characters of a text
 
 Floats = NDArray[np.floating]
 
 
-def plane(items_N: Ints, before_ND: Floats, after_ND: Floats, dataset: Dataset) -> dict[str, Any]:
-    """Return the report's `map`: of each item its place and the number of its class, -1 for none of its own."""
+def pca_map(items_N: Ints, before_ND: Floats, after_ND: Floats, dataset: Dataset) -> dict[str, Any]:
+    """Return the `map` of report.json: the position of each item and the number of its class, -1 without a color."""
     place_N2, moved_N2 = project(_directions(before_ND)), project(_directions(after_ND))
-    moved_N2 = aligned(moved_N2, place_N2)
+    moved_N2 = align(moved_N2, place_N2)
     label_N, names = _labels(items_N, dataset)
 
     def points(xy_N2: Floats) -> list[list[float | int]]:
@@ -39,42 +39,43 @@ def plane(items_N: Ints, before_ND: Floats, after_ND: Floats, dataset: Dataset) 
         "labels": names or None,
         "before": points(place_N2),
         "after": points(moved_N2),
-        "texts": [one_line(text, _KEPT) for text in dataset.items.named(items_N)],
+        "texts": [one_line(text, _MAX_TEXT) for text in dataset.items.named(items_N)],
     }
 
 
 def _directions(emb_ND: Floats) -> NDArray[np.float64]:
     """Return the embeddings at unit length: it is their directions that are compared."""
-    return unit(emb_ND.astype(np.float32)).astype(np.float64)
+    return normalize(emb_ND.astype(np.float32)).astype(np.float64)
 
 
 def project(emb_ND: Floats) -> NDArray[np.float64]:
-    """Return the items on their two principal axes, (N, 2); 0 where there is only one.
+    """Return the coordinates of the items on the first two principal axes, (N, 2); 0 for a missing second axis.
 
     Pearson 1901, https://doi.org/10.1080/14786440109462720.
     """
     centred_ND = emb_ND - emb_ND.mean(0)
     _, _, axes_RD = np.linalg.svd(centred_ND, full_matrices=False)
     axes_2D = axes_RD[:2]
-    # The sign of an axis is chance: the largest part of each points up.
-    axes_2D = axes_2D * np.where(axes_2D[np.arange(len(axes_2D)), np.abs(axes_2D).argmax(1)] < 0, -1, 1)[:, None]
+    # The sign of an axis is arbitrary: make its largest component positive.
+    largest_2 = axes_2D[np.arange(len(axes_2D)), np.abs(axes_2D).argmax(1)]
+    axes_2D = axes_2D * np.where(largest_2 < 0, -1, 1)[:, None]
     place_N2 = np.zeros((len(emb_ND), 2))
     place_N2[:, : len(axes_2D)] = centred_ND @ axes_2D.T
     return place_N2
 
 
-def aligned(moved_N2: Floats, place_N2: Floats) -> NDArray[np.float64]:
-    """Return `moved` turned, mirrored and shifted, but not stretched, onto `place` as well as can be.
+def align(moved_N2: Floats, place_N2: Floats) -> NDArray[np.float64]:
+    """Return `moved` rotated and mirrored to be as close as possible to `place`, without scaling.
 
     Orthogonal Procrustes: the rotation is U V of the singular value decomposition of moved' place (Schönemann 1966,
-    https://doi.org/10.1007/BF02289451). Both have their centre at 0.
+    https://doi.org/10.1007/BF02289451). Both have their mean at 0.
     """
     left, _, right = np.linalg.svd(moved_N2.T @ place_N2)
     return np.asarray(moved_N2 @ (left @ right), np.float64)
 
 
 def _labels(items_N: Ints, dataset: Dataset) -> tuple[Ints, list[str]]:
-    """Return the number of each item's class, or source where there are several, and the names of the largest."""
+    """Return the number of each item's class, or without classes of its source, and the names of the largest ones."""
     label_N, names = _classes(items_N, dataset), dataset.labels
     if (label_N == ABSENT).all():
         label_N, names = _sources(items_N, dataset), dataset.sources
@@ -94,14 +95,14 @@ def _sources(items_N: Ints, dataset: Dataset) -> Ints:
     train, source = dataset.train, np.full(len(dataset.items), ABSENT)
     if train.source is not None and len(dataset.sources) > 1:
         for column in (train.positive, train.anchor):
-            there = column != ABSENT
-            source[column[there]] = train.source[there]
+            is_present = column != ABSENT
+            source[column[is_present]] = train.source[is_present]
     return source[items_N]
 
 
 def _largest(label_N: Ints, names: Sequence[str]) -> tuple[Ints, list[str]]:
     counts = np.bincount(label_N[label_N != ABSENT], minlength=len(names))
     kept = [int(label) for label in np.argsort(-counts, kind="stable")[:LABELS] if counts[label]]
-    new = np.full(len(names) + 1, ABSENT)  # the last place is that of -1
-    new[kept] = np.arange(len(kept))
-    return new[label_N], [one_line(names[label], _KEPT) for label in kept]
+    renumbered = np.full(len(names) + 1, ABSENT)  # the last entry is for a label of -1
+    renumbered[kept] = np.arange(len(kept))
+    return renumbered[label_N], [one_line(names[label], _MAX_TEXT) for label in kept]

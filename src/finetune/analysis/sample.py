@@ -1,6 +1,6 @@
-"""Which of the items and pairs of a data set are looked at before and after: few, and always the same ones.
+"""The fixed random samples of items and pairs that are analyzed before and after training.
 
-N items, P pairs, Q queries, J judgments.
+N items, P pairs, J judgments.
 """
 
 from __future__ import annotations
@@ -15,38 +15,42 @@ from finetune.data.holdout.eval_data import LabelledItems, ScoredPairs
 from finetune.data.holdout.judgments import Judgments
 from finetune.data.items import ABSENT
 from finetune.data.relations import Relations
+from finetune.evaluation.evaluator import sample_rows
 
-PAIRS = 2000  # held-out pairs whose similarities are looked at, of right ones and of wrong ones each
+PAIRS = 2000  # held-out pairs for the similarities, right and wrong ones each
 MAPPED = 1000  # items of the map
-TRAINED = 1000  # training pairs that are looked at for wrong ones
-LABELLED = 2000  # items of classes that are looked at for wrong ones
+TRAINED = 1000  # training pairs that are searched for wrong ones
+LABELLED = 2000  # labeled items that are searched for wrong labels
 
 
 @dataclass(frozen=True)
-class HeldSample:
-    """Pairs that are held out, as items: `right (P, 2)` and `wrong (P, 2)`, and the items of the map, `mapped (N,)`."""
+class HeldOutSample:
+    """Held-out pairs as items, `right (P, 2)` and `wrong (P, 2)`, and the items of the map, `mapped (N,)`."""
 
     right: Ints
     wrong: Ints
     mapped: Ints
 
     def items(self) -> Ints:
-        """Return all of them, ascending."""
+        """Return all these items, each once, ascending."""
         return distinct(np.concatenate([self.right.ravel(), self.wrong.ravel(), self.mapped]))
 
 
-def held_sample(dataset: Dataset) -> HeldSample | None:
-    """Return what is looked at of what is held out; None where nothing is.
+def sample_held_out(dataset: Dataset) -> HeldOutSample | None:
+    """Return the sample of the held-out data; None if there is none.
 
-    With judgments, pairs are queries and right documents, and the same queries with documents drawn from the corpus
-    that nothing calls right. Of scored pairs those count as right whose score is in the upper half of the scale.
+    With judgments, right pairs are queries with their right documents, and wrong pairs the same queries with random
+    documents of the corpus that are not known to be right. Scored pairs are right if their score is in the upper half
+    of its range.
     """
     if dataset.validation is not None:
-        return _of_judgments(dataset.validation, dataset)
-    return _of_scored(dataset.pairs) if dataset.pairs is not None else None
+        return _sample_judgments(dataset.validation, dataset)
+    if dataset.pairs is not None:
+        return _sample_scored_pairs(dataset.pairs)
+    return None
 
 
-def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldSample | None:
+def _sample_judgments(judged: Judgments, dataset: Dataset) -> HeldOutSample | None:
     right_J = np.flatnonzero(judged.grade > 0)
     if not len(right_J):
         return None
@@ -57,51 +61,61 @@ def _of_judgments(judged: Judgments, dataset: Dataset) -> HeldSample | None:
     keys = judged.query_index[right_J] * len(judged.corpus) + judged.document_index[right_J]
     wrong_P2 = np.column_stack([judged.queries[query_P], judged.corpus[other_P]])
     wrong = ~np.isin(query_P * len(judged.corpus) + other_P, keys) & (wrong_P2[:, 0] != wrong_P2[:, 1])
-    wrong[wrong] = ~are_known(dataset, *wrong_P2[wrong].T)
+    wrong[wrong] = ~are_known_positives(dataset, *wrong_P2[wrong].T)
     mapped = judged.corpus[sample_rows(len(judged.corpus), MAPPED)]
-    return HeldSample(right_P2, wrong_P2[wrong], distinct(mapped))
+    return HeldOutSample(right_P2, wrong_P2[wrong], distinct(mapped))
 
 
-def _of_scored(pairs: ScoredPairs) -> HeldSample:
+def _sample_scored_pairs(pairs: ScoredPairs) -> HeldOutSample:
     rows = sample_rows(len(pairs.score), 2 * PAIRS)
     both_P2, score_P = np.column_stack([pairs.left, pairs.right])[rows], pairs.score[rows]
     is_right = score_P > (score_P.min() + score_P.max()) / 2
     items = distinct(both_P2.ravel())
-    return HeldSample(both_P2[is_right], both_P2[~is_right], items[sample_rows(len(items), MAPPED)])
+    return HeldOutSample(both_P2[is_right], both_P2[~is_right], items[sample_rows(len(items), MAPPED)])
 
 
-def trained_sample(train: Relations, length_N: Ints, tokens: int) -> Ints:
-    """Return the rows of some training pairs, at most `TRAINED` and of about as many tokens as `tokens`.
+def sample_training_pairs(train: Relations, length_N: Ints, tokens: int) -> Ints:
+    """Return the rows of a sample of the training pairs, at most `TRAINED` and with at most `tokens` tokens in total.
 
-    `length_N` is what it costs to embed an item, in tokens.
+    `length_N` is the cost of embedding an item, in tokens.
     """
-    # Where a score says how right a pair is, a low similarity need not be wrong.
-    paired = train.positive != ABSENT
-    paired &= True if train.score is None else np.isnan(train.score[:, 0])
-    rows = np.flatnonzero(paired)
+    is_pair = train.positive != ABSENT
+    if train.score is not None:
+        # The similarity of a pair with a graded score may be low although the pair is right.
+        is_pair &= np.isnan(train.score[:, 0])
+    rows = np.flatnonzero(is_pair)
     rows = rows[np.random.default_rng(0).permutation(len(rows))[:TRAINED]]
     spent = np.cumsum(length_N[train.anchor[rows]] + length_N[train.positive[rows]])
     return np.sort(rows[spent <= tokens])
 
 
-def labelled_sample(dataset: Dataset) -> LabelledItems | None:
-    """Return some items with their classes, those that are held out first; None where there are no classes."""
-    found = [(one.items, one.label) for one in [dataset.labelled] if one is not None]
+def sample_labeled_items(dataset: Dataset) -> LabelledItems | None:
+    """Return a sample of items with their classes, from held-out and training data; None without any classes.
+
+    An item that is in both has its class of the held-out data.
+    """
+    items, labels = [], []
+    if dataset.labelled is not None:
+        items.append(dataset.labelled.items)
+        labels.append(dataset.labelled.label)
     train = dataset.train
     if train.label is not None:
         rows = np.flatnonzero(train.label != ABSENT)
-        found.append((train.anchor[rows], train.label[rows]))
-    if not found:
+        items.append(train.anchor[rows])
+        labels.append(train.label[rows])
+    if not items:
         return None
-    items, label = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    first = np.sort(np.unique(items, return_index=True)[1])
-    if len(first) > LABELLED:
-        first = first[sample_rows(len(first), LABELLED)]
-    return LabelledItems("", items[first], label[first], np.ones(len(first), bool)) if len(first) else None
+    item_N, label_N = np.concatenate(items), np.concatenate(labels)
+    _, first_N = np.unique(item_N, return_index=True)
+    first_N = np.sort(first_N)
+    if not len(first_N):
+        return None
+    first_N = first_N[sample_rows(len(first_N), LABELLED)]
+    return LabelledItems("", item_N[first_N], label_N[first_N], np.ones(len(first_N), bool))
 
 
-def are_known(dataset: Dataset, left_P: Ints, right_P: Ints) -> Ints:
-    """Return which pairs of items the data calls right anywhere, (P,)."""
+def are_known_positives(dataset: Dataset, left_P: Ints, right_P: Ints) -> Ints:
+    """Return which pairs of items are marked right anywhere in the data, (P,)."""
     known = dataset.known
     place, neighbour = known.of(left_P)
     found = np.zeros(len(left_P), bool)
@@ -109,8 +123,3 @@ def are_known(dataset: Dataset, left_P: Ints, right_P: Ints) -> Ints:
     if known.group is not None:
         found |= (known.group[left_P] == known.group[right_P]) & (known.group[left_P] != ABSENT)
     return found
-
-
-def sample_rows(count: int, most: int) -> Ints:
-    """Return the places of at most `most` of `count`, ascending, always the same ones."""
-    return np.sort(np.random.default_rng(0).permutation(count)[:most])

@@ -1,4 +1,4 @@
-"""How similar right and wrong pairs are, before and after."""
+"""Cosine similarities of right and wrong pairs, before and after training."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.analysis.sample import HeldSample
+from finetune.analysis.sample import HeldOutSample
 from finetune.data.arrays import Ints
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 BINS = 40
 
-# Takes items and gives their embeddings.
-Look = Callable[[Ints], NDArray[np.float32]]
+# Maps items (N,) to their embeddings (N, D).
+EmbedItems = Callable[[Ints], NDArray[np.float32]]
 
 
-def similarities(sample: HeldSample, before: Look, after: Look) -> dict[str, Any]:
-    """Return how many pairs have which cosine, in common bins: the report's `similarities`."""
-    found = {when: _cosines(sample, look) for when, look in (("before", before), ("after", after))}
-    every = np.concatenate([values for both in found.values() for values in both.values()])
-    # Steps of round numbers from the lowest to the highest, so that no bin is left empty for what cannot be.
-    low, high = np.floor(every.min() * 20) / 20, np.ceil(every.max() * 20) / 20
+def similarities(sample: HeldOutSample, before: EmbedItems, after: EmbedItems) -> dict[str, Any]:
+    """Return the histograms of the cosines, with common bins: the `similarities` of report.json."""
+    found = {"before": _cosines(sample, before), "after": _cosines(sample, after)}
+    all_cosines = np.concatenate([values for both in found.values() for values in both.values()])
+    # The bins cover only the range of the data, rounded to multiples of 0.05.
+    low, high = np.floor(all_cosines.min() * 20) / 20, np.ceil(all_cosines.max() * 20) / 20
     edges = np.linspace(low, max(high, low + 0.05), BINS + 1)
 
     def counts(values: NDArray[np.float64]) -> list[int]:
@@ -35,12 +35,13 @@ def similarities(sample: HeldSample, before: Look, after: Look) -> dict[str, Any
     }
 
 
-def _cosines(sample: HeldSample, look: Look) -> dict[str, NDArray[np.float64]]:
-    return {kind: cosines(pairs, look) for kind, pairs in (("positive", sample.right), ("negative", sample.wrong))}
+def _cosines(sample: HeldOutSample, embed: EmbedItems) -> dict[str, NDArray[np.float64]]:
+    return {"positive": cosines(sample.right, embed), "negative": cosines(sample.wrong, embed)}
 
 
-def cosines(pairs_P2: Ints, look: Look) -> NDArray[np.float64]:
+def cosines(pairs_P2: Ints, embed: EmbedItems) -> NDArray[np.float64]:
     """Return the cosine of each pair of items, (P,)."""
-    left_PD, right_PD = (unit(look(items)).astype(np.float64) for items in pairs_P2.T)
+    left_PD = normalize(embed(pairs_P2[:, 0])).astype(np.float64)
+    right_PD = normalize(embed(pairs_P2[:, 1])).astype(np.float64)
     cosine_P: NDArray[np.float64] = (left_PD * right_PD).sum(1).clip(-1, 1)
     return cosine_P

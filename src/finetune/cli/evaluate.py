@@ -29,15 +29,15 @@ from finetune.preflight.evaluators import (
     check_sources,
     evaluation_notes,
     evaluation_problems,
-    list_left_out,
+    evaluators_without_data,
     load_sources,
     source_notes,
-    unmeasured,
+    write_left_out_rows,
 )
 from finetune.preflight.models import check_lengths, check_reads, download_missing, inspect_models, model_notes, width
 from finetune.preflight.resume import overrides_of, with_root_of
 from finetune.runs.directory import RunDirectory
-from finetune.runs.registry import OUTPUTS, find
+from finetune.runs.registry import OUTPUTS, find_run
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import EvalData
@@ -62,14 +62,15 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
         say("The models, the config and the data are fine; nothing was evaluated.", style="bold green")
         return 0
     found = found or {}
-    from finetune.report.side_by_side import as_data, side_by_side
+    from finetune.report.report_data import models_data
+    from finetune.report.terminal import models_table
 
     if as_json:
-        data = {"evaluations": {name: as_data(results) for name, results in found.items()}}
+        data = {"evaluations": {name: models_data(results) for name, results in found.items()}}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
     else:
         for name, results in found.items():
-            console.print(side_by_side(name, results))
+            console.print(models_table(name, results))
     return 0
 
 
@@ -89,7 +90,7 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
     held, own = _held(configs)
     for note in [*(held.notes if held else []), *source_notes(first, own)]:
         say(note)
-    list_left_out(one.problems for one in (held, *own.values()) if one is not None)
+    write_left_out_rows(one.problems for one in (held, *own.values()) if one is not None)
     if first.check:
         return None
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}
@@ -135,7 +136,7 @@ def run_of(model: str) -> RunDirectory | None:
     folder = Path(model).expanduser()
     if not folder.exists() and OUTPUTS.is_dir():
         with contextlib.suppress(FinetuneError):
-            folder = find(model, OUTPUTS, whole=True)
+            folder = find_run(model, OUTPUTS, whole=True)
     run = RunDirectory(folder)
     return run if run.config_path.is_file() else None
 
@@ -200,7 +201,9 @@ def _held(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict[str,
         for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
             say(note)
         held = replace(dataset.held, problems=dataset.problems)
-        if len(unmeasured(first, held)) == sum(not report_only(node) for node in evaluators_of(first).values()):
+        if len(evaluators_without_data(first, held)) == sum(
+            not report_only(node) for node in evaluators_of(first).values()
+        ):
             what = f"of this data {' and '.join(held.kinds()) or 'nothing'} is held out, which no evaluation is for."
             problems.append(Problem("evaluation", what, "Choose another: evaluation=similarity, say."))
     for cfg in configs.values():

@@ -11,11 +11,12 @@ from pathlib import Path
 from finetune.console import console, end_quietly_without_a_reader, say
 from finetune.errors import FinetuneError
 from finetune.report import terminal
-from finetune.report.comparison import compared, comparison_page
+from finetune.report.comparison import comparison_page
 from finetune.report.write import read_report, write_report
 from finetune.runs.atomic import to_json, write_text_atomically
-from finetune.runs.record import Record, read
-from finetune.runs.registry import OUTPUTS, find
+from finetune.runs.compare import compare_reports
+from finetune.runs.record import Record, read_run
+from finetune.runs.registry import OUTPUTS, find_run
 from finetune.runs.selection import RunQuery, select
 
 _LONGEST = 80  # characters of a run's name in that of a file
@@ -31,9 +32,9 @@ def report(names: Sequence[str], root: Path | None, *, show: bool | None, as_jso
     """
     end_quietly_without_a_reader()
     folder = root or OUTPUTS
-    records = [read(find(name, folder)) for name in names] or [_newest(folder)]
+    records = [read_run(find_run(name, folder)) for name in names] or [_newest(folder)]
     if as_json:
-        content = read_report(records[0].run) if len(records) == 1 else compared(records)
+        content = read_report(records[0].run) if len(records) == 1 else compare_reports(records)
         sys.stdout.write(to_json(content, indent=1, ascii_only=True) + "\n")
         return
     page = _one(records[0]) if len(records) == 1 else _several(records)
@@ -61,7 +62,7 @@ def _one(record: Record) -> Path:
 
 
 def _several(records: Sequence[Record]) -> Path:
-    facts = compared(records)
+    facts = compare_reports(records)
     for table in terminal.comparison(facts):
         console.print(table)
     for line in (*facts["warnings"], *facts["notes"]):

@@ -96,12 +96,12 @@ def compare(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _RO
     """
     with _at_work():
         from finetune.cli.runs_tables import print_comparison
-        from finetune.runs.compare import side_by_side
+        from finetune.runs.compare import compare_runs
 
         records = _records(runs, root, ctx)
         if len(records) < 2:
             raise FinetuneError("One run has nothing to be compared with.", "Give two or more.")
-        facts = side_by_side(records)
+        facts = compare_runs(records)
         if as_json:
             _print_json(facts)
         else:
@@ -121,14 +121,14 @@ def logs(
     Example: finetune runs logs my_run -f
     """
     with _at_work():
-        from finetune.runs.log import ends, tail
+        from finetune.runs.log import status_line, tail
 
         record = _record(run, root, ctx)
         for text in tail(record.run, lines, follow=follow):
             sys.stdout.write(text)
             sys.stdout.flush()
         if follow:
-            typer.echo(ends(record.run), err=True)
+            typer.echo(status_line(record.run), err=True)
 
 
 @app.command()
@@ -190,16 +190,16 @@ def rm(
     Example: finetune runs rm default/my_run
     """
     with _at_work():
-        from finetune.runs.delete import check_removable, remove
-        from finetune.runs.registry import find
+        from finetune.runs.delete import check_deletable, delete_run
+        from finetune.runs.registry import find_run
 
         folder = _folder(root, ctx)
-        paths = list(dict.fromkeys(find(run, folder, whole=True) for run in runs))
+        paths = list(dict.fromkeys(find_run(run, folder, whole=True) for run in runs))
         for one in paths:
-            check_removable(one, folder)
+            check_deletable(one, folder)
         _ask(paths, yes)
         for one in paths:
-            remove(one, folder)
+            delete_run(one, folder)
             typer.echo(f"removed {one}")
 
 
@@ -213,10 +213,10 @@ def _no_metric(record: Record) -> FinetuneError:
 
 
 def _ask(paths: list[Path], yes: bool) -> None:
-    from finetune.runs.record import read
+    from finetune.runs.record import read_run
 
     for one in paths if not yes else ():
-        record = read(one)
+        record = read_run(one)
         typer.echo(f"{one}  {record.state}" + (f" at step {record.step}" if record.step else ""))
     if yes:
         return
@@ -241,10 +241,10 @@ def _folder(root: Path | None, ctx: typer.Context) -> Path:
 
 
 def _record(run: str, root: Path | None, ctx: typer.Context) -> Record:
-    from finetune.runs.record import read
-    from finetune.runs.registry import find
+    from finetune.runs.record import read_run
+    from finetune.runs.registry import find_run
 
-    return read(find(run, _folder(root, ctx)))
+    return read_run(find_run(run, _folder(root, ctx)))
 
 
 def _records(runs: list[str], root: Path | None, ctx: typer.Context) -> list[Record]:

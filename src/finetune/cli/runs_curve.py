@@ -8,7 +8,7 @@ from itertools import accumulate, cycle
 
 from finetune.console import console, say
 from finetune.runs.directory import RunDirectory
-from finetune.runs.metrics import curve, last_values, whole_name
+from finetune.runs.metrics import curve, last_values, resolve_metric_name
 
 Points = list[tuple[float, float]]
 
@@ -27,7 +27,7 @@ def curves(runs: Sequence[RunDirectory], metric: str, smooth: int) -> dict[str, 
     found = {}
     for run in runs:
         records = run.read_metrics()
-        name = whole_name(metric, last_values(records), run.name)
+        name = resolve_metric_name(metric, last_values(records), run.name)
         found[f"{run.path.absolute().parent.name}/{run.name}"] = _smoothed(curve(records, name), smooth)
     return found
 

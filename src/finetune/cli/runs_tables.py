@@ -18,7 +18,7 @@ from finetune.console import console, say
 from finetune.runs.atomic import read_mapping
 from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
-from finetune.runs.selection import Found
+from finetune.runs.selection import Selection
 from finetune.table_columns import Narrowing
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red", REQUEUED: "yellow"}
@@ -29,7 +29,7 @@ _EXPENDABLE = ("age", "job", "loss", "left", "step", "metric")
 _LONGEST_REASON = 200  # characters in a list; `show` tells all
 
 
-def print_list(found: Found, chosen: Sequence[Record], columns: Sequence[str], root: Path) -> None:
+def print_list(found: Selection, chosen: Sequence[Record], columns: Sequence[str], root: Path) -> None:
     """Print a line a run, and below the table what is wrong with those that did not end well."""
     rows = [_row(record, columns) for record in chosen]
     # What no run has would only take the place of the names, which are long.
@@ -71,7 +71,7 @@ def _now(record: Record) -> str:
     """What is happening: the time left, or for how long nothing was heard."""
     if record.state in (*ENDED, *WAITING, DEAD, DAMAGED):
         return ""
-    eta, silent = record.status.get("eta_seconds"), (datetime.now(UTC) - record.heard).total_seconds()
+    eta, silent = record.status.get("eta_seconds"), (datetime.now(UTC) - record.last_update).total_seconds()
     left = f"{span(eta)} left" if isinstance(eta, int | float) and eta else ""
     return f"{left}, silent for {span(silent)}".lstrip(", ") if silent > 60 else left
 
@@ -111,7 +111,7 @@ def _standing(record: Record) -> dict[str, Any]:
         "state": record.state + (f": {record.reason}" if record.reason else ""),
         "path": record.run.path,
         "started": ago(record.started.timestamp()),
-        "last heard of": ago(record.heard.timestamp()),
+        "last heard of": ago(record.last_update.timestamp()),
         "host": record.status.get("host"),
         "job": record.job,
         "step": record.step,
@@ -128,7 +128,7 @@ def _print_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 def print_comparison(facts: Mapping[str, Any]) -> None:
-    """Print what `side_by_side` found, a column a run."""
+    """Print what `compare_runs` found, a column a run."""
     table = _table("", *facts["runs"])
     table.add_row(Text("state"), *map(Text, facts["states"]))
     for title in ("config", "data", "environment", "metrics"):

@@ -10,7 +10,7 @@ from finetune.config.targets import class_variable
 
 
 def evaluators_of(cfg: DictConfig) -> dict[str, Any]:
-    """The nodes of the evaluators by name, without those that watch texts where the model reads none."""
+    """The nodes of the evaluators by name, without the report-only ones if the model reads no texts."""
     reads = reads_texts(cfg)
     return {str(name): node for name, node in cfg.evaluation.items() if reads or not report_only(node)}
 
@@ -31,5 +31,5 @@ def brings_texts(node: Any) -> bool:
 
 
 def report_only(node: Any) -> bool:
-    """Whether an evaluator only watches, on texts of its own, and no run is judged by it."""
-    return bool(class_variable(node, "watches", "evaluation"))
+    """Whether an evaluator is only reported: it has its own texts, and no run is judged by it."""
+    return bool(class_variable(node, "report_only", "evaluation"))

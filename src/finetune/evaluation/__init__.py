@@ -1,1 +1,1 @@
-"""Exact search, metrics over whole arrays, the bootstrap, the retrieval evaluator and the report."""
+"""Evaluators, their metrics, exact search, and the bootstrap that compares two results."""

@@ -1,7 +1,7 @@
-"""A first pass in bf16 that leaves out what cannot be among the best, so that few products are computed in fp32.
+"""A first pass in bf16 that excludes documents that cannot be among the best, so that few scores are computed in fp32.
 
-The search stays exact: how far a product in bf16 can be from that in fp32 is known from the rounding of the embeddings
-(Cauchy-Schwarz) and of sums (Higham 2002, https://doi.org/10.1137/1.9780898718027, chapter 3).
+The search stays exact: the difference of a product in bf16 from that in fp32 is bounded by the rounding of the
+embeddings (Cauchy-Schwarz) and of sums (Higham 2002, https://doi.org/10.1137/1.9780898718027, chapter 3).
 
 Shapes: Q queries, M documents (m of one block), D embedding width, k cut-off, P pairs of a query and a document.
 """
@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_HALF_STEP = 2.0**-8  # of a bf16 number, relative to it
-_SUM = 2.0**-22  # of a sum of D products in fp32, each half step and one more for two such sums, times D
-_WORTH = 2**24  # products from which on a second pass pays
-_FIRST = 1024  # documents of the first block; each of the next is twice as large, which finds about k in it
-_TOO_MANY = 16  # times k candidates of a query and block: the products are too close together for bf16
+_HALF_STEP = 2.0**-8  # relative rounding error of a bf16 number
+_SUM = 2.0**-22  # rounding error of two sums of D products in fp32, relative, divided by D
+_MIN_PRODUCTS = 2**24  # with fewer products two passes are slower than one
+_FIRST = 1024  # documents of the first block; each next block is twice as large, and contains about k candidates
+_TOO_MANY = 16  # times k candidates per query and block: the scores are too close together for bf16
 
 
-class Found(NamedTuple):
-    """Pairs that may be among the best: places of queries and documents, both (P,), ascending by query."""
+class CandidatePairs(NamedTuple):
+    """Pairs that may be among the best: indices of queries and documents, both (P,), ascending by query."""
 
     query: Tensor
     document: Tensor
 
 
-class Sieve:
-    """The corpus `(M, D)` in bf16, beside the one in fp32, for any number of queries."""
+class Bf16Prefilter:
+    """The corpus `(M, D)` in bf16, in addition to the one in fp32, for any number of queries."""
 
     def __init__(self, corpus_MD: Tensor, block: int) -> None:
         self._corpus_MD, self._block = corpus_MD.bfloat16(), block
@@ -40,14 +40,16 @@ class Sieve:
         self._longest = float(torch.linalg.vector_norm(corpus_MD, dim=1).max())
 
     @staticmethod
-    def is_worth_it(queries: int, documents: int, k: int, device: torch.device) -> bool:
-        """Return whether this processor multiplies bf16 faster than fp32, and there is enough to multiply."""
-        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-        return bool(fast) and queries * documents >= _WORTH and documents >= _TOO_MANY * max(k, _FIRST)
+    def is_faster(queries: int, documents: int, k: int, device: torch.device) -> bool:
+        """Return whether this processor multiplies bf16 faster than fp32, and the search is large enough."""
+        if device.type != "cpu":
+            return False
+        capabilities = torch.cpu.get_capabilities()
+        has_bf16 = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        return has_bf16 and queries * documents >= _MIN_PRODUCTS and documents >= _TOO_MANY * max(k, _FIRST)
 
-    def candidates(self, queries_QD: Tensor, k: int) -> Found | None:
-        """Return the pairs of which no other can be among the k best of its query; None if they are too many."""
+    def candidates(self, queries_QD: Tensor, k: int) -> CandidatePairs | None:
+        """Return pairs that include the k best of each query; None if there are too many candidates."""
         rough_QD = queries_QD.bfloat16()
         error_Q1 = self._errors(queries_QD, rough_QD)
         best_Qk = torch.empty(len(queries_QD), 0)
@@ -58,28 +60,28 @@ class Sieve:
             if start == 0:
                 best_Qk = score_Qm.float().topk(k, dim=1).values
                 cut_Q1 = _cut(best_Qk, error_Q1)
-            # NumPy finds what is true in a tenth of the time.
+            # np.flatnonzero takes a tenth of the time of torch.nonzero.
             flat_P = torch.from_numpy(np.flatnonzero((score_Qm >= cut_Q1).numpy()))
             if len(flat_P) > _TOO_MANY * k * len(queries_QD):
                 return None
             query_P, score_P = flat_P // (stop - start), score_Qm.view(-1)[flat_P]
             parts.append((query_P, flat_P % (stop - start) + start, score_P))
             if start > 0:
-                best_Qk = torch.cat([best_Qk, as_rows(query_P, score_P.float(), -torch.inf, len(best_Qk))], dim=1)
+                best_Qk = torch.cat([best_Qk, pad_rows(query_P, score_P.float(), -torch.inf, len(best_Qk))], dim=1)
                 best_Qk = best_Qk.topk(k, dim=1).values
                 cut_Q1 = _cut(best_Qk, error_Q1)
         query_P, document_P, score_P = (torch.cat(part) for part in zip(*parts, strict=True))
         kept = (score_P >= cut_Q1[query_P, 0]).nonzero()[:, 0]
         kept = kept[query_P[kept].argsort(stable=True)]
-        return Found(query_P[kept], document_P[kept])
+        return CandidatePairs(query_P[kept], document_P[kept])
 
     def _errors(self, queries_QD: Tensor, rough_QD: Tensor) -> Tensor:
-        """Return how far a query's product in bf16, before it is rounded itself, is from that in fp32 at most."""
+        """Return a bound of the difference between products in bf16, before rounding, and in fp32, (Q, 1)."""
         length_Q1 = torch.linalg.vector_norm(queries_QD, dim=1, keepdim=True)
         rounded_Q1 = torch.linalg.vector_norm(queries_QD - rough_QD.float(), dim=1, keepdim=True)
         sums_Q1 = _SUM * queries_QD.shape[1] * length_Q1 * self._longest
         errors_Q1: Tensor = rounded_Q1 * self._longest + (length_Q1 + rounded_Q1) * self._rounded + sums_Q1
-        return 1.01 * errors_Q1  # these were computed in fp32 too
+        return 1.01 * errors_Q1  # a margin, since the bound itself is computed in fp32
 
     def _blocks(self, queries: int, k: int) -> Iterator[tuple[int, int]]:
         most, start, rows = max(_FIRST, self._block // queries), 0, max(_FIRST, 4 * k)
@@ -90,19 +92,19 @@ class Sieve:
 
 
 def _cut(best_Qk: Tensor, error_Q1: Tensor) -> Tensor:
-    """Return the score in bf16 that each of the k best has at least, (Q, 1), where `best_Qk` are k found so far.
+    """Return a lower bound of the bf16 scores of the k best of each query, (Q, 1); `best_Qk` are the k best so far.
 
-    Those k are above `low` in fp32, and so is all that is among the best; rounding keeps the order.
+    These k are above `low` in fp32, so the final k best are too; rounding keeps the order.
     """
     last_Q1 = best_Qk[:, -1:]
     low_Q1 = last_Q1 - _HALF_STEP * last_Q1.abs() - error_Q1
     return (low_Q1 - error_Q1).bfloat16()
 
 
-def as_rows(query_P: Tensor, value_P: Tensor, fill: float, queries: int) -> Tensor:
-    """Return the values of each query in a row of its own, (Q, most of a query); the places left over are `fill`.
+def pad_rows(query_P: Tensor, value_P: Tensor, fill: float, queries: int) -> Tensor:
+    """Return the values of each query in a row, padded with `fill`: (Q, maximum number per query).
 
-    `query_P` ascends.
+    `query_P` is ascending.
     """
     counts_Q = torch.bincount(query_P, minlength=queries)
     place_P = torch.arange(len(query_P)) - (counts_Q.cumsum(0) - counts_Q)[query_P]

@@ -1,6 +1,6 @@
-"""How well embeddings tell the classes of items: by their neighbours, by a linear probe, by clusters.
+"""Classification and clustering of embeddings: by nearest neighbors, by a linear probe, and by k-means.
 
-Shapes: N items, D width.
+Shapes: N items to classify, M items whose class is known, C classes, D embedding width, k neighbors.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from finetune.config.types import NotEmpty, Positive, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.clusters import k_means, v_measure
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
-from finetune.evaluation.probes import linear_probe, nearest_neighbour
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
 from finetune.evaluation.result import Floats, Ints, Result
+from finetune.evaluation.search import top_k
+from finetune.evaluation.truncation_quantization import normalize
+
+Embeddings = NDArray[np.float32]
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import LabelledItems
 
 
 class Classification(Evaluator):
-    """Share of items whose class is told right; the arguments are explained in their config file."""
+    """Accuracy of predicting the classes of items; the arguments are documented in their config file."""
 
     evaluates: ClassVar[str] = "labelled items"
 
@@ -45,34 +50,37 @@ class Classification(Evaluator):
         self.items = items
 
     def evaluate(
-        self, held: LabelledItems, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: LabelledItems, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
-        """Learn the classes from some of the items, and tell those of the others.
+        """Fit on the items whose class is known, and predict the classes of the others.
 
-        Raises FinetuneError when there are none of either, or an embedding is not finite.
+        Raises:
+            FinetuneError: there are no items to predict, fewer than two known classes, or an embedding is not finite.
         """
         start = time.monotonic()
-        known, asked = (np.flatnonzero(rows) for rows in (held.known, ~held.known))
-        known, asked = known[sample_rows(len(known), self.known)], asked[sample_rows(len(asked), self.items)]
-        if not len(asked) or len(np.unique(held.label[known])) < 2:
-            what = f"{held.name}: to tell classes takes items of at least two, and others to be told."
-            raise FinetuneError(what, "Give more labelled items.")
-        emb_ND = finite(embed(held.items[np.concatenate([known, asked])]))
-        known_MD, asked_ND = emb_ND[: len(known)], emb_ND[len(known) :]
+        known, queried = np.flatnonzero(eval_data.known), np.flatnonzero(~eval_data.known)
+        known, queried = known[sample_rows(len(known), self.known)], queried[sample_rows(len(queried), self.items)]
+        label_M = eval_data.label[known]
+        if not len(queried) or len(np.unique(label_M)) < 2:
+            what = f"{eval_data.name}: classification needs known items of at least two classes, and others to predict."
+            raise FinetuneError(what, "Give more labeled items.")
+        emb_ND = check_finite(embed(eval_data.items[np.concatenate([known, queried])]))
+        known_MD, query_ND = emb_ND[: len(known)], emb_ND[len(known) :]
         per_item: dict[str, Floats] = {}
-        for way in self.by:
-            if way == "neighbours":
-                told_N = nearest_neighbour(known_MD, held.label[known], asked_ND, self.neighbours)
+        for method in self.by:
+            if method == "neighbours":
+                name = f"accuracy {self.neighbours} neighbours"
+                predicted_N = knn_predict(known_MD, label_M, query_ND, self.neighbours)
             else:
-                told_N = linear_probe(known_MD, held.label[known], asked_ND, self.strength)
-            name = f"accuracy {f'{self.neighbours} neighbours' if way == 'neighbours' else way}"
-            per_item[name] = (told_N == held.label[asked]).astype(np.float64)
-        counts = {"items": len(asked), "items to learn from": len(known)}
-        return _result(held, asked, per_item, counts, start, self.bootstrap_samples)
+                name = f"accuracy {method}"
+                predicted_N = linear_probe_predict(known_MD, label_M, query_ND, self.strength)
+            per_item[name] = (predicted_N == eval_data.label[queried]).astype(np.float64)
+        counts = {"items": len(queried), "items to learn from": len(known)}
+        return _result(eval_data, queried, per_item, counts, start, self.bootstrap_samples)
 
 
 class Clustering(Evaluator):
-    """The V-measure of as many clusters as there are classes; the arguments are explained in their config file."""
+    """The V-measure of as many clusters as there are classes; the arguments are documented in their config file."""
 
     evaluates: ClassVar[str] = "labelled items"
 
@@ -88,26 +96,27 @@ class Clustering(Evaluator):
         self.tries = tries
 
     def evaluate(
-        self, held: LabelledItems, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: LabelledItems, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
-        """Cluster the items that are held out, and compare with their classes.
+        """Cluster the held-out items, and compare the clusters with their classes.
 
-        Raises FinetuneError when they are of one class only, or an embedding is not finite.
+        Raises:
+            FinetuneError: they are of a single class, or an embedding is not finite.
         """
         start = time.monotonic()
-        rows = np.flatnonzero(~held.known)
+        rows = np.flatnonzero(~eval_data.known)
         rows = rows[sample_rows(len(rows), self.items)]
-        classes = len(np.unique(held.label[rows]))
+        classes = len(np.unique(eval_data.label[rows]))
         if classes < 2:
-            what = f"{held.name}: the items are of {classes} class{'' if classes == 1 else 'es'}."
+            what = f"{eval_data.name}: the items are of {classes} class{'' if classes == 1 else 'es'}."
             raise FinetuneError(what, "Clusters are compared with at least two classes.")
-        cluster_N = k_means(finite(embed(held.items[rows])), classes, 0, self.tries)
-        per_item = {"V-measure": v_measure(held.label[rows], cluster_N)}
-        return _result(held, rows, per_item, {"items": len(rows)}, start, self.bootstrap_samples)
+        cluster_N = k_means(check_finite(embed(eval_data.items[rows])), classes, 0, self.tries)
+        per_item = {"V-measure": v_measure(eval_data.label[rows], cluster_N)}
+        return _result(eval_data, rows, per_item, {"items": len(rows)}, start, self.bootstrap_samples)
 
 
 def _result(
-    held: LabelledItems,
+    eval_data: LabelledItems,
     rows: Ints,
     per_item: dict[str, Floats],
     counts: dict[str, int],
@@ -115,11 +124,51 @@ def _result(
     samples: int,
 ) -> Result:
     return Result(
-        name=held.name,
+        name=eval_data.name,
         headline=next(iter(per_item)),
         per_query=per_item,
-        queries=held.items[rows],
-        counts={**counts, "classes": len(np.unique(held.label[rows]))},
+        queries=eval_data.items[rows],
+        counts={**counts, "classes": len(np.unique(eval_data.label[rows]))},
         bootstrap_samples=samples,
         seconds=time.monotonic() - start,
     )
+
+
+def knn_predict(known_MD: Embeddings, class_M: Ints, query_ND: Embeddings, k: int) -> Ints:
+    """Return the most frequent class of the k nearest known items `(N,)`, by cosine; the nearest one of ties."""
+    _, index_Nk = top_k(normalize(query_ND), normalize(known_MD), k)
+    vote_Nk = class_M[index_Nk]
+    # Count the neighbors of the same class as each neighbor; argmax returns the first maximum, the nearest one.
+    same_Nk = (vote_Nk[:, :, None] == vote_Nk[:, None, :]).sum(2)
+    predicted_N: Ints = vote_Nk[np.arange(len(vote_Nk)), same_Nk.argmax(1)]
+    return predicted_N
+
+
+def linear_probe_predict(known_MD: Embeddings, class_M: Ints, query_ND: Embeddings, strength: float) -> Ints:
+    """Return the class by multinomial logistic regression `(N,)`, with an L2 penalty of `1 / (2 strength)`.
+
+    The objective is that of scikit-learn's LogisticRegression with C=strength: the sum of the losses, and no penalty on
+    the bias.
+    """
+    classes, place_M = np.unique(class_M, return_inverse=True)
+    features_MD = torch.as_tensor(known_MD, dtype=torch.float64)
+    target_M = torch.as_tensor(place_M.reshape(-1))
+    probe = nn.Linear(features_MD.shape[1], len(classes), dtype=torch.float64)
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(
+        probe.parameters(), max_iter=500, tolerance_grad=1e-7, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        cross_entropy = nn.functional.cross_entropy(probe(features_MD), target_M, reduction="sum")
+        value = (cross_entropy + (probe.weight**2).sum() / (2 * strength)) / len(features_MD)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        class_N = probe(torch.as_tensor(query_ND, dtype=torch.float64)).argmax(1).numpy()
+    return np.asarray(classes[class_N], np.int64)

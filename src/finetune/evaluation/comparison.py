@@ -1,4 +1,4 @@
-"""Two results of the same queries side by side: every metric's change, and the queries that changed most."""
+"""Comparison of two results on the same queries: the change of every metric, and the queries that changed most."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change, paired_change
+from finetune.evaluation.metric_names import format_change
 from finetune.evaluation.result import Ints, Result
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricChange:
     """One metric and its change."""
 
     metric: str
@@ -25,7 +26,7 @@ class Comparison:
 
     before: Result
     after: Result
-    rows: list[Row]
+    rows: list[MetricChange]
 
     @property
     def headline(self) -> Change:
@@ -34,22 +35,24 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The headline in plain words, and every other metric that certainly went another way."""
+        """The headline in plain words, and all other certain changes, unless they agree with a certain headline."""
         verdict = self.headline.verdict(self.rows[0].metric)
         others = [row for row in self.rows[1:] if row.change.certain]
         if self.headline.certain:
             others = [row for row in others if (row.change.change > 0) != (self.headline.change > 0)]
         for word, sign in (("worse", -1), ("better", 1)):
-            changes = [f"{row.metric} {row.change.change:+.3f}" for row in others if row.change.change * sign > 0]
-            verdict += f"; certainly {word}: {', '.join(changes)}" if changes else ""
+            rows = [row for row in others if row.change.change * sign > 0]
+            if rows:
+                changes = [f"{row.metric} {format_change(row.change.change)}" for row in rows]
+                verdict += f"; certainly {word}: {', '.join(changes)}"
         return verdict
 
     def gained(self, count: int) -> Ints:
-        """Positions of the queries whose headline metric rose most, largest first, at most `count`."""
+        """Return the positions of the queries whose headline metric rose most, largest first, at most `count`."""
         return self._most(1, count)
 
     def lost(self, count: int) -> Ints:
-        """Positions of the queries whose headline metric fell most, largest first, at most `count`."""
+        """Return the positions of the queries whose headline metric fell most, largest first, at most `count`."""
         return self._most(-1, count)
 
     def _most(self, sign: int, count: int) -> Ints:
@@ -60,9 +63,10 @@ class Comparison:
 
 
 def compare(before: Result, after: Result, seed: int = 0) -> Comparison:
-    """Every metric of `after` against `before`, with paired-bootstrap intervals over the queries.
+    """Compare every metric of `after` with `before`, with paired-bootstrap intervals over the queries.
 
-    Raises FinetuneError if they are not of the same queries and metrics.
+    Raises:
+        FinetuneError: they are not of the same queries and metrics.
     """
     if not np.array_equal(before.queries, after.queries) or before.per_query.keys() != after.per_query.keys():
         raise FinetuneError(
@@ -70,7 +74,7 @@ def compare(before: Result, after: Result, seed: int = 0) -> Comparison:
             "Evaluate both models on the same judgments with the same settings.",
         )
     rows = [
-        Row(metric, paired_change(before.per_query[metric], values, after.bootstrap_samples, seed))
+        MetricChange(metric, paired_change(before.per_query[metric], values, after.bootstrap_samples, seed))
         for metric, values in after.per_query.items()
     ]
     return Comparison(before, after, rows)

@@ -1,4 +1,4 @@
-"""What every evaluator is: something held out and a model in, a `TrialResult` out."""
+"""The base classes of all evaluators: evaluation data and a model in, a `Result` out."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from numpy.typing import NDArray
 from finetune.errors import FinetuneError
 from finetune.evaluation.result import Ints, Result
 
-# Takes item rows (n,) and gives their embeddings (n, D).
+# Maps item rows (n,) to their embeddings (n, D).
 Embed = Callable[[Ints], NDArray[np.float32]]
-# Takes item rows and gives them as texts.
+# Maps item rows to their texts.
 Texts = Callable[[Ints], list[str]]
-# What a text is in its task; another one has no prompt.
+# The role of a text in its task, which selects its prompt.
 Role = Literal["query", "document"]
-# Takes n texts, what they are, and what stands beside the progress; gives their embeddings (n, D).
+# Maps n texts, their role (None: no prompt) and a label for the progress bar to embeddings (n, D).
 EmbedTexts = Callable[[Sequence[str], Role | None, str], NDArray[np.float32]]
 
 
 class Evaluator:
-    """Measures one model on one kind of held-out data; the class variables are read from the source before a run.
+    """Measures one model on one kind of evaluation data; the class variables are read from the source before a run.
 
-    `evaluates` is the kind: `judgments`, `scored pairs` or `labelled items`. With `takes_scores` it asks for the scores
-    of pairs, which any model can give, instead of embeddings. `data` is a source of its own, `None` for what the run
-    holds out. What only `watches` has texts of its own, and no run is judged by it. With `during_training` callbacks
-    measure it too. What `brings_texts` is a `TextEvaluator`.
+    `evaluates` is the kind: `judgments`, `scored pairs` or `labelled items`. With `takes_scores` it uses scores of
+    pairs, which any model can compute, instead of embeddings. `data` is a data source of its own, None for the part of
+    the run's data that is held out. A `report_only` evaluator has its own texts, and no run is judged by it. With
+    `during_training` it is also measured by callbacks. `brings_texts` is set by `TextEvaluator`.
     """
 
     evaluates: ClassVar[str] = "judgments"
     takes_scores: ClassVar[bool] = False
-    watches: ClassVar[bool] = False
+    report_only: ClassVar[bool] = False
     brings_texts: ClassVar[bool] = False
     during_training: bool = True
 
@@ -42,11 +42,11 @@ class Evaluator:
         self.data = data
 
     def evaluate(
-        self, held: Any, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Any, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
-        """Measure what `embed` makes of the items of `held`.
+        """Measure the embeddings of the items of `eval_data`.
 
-        `texts` gives items as texts, where all are some; `device` is where to compute what is large.
+        `texts` returns items as texts, None if some are not texts; `device` is used for large computations.
 
         Raises:
             FinetuneError: there is nothing to measure, or an embedding is not finite.
@@ -55,12 +55,12 @@ class Evaluator:
 
 
 class TextEvaluator(Evaluator):
-    """Measures on texts of its own, which are not known before it asks for their embeddings."""
+    """Measures on its own texts, which are unknown until it asks for their embeddings."""
 
     brings_texts: ClassVar[bool] = True
 
     def measure(self, embed: EmbedTexts) -> Result:
-        """Measure what `embed` makes of texts.
+        """Measure the embeddings that `embed` returns for texts.
 
         Raises:
             FinetuneError: there is nothing to measure, or an embedding is not finite.
@@ -69,21 +69,22 @@ class TextEvaluator(Evaluator):
 
 
 def sample_rows(count: int, most: int | None) -> Ints:
-    """Return which of `count` are measured, ascending: all of them, or `most`, always the same ones."""
+    """Return a fixed random sample of at most `most` of `count` rows, ascending; all rows without a limit."""
     if most is None or most >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
-def finite(emb_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the embeddings.
+def check_finite(emb_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the embeddings unchanged.
 
     Raises:
-        FinetuneError: one is no number.
+        FinetuneError: one is not finite.
     """
-    if bad := int((~np.isfinite(emb_ND).all(1)).sum()):
+    bad = int((~np.isfinite(emb_ND).all(1)).sum())
+    if bad:
         raise FinetuneError(
-            f"{bad:,} of {len(emb_ND):,} embeddings are not numbers (NaN or infinite).",
+            f"{bad:,} of {len(emb_ND):,} embeddings are not finite (NaN or infinite).",
             "The training has diverged: try a lower optimizer.lr, or trainer.precision=32-true.",
         )
     return emb_ND

@@ -1,4 +1,4 @@
-"""Alignment and uniformity: how near right pairs are, and how evenly all embeddings fill the sphere.
+"""Alignment and uniformity: how close right pairs are, and how evenly the embeddings cover the unit sphere.
 
 Shapes: P right pairs, N items, D width.
 """
@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finetune.config.types import PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
-from finetune.evaluation.probes import Floats as Embeddings
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
 from finetune.evaluation.result import Floats, Result
-from finetune.evaluation.retrieval_task import prepare, sample_queries
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.retrieval_task import prepare_task, sample_queries
+from finetune.evaluation.truncation_quantization import normalize
 
 if TYPE_CHECKING:
     from finetune.data.holdout.judgments import Judgments
 
-_ROWS = 1024  # of items whose distances to all others are held at once
+Embeddings = NDArray[np.float32]
+
+_ROWS = 1024  # items whose distances to all others are in memory at the same time
 
 
 class Geometry(Evaluator):
-    """Both with their sign turned, so that more is better; the arguments are explained in their config file.
+    """Alignment and uniformity with flipped sign, so that higher is better; arguments: see the config file.
 
-    Wang and Isola 2020, https://arxiv.org/abs/2005.10242, with alpha 2 and t 2, of embeddings at unit length.
+    Wang and Isola 2020, https://arxiv.org/abs/2005.10242, with alpha 2 and t 2, for embeddings of unit length.
     """
 
     def __init__(
@@ -43,47 +45,49 @@ class Geometry(Evaluator):
         self.items = items
 
     def evaluate(
-        self, held: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
-        """Measure the right pairs, and some of all items.
+        """Compute the alignment of the right pairs, and the uniformity of a sample of all items.
 
-        Raises FinetuneError when no judgment is above grade 0 or an embedding is not finite.
+        Raises:
+            FinetuneError: no judgment is above grade 0, there are too few items, or an embedding is not finite.
         """
         start = time.monotonic()
-        task, _ = prepare(sample_queries(held, self.queries))
+        task, _ = prepare_task(sample_queries(eval_data, self.queries))
         query_P, document_P = np.divmod(task.keys[task.grades > 0], len(task.corpus))
         left_P, right_P = task.queries[query_P], task.corpus[document_P]
-        everything = np.unique(np.concatenate([task.queries, task.corpus]))
-        if len(everything) < 3:
-            raise FinetuneError(f"{held.name}: there are fewer than three items.", "Give more data.")
-        some_N = everything[sample_rows(len(everything), self.items)]
-        rows = np.unique(np.concatenate([left_P, right_P, some_N]))
-        emb_ND = unit(finite(embed(rows)))
-        place = {name: np.searchsorted(rows, items) for name, items in (("l", left_P), ("r", right_P), ("n", some_N))}
+        all_items = np.unique(np.concatenate([task.queries, task.corpus]))
+        if len(all_items) < 3:
+            raise FinetuneError(f"{eval_data.name}: there are fewer than three items.", "Give more data.")
+        sample_N = all_items[sample_rows(len(all_items), self.items)]
+        rows = np.unique(np.concatenate([left_P, right_P, sample_N]))
+        emb_ND = normalize(check_finite(embed(rows)))
+        left_PD, right_PD = emb_ND[np.searchsorted(rows, left_P)], emb_ND[np.searchsorted(rows, right_P)]
         return Result(
-            name=held.name,
+            name=eval_data.name,
             headline="-alignment",
             per_query={
-                "-alignment": -alignment(emb_ND[place["l"]], emb_ND[place["r"]]),
-                "-uniformity": -uniformity(emb_ND[place["n"]]),
+                "-alignment": -alignment(left_PD, right_PD),
+                "-uniformity": -uniformity(emb_ND[np.searchsorted(rows, sample_N)]),
             },
             queries=np.column_stack([left_P, right_P]),
-            counts={"right pairs": len(left_P), "items": len(some_N)},
+            counts={"right pairs": len(left_P), "items": len(sample_N)},
             bootstrap_samples=self.bootstrap_samples,
             seconds=time.monotonic() - start,
         )
 
 
 def alignment(left_PD: Embeddings, right_PD: Embeddings) -> Floats:
-    """Squared distance of each pair `(P,)`; less is nearer."""
+    """Return the squared distance of each pair `(P,)`."""
     squares: Floats = ((left_PD.astype(np.float64) - right_PD) ** 2).sum(1)
     return squares
 
 
 def uniformity(emb_ND: Embeddings) -> Floats:
-    """log of the mean of exp(-2 squared distance) over all pairs of items, one share of each `(N,)`; less is evener.
+    """Return log of the mean of exp(-2 squared distance) over all pairs of items, as one share per item `(N,)`.
 
-    The shares are the value and its influence function, as in `correlation.py`. All embeddings have unit length.
+    Lower is more even. The shares are the value plus its influence function, as in `pair_metrics.py`. All embeddings
+    have unit length.
     """
     points_ND = torch.as_tensor(emb_ND, dtype=torch.float64)
     squares = (2 - 2 * part @ points_ND.T for part in torch.split(points_ND, _ROWS))

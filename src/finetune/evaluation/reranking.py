@@ -1,4 +1,4 @@
-"""How well a model puts a few documents of each query in order; for models that are too slow to search with.
+"""Reranking metrics: the order of a few documents for each query, for models that are too slow for a full search.
 
 Shapes: Q queries, C candidates of each, P pairs.
 """
@@ -18,20 +18,20 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Texts
 from finetune.evaluation.result import Floats, Ints
 from finetune.evaluation.retrieval import Retrieval, RetrievalResult
-from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, sample_queries
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
 
 if TYPE_CHECKING:
     from finetune.data.holdout.judgments import Judgments
 
-# Takes the items of P queries and of P documents, and gives the score of each pair.
+# Maps the items of P queries and of P documents to the scores of the pairs (P,).
 Score = Callable[[Ints, Ints], NDArray[np.float32]]
 
 
 class Reranking(Retrieval):
-    """The metrics of `Retrieval` over `candidates` documents of each query: those that were judged, and random others.
+    """The metrics of `Retrieval` over `candidates` documents of each query: the judged ones, and random others.
 
-    The others, and the `queries` of a larger set, are drawn by a seed of their own: every model has the same ones. The
-    numbers are higher than those of a search among all documents, and not to be compared with them.
+    The random documents, and the sample of `queries`, are drawn with a fixed seed: every model gets the same ones. The
+    values are higher than those of a search among all documents, and not comparable with them.
     """
 
     takes_scores: ClassVar[bool] = True
@@ -44,38 +44,49 @@ class Reranking(Retrieval):
         bootstrap_samples: PositiveInt,
         data: dict[str, Any] | None,
     ) -> None:
-        super().__init__(metrics, queries, True, [], [], "exact", False, bootstrap_samples, data)
+        super().__init__(
+            metrics,
+            queries,
+            exclude_self=True,
+            dimensions=[],
+            precisions=[],
+            index="exact",
+            bm25=False,
+            bootstrap_samples=bootstrap_samples,
+            data=data,
+        )
         self.candidates = candidates
 
     def evaluate(  # type: ignore[override]
-        self, held: Judgments, rate: Score, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Judgments, rate: Score, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> RetrievalResult:
-        """Score the candidates of each query that has a right document, and put them in order.
+        """Score the candidates of each query that has a right document, and sort them by score.
 
-        Raises FinetuneError when no judgment is above grade 0 or a score is not finite.
+        Raises:
+            FinetuneError: no judgment is above grade 0, or a score is not finite.
         """
         start = time.monotonic()
-        task, counts = prepare(sample_queries(held, self.queries))
-        hits_QK, score_QK = _ranked(task, rate, self.candidates, self._depth(task))
+        task, counts = prepare_task(sample_queries(eval_data, self.queries))
+        hits_QK, score_QK = _rank(task, rate, self.candidates, self._depth(task))
         right_QS = task.ideal(SHOWN)[1]
-        scores = [score_QK[:, :SHOWN], _found(right_QS, hits_QK, score_QK)]
-        return self._result(held.name, task, hits_QK, scores, counts, start)
+        scores = [score_QK[:, :SHOWN], _scores_of(right_QS, hits_QK, score_QK)]
+        return self._result(eval_data.name, task, hits_QK, scores, counts, start)
 
     def _notes(self, documents: int) -> Iterator[str]:
-        yield from ()  # beyond the candidates there is nothing to be found, whatever the corpus
+        yield from ()  # the size of the corpus does not matter: only the candidates can be found
 
 
-def _found(places_QS: Ints, hits_QK: Ints, score_QK: Floats) -> Floats:
-    """Return the scores of documents that may be among the hits, (Q, S), NaN for those that are not."""
+def _scores_of(places_QS: Ints, hits_QK: Ints, score_QK: Floats) -> Floats:
+    """Return the scores of documents (Q, S), NaN for those that are not among the hits."""
     same_QSK = (places_QS[:, :, None] == hits_QK[:, None, :]) & (places_QS >= 0)[:, :, None]
     score_QS = np.take_along_axis(score_QK, same_QSK.argmax(2), axis=1)
     return np.where(same_QSK.any(2), score_QS, np.nan)
 
 
-def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> tuple[Ints, Floats]:
+def _rank(task: Task, rate: Score, candidates: int, depth: int) -> tuple[Ints, Floats]:
     """Return the candidates of each query as corpus indices, best first, and their scores, both `(Q, depth)`.
 
-    -1 and NaN where there are no more.
+    Padded with -1 and NaN.
     """
     query_P, document_P = _candidates(task, candidates)
     score_P = rate(task.queries[query_P], task.corpus[document_P])
@@ -96,7 +107,7 @@ def _ranked(task: Task, rate: Score, candidates: int, depth: int) -> tuple[Ints,
 
 
 def _candidates(task: Task, count: int) -> tuple[Ints, Ints]:
-    """Return query and document of each pair: all judged documents, then others until there are `count`."""
+    """Return query and document of each pair: all judged documents, then random others up to `count`."""
     documents, queries = len(task.corpus), len(task.queries)
     random = np.random.default_rng(0).integers(0, documents, (queries, count))
     drawn = (np.arange(queries)[:, None] * documents + random).ravel()
@@ -104,7 +115,7 @@ def _candidates(task: Task, count: int) -> tuple[Ints, Ints]:
     itself = task.corpus[drawn % documents] == task.queries[drawn // documents]
     keys = np.concatenate([task.keys, np.unique(drawn[~itself])])
     query = keys // documents
-    order = np.argsort(query, kind="stable")  # the judged ones stay in front
+    order = np.argsort(query, kind="stable")  # the judged ones stay first
     keys, query = keys[order], query[order]
     rank = np.arange(len(keys)) - np.searchsorted(query, query)
     judged = np.bincount(task.keys // documents, minlength=queries)

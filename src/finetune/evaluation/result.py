@@ -1,4 +1,4 @@
-"""What one evaluator found with one model."""
+"""The result of one evaluator for one model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one model was measured at; items are row numbers.
+    """The metrics of one model, per case; items are row numbers.
 
-    `per_query` maps names such as `nDCG@10` to one number for each case (a query, a pair, an item), the headline
-    first; their mean is the metric, more is better. `queries` are the items of each case: `(Q,)`, or `(Q, 2)` of
-    pairs. `baselines` are means of the same metrics by what needs no model. `seconds` is the time of it all.
+    `per_query` maps names such as `nDCG@10` to one number for each case (a query, a pair, an item), the headline metric
+    first; their mean is the metric, higher is better. `queries` are the items of each case: `(Q,)`, or `(Q, 2)` for
+    pairs. `baselines` are means of the same metrics of methods without a model. `seconds` is the total time.
     """
 
     name: str
@@ -33,5 +33,5 @@ class Result:
 
     @property
     def means(self) -> dict[str, float]:
-        """Metric name to its mean over the cases."""
+        """The mean of each metric over the cases, by name."""
         return {metric: float(values.mean()) for metric, values in self.per_query.items()}

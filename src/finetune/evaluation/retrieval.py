@@ -1,7 +1,7 @@
-"""Search quality of one model on one set of judgments.
+"""Retrieval metrics of one model on one set of judgments.
 
-Shapes: Q queries with at least one right document, M documents, J judgments, K hits looked at, S shown in the report,
-D width.
+Shapes: Q queries with at least one right document, M documents, J judgments, K hits, S hits shown in the report,
+D embedding width.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from finetune.config.types import NotEmpty, PositiveInt
 from finetune.evaluation import ann, metrics
 from finetune.evaluation import bm25 as lexical
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts
-from finetune.evaluation.metric_names import split
+from finetune.evaluation.metric_names import parse_metric
 from finetune.evaluation.result import Floats, Ints, Result
-from finetune.evaluation.retrieval_task import SHOWN, Task, prepare, sample_queries
+from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
 from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import variants
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalResult(Result):
-    """What one model found, per query; items are row numbers, -1 where there is none.
+    """The hits of one model for each query; items are row numbers, -1 for none.
 
-    `hits` (Q, S) are the best hits, `gains` (Q, S) their grades, `scores` (Q, S) the model's. `right` (Q, S)
-    are the documents that should have been found, best grade first, `right_scores` (Q, S) theirs; a score is NaN where
-    there is no item. `first_right` (Q,) is the place of the first right hit, from 1, 0 if none was looked at. `seconds`
-    is the time of encoding, search and metrics together.
+    `hits` (Q, S) are the best hits, `gains` (Q, S) their grades, `scores` (Q, S) their scores. `right` (Q, S) are the
+    right documents, highest grade first, `right_scores` (Q, S) their scores; NaN where there is no item. `first_right`
+    (Q,) is the rank of the first right hit, from 1, or 0 if there is none. `seconds` is the time of encoding, search
+    and metrics together.
     """
 
     hits: Ints
@@ -48,7 +48,7 @@ class RetrievalResult(Result):
 
 
 class Retrieval(Evaluator):
-    """Ranking metrics of a search in the whole corpus, per query; the arguments are explained in their config file."""
+    """Ranking metrics of a search in the whole corpus, per query; the arguments are documented in their config file."""
 
     def __init__(
         self,
@@ -64,52 +64,58 @@ class Retrieval(Evaluator):
     ) -> None:
         super().__init__(bootstrap_samples, data)
         self.metrics = list(dict.fromkeys(metrics))
-        self.cut_offs = [split(name)[1] for name in self.metrics]
+        self.cut_offs = [parse_metric(name)[1] for name in self.metrics]
         self.queries = queries
         self.exclude_self = exclude_self
         self.dimensions = dimensions
         self.precisions = precisions
         self.index = index
-        self.bm25 = lexical.is_here() if bm25 == "auto" else bm25
-        self._lexical: tuple[Judgments, Mapping[str, float]] | None = None
+        self.bm25 = lexical.is_installed() if bm25 == "auto" else bm25
+        self._bm25_means: tuple[Judgments, Mapping[str, float]] | None = None
 
     @property
     def headline(self) -> str:
-        """The one metric that a run is judged by."""
+        """The metric that a run is judged by."""
         return self.metrics[0]
 
     def evaluate(
-        self, held: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> RetrievalResult:
-        """Encodes queries and corpus, searches, and scores each query that has a right document.
+        """Encode queries and corpus, search, and compute the metrics of each query that has a right document.
 
-        `embed` takes item rows (n,) and gives their embeddings (n, D); each item is asked for once. Raises
-        FinetuneError when no judgment is above grade 0 or an embedding is not finite.
+        `embed` maps item rows (n,) to embeddings (n, D); each item is embedded once.
+
+        Raises:
+            FinetuneError: no judgment is above grade 0, or an embedding is not finite.
         """
         start = time.monotonic()
-        task, counts = prepare(sample_queries(held, self.queries), self.exclude_self)
+        task, counts = prepare_task(sample_queries(eval_data, self.queries), self.exclude_self)
         depth = self._depth(task)
-        queries_QD, corpus_MD = _embedded(task, embed)
+        queries_QD, corpus_MD = _embed(task, embed)
         hits_QK = self._search(task, queries_QD, corpus_MD, depth, device)
-        shown = hits_QK[:, :SHOWN], task.ideal(SHOWN)[1]
-        scores = [_scores(queries_QD, corpus_MD, places_QS) for places_QS in shown]
-        result = self._result(held.name, task, hits_QK, scores, counts, start)
+        hit_scores_QS = _scores(queries_QD, corpus_MD, hits_QK[:, :SHOWN])
+        right_scores_QS = _scores(queries_QD, corpus_MD, task.ideal(SHOWN)[1])
+        result = self._result(eval_data.name, task, hits_QK, [hit_scores_QS, right_scores_QS], counts, start)
         for name, cut_QD, cut_MD in variants(queries_QD, corpus_MD, self.dimensions, self.precisions):
             hits_QK = self._search(task, cut_QD, cut_MD, depth, device)
-            found = self._measure(task, task.gains_of(hits_QK), [self.headline])
-            result.per_query[f"{self.headline} ({name})"] = found[self.headline]
-        return replace(result, baselines=self._baselines(held, task, texts, depth), seconds=time.monotonic() - start)
+            values = self._measure(task, task.gains_of(hits_QK), [self.headline])
+            result.per_query[f"{self.headline} ({name})"] = values[self.headline]
+        baselines = self._baselines(eval_data, task, texts, depth)
+        return replace(result, baselines=baselines, seconds=time.monotonic() - start)
 
     def _depth(self, task: Task) -> int:
-        whole = int(task.relevant().max()) if None in self.cut_offs else 0
-        return max(SHOWN, whole, *(k for k in self.cut_offs if k is not None), 0)
+        """Return the number of hits that the metrics need."""
+        depths = [SHOWN, *(k for k in self.cut_offs if k is not None)]
+        if None in self.cut_offs:  # R-precision
+            depths.append(int(task.relevant().max()))
+        return max(depths)
 
     def _result(
         self, name: str, task: Task, hits_QK: Ints, scores: Sequence[Floats], counts: dict[str, int], start: float
     ) -> RetrievalResult:
-        """Return the result of hits; `scores` are those of the hits that are shown, and of the right documents."""
+        """Return the result of hits; `scores` are those of the shown hits and of the right documents, both (Q, S)."""
         gains_QK = task.gains_of(hits_QK)
-        # The empty last place takes the -1 of absent hits.
+        # The last entry is for missing hits, whose index is -1.
         items = np.append(task.corpus, -1)
         return RetrievalResult(
             name=name,
@@ -125,7 +131,7 @@ class Retrieval(Evaluator):
             counts=counts,
             bootstrap_samples=self.bootstrap_samples,
             seconds=time.monotonic() - start,
-            notes=[*self._notes(len(task.corpus))],
+            notes=list(self._notes(len(task.corpus))),
         )
 
     def _measure(self, task: Task, gains_QK: Floats, names: Sequence[str]) -> dict[str, Floats]:
@@ -133,45 +139,46 @@ class Retrieval(Evaluator):
         return metrics.measure(names, gains_QK, task.relevant(), ideal_QK)
 
     def _notes(self, documents: int) -> Iterator[str]:
-        if deep := [name for name, k in zip(self.metrics, self.cut_offs, strict=True) if k and k > documents]:
-            deepest = max(k for k in self.cut_offs if k)
-            yield f"{', '.join(deep)}: all {documents:,} documents of the corpus are within the first {deepest:,}."
+        deep = {name: k for name, k in zip(self.metrics, self.cut_offs, strict=True) if k and k > documents}
+        if deep:
+            largest = max(deep.values())
+            yield f"{', '.join(deep)}: the corpus has only {documents:,} documents, fewer than the cut-off {largest:,}."
 
     def _search(
         self, task: Task, queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], depth: int, device: Any
     ) -> Ints:
         def find(k: int) -> Ints:
             if self.index == "approximate":
-                return ann.near_k(queries_QD, corpus_MD, k)
+                return ann.approximate_top_k(queries_QD, corpus_MD, k)
             return top_k(queries_QD, corpus_MD, k, device=device)[1]
 
         return task.without_selves(find, depth)
 
     def _baselines(
-        self, held: Judgments, task: Task, texts: Texts | None, depth: int
+        self, eval_data: Judgments, task: Task, texts: Texts | None, depth: int
     ) -> Mapping[str, Mapping[str, float]]:
-        """The same metrics of a search by words, computed once for the same judgments: no model changes them."""
+        """Return the same metrics of BM25; computed once per judgments, since they do not depend on the model."""
         if texts is None or not self.bm25:
             return {}
-        if self._lexical is None or self._lexical[0] is not held:
+        if self._bm25_means is None or self._bm25_means[0] is not eval_data:
             queries, corpus = texts(task.queries), texts(task.corpus)
             hits_QK = task.without_selves(lambda k: lexical.bm25(queries, corpus, k), depth)
-            found = self._measure(task, task.gains_of(hits_QK), self.metrics)
-            self._lexical = held, {name: float(values.mean()) for name, values in found.items()}
-        return {"BM25": self._lexical[1]}
+            values = self._measure(task, task.gains_of(hits_QK), self.metrics)
+            self._bm25_means = eval_data, {name: float(values_Q.mean()) for name, values_Q in values.items()}
+        return {"BM25": self._bm25_means[1]}
 
 
 def _scores(queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], places_QS: Ints) -> Floats:
-    """Return the products of queries and documents at these places of the corpus, (Q, S); NaN for a place of -1."""
+    """Return the dot products of queries and the documents at these indices, (Q, S); NaN for an index of -1."""
     score_QS = np.full(places_QS.shape, np.nan)
-    for place in range(places_QS.shape[1]):  # one column at a time: all documents at once would fill the memory
-        there = np.flatnonzero(places_QS[:, place] >= 0)
-        score_QS[there, place] = np.einsum("qd,qd->q", queries_QD[there], corpus_MD[places_QS[there, place]])
+    for place in range(places_QS.shape[1]):  # one column at a time, to save memory
+        rows = np.flatnonzero(places_QS[:, place] >= 0)
+        score_QS[rows, place] = np.einsum("qd,qd->q", queries_QD[rows], corpus_MD[places_QS[rows, place]])
     return score_QS
 
 
-def _embedded(task: Task, embed: Embed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the embeddings of queries and corpus, `(Q, D)` and `(M, D)`; an item that is both is embedded once."""
+def _embed(task: Task, embed: Embed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the embeddings of queries and corpus, `(Q, D)` and `(M, D)`; items in both are embedded once."""
     rows, place = np.unique(np.concatenate([task.queries, task.corpus]), return_inverse=True)
     embeddings = embed(rows)
     return embeddings[place[: len(task.queries)]], embeddings[place[len(task.queries) :]]

@@ -1,4 +1,4 @@
-"""Judgments made ready to be measured on.
+"""Judgments in the form that retrieval metrics need.
 
 Shapes: Q queries with at least one right document, M documents, J judgments, K hits.
 """
@@ -18,31 +18,31 @@ from finetune.evaluation.result import Floats, Ints
 if TYPE_CHECKING:
     from finetune.data.holdout.judgments import Judgments
 
-SHOWN = 10
+SHOWN = 10  # hits of each query that are kept in the result
 
 
 @dataclass(frozen=True)
 class Task:
-    """Judgments made ready: only queries with something to find, one grade per (query, document)."""
+    """Judgments with only the queries that have a right document, and one grade per (query, document)."""
 
     queries: Ints  # (Q,) item rows
     corpus: Ints  # (M,) item rows
     keys: Ints  # (J,) query * M + document, ascending
     grades: Floats  # (J,)
-    lost_query: Ints  # (L,) the query of each right answer that is not in the corpus
+    lost_query: Ints  # (L,) the query of each right document that is not in the corpus
     lost_grade: Floats  # (L,) and its grade, above 0
-    exclude_self: bool = True  # a query never finds itself
+    exclude_self: bool = True  # a query that is in the corpus is no hit of itself
 
     def gains_of(self, hits_QK: Ints) -> Floats:
-        """Grades of hits given as corpus indices, 0 for what nobody judged and for absent (-1) hits."""
+        """Return the grades of hits given as corpus indices, 0 for unjudged and for missing (-1) hits."""
         wanted = np.arange(len(self.queries))[:, None] * len(self.corpus) + hits_QK
         place = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         return np.where((self.keys[place] == wanted) & (hits_QK >= 0), self.grades[place], 0.0)
 
     def ideal(self, k: int) -> tuple[Floats, Ints]:
-        """The k best grades of each query, descending and padded with 0, and their corpus indices, padded with -1.
+        """Return the k best grades of each query, descending and padded with 0, and their corpus indices.
 
-        An answer that is not in the corpus has its grade, and no index.
+        The indices are padded with -1, and -1 for a right document that is not in the corpus, whose grade counts.
         """
         query, document = np.divmod(self.keys, len(self.corpus))
         query, grades = np.append(query, self.lost_query), np.append(self.grades, self.lost_grade)
@@ -58,22 +58,22 @@ class Task:
         return gains_Qk, index_Qk
 
     def relevant(self) -> Ints:
-        """Number of right documents of each query, also of those that are not in the corpus."""
+        """Return the number of right documents of each query, including those that are not in the corpus."""
         right = np.append(self.keys[self.grades > 0] // len(self.corpus), self.lost_query)
         return np.bincount(right, minlength=len(self.queries))
 
-    def without_selves(self, find: Callable[[int], Ints], depth: int) -> Ints:
-        """Return the best hits (Q, depth) that `find` gives for a depth, without the query itself; -1 for none."""
-        found = find(depth + self._most_selves())
+    def without_selves(self, search: Callable[[int], Ints], depth: int) -> Ints:
+        """Return the best hits (Q, depth) that `search` returns for a depth, without the query itself; -1 for none."""
+        hits_QK = search(depth + self._max_selves())
         if self.exclude_self:
-            itself = self.corpus[found] == self.queries[:, None]
-            order = np.argsort(itself, axis=1, kind="stable")
-            found = np.take_along_axis(np.where(itself, -1, found), order, axis=1)
-        found = found[:, :depth]
-        return np.pad(found, ((0, 0), (0, depth - found.shape[1])), constant_values=-1)
+            itself_QK = self.corpus[hits_QK] == self.queries[:, None]
+            order_QK = np.argsort(itself_QK, axis=1, kind="stable")
+            hits_QK = np.take_along_axis(np.where(itself_QK, -1, hits_QK), order_QK, axis=1)
+        hits_QK = hits_QK[:, :depth]
+        return np.pad(hits_QK, ((0, 0), (0, depth - hits_QK.shape[1])), constant_values=-1)
 
-    def _most_selves(self) -> int:
-        """Return how often a query stands in the corpus at most: several ids may have the same text."""
+    def _max_selves(self) -> int:
+        """Return how often a query is in the corpus at most: several ids may have the same text."""
         if not self.exclude_self:
             return 0
         rows, counts = np.unique(self.corpus, return_counts=True)
@@ -81,15 +81,21 @@ class Task:
         return int(np.where(rows[place] == self.queries, counts[place], 0).max())
 
 
-def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict[str, int]]:
-    """Return the task that judgments make, and what there is of what.
+def prepare_task(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict[str, int]]:
+    """Return the task of judgments, and counts of its queries, documents and judgments.
 
-    Of several grades of the same pair the highest holds. Raises FinetuneError when no judgment is above grade 0.
+    Of several grades for the same pair the highest is used.
+
+    Raises:
+        FinetuneError: no judgment is above grade 0.
     """
-    queries, corpus = (np.asarray(rows, dtype=np.int64) for rows in (judgments.queries, judgments.corpus))
-    query, document = (np.asarray(j, dtype=np.int64) for j in (judgments.query_index, judgments.document_index))
+    queries, corpus = np.asarray(judgments.queries, dtype=np.int64), np.asarray(judgments.corpus, dtype=np.int64)
+    query = np.asarray(judgments.query_index, dtype=np.int64)
+    document = np.asarray(judgments.document_index, dtype=np.int64)
     grade = np.asarray(judgments.grade, dtype=np.float64)
-    other = queries[query] != corpus[document] if exclude_self else np.ones(len(query), bool)
+    other = np.ones(len(query), bool)
+    if exclude_self:
+        other = queries[query] != corpus[document]
     kept = np.unique(np.append(query[other & (grade > 0)], judgments.lost_query))
     if not (other & (grade > 0)).any():
         raise FinetuneError(
@@ -100,7 +106,7 @@ def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict
     new_index[kept] = np.arange(len(kept))
     used = other & (new_index[query] >= 0)
     keys = new_index[query[used]] * len(corpus) + document[used]
-    # Ascending by grade within a key, so that the last of equal keys is the highest grade given.
+    # Ascending by grade within a key, so that the last of equal keys has the highest grade.
     order = np.lexsort((grade[used], keys))
     keys, grades = keys[order], grade[used][order]
     last = np.append(keys[1:] != keys[:-1], True)
@@ -118,7 +124,7 @@ def prepare(judgments: Judgments, exclude_self: bool = True) -> tuple[Task, dict
 
 
 def sample_queries(judgments: Judgments, count: int | None) -> Judgments:
-    """Return the judgments of `count` of the queries, always the same ones; of all without a count."""
+    """Return the judgments of a fixed random sample of `count` queries; of all queries without a count."""
     kept = sample_rows(len(judgments.queries), count)
     if len(kept) == len(judgments.queries):
         return judgments

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.bf16_prefilter import Found, Sieve, as_rows
+from finetune.evaluation.bf16_prefilter import Bf16Prefilter, CandidatePairs, pad_rows
 
 _INDEX_MASK = 0xFFFFFFFF
 _QUERIES_AT_ONCE = 1024
@@ -27,33 +27,36 @@ def top_k(
     block: int = 2**24,
     device: torch.device | str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k documents of highest dot product for every query, as (scores_Qk float32, index_Qk int64).
+    """Return the k documents with the highest dot product for every query, as (scores_Qk float32, index_Qk int64).
 
-    Scores descend; of equal scores the smaller index comes first, also across the cut-off. With fewer than k
-    documents all are returned. Computed in fp32 on `device`, without one where the queries are; a part of the corpus at
-    a time goes there, `block` is the number of scores held at once. Raises FinetuneError for embeddings that are not
-    finite, not of one width, or an empty corpus.
+    Scores descend; of equal scores the smaller index is first, also at the cut-off. With fewer than k documents all are
+    returned. Computed in fp32 on `device`, by default that of the queries, to which the corpus is moved in parts;
+    `block` is the number of scores in memory at the same time.
+
+    Raises:
+        FinetuneError: the corpus is empty, or the embeddings are not finite or differ in width.
     """
     queries_QD, corpus_MD = torch.as_tensor(queries_QD), torch.as_tensor(corpus_MD)
     check_embeddings(queries_QD, corpus_MD)
     queries_QD = queries_QD.to(device or queries_QD.device)
     k = min(k, len(corpus_MD))
     with torch.no_grad(), _full_precision(queries_QD.device.type):
-        sieve = None
-        if Sieve.is_worth_it(len(queries_QD), len(corpus_MD), k, queries_QD.device):
+        prefilter = None
+        if Bf16Prefilter.is_faster(len(queries_QD), len(corpus_MD), k, queries_QD.device):
             corpus_MD = corpus_MD.float()
-            sieve = Sieve(corpus_MD, block)
+            prefilter = Bf16Prefilter(corpus_MD, block)
         parts = [
-            _search(part.float(), corpus_MD, k, block, sieve) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)
+            _search(part.float(), corpus_MD, k, block, prefilter) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)
         ]
     scores_Qk, index_Qk = _unpack(torch.cat(parts))
     return scores_Qk.cpu().numpy(), index_Qk.cpu().numpy()
 
 
-def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, sieve: Sieve | None) -> Tensor:
-    """Keys of the k best documents of each query, (Q, k)."""
-    if sieve is not None and (found := sieve.candidates(queries_QD, k)) is not None:
-        return _best_of_some(queries_QD, corpus_MD, k, found)
+def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, prefilter: Bf16Prefilter | None) -> Tensor:
+    """Return the keys of the k best documents of each query, (Q, k)."""
+    candidates = None if prefilter is None else prefilter.candidates(queries_QD, k)
+    if candidates is not None:
+        return _best_of_candidates(queries_QD, corpus_MD, k, candidates)
     rows = max(1, block // max(1, len(queries_QD)))
     best_Qk = torch.empty((len(queries_QD), 0), dtype=torch.int64, device=queries_QD.device)
     for start in range(0, len(corpus_MD), rows):
@@ -63,35 +66,35 @@ def _search(queries_QD: Tensor, corpus_MD: Tensor, k: int, block: int, sieve: Si
     return best_Qk
 
 
-def _best_of_some(queries_QD: Tensor, corpus_MD: Tensor, k: int, found: Found) -> Tensor:
-    """Keys of the k best among the pairs that were found."""
-    key_P = torch.empty(len(found.query), dtype=torch.int64)
+def _best_of_candidates(queries_QD: Tensor, corpus_MD: Tensor, k: int, pairs: CandidatePairs) -> Tensor:
+    """Return the keys of the k best candidates of each query, (Q, k)."""
+    key_P = torch.empty(len(pairs.query), dtype=torch.int64)
     for part in torch.split(torch.arange(len(key_P)), _PAIRS_AT_ONCE):
-        query_p, document_p = found.query[part], found.document[part]
-        # Not a matrix product: the sum of a row must not depend on where it stands, or equal documents would differ.
+        query_p, document_p = pairs.query[part], pairs.document[part]
+        # Not a matrix product, where the sum of a row depends on its position: equal documents must have equal scores.
         score_p = (queries_QD.index_select(0, query_p) * corpus_MD.index_select(0, document_p)).sum(1)
         key_P[part] = _pack(score_p, document_p)
     lowest = torch.iinfo(torch.int64).min
-    return as_rows(found.query, key_P, lowest, len(queries_QD)).topk(k, dim=1).values
+    return pad_rows(pairs.query, key_P, lowest, len(queries_QD)).topk(k, dim=1).values
 
 
 def _best_of_block(scores_Qm: Tensor, start: int, k: int) -> Tensor:
-    """Keys of the k best of one block, exact at the cut-off, where topk alone keeps any of equal scores."""
-    found = scores_Qm.topk(min(k + 1, scores_Qm.shape[1]), dim=1)
-    keys_Qk = _pack(found.values[:, :k], found.indices[:, :k] + start)
+    """Return the keys of the k best of one block, (Q, k), with ties at the cut-off resolved, unlike in `topk`."""
+    best = scores_Qm.topk(min(k + 1, scores_Qm.shape[1]), dim=1)
+    keys_Qk = _pack(best.values[:, :k], best.indices[:, :k] + start)
     if scores_Qm.shape[1] > k:
-        # One more than asked shows which queries have equals on both sides of the cut; packing every
-        # score would settle all of them too, but costs several times the matrix product.
-        split = (found.values[:, k - 1] == found.values[:, k]).nonzero()[:, 0]
-        if len(split):
+        # The score after the k-th shows which queries have a tie at the cut-off. Packing all scores of all queries
+        # would resolve ties too, but takes several times as long as the matrix product.
+        tied = (best.values[:, k - 1] == best.values[:, k]).nonzero()[:, 0]
+        if len(tied):
             index_m = torch.arange(start, start + scores_Qm.shape[1], device=scores_Qm.device)
-            keys_Qk[split] = _pack(scores_Qm[split], index_m).topk(k, dim=1).values
+            keys_Qk[tied] = _pack(scores_Qm[tied], index_m).topk(k, dim=1).values
     return keys_Qk
 
 
 def _pack(scores: Tensor, index: Tensor) -> Tensor:
-    """One int64 per hit that sorts like (score up, index down)."""
-    # Adding zero turns -0.0, which equals 0.0 but has other bits, into 0.0.
+    """Return one int64 per hit that sorts by score ascending, then by index descending."""
+    # Adding zero turns -0.0 into 0.0, which is equal but has different bits.
     return (_sortable((scores + 0.0).view(torch.int32)).to(torch.int64) << 32) | (_INDEX_MASK - index)
 
 
@@ -100,12 +103,12 @@ def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sortable(bits: Tensor) -> Tensor:
-    """Float bits as integers of the same order (negative floats sort backwards by their bits), and back again."""
+    """Map float bits to integers of the same order (the bits of negative floats sort backwards); its own inverse."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def check_embeddings(queries_QD: np.ndarray | Tensor, corpus_MD: np.ndarray | Tensor) -> None:
-    """Raises FinetuneError for embeddings that are not finite, not of one width, or an empty corpus."""
+    """Raise FinetuneError if the corpus is empty, or the embeddings are not finite or differ in width."""
     queries_QD, corpus_MD = torch.as_tensor(queries_QD), torch.as_tensor(corpus_MD)
     if not len(corpus_MD):
         raise FinetuneError("the corpus to search in is empty.", "Give at least one document.")
@@ -115,18 +118,18 @@ def check_embeddings(queries_QD: np.ndarray | Tensor, corpus_MD: np.ndarray | Te
             "Encode both with the same model.",
         )
     for what, embeddings in (("query", queries_QD), ("document", corpus_MD)):
-        # A finite length also rules out that a product overflows (Cauchy-Schwarz).
+        # A finite norm also excludes that a product overflows (Cauchy-Schwarz).
         bad = int((~torch.linalg.vector_norm(embeddings, dim=1, dtype=torch.float32).square().isfinite()).sum())
         if bad:
             raise FinetuneError(
-                f"{bad} of {len(embeddings)} {what} embeddings are not numbers (NaN or infinite).",
+                f"{bad} of {len(embeddings)} {what} embeddings are not finite (NaN or infinite).",
                 "The training has diverged: try a lower optimizer.lr, or trainer.precision=32-true.",
             )
 
 
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
-    """fp32 products whatever the training set: TF32, bf16 or autocast would reorder close documents."""
+    """Compute matrix products in fp32 whatever the training uses: TF32, bf16 or autocast would reorder close hits."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

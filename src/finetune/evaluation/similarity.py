@@ -1,4 +1,4 @@
-"""How well the similarity of embeddings goes with the scores of pairs.
+"""Agreement of the similarities of embeddings with the scores of pairs, and classification of pairs by similarity.
 
 Shapes: P pairs, N items, D width.
 """
@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from finetune.config.types import NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation import binary
-from finetune.evaluation.correlation import pearson, spearman
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, finite, sample_rows
+from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
+from finetune.evaluation.pair_metrics import average_precision, best_f1, pearson, spearman
 from finetune.evaluation.result import Floats, Ints, Result
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import ScoredPairs
@@ -27,7 +26,7 @@ Kind = Literal["cosine", "dot", "euclidean"]
 
 
 class Similarity(Evaluator):
-    """Spearman's and Pearson's correlation of scores and similarities; the arguments are explained in their config."""
+    """Spearman's and Pearson's correlation of scores and similarities; the arguments are documented in their config."""
 
     evaluates: ClassVar[str] = "scored pairs"
 
@@ -45,30 +44,29 @@ class Similarity(Evaluator):
         self.pairs = pairs
 
     def evaluate(
-        self, held: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
         """Correlate the similarities of all pairs with their scores.
 
-        Raises FinetuneError when there are fewer than two scores, all are the same, or an embedding is not finite.
+        Raises:
+            FinetuneError: there are fewer than two scores, all scores are equal, or an embedding is not finite.
         """
         start = time.monotonic()
-        rows = sample_rows(len(held.score), self.pairs)
-        left_P, right_P, score_P = held.left[rows], held.right[rows], held.score[rows]
+        rows = sample_rows(len(eval_data.score), self.pairs)
+        left_P, right_P, score_P = eval_data.left[rows], eval_data.right[rows], eval_data.score[rows]
         if len(rows) < 2 or np.ptp(score_P) == 0:
-            what = f"{held.name}: all scores are the same, so there is nothing to correlate with."
+            what = f"{eval_data.name}: all scores are the same, so there is nothing to correlate with."
             raise FinetuneError(what, "Give pairs of different scores.")
-        found = _similarities(left_P, right_P, embed, self.similarities)
         correlate = {"Spearman": spearman, "Pearson": pearson}
-        per_pair = {
-            f"{name} {kind}": correlate[name](similar_P, score_P)
-            for kind, similar_P in found.items()
-            for name in self.correlations
-        }
-        return _result(held, np.column_stack([left_P, right_P]), per_pair, start, self.bootstrap_samples, {})
+        per_pair = {}
+        for kind, similarity_P in _similarities(left_P, right_P, embed, self.similarities).items():
+            for name in self.correlations:
+                per_pair[f"{name} {kind}"] = correlate[name](similarity_P, score_P)
+        return _result(eval_data, np.column_stack([left_P, right_P]), per_pair, start, self.bootstrap_samples, {})
 
 
 class PairClassification(Evaluator):
-    """How well similarities tell right pairs from wrong ones; the arguments are explained in their config file."""
+    """Classification of right and wrong pairs by similarity; the arguments are documented in their config file."""
 
     evaluates: ClassVar[str] = "scored pairs"
 
@@ -86,59 +84,62 @@ class PairClassification(Evaluator):
         self.pairs = pairs
 
     def evaluate(
-        self, held: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
-        """Find average precision and best F1 of each similarity.
+        """Compute average precision and best F1 of each similarity.
 
-        Raises FinetuneError when it is open which pairs are right, all or none are, or an embedding is not finite.
+        Raises:
+            FinetuneError: it is undefined which pairs are right, all or none are, or an embedding is not finite.
         """
         start = time.monotonic()
-        rows = sample_rows(len(held.score), self.pairs)
-        left_P, right_P = held.left[rows], held.right[rows]
-        is_right_P = self._right(held.score[rows], held.name)
+        rows = sample_rows(len(eval_data.score), self.pairs)
+        left_P, right_P = eval_data.left[rows], eval_data.right[rows]
+        is_right_P = self._right(eval_data.score[rows], eval_data.name)
         per_pair, notes = {}, []
         for kind, similar_P in _similarities(left_P, right_P, embed, self.similarities).items():
-            per_pair[f"AP {kind}"] = binary.average_precision(similar_P, is_right_P)
-            per_pair[f"F1 {kind}"], threshold = binary.best_f1(similar_P, is_right_P)
+            per_pair[f"AP {kind}"] = average_precision(similar_P, is_right_P)
+            per_pair[f"F1 {kind}"], threshold = best_f1(similar_P, is_right_P)
             notes.append(f"F1 {kind}: pairs of at least {threshold:.4g} count as right.")
         counts = {"right pairs": int(is_right_P.sum())}
         pairs_P2 = np.column_stack([left_P, right_P])
-        return _result(held, pairs_P2, per_pair, start, self.bootstrap_samples, counts, notes)
+        return _result(eval_data, pairs_P2, per_pair, start, self.bootstrap_samples, counts, notes)
 
     def _right(self, score_P: Floats, name: str) -> NDArray[np.bool_]:
-        values = np.unique(score_P)
-        if self.right_from is None and len(values) > 2:
-            what = f"{name}: there are {len(values):,} different scores, so it is open which pairs are right."
-            raise FinetuneError(what, "Say from which score on they are: right_from=0.5")
-        right_P: NDArray[np.bool_] = score_P >= (values[-1] if self.right_from is None else self.right_from)
+        """Return which pairs are right: those of at least the score `right_from`, or of the higher of two scores."""
+        threshold = self.right_from
+        if threshold is None:
+            values = np.unique(score_P)
+            if len(values) > 2:
+                what = f"{name}: there are {len(values):,} different scores, so it is undefined which pairs are right."
+                raise FinetuneError(what, "Set the lowest score of right pairs: right_from=0.5")
+            threshold = float(values[-1])
+        right_P: NDArray[np.bool_] = score_P >= threshold
         if right_P.all() or not right_P.any():
-            what = f"{name}: {'all' if right_P.all() else 'none'} of the {len(score_P):,} pairs are right."
-            raise FinetuneError(what, "Give right and wrong ones, or another right_from.")
+            how_many = "all" if right_P.all() else "none"
+            what = f"{name}: {how_many} of the {len(score_P):,} pairs are right."
+            raise FinetuneError(what, "Give right and wrong pairs, or another right_from.")
         return right_P
 
 
 def _similarities(left_P: Ints, right_P: Ints, embed: Embed, kinds: list[Kind]) -> dict[Kind, Floats]:
-    """Return the similarity of each pair `(P,)` by its name; of distances the negative, so that more is more alike."""
+    """Return the similarities of all pairs `(P,)` by name; distances are negated, so that higher is more similar."""
     items_N, place = np.unique(np.concatenate([left_P, right_P]), return_inverse=True)
-    emb_ND = finite(embed(items_N))
+    emb_ND = check_finite(embed(items_N))
     place = place.reshape(-1)
-    unit_ND = unit(emb_ND) if "cosine" in kinds else emb_ND
-
-    def of(kind: Kind) -> Floats:
-        base_ND = unit_ND if kind == "cosine" else emb_ND
+    similarities: dict[Kind, Floats] = {}
+    for kind in kinds:
+        base_ND = normalize(emb_ND) if kind == "cosine" else emb_ND
         left_PD = base_ND[place[: len(left_P)]].astype(np.float64)
         right_PD = base_ND[place[len(left_P) :]].astype(np.float64)
         if kind == "euclidean":
-            similar_P: Floats = -np.linalg.norm(left_PD - right_PD, axis=1)
+            similarities[kind] = -np.linalg.norm(left_PD - right_PD, axis=1)
         else:
-            similar_P = (left_PD * right_PD).sum(1)
-        return similar_P
-
-    return {kind: of(kind) for kind in kinds}
+            similarities[kind] = (left_PD * right_PD).sum(1)
+    return similarities
 
 
 def _result(
-    held: ScoredPairs,
+    eval_data: ScoredPairs,
     pairs_P2: Ints,
     per_pair: dict[str, Floats],
     start: float,
@@ -147,7 +148,7 @@ def _result(
     notes: list[str] | None = None,
 ) -> Result:
     return Result(
-        name=held.name,
+        name=eval_data.name,
         headline=next(iter(per_pair)),
         per_query=per_pair,
         queries=pairs_P2,

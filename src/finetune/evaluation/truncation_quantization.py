@@ -1,4 +1,4 @@
-"""The same embeddings cut short and stored in fewer bits: what a smaller index would find.
+"""Truncated and quantized embeddings: what a smaller index would find.
 
 Shapes: Q queries, M documents, D width, d of them that are kept.
 """
@@ -21,9 +21,10 @@ Precision = Literal["int8", "binary"]
 def variants(
     queries_QD: Floats, corpus_MD: Floats, dimensions: Sequence[int], precisions: Sequence[Precision]
 ) -> Iterator[tuple[str, Floats, Floats]]:
-    """Yield name, queries and corpus of each: the first dimensions only, fewer bits, and both together.
+    """Yield name, queries and corpus of each variant: truncated to the first dimensions, quantized, and both.
 
-    Embeddings of unit length are brought to unit length again (Kusupati et al. 2022, https://arxiv.org/abs/2205.13147).
+    Truncated embeddings are normalized again if the full ones have unit length (Kusupati et al. 2022,
+    https://arxiv.org/abs/2205.13147).
 
     Raises:
         FinetuneError: the embeddings have fewer dimensions.
@@ -38,22 +39,23 @@ def variants(
         if kept is None and precision is None:
             continue
         words = [str(word) for word in (kept, precision) if word is not None]
-        yield ", ".join(words), *_stored(*_cut(queries_QD, corpus_MD, kept), precision)
+        queries_Qd, corpus_Md = _truncate(queries_QD, corpus_MD, kept)
+        yield ", ".join(words), *_quantize(queries_Qd, corpus_Md, precision)
 
 
-def _cut(queries_QD: Floats, corpus_MD: Floats, kept: int | None) -> tuple[Floats, Floats]:
+def _truncate(queries_QD: Floats, corpus_MD: Floats, kept: int | None) -> tuple[Floats, Floats]:
     if kept is None:
         return queries_QD, corpus_MD
     if all(np.allclose(np.linalg.norm(emb, axis=1), 1, atol=1e-3) for emb in (queries_QD, corpus_MD)):
-        return unit(queries_QD[:, :kept]), unit(corpus_MD[:, :kept])
+        return normalize(queries_QD[:, :kept]), normalize(corpus_MD[:, :kept])
     return queries_QD[:, :kept], corpus_MD[:, :kept]
 
 
-def _stored(queries_Qd: Floats, corpus_Md: Floats, precision: Precision | None) -> tuple[Floats, Floats]:
-    """Return queries and corpus with the numbers that an index of this precision would hold.
+def _quantize(queries_Qd: Floats, corpus_Md: Floats, precision: Precision | None) -> tuple[Floats, Floats]:
+    """Return queries and corpus with the values that an index of this precision stores.
 
-    `int8`: each dimension of a document as one of 255 steps of its own size, the queries as they are. `binary`: the
-    signs of both, so that the product of two is the width less twice their Hamming distance.
+    `int8`: each dimension of the documents in 255 steps of a size of its own, the queries unchanged. `binary`: the
+    signs of both, so that their product is the width minus twice the Hamming distance.
     """
     if precision == "int8":
         step_d = np.maximum(np.abs(corpus_Md).max(axis=0), np.finfo(np.float32).tiny) / 127
@@ -69,8 +71,8 @@ def _signs(emb_Nd: Floats) -> Floats:
     return signs
 
 
-def unit(emb_Nd: Floats) -> Floats:
-    """The embeddings at unit length; those of length 0 stay 0."""
+def normalize(emb_Nd: Floats) -> Floats:
+    """Return the embeddings scaled to unit length; those of length 0 stay 0."""
     length_N1 = np.linalg.norm(emb_Nd, axis=1, keepdims=True)
     unit_Nd: Floats = np.divide(emb_Nd, length_N1, out=np.zeros_like(emb_Nd), where=length_N1 > 0)
     return unit_Nd

@@ -12,7 +12,7 @@ from pathlib import Path
 from finetune.console import say
 from finetune.errors import FinetuneError
 from finetune.executors.slurm import sbatch
-from finetune.runs.lock import is_held
+from finetune.runs.lock import is_locked
 from finetune.runs.record import WAITING, Record
 
 _HOLDER = re.compile(r"process (\d+) on (.*)")  # as lock.py writes it
@@ -24,12 +24,12 @@ def cancel_runs(records: Sequence[Record]) -> None:
     Raises:
         FinetuneError: one of them is over, or cannot be reached from here; then none is ended.
     """
-    here = {id(record): _process(record) for record in records if not record.is_a_job}
-    jobs = [record.job for record in records if record.is_a_job and record.job]
+    here = {id(record): _process(record) for record in records if not record.has_active_job}
+    jobs = [record.job for record in records if record.has_active_job and record.job]
     if jobs:
         sbatch.cancel(jobs)
     for record in records:
-        if record.is_a_job:
+        if record.has_active_job:
             _note(record)
         else:
             _ask_to_stop(record, here[id(record)])
@@ -47,7 +47,7 @@ def _note(record: Record) -> None:
 
 def _process(record: Record) -> int:
     """The process that works on a run of this machine."""
-    if not is_held(record.run.lock_path):
+    if not is_locked(record.run.lock_path):
         raise FinetuneError(f"{record.name} is {record.state}: there is nothing to end.", "Nothing was cancelled.")
     found = _HOLDER.fullmatch(record.run.lock_path.read_text(encoding="utf-8", errors="replace"))
     if found is None or found[2] != socket.gethostname():

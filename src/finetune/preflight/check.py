@@ -24,12 +24,12 @@ from finetune.config.values import has_own_sweeper
 from finetune.errors import CheckFailed, Problem
 from finetune.preflight.devices import check_devices, device_notes
 from finetune.preflight.evaluators import (
+    add_source_notes,
     check_sources,
     evaluation_notes,
     evaluation_problems,
     load_sources,
-    unused_held_note,
-    with_sources,
+    unused_eval_data_note,
 )
 from finetune.preflight.loggers import logger_problems
 from finetune.preflight.losses import loss_problems, loss_settings, losses_that_take_scores
@@ -73,7 +73,7 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
     own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
-    return arguments, cfg, with_sources(cfg, dataset, own)
+    return arguments, cfg, add_source_notes(cfg, dataset, own)
 
 
 def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
@@ -225,7 +225,7 @@ def check_run(arguments: Arguments) -> CheckedRun:
     notes = slurm_notes(cfg) if is_a_job and settings_of(cfg) else device_notes(cfg)
     notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *model_notes(cfg, models)]
     notes += [
-        *unused_held_note(cfg, dataset.held),
+        *unused_eval_data_note(cfg, dataset.held),
         *evaluation_notes(cfg, dataset.held),
         *_unused_notes(cfg, is_a_job=is_a_job),
     ]

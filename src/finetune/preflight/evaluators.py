@@ -1,4 +1,4 @@
-"""What can be wrong with evaluators, told before anything is measured; heavy only where data is read."""
+"""Checks of the evaluators and their data sources before a run; heavy imports only where data is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.console import say
 from finetune.data.holdout.eval_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
-from finetune.evaluation.metric_names import wrong_names
+from finetune.evaluation.metric_names import metric_problems
 from finetune.losses.constraints import dimension_problems
 from finetune.preflight.models import check_reads, choice
 
@@ -28,18 +28,18 @@ _PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usea
 
 
 def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]:
-    """Yield what is wrong with the evaluators' settings, with the `width` of the embeddings, if that is known."""
-    scores = bool(class_variable(cfg.model, "scores_pairs", "model"))
+    """Yield the problems of the evaluators' settings; `width` is that of the embeddings, if known."""
+    scores_pairs = bool(class_variable(cfg.model, "scores_pairs", "model"))
     for name, node in cfg.evaluation.items():
         key = f"evaluation.{name}"
-        if scores and not class_variable(node, "takes_scores", "evaluation"):
-            what = f"model={choice(cfg)} scores pairs of texts, and this evaluation compares embeddings."
+        if scores_pairs and not class_variable(node, "takes_scores", "evaluation"):
+            what = f"model={choice(cfg)} scores pairs of texts, but this evaluation compares embeddings."
             yield Problem(key, what, "Choose evaluation=reranking.")
         if brings_texts(node) and not reads_texts(cfg):
-            yield Problem(key, f"it is of texts, and model={choice(cfg)} reads none.", "Leave it out.")
+            yield Problem(key, f"it evaluates texts, but model={choice(cfg)} does not read text.", "Remove it.")
         if not str(node["_target_"]).startswith("finetune.evaluation."):
-            continue  # in an evaluator of somebody's own the same words may mean something else
-        yield from wrong_names(f"{key}.metrics", node.get("metrics") or [])
+            continue  # in a custom evaluator these settings may have another meaning
+        yield from metric_problems(f"{key}.metrics", node.get("metrics") or [])
         if width is not None:
             yield from dimension_problems(key, node.get("dimensions") or [], width)
         yield from _missing_packages(key, node)
@@ -55,12 +55,12 @@ def _missing_packages(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def check_sources(cfg: DictConfig) -> list[Problem]:
-    """Return what is wrong with the evaluators' own sources, by their settings and first rows."""
+    """Return the problems of the evaluators' own data sources, from their settings and first rows."""
     return [problem for source in other_sources(cfg).values() for problem in source.check()]
 
 
 def load_sources(cfg: DictConfig) -> tuple[dict[str, EvalData], list[Problem]]:
-    """Read the evaluators' own sources, by the evaluators' names; returns also what is wrong with them."""
+    """Load the evaluators' own data sources; returns their data by the evaluator's name, and the problems."""
     found: dict[str, EvalData] = {}
     problems: list[Problem] = []
     for name, source in other_sources(cfg).items():
@@ -69,81 +69,85 @@ def load_sources(cfg: DictConfig) -> tuple[dict[str, EvalData], list[Problem]]:
         except CheckFailed as failed:
             problems += failed.problems
             continue
-        problems += _unfit(cfg, name, source, found[name])
+        problems += _unsuitable(cfg, name, source, found[name])
     for name, node in cfg.evaluation.items():
         if node["_target_"] == mteb_tasks.TARGET:
             problems += mteb_tasks.fetch_problems(f"evaluation.{name}", node)
     return found, problems
 
 
-def with_sources(cfg: DictConfig, dataset: Dataset, own: Mapping[str, EvalData]) -> Dataset:
-    """Return the data set with what is to be said of the evaluators' own sources, and with their bad rows listed."""
+def add_source_notes(cfg: DictConfig, dataset: Dataset, own: Mapping[str, EvalData]) -> Dataset:
+    """Return the data set with the notes and the bad rows of the evaluators' own data added to its own."""
     if not own:
         return dataset
     from finetune.data.bad_rows import list_apart, rows_in
 
-    problems = list_apart(rows_in([dataset.problems, *(held.problems for held in own.values())]))
+    problems = list_apart(rows_in([dataset.problems, *(eval_data.problems for eval_data in own.values())]))
     return replace(dataset, notes=[*dataset.notes, *source_notes(cfg, own)], problems=problems)
 
 
 def source_notes(cfg: DictConfig, own: Mapping[str, EvalData]) -> list[str]:
-    """Return a sentence for each evaluator that says what data of its own it evaluates on, then the data's notes."""
+    """Return a sentence for each evaluator with its own data on the size of that, and the notes of the data."""
     notes = []
-    for name, held in own.items():
-        what = held.of(_wanted(cfg, name))
+    for name, eval_data in own.items():
+        what = eval_data.of(_evaluates(cfg, name))
         if what is not None and not report_only(cfg.evaluation[name]):
             notes.append(f"evaluation.{name}: {what.counts()} of {what.name}.")
-        notes += [f"evaluation.{name}.data: {note}" for note in held.notes]
+        notes += [f"evaluation.{name}.data: {note}" for note in eval_data.notes]
     return notes
 
 
-def list_left_out(paths: Iterable[Path | None]) -> None:
-    """Write the rows that were left out to a file where the command was typed, and say where; nothing if none were."""
+def write_left_out_rows(paths: Iterable[Path | None]) -> None:
+    """Write the skipped rows of these files to one file in the working directory, and print its path."""
     from finetune.data.bad_rows import list_for_user, rows_in
 
-    bad = rows_in(paths)
-    if bad and (path := list_for_user(bad)) is not None:
-        say(f"What was left out is listed in {path}.")
+    bad_rows = rows_in(paths)
+    if not bad_rows:
+        return
+    path = list_for_user(bad_rows)
+    if path is not None:
+        say(f"The skipped rows are listed in {path}.")
 
 
-def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: EvalData) -> Iterator[Problem]:
-    wanted = _wanted(cfg, name)
-    if held.of(wanted) is None:
-        what = f"evaluation.{name} needs {wanted}, and these are {' and '.join(held.kinds())}."
+def _unsuitable(cfg: DictConfig, name: str, source: OtherSource, eval_data: EvalData) -> Iterator[Problem]:
+    kind = _evaluates(cfg, name)
+    if eval_data.of(kind) is None:
+        what = f"evaluation.{name} needs {kind}, but this source has {' and '.join(eval_data.kinds())}."
         yield Problem(source.key, what, "Name another source, or its columns: columns=...")
-    for problem in check_reads(cfg, held.items):
+    for problem in check_reads(cfg, eval_data.items):
         yield Problem(source.key, problem.what, problem.advice)
 
 
-def unmeasured(cfg: DictConfig, held: EvalData) -> list[str]:
-    """Return the evaluators without a source of their own that nothing of the run's held-out data is for."""
-    return [
-        str(name) for name, node in cfg.evaluation.items() if needs_eval_data(node) and not held.of(_wanted(cfg, name))
-    ]
+def evaluators_without_data(cfg: DictConfig, eval_data: EvalData) -> list[str]:
+    """Return the evaluators that have no data source of their own, and no suitable held-out data."""
+    names = [str(name) for name, node in cfg.evaluation.items() if needs_eval_data(node)]
+    return [name for name in names if not eval_data.of(_evaluates(cfg, name))]
 
 
-def unused_held_note(cfg: DictConfig, held: EvalData) -> Iterator[str]:
-    """Yield a sentence if rows are held out of training and no evaluator measures on them."""
+def unused_eval_data_note(cfg: DictConfig, eval_data: EvalData) -> Iterator[str]:
+    """Yield a sentence if rows are held out of training, but no evaluator uses them."""
     from finetune.data.holdout.holdout import HELD
 
-    used = any(needs_eval_data(node) and held.of(_wanted(cfg, name)) for name, node in evaluators_of(cfg).items())
-    if not used and any(what.name == HELD for what in held.found):
+    names = [name for name, node in evaluators_of(cfg).items() if needs_eval_data(node)]
+    is_used = any(eval_data.of(_evaluates(cfg, name)) for name in names)
+    if not is_used and any(what.name == HELD for what in eval_data.found):
         yield (
             "No evaluation uses the held-out part, only the examples of the report do. "
             "To train on all of the data, set data.validation_fraction=0."
         )
 
 
-def evaluation_notes(cfg: DictConfig, held: EvalData) -> Iterator[str]:
-    """Yield a sentence for each evaluator that was asked for and has nothing to measure, or no such model."""
+def evaluation_notes(cfg: DictConfig, eval_data: EvalData) -> Iterator[str]:
+    """Yield a sentence for each evaluator that is skipped: it has no data, or the model does not read text."""
     for name in cfg.evaluation.keys() - evaluators_of(cfg).keys():
-        yield f"evaluation.{name} is left out: it is of texts, and model={choice(cfg)} reads none."
+        yield f"evaluation.{name} is skipped: it evaluates texts, but model={choice(cfg)} does not read text."
     if cfg.hydra.runtime.choices.get("evaluation") in ("default", "fitting"):
-        return  # of which what fits the data is taken
-    for name in unmeasured(cfg, held):
-        there = " and ".join(held.kinds()) or "nothing"
-        yield f"evaluation.{name} is left out: it needs {_wanted(cfg, name)}, and {there} is held out."
+        return  # these groups are meant to be reduced to the evaluators that suit the data
+    for name in evaluators_without_data(cfg, eval_data):
+        kinds = " and ".join(eval_data.kinds()) or "nothing"
+        yield f"evaluation.{name} is skipped: it needs {_evaluates(cfg, name)}, but {kinds} is held out."
 
 
-def _wanted(cfg: DictConfig, name: Any) -> Any:
+def _evaluates(cfg: DictConfig, name: Any) -> Any:
+    """Return the kind of data that an evaluator needs: judgments, scored pairs or labelled items."""
     return class_variable(cfg.evaluation[name], "evaluates", "evaluation") or "judgments"

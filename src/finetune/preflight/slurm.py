@@ -12,7 +12,7 @@ from finetune.config.build import build
 from finetune.config.types import CountFromZero, NotEmptyText, PositiveInt
 from finetune.config.values import has_own_launcher
 from finetune.errors import Problem
-from finetune.runs.jobs import job_here
+from finetune.runs.jobs import current_job_id
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -59,7 +59,7 @@ class ResourceRequest:
 
 def settings_of(cfg: DictConfig) -> SlurmSettings | None:
     """Return what the config asks a cluster for; None where it is not for one, or this is the job already."""
-    if not has_own_launcher(cfg) or job_here() is not None:
+    if not has_own_launcher(cfg) or current_job_id() is not None:
         return None
     settings: SlurmSettings = build(cfg.hydra.launcher, "sweep")
     return settings

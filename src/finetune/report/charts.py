@@ -1,6 +1,6 @@
-"""The pictures of a report, each with the words that say what there is to see in it.
+"""The charts of a report, each with a sentence that describes it.
 
-`Points` are those of a curve: (step, value), in the order of the steps.
+`Points` are those of a curve: (step, value), ordered by step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from finetune.report.drawing import CLASSES, colour, picture
+from finetune.evaluation.metric_names import format_change, format_value
+from finetune.report.drawing import CLASSES, color, render_svg
 from finetune.report.escaping import one_line
 
 if TYPE_CHECKING:
@@ -19,42 +20,43 @@ if TYPE_CHECKING:
 
 Points = Sequence[tuple[float, float]]
 
-_MOST = 200  # points of a curve that are drawn; more are means of so many stretches
-_MARKERS = "os^DvPX*"  # shapes, since colours alone are not for everybody
-_SHAPES = "●■▲◆▼✚✖★"  # the same as characters
+_MAX_POINTS = 200  # points of a curve that are drawn; a longer curve is averaged over this many intervals
+_MARKERS = "os^DvPX*"  # shapes in addition to colors, for the color-blind
+_SHAPES = "●■▲◆▼✚✖★"  # the same shapes as characters
 _DASHES = {"solid": "-", "dashed": "--", "dotted": ":"}
-_NARROW = 3.4  # inches: three stand beside each other
+_NARROW = 3.4  # inches: fits three times next to each other
 
 
 @dataclass(frozen=True)
-class Key:
-    """One line of a picture's key: the colour that stands for a name, and a shape, or how a line is drawn (`solid`)."""
+class LegendEntry:
+    """One entry of a chart's legend: the color and the shape, or the dash style (`solid`), that represent a name."""
 
-    colour: str
+    color: str
     shape: str
     name: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture, its title, what there is to see in words, and its key."""
+    """An SVG, its title, the sentence that describes it, and its legend."""
 
     title: str
     svg: str
     words: str
-    key: tuple[Key, ...] = ()
+    key: tuple[LegendEntry, ...] = ()
 
 
-_BEFORE_AFTER = (Key("before", "dashed", "before"), Key("after", "solid", "after"))
+_BEFORE_AFTER = (LegendEntry("before", "dashed", "before"), LegendEntry("after", "solid", "after"))
 
 
 def interval(row: Mapping[str, Any], name: str) -> str:
-    """The change of one metric with its interval, against no change at all: a small picture for the headline."""
-    words = f"change {row['change']:+.3f}, 95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
+    """Return a small SVG of the change of one metric with its interval, relative to no change: for the headline."""
+    low, high = format_change(row["low"]), format_change(row["high"])
+    words = f"change {format_change(row['change'])}, 95 % interval {low} to {high}"
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=colour("ink"), linewidth=1)
+        axes.axvline(0, color=color("ink"), linewidth=1)
         _interval(axes, row, 0)
         axes.set_yticks([])
         axes.set_ylim(-0.6, 0.6)
@@ -62,17 +64,17 @@ def interval(row: Mapping[str, Any], name: str) -> str:
         axes.xaxis.set_major_formatter(_signed)
         axes.locator_params(axis="x", nbins=4)
 
-    return picture(draw, name, words, 0.62, _NARROW)
+    return render_svg(draw, name, words, 0.62, _NARROW)
 
 
 def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
-    """The changes of all metrics with their intervals."""
+    """Return the chart of the changes of all metrics with their intervals."""
     certain = [row for row in rows if row["certain"]]
-    words = f"{len(certain)} of {len(rows)} metrics changed for certain: their intervals do not touch zero."
+    words = f"{len(certain)} of {len(rows)} metrics changed with certainty: their intervals exclude zero."
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=colour("ink"), linewidth=1)
+        axes.axvline(0, color=color("ink"), linewidth=1)
         for place, row in enumerate(rows):
             _interval(axes, row, place)
         axes.set_yticks(range(len(rows)), [one_line(str(row["metric"]), 28) for row in rows])
@@ -82,29 +84,37 @@ def changes(rows: Sequence[Mapping[str, Any]], name: str) -> Chart:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("change, with its 95 % interval")
 
-    keys = (Key("better", "●", "better"), Key("worse", "■", "worse"), Key("same", "○", "may be chance"))
-    return Chart("What changed", picture(draw, name, words, 0.75 + 0.27 * len(rows)), words, keys)
+    keys = (
+        LegendEntry("better", "●", "better"),
+        LegendEntry("worse", "■", "worse"),
+        LegendEntry("same", "○", "may be chance"),
+    )
+    return Chart("Changes", render_svg(draw, name, words, 0.75 + 0.27 * len(rows)), words, keys)
 
 
 def _interval(axes: Axes, row: Mapping[str, Any], place: float) -> None:
     kind = kind_of(row)
     shape = {"better": "o", "worse": "s", "same": "o"}[kind]
-    inside = "none" if kind == "same" else colour(kind)
-    axes.plot([row["low"], row["high"]], [place, place], color=colour(kind), linewidth=3, solid_capstyle="round")
-    axes.plot(row["change"], place, shape, markersize=8, color=colour(kind), markerfacecolor=inside)
+    inside = "none" if kind == "same" else color(kind)
+    axes.plot([row["low"], row["high"]], [place, place], color=color(kind), linewidth=3, solid_capstyle="round")
+    axes.plot(row["change"], place, shape, markersize=8, color=color(kind), markerfacecolor=inside)
 
 
 def _signed(value: float, _place: float) -> str:
-    return "0" if abs(value) < 1e-12 else f"{value:+.3g}"
+    if abs(value) < 1e-12:
+        return "0"
+    return f"{value:+.3g}"
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    """Whether a metric is certainly `better` or `worse`, or the `same` for all that is known."""
-    return ("better" if row["change"] > 0 else "worse") if row["certain"] else "same"
+    """Return whether a metric is certainly `better` or `worse`, or else the `same`."""
+    if not row["certain"]:
+        return "same"
+    return "better" if row["change"] > 0 else "worse"
 
 
 def loss(points: Points) -> Chart:
-    """The loss of the training, over the steps; of long runs the mean and the range of each stretch."""
+    """Return the chart of the training loss over the steps; for long runs its mean and range per interval."""
     (first, start), (last, end) = points[0], points[-1]
     words = f"From {start:.4g} at step {first:,.0f} to {end:.4g} at step {last:,.0f}."
 
@@ -113,124 +123,136 @@ def loss(points: Points) -> Chart:
         _curve(axes, points, "after")
         axes.set_xlabel("step")
 
-    return Chart("Loss", picture(draw, "loss", words), words)
+    return Chart("Loss", render_svg(draw, "loss", words), words)
 
 
 def progress(metric: str, points: Points, name: str) -> Chart:
-    """A metric over the steps, as it was before, measured in between, and after."""
+    """Return the chart of a metric over the steps: before, during and after the training."""
     best_step, best = max(points, key=lambda point: point[1])
-    words = f"Highest at step {best_step:,.0f}: {best:.3f}; {points[-1][1]:.3f} in the end."
+    last = points[-1][1]
+    words = f"Highest at step {best_step:,.0f}: {format_value(best)}; {format_value(last)} at the end."
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot(*zip(*points, strict=True), "o-", color=colour("after"), markersize=5)
-        axes.axhline(points[0][1], color=colour("before"), linestyle="--", linewidth=1.5)
+        axes.plot(*zip(*points, strict=True), "o-", color=color("after"), markersize=5)
+        axes.axhline(points[0][1], color=color("before"), linestyle="--", linewidth=1.5)
         axes.set_xlabel("step")
 
-    keys = (Key("before", "dashed", "before"), Key("after", "solid", "at each step"))
-    return Chart(f"{metric} over the steps", picture(draw, name, words), words, keys)
+    keys = (LegendEntry("before", "dashed", "before"), LegendEntry("after", "solid", "at each step"))
+    return Chart(f"{metric} over the steps", render_svg(draw, name, words), words, keys)
 
 
 def overlaid(curves: Mapping[str, Points], title: str, name: str) -> Chart:
-    """The same curve of several runs."""
-    words = "; ".join(f"{run}: {points[-1][1]:.4g} at step {points[-1][0]:,.0f}" for run, points in curves.items())
+    """Return the chart of the same metric of several runs."""
+    ends = {run: points[-1] for run, points in curves.items()}
+    words = "; ".join(f"{run}: {value:.4g} at step {step:,.0f}" for run, (step, value) in ends.items())
+    dashes = list(_DASHES)
+    keys = [
+        LegendEntry(f"class{number % CLASSES}", dashes[number % len(dashes)], run) for number, run in enumerate(curves)
+    ]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for number, points in enumerate(curves.values()):
-            _curve(axes, points, f"class{number % CLASSES}", [*_DASHES.values()][number % len(_DASHES)])
+        for key, points in zip(keys, curves.values(), strict=True):
+            _curve(axes, points, key.color, _DASHES[key.shape])
         axes.set_xlabel("step")
 
-    keys = [
-        Key(f"class{number % CLASSES}", [*_DASHES][number % len(_DASHES)], run) for number, run in enumerate(curves)
-    ]
-    return Chart(title, picture(draw, name, words), words, tuple(keys))
+    return Chart(title, render_svg(draw, name, words), words, tuple(keys))
 
 
 def _curve(axes: Axes, points: Points, role: str, dash: str = "-") -> None:
-    steps, lows, means, highs = zip(*_stretches(points), strict=True)
-    axes.fill_between(steps, lows, highs, color=colour(role), alpha=0.2, linewidth=0)
-    axes.plot(steps, means, dash, color=colour(role), marker="o" if len(points) == 1 else None)
+    steps, lows, means, highs = zip(*_downsample(points), strict=True)
+    axes.fill_between(steps, lows, highs, color=color(role), alpha=0.2, linewidth=0)
+    marker = "o" if len(points) == 1 else None  # a line of a single point is invisible
+    axes.plot(steps, means, dash, color=color(role), marker=marker)
 
 
-def _stretches(points: Points) -> list[tuple[float, float, float, float]]:
-    """The points, or the last step, lowest, mean and highest value of each of so many stretches."""
-    cuts = sorted({round(place * len(points) / _MOST) for place in range(_MOST + 1)})
-    stretches = [points[first:end] for first, end in pairwise(cuts)] if len(points) > _MOST else [[p] for p in points]
-    found = []
-    for stretch in stretches:
-        values = [value for _, value in stretch]
-        found.append((stretch[-1][0], min(values), sum(values) / len(values), max(values)))
-    return found
+def _downsample(points: Points) -> list[tuple[float, float, float, float]]:
+    """Return the last step, and the lowest, mean and highest value, of each of at most `_MAX_POINTS` intervals."""
+    intervals = min(len(points), _MAX_POINTS)
+    bounds = [round(place * len(points) / intervals) for place in range(intervals + 1)]
+    summary = []
+    for first, end in pairwise(bounds):
+        values = [value for _, value in points[first:end]]
+        summary.append((points[end - 1][0], min(values), sum(values) / len(values), max(values)))
+    return summary
 
 
 def similarities(facts: Mapping[str, Any]) -> list[Chart]:
-    """How similar right and wrong pairs are, before and after."""
+    """Return the histograms of the similarities of right and wrong pairs, before and after."""
     return [_similarities(facts, when) for when in ("before", "after")]
 
 
 def _similarities(facts: Mapping[str, Any], when: str) -> Chart:
     words = f"Right and wrong pairs overlap by {_overlap(facts[when]):.0f} %: less is better."
-    highest = max(max(_shares(facts[each][kind])) for each in ("before", "after") for kind in ("positive", "negative"))
+    histograms = [facts[each][kind] for each in ("before", "after") for kind in ("positive", "negative")]
+    highest = max(max(_percentages(counts)) for counts in histograms)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for kind, dash in (("negative", "--"), ("positive", "-")):
-            shares = _shares(facts[when][kind])
-            axes.stairs(shares, facts["edges"], fill=True, alpha=0.25, color=colour(kind), linewidth=0)
-            axes.stairs(shares, facts["edges"], color=colour(kind), linestyle=dash, linewidth=1.6)
-        axes.set_ylim(0, 1.05 * highest)  # the same of both, so that they can be compared
+            shares = _percentages(facts[when][kind])
+            axes.stairs(shares, facts["edges"], fill=True, alpha=0.25, color=color(kind), linewidth=0)
+            axes.stairs(shares, facts["edges"], color=color(kind), linestyle=dash, linewidth=1.6)
+        axes.set_ylim(0, 1.05 * highest)  # the same for both charts, so that they can be compared
         axes.yaxis.set_major_formatter("{x:.0f} %")
         axes.locator_params(axis="y", nbins=4)
         axes.set_xlabel("cosine similarity")
 
-    keys = (Key("positive", "solid", "right pairs"), Key("negative", "dashed", "wrong pairs"))
-    return Chart(f"Right and wrong pairs, {when}", picture(draw, f"similarities-{when}", words), words, keys)
+    keys = (LegendEntry("positive", "solid", "right pairs"), LegendEntry("negative", "dashed", "wrong pairs"))
+    return Chart(f"Right and wrong pairs, {when}", render_svg(draw, f"similarities-{when}", words), words, keys)
 
 
 def overlap_words(facts: Mapping[str, Any]) -> str:
-    """How much right and wrong pairs have in common, before and after."""
-    before, after = (_overlap(facts[when]) for when in ("before", "after"))
+    """Return a sentence on the overlap of right and wrong pairs, before and after."""
+    before, after = _overlap(facts["before"]), _overlap(facts["after"])
     return f"Right and wrong pairs overlap by {before:.0f} % before and {after:.0f} % after: less is better."
 
 
 def _overlap(counts: Mapping[str, Sequence[float]]) -> float:
-    """Return the per cent that two histograms of the same bins have in common."""
-    return sum(map(min, _shares(counts["positive"]), _shares(counts["negative"])))
+    """Return the overlap of two histograms with the same bins, in percent."""
+    return sum(map(min, _percentages(counts["positive"]), _percentages(counts["negative"])))
 
 
-def _shares(counts: Sequence[float]) -> list[float]:
-    return [100 * count / (sum(counts) or 1) for count in counts]
+def _percentages(counts: Sequence[float]) -> list[float]:
+    total = sum(counts) or 1
+    return [100 * count / total for count in counts]
 
 
 def dimensions(metric: str, rows: Sequence[tuple[str, float, float]], name: str) -> Chart:
-    """A metric with embeddings cut short: rows are (dimensions, before, after), the whole embedding last."""
-    (short, _, cut), (_, _, whole) = rows[0], rows[-1]
-    kept = f"{100 * cut / whole:.0f} % of it with {short} dimensions" if whole > 0 else f"{cut:.3f} with {short}"
-    words = f"After: {whole:.3f} with all dimensions, {kept}."
+    """Return the chart of a metric with truncated embeddings: rows of (dimensions, before, after), full one last."""
+    (shortest, _, truncated), (_, _, full) = rows[0], rows[-1]
+    if full > 0:
+        kept = f"{100 * truncated / full:.0f} % of it with {shortest} dimensions"
+    else:
+        kept = f"{format_value(truncated)} with {shortest}"
+    words = f"After: {format_value(full)} with all dimensions, {kept}."
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         names, before, after = zip(*rows, strict=True)
-        axes.plot(range(len(rows)), before, "s--", color=colour("before"), markersize=5)
-        axes.plot(range(len(rows)), after, "o-", color=colour("after"), markersize=6)
+        axes.plot(range(len(rows)), before, "s--", color=color("before"), markersize=5)
+        axes.plot(range(len(rows)), after, "o-", color=color("after"), markersize=6)
         axes.set_xticks(range(len(rows)), names)
-        axes.set_xlabel("dimensions that are kept")
+        axes.set_xlabel("dimensions")
 
-    return Chart(f"{metric} with fewer dimensions", picture(draw, name, words), words, _BEFORE_AFTER)
+    return Chart(f"{metric} with fewer dimensions", render_svg(draw, name, words), words, _BEFORE_AFTER)
 
 
 def maps(facts: Mapping[str, Any]) -> list[Chart]:
-    """The corpus on a plane, before and after, coloured by class where there are labels."""
+    """Return the maps of the corpus, before and after, colored by class if there are labels."""
     return [_map(facts, when) for when in ("before", "after")]
 
 
 def _map(facts: Mapping[str, Any], when: str) -> Chart:
     labels, points, texts = facts["labels"] or [], facts[when], facts["texts"]
-    groups: dict[int, list[int]] = {}
+    colored = min(len(labels), CLASSES)
+    without_color = "same" if labels else "after"
+    groups: dict[int, list[int]] = {}  # places of the points by label, -1 for all labels without a color
     for place, (_, _, label) in enumerate(points):
-        groups.setdefault(label if 0 <= label < min(len(labels), CLASSES) else -1, []).append(place)
-    words = f"{len(points):,} texts: those that the model finds alike lie close together. Drawn by {facts['method']}."
+        group = label if 0 <= label < colored else -1
+        groups.setdefault(group, []).append(place)
+    words = f"{len(points):,} texts: those with similar embeddings are close together. Projected by {facts['method']}."
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -238,14 +260,16 @@ def _map(facts: Mapping[str, Any], when: str) -> Chart:
         for side in axes.spines.values():
             side.set_visible(True)
         for label, places in sorted(groups.items()):
-            xs, ys = zip(*(points[place][:2] for place in places), strict=True)
-            role = f"class{label}" if label >= 0 else "after" if not labels else "same"
-            shape = _MARKERS[label] if label >= 0 else "o"
-            axes.scatter(xs, ys, 16, colour(role), marker=shape, alpha=0.75, linewidths=0, gid=f"points{label}")
+            xs, ys = [points[place][0] for place in places], [points[place][1] for place in places]
+            if label >= 0:
+                role, shape = f"class{label}", _MARKERS[label]
+            else:
+                role, shape = without_color, "o"
+            axes.scatter(xs, ys, 16, color(role), marker=shape, alpha=0.75, linewidths=0, gid=f"points{label}")
 
     titles = {f"points{label}": [one_line(texts[place], 80) for place in places] for label, places in groups.items()}
-    keys = [Key(f"class{n}", _SHAPES[n], name) for n, name in enumerate(labels[:CLASSES]) if n in groups]
-    keys += [Key("same", "●", "others")] if labels and -1 in groups else []
-    return Chart(
-        f"Map of the texts, {when}", picture(draw, f"map-{when}", words, 3.6, titles=titles), words, tuple(keys)
-    )
+    keys = [LegendEntry(f"class{n}", _SHAPES[n], name) for n, name in enumerate(labels[:CLASSES]) if n in groups]
+    if labels and -1 in groups:
+        keys.append(LegendEntry("same", "●", "others"))
+    svg = render_svg(draw, f"map-{when}", words, 3.6, titles=titles)
+    return Chart(f"Map of the texts, {when}", svg, words, tuple(keys))

@@ -1,7 +1,7 @@
-"""Figures of Matplotlib as SVG that stands in a page: text is text, and colours are the page's.
+"""Matplotlib figures as SVG inside a page, with text as text and the colors of the page.
 
-They are drawn in stand-in colours, each of which becomes a CSS variable (templates/style.css): one picture does for
-light and for dark.
+They are drawn in placeholder colors, each replaced by a CSS variable (templates/style.css), so that the same
+SVG works in light and dark mode.
 """
 
 from __future__ import annotations
@@ -16,22 +16,20 @@ from xml.etree import ElementTree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLASSES = 8  # colours and shapes that can be told apart
+CLASSES = 8  # colors and shapes that can be distinguished
 _NAMES = ("ink", "grid", "before", "after", "positive", "negative", "better", "worse", "same")
-_STAND_IN = {
-    name: f"#01fe{number:02x}"
-    for number, name in enumerate([*_NAMES, *(f"class{number}" for number in range(CLASSES))])
-}
-WIDTH = 5.2  # inches of 72 units: as wide as a phone, so that the text keeps its size there
+_CLASS_NAMES = [f"class{number}" for number in range(CLASSES)]
+_PLACEHOLDERS = {name: f"#01fe{number:02x}" for number, name in enumerate([*_NAMES, *_CLASS_NAMES])}
+WIDTH = 5.2  # inches of 72 units: as wide as a phone, so that the text is not scaled down there
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 
-def colour(name: str) -> str:
-    """What to draw in for a colour of the page: ink, grid, before, after, positive ... class0 to class7."""
-    return _STAND_IN[name]
+def color(name: str) -> str:
+    """Return the placeholder of a color of the page: ink, grid, before, after, positive ... class0 to class7."""
+    return _PLACEHOLDERS[name]
 
 
-def picture(
+def render_svg(
     draw: Callable[[Figure], None],
     name: str,
     words: str,
@@ -39,35 +37,35 @@ def picture(
     width: float = WIDTH,
     titles: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The SVG element of what `draw` draws, `height` and `width` in inches.
+    """Return the SVG element of the figure that `draw` draws; `height` and `width` are in inches.
 
-    `name` is unique in the page. `words` say what there is to see to who does not see it. `titles` are what each
-    point of a scatter says when it is pointed at, by the scatter's gid.
+    `name` is unique in the page. `words` is the description for screen readers. `titles` are the tooltips of the points
+    of a scatter plot, by its gid.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     written = io.StringIO()
     with mpl.rc_context(_style()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a glyph that Matplotlib's own font lacks: the page has others
+        warnings.simplefilter("ignore")  # a glyph missing from Matplotlib's font: the page uses other fonts
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         figure.savefig(written, format="svg", transparent=True)
     root = ElementTree.fromstring(written.getvalue())
     for gid, texts in (titles or {}).items():
-        _entitle(root, gid, texts)
-    _tidy(root, name)
+        _add_tooltips(root, gid, texts)
+    _clean_up(root, name)
     root.attrib.update({"role": "img", "aria-label": words, "class": "plot"})
     ElementTree.register_namespace("", _SVG[1:-1])
-    return _coloured(ElementTree.tostring(root, encoding="unicode"))
+    return _with_css_colors(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _style() -> dict[Any, Any]:
-    ink, grid = colour("ink"), colour("grid")
+    ink, grid = color("ink"), color("grid")
     return {
         "svg.fonttype": "none",
-        "svg.hashsalt": "finetune",  # the same report is the same file
-        "text.parse_math": False,  # a name with two $ in it is no formula
+        "svg.hashsalt": "finetune",  # the same report gives the same file
+        "text.parse_math": False,  # a name with two $ in it is not a formula
         "font.size": 11,
         "text.color": ink,
         "axes.labelcolor": ink,
@@ -88,15 +86,15 @@ def _style() -> dict[Any, Any]:
     }
 
 
-def _entitle(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None:
-    group = next((each for each in root.iter(f"{_SVG}g") if each.get("id") == gid), None)
-    points = [] if group is None else list(group.iter(f"{_SVG}use"))
-    for point, text in zip(points, texts, strict=True):
-        ElementTree.SubElement(point, f"{_SVG}title").text = text
+def _add_tooltips(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None:
+    for group in root.iter(f"{_SVG}g"):
+        if group.get("id") == gid:
+            for point, text in zip(list(group.iter(f"{_SVG}use")), texts, strict=True):
+                ElementTree.SubElement(point, f"{_SVG}title").text = text
 
 
-def _tidy(root: ElementTree.Element, name: str) -> None:
-    """Drop what a page has no use for, and make the ids unique to this picture."""
+def _clean_up(root: ElementTree.Element, name: str) -> None:
+    """Remove elements and attributes that the page does not need, and make the ids unique in the page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag == f"{_SVG}metadata" or child.find(f"{_SVG}style") is not None:
@@ -116,13 +114,13 @@ def _tidy(root: ElementTree.Element, name: str) -> None:
         if each.tag == f"{_SVG}text":
             each.set("style", re.sub(r"font-family: [^;]*;? ?", "", each.get("style", "")))
         for attribute in {"d", "x", "y", "transform"} & set(each.attrib):
-            # A hundredth of a unit is less than anybody sees.
+            # A hundredth of a unit is invisible.
             each.set(attribute, re.sub(r"(\.\d\d)\d+", r"\1", each.attrib[attribute]).replace("\n", ""))
         each.tail = (each.tail or "").strip()
         each.text = (each.text or "").strip()
 
 
-def _coloured(svg: str) -> str:
-    for name, stand_in in _STAND_IN.items():
-        svg = svg.replace(stand_in, f"var(--{name})")
+def _with_css_colors(svg: str) -> str:
+    for name, placeholder in _PLACEHOLDERS.items():
+        svg = svg.replace(placeholder, f"var(--{name})")
     return svg

@@ -1,4 +1,4 @@
-"""The report as one page of HTML: no network, no font and no picture from elsewhere, readable without its script."""
+"""The report as a single HTML page: it loads nothing from the network, and is readable without its script."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import finetune
-from finetune.report import charts, content, words
+from finetune.evaluation.metric_names import format_change, format_value
+from finetune.report import charts, content, formatting
 from finetune.report.charts import Chart
 from finetune.report.escaping import one_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_LONGEST = 20_000  # characters of a text that a page holds
-_UNFOLDED = 240  # characters of a text that are shown at once
-_FEWEST = 3  # points that make a curve
+_MAX_TEXT = 20_000  # characters of a text in the page
+_UNFOLDED = 240  # characters of a text that are shown before it is expanded
+_MIN_POINTS = 3  # points of a curve worth drawing
 
 
 @dataclass(frozen=True)
 class Part:
-    """One evaluation, with its pictures."""
+    """One evaluation with its charts; `interval` is the SVG of the headline's interval."""
 
     name: str
     facts: Mapping[str, Any]
@@ -36,26 +37,28 @@ class Part:
 
 
 def report_page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """The page of one run, from its report.json and the records of its metrics.jsonl."""
-    judged = [_part(report, number, *named) for number, named in enumerate(content.judged(report).items())]
+    """Return the page of one run, from its report.json and the records of its metrics.jsonl."""
+    evaluations = content.evaluations_and_forgetting(report)
+    parts = [_part(report, number, name, evaluations[name]) for number, name in enumerate(evaluations)]
+    forgetting = [part for part in parts if part.name not in report["evaluations"]]
     return render(
         "report.html",
         title=report["run"],
         report=report,
-        judged=judged,
-        parts=[part for part in judged if part.name in report["evaluations"]],
-        forgetting=next((part for part in judged if part.name not in report["evaluations"]), None),
+        headline_parts=parts,
+        parts=[part for part in parts if part.name in report["evaluations"]],
+        forgetting=forgetting[0] if forgetting else None,
         learning=list(_learning(report, records)),
         embeddings=list(_embeddings(report)),
-        versions=words.facts_of(report["again"].get("versions") or {}),
+        versions=formatting.format_facts(report["again"].get("versions") or {}),
     )
 
 
 def render(template: str, **variables: Any) -> str:
-    """A page of a template, in which every variable is text unless it is a picture of ours."""
-    style, script = (_shipped(name) for name in ("style.css", "page.js"))
+    """Return the page of a template; all variables are escaped except our own SVG."""
+    style, script = _read_template("style.css"), _read_template("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Nothing may be loaded, and no script run but ours: text that gets past the escaping does nothing either.
+    # Forbids loading anything and running any other script, in case a text is not escaped.
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
     shared = {"style": style, "script": script, "policy": policy, "version": finetune.__version__}
     return _environment().get_template(template).render(shared | variables)
@@ -72,37 +75,46 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = lambda text: one_line(str(text), _LONGEST)
-    environment.filters["number"] = words.number
-    environment.filters["minus"] = words.minus
-    environment.globals |= {"content": content, "words": words, "unfolded": _UNFOLDED}
+    environment.filters["visible"] = lambda text: one_line(str(text), _MAX_TEXT)
+    environment.filters["value"] = format_value
+    environment.filters["change"] = format_change
+    environment.filters["score"] = formatting.format_score
+    environment.filters["minus"] = formatting.typographic_minus
+    environment.globals |= {"content": content, "formatting": formatting, "unfolded": _UNFOLDED}
     return environment
 
 
-def _shipped(name: str) -> str:
+def _read_template(name: str) -> str:
     return (files("finetune.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _part(report: Mapping[str, Any], number: int, name: str, facts: Mapping[str, Any]) -> Part:
-    verdict, rows = content.verdict(name, facts), [row for row in facts["metrics"] if content.is_drawn(row)]
-    pictures = [charts.changes(rows, f"changes-{number}")] if len(rows) > 1 else []
-    if cut := content.cut_short(facts):
-        pictures.append(charts.dimensions(facts["metric"], cut, f"dimensions-{number}"))
-    interval = charts.interval(verdict.row, f"interval-{number}") if content.is_drawn(verdict.row) else None
-    return Part(name, facts, verdict, interval, pictures, content.examples(report, name))
+    verdict = content.verdict(name, facts)
+    rows = [row for row in facts["metrics"] if content.has_interval(row)]
+    drawn = []
+    if len(rows) > 1:
+        drawn.append(charts.changes(rows, f"changes-{number}"))
+    truncated = content.truncation_rows(facts)
+    if truncated:
+        drawn.append(charts.dimensions(facts["metric"], truncated, f"dimensions-{number}"))
+    interval = None
+    if content.has_interval(verdict.row):
+        interval = charts.interval(verdict.row, f"interval-{number}")
+    return Part(name, facts, verdict, interval, drawn, content.examples(report, name))
 
 
 def _learning(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
-    if points := content.loss_points(records):
-        yield charts.loss(points)
+    losses = content.loss_points(records)
+    if losses:
+        yield charts.loss(losses)
     for number, (name, facts) in enumerate(report["evaluations"].items()):
         points = content.metric_points(records, name, facts["metric"])
-        if len(points) >= _FEWEST:
+        if len(points) >= _MIN_POINTS:
             yield charts.progress(f"{name}: {facts['metric']}", points, f"progress-{number}")
 
 
 def _embeddings(report: Mapping[str, Any]) -> Iterator[Chart]:
-    if found := report.get("similarities"):
-        yield from charts.similarities(found)
-    if found := report.get("map"):
-        yield from charts.maps(found)
+    if report.get("similarities"):
+        yield from charts.similarities(report["similarities"])
+    if report.get("map"):
+        yield from charts.maps(report["map"])

@@ -1,4 +1,4 @@
-"""What a run found, as plain data (report.json), from which `finetune.report` makes all that people read."""
+"""Results of evaluations as plain data: for report.json, and for `finetune evaluate --json`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.evaluation.bootstrap import Change
-from finetune.evaluation.comparison import Comparison
+from finetune.evaluation.comparison import Comparison, compare
+from finetune.evaluation.metric_names import format_value
 from finetune.evaluation.result import Result
 
 Facts = Mapping[str, Any]
+
+FORGETTING = "Judgments of a general data set, not used for training: a metric that drops here shows forgetting."
 
 
 def report_data(
@@ -24,12 +27,12 @@ def report_data(
     again: Facts,
     use: str = "",
 ) -> dict[str, Any]:
-    """Everything the report says, as dicts, lists, numbers and strings.
+    """Return the core of report.json, as dicts, lists, numbers and strings.
 
-    `evaluations` maps an evaluator's name to its comparison, or to a single result where there was only one
-    measurement; it may be empty. `data`, `cost` and `again` are shown as tables of name and value; in `again`,
-    `command` is shown as code and a value may be a mapping (versions). `use` is how to use the model, in Python, where
-    sentence-transformers does not.
+    `evaluations` maps the name of an evaluator to its comparison, or to a single result if it measured only once; it
+    may be empty. `data`, `cost` and `again` are shown as tables of name and value; in `again`, `command` is shown as
+    code, and a value may be a mapping (versions). `use` is Python code that uses the model, if it differs from that of
+    sentence-transformers.
     """
     return {
         "run": run,
@@ -43,21 +46,53 @@ def report_data(
     }
 
 
-def counts_in_words(counts: Mapping[str, int]) -> str:
-    """What was evaluated on, as in `1,500 queries, 6,000 documents`."""
+def forgetting_data(comparison: Comparison) -> dict[str, Any]:
+    """Return the `forgetting` of report.json: the comparison of an evaluator that is report-only."""
+    return {
+        "name": comparison.after.name,
+        "what": FORGETTING,
+        "verdict": comparison.verdict,
+        "counts": comparison.after.counts,
+        "metrics": {row.metric: change_data(row.change) for row in comparison.rows},
+    }
+
+
+def models_data(results: Mapping[str, Result]) -> dict[str, Any]:
+    """Return the results of one evaluator for several models: their means, and the changes against the first model."""
+    models = list(results)
+    first = results[models[0]]
+    changes = {}
+    for model in models[1:]:
+        rows = compare(first, results[model]).rows
+        changes[model] = {row.metric: change_data(row.change) for row in rows}
+    return {
+        "data": first.name,
+        "metric": first.headline,
+        "counts": first.counts,
+        "notes": first.notes,
+        "baselines": {name: dict(means) for name, means in first.baselines.items()},
+        "models": {model: result.means for model, result in results.items()},
+        "seconds": {model: round(result.seconds, 3) for model, result in results.items()},
+        "against the first": changes,
+    }
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Return the size of an evaluation, as in `1,500 queries, 6,000 documents`; counts of 0 are left out."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
 def _evaluation(result: Comparison | Result) -> dict[str, Any]:
     if isinstance(result, Result):
         metrics = [{"metric": metric, "value": mean} for metric, mean in result.means.items()]
-        headline = f"{result.headline} {result.means[result.headline]:.3f}, measured once: nothing to compare it with"
-        return _described(result, headline) | {"metrics": metrics}
+        value = format_value(result.means[result.headline])
+        headline = f"{result.headline} {value}, measured once: there is nothing to compare with"
+        return _description(result, headline) | {"metrics": metrics}
     changes = [{"metric": row.metric} | change_data(row.change) for row in result.rows]
-    return _described(result.after, result.verdict) | {"metrics": changes}
+    return _description(result.after, result.verdict) | {"metrics": changes}
 
 
-def _described(result: Result, headline: str) -> dict[str, Any]:
+def _description(result: Result, headline: str) -> dict[str, Any]:
     return {
         "judgments": result.name,
         "headline": headline,
@@ -70,13 +105,13 @@ def _described(result: Result, headline: str) -> dict[str, Any]:
 
 
 def change_data(change: Change) -> dict[str, Any]:
-    """A change as plain data."""
+    """Return a change as plain data."""
     return {
         "before": change.mean_before,
         "after": change.mean_after,
         "change": change.change,
-        "low": _number(change.low),
-        "high": _number(change.high),
+        "low": _or_none(change.low),
+        "high": _or_none(change.high),
         "certain": change.certain,
         "won": change.won,
         "lost": change.lost,
@@ -86,5 +121,5 @@ def change_data(change: Change) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value

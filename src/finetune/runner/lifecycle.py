@@ -16,7 +16,7 @@ from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runner.slurm_job import record_job, stop_reason
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_stop, out_of_memory
+from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_stop, out_of_memory_error
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> Base
         elif isinstance(error, Refused):
             return Refused(error.what, f"{error.advice}\n  Then go on with: {go_on}".strip())
         return error
-    shortage = out_of_memory(error)
+    shortage = out_of_memory_error(error)
     _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}", cause_of(error))
     return shortage or error
 

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 
 from finetune.errors import FinetuneError
 from finetune.ranks import RankInfo
-from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_secondary_failure, is_stop, out_of_memory
+from finetune.runs.failure_causes import (
+    Cause,
+    RemoteRankError,
+    cause_of,
+    is_secondary_failure,
+    is_stop,
+    out_of_memory_error,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
@@ -46,7 +53,7 @@ class ExitReport:
     @classmethod
     def of(cls, error: BaseException) -> ExitReport:
         """Return what is to be told of an error."""
-        mishap = error if isinstance(error, FinetuneError) else out_of_memory(error)
+        mishap = error if isinstance(error, FinetuneError) else out_of_memory_error(error)
         echo, cause = is_stop(error) or is_secondary_failure(error), cause_of(error)
         if mishap is not None:
             return cls(mishap.what, mishap.advice, cause, mishap.exit_code, is_secondary_failure=echo)

@@ -12,7 +12,7 @@ from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.preflight.check import CheckedRun, check_run
 from finetune.preflight.devices import check_start, processes_here
 from finetune.preflight.evaluators import (
-    list_left_out,
+    write_left_out_rows,
 )
 from finetune.preflight.models import (
     download_missing,
@@ -102,7 +102,7 @@ def report_check(checked: CheckedRun) -> None:
     end_quietly_without_a_reader()
     for name in checked.missing_models:
         say(f"{name} is not on this machine; a run would fetch it from the hub.")
-    list_left_out([dataset.problems])
+    write_left_out_rows([dataset.problems])
     _say_fine(dataset)
 
 

@@ -64,7 +64,7 @@ def make_run(
     )
     try:
         with remove_new_dirs_on_failure(parent):
-            return RunDirectory.claim(parent, name, _stem(cfg), record)
+            return RunDirectory.create(parent, name, _stem(cfg), record)
     except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
 
@@ -231,7 +231,7 @@ def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:
     """
     chosen = Path(resume).expanduser()
     if resume not in ("auto", "never") and chosen.is_file():
-        return run.saved.chosen(chosen.resolve())
+        return run.saved.check(chosen.resolve())
     newest, left_out = run.saved.newest()
     for line in left_out:
         say(f"left out: {line}", style="yellow")

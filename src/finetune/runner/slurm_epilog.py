@@ -16,8 +16,8 @@ from finetune.errors import RunError
 from finetune.ranks import how_it_ended
 from finetune.runner.slurm_job import facts_here, is_at_work, stop_reason
 from finetune.runs.directory import RunDirectory
-from finetune.runs.jobs import call
-from finetune.runs.lock import is_held
+from finetune.runs.jobs import call_slurm
+from finetune.runs.lock import is_locked
 
 _TOLD = (signal.SIGTERM, signal.SIGUSR1)  # by which a run ends that had not begun to listen
 
@@ -35,7 +35,7 @@ def main(path: str, code: str) -> int:
 def _write_down(run: RunDirectory, code: int) -> None:
     status = run.read_status()
     is_over = status.get("state") in ("finished", "failed", "interrupted")
-    if is_over or is_held(run.lock_path):
+    if is_over or is_locked(run.lock_path):
         return
     number = code - 128
     stop = stop_reason(has_moved=False)
@@ -55,7 +55,7 @@ def _queue_again(run: RunDirectory) -> None:
     if not is_at_work(facts_here()):
         return
     try:
-        call(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+        call_slurm(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
     except RunError as error:
         status = run.read_status()
         reason = f"{status['reason']} It could not: {error.what}"

@@ -16,7 +16,7 @@ from finetune.runs.atomic import read_mapping, write_json_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import describe_code, describe_machine
 from finetune.runs.failure_causes import Cause
-from finetune.runs.jobs import MARK, QUEUED_AGAIN, NoAnswer, Refusal, call, job_here, write_job
+from finetune.runs.jobs import MARK, QUEUED_AGAIN, SlurmError, SlurmUnavailable, call_slurm, current_job_id, write_job
 
 _WHAT: dict[Cause, str] = {
     "preempted": "Job {} has to make room for another",
@@ -38,7 +38,7 @@ class Stop:
 
 def listen() -> None:
     """From now on the signal that SLURM sends before it ends a job does what SIGTERM does at that moment."""
-    if job_here() is not None:
+    if current_job_id() is not None:
         signals.listen([signal.SIGUSR1], _warn)
 
 
@@ -53,7 +53,7 @@ def record_job(run: RunDirectory) -> None:
     Raises:
         RunError: the system refuses.
     """
-    job_id, noted = job_here(), run.read_job()
+    job_id, noted = current_job_id(), run.read_job()
     if job_id is None:
         run.job_path.unlink(missing_ok=True)
         return
@@ -68,12 +68,12 @@ def record_job(run: RunDirectory) -> None:
 
 def is_restart() -> bool:
     """Return whether this job has been running before: then its run goes on from its newest checkpoint."""
-    return job_here() is not None and _restarts() > 0
+    return current_job_id() is not None and _restarts() > 0
 
 
 def stop_reason(has_moved: bool) -> Stop | None:
     """Return why this job was stopped; None outside of one. `has_moved` says that a step was made since it began."""
-    job_id = job_here()
+    job_id = current_job_id()
     if job_id is None:
         return None
     facts = facts_here()
@@ -98,8 +98,8 @@ def _ours_to_say(cause: Cause, what: str, has_moved: bool) -> tuple[str, bool]:
 
 def facts_here() -> dict[str, str]:
     """Return what SLURM says of the job that this process is in; empty if it does not answer."""
-    with contextlib.suppress(NoAnswer, Refusal):
-        words = call(["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]).split()
+    with contextlib.suppress(SlurmUnavailable, SlurmError):
+        words = call_slurm(["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]]).split()
         return dict(reversed([word.split("=", maxsplit=1) for word in words if "=" in word]))
     return {}
 

@@ -1,1 +1,1 @@
-"""The run directory, its status and its environment: plain files, readable without this program."""
+"""Run directories: their files, state and environment. Plain files, readable without this program."""

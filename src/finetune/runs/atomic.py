@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and plain words for a disk that says no."""
+"""Atomic writes of text and JSON files, and plain error messages for errors of the file system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.errors import Refused
 
-_ELSEWHERE = "choose another place with output_root=/path/to/a/disk."
+_ELSEWHERE = "choose another folder with output_root=/path/to/a/disk."
 _REASONS = {
     errno.ENOSPC: ("the disk is full", f"free some space there, or {_ELSEWHERE}"),
     errno.EDQUOT: ("your disk quota is used up", f"free some space there, or {_ELSEWHERE}"),
@@ -24,28 +24,28 @@ _REASONS = {
     errno.EPERM: ("the system does not permit it", _ELSEWHERE),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", _ELSEWHERE),
     errno.EISDIR: ("there is a folder of that name", "Rename or remove it."),
-    errno.ENOENT: ("the folder is gone", "Was it moved or removed while the run was going on?"),
+    errno.ENOENT: ("the folder no longer exists", "Was it moved or deleted during the run?"),
     errno.ENAMETOOLONG: ("the path is too long", "Choose a shorter name= or output_root=."),
-    errno.EIO: ("the disk reports an input/output error", "Check the disk before you trust what is on it."),
-    errno.ESTALE: ("the network file system lost the file", "Try again when the file server is back."),
+    errno.EIO: ("the disk reports an input/output error", "Check the disk before you trust its files."),
+    errno.ESTALE: ("the network file system lost the file", "Try again when the file server is available."),
 }
 
 
 def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> Refused:
-    """Says in plain words why the system refused, and what to do; `doing` completes "could not …".
+    """Return an error that says in plain words why the operating system refused, and what to do.
 
-    `elsewhere` says how another place is chosen, which for the outputs of a run is `output_root`.
+    `doing` completes "could not …". `elsewhere` says how to choose another folder: for a run's outputs `output_root`.
     """
     fallback = (error.strerror or str(error) or type(error).__name__, _ELSEWHERE)
     reason, advice = _REASONS.get(error.errno or 0, fallback)
-    # It may stand in the middle of the sentence.
+    # In lower case, since it may be in the middle of the sentence.
     advice = advice.replace(_ELSEWHERE, elsewhere[:1].lower() + elsewhere[1:])
     return Refused(f"could not {doing}: {reason}.", advice[:1].upper() + advice[1:])
 
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turns any OSError inside into what `explain` makes of it."""
+    """Convert any OSError in the `with` block by `explain`."""
     try:
         yield
     except OSError as error:
@@ -53,16 +53,17 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a UTF-8 file that is, at every moment and after a power cut, the old or the new one.
+    """Replace a UTF-8 file atomically: at any time, and after a power cut, it is the old or the new one.
 
-    Raises RunError when the system refuses; the old file is then untouched.
+    Raises:
+        RunError: the operating system refuses; the old file is unchanged.
     """
-    # In the same folder because a rename is atomic only within one file system.
+    # In the same folder, because a rename is atomic only within one file system.
     draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with explained(f"write {path}"):
         try:
             with draft.open("wb") as file:
-                # Names from the command line may hold bytes that are no UTF-8 (lone surrogates).
+                # Names from the command line may contain bytes that are not UTF-8 (lone surrogates).
                 file.write(text.encode("utf-8", "backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -74,12 +75,12 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_json_atomically(path: Path, content: Any) -> None:
-    """Writes `content` as strict JSON (see `to_json`), indented for people."""
+    """Write `content` as strict JSON (see `to_json`), indented."""
     write_text_atomically(path, to_json(content, indent=2) + "\n")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if it cannot be read."""
+    """Return the JSON object in a file; empty if it cannot be read or is not an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,25 +89,27 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def to_json(content: Any, indent: int | None = None, ascii_only: bool = False) -> str:
-    """Strict JSON: NaN and infinities become null, NumPy numbers and arrays plain ones, anything else its text."""
-    return json.dumps(_plain(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    """Return strict JSON: NaN and infinities become null, NumPy values plain ones, other objects their `str`."""
+    return json.dumps(_to_plain(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _to_plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [_to_plain(inner) for inner in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int)):  # bool is an int
         return value
-    # Duck typing spares this room the imports of NumPy and torch.
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    # By attribute, to import neither NumPy nor torch here.
+    if hasattr(value, "tolist"):
+        return _to_plain(value.tolist())
+    return str(value)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable; some file systems cannot, and the file is whole without it."""
+    """Make a rename in `folder` durable; ignored on file systems that do not support it."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

@@ -1,4 +1,4 @@
-"""The run directory: plain files that alone say what a run was, is and found.
+"""The run directory: plain files that hold everything known about a run.
 
 config.yaml  overrides.yaml  data.json  environment.json  status.json  metrics.jsonl  run.log  lock  trackers.json
 checkpoints/  model/  report.html  report.md  report.json  diverged.json  job.json  ranks/
@@ -18,71 +18,76 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.atomic import (
-    explain,
-    explained,
-    sync_folder,
-    to_json,
-    write_json_atomically,
-    write_text_atomically,
-)
+from finetune.runs import metrics_file
+from finetune.runs.atomic import explain, explained, read_mapping, sync_folder, write_json_atomically
 from finetune.runs.checkpoints import Checkpoints
 from finetune.runs.failure_causes import Cause
-from finetune.runs.lock import held, is_held
+from finetune.runs.lock import hold_lock, is_locked
 
 _TRACKERS = threading.Lock()
 
 State = Literal["pending", "created", "validating", "running", "finished", "failed", "interrupted"]
-# How far the last process of the run came.
+# The stage that the last process of the run reached.
 Stage = Literal["preparing", "training", "trained"]
 _ALIVE = ("created", "validating", "running")
 
 
-# Writes what a run is into its directory, which will have this name.
-Record = Callable[["RunDirectory", str], None]
+# Writes the first files of a run into a draft of its directory; the string is the final name of the directory.
+WriteFirstFiles = Callable[["RunDirectory", str], None]
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One run's folder: where its files are, and the writing of those that change while it runs."""
+    """The directory of one run: the paths of its files, and reading and writing those that change during the run."""
 
     path: Path
 
     @classmethod
-    def claim(cls, parent: Path, name: str | None, stem: str, record: Record | None = None) -> RunDirectory:
-        """Makes a directory that is this process's alone: `parent/name`, or one named after the time and `stem`.
+    def create(
+        cls, parent: Path, name: str | None, stem: str, write_files: WriteFirstFiles | None = None
+    ) -> RunDirectory:
+        """Create a new run directory: `parent/name`, or without a name one named after the time and `stem`.
 
-        It appears with all that `record` writes into it, or, whatever ends the process, not at all. Two processes never
-        get the same one: without a name the second gets `-2` at its end, with a name it gets a FinetuneError. Raises
-        RunError when the system refuses.
+        The directory is created atomically with everything that `write_files` writes into it. Two processes never get
+        the same directory: `-2` is appended to a generated name that is taken.
+
+        Raises:
+            FinetuneError: `parent/name` exists already.
+            RunError: the operating system refuses.
         """
         _make_parents(parent)
         draft = cls(parent / f".{os.getpid()}-{threading.get_ident()}-{secrets.token_hex(4)}.new")
         try:
-            with explained(f"make a run directory in {parent}"):
+            with explained(f"create a run directory in {parent}"):
                 draft.path.mkdir()
-                (draft.path / "lock").touch()  # so that it is not empty, see _appears
+                (draft.path / "lock").touch()  # so that it is not empty, see _publish
             if name is not None:
-                if not _appears(draft, parent / name, record):
+                if not _publish(draft, parent / name, write_files):
                     what = f"the run {parent / name} exists already."
-                    raise FinetuneError(what, "Give this one another name=, or go on with it.")
+                    raise FinetuneError(what, "Choose another name=, or resume the existing run.")
                 return cls(parent / name)
-            base = f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{_slug(stem)}"
-            names = (base if n == 1 else f"{base}-{n}" for n in count(1))
-            return cls(next(parent / free for free in names if _appears(draft, parent / free, record)))
+            generated = f"{datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}_{_slug(stem)}"
+            path, attempt = parent / generated, 1
+            while not _publish(draft, path, write_files):
+                attempt += 1
+                path = parent / f"{generated}-{attempt}"
+            return cls(path)
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """The run directory at `path`, which must exist; raises FinetuneError."""
+        """Return the run directory at `path`.
+
+        Raises:
+            FinetuneError: it does not exist.
+        """
         if not path.is_dir():
-            raise FinetuneError(f"there is no run directory {path}.", "Check the spelling, or where outputs are kept.")
+            raise FinetuneError(f"there is no run directory {path}.", "Check the spelling and output_root.")
         return cls(path)
 
     @property
@@ -91,27 +96,27 @@ class RunDirectory:
 
     @property
     def config_path(self) -> Path:
-        """The whole resolved config."""
+        """The resolved config."""
         return self.path / "config.yaml"
 
     @property
     def overrides_path(self) -> Path:
-        """What was typed."""
+        """The overrides of the command line."""
         return self.path / "overrides.yaml"
 
     @property
     def data_path(self) -> Path:
-        """The fingerprint of the data, which must be the same when the run goes on."""
+        """The fingerprint of the data, which must not change when the run is resumed."""
         return self.path / "data.json"
 
     @property
     def status_path(self) -> Path:
-        """The state at this moment, see `write_status`."""
+        """The current state, see `write_status`."""
         return self.path / "status.json"
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object a line, see `append_metrics`."""
+        """The logged metrics, one JSON object per line, see `append_metrics`."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -121,37 +126,37 @@ class RunDirectory:
 
     @property
     def log_path(self) -> Path:
-        """What was said in the terminal, and what libraries logged."""
+        """The terminal output, and the log records of libraries."""
         return self.path / "run.log"
 
     @property
     def lock_path(self) -> Path:
-        """Held by the process that works on the run, as long as it lives."""
+        """The lock file, locked by the process that works on the run for as long as it lives."""
         return self.path / "lock"
 
     @property
     def trackers_path(self) -> Path:
-        """The id that each tracker gave to this run, so that it goes on with it when the run does."""
+        """The id of this run in each experiment tracker, with which a resumed run continues the same entry."""
         return self.path / "trackers.json"
 
     @property
     def job_path(self) -> Path:
-        """Which job of a cluster the run is, if it is one."""
+        """The cluster job of the run, if it was submitted as one."""
         return self.path / "job.json"
 
     @property
     def ranks(self) -> Path:
-        """Folder of what each process of a job printed."""
+        """Folder with the output of each process of a job."""
         return self.path / "ranks"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of what is needed to resume."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def saved(self) -> Checkpoints:
-        """The checkpoints themselves."""
+        """The checkpoints of the run."""
         return Checkpoints(self.path)
 
     @property
@@ -161,17 +166,17 @@ class RunDirectory:
 
     @property
     def diverged_path(self) -> Path:
-        """The batch whose loss was no number, where one was."""
+        """The batch with a non-finite loss, if there was one."""
         return self.path / "diverged.json"
 
     @property
     def model(self) -> Path:
-        """Folder of what is needed to use the model."""
+        """Folder of the exported model."""
         return self.path / "model"
 
     @property
     def report_page_path(self) -> Path:
-        """The report as a page, for people."""
+        """The report as an HTML page."""
         return self.path / "report.html"
 
     @property
@@ -181,12 +186,16 @@ class RunDirectory:
 
     @property
     def report_data_path(self) -> Path:
-        """The same for programs."""
+        """The report as JSON, from which the page and the Markdown are rendered."""
         return self.path / "report.json"
 
     def lock(self) -> AbstractContextManager[object]:
-        """Keeps other processes out while the `with` lasts; raises RunError when one is in already."""
-        return held(self.lock_path, f"the run {self.path}")
+        """Lock the run for this process inside the `with` block.
+
+        Raises:
+            RunError: another process holds the lock.
+        """
+        return hold_lock(self.lock_path, f"the run {self.path}")
 
     def write_status(
         self,
@@ -198,12 +207,20 @@ class RunDirectory:
         stage: Stage | None = None,
         **facts: object,
     ) -> None:
-        """Replaces status.json, atomically; times are UTC. `cause` is the kind of what ended it, `reason` a sentence.
+        """Replace status.json atomically; times are UTC.
 
-        `started_at`, `stage` and the last `step` stay from the status before where they are not given again, so that
-        whoever reports a failure need not know them. Raises RunError when the system refuses.
+        `cause` is the category of what ended the run, `reason` a sentence about it. `started_at`, and `stage` and
+        `step` where they are None, are copied from the previous status, so that code that reports a failure needs no
+        access to them.
+
+        Raises:
+            RunError: the operating system refuses.
         """
         before = self.read_status()
+        if step is None:
+            step = before.get("step")
+        if stage is None:
+            stage = before.get("stage")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         status = {
             "state": state,
@@ -213,91 +230,70 @@ class RunDirectory:
             "started_at": before.get("started_at", now),
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "step": before.get("step") if step is None else step,
+            "step": step,
             "eta_seconds": eta_seconds,
-            "stage": before.get("stage") if stage is None else stage,
+            "stage": stage,
         }
         write_json_atomically(self.status_path, status | facts)
 
     def read_status(self) -> dict[str, Any]:
-        """The last status; empty where none was written or something else stands in its place."""
+        """Return the last status; empty if there is none, or the file is not a JSON object. Raises RunError."""
         return _read_object(self.status_path)
 
     def read_job(self) -> dict[str, Any]:
-        """The job that the run is, see `jobs.write_job`; empty where it is none. Raises RunError."""
+        """Return the cluster job of the run, see `jobs.write_job`; empty if it is not a job. Raises RunError."""
         return _read_object(self.job_path)
 
     def read_environment(self) -> dict[str, Any]:
-        """What the run began on, see `runs/environment.py`. Raises OSError or ValueError where it was taken away."""
+        """Return the environment the run was started in, see `runs/environment.py`. Raises OSError or ValueError."""
         environment: dict[str, Any] = json.loads(self.environment_path.read_text(encoding="utf-8"))
         return environment
 
     def read_trackers(self) -> dict[str, str]:
-        """The run's id in each tracker that it was ever told to; empty where nothing can be read."""
-        try:
-            ids = json.loads(self.trackers_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return {str(name): str(run_id) for name, run_id in ids.items()} if isinstance(ids, dict) else {}
+        """Return the run's id in each tracker it was logged to; empty if the file cannot be read."""
+        ids = read_mapping(self.trackers_path)
+        return {name: str(run_id) for name, run_id in ids.items()}
 
     def write_tracker(self, name: str, run_id: str) -> None:
-        """Keeps the run's id in a tracker, atomically. Raises RunError when the system refuses."""
-        with _TRACKERS:  # each tracker has a thread of its own
+        """Store the run's id in a tracker, atomically. Raises RunError if the operating system refuses."""
+        with _TRACKERS:  # each tracker has its own thread
             write_json_atomically(self.trackers_path, self.read_trackers() | {name: run_id})
 
     def effective_status(self) -> dict[str, Any]:
-        """The last status, or, where it says that a process has the run and none has its lock, what became of that."""
+        """Return the last status, corrected if it claims a running process while no process holds the lock.
+
+        Such a run counts as interrupted: its process was killed, or its machine was lost.
+        """
         status = self.read_status()
-        if status.get("state") not in _ALIVE or is_held(self.lock_path) is not False:
+        if status.get("state") not in _ALIVE or is_locked(self.lock_path) is not False:
             return status
-        here = status.get("host") == socket.gethostname()
-        cause: Cause = "killed" if here else "node lost"
-        what = "The process was killed" if here else f"The process was killed, or its machine {status.get('host')} lost"
-        reason = f"{what}; the last step that was written down is {status.get('step') or 0}."
+        cause: Cause = "killed"
+        what = "The process was killed"
+        if status.get("host") != socket.gethostname():
+            cause = "node lost"
+            what = f"The process was killed, or its machine {status.get('host')} was lost"
+        reason = f"{what}; the last recorded step is {status.get('step') or 0}."
         return status | {"state": "interrupted", "cause": cause, "reason": reason, "eta_seconds": None}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl, seen at once by readers; NaN and infinities become null. Raises RunError."""
-        line = to_json(record).encode("utf-8", "backslashreplace") + b"\n"
-        with explained(f"write {self.metrics_path}"), self.metrics_path.open("ab+", buffering=0) as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                # A process killed in mid-line left half of one: it must not swallow this line too.
-                line = line if file.read(1) == b"\n" else b"\n" + line
-            _write_all(file.fileno(), line)
+        """Append one line to metrics.jsonl, unbuffered; NaN and infinities become null. Raises RunError."""
+        metrics_file.append_record(self.metrics_path, record)
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drops the records past `step`, which a run that goes on from there will write again. Raises RunError."""
-        if self.metrics_path.exists():
-            kept = [record for record in self.read_metrics() if (record.get("step") or 0) <= step]
-            write_text_atomically(self.metrics_path, "".join(to_json(record) + "\n" for record in kept))
+    def remove_metrics_after(self, step: int) -> None:
+        """Remove the records after `step`, which a run resumed from there writes again. Raises RunError."""
+        metrics_file.remove_records_after(self.metrics_path, step)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole records, oldest first; half lines that a killed process left are passed over."""
-        try:
-            lines = self.metrics_path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise explain(error, f"read {self.metrics_path}") from error
-        records = (_record(line) for line in lines)
-        return [record for record in records if record is not None]
+        """Return all complete records, oldest first; incomplete lines of a killed process are skipped."""
+        return metrics_file.read_records(self.metrics_path)
 
-    def read_metrics_from(self, place: int) -> tuple[list[dict[str, Any]], int]:
-        """The whole records after so many bytes, and the bytes up to there: for who looks again and again."""
-        if not self.metrics_path.is_file():
-            return [], 0
-        with explained(f"read {self.metrics_path}"), self.metrics_path.open("rb") as file:
-            # A run that goes on drops what it will write again.
-            file.seek(place if place <= os.fstat(file.fileno()).st_size else 0)
-            begin = file.tell()
-            whole, newline, _ = file.read().rpartition(b"\n")
-        records = (_record(line) for line in whole.splitlines())
-        return [record for record in records if record is not None], begin + len(whole) + len(newline)
+    def read_metrics_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the complete records after `offset` bytes, and the offset to continue from; for polling."""
+        return metrics_file.read_records_from(self.metrics_path, offset)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none, or something else."""
+    """Return the JSON object in a file; empty if there is no file, or no object in it. Raises RunError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
@@ -313,23 +309,23 @@ def _make_parents(parent: Path) -> None:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        blocker = next((place for place in (parent, *parent.parents) if place.is_file()), parent)
-        raise RunError(
-            f"could not make the folder {parent}: {blocker} is a file.", "Choose another place with output_root=…"
-        ) from error
+        files = [path for path in (parent, *parent.parents) if path.is_file()]
+        blocker = [*files, parent][0]
+        what = f"could not create the folder {parent}: {blocker} is a file."
+        raise RunError(what, "Choose another folder with output_root=…") from error
     except OSError as error:
-        raise explain(error, f"make the folder {parent}") from error
+        raise explain(error, f"create the folder {parent}") from error
 
 
-def _appears(draft: RunDirectory, path: Path, record: Record | None) -> bool:
-    """True if the draft, recorded under its name, became the directory `path`; False if something is there."""
-    with explained(f"make the run directory {path}"):
+def _publish(draft: RunDirectory, path: Path, write_files: WriteFirstFiles | None) -> bool:
+    """Write the first files into the draft and rename it to `path`; returns False if `path` exists."""
+    with explained(f"create the run directory {path}"):
         if path.exists() or path.is_symlink():
             return False
-        if record is not None:
-            record(draft, path.name)
+        if write_files is not None:
+            write_files(draft, path.name)
         try:
-            draft.path.rename(path)  # onto another run's directory it fails, since none is empty
+            draft.path.rename(path)  # fails if another run's directory is there, since those are never empty
         except (FileExistsError, NotADirectoryError):
             return False
         except OSError as error:
@@ -342,17 +338,3 @@ def _appears(draft: RunDirectory, path: Path, record: Record | None) -> bool:
 
 def _slug(stem: str) -> str:
     return re.sub(r"[^\w.+=-]+", "-", stem).strip("-.")[:60] or "run"
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _write_all(handle: int, line: bytes) -> None:
-    # A nearly full disk takes a part and raises only on the next try.
-    while line:
-        line = line[os.write(handle, line) :]

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, git state, command. Nothing about the person or their secrets."""
+"""The environment of a run: versions, machine, git state, command. Contains no personal data and no secrets."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ _SECRET = re.compile(r"([^=]*(?:token|secret|password|passwd|api_?key|credential
 
 
 def describe_environment(cwd: Path) -> dict[str, Any]:
-    """What is needed to know why a run differs elsewhere; what cannot be found is null, and nothing is raised.
+    """Return everything that may make the results of a run differ; unknown values are None, nothing is raised.
 
-    `git` is the state of the folder the command was typed in, `finetune_git` that of finetune's own checkout
-    where it runs from one.
+    `git` is the state of the working directory, `finetune_git` that of finetune's own checkout if it runs from one.
     """
     return {
         "finetune": finetune.__version__,
@@ -48,75 +47,84 @@ def describe_environment(cwd: Path) -> dict[str, Any]:
 
 
 def describe_code(cwd: Path) -> dict[str, Any]:
-    """The part of `describe_environment` that git knows."""
+    """Return the git part of `describe_environment`."""
     checkout = Path(finetune.__file__).parents[2]
-    # An installed package may lie inside somebody's repository (.venv), whose state is not finetune's.
-    from_source = (checkout / "setup.cfg").is_file()
-    return {"finetune_git": git_state(checkout) if from_source else None, "git": git_state(cwd)}
+    # An installed package may be inside an unrelated repository (.venv).
+    finetune_git = None
+    if (checkout / "setup.cfg").is_file():
+        finetune_git = git_state(checkout)
+    return {"finetune_git": finetune_git, "git": git_state(cwd)}
 
 
 def describe_machine() -> dict[str, Any]:
-    """The part of `describe_environment` that another machine has otherwise."""
+    """Return the part of `describe_environment` that depends on the machine."""
     return {
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
-        "cpu_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_usable": _usable_cpus(),
         "memory_bytes": _memory(),
     }
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """The command as one would type it again in the same folder; values of passwords, tokens and keys are hidden."""
+    """Return the command to repeat in the same folder, with the values of passwords, tokens and keys hidden."""
     program, *arguments = argv or [""]
-    start = ["python", program] if program.endswith(".py") else [Path(program).name]
+    start = [Path(program).name]
+    if program.endswith(".py"):
+        start = ["python", program]
     return shlex.join(start + hide_secrets(arguments))
 
 
 def hide_secrets(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the values of passwords, tokens and keys hidden."""
+    """Return the arguments with the values of passwords, tokens and keys hidden."""
     return [_SECRET.sub(r"\1=***", argument) for argument in arguments]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of `folder` and whether tracked files differ from it; null outside of git or where it fails."""
-    # Untracked files can be millions.
-    answer = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
-    if answer is None:
+    """Return the commit of `folder` and whether tracked files differ from it; None outside git or if git fails."""
+    # Listing untracked files could take long: there may be millions.
+    status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    if status is None:
         return None
-    lines = answer.splitlines()
-    heads = [line.removeprefix("# branch.oid ") for line in lines if line.startswith("# branch.oid ")]
-    sha = heads[0] if heads and heads[0] != "(initial)" else None
-    return {"sha": sha, "dirty": any(not line.startswith("#") for line in lines)}
+    sha, dirty = None, False
+    for line in status.splitlines():
+        if line.startswith("# branch.oid "):
+            sha = line.removeprefix("# branch.oid ")
+        elif not line.startswith("#"):
+            dirty = True
+    return {"sha": None if sha == "(initial)" else sha, "dirty": dirty}
 
 
 def write_changes(folder: Path) -> None:
-    """Keep in `folder`/changes.diff how tracked files differ from the commits that `describe_environment` names.
+    """Write the differences of tracked files to the commits named by `describe_environment` to `folder`/changes.diff.
 
-    For a run that starts later: by then they may be others. Nothing is written where nothing differs.
-    Raises RunError when the system refuses.
+    For a run that starts later, when the files may have changed. Nothing is written if nothing differs.
+
+    Raises:
+        RunError: the operating system refuses.
     """
-    checkouts = dict.fromkeys(filter(None, map(_checkout, (Path.cwd(), Path(finetune.__file__).parent))))
-    found = [text for each in checkouts if (text := _git(each, "diff", "HEAD", "--no-ext-diff", "--no-textconv"))]
-    if found:
-        write_text_atomically(folder / "changes.diff", "\n".join(found))
+    checkouts: list[str] = []
+    for start in (Path.cwd(), Path(finetune.__file__).parent):
+        checkout = (_git(start, "rev-parse", "--show-toplevel") or "").strip()
+        if checkout and checkout not in checkouts:
+            checkouts.append(checkout)
+    diffs = [_git(Path(each), "diff", "HEAD", "--no-ext-diff", "--no-textconv") for each in checkouts]
+    text = "\n".join(diff for diff in diffs if diff)
+    if text:
+        write_text_atomically(folder / "changes.diff", text)
 
 
-def _checkout(folder: Path) -> Path | None:
-    found = (_git(folder, "rev-parse", "--show-toplevel") or "").strip()
-    return Path(found) if found else None
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """What git says of a folder; None outside of git or where it fails."""
-    # fsmonitor off: a repository's own settings must not start programs.
-    command = ["git", "-c", "core.fsmonitor=false", *words]
-    settings = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of git in a folder; None outside a repository or if it fails."""
+    # fsmonitor off: the settings of a repository must not start programs.
+    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
-        answer = subprocess.run(command, cwd=folder, env=settings, capture_output=True, timeout=5, check=True).stdout
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.decode(errors="replace")
+    return done.stdout.decode(errors="replace")
 
 
 def _version(package: str) -> str | None:
@@ -133,8 +141,16 @@ def _cpu_name() -> str | None:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or None)
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _usable_cpus() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _memory() -> int | None:

@@ -1,4 +1,4 @@
-"""What ended a run, in a few fixed words that can be filtered by; the sentence beside them says it in full."""
+"""The cause of a run's end as one of a few fixed categories, to filter by; the `reason` next to it is a sentence."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ Cause = Literal[
     "error",
 ]
 
-# What torch and gloo say, in none but these words, when another process of the run does not answer or is gone.
+# How torch and gloo report that another process of the run does not answer or has ended; they have no error types.
 _TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
 _NODE_LOST = re.compile(r"connection (?:closed by|reset by|refused|aborted)|socket (?:closed|error)", re.IGNORECASE)
-_ECHO = re.compile(r"closed by peer|connection reset|broken pipe|remote worker|process ?group|nccl|gloo", re.IGNORECASE)
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_SECONDARY = re.compile(
+    r"closed by peer|connection reset|broken pipe|remote worker|process ?group|nccl|gloo", re.IGNORECASE
+)
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
 _DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
 
 
 class Diverged(RunError):
-    """The loss of a run is no number any more."""
+    """The loss of a run is no longer finite."""
 
 
 class RemoteRankError(RunError):
-    """What ended a run in another of its processes; `cause` and `exit_code` are those it has there."""
+    """The error that ended another process of the run; `cause` and `exit_code` are those of that process."""
 
     def __init__(self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "") -> None:
         super().__init__(what, advice)
@@ -48,37 +50,42 @@ class RemoteRankError(RunError):
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return the kind of an error that ended a run; the errors behind it count too."""
+    """Return the category of an error that ended a run, also by the error that caused it."""
     if isinstance(error, RemoteRankError):
         return error.cause
+    system_error = _errno_of(error)
     is_mistake = isinstance(error, FinetuneError) and error.exit_code == FinetuneError.exit_code
-    said: list[tuple[bool, Cause]] = [
+    rules: list[tuple[bool, Cause]] = [
         (isinstance(error, Diverged), "diverged"),
         (is_stop(error), "stopped"),
         (is_out_of_memory(error), "out of memory"),
-        (_refusal(error) in _FULL, "disk full"),
-        (_refusal(error) in _DISK, "disk"),
-        (_processes_say(_NODE_LOST, error), "node lost"),
-        (_processes_say(_TIMEOUT, error) or isinstance(error, TimeoutError), "timeout"),
+        (system_error in _DISK_FULL, "disk full"),
+        (system_error in _DISK, "disk"),
+        (_is_distributed_error(error, _NODE_LOST), "node lost"),
+        (_is_distributed_error(error, _TIMEOUT) or isinstance(error, TimeoutError), "timeout"),
         (_comes_from(error, "finetune.data"), "data"),
         (is_mistake, "mistake"),
     ]
-    return next((cause for applies, cause in said if applies), "error")
+    for applies, cause in rules:
+        if applies:
+            return cause
+    return "error"
 
 
 def is_stop(error: BaseException) -> bool:
-    """Whether an error says that somebody stopped the process; Lightning makes SystemExit of Ctrl-C."""
+    """Whether an error means that a user or a signal stopped the process; Lightning turns Ctrl-C into SystemExit."""
     return isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
 
 
 def is_secondary_failure(error: BaseException) -> bool:
-    """Whether an error may only say that another process of the run does not answer any more."""
-    is_theirs = isinstance(error, RuntimeError | ConnectionError) and not isinstance(error, RunError)
-    return is_theirs and (type(error).__name__ in _DISTRIBUTED or _ECHO.search(str(error)) is not None)
+    """Whether an error may only be the consequence of the end of another process of the run."""
+    if isinstance(error, RunError) or not isinstance(error, RuntimeError | ConnectionError):
+        return False
+    return type(error).__name__ in _DISTRIBUTED or _SECONDARY.search(str(error)) is not None
 
 
-def out_of_memory(error: BaseException) -> RunError | None:
-    """Return what is to be said about an error that says that memory ran out."""
+def out_of_memory_error(error: BaseException) -> RunError | None:
+    """Return the error to report if memory ran out, else None."""
     if not is_out_of_memory(error):
         return None
     advice = "Use a smaller engine.activation_mb, engine.token_budget or data.max_length, or close other programs."
@@ -86,29 +93,30 @@ def out_of_memory(error: BaseException) -> RunError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or not."""
-    # By name, because this room does not import torch.
+    """Whether an error means that memory ran out, on a GPU or the CPU."""
+    # By name, because this package does not import torch.
     is_named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return is_named or "can't allocate" in str(error)
 
 
-def _refusal(error: BaseException) -> int | None:
-    """Return the number of what the system refused, if it was a disk that did, also where our sentence is about it."""
-    behind = error.__cause__ if isinstance(error, FinetuneError) else error
-    return behind.errno if isinstance(behind, OSError) else None
+def _errno_of(error: BaseException) -> int | None:
+    """Return the errno of an OSError, or of the OSError that caused a FinetuneError; None for all others."""
+    origin = error.__cause__ if isinstance(error, FinetuneError) else error
+    return origin.errno if isinstance(origin, OSError) else None
 
 
-def _processes_say(what: re.Pattern[str], error: BaseException) -> bool:
+def _is_distributed_error(error: BaseException, pattern: re.Pattern[str]) -> bool:
     text = str(error)
-    is_theirs = type(error).__name__ in _DISTRIBUTED or "gloo" in text.lower()
-    return is_theirs and what.search(text) is not None
+    is_distributed = type(error).__name__ in _DISTRIBUTED or "gloo" in text.lower()
+    return is_distributed and pattern.search(text) is not None
 
 
-def _comes_from(error: BaseException, room: str) -> bool:
-    """Whether an error was raised in a room of this package or below it."""
+def _comes_from(error: BaseException, package: str) -> bool:
+    """Whether an error was raised in a package of finetune, or in a library that it called."""
     trace, last = error.__traceback__, ""
     while trace is not None:
-        name = str(trace.tb_frame.f_globals.get("__name__", ""))
-        last = name if name.startswith("finetune.") else last
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.startswith("finetune."):
+            last = module
         trace = trace.tb_next
-    return last.startswith(f"{room}.")
+    return last.startswith(f"{package}.")

@@ -1,4 +1,4 @@
-"""The jobs that runs are on a cluster: which one a run is, and what SLURM says of it."""
+"""Cluster jobs of runs: the job id of a run, and the state of the job according to SLURM."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from finetune.errors import RunError
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
 
-# As squeue writes them; a job that completes may yet be queued again.
+# States as squeue prints them; a completing job may still be requeued.
 _WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-_AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
-_SECONDS = 60  # a busy controller is slow to answer
-# What a job's script says to its run: that it is this job, and if it is queued again when the cluster stops it.
+_ACTIVE = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
+_SECONDS = 60  # timeout of a SLURM command; a busy controller is slow to answer
+# The environment variable that marks a run as the job it is in, and its values: whether SLURM requeues the job.
 MARK, QUEUED_AGAIN, ONCE = "FINETUNE_JOB", "queued again", "once"
 
 
-class NoAnswer(RunError):
-    """A command of SLURM is not here, or its controller does not answer."""
+class SlurmUnavailable(RunError):
+    """A SLURM command is not installed, or its controller does not answer."""
 
 
-class Refusal(RunError):
-    """SLURM says no; `what` is its own words."""
+class SlurmError(RunError):
+    """SLURM refused a command; `what` is its own message."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as SLURM sees it: `state` in SLURM's word, and what it waits for."""
+    """A job according to SLURM: its state in SLURM's spelling, and the reason why it is waiting."""
 
     id: str
     state: str
     reason: str = ""
 
     @property
-    def waits(self) -> bool:
-        """Whether it is in the queue, for the first time or again."""
+    def is_pending(self) -> bool:
+        """Whether it is waiting in the queue, for the first time or again."""
         return self.state in _WAITING
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.state not in _WAITING | _AT_WORK
+    def has_ended(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state not in _WAITING | _ACTIVE
 
 
-class Queue:
-    """What squeue, and for older jobs sacct, say of some jobs at one moment.
+class JobQueue:
+    """The states of some jobs at one moment, from squeue, and from sacct for older jobs.
 
-    `silence` is why nobody answered; empty if somebody did.
+    `unavailable_reason` says why squeue did not answer; empty if it did.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
-        self.silence = ""
+        self.unavailable_reason = ""
         self._jobs: dict[str, Job] = {}
         wanted = list(dict.fromkeys(ids))
         if not wanted:
@@ -62,44 +62,47 @@ class Queue:
         try:
             self._jobs = _squeue(wanted)
         except RunError as error:
-            self.silence = error.what
-        if missing := [each for each in wanted if each not in self._jobs]:
+            self.unavailable_reason = error.what
+        missing = [job_id for job_id in wanted if job_id not in self._jobs]
+        if missing:
             self._jobs |= _sacct(missing)
 
     def job(self, job_id: str) -> Job | None:
-        """Return the job; None if SLURM knows none of this id any more, or did not answer."""
+        """Return the job; None if SLURM has no record of this id, or did not answer."""
         return self._jobs.get(job_id)
 
 
-def call(command: Sequence[str], text: str = "") -> str:
-    """Return what a command of SLURM prints when it reads `text`.
+def call_slurm(command: Sequence[str], text: str = "") -> str:
+    """Run a SLURM command with `text` as its input, and return its output.
 
-    Raises NoAnswer if it is not here or does not answer in a minute, and Refusal if it says no.
+    Raises:
+        SlurmUnavailable: it is not installed, or does not answer within a minute.
+        SlurmError: it fails.
     """
     try:
-        # Whatever the locale of this shell is: the name of a job may hold any characters.
+        # UTF-8 independent of the locale: the name of a job may contain any characters.
         done = subprocess.run(
             command, input=text, capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS, check=False
         )
     except OSError as error:
-        raise NoAnswer(
-            f"{command[0]} could not be started: {error.strerror}.", "Is this a cluster of SLURM?"
+        raise SlurmUnavailable(
+            f"{command[0]} could not be started: {error.strerror}.", "Is this a SLURM cluster?"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise NoAnswer(f"{command[0]} did not answer in {_SECONDS} s.", "Try again later.") from error
+        raise SlurmUnavailable(f"{command[0]} did not answer in {_SECONDS} s.", "Try again later.") from error
     if done.returncode == 0:
         return done.stdout
     lines = [line.split("error: ")[-1].strip() for line in done.stderr.splitlines() if line.strip()]
     what = "; ".join(dict.fromkeys(lines)) or f"exit code {done.returncode}"
     if "contact" in what or "Connection" in what or "configuration source" in what:
-        raise NoAnswer(f"{command[0]}: {what}.", "Is SLURM's controller running? Try again later.")
-    raise Refusal(what)
+        raise SlurmUnavailable(f"{command[0]}: {what}.", "Is SLURM's controller running? Try again later.")
+    raise SlurmError(what)
 
 
-def job_here() -> str | None:
-    """Return the id of the job that this process's run is, as squeue writes it; None outside of one.
+def current_job_id() -> str | None:
+    """Return the id of the job that was submitted for this run, as squeue prints it; None outside of one.
 
-    A run that somebody starts by hand within a job of their own is none: the job is more than that run.
+    A run that is started by hand inside another job, such as an interactive one, is not that job.
     """
     if MARK not in os.environ or "SLURM_JOB_ID" not in os.environ:
         return None
@@ -109,41 +112,50 @@ def job_here() -> str | None:
 
 
 def write_job(run: RunDirectory, job_id: str, asked: Sequence[str]) -> None:
-    """Keep which job a run is, and what was `asked` of the cluster (overrides). Raises RunError."""
+    """Store the job id of a run, and the overrides that requested resources (`asked`). Raises RunError."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json_atomically(run.job_path, {"id": job_id, "submitted_at": now, "asked": list(asked)})
 
 
-def needs_the_queue(run: RunDirectory) -> str | None:
-    """Return the id of a run's job, if what the run says of itself may not be the last word."""
+def unfinished_job_id(run: RunDirectory) -> str | None:
+    """Return the id of a run's job unless the status of the run is final."""
     job_id = run.read_job().get("id")
     if not isinstance(job_id, str):
         return None
     status = run.read_status()
-    is_over = status.get("state") in ("finished", "failed", "interrupted") and not status.get("will_resume")
-    return None if is_over else job_id
+    if status.get("state") in ("finished", "failed", "interrupted") and not status.get("will_resume"):
+        return None
+    return job_id
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, Job]:
-    # Of an array all is asked for: of one element that is gone squeue only says that the id is invalid.
-    whole = dict.fromkeys(each.partition("_")[0] for each in ids)
-    command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(whole)}", "--format=%i|%T|%r"]
+    # Whole arrays, since squeue rejects the id of a single array element that has ended as invalid.
+    arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in ids)
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%T|%r"]
     try:
-        lines = call(command).splitlines()
-    except Refusal as error:
+        lines = call_slurm(command).splitlines()
+    except SlurmError as error:
         if "Invalid job id" in error.what:
             return {}
         raise
-    jobs = [Job(*fields) for line in lines if len(fields := line.split("|", maxsplit=2)) == 3]
-    return {job.id: job for job in jobs}
+    jobs = {}
+    for line in lines:
+        fields = line.split("|", maxsplit=2)
+        if len(fields) == 3:
+            jobs[fields[0]] = Job(*fields)
+    return jobs
 
 
 def _sacct(ids: Sequence[str]) -> dict[str, Job]:
-    """What the accounting remembers; clusters without one have none."""
+    """Return the jobs in SLURM's accounting; empty on clusters without accounting."""
     try:
-        lines = call(["sacct", "-n", "-X", "-P", "--jobs", ",".join(ids), "--format=JobID,State"]).splitlines()
+        lines = call_slurm(["sacct", "-n", "-X", "-P", "--jobs", ",".join(ids), "--format=JobID,State"]).splitlines()
     except RunError:
         return {}
-    # CANCELLED by 1000
-    jobs = [Job(fields[0], (fields[1].split() or [""])[0]) for line in lines if len(fields := line.split("|")) == 2]
-    return {job.id: job for job in jobs if job.state}
+    jobs = {}
+    for line in lines:
+        fields = line.split("|")
+        if len(fields) == 2 and fields[1].strip():
+            job_id, state = fields
+            jobs[job_id] = Job(job_id, state.split()[0])  # the first word of "CANCELLED by 1000"
+    return jobs

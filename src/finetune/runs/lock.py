@@ -1,4 +1,4 @@
-"""A lock that is held exactly as long as a process lives, whatever ends it."""
+"""A file lock that the kernel releases when the process that holds it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -18,38 +18,41 @@ from finetune.runs.atomic import explain, explained
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-_held: set[int] = set()
-# Whoever looks (`is_held`) has the lock for some microseconds, in which a run that starts must not be turned away.
-_LOOKS, _SECONDS_BETWEEN_LOOKS = 25, 0.02
+_held_handles: set[int] = set()
+# `is_locked` holds a shared lock for some microseconds, which must not make a process that acquires the lock fail.
+_ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 25, 0.02
 
 
-class InUse(RunError):
+class LockHeld(RunError):
     """Another process holds the lock."""
 
 
 @contextmanager
-def held(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
-    """Holds the lock file `path` inside the `with`; the kernel frees it when the process dies.
+def hold_lock(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
+    """Hold a lock on the file `path` inside the `with` block; yields False on file systems without locks.
 
-    Where another process (or this one) holds it already, it is waited for if `wait` is given, which is then called with
-    who that is. Who holds the lock may remove the file. Yields whether there is a lock: some file systems have none.
+    If the lock is held already, by another process or this one, `wait` is called with the holder and the lock is waited
+    for. The holder may delete the file. `whose` names what is locked, for the error message.
 
-    Raises InUse, naming `whose` it is and who has it, where nobody wants to wait, and RunError when the system refuses.
+    Raises:
+        LockHeld: the lock is held and `wait` is None.
+        RunError: the operating system refuses.
     """
     handle, locked = _acquire(path, whose, wait)
-    _held.add(handle)
+    _held_handles.add(handle)
     try:
         yield locked
     finally:
-        if handle in _held:  # not so in a forked child, which closed it
-            _held.discard(handle)
+        if handle in _held_handles:  # not so in a forked child, which has closed it
+            _held_handles.discard(handle)
             os.close(handle)
 
 
-def is_held(path: Path) -> bool | None:
-    """Whether a living process holds the lock file `path`; None where nobody can tell: a file system without locks.
+def is_locked(path: Path) -> bool | None:
+    """Whether a living process holds the lock on `path`; None on a file system without locks.
 
-    Raises RunError when the system refuses to open it.
+    Raises:
+        RunError: the file cannot be opened.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -58,13 +61,13 @@ def is_held(path: Path) -> bool | None:
     except OSError as error:
         raise explain(error, f"open {path}") from error
     try:
-        # Shared, so that two who look do not see each other.
+        # A shared lock, so that two processes which check at the same time do not see each other.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
-            raise explain(error, f"look at the lock {path}") from error
+            raise explain(error, f"check the lock {path}") from error
         return None
     finally:
         os.close(handle)
@@ -74,27 +77,27 @@ def is_held(path: Path) -> bool | None:
 def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tuple[int, bool]:
     while True:
         with explained(f"open {path}"):
-            # Python closes such a handle on exec, so that a started program never keeps the lock alive.
+            # Python closes the handle on exec, so a subprocess does not keep the lock.
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             locked = _lock(handle, path, whose, wait)
         except BaseException:
             os.close(handle)
             raise
-        if not locked or _is_still_there(handle, path):
+        if not locked or _is_current_file(handle, path):
             return handle, locked
-        os.close(handle)  # removed by whoever held it: the lock is now that of a new file
+        os.close(handle)  # the previous holder deleted the file: lock the new one
 
 
 def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None) -> bool:
     try:
         try:
-            _try(handle)
+            _lock_now(handle)
         except BlockingIOError as error:
             holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
             if wait is None:
-                advice = "Wait for it, stop it, or give this run another name=."
-                raise InUse(f"{whose} is in use by {holder}.", advice) from error
+                advice = "Wait for it, stop it, or choose another name= for this run."
+                raise LockHeld(f"{whose} is in use by {holder}.", advice) from error
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)
         os.ftruncate(handle, 0)
@@ -102,21 +105,21 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise explain(error, f"lock {path}") from error
-        # Some cluster file systems have no locks at all; refusing to train there would help nobody.
-        _log.warning("%s: this file system has no locks, so nothing keeps a second process out.", path)
+        # Some cluster file systems have no locks; training there is allowed.
+        _log.warning("%s: this file system has no locks, so a second process is not prevented.", path)
         return False
     return True
 
 
-def _try(handle: int) -> None:
-    for _ in range(_LOOKS - 1):
+def _lock_now(handle: int) -> None:
+    for _ in range(_ATTEMPTS - 1):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
     return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _is_still_there(handle: int, path: Path) -> bool:
+def _is_current_file(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
@@ -124,10 +127,10 @@ def _is_still_there(handle: int, path: Path) -> bool:
 
 
 def _close_in_child() -> None:
-    """Closes a forked child's copies: one that outlives a killed parent would keep a dead run looking alive."""
-    for handle in _held:
+    """Close the handles in a forked child: a child that outlives its killed parent would keep the lock."""
+    for handle in _held_handles:
         os.close(handle)
-    _held.clear()
+    _held_handles.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -1,4 +1,4 @@
-"""The end of a run's log, and what comes to it while the run lives."""
+"""The last lines of a run's log, and new ones while the run is active."""
 
 from __future__ import annotations
 
@@ -9,37 +9,44 @@ from collections.abc import Iterator
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import explained
 from finetune.runs.directory import RunDirectory
-from finetune.runs.lock import is_held
-from finetune.runs.record import read
+from finetune.runs.lock import is_locked
+from finetune.runs.record import read_run
 
-_SECONDS_BETWEEN_LOOKS = 0.3
+_POLL_SECONDS = 0.3
 
 
 def tail(run: RunDirectory, lines: int, *, follow: bool) -> Iterator[str]:
-    """The last `lines` lines of run.log (0: all), then with `follow` whatever is added until the process ends.
+    """Yield the last `lines` lines of run.log (0: all), then with `follow` new text until the process ends.
 
-    Raises FinetuneError if there is no log and none will come, and RunError when the system refuses to read it.
+    Raises:
+        FinetuneError: there is no log, and no process that will write one.
+        RunError: the log cannot be read.
     """
     while not run.log_path.is_file():
-        if not follow or not is_held(run.lock_path):
-            record = read(run.path)
-            advice = record.reason if record.is_a_job else "It ended before it said anything."
+        if not follow or not is_locked(run.lock_path):
+            record = read_run(run.path)
+            advice = "It ended before it printed anything."
+            if record.has_active_job:
+                advice = record.reason
             raise FinetuneError(f"the run {run.path} has no log.", advice)
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_POLL_SECONDS)
     with explained(f"read {run.log_path}"), run.log_path.open(encoding="utf-8", errors="replace", newline="") as file:
         yield from deque(file, maxlen=lines or None)
         while follow:
-            # Asked before reading: what was written before the end is then read too.
-            living = is_held(run.lock_path)
-            if text := file.read():
+            # Checked before reading, so that text written just before the end is read too.
+            is_active = is_locked(run.lock_path)
+            text = file.read()
+            if text:
                 yield text
-            elif not living:
+            elif not is_active:
                 return
             else:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(_POLL_SECONDS)
 
 
-def ends(run: RunDirectory) -> str:
-    """One line that says how the run stands."""
-    record = read(run.path)
-    return f"{record.name} is {record.state}" + (f": {record.reason}" if record.reason else ".")
+def status_line(run: RunDirectory) -> str:
+    """Return one line with the state of the run and its reason."""
+    record = read_run(run.path)
+    if record.reason:
+        return f"{record.name} is {record.state}: {record.reason}"
+    return f"{record.name} is {record.state}."

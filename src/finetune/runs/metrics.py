@@ -1,67 +1,85 @@
-"""Metrics of a run by name, from its metrics.jsonl."""
+"""Metrics of a run by name: those logged in metrics.jsonl, and those of the evaluations in report.json."""
 
 from __future__ import annotations
 
-import json
 import math
-import mmap
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError
-from finetune.runs.atomic import to_json
+from finetune.runs.atomic import read_mapping
 
-_UNTOUCHED = "/before/"  # of the model as it came: no result of the run
+_UNTOUCHED = "/before/"  # metrics of the model before training are not results of the run
+
+# Metrics for which lower is better; for all others (accuracy, recall, correlation) higher is better. A leading minus,
+# as in -alignment, means that the sign is flipped already. PoemSentiment contains no MSE.
+_LOWER_IS_BETTER = re.compile(
+    r"^(?!(.*/)?-).*(loss|error|(?<![a-z])([rn]?mse|mae|distance)|divergence|perplexity|uniformity|alignment|rank\b"
+    r"|seconds)",
+    re.I,
+)
 
 
-def last_value(path: Path, name: str) -> float | None:
-    """The last value of a metric in a metrics.jsonl, found from its end; None if there is none.
+@dataclass(frozen=True)
+class ReportedMetric:
+    """One metric of one evaluation after training; `change` is relative to before, None where that was not measured."""
 
-    `name` is the whole name, or what stands behind a slash in it: `nDCG@10` is also that of
-    `retrieval/after/nDCG@10`.
+    evaluation: str
+    metric: str
+    after: float
+    change: float | None
+
+
+def reported_metrics(report_path: Path) -> list[ReportedMetric]:
+    """Return the metrics of all evaluations of a report.json, each evaluation's headline metric first.
+
+    Empty if the report is missing or damaged.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            exact = _search(text, name, '"')
-            return _search(text, name, "/") if exact is None else exact
-    except (OSError, ValueError):  # an empty file cannot be mapped
-        return None
+        evaluations = read_mapping(report_path).get("evaluations", {})
+        return [metric for name, part in evaluations.items() for metric in _metrics_of(name, part)]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return []
 
 
-def _search(text: mmap.mmap, name: str, before: str) -> float | None:
-    needle = (before + to_json(name)[1:] + ":").encode("utf-8", "backslashreplace")
-    end = len(text)
-    while (found := text.rfind(needle, 0, end)) >= 0:
-        end = text.rfind(b"\n", 0, found) + 1
-        stop = text.find(b"\n", found)
-        values = numbers(_record(text[end : stop if stop >= 0 else len(text)]))
-        for key, value in values.items():
-            if key == name or (before == "/" and is_short_for(name, key)):
-                return value
+def headline(report_path: Path) -> ReportedMetric | None:
+    """Return the metric that the run is judged by: the headline metric of its first evaluation."""
+    for metric in reported_metrics(report_path):
+        return metric
     return None
 
 
-def _record(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
-        return None
+def more_is_better(metric: str) -> bool:
+    """Whether higher values of a metric are better, by its name: not so for losses, errors and distances."""
+    return _LOWER_IS_BETTER.search(metric) is None
+
+
+def _metrics_of(evaluation: str, part: Mapping[str, Any]) -> Iterator[ReportedMetric]:
+    rows = part["metrics"]
+    headline_metric = part.get("metric", rows[0]["metric"])
+    for row in sorted(rows, key=lambda row: row["metric"] != headline_metric):
+        after = row["after"] if "after" in row else row["value"]
+        if isinstance(after, int | float):  # null where it was not finite
+            yield ReportedMetric(evaluation, str(row["metric"]), float(after), row.get("change"))
 
 
 def numbers(record: Any) -> dict[str, float]:
-    """The finite numbers of one record by their names, without its step."""
-    pairs = record.items() if isinstance(record, Mapping) else ()
-    return {
-        key: value
-        for key, value in pairs
-        if key != "step" and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    """Return the finite numbers of one record of metrics.jsonl by name, without its step."""
+    if not isinstance(record, Mapping):
+        return {}
+    return {key: value for key, value in record.items() if key != "step" and _is_finite_number(value)}
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def last_values(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The last value of every metric, in the order in which they came up."""
+    """Return the last value of every metric, in the order in which the metrics first appeared."""
     values: dict[str, float] = {}
     for record in records:
         values |= numbers(record)
@@ -69,13 +87,21 @@ def last_values(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def curve(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
-    """The points (step, value) of a metric, in the order of the steps."""
-    points = [(record.get("step") or 0, found[name]) for record in records if name in (found := numbers(record))]
+    """Return the points (step, value) of a metric, ordered by step."""
+    points = []
+    for record in records:
+        values = numbers(record)
+        if name in values:
+            points.append((record.get("step") or 0, values[name]))
     return sorted(points, key=lambda point: point[0])
 
 
-def whole_name(name: str, names: Iterable[str], whose: str) -> str:
-    """The name among `names` that `name` is, or is short for; raises FinetuneError."""
+def resolve_metric_name(name: str, names: Iterable[str], run: str) -> str:
+    """Return the metric of `run` that `name` is, or abbreviates.
+
+    Raises:
+        FinetuneError: no metric has this name, or several do.
+    """
     names = list(names)
     if name in names:
         return name
@@ -83,11 +109,13 @@ def whole_name(name: str, names: Iterable[str], whose: str) -> str:
     if len(longer) == 1:
         return longer[0]
     if longer:
-        raise FinetuneError(f"'{name}' can be several metrics of {whose}.", f"Give one: {', '.join(longer)}.")
-    advice = did_you_mean(name, names) or (f"There are: {', '.join(names)}." if names else "It has logged none yet.")
-    raise FinetuneError(f"{whose} has no metric '{name}'.", advice)
+        raise FinetuneError(f"'{name}' is ambiguous among the metrics of {run}.", f"Give one: {', '.join(longer)}.")
+    advice = did_you_mean(name, names)
+    if not advice:
+        advice = f"There are: {', '.join(names)}." if names else "It has logged none yet."
+    raise FinetuneError(f"{run} has no metric '{name}'.", advice)
 
 
-def is_short_for(name: str, whole: str) -> bool:
-    """Whether a metric's name is the end of its whole name, behind a slash."""
-    return whole.endswith(f"/{name}") and _UNTOUCHED not in whole
+def is_short_for(name: str, full_name: str) -> bool:
+    """Whether `name` is the part of a metric's full name after a slash; not so for metrics before training."""
+    return full_name.endswith(f"/{name}") and _UNTOUCHED not in full_name

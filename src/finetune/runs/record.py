@@ -1,4 +1,4 @@
-"""What a run directory says about its run; a damaged one says that it is damaged."""
+"""The current state of a run, read from its directory, its lock and the queue of the cluster."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ import yaml
 from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.headline import Finding, headline
-from finetune.runs.jobs import Job, Queue, needs_the_queue
-from finetune.runs.lock import is_held
-from finetune.runs.metrics import last_value
+from finetune.runs.jobs import Job, JobQueue, unfinished_job_id
+from finetune.runs.lock import is_locked
+from finetune.runs.metrics import ReportedMetric, headline
+from finetune.runs.metrics_file import last_value
 
-# Every run has these from its first moment on. One alone may be anybody's file; two are no accident.
+# Every run has these files from its creation on. A single one may be unrelated to finetune; two are no coincidence.
 _MARKS = ("config.yaml", "overrides.yaml", "data.json", "environment.json", "status.json")
 _FEWEST_MARKS = 2
 
 ENDED = ("finished", "failed", "interrupted")
-DEAD = "dead"  # it says that it runs, and no process holds its lock
+DEAD = "dead"  # its status says that it is running, but no process holds its lock
 DAMAGED = "damaged"
-REQUEUED = "requeued"  # it waits in a cluster's queue, and has been running before
+REQUEUED = "requeued"  # waiting in the queue of a cluster after it was running
 WAITING = ("pending", REQUEUED)
 STATES = (*get_args(State), REQUEUED, DEAD, DAMAGED)
 
-# The C parser is ten times as fast, and not part of every build of PyYAML.
+# The C parser is ten times as fast, but missing from some builds of PyYAML.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run as it is at this moment: `state` is what it says, unless nobody is there to say it any more."""
+    """One run as it is now: `state` is the one in its status, unless its process or its job has ended since."""
 
     run: RunDirectory
     state: str
@@ -46,59 +46,60 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The run's name within all runs: experiment and folder."""
+        """The unique name of the run: experiment and folder."""
         return f"{self.run.path.parent.name}/{self.run.name}"
 
     @cached_property
     def job(self) -> str | None:
-        """The id of the job that it is or was on a cluster."""
+        """The id of its cluster job, also of one that has ended."""
         job_id = self.run.read_job().get("id")
         return job_id if isinstance(job_id, str) else None
 
     @property
-    def is_a_job(self) -> bool:
-        """Whether it is in the queue of a cluster, or running there."""
+    def has_active_job(self) -> bool:
+        """Whether it is waiting or running as a job of a cluster."""
         return self.job is not None and self.state not in (*ENDED, DEAD, DAMAGED)
 
     @property
     def step(self) -> int | None:
-        """The last optimizer step that it told of."""
+        """The last optimizer step in its status."""
         step = self.status.get("step")
         return step if isinstance(step, int) else None
 
     @cached_property
     def started(self) -> datetime:
-        """When it was started first."""
-        return _moment(self.status.get("started_at"), self.run.config_path)
+        """When it was first started."""
+        return _parse_timestamp(self.status.get("started_at"), self.run.config_path)
 
     @cached_property
-    def heard(self) -> datetime:
-        """When it last said something about itself."""
-        return _moment(self.status.get("time"), self.run.path)
+    def last_update(self) -> datetime:
+        """When its status was last written."""
+        return _parse_timestamp(self.status.get("time"), self.run.path)
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
-        """The whole config; None if it cannot be read."""
-        return _mapping(self.run.config_path)
+        """The resolved config; None if it cannot be read."""
+        return _read_yaml_mapping(self.run.config_path)
 
     @cached_property
-    def headline(self) -> Finding | None:
-        """What it is judged by; None if there is no report, or nothing was evaluated."""
-        return headline(self.run)
+    def headline(self) -> ReportedMetric | None:
+        """The metric it is judged by; None if there is no report, or nothing was evaluated."""
+        return headline(self.run.report_data_path)
 
     def metric(self, name: str) -> float | None:
-        """The last value of a metric."""
+        """Return the last value of a metric."""
         return last_value(self.run.metrics_path, name)
 
     def value(self, name: str) -> Any:
-        """What a name stands for: the last value of a metric, else that of a config key; None if it is neither."""
-        if (value := self.metric(name)) is not None:
-            return value
-        found = value_of(self.config or {}, name)
-        return None if found is ABSENT else found
+        """Return the last value of the metric `name`, else the value of the config key; None if it is neither."""
+        metric = self.metric(name)
+        if metric is not None:
+            return metric
+        config_value = value_of(self.config or {}, name)
+        return None if config_value is ABSENT else config_value
 
     def facts(self) -> dict[str, Any]:
-        """All of this for programs; times are UTC."""
+        """Return all of this as plain data; times are UTC."""
         found = self.headline
         return {
             "run": self.name,
@@ -108,7 +109,7 @@ class Record:
             "step": self.step,
             "eta_seconds": self.status.get("eta_seconds"),
             "started_at": self.started.isoformat(timespec="seconds"),
-            "time": self.heard.isoformat(timespec="seconds"),
+            "time": self.last_update.isoformat(timespec="seconds"),
             "host": self.status.get("host"),
             "job": self.job,
             "loss": self.metric("loss"),
@@ -121,108 +122,124 @@ def is_run(path: Path) -> bool:
     return sum((path / name).is_file() for name in _MARKS) >= _FEWEST_MARKS
 
 
-def read(path: Path, queue: Queue | None = None) -> Record:
-    """Read the run at `path`; whatever is wrong with it is in the record, and nothing is raised.
+def read_run(path: Path, queue: JobQueue | None = None) -> Record:
+    """Read the run at `path`; raises nothing: a run that cannot be read has the state `damaged`, and a reason.
 
-    `queue` is what the cluster says of its job and others', which is asked if it is not given.
+    `queue` is the state of the cluster's jobs; without it, the cluster is asked about this run's job.
     """
     run = RunDirectory(path)
     try:
         status = run.read_status()
-        if damage := _damage(run, status):
+        damage = _find_damage(run, status)
+        if damage:
             return Record(run, DAMAGED, damage, status)
-        if (job_id := needs_the_queue(run)) is None:
-            return _alive(run, status)
-        queue = queue or Queue([job_id])
+        job_id = unfinished_job_id(run)
+        if job_id is None:
+            return _from_lock(run, status)
+        if queue is None:
+            queue = JobQueue([job_id])
         job = queue.job(job_id)
-        return _without_its_job(run, status, job_id, queue.silence) if job is None else _of_its_job(run, status, job)
+        if job is None:
+            return _without_job(run, status, job_id, queue.unavailable_reason)
+        return _from_job(run, status, job)
     except RunError as error:
         return Record(run, DAMAGED, error.what, {})
 
 
-def read_all(paths: Sequence[Path]) -> list[Record]:
-    """Read runs, of which a cluster is asked once."""
-    queue = Queue(job_id for path in paths if (job_id := _job_to_ask_for(path)) is not None)
-    return [read(path, queue) for path in paths]
+def read_runs(paths: Sequence[Path]) -> list[Record]:
+    """Read several runs, asking the cluster about all their jobs at once."""
+    job_ids = [_job_id_to_query(path) for path in paths]
+    queue = JobQueue(job_id for job_id in job_ids if job_id is not None)
+    return [read_run(path, queue) for path in paths]
 
 
-def _job_to_ask_for(path: Path) -> str | None:
+def _job_id_to_query(path: Path) -> str | None:
     try:
-        return needs_the_queue(RunDirectory(path))
+        return unfinished_job_id(RunDirectory(path))
     except RunError:
-        return None  # for `read` to tell
+        return None  # `read_run` reports it
 
 
-def _of_its_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
-    """A run as the cluster sees it, where the run itself cannot have the last word."""
+def _from_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
+    """Return a run whose job the cluster has: its own status may be outdated."""
     state, reason = str(status["state"]), str(status.get("reason", ""))
-    if job.waits:
-        waits_for = f" ({job.reason})" if job.reason not in ("", "None") else ""
-        what = f"Job {job.id} waits in the queue{waits_for}."
-        return Record(run, "pending" if state == "pending" else REQUEUED, f"{reason} {what}".strip(), status)
-    if not job.is_over:
-        begins = state == "pending"
-        goes_on = REQUEUED if status.get("will_resume") else state
-        return Record(run, "running" if begins else goes_on, f"Job {job.id} begins." if begins else reason, status)
-    # It may have ended between the two looks.
+    if job.is_pending:
+        what = f"Job {job.id} is waiting in the queue."
+        if job.reason not in ("", "None"):
+            what = f"Job {job.id} is waiting in the queue ({job.reason})."
+        if state != "pending":
+            state = REQUEUED
+        return Record(run, state, f"{reason} {what}".strip(), status)
+    if not job.has_ended:
+        if state == "pending":
+            state, reason = "running", f"Job {job.id} is starting."
+        elif status.get("will_resume"):
+            state = REQUEUED
+        return Record(run, state, reason, status)
+    # Read again: the run may have ended between reading its status and asking the cluster.
     status = run.read_status()
     if status.get("state") in ENDED and not status.get("will_resume"):
         return Record(run, str(status["state"]), str(status.get("reason", "")), status)
-    is_stop = job.state == "CANCELLED" or status.get("will_resume")
-    what = f"Its job {job.id} ended without a word from it: {job.state.lower().replace('_', ' ')}."
-    return Record(run, "interrupted" if is_stop else "failed", f"{reason} {what}".strip(), status)
+    state = "failed"
+    if job.state == "CANCELLED" or status.get("will_resume"):
+        state = "interrupted"
+    what = f"Its job {job.id} ended without a final status: {job.state.lower().replace('_', ' ')}."
+    return Record(run, state, f"{reason} {what}".strip(), status)
 
 
-def _without_its_job(run: RunDirectory, status: dict[str, Any], job_id: str, silence: str) -> Record:
-    """A run whose job SLURM does not know any more, or where it did not answer: `silence` says why."""
-    reason = str(status.get("reason", ""))
-    if status["state"] not in ("pending", "interrupted"):
-        return _alive(run, status)
-    if silence:
-        return Record(
-            run, str(status["state"]), f"{reason} How job {job_id} stands is not known: {silence}".strip(), status
-        )
-    what = f"Job {job_id} is not in the queue any more: it was cancelled."
+def _without_job(run: RunDirectory, status: dict[str, Any], job_id: str, unavailable_reason: str) -> Record:
+    """Return a run whose job is unknown to SLURM, or where SLURM did not answer: then `unavailable_reason` is set."""
+    state, reason = str(status["state"]), str(status.get("reason", ""))
+    if state not in ("pending", "interrupted"):
+        return _from_lock(run, status)
+    if unavailable_reason:
+        what = f"The state of job {job_id} is unknown: {unavailable_reason}"
+        return Record(run, state, f"{reason} {what}".strip(), status)
+    what = f"Job {job_id} is no longer in the queue: it was cancelled."
     return Record(run, "interrupted", f"{reason} {what}".strip(), status)
 
 
-def _damage(run: RunDirectory, status: dict[str, Any]) -> str:
+def _find_damage(run: RunDirectory, status: dict[str, Any]) -> str:
     if status.get("state") not in get_args(State):
-        return "status.json is missing or cannot be read, or says nothing that is known here."
+        return "status.json is missing, unreadable, or has an unknown state."
     if not run.config_path.is_file():
         return "config.yaml is missing."
     return ""
 
 
-def _alive(run: RunDirectory, status: dict[str, Any]) -> Record:
-    held = None if status["state"] in ENDED else is_held(run.lock_path)
-    if held is False:
-        # It may have ended between the two looks: it says so before it lets go of the lock.
+def _from_lock(run: RunDirectory, status: dict[str, Any]) -> Record:
+    """Return a run that is no active job: whether a process holds its lock decides whether it is running."""
+    locked = None if status["state"] in ENDED else is_locked(run.lock_path)
+    if locked is False:
+        # Read again: the run may have ended in between, and writes its status before it releases the lock.
         status = run.read_status()
     state, reason = str(status.get("state", DEAD)), str(status.get("reason", ""))
-    if state in ENDED or held:
+    if state in ENDED or locked:
         return Record(run, state, reason, status)
-    if held is None:
-        return Record(run, state, "this file system has no locks: nobody can tell whether its process lives.", status)
-    return Record(run, DEAD, _epitaph(state, str(status.get("host"))), status)
+    if locked is None:
+        what = "this file system has no locks, so it is unknown whether its process is alive."
+        return Record(run, state, what, status)
+    return Record(run, DEAD, _death_reason(state, str(status.get("host"))), status)
 
 
-def _epitaph(state: str, host: str) -> str:
-    where = "" if host == socket.gethostname() else f", as far as can be seen from here: it was on {host}"
-    return f"its process ended without a word while it was {state}: killed, or the machine went down{where}."
+def _death_reason(state: str, host: str) -> str:
+    reason = f"its process ended without a final status while it was {state}: killed, or the machine went down"
+    if host != socket.gethostname():
+        reason += f"; this cannot be confirmed from here, it ran on {host}"
+    return f"{reason}."
 
 
-def _moment(text: object, else_of: Path) -> datetime:
-    """The moment that a status tells, or if it tells none, that of the last change of a file."""
+def _parse_timestamp(text: object, fallback: Path) -> datetime:
+    """Parse a time of the status; if it is missing or invalid, return the modification time of a file."""
     try:
-        moment = datetime.fromisoformat(str(text))
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        timestamp = datetime.fromisoformat(str(text))
+        return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
     except ValueError:
-        changed = else_of.stat().st_mtime if else_of.exists() else 0
-        return datetime.fromtimestamp(changed, UTC)
+        modified = fallback.stat().st_mtime if fallback.exists() else 0
+        return datetime.fromtimestamp(modified, UTC)
 
 
-def _mapping(path: Path) -> dict[str, Any] | None:
+def _read_yaml_mapping(path: Path) -> dict[str, Any] | None:
     try:
         content = yaml.load(path.read_bytes(), Loader=_Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

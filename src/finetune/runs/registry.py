@@ -1,4 +1,4 @@
-"""All runs below a folder, and one of them by its name; there is no index, so none can be wrong."""
+"""Listing the runs below a folder, and finding one by its name; by scanning, without an index that can be outdated."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError
 from finetune.runs.record import is_run
 
-OUTPUTS = Path("outputs")  # what conf/train.yaml has for output_root
+OUTPUTS = Path("outputs")  # the default of output_root in conf/train.yaml
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders `root/<experiment>/<run>` that are runs; raises FinetuneError if there is no folder `root`."""
+    """Return the folders `root/<experiment>/<run>` that are runs.
+
+    Raises:
+        FinetuneError: the folder `root` does not exist.
+    """
     if not root.is_dir():
-        raise FinetuneError(f"there is no folder {root} with runs.", "Say with --root where they are (output_root=).")
+        raise FinetuneError(f"there is no folder {root} with runs.", "Give their folder (output_root=) with --root.")
     return [path for experiment in _folders(root) for path in _folders(experiment) if is_run(path)]
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    """The visible folders in one; none in what cannot be read, which is not ours to show then."""
+    """Yield the visible folders in a folder, sorted; none if it cannot be read."""
     try:
         with os.scandir(parent) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
@@ -30,28 +34,37 @@ def _folders(parent: Path) -> Iterator[Path]:
     yield from (parent / name for name in names)
 
 
-def find(name: str, root: Path, *, whole: bool = False) -> Path:
-    """The one run that `name` means: a path, `<experiment>/<run>`, or a run's name or a part of it.
+def find_run(name: str, root: Path, *, whole: bool = False) -> Path:
+    """Return the run with this path, `<experiment>/<run>`, or name, or a part of its name.
 
-    With `whole` a part is not enough, as for what cannot be taken back.
-    Raises FinetuneError if there is none, or more than one.
+    With `whole` a part of the name is not enough: for commands that cannot be undone.
+
+    Raises:
+        FinetuneError: there is no such run, or more than one.
     """
     if Path(name).is_dir() and is_run(Path(name)):
         return Path(name)
     paths = run_folders(root)
-    called = {path: (f"{path.parent.name}/{path.name}", path.name) for path in paths}
-    found = [path for path in paths if name in called[path]]
+    found = [path for path in paths if name in (_full_name(path), path.name)]
     if not found and not whole:
-        found = [path for path in paths if name in called[path][0]]
+        found = [path for path in paths if name in _full_name(path)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise FinetuneError(f"'{name}' can be {len(found)} runs.", f"Give one: {_some(found)}.")
-    near = did_you_mean(name, [each for path in paths for each in called[path]])
-    kind = "is no run" if Path(name).exists() else f"is the name of no run in {root}"
-    raise FinetuneError(f"'{name}' {kind}.", near or "`finetune runs` lists what there is.")
+        raise FinetuneError(f"'{name}' matches {len(found)} runs.", f"Give one: {_list_names(found)}.")
+    names = [each for path in paths for each in (_full_name(path), path.name)]
+    advice = did_you_mean(name, names) or "`finetune runs` lists all runs."
+    if Path(name).exists():
+        raise FinetuneError(f"'{name}' is not a run.", advice)
+    raise FinetuneError(f"there is no run '{name}' in {root}.", advice)
 
 
-def _some(paths: list[Path], most: int = 5) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:most]) + more
+def _full_name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _list_names(paths: list[Path], most: int = 5) -> str:
+    names = ", ".join(_full_name(path) for path in paths[:most])
+    if len(paths) > most:
+        names += f" and {len(paths) - most} more"
+    return names

@@ -22,9 +22,9 @@ from finetune.console import say
 from finetune.errors import Problem
 from finetune.executors.local import TrialOutcome
 from finetune.runs.directory import RunDirectory
-from finetune.runs.headline import more_is_better
-from finetune.runs.lock import held
-from finetune.runs.record import read
+from finetune.runs.lock import hold_lock
+from finetune.runs.metrics import more_is_better
+from finetune.runs.record import read_run
 from finetune.sweep.planner import Planner
 from finetune.sweep.ranking import Ranking
 from finetune.sweep.search_space import Axis, SearchSpace
@@ -137,7 +137,7 @@ class OptunaScheduler:
                 self.study.tell(trial.number, state=TrialState.FAIL)
         for run, params in again.items():
             # A job of a cluster that is still at work is found again when its point is drawn.
-            if (self.folder / run).is_dir() and not read(self.folder / run).is_a_job:
+            if (self.folder / run).is_dir() and not read_run(self.folder / run).has_active_job:
                 with RunDirectory(self.folder / run).lock():
                     pass
             self.study.enqueue_trial(params, user_attrs={"run": run})
@@ -210,7 +210,7 @@ def searching(
     name = node["study_name"] or digest_of(
         [first.run.name, [str(axis) for axis in axes.axes if axis.varies], str(ranking)]
     )
-    with held(folder / "optuna.lock", f"the search in {folder}"):
+    with hold_lock(folder / "optuna.lock", f"the search in {folder}"):
         study = optuna.create_study(
             storage=_storage(folder / _FILE),
             study_name=name,

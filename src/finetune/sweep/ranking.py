@@ -10,7 +10,7 @@ from typing import Any
 from finetune.console import say
 from finetune.runs.atomic import write_json_atomically, write_text_atomically
 from finetune.runs.directory import RunDirectory
-from finetune.runs.headline import findings, more_is_better
+from finetune.runs.metrics import more_is_better, reported_metrics
 from finetune.sweep.trials import TrialResult
 
 
@@ -23,7 +23,7 @@ class Ranking:
 
     def value_of(self, run: Path) -> tuple[str, float | None]:
         """Return the name of the metric and its value at the end of a run; `None` where it has none."""
-        found = findings(RunDirectory(run))
+        found = reported_metrics(RunDirectory(run).report_data_path)
         wanted = [one for one in found if self.metric in (None, one.metric, f"{one.evaluation}/{one.metric}")]
         if wanted:
             return wanted[0].metric, wanted[0].after

@@ -16,7 +16,7 @@ from finetune.config.values import has_own_launcher
 from finetune.errors import FinetuneError, Problem
 from finetune.runner.run_setup import check_same_run, resolved
 from finetune.runs.directory import RunDirectory
-from finetune.runs.record import read
+from finetune.runs.record import read_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -97,8 +97,8 @@ def check_folder(cfg: DictConfig, run: Path, dataset: Dataset) -> list[Problem]:
 
 
 def _check_free(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
-    record = read(run.path)
-    if not record.is_a_job:
+    record = read_run(run.path)
+    if not record.has_active_job:
         with run.lock():
             pass
     elif not is_for_a_cluster:

@@ -11,8 +11,7 @@ from finetune.analysis.data_facts import data_facts
 from finetune.analysis.examples import examples
 from finetune.config.build import build
 from finetune.evaluation.comparison import Comparison
-from finetune.evaluation.forgetting import forgetting_data
-from finetune.report.report_data import report_data
+from finetune.report.report_data import forgetting_data, report_data
 from finetune.runs.directory import RunDirectory
 from finetune.training.early_end import early_end
 from finetune.training.trainer import steps_per_epoch

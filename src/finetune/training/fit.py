@@ -37,8 +37,8 @@ from finetune.export.folder import save
 from finetune.losses.loss import check_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
-from finetune.report.content import outcome
-from finetune.report.report_data import counts_in_words
+from finetune.report.content import leading_notes
+from finetune.report.report_data import format_counts
 from finetune.report.terminal import metrics_table
 from finetune.report.write import try_to_write_report
 from finetune.runs.atomic import write_json_atomically
@@ -320,7 +320,7 @@ def _save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: M
             version=finetune.__version__,
             data=", ".join(map(_public_name, parts.data.dataset.sources)),
             evaluated_on=[
-                f"{_public_name(found.after.name)} ({counts_in_words(found.after.counts)})"
+                f"{_public_name(found.after.name)} ({format_counts(found.after.counts)})"
                 for found in comparisons.values()
             ],
             prompts=parts.data.dataset.prompts,
@@ -340,7 +340,7 @@ def _report(parts: Parts, run: RunDirectory, cfg: DictConfig, findings: Mapping[
     write_json_atomically(run.report_data_path, report)
     written = try_to_write_report(run)
     _say_profile(parts, run)
-    for line in outcome(report):
+    for line in leading_notes(report):
         if line != report["training"]["ended_early"]:  # said when it ended
             say(line, style="bold yellow")
     for name, part in report["evaluations"].items():

@@ -17,9 +17,9 @@ from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import ScoredPairs
 from finetune.encoding.collectives import Collectives
 from finetune.evaluation.bootstrap import paired_change
-from finetune.evaluation.correlation import spearman
+from finetune.evaluation.pair_metrics import spearman
 from finetune.evaluation.result import Floats, Result
-from finetune.evaluation.truncation_quantization import unit
+from finetune.evaluation.truncation_quantization import normalize
 from finetune.training.evaluation_runner import EvaluationRunner
 
 _PAIRS = 500  # that are looked at where no evaluator correlates them
@@ -67,7 +67,7 @@ def _of_training(dataset: Dataset) -> ScoredPairs | None:
 def _correlated(pairs: ScoredPairs, embed: Callable[[Ints], NDArray[np.float32]]) -> Floats:
     """Return the shares `(P,)` of Spearman's correlation of cosines and scores; `embed` takes items `(N,)`."""
     items_N, place = np.unique(np.concatenate([pairs.left, pairs.right]), return_inverse=True)
-    emb_ND, place = unit(embed(items_N)), place.reshape(-1)
+    emb_ND, place = normalize(embed(items_N)), place.reshape(-1)
     count = len(pairs.score)
     cosine_P = (emb_ND[place[:count]] * emb_ND[place[count:]]).sum(1)
     return spearman(cosine_P, pairs.score)

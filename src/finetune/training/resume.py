@@ -7,7 +7,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 
 from finetune.console import say
-from finetune.runs.checkpoints import facts_of
+from finetune.runs.checkpoints import step_and_metrics
 from finetune.runs.directory import RunDirectory
 
 
@@ -18,13 +18,13 @@ def begin(trainer: Trainer, run: RunDirectory, checkpoint: Path | None, total_st
         RunError: the system refuses.
     """
     if checkpoint is None:
-        run.saved.forget_after(-1)
-        run.forget_metrics_after(-1)
+        run.saved.remove_after(-1)
+        run.remove_metrics_after(-1)
         return 0
-    step, numbers = facts_of(checkpoint)
+    step, numbers = step_and_metrics(checkpoint)
     say(f"going on from step {step}: {checkpoint}")
-    run.saved.forget_after(step)
-    run.forget_metrics_after(step)
+    run.saved.remove_after(step)
+    run.remove_metrics_after(step)
     written = {name for record in run.read_metrics() if record.get("step") == step for name in record}
     is_due = step % trainer.log_every_n_steps == 0 or step >= total_steps  # type: ignore[attr-defined]
     if "loss" not in written and is_due:

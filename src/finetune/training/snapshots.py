@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from finetune.analysis.entries import labels_listed, pairs_listed, placed
-from finetune.analysis.label_errors import Doubt, Ranked, false_negatives, wrong_labels, wrong_pairs
-from finetune.analysis.pca_map import plane
-from finetune.analysis.ranked import of_search, of_training
-from finetune.analysis.sample import HeldSample, held_sample, labelled_sample, trained_sample
+from finetune.analysis.entries import locate_entries, suspect_label_entries, suspect_pair_entries
+from finetune.analysis.label_errors import (
+    RankedHits,
+    SuspectPair,
+    false_negatives,
+    hits_of_search,
+    hits_of_training,
+    wrong_labels,
+    wrong_pairs,
+)
+from finetune.analysis.pca_map import pca_map
+from finetune.analysis.sample import HeldOutSample, sample_held_out, sample_labeled_items, sample_training_pairs
 from finetune.analysis.similarities import similarities
 from finetune.data.arrays import Ints, distinct
 from finetune.data.dataset import Dataset
@@ -36,7 +43,7 @@ class Snapshots:
 
     dataset: Dataset
     measure: EvaluationRunner
-    held: HeldSample
+    held: HeldOutSample
     rows: Ints
     labelled: LabelledItems | None
     _seen: dict[str, EmbeddingRecorder] = field(default_factory=dict)
@@ -47,11 +54,11 @@ class Snapshots:
 
         `cost_N` is what each item costs to embed, in tokens.
         """
-        held = held_sample(dataset)
+        held = sample_held_out(dataset)
         if held is None or not len(held.right) or not len(held.wrong):
             return None
-        rows = trained_sample(dataset.train, cost_N, _TOKENS)
-        return cls(dataset, measure, held, rows, labelled_sample(dataset))
+        rows = sample_training_pairs(dataset.train, cost_N, _TOKENS)
+        return cls(dataset, measure, held, rows, sample_labeled_items(dataset))
 
     def begin(self, when: str) -> None:
         """Say that the model is measured next, `when` being `before` or `after`."""
@@ -70,7 +77,7 @@ class Snapshots:
         before, after, mapped = self._seen["before"].of, self._seen["after"].of, self.held.mapped
         return {
             "similarities": similarities(self.held, before, after),
-            "map": plane(mapped, before(mapped), after(mapped), self.dataset),
+            "map": pca_map(mapped, before(mapped), after(mapped), self.dataset),
         }
 
     def doubts(self, results: Iterable[Result], data: Data) -> dict[str, Any]:
@@ -83,10 +90,10 @@ class Snapshots:
         missed, wrong = ({part: find(one) for part, one in ranked.items()} for find in (false_negatives, wrong_pairs))
         items = np.empty(0, np.int64) if self.labelled is None else self.labelled.items
         labels = [] if self.labelled is None else wrong_labels(self._seen["after"].of(items), self.labelled.label)
-        wrong_entries = pairs_listed(self.dataset, wrong) + labels_listed(self.dataset, items, labels)
+        wrong_entries = suspect_pair_entries(self.dataset, wrong) + suspect_label_entries(self.dataset, items, labels)
         return {
-            "false_negatives": placed(pairs_listed(self.dataset, missed), data),
-            "wrong_labels": placed(wrong_entries, data),
+            "false_negatives": locate_entries(suspect_pair_entries(self.dataset, missed), data),
+            "wrong_labels": locate_entries(wrong_entries, data),
             "looked_at": {
                 "pairs": {part: len(one.queries) for part, one in ranked.items()},
                 "labelled_items": len(items),
@@ -95,16 +102,16 @@ class Snapshots:
             },
         }
 
-    def _ranked(self, results: Iterable[Result]) -> dict[str, Ranked]:
+    def _ranked(self, results: Iterable[Result]) -> dict[str, RankedHits]:
         """Return what was found in the held-out search, unless it asks for classes, and among the training pairs."""
         look, found = self._seen["after"].of, {}
         search = next((one for one in results if isinstance(one, RetrievalResult)), None)
         if search is not None and (self.labelled is None or len(self.rows)):
-            found["held out"] = of_search(search, self.held, look)
+            found["held out"] = hits_of_search(search, self.held, look)
         if len(self.rows):
-            found["training"] = of_training(self.dataset, self.rows, look)
+            found["training"] = hits_of_training(self.dataset, self.rows, look)
         return found
 
 
-def _count(found: Mapping[str, Sequence[Doubt]]) -> int:
+def _count(found: Mapping[str, Sequence[SuspectPair]]) -> int:
     return sum(map(len, found.values()))

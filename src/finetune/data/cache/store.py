@@ -27,7 +27,7 @@ from finetune.data.cache.folders import KEY, KIND, another_name, discard, is_dra
 from finetune.data.cache.manifest import MANIFEST, is_whole, read_manifest, seal
 from finetune.errors import FinetuneError, RunError
 from finetune.runs.atomic import explain, sync_folder
-from finetune.runs.lock import InUse, held
+from finetune.runs.lock import LockHeld, hold_lock
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ def _lock(folder: Path, stack: ExitStack) -> bool:
         say(f"waiting for {holder}, which makes the same {folder.parent.name}")
 
     try:
-        locked = stack.enter_context(held(lock, f"the cache entry {folder}", wait))
+        locked = stack.enter_context(hold_lock(lock, f"the cache entry {folder}", wait))
     except RunError as error:
         raise error.__cause__ or error from None  # the OSError, to be explained with an advice that fits a cache
     stack.callback(lock.unlink, missing_ok=True)  # while it is held; who waits for it then takes a new one
@@ -248,14 +248,14 @@ def _remove(folder: Path) -> Removed:
     if not os.path.lexists(folder):
         return Removed()  # another process was faster
     try:
-        with held(lock, f"the cache entry {folder}") as locked:
+        with hold_lock(lock, f"the cache entry {folder}") as locked:
             if not locked and is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
                 return Removed(busy=1)  # without locks only its age tells that nobody writes there any more
             size = size_of(folder)
             discard(folder)
             lock.unlink(missing_ok=True)
             return Removed(1, size)
-    except InUse:
+    except LockHeld:
         return Removed(busy=1)
     except FileNotFoundError:
         return Removed()

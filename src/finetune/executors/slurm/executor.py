@@ -21,8 +21,8 @@ from finetune.preflight.slurm import ResourceRequest, SlurmSettings, resource_re
 from finetune.runner.run_setup import remove_new_dirs_on_failure
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import write_changes
-from finetune.runs.jobs import Queue
-from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read
+from finetune.runs.jobs import JobQueue
+from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read_run
 from finetune.sweep.planner import Planner
 from finetune.sweep.trials import PRUNED, Trial
 
@@ -60,8 +60,8 @@ class SlurmExecutor:
 
     def start(self, point: Trial) -> None:
         """Take a point on: it is submitted with the others, unless it is in the queue already."""
-        record = read(point.run) if point.run.is_dir() else None
-        if record is not None and record.is_a_job:
+        record = read_run(point.run) if point.run.is_dir() else None
+        if record is not None and record.has_active_job:
             say(f"  it is {record.state} as job {record.job}")
             self._going[point.run] = point
         else:
@@ -150,13 +150,13 @@ class SlurmExecutor:
             return submit_job(text, [run for run, _ in runs], asked, is_array=True)
 
     def _ended(self) -> Iterator[TrialOutcome]:
-        queue = Queue(str(RunDirectory(run).read_job().get("id", "")) for run in self._going)
-        records = {run: read(run, queue) for run in self._going}
-        self._tell(records, queue.silence)
+        queue = JobQueue(str(RunDirectory(run).read_job().get("id", "")) for run in self._going)
+        records = {run: read_run(run, queue) for run in self._going}
+        self._tell(records, queue.unavailable_reason)
         for run, record in records.items():
             # Without an answer only the run itself can say that it ended.
             if record.state in ("finished", "failed") or (
-                not queue.silence and record.state in (*ENDED, DEAD, DAMAGED)
+                not queue.unavailable_reason and record.state in (*ENDED, DEAD, DAMAGED)
             ):
                 yield self._end(self._going.pop(run), record)
 

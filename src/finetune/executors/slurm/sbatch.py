@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.jobs import Refusal, call
+from finetune.runs.jobs import SlurmError, call_slurm
 
 # Refused for ever, not only at this moment. All else sbatch itself has to say.
 _IMPOSSIBLE = re.compile(
@@ -21,8 +21,8 @@ def check_possible(script: str) -> None:
         FinetuneError: it says that it cannot; or there is no SLURM.
     """
     try:
-        call(["sbatch", "--test-only"], script)
-    except Refusal as refusal:
+        call_slurm(["sbatch", "--test-only"], script)
+    except SlurmError as refusal:
         if _IMPOSSIBLE.search(refusal.what):
             raise _mistake(refusal) from refusal
     except RunError as error:
@@ -36,8 +36,8 @@ def submit(script: str) -> str:
         FinetuneError: SLURM does not take it, or cannot be asked.
     """
     try:
-        answer = call(["sbatch", "--parsable"], script)
-    except Refusal as refusal:
+        answer = call_slurm(["sbatch", "--parsable"], script)
+    except SlurmError as refusal:
         raise _mistake(refusal) from refusal
     except RunError as error:
         raise FinetuneError(error.what, error.advice) from error
@@ -51,12 +51,12 @@ def cancel(ids: Sequence[str]) -> None:
         FinetuneError: SLURM does not, or cannot be asked.
     """
     try:
-        call(["scancel", *ids])
+        call_slurm(["scancel", *ids])
     except RunError as error:
         raise FinetuneError(f"SLURM did not cancel {', '.join(ids)}: {error.what}", error.advice) from error
 
 
-def _mistake(refusal: Refusal) -> FinetuneError:
+def _mistake(refusal: SlurmError) -> FinetuneError:
     what = refusal.what.replace("allocation failure: ", "").replace("Batch job submission failed: ", "").rstrip(".")
     return FinetuneError(f"SLURM refuses the job: {what}. Nothing was submitted.", _advice(what))
 
@@ -71,6 +71,6 @@ def _advice(what: str) -> str:
 
 def _names(field: str) -> str:
     try:
-        return ", ".join(sorted(set(call(["sinfo", "--noheader", f"--format={field}"]).split()))) or "none"
+        return ", ".join(sorted(set(call_slurm(["sinfo", "--noheader", f"--format={field}"]).split()))) or "none"
     except RunError:
         return "what `sinfo` lists"

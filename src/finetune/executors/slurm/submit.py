@@ -16,7 +16,7 @@ from finetune.preflight.resume import named_folder
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import write_job
-from finetune.runs.record import read
+from finetune.runs.record import read_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,8 +68,8 @@ def pending(runs: Sequence[tuple[RunDirectory, bool]]) -> Iterator[None]:
 
 
 def _check_free(run: RunDirectory) -> None:
-    record = read(run.path)
-    if record.is_a_job:
+    record = read_run(run.path)
+    if record.has_active_job:
         what = f"The run {run.path} is {record.state} as job {record.job}."
         raise FinetuneError(
             what, f"`finetune runs cancel {shlex.quote(str(run.path))}` ends it; then it can be submitted again."

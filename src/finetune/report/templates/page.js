@@ -1,6 +1,6 @@
 "use strict";
-const FIRST = 20; // of a list; the others when they are asked for, searched for, or printed
-// Without this everything can be read; with it lists can be searched, and print shows what is folded.
+const FIRST = 20; // entries of a list that are shown; the others on request, by a search, and in print
+// The page is readable without this script; with it lists can be searched, and print shows collapsed details.
 for (const form of document.querySelectorAll(".search")) {
   const list = form.closest(".searched");
   const items = [...list.querySelectorAll("[data-item]")];

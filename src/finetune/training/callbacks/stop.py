@@ -13,7 +13,7 @@ from finetune import signals
 from finetune.console import say
 from finetune.encoding.collectives import Collectives
 from finetune.runs.directory import RunDirectory
-from finetune.runs.jobs import job_here
+from finetune.runs.jobs import current_job_id
 from finetune.training.callbacks.checkpoint import Checkpoint
 from finetune.training.callbacks.order import CallbackOrder, ends_step, stops_here
 from finetune.training.callbacks.time_limit import time_limit
@@ -73,12 +73,12 @@ class StopOnSignal(Callback):
     def _ask(self, number: int, _: FrameType | None) -> None:
         if signals.is_repeat(number):
             return
-        if self.stopped_by and job_here() is not None:
+        if self.stopped_by and current_job_id() is not None:
             return  # a cluster says it more than once, and ends what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
         self.stopped_by = signals.called(number)
-        at_once = "; Ctrl-C once more stops at once" if job_here() is None else ""
+        at_once = "; Ctrl-C once more stops at once" if current_job_id() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
     def _restore(self) -> None:
