@@ -12,8 +12,8 @@ from transformers import AutoModel, MPNetConfig, MPNetModel
 
 from finetune.data.items import Items
 from finetune.data.tokens.token_store import Tokens
-from finetune.encoding.budget import Budget, find
 from finetune.encoding.engine import Engine
+from finetune.encoding.memory import Budget, find_budget
 from finetune.errors import ModelError
 from finetune.models.text import TextEncoder
 
@@ -173,9 +173,9 @@ def test_other_errors_are_not_swallowed(tiny_model):
 
 
 def test_auto_suits_the_processors_cache(tiny_model, minilm):
-    assert find(TextEncoder(str(minilm)), None, None).tokens == 2048
-    assert find(TextEncoder(str(minilm)), 100, 3) == Budget(100, 3 * 2**20)
-    assert find(TextEncoder(str(tiny_model)), None, 0).kept == 0
+    assert find_budget(TextEncoder(str(minilm)), None, None).tokens == 2048
+    assert find_budget(TextEncoder(str(minilm)), 100, 3) == Budget(100, 3 * 2**20)
+    assert find_budget(TextEncoder(str(tiny_model)), None, 0).kept == 0
 
 
 def test_padding_share_by_hand(padding_model, tiny_model):

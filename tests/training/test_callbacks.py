@@ -14,8 +14,9 @@ from torch import nn
 
 from finetune.config.check import check
 from finetune.errors import CheckFailed, Interrupted
+from finetune.training.assembly import assemble
 from finetune.training.callbacks import Average
-from finetune.training.fit import assemble, fit
+from finetune.training.fit import fit
 from finetune.training.non_finite_loss import NonFiniteLossError
 from finetune.training.preserve_state import preserve_state, random_state, set_random_state
 

@@ -14,7 +14,7 @@ from finetune.config.types import seconds_of
 from finetune.encoding.collectives import Collectives
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import Checkpoint, Evaluate, StopOnSignal, WiseFT, checkpoint, status
-from finetune.training.callbacks.time_left import TimeLeft
+from finetune.training.callbacks.status import TimeLeft
 from finetune.training.fit import fit
 from tests.conftest import quick, run_train, write_pairs
 from tests.training.test_callbacks import rows
@@ -98,7 +98,7 @@ def test_what_lightning_does_not_take_for_a_time_is_none(form):
 class Clock(pl.Callback):
     """Lets every optimizer step take four minutes."""
 
-    place = -2
+    order = -2
 
     def __init__(self):
         self.now = 0.0
@@ -124,14 +124,16 @@ def test_a_checkpoint_is_saved_by_time_too(start, monkeypatch, minutes, saved):
 @pytest.mark.parametrize("others", [[False, False], [False, True], [True, False]])
 def test_processes_agree_to_stop_and_to_save_in_one_reduction(tmp_path, monkeypatch, others):
     monkeypatch.setattr(
-        Collectives, "any_of", lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)]
+        Collectives,
+        "all_reduce_any",
+        lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)],
     )
     saver, stop = Checkpoint(directory=str(tmp_path)), StopOnSignal(tmp_path)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=strategy, callbacks=[saver, stop])
     saver.on_train_start(trainer, None)
     assert not saver._is_time_in_all(trainer)
-    assert stop._ask_all(trainer) == others[0]
+    assert stop._any_signal(trainer) == others[0]
     assert saver._is_time_in_all(trainer) == others[1]
 
 
@@ -156,11 +158,13 @@ def test_the_last_line_is_written_after_a_kill_too(start):
 def test_the_time_left_counts_evaluations(monkeypatch):
     evaluate, mixtures = Evaluate(None, every_n_steps=4), WiseFT(None, alphas=[0.5, 1.0])
     trainer = SimpleNamespace(global_step=0, callbacks=[evaluate])
-    module = SimpleNamespace(total_steps=10, seconds_looked=0.0, seconds_of_evaluation=100.0, seconds_in_training=7.0)
+    module = SimpleNamespace(
+        total_steps=10, seconds_evaluated=0.0, seconds_per_evaluation=100.0, seconds_per_training_evaluation=7.0
+    )
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
-    monkeypatch.setattr("finetune.training.callbacks.time_left.time", clock)
+    monkeypatch.setattr("finetune.training.callbacks.status.time", clock)
     left = TimeLeft(trainer, module)
-    trainer.global_step, clock.now, module.seconds_looked = 5, 17.0, 7.0  # 2 s a step, and one evaluation
+    trainer.global_step, clock.now, module.seconds_evaluated = 5, 17.0, 7.0  # 2 s a step, and one evaluation
     assert left.seconds() == 5 * 2 + 2 * 7 + 100  # those of steps 8 and 10, and the one after
     trainer.callbacks.append(mixtures)
     assert left.seconds() == 5 * 2 + 2 * 7 + 3 * 100
@@ -172,11 +176,11 @@ class Slow(pl.Callback):
     """Says that the evaluation took a long time."""
 
     def on_train_start(self, trainer, module):
-        module.seconds_of_evaluation = 5000.0
+        module.seconds_per_evaluation = 5000.0
 
 
 def test_status_and_progress_show_the_time_with_the_evaluation_after(start, monkeypatch, capsys):
-    monkeypatch.setattr(status, "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(status, "_SECONDS_BETWEEN_WRITES", 0.0)
     written, real = [], RunDirectory.write_status
     monkeypatch.setattr(RunDirectory, "write_status", lambda self, *a, **k: (written.append(k), real(self, *a, **k)))
     fit_with(Slow(), monkeypatch, *start("eta", "evaluation=none", "trainer.max_steps=3"))

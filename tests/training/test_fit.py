@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from finetune.errors import Interrupted, RunError
-from finetune.training import fit as fit_module
-from finetune.training.fit import assemble, fit
+from finetune.training import assembly
+from finetune.training.assembly import assemble
+from finetune.training.fit import fit
 from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import total_steps
 
@@ -47,10 +48,10 @@ def parts_stop(trainer):
 
 
 def fit_with(spy, monkeypatch, *arguments, **kwargs):
-    real = fit_module.build_trainer
+    real = assembly.build_trainer
     # The spy comes first, so that a wish to stop is seen in the same step, as a signal would be.
     monkeypatch.setattr(
-        fit_module, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [spy, *calls], logs)
+        assembly, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [spy, *calls], logs)
     )
     fit(*arguments, **kwargs)
 
@@ -92,7 +93,7 @@ class Killed(Exception):
 class KillAt(pl.Callback):
     """Ends the run after the save of a step."""
 
-    place = 9
+    order = 9
 
     def __init__(self, step):
         self.step = step
@@ -109,10 +110,10 @@ def test_a_run_that_is_killed_after_every_step_ends_with_the_same_weights(start,
     cfg, dataset, whole = start("whole", *more)
     fit(cfg, dataset, whole)
     cfg, dataset, broken = start("broken", *more)
-    real, step = fit_module.build_trainer, 0
+    real, step = assembly.build_trainer, 0
     while True:
         bomb = KillAt(step + every)
-        monkeypatch.setattr(fit_module, "build_trainer", lambda node, run, n, calls, logs, bomb=bomb: real(
+        monkeypatch.setattr(assembly, "build_trainer", lambda node, run, n, calls, logs, bomb=bomb: real(
             node, run, n, [*calls, bomb], logs))  # fmt: skip
         try:
             fit(cfg, dataset, broken, checkpoint=broken.saved.path(step) if step else None)
@@ -235,9 +236,9 @@ def test_memory_that_runs_out_halfway_through_a_sum_of_gradients_ends_the_run(st
     first = next(module.parameters())
     first.grad = torch.zeros_like(first)
     before = module._gradient_versions()
-    assert module._forget_gradients(before)
+    assert module._undo_gradients(before)
     first.grad.add_(1)
-    assert not module._forget_gradients(before)
+    assert not module._undo_gradients(before)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])

@@ -21,7 +21,7 @@ from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted, RunError
 from finetune.preflight.check import check_at_a_glance
 from finetune.runs.directory import RunDirectory, State
-from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, ended
+from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, close_trackers
 from finetune.training.loggers.tracker import Row
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
@@ -78,7 +78,7 @@ def rows(tracker: Tracker, steps: range) -> float:
 def test_rows_arrive_in_order_and_nobody_waits_for_them(folder: Path) -> None:
     tracker = Slow(folder, lambda step: time.sleep(0.01))
     assert rows(tracker, range(-1, 49)) < 0.25
-    with ended([tracker]):
+    with close_trackers([tracker]):
         pass
     assert tracker.seen == [(step, 1 / (step + 1)) for step in range(50)]
     assert (tracker.first, tracker.state) == (0, "finished")
@@ -92,7 +92,7 @@ def test_rows_arrive_in_order_and_nobody_waits_for_them(folder: Path) -> None:
 def test_a_tracker_is_told_how_the_run_ended(folder: Path, error: BaseException, state: str) -> None:
     tracker = Slow(folder)
     rows(tracker, range(3))
-    with pytest.raises(type(error)), ended([object(), tracker]):
+    with pytest.raises(type(error)), close_trackers([object(), tracker]):
         raise error
     assert tracker.state == state
 
@@ -106,7 +106,7 @@ def test_a_tracker_that_fails_says_so_once_and_is_left_alone(folder: Path, capsy
     tracker.close("finished")
     rows(tracker, range(3))
     said = capsys.readouterr().out
-    assert said == "Slow failed, and the run goes on without it: ConnectionError: gone\n"
+    assert said == "Slow failed, and the run continues without it: ConnectionError: gone\n"
 
 
 def test_a_tracker_that_hangs_costs_only_its_time_to_finish(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +182,7 @@ def test_a_dead_mlflow_server_stops_nothing(folder: Path, capsys: pytest.Capture
     tracker = MLflow(uri="http://127.0.0.1:9", finish_seconds=1, directory=str(folder))
     assert rows(tracker, range(100)) < 1
     tracker.close("finished")
-    assert "MLflow failed, and the run goes on without it" in capsys.readouterr().out
+    assert "MLflow failed, and the run continues without it" in capsys.readouterr().out
 
 
 def recorded(folder: Path) -> Iterator[Any]:
@@ -279,10 +279,10 @@ def test_wandb_can_lose_its_processes_or_hang(
     try:
         assert rows(tracker, range(3, 3000)) < 2
         started = time.monotonic()
-        with ended([tracker]):
+        with close_trackers([tracker]):
             pass
         assert time.monotonic() - started < 10
-        assert "W&B failed, and the run goes on without it" in capsys.readouterr().out
+        assert "W&B failed, and the run continues without it" in capsys.readouterr().out
         assert tracker._process is not None and tracker._process.poll() is not None
     finally:
         if number == signal.SIGSTOP and which == 1:
@@ -328,7 +328,7 @@ def test_several_at_once_through_the_front_door_survive_a_kill(wandb: None, tiny
     ids = run.read_trackers()
     again = run_train(*tracked, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr == "" and "going on from step" in again.stdout
+    assert again.stderr == "" and "resuming from step" in again.stdout
     assert run_train(*overrides, "name=plain", cwd=tmp_path).returncode == 0
     plain = load_file(run.path.with_name("plain") / "model" / "model.safetensors")
     assert all((load_file(run.model / "model.safetensors")[name] == plain[name]).all() for name in plain)
@@ -378,7 +378,7 @@ def test_a_full_disk_for_an_id_is_a_tracker_that_failed(
 
     monkeypatch.setattr("finetune.runs.directory.write_json_atomically", full)
     tracker = Slow(folder)
-    monkeypatch.setattr(tracker, "begin", lambda config, step: tracker.remember("1"))
+    monkeypatch.setattr(tracker, "begin", lambda config, step: tracker.store_id("1"))
     rows(tracker, range(3))
     tracker.close("finished")
     assert "the disk is full" in capsys.readouterr().out

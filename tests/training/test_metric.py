@@ -8,7 +8,8 @@ from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted
 from finetune.runner.run_setup import find_run
-from finetune.training.fit import assemble, fit
+from finetune.training.assembly import assemble
+from finetune.training.fit import fit
 from tests.conftest import WORDS, quick
 from tests.training.test_fit import Spy, fit_with, weights
 

@@ -163,7 +163,7 @@ def test_a_killed_run_of_muon_on_a_plateau_ends_with_the_same_weights(tiny_model
     assert run_train(*asked, kill, "name=broken", cwd=tmp_path, env=env).returncode == -9
     again = run_train(*asked, kill, "name=broken", cwd=tmp_path, env=env)
     assert again.returncode == 0, again.stderr
-    assert "going on from step 16" in again.stdout
+    assert "resuming from step 16" in again.stdout
     ours, plain = (tmp_path / f"outputs/default/{name}" for name in ("broken", "whole"))
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (ours, plain)]
     for name, weight in ends[1]["state_dict"].items():

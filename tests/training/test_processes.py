@@ -152,7 +152,7 @@ def test_a_model_that_is_shared_out_goes_on_to_the_weights_and_evaluations_of_on
     path = "resume=outputs/default/shared/checkpoints/step-00000002.ckpt"
     run = run_train(path, "trainer=fsdp", "trainer.devices=2", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert "going on from step 2" in run.stdout
+    assert "resuming from step 2" in run.stdout
     assert_close(weights(one), weights(shared))
     before, after = (json.loads((run / "report.json").read_text())["evaluations"] for run in (one, shared))
     assert before["retrieval"]["metrics"] == after["retrieval"]["metrics"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.encoding.engine import Engine
-from finetune.training.evaluation_runner import EmbeddingRecorder
+from finetune.encoding.recorder import EmbeddingRecorder
 from finetune.training.fit import fit
 from tests.conftest import WORDS
 
@@ -102,9 +102,9 @@ def test_without_evaluation_nothing_is_looked_at(reported):
 
 
 def test_what_is_watched_is_taken_as_it_passes():
-    watched = EmbeddingRecorder(np.array([2, 5, 9]), np.full((3, 2), np.nan, np.float32))
-    watched.take(np.array([9, 1, 2]), np.array([[9, 9], [1, 1], [2, 2]], np.float32))
+    watched = EmbeddingRecorder.empty(np.array([2, 5, 9]), 2)
+    watched.record(np.array([9, 1, 2]), np.array([[9, 9], [1, 1], [2, 2]], np.float32))
     assert watched.missing().tolist() == [5]
-    assert watched.of(np.array([9, 2])).tolist() == [[9, 9], [2, 2]]
-    watched.take(np.array([10, 5]), np.zeros((2, 2), np.float32))
+    assert watched.embeddings(np.array([9, 2])).tolist() == [[9, 9], [2, 2]]
+    watched.record(np.array([10, 5]), np.zeros((2, 2), np.float32))
     assert not len(watched.missing())

@@ -18,7 +18,8 @@ from finetune.config.rules import GROUPS
 from finetune.errors import CheckFailed, Interrupted
 from finetune.preflight.check import check_fit
 from finetune.runner.run_setup import find_run
-from finetune.training.fit import assemble, fit
+from finetune.training.assembly import assemble
+from finetune.training.fit import fit
 from finetune.training.length import length_problems
 from tests.conftest import quick, write_pairs
 from tests.training.test_fit import fit_with
@@ -121,7 +122,8 @@ def facts(tiny_model, tmp_path_factory):
     spy, said = Facts(), []
     modes = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.training.fit.say", lambda text, **_: said.append(text))
+        for module in ("fit", "outputs"):
+            patch.setattr(f"finetune.training.{module}.say", lambda text, **_: said.append(text))
         fit_with(spy, patch, cfg, dataset, run)
     torch.use_deterministic_algorithms(modes[0])
     torch.backends.cudnn.benchmark = modes[1]

@@ -19,7 +19,7 @@ from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
 from finetune.models.vectors import VectorEncoder
-from finetune.training import fit as fit_module
+from finetune.training import assembly
 from finetune.training.fit import fit
 from tests.models.tiny import tiny
 
@@ -139,9 +139,9 @@ class Watch(pl.Callback):
     ids=["plain", "evaluated in between", "accumulated and averaged"],
 )
 def test_a_training_with_its_callbacks_leaves_nothing_behind(start, monkeypatch, more):
-    watch, real = Watch(), fit_module.build_trainer
+    watch, real = Watch(), assembly.build_trainer
     monkeypatch.setattr(
-        fit_module, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [*calls, watch], logs)
+        assembly, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [*calls, watch], logs)
     )
     fit(*start("grows", "trainer.max_epochs=6", "trainer.log_every_n_steps=1", *more))
     assert watch.grown is not None
