@@ -36,7 +36,7 @@ def prepare(folder: Path, tiny_model: Path, name: str, *more: str) -> tuple[Dict
 
 
 class Recorder(pl.Callback):
-    """Keeps the batches, and saves a checkpoint after step `save_at`."""
+    """Records the batches, and saves a checkpoint after step `save_at`."""
 
     def __init__(self, save_at: int = -1, path: str = "") -> None:
         self.batches: list[Any] = []
