@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from finetune.encoding.embedder import EmbeddingRecorder
 from finetune.encoding.engine import Engine
-from finetune.encoding.recorder import EmbeddingRecorder
 from finetune.training.fit import fit
 from tests.conftest import WORDS
 

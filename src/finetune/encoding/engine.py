@@ -109,12 +109,8 @@ class Engine:
         costs_N: Ints,
         in_step: Collectives | None,
     ) -> Tensor:
+        cuts = self._cuts_for_step(encoder, costs_N[items_n], items_n >= len(lengths_N), in_step)
         starts_N = np.cumsum(lengths_N) - lengths_N
-        cuts = list(self.cut(costs_N[items_n], encoder, items_n >= len(lengths_N)))
-        # Longest first: the activations per token of a micro-batch are then an upper bound for those of the next.
-        cuts.reverse()
-        if in_step is not None:
-            cuts = split(cuts, in_step.all_reduce_max(len(cuts)))
         lookup = encoder.lookup()
         shared = lookup.storages if lookup is not None else frozenset()
         saved = memory.SavedTensorCounter(encoder.parameters(), shared)
@@ -124,7 +120,7 @@ class Engine:
         for cut in cuts:
             items = items_n[cut]
             tokens = int(costs_N[items].sum())
-            inputs: tuple[Any, ...]
+            inputs: tuple[Any, ...]  # the arguments of `Encoder.forward`
             if other_M is not None and items[0] >= len(lengths_N):
                 inputs = (other_M[upload(items - len(lengths_N), other_M.device)],)
             else:
@@ -143,6 +139,18 @@ class Engine:
         self.recomputed_share = 1 - kept_tokens / int(costs_N[items_n].sum())
         in_order_n = np.argsort(np.concatenate(cuts))
         return torch.cat(embeddings)[upload(in_order_n, embeddings[0].device)]
+
+    def _cuts_for_step(
+        self, encoder: Encoder, costs_n: Ints, is_other_n: Bools, in_step: Collectives | None
+    ) -> list[Ints]:
+        """Return the positions of each micro-batch, longest first; as many as in the processes of `in_step`.
+
+        Longest first: the activations per token of a micro-batch are then an upper bound for those of the next.
+        """
+        cuts = list(self.cut(costs_n, encoder, is_other_n))[::-1]
+        if in_step is not None:
+            cuts = split(cuts, in_step.all_reduce_max(len(cuts)))
+        return cuts
 
     @torch.inference_mode()
     def embed(
@@ -164,8 +172,7 @@ class Engine:
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
         lookup = encoder.lookup()
-        cuts = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))
-        cuts.reverse()
+        cuts = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))[::-1]
         for positions in cuts[share]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
                 if is_text_N[positions[0]]:

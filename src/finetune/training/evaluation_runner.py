@@ -19,9 +19,8 @@ from finetune.data.holdout.eval_data import EvalData
 from finetune.data.items import STORED, Items
 from finetune.data.prepare import Prompts
 from finetune.encoding.collectives import Collectives
-from finetune.encoding.embedder import Embedder
+from finetune.encoding.embedder import Embedder, EmbeddingRecorder, Floats
 from finetune.encoding.engine import Engine
-from finetune.encoding.recorder import EmbeddingRecorder, Floats
 from finetune.encoding.sharding import unsharded
 from finetune.encoding.source import ItemSource
 from finetune.evaluation.evaluator import Role

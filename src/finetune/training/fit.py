@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -32,6 +30,7 @@ from finetune.training.loggers import close_trackers
 from finetune.training.non_finite_loss import NonFiniteLossError, batch_facts
 from finetune.training.outputs import save_model, write_report
 from finetune.training.resume import prepare_start
+from finetune.training.trainer import silence_lightning
 
 
 def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path | None = None) -> None:
@@ -43,7 +42,7 @@ def fit(cfg: DictConfig, dataset: Dataset, run: RunDirectory, checkpoint: Path |
     Raises:
         FinetuneError: the model cannot be loaded, the disk is full, the loss is not finite, or the run is interrupted.
     """
-    _silence_lightning()
+    silence_lightning()
     pl.seed_everything(cfg.seed, verbose=False)
     parts = assemble(cfg, dataset, run)
     with close_trackers(parts.trainer.loggers):
@@ -156,12 +155,3 @@ def _report_early_end(parts: Parts, run: RunDirectory) -> None:
         cause = "max_time"
         say(f"To train on later: {resume_command(run.path)} trainer.max_time=null")
     run.write_status("running", reason, eta_seconds=round(seconds_after_training(trainer, module)), cause=cause)
-
-
-def _silence_lightning() -> None:
-    """Hide Lightning's own messages: the run prints the same, and under Hydra each would be printed twice."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")

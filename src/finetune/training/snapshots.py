@@ -19,7 +19,7 @@ from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import LabelledItems
 from finetune.data.settings import Data
 from finetune.encoding.collectives import Collectives
-from finetune.encoding.recorder import EmbeddingRecorder
+from finetune.encoding.embedder import EmbeddingRecorder
 from finetune.evaluation.result import Result
 from finetune.evaluation.retrieval import RetrievalResult
 from finetune.training.evaluation_runner import EvaluationRunner

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +25,15 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.checkpoint_io import AtomicCheckpointIO
 from finetune.training.fsdp import Fsdp
 from finetune.training.length import limit_batches, resolve_epochs
+
+
+def silence_lightning() -> None:
+    """Hide Lightning's own messages: the run prints the same, and under Hydra each would be printed twice."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
 
 
 def build_trainer(
