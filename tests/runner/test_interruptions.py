@@ -69,7 +69,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     path = path.rename(path.with_name("it's renamed"))
     again = run_train(f'resume="{path.relative_to(tmp_path)}"', cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stdout
+    assert "resuming from" in again.stdout
     assert status(path)["state"] == "finished"
     assert last_step(path) == STEPS
     losses = [row["step"] for row in map(json.loads, (path / "metrics.jsonl").open()) if "loss" in row]
@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "before: The process was killed; the last step" in again.stdout
-    assert "going on from" in again.stdout
+    assert "resuming from" in again.stdout
     assert status(path)["state"] == "finished"
     assert before < last_step(path) == STEPS
     assert [row["step"] for row in map(json.loads, (path / "metrics.jsonl").open()) if "loss" in row] == [
