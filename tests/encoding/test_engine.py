@@ -1,4 +1,4 @@
-"""The engine gives the embeddings and the gradients of the plain padded computation."""
+"""The engine returns the embeddings and the gradients of a padded computation of all items at once."""
 
 import shutil
 
@@ -12,8 +12,8 @@ from transformers import AutoModel, MPNetConfig, MPNetModel
 
 from finetune.data.items import Items
 from finetune.data.tokens.token_store import Tokens
-from finetune.encoding.budget import Budget, find
 from finetune.encoding.engine import Engine
+from finetune.encoding.memory import Budget, find_budget
 from finetune.errors import ModelError
 from finetune.models.text import TextEncoder
 
@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def padding_model(tiny_model, tmp_path_factory):
-    """A model whose attention cannot be handed over: it has to pad."""
+    """A model whose attention cannot be replaced, and which has to pad."""
     folder = tmp_path_factory.mktemp("padding") / "model"
     config = AutoModel.from_pretrained(tiny_model).config
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def both(request, tiny_model, padding_model):
 
 
 def padded(model, ids, lengths):
-    """The mean of the last hidden states, unit length, of texts padded to the longest: nothing of ours."""
+    """The mean of the last hidden states, unit length, of texts padded to the longest: without code of this project."""
     longest = int(lengths.max())
     rows = torch.zeros(len(lengths), longest, dtype=torch.long)
     mask = torch.zeros_like(rows)
@@ -96,7 +96,7 @@ def texts(seed=0, n=12, longest=20):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_recomputing_replays_dropout(tiny_model, autocast):
+def test_recomputation_repeats_dropout(tiny_model, autocast):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model), dropout=0.3).train(), texts()
     results = []
     for activation_mb in (10_000, 0):
@@ -114,7 +114,7 @@ def test_recomputing_replays_dropout(tiny_model, autocast):
         torch.testing.assert_close(again_gradients[name], kept_gradients[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_keeps_what_fits_and_recomputes_the_rest(tiny_model):
+def test_keeps_activations_that_fit_and_recomputes_the_others(tiny_model):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)).train(), texts(n=400)
     shares = []
     for activation_mb in (0, 1, 2, 4, 10_000):
@@ -137,7 +137,7 @@ def test_kept_activations_stay_within_their_budget(tiny_model):
 
 
 class Small:
-    """An encoder on a device that holds so many tokens."""
+    """An encoder on a device with memory for `most` tokens."""
 
     def __init__(self, encoder, most):
         self.most, self.calls, self.encoder = most, 0, encoder
@@ -152,7 +152,7 @@ class Small:
         return self.encoder(ids, lengths, lookup)
 
 
-def test_a_shortage_of_memory_halves_the_budget_and_goes_on(tiny_model, capsys):
+def test_out_of_memory_halves_the_budget_and_retries(tiny_model, capsys):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model), dropout=0.0), texts(n=40)
     engine = Engine(256, 100)
     emb = engine.encode(Small(encoder, most=70), ids, lengths)
@@ -161,21 +161,21 @@ def test_a_shortage_of_memory_halves_the_budget_and_goes_on(tiny_model, capsys):
     assert "engine.token_budget=64" in capsys.readouterr().out
 
 
-def test_an_item_that_alone_is_too_large_ends_it(tiny_model):
+def test_a_single_item_that_is_too_large_raises(tiny_model):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)), texts(n=40)
     with pytest.raises(torch.OutOfMemoryError):
         Engine(256, 1).encode(Small(encoder, most=int(lengths.max()) - 1), ids, lengths)
 
 
-def test_other_errors_are_not_swallowed(tiny_model):
+def test_other_errors_are_raised(tiny_model):
     with pytest.raises(IndexError):
         Engine().encode(TextEncoder(str(tiny_model)), torch.tensor([10**6]), np.array([1]))
 
 
-def test_auto_suits_the_processors_cache(tiny_model, minilm):
-    assert find(TextEncoder(str(minilm)), None, None).tokens == 2048
-    assert find(TextEncoder(str(minilm)), 100, 3) == Budget(100, 3 * 2**20)
-    assert find(TextEncoder(str(tiny_model)), None, 0).kept == 0
+def test_auto_budget_fits_the_cache_of_the_processor(tiny_model, minilm):
+    assert find_budget(TextEncoder(str(minilm)), None, None).tokens == 2048
+    assert find_budget(TextEncoder(str(minilm)), 100, 3) == Budget(100, 3 * 2**20)
+    assert find_budget(TextEncoder(str(tiny_model)), None, 0).kept == 0
 
 
 def test_padding_share_by_hand(padding_model, tiny_model):
@@ -185,7 +185,7 @@ def test_padding_share_by_hand(padding_model, tiny_model):
     assert Engine().padding_share(lengths, TextEncoder(str(tiny_model))) == 0
 
 
-def test_embedded_in_bf16_it_is_nearly_the_same_and_in_numbers_of_fp32(both):
+def test_bf16_embeddings_are_nearly_the_same_and_returned_in_fp32(both):
     encoder, _ = both
     encoder.eval()
     texts = Items.of_texts(pa.array(["a red bird", "two", "", "a much longer text about nothing"], pa.large_string()))
@@ -206,7 +206,7 @@ def test_embedded_in_bf16_it_is_nearly_the_same_and_in_numbers_of_fp32(both):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with a C++ compiler")
 @pytest.mark.slow
-def test_compiled_it_computes_the_same(tiny_model):
+def test_a_compiled_encoder_computes_the_same(tiny_model):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model), dropout=0.0).train(), texts(n=30)
     direction = torch.randn(30, encoder.width, generator=torch.Generator().manual_seed(0))
     plain = Engine(100).encode(encoder, ids, lengths)
@@ -218,14 +218,14 @@ def test_compiled_it_computes_the_same(tiny_model):
         same(gradients(encoder, emb, direction), expected)
 
 
-def test_compiling_without_a_compiler_says_so(tiny_model, monkeypatch):
+def test_compile_without_a_compiler_raises(tiny_model, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ModelError, match=r"engine\.compile=true needs a C\+\+ compiler"):
         TextEncoder(str(tiny_model)).compile_backbone(torch.device("cpu"))
 
 
 class LowRank(torch.nn.Module):
-    """A frozen linear layer with a trained low-rank update beside it (LoRA, Hu et al. 2021)."""
+    """A frozen linear layer with a trained low-rank update (LoRA, Hu et al. 2021)."""
 
     def __init__(self, base):
         super().__init__()
@@ -259,7 +259,7 @@ def test_adapters_on_frozen_weights_get_their_gradients(tiny_model, activation_m
     same(ours, theirs)
 
 
-def test_weights_that_micro_batches_share_are_no_activations(tiny_model):
+def test_shared_weights_are_not_counted_as_activations(tiny_model):
     from finetune.encoding import memory
 
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)).train(), texts(n=4)

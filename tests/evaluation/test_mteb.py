@@ -223,7 +223,7 @@ def test_random_states_are_not_changed(tiny_model):
     random.seed(7)
     np.random.seed(7)
     expected = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()]
-    measured({"mteb": mteb("Topics")}, Collectives(torch.device("cpu")), "now")
+    measured.evaluate({"mteb": mteb("Topics")}, Collectives(torch.device("cpu")), "now")
     assert torch.equal(torch.get_rng_state(), expected[0])
     assert random.getstate() == expected[1]
     assert np.array_equal(np.random.get_state()[1], expected[2])

@@ -253,7 +253,7 @@ def test_a_run_whose_node_dies_goes_on_from_its_last_checkpoint(world):
 def goes_on_alike(world, name, step):
     """A run goes on from a step, by one restart, and has in the end the weights of one that nobody disturbed."""
     assert world.ends(name)["state"] == "finished", world.said(name)
-    assert f"going on from step {step}:" in world.said(name)
+    assert f"resuming from step {step}:" in world.said(name)
     assert world.restarts(name) == 1
     world.ends("one")
     one, mine = world.weights("one"), world.weights(name)

@@ -1,4 +1,4 @@
-"""What we save is what sentence-transformers loads."""
+"""sentence-transformers loads a saved model folder."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ CARD = model_card(
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last", "weighted_mean"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_encodes_the_same(tiny_model, tmp_path, pooling, normalize):
+def test_a_saved_model_encodes_the_same(tiny_model, tmp_path, pooling, normalize):
     encoder = TextEncoder(str(tiny_model), pooling=pooling, normalize=normalize)
     save(encoder, tmp_path / "model", 16, CARD)
     oracle = SentenceTransformer(str(tmp_path / "model"), device="cpu")
@@ -37,7 +37,7 @@ def test_encodes_the_same(tiny_model, tmp_path, pooling, normalize):
     np.testing.assert_allclose(oracle.encode(TEXTS), embed(encoder, TEXTS, 16), atol=1e-5)
 
 
-def test_changed_real_weights_encode_the_same_and_load_again(minilm, tmp_path):
+def test_a_trained_real_model_encodes_the_same_and_loads_again(minilm, tmp_path):
     encoder = TextEncoder(str(minilm))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_changed_real_weights_encode_the_same_and_load_again(minilm, tmp_path):
     np.testing.assert_allclose(embed(again, TEXTS), ours, atol=1e-6)
 
 
-def test_holds_no_pickle_and_a_card_with_front_matter(tiny_model, tmp_path):
+def test_a_folder_has_no_pickle_and_a_card_with_front_matter(tiny_model, tmp_path):
     save(TextEncoder(str(tiny_model)), tmp_path / "model", 16, CARD)
     names = {path.name for path in (tmp_path / "model").rglob("*")}
     assert "model.safetensors" in names
@@ -63,13 +63,13 @@ def test_holds_no_pickle_and_a_card_with_front_matter(tiny_model, tmp_path):
     assert "| nDCG@10 | 0.3000 | 0.4000 |" in card
 
 
-def test_replaces_an_older_model_and_leaves_nothing_beside_it(tiny_model, tmp_path):
+def test_replaces_an_older_model_and_leaves_no_other_files(tiny_model, tmp_path):
     for _ in range(2):
         save(TextEncoder(str(tiny_model)), tmp_path / "model", 16, CARD)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_place_that_cannot_be_written(tiny_model, tmp_path):
+def test_an_unwritable_folder_raises(tiny_model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="save the model"):
         save(TextEncoder(str(tiny_model)), tmp_path / "file" / "model", 16, CARD)

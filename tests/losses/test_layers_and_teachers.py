@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from finetune.encoding.teacher import embedded
+from finetune.encoding.teacher import teacher_embeddings
 from finetune.errors import CheckFailed
 from finetune.losses.composed import Layers, Matryoshka
 from finetune.losses.distillation import EmbeddingMSE
@@ -103,6 +103,6 @@ def test_the_teacher_embeds_once_and_is_kept(bert, tmp_path, monkeypatch):
     items = Items.of_texts(pa.array(TEXTS, pa.large_string()))
     expected = embed_texts(TextEncoder(bert))
     for cache in (False, True, True):
-        found = embedded(bert, items, 32, torch.device("cpu"), cache)
+        found = teacher_embeddings(bert, items, 32, torch.device("cpu"), cache)
         np.testing.assert_allclose(found, expected, atol=1e-3)
     assert len(list((tmp_path / "cache" / "teacher").glob("*/embeddings.arrow"))) == 1

@@ -36,7 +36,9 @@ def test_a_run_that_began_tomorrow_has_no_negative_age(tmp_path, monkeypatch):
 
 def test_the_time_left_comes_from_a_clock_that_nobody_sets(tmp_path, monkeypatch):
     keep, trainer = StatusWriter(tmp_path), SimpleNamespace(global_step=0, is_global_zero=True, callbacks=[])
-    module = SimpleNamespace(total_steps=10, seconds_looked=0.0, seconds_in_training=0.0, seconds_of_evaluation=0.0)
+    module = SimpleNamespace(
+        total_steps=10, seconds_evaluated=0.0, seconds_per_training_evaluation=0.0, seconds_per_evaluation=0.0
+    )
     keep.on_train_start(trainer, module)
     monkeypatch.setattr(directory, "datetime", Earlier)
     monkeypatch.setattr(time, "time", lambda: 0.0)

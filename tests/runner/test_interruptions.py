@@ -69,7 +69,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     path = path.rename(path.with_name("it's renamed"))
     again = run_train(f'resume="{path.relative_to(tmp_path)}"', cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stdout
+    assert "resuming from" in again.stdout
     assert status(path)["state"] == "finished"
     assert last_step(path) == STEPS
     losses = [row["step"] for row in map(json.loads, (path / "metrics.jsonl").open()) if "loss" in row]
@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "before: The process was killed; the last step" in again.stdout
-    assert "going on from" in again.stdout
+    assert "resuming from" in again.stdout
     assert status(path)["state"] == "finished"
     assert before < last_step(path) == STEPS
     assert [row["step"] for row in map(json.loads, (path / "metrics.jsonl").open()) if "loss" in row] == [
@@ -234,7 +234,7 @@ def test_a_run_goes_on_from_the_checkpoint_that_is_chosen(tiny_model, tmp_path):
     newest.write_bytes(newest.read_bytes()[:-1])
     again = run_train("resume=outputs/default/run/checkpoints/step-00000002.ckpt", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "going on from step 2" in again.stdout
+    assert "resuming from step 2" in again.stdout
     again = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     reopen(path)
@@ -242,7 +242,7 @@ def test_a_run_goes_on_from_the_checkpoint_that_is_chosen(tiny_model, tmp_path):
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "left out: step-00000004.ckpt, it is damaged" in again.stdout
-    assert "going on from step 3" in again.stdout
+    assert "resuming from step 3" in again.stdout
     assert whole_steps(path) == [1, 2, 3, 4]
 
 

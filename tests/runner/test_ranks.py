@@ -108,14 +108,14 @@ def test_gone_on_with_it_ends_with_the_same_bits(killed, tiny_model, cwd):
     _, path, whole = killed
     again = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, env=ALLOWED)
     assert again.returncode == 0, again.stderr
-    assert "going on from step 8" in again.stdout
+    assert "resuming from step 8" in again.stdout
     assert_same(whole, path)
 
 
 def test_it_may_go_on_with_fewer_processes_and_says_what_is_lost(killed, cwd):
     again = run_train("resume=outputs/default/fewer", "trainer.devices=1", cwd=cwd, env=ALLOWED)
     assert again.returncode == 0, again.stderr
-    assert "saved by 2 and gone on with by 1 processes: dropout draws other numbers" in again.stdout
+    assert "saved by 2 and resumed by 1 processes: dropout draws other numbers" in again.stdout
     assert status(cwd / "outputs/default/fewer")["step"] == 21
 
 

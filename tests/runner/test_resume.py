@@ -50,7 +50,7 @@ def test_a_run_is_resumed_by_the_printed_command_or_by_a_recipe(stopped):
         interrupt(run)
         done = run_train(*words, cwd=cwd)
         assert done.returncode == 0, done.stderr
-        assert "going on from" in done.stdout
+        assert "resuming from" in done.stdout
         assert [path.name for path in run.parent.iterdir()] == [run.name]
 
 

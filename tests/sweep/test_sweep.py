@@ -182,7 +182,7 @@ def test_points_at_once_have_cores_of_their_own_and_go_on_after_ctrl_c(tiny_mode
     done = statuses(tmp_path / "outputs/default")
     assert [point["state"] for point in done.values()] == ["finished"] * 2
     assert set(stopped) == set(done)
-    assert all("going on from step" in (path / "run.log").read_text() for path in stopped)
+    assert all("resuming from step" in (path / "run.log").read_text() for path in stopped)
 
 
 def wait_for_two_points(sweep, folder):

@@ -1,4 +1,4 @@
-"""What the tests of one run share: a config that is checked, its data, and a directory for it."""
+"""Fixtures for the tests of one run: a checked config with its data and a run directory."""
 
 import pytest
 

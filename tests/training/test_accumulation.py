@@ -17,7 +17,7 @@ PLAIN = ["evaluation=none", "model.dropout=0", "trainer.precision=32-true", "tra
 
 
 class Gradients(pl.Callback):
-    """Keeps the gradient that each optimizer step gets, and what it should be: that of one weighted mean."""
+    """Records the gradient of each optimizer step, and the expected one: that of one weighted mean."""
 
     def __init__(self):
         self.batches, self.got, self.expected, self.groups = [], [], [], []
@@ -51,7 +51,7 @@ class Gradients(pl.Callback):
     ],
     ids=str,
 )
-def test_a_step_has_the_mean_over_the_rows_that_are_there(start, monkeypatch, more, groups):
+def test_a_step_has_the_gradient_of_the_mean_over_its_rows(start, monkeypatch, more, groups):
     spy = Gradients()
     fit_with(spy, monkeypatch, *start("mean", *PLAIN, *more))
     assert spy.groups == groups
@@ -61,7 +61,7 @@ def test_a_step_has_the_mean_over_the_rows_that_are_there(start, monkeypatch, mo
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
-def test_rows_count_by_their_weights(start, monkeypatch, tmp_path):
+def test_rows_are_weighted(start, monkeypatch, tmp_path):
     cfg, *_ = start("unused")
     rows = list(csv.DictReader(Path(cfg.data.path).read_text().splitlines()))
     with (tmp_path / "weighted.csv").open("w", newline="") as file:
@@ -76,8 +76,8 @@ def test_rows_count_by_their_weights(start, monkeypatch, tmp_path):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_step_without_a_whole_group_clips_and_moves_like_a_whole_one(start):
-    """Clipping and Adam's moments see the gradient after it was corrected."""
+def test_an_incomplete_accumulation_is_clipped_and_applied_like_a_complete_one(start):
+    """Clipping and Adam's moments use the corrected gradient."""
     found = []
     for accumulate in (7, 40):
         more = [f"trainer.accumulate_grad_batches={accumulate}", "trainer.gradient_clip_val=0.01"]

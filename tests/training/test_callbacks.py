@@ -1,4 +1,4 @@
-"""Callbacks of a run: what they measure and save, and that what only looks leaves the weights as they were."""
+"""Callbacks of a run: what they measure and save, and that evaluations do not change the weights."""
 
 import json
 import random
@@ -14,8 +14,9 @@ from torch import nn
 
 from finetune.config.check import check
 from finetune.errors import CheckFailed, Interrupted
+from finetune.training.assembly import assemble
 from finetune.training.callbacks import Average
-from finetune.training.fit import assemble, fit
+from finetune.training.fit import fit
 from finetune.training.non_finite_loss import NonFiniteLossError
 from finetune.training.preserve_state import preserve_state, random_state, set_random_state
 
@@ -32,7 +33,7 @@ def rows(run):
     return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
 
 
-def test_what_only_looks_changes_no_bit(start):
+def test_evaluation_does_not_change_the_training(start):
     looks = ["evaluate", "average", "samples", "device_stats"]
     every = [f"callbacks.{name}.every_n_steps=2" for name in looks if name != "average"]
     runs = []
@@ -53,7 +54,7 @@ def test_what_only_looks_changes_no_bit(start):
     assert set(texts) <= set(dataset.items.take(np.arange(len(dataset.items))))
 
 
-def test_undisturbed_takes_everything_back():
+def test_preserve_state_restores_everything():
     module = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).bfloat16()
     module(torch.ones(1, 3).bfloat16()).sum().backward()
     module[1].eval()
@@ -73,7 +74,7 @@ def test_undisturbed_takes_everything_back():
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_the_average_is_that_of_torch(decay):
+def test_average_equals_that_of_torch(decay):
     torch.manual_seed(0)
     module, trainer = nn.Linear(4, 2), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     average = Average(decay=decay, warmup=False)
@@ -93,7 +94,7 @@ def test_the_average_is_that_of_torch(decay):
     torch.testing.assert_close(module.weight, theirs.module.weight)
 
 
-def test_a_short_run_is_averaged_over_its_later_steps(start):
+def test_warmup_averages_a_short_run_over_its_later_steps(start):
     cfg, dataset, run = start("ema", "trainer.max_steps=4", "callbacks=[default,average]", "evaluation=none",
                               "callbacks.average.evaluate=false", "callbacks.checkpoint.every_n_steps=1",
                               "callbacks.checkpoint.keep_last=9")  # fmt: skip
@@ -114,7 +115,7 @@ HARD = ["data.validation_fraction=0.3", "evaluation.retrieval.metrics=[nDCG@1]"]
 WORSE = ["optimizer.lr=1", "scheduler.warmup=0"]  # its own weights shrink to nothing: the evaluation can only get worse
 
 
-def test_the_best_is_kept_and_restored_and_a_lost_patience_ends_it(start, capsys):
+def test_the_best_checkpoint_is_kept_and_restored_and_patience_ends_the_training(start, capsys):
     some = "evaluate.every_n_steps=1 early_stopping.patience=2 checkpoint.keep_last=1 checkpoint.mode=min"
     more = ["callbacks=[default,evaluate,best,early_stopping]", *WORSE]
     more += [f"callbacks.{word}" for word in some.split()]
@@ -164,7 +165,7 @@ def test_the_untouched_model_is_saved_if_no_step_is_better(start, capsys, more):
     assert (run.checkpoints / "best.ckpt").is_file()
 
 
-def test_wise_ft_goes_from_the_pretrained_to_the_tuned_model(start, tmp_path):
+def test_wise_ft_interpolates_between_the_pretrained_and_the_tuned_model(start, tmp_path):
     models = {}
     for alpha in (0.0, 0.25, 1.0):
         more = ["callbacks=[default,wise_ft]", f"callbacks.wise_ft.alphas=[{alpha}]", "trainer.max_steps=3"]
@@ -180,14 +181,14 @@ def test_wise_ft_goes_from_the_pretrained_to_the_tuned_model(start, tmp_path):
     torch.testing.assert_close(models[0.25][name], 0.75 * models[0.0][name] + 0.25 * models[1.0][name])
 
 
-def test_periodic_checkpoints_stay(start):
+def test_periodic_checkpoints_are_kept(start):
     more = ["callbacks.checkpoint.keep_every_n_steps=3", "callbacks.checkpoint.keep_last=1", "trainer.max_steps=8"]
     cfg, dataset, run = start("periodic", "evaluation=none", *more)
     fit(cfg, dataset, run)
     assert run.saved.steps() == [3, 6, 8]
 
 
-def test_a_metric_that_there_is_not_ends_a_run_before_it_trains(start):
+def test_an_unknown_metric_fails_before_the_training(start):
     more = ["callbacks=[default,evaluate,early_stopping]", "callbacks.early_stopping.metric=retrieval/nDCG@7"]
     cfg, dataset, run = start("metric", *more)
     with pytest.raises(CheckFailed, match=r"have no 'retrieval/nDCG@7'\. They have: retrieval/nDCG@10"):
@@ -196,7 +197,7 @@ def test_a_metric_that_there_is_not_ends_a_run_before_it_trains(start):
 
 
 @pytest.mark.parametrize("log_every", [1, 4])
-def test_the_batch_of_a_loss_that_is_no_number_is_written_down(start, monkeypatch, log_every):
+def test_the_batch_of_a_non_finite_loss_is_written_to_a_file(start, monkeypatch, log_every):
     cfg, dataset, run = start("diverges", "evaluation=none", f"trainer.log_every_n_steps={log_every}",
                               "callbacks.checkpoint.every_n_steps=1")  # fmt: skip
     seen = []
@@ -217,14 +218,14 @@ def test_the_batch_of_a_loss_that_is_no_number_is_written_down(start, monkeypatc
 
 
 class Impatient(pl.Callback):
-    """Asks to stop in the middle of a step that accumulates."""
+    """Requests a stop in the middle of an accumulated step."""
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if batch_idx == 2:
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_stop_waits_for_the_end_of_a_step_that_accumulates(start, monkeypatch):
+def test_a_stop_waits_for_the_end_of_an_accumulated_step(start, monkeypatch):
     monkeypatch.setenv("FINETUNE_ALLOW", __name__)
     own = f"+callbacks.own._target_={__name__}.Impatient"
     cfg, dataset, run = start("stop", "evaluation=none", "trainer.accumulate_grad_batches=2", own)
@@ -233,13 +234,13 @@ def test_a_stop_waits_for_the_end_of_a_step_that_accumulates(start, monkeypatch)
     assert run.saved.steps() == [2]
 
 
-def test_a_callback_of_ones_own_needs_a_place_on_the_list(start, monkeypatch):
+def test_a_users_own_callback_has_to_be_allowed(start, monkeypatch):
     monkeypatch.delenv("FINETUNE_ALLOW", raising=False)
     with pytest.raises(CheckFailed, match="FINETUNE_ALLOW"):
         start("own", f"+callbacks.own._target_={__name__}.Impatient")
 
 
-def test_every_callback_by_itself_is_a_config_that_fits(tmp_path):
+def test_every_callback_alone_is_a_valid_config(tmp_path):
     names = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "callbacks").glob("*.yaml"))
     for name in names:
         alone = f"callbacks=[default,evaluate,{name}]" if name not in ("none", "default", "evaluate") else ""

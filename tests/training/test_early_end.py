@@ -1,4 +1,4 @@
-"""How a training ends, what is saved on the way, and the time that is left."""
+"""The end of a training, checkpoints by time, and the estimate of the time left."""
 
 from datetime import timedelta
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from finetune.config.types import seconds_of
 from finetune.encoding.collectives import Collectives
 from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import Checkpoint, Evaluate, StopOnSignal, WiseFT, checkpoint, status
-from finetune.training.callbacks.time_left import TimeLeft
+from finetune.training.callbacks.status import TimeLeft
 from finetune.training.fit import fit
 from tests.conftest import quick, run_train, write_pairs
 from tests.training.test_callbacks import rows
@@ -23,7 +23,7 @@ from tests.training.test_fit import fit_with
 AT_ONCE = "trainer.max_time={milliseconds:1}"
 
 
-def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(tiny_model, tmp_path):
+def test_a_time_limit_is_reported_and_the_run_can_be_resumed_to_its_end(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     words = quick(tiny_model, "evaluation=none", AT_ONCE, "name=limited")
     process = run_train(*words, cwd=tmp_path)
@@ -53,7 +53,7 @@ def test_a_time_limit_says_that_it_ended_the_training_and_is_resumed_to_the_end(
     ]
 
 
-def test_a_run_that_is_resumed_after_a_time_limit_ends_with_the_same_weights(start):
+def test_a_run_resumed_after_a_time_limit_has_the_same_weights(start):
     more = ["evaluation=none", "trainer.accumulate_grad_batches=2"]
     cfg, dataset, whole = start("whole", *more)
     fit(cfg, dataset, whole)
@@ -73,7 +73,7 @@ def test_the_time_before_a_resume_counts(start):
     assert run.read_status()["reason"].startswith("Training ended at step 1 of 21")
 
 
-def test_a_time_limit_saves_without_a_checkpoint_callback_too(start):
+def test_a_time_limit_saves_even_without_a_checkpoint_callback(start):
     cfg, dataset, run = start("bare", "evaluation=none", AT_ONCE, "callbacks=none")
     fit(cfg, dataset, run)
     assert run.saved.steps() == [1]
@@ -86,19 +86,19 @@ def test_the_last_step_before_a_time_limit_is_evaluated(start):
 
 
 @pytest.mark.parametrize("form", ["00:00:00:07", "01:02:03:04", "12:00:00:00", {"hours": 1.5}, {"days": 1, "weeks": 2}])
-def test_a_time_is_what_lightning_takes_it_for(form):
+def test_a_duration_is_parsed_as_by_lightning(form):
     assert timedelta(seconds=seconds_of(form)) == timedelta(seconds=Timer(form)._duration)
 
 
 @pytest.mark.parametrize("form", ["00:12", "1:2:3:4", "12 hours", {"hour": 1}, {"hours": "x"}])
-def test_what_lightning_does_not_take_for_a_time_is_none(form):
+def test_a_duration_that_lightning_rejects_is_none(form):
     assert seconds_of(form) is None
 
 
 class Clock(pl.Callback):
     """Lets every optimizer step take four minutes."""
 
-    place = -2
+    order = -2
 
     def __init__(self):
         self.now = 0.0
@@ -111,7 +111,7 @@ class Clock(pl.Callback):
 
 
 @pytest.mark.parametrize(("minutes", "saved"), [(10, [3, 6, 7, 10, 11]), ("null", [7, 11])])
-def test_a_checkpoint_is_saved_by_time_too(start, monkeypatch, minutes, saved):
+def test_a_checkpoint_is_also_saved_after_some_minutes(start, monkeypatch, minutes, saved):
     clock = Clock()
     monkeypatch.setattr(checkpoint, "time", clock)
     more = [f"callbacks.checkpoint.every_n_minutes={minutes}", "callbacks.checkpoint.keep_last=99"]
@@ -124,19 +124,21 @@ def test_a_checkpoint_is_saved_by_time_too(start, monkeypatch, minutes, saved):
 @pytest.mark.parametrize("others", [[False, False], [False, True], [True, False]])
 def test_processes_agree_to_stop_and_to_save_in_one_reduction(tmp_path, monkeypatch, others):
     monkeypatch.setattr(
-        Collectives, "any_of", lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)]
+        Collectives,
+        "all_reduce_any",
+        lambda self, flags: [mine or other for mine, other in zip(flags, others, strict=True)],
     )
     saver, stop = Checkpoint(directory=str(tmp_path)), StopOnSignal(tmp_path)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=strategy, callbacks=[saver, stop])
     saver.on_train_start(trainer, None)
     assert not saver._is_time_in_all(trainer)
-    assert stop._ask_all(trainer) == others[0]
+    assert stop._any_signal(trainer) == others[0]
     assert saver._is_time_in_all(trainer) == others[1]
 
 
 @pytest.mark.parametrize("more", ["trainer.max_steps=5", "trainer.max_epochs=1", AT_ONCE])
-def test_the_last_step_has_its_line_whatever_is_logged(start, more):
+def test_the_last_step_is_always_logged(start, more):
     cfg, dataset, run = start("line", "evaluation=none", "trainer.log_every_n_steps=500", more)
     fit(cfg, dataset, run)
     (line,) = (row for row in rows(run) if "loss" in row)
@@ -144,7 +146,7 @@ def test_the_last_step_has_its_line_whatever_is_logged(start, more):
     assert {"learning_rate", "epoch", "items_per_second"} <= line.keys()
 
 
-def test_the_last_line_is_written_after_a_kill_too(start):
+def test_the_last_step_is_logged_after_a_kill(start):
     """The process may be killed between the last save and that line."""
     cfg, dataset, run = start("line", "evaluation=none", "trainer.log_every_n_steps=500", "trainer.max_steps=5")
     fit(cfg, dataset, run)
@@ -156,11 +158,13 @@ def test_the_last_line_is_written_after_a_kill_too(start):
 def test_the_time_left_counts_evaluations(monkeypatch):
     evaluate, mixtures = Evaluate(None, every_n_steps=4), WiseFT(None, alphas=[0.5, 1.0])
     trainer = SimpleNamespace(global_step=0, callbacks=[evaluate])
-    module = SimpleNamespace(total_steps=10, seconds_looked=0.0, seconds_of_evaluation=100.0, seconds_in_training=7.0)
+    module = SimpleNamespace(
+        total_steps=10, seconds_evaluated=0.0, seconds_per_evaluation=100.0, seconds_per_training_evaluation=7.0
+    )
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
-    monkeypatch.setattr("finetune.training.callbacks.time_left.time", clock)
+    monkeypatch.setattr("finetune.training.callbacks.status.time", clock)
     left = TimeLeft(trainer, module)
-    trainer.global_step, clock.now, module.seconds_looked = 5, 17.0, 7.0  # 2 s a step, and one evaluation
+    trainer.global_step, clock.now, module.seconds_evaluated = 5, 17.0, 7.0  # 2 s a step, and one evaluation
     assert left.seconds() == 5 * 2 + 2 * 7 + 100  # those of steps 8 and 10, and the one after
     trainer.callbacks.append(mixtures)
     assert left.seconds() == 5 * 2 + 2 * 7 + 3 * 100
@@ -169,14 +173,14 @@ def test_the_time_left_counts_evaluations(monkeypatch):
 
 
 class Slow(pl.Callback):
-    """Says that the evaluation took a long time."""
+    """Sets a long time for the evaluation."""
 
     def on_train_start(self, trainer, module):
-        module.seconds_of_evaluation = 5000.0
+        module.seconds_per_evaluation = 5000.0
 
 
-def test_status_and_progress_show_the_time_with_the_evaluation_after(start, monkeypatch, capsys):
-    monkeypatch.setattr(status, "_SECONDS_BETWEEN", 0.0)
+def test_status_and_progress_include_the_evaluation_after_the_training(start, monkeypatch, capsys):
+    monkeypatch.setattr(status, "_SECONDS_BETWEEN_WRITES", 0.0)
     written, real = [], RunDirectory.write_status
     monkeypatch.setattr(RunDirectory, "write_status", lambda self, *a, **k: (written.append(k), real(self, *a, **k)))
     fit_with(Slow(), monkeypatch, *start("eta", "evaluation=none", "trainer.max_steps=3"))

@@ -22,7 +22,7 @@ def test_packages_are_summed_and_nothing_is_counted_twice(tmp_path: Path) -> Non
     assert energy.watt_hours() == 2 * 36 / 3600
 
 
-def test_a_counter_that_began_again_goes_on(tmp_path: Path) -> None:
+def test_a_counter_that_overflows_continues(tmp_path: Path) -> None:
     package = Package(zone(tmp_path / "intel-rapl:0", "package-0", 900, end=1000))
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100")
     assert package.joules() == 200e-6
@@ -30,7 +30,7 @@ def test_a_counter_that_began_again_goes_on(tmp_path: Path) -> None:
     assert package.joules() == 250e-6
 
 
-def test_where_nothing_tells_it_is_not_made_up(tmp_path: Path) -> None:
+def test_without_counters_there_is_no_energy(tmp_path: Path) -> None:
     folder = zone(tmp_path / "intel-rapl:0", "package-0", 1)
     (folder / "energy_uj").unlink()
     assert Energy(torch.device("cpu"), tmp_path).watt_hours() is None

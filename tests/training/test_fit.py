@@ -1,4 +1,4 @@
-"""A run inside one process: train mode, resume to the same weights, what the optimizer gets."""
+"""A run in one process: train mode, resume to the same weights, parameter groups."""
 
 import json
 from typing import ClassVar
@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from finetune.errors import Interrupted, RunError
-from finetune.training import fit as fit_module
-from finetune.training.fit import assemble, fit
+from finetune.training import assembly
+from finetune.training.assembly import assemble
+from finetune.training.fit import fit
 from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import total_steps
 
 
 class Spy(pl.Callback):
-    """Looks at the module in the middle of training."""
+    """Inspects the module during the training."""
 
     def __init__(self, stop_at=None, fail=None):
         self.modes, self.stop_at, self.fail, self.dropped = [], stop_at, fail, 0
@@ -47,10 +48,10 @@ def parts_stop(trainer):
 
 
 def fit_with(spy, monkeypatch, *arguments, **kwargs):
-    real = fit_module.build_trainer
+    real = assembly.build_trainer
     # The spy comes first, so that a wish to stop is seen in the same step, as a signal would be.
     monkeypatch.setattr(
-        fit_module, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [spy, *calls], logs)
+        assembly, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [spy, *calls], logs)
     )
     fit(*arguments, **kwargs)
 
@@ -86,13 +87,13 @@ def test_an_interrupted_run_ends_with_the_same_weights(start, monkeypatch, stop_
 
 
 class Killed(Exception):
-    """What no part of a run knows how to answer."""
+    """An error that no part of a run handles."""
 
 
 class KillAt(pl.Callback):
     """Ends the run after the save of a step."""
 
-    place = 9
+    order = 9
 
     def __init__(self, step):
         self.step = step
@@ -109,10 +110,10 @@ def test_a_run_that_is_killed_after_every_step_ends_with_the_same_weights(start,
     cfg, dataset, whole = start("whole", *more)
     fit(cfg, dataset, whole)
     cfg, dataset, broken = start("broken", *more)
-    real, step = fit_module.build_trainer, 0
+    real, step = assembly.build_trainer, 0
     while True:
         bomb = KillAt(step + every)
-        monkeypatch.setattr(fit_module, "build_trainer", lambda node, run, n, calls, logs, bomb=bomb: real(
+        monkeypatch.setattr(assembly, "build_trainer", lambda node, run, n, calls, logs, bomb=bomb: real(
             node, run, n, [*calls, bomb], logs))  # fmt: skip
         try:
             fit(cfg, dataset, broken, checkpoint=broken.saved.path(step) if step else None)
@@ -132,7 +133,7 @@ def test_a_run_that_is_killed_after_every_step_ends_with_the_same_weights(start,
     assert sorted(set(lines[0])) == sorted(set(lines[1]))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(start):
+def test_the_seed_determines_the_weights(start):
     runs = {}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         cfg, dataset, run = start(name, f"seed={seed}", "evaluation=none", "trainer.max_steps=4")
@@ -168,7 +169,7 @@ def test_norms_and_biases_are_not_decayed_and_the_unused_head_is_not_trained(sta
         (["+trainer.limit_train_batches=2"], 6),
     ],
 )
-def test_total_steps_are_those_that_lightning_makes(start, more, steps):
+def test_total_steps_are_those_that_lightning_runs(start, more, steps):
     cfg, dataset, run = start("steps", *more, "evaluation=none")
     parts = assemble(cfg, dataset, run)
     assert parts.module.total_steps == total_steps(parts.trainer, parts.data.batches_per_epoch) == steps
@@ -176,7 +177,7 @@ def test_total_steps_are_those_that_lightning_makes(start, more, steps):
     assert parts.trainer.global_step == steps
 
 
-def test_a_loss_that_is_no_number_stops_the_run(start, monkeypatch):
+def test_a_non_finite_loss_stops_the_run(start, monkeypatch):
     cfg, dataset, run = start("diverges", "evaluation=none")
     monkeypatch.setattr("finetune.losses.infonce.InfoNCE.forward", lambda self, emb, *_: emb.sum() * float("nan"))
     with pytest.raises(RunError, match="diverged: the loss is nan at step 1"):
@@ -202,7 +203,7 @@ class ShortOnce(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("more", [[], ["trainer.accumulate_grad_batches=2"], ["trainer.precision=bf16-mixed"]])
-def test_memory_that_runs_out_in_the_backward_pass_takes_the_step_again(start, monkeypatch, more):
+def test_out_of_memory_in_the_backward_pass_repeats_the_step(start, monkeypatch, more):
     weights, passes = [], []
     for fail in ([], [1, 3]):
         cfg, dataset, run = start(
@@ -228,21 +229,21 @@ def test_memory_that_runs_out_in_the_backward_pass_takes_the_step_again(start, m
         torch.testing.assert_close(weights[1][name], weights[0][name], rtol=0, atol=tolerance, msg=name)
 
 
-def test_memory_that_runs_out_halfway_through_a_sum_of_gradients_ends_the_run(start, monkeypatch):
-    """What was added to the gradients of the batches before cannot be taken out again."""
+def test_out_of_memory_within_accumulated_gradients_ends_the_run(start, monkeypatch):
+    """What was added to the gradients of earlier batches cannot be removed again."""
     cfg, dataset, run = start("halfway", "evaluation=none", "trainer.accumulate_grad_batches=2")
     module = assemble(cfg, dataset, run).module
     first = next(module.parameters())
     first.grad = torch.zeros_like(first)
     before = module._gradient_versions()
-    assert module._forget_gradients(before)
+    assert module._undo_gradients(before)
     first.grad.add_(1)
-    assert not module._forget_gradients(before)
+    assert not module._undo_gradients(before)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("activation_mb", [0, 1000])
-def test_every_precision_learns(start, precision, activation_mb):
+def test_every_precision_reduces_the_loss(start, precision, activation_mb):
     cfg, dataset, run = start(
         f"{precision}{activation_mb}", f"trainer.precision={precision}", f"engine.activation_mb={activation_mb}",
         "evaluation=none", "engine.token_budget=40", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=6",
@@ -254,7 +255,7 @@ def test_every_precision_learns(start, precision, activation_mb):
     assert all((row["recomputed_share"] > 0) == (activation_mb == 0) for row in rows)
 
 
-def test_every_line_says_where_time_and_memory_went(start):
+def test_every_logged_row_has_times_and_memory(start):
     cfg, dataset, run = start("pace", "evaluation=none", "trainer.max_steps=3")
     fit(cfg, dataset, run)
     for row in (row for row in map(json.loads, run.metrics_path.open()) if "loss" in row):

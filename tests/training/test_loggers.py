@@ -1,4 +1,4 @@
-"""Trackers get every row, go on with a resumed run, and take no training with them when they fail."""
+"""Trackers get every row, continue with a resumed run, and do not stop a training if they fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted, RunError
 from finetune.preflight.check import check_at_a_glance
 from finetune.runs.directory import RunDirectory, State
-from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, ended
+from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, close_trackers
 from finetune.training.loggers.tracker import Row
 from tests.conftest import ROOT, quick, run_train, write_pairs
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key of who runs the tests is used."""
+    """Uses no key of the user who runs the tests."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -47,7 +47,7 @@ def without_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Slow(Tracker):
-    """Does as it is told, late."""
+    """A tracker that waits before it processes a row."""
 
     title: ClassVar[str] = "Slow"
 
@@ -75,10 +75,10 @@ def rows(tracker: Tracker, steps: range) -> float:
     return time.monotonic() - started
 
 
-def test_rows_arrive_in_order_and_nobody_waits_for_them(folder: Path) -> None:
+def test_rows_arrive_in_order_and_logging_does_not_wait(folder: Path) -> None:
     tracker = Slow(folder, lambda step: time.sleep(0.01))
     assert rows(tracker, range(-1, 49)) < 0.25
-    with ended([tracker]):
+    with close_trackers([tracker]):
         pass
     assert tracker.seen == [(step, 1 / (step + 1)) for step in range(50)]
     assert (tracker.first, tracker.state) == (0, "finished")
@@ -89,15 +89,15 @@ def test_rows_arrive_in_order_and_nobody_waits_for_them(folder: Path) -> None:
     ("error", "state"),
     [(Interrupted("x"), "interrupted"), (KeyboardInterrupt(), "interrupted"), (ValueError(), "failed")],
 )
-def test_a_tracker_is_told_how_the_run_ended(folder: Path, error: BaseException, state: str) -> None:
+def test_a_tracker_gets_the_final_state_of_the_run(folder: Path, error: BaseException, state: str) -> None:
     tracker = Slow(folder)
     rows(tracker, range(3))
-    with pytest.raises(type(error)), ended([object(), tracker]):
+    with pytest.raises(type(error)), close_trackers([object(), tracker]):
         raise error
     assert tracker.state == state
 
 
-def test_a_tracker_that_fails_says_so_once_and_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_tracker_is_reported_once_and_not_used_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(step: int) -> None:
         raise ConnectionError("gone")
 
@@ -106,10 +106,10 @@ def test_a_tracker_that_fails_says_so_once_and_is_left_alone(folder: Path, capsy
     tracker.close("finished")
     rows(tracker, range(3))
     said = capsys.readouterr().out
-    assert said == "Slow failed, and the run goes on without it: ConnectionError: gone\n"
+    assert said == "Slow failed, and the run continues without it: ConnectionError: gone\n"
 
 
-def test_a_tracker_that_hangs_costs_only_its_time_to_finish(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hanging_tracker_costs_only_its_finish_seconds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     forever = threading.Event()
     tracker = Slow(folder, lambda step: forever.wait() and None, wait=0.2)
     assert rows(tracker, range(1000)) < 1
@@ -126,7 +126,7 @@ def test_a_tracker_without_a_row_does_nothing(folder: Path) -> None:
     assert tracker.first == -1
 
 
-def test_ids_are_kept_whatever_stands_in_the_file(folder: Path) -> None:
+def test_ids_are_stored_whatever_the_file_contains(folder: Path) -> None:
     run = RunDirectory(folder)
     run.write_tracker("a", "1")
     run.write_tracker("b", "2")
@@ -145,7 +145,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_takes_the_steps_that_a_resumed_run_takes_again_only_once(folder: Path) -> None:
+def test_tensorboard_has_the_repeated_steps_of_a_resumed_run_only_once(folder: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs pip install 'finetune[tensorboard]'")
     for steps in (range(10), range(4, 12), range(20, 22)):
         tracker = TensorBoard(directory=str(folder))
@@ -158,7 +158,7 @@ def test_tensorboard_takes_the_steps_that_a_resumed_run_takes_again_only_once(fo
     assert found == [(step, pytest.approx(1 / (step + 1))) for step in range(1, 23)]
 
 
-def test_mlflow_goes_on_with_its_run(folder: Path, tmp_path: Path) -> None:
+def test_mlflow_continues_its_run_after_a_resume(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="needs pip install 'finetune[mlflow]'")
     from mlflow.tracking import MlflowClient
 
@@ -177,16 +177,16 @@ def test_mlflow_goes_on_with_its_run(folder: Path, tmp_path: Path) -> None:
     assert [(one.step, one.value) for one in history] == [(step, 1 / (step + 1)) for step in range(1, 6)]
 
 
-def test_a_dead_mlflow_server_stops_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_mlflow_server_does_not_stop_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlflow", reason="needs pip install 'finetune[mlflow]'")
     tracker = MLflow(uri="http://127.0.0.1:9", finish_seconds=1, directory=str(folder))
     assert rows(tracker, range(100)) < 1
     tracker.close("finished")
-    assert "MLflow failed, and the run goes on without it" in capsys.readouterr().out
+    assert "MLflow failed, and the run continues without it" in capsys.readouterr().out
 
 
 def recorded(folder: Path) -> Iterator[Any]:
-    """The records of one file that W&B wrote, whose format is that of LevelDB's logs."""
+    """The records of a file of W&B, which has the format of LevelDB's logs."""
     from wandb.proto import wandb_internal_pb2
 
     [file] = folder.glob("*.wandb")
@@ -220,7 +220,7 @@ def wandb(without_key: None) -> None:
     pytest.importorskip("wandb", reason="needs pip install 'finetune[wandb]'")
 
 
-def test_wandb_records_without_a_key_and_goes_on_under_the_same_id(
+def test_wandb_records_without_a_key_and_resumes_with_the_same_id(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for steps in (range(-1, 3), range(3, 5)):
@@ -239,7 +239,7 @@ def test_wandb_records_without_a_key_and_goes_on_under_the_same_id(
     assert "send it with: wandb sync" in capsys.readouterr().out
 
 
-def test_what_wandb_would_send_says_nothing_of_the_machine(wandb: None, folder: Path) -> None:
+def test_wandb_sends_nothing_that_identifies_the_machine(wandb: None, folder: Path) -> None:
     tracker = WeightsAndBiases(directory=str(folder))
     rows(tracker, range(3))
     tracker.close("finished")
@@ -254,7 +254,7 @@ def test_what_wandb_would_send_says_nothing_of_the_machine(wandb: None, folder: 
 
 
 def processes_of(tracker: WeightsAndBiases) -> tuple[int, int]:
-    """Wait for both processes: ours, and the one that W&B starts."""
+    """Wait for both processes: the one of the tracker, and the one that W&B starts."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         ours = tracker._process
@@ -268,7 +268,7 @@ def processes_of(tracker: WeightsAndBiases) -> tuple[int, int]:
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_wandb_can_lose_its_processes_or_hang(
+def test_wandb_processes_may_be_killed_or_hang(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str], which: int, number: signal.Signals
 ) -> None:
     tracker = WeightsAndBiases(finish_seconds=4, directory=str(folder))
@@ -279,10 +279,10 @@ def test_wandb_can_lose_its_processes_or_hang(
     try:
         assert rows(tracker, range(3, 3000)) < 2
         started = time.monotonic()
-        with ended([tracker]):
+        with close_trackers([tracker]):
             pass
         assert time.monotonic() - started < 10
-        assert "W&B failed, and the run goes on without it" in capsys.readouterr().out
+        assert "W&B failed, and the run continues without it" in capsys.readouterr().out
         assert tracker._process is not None and tracker._process.poll() is not None
     finally:
         if number == signal.SIGSTOP and which == 1:
@@ -290,7 +290,7 @@ def test_wandb_can_lose_its_processes_or_hang(
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_an_endpoint_that_is_dead_or_never_answers_is_recorded_instead(
+def test_wandb_records_if_the_service_is_unreachable_or_never_answers(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -306,8 +306,8 @@ def test_an_endpoint_that_is_dead_or_never_answers_is_recorded_instead(
     assert sorted(wandb_rows(wandb_folders(folder)[-1])) == [1, 2, 3, 4]
 
 
-def test_several_at_once_through_the_front_door_survive_a_kill(wandb: None, tiny_model: Path, tmp_path: Path) -> None:
-    """Killed and resumed, each tracker goes on with its run, and the weights are those of a run without trackers."""
+def test_several_trackers_resume_after_a_kill(wandb: None, tiny_model: Path, tmp_path: Path) -> None:
+    """Each tracker continues its run, and the weights are those of a run without trackers."""
     pytest.importorskip("tensorboard", reason="needs pip install 'finetune[tensorboard]'")
     pytest.importorskip("mlflow", reason="needs pip install 'finetune[mlflow]'")
     from mlflow.tracking import MlflowClient
@@ -328,7 +328,7 @@ def test_several_at_once_through_the_front_door_survive_a_kill(wandb: None, tiny
     ids = run.read_trackers()
     again = run_train(*tracked, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr == "" and "going on from step" in again.stdout
+    assert again.stderr == "" and "resuming from step" in again.stdout
     assert run_train(*overrides, "name=plain", cwd=tmp_path).returncode == 0
     plain = load_file(run.path.with_name("plain") / "model" / "model.safetensors")
     assert all((load_file(run.model / "model.safetensors")[name] == plain[name]).all() for name in plain)
@@ -350,7 +350,7 @@ def test_several_at_once_through_the_front_door_survive_a_kill(wandb: None, tiny
     assert "retrieval/after/nDCG@10" in wandb_rows(last)[140]
 
 
-def test_a_package_that_is_not_there_is_told_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("wandb", "tensorboard", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -362,7 +362,7 @@ def test_a_package_that_is_not_there_is_told_before_a_run(tmp_path: Path, monkey
     ]
 
 
-def test_every_choice_but_none_keeps_the_lines() -> None:
+def test_every_logger_config_but_none_has_json_lines() -> None:
     import yaml
 
     for path in (ROOT / "conf" / "logger").glob("*.yaml"):
@@ -370,7 +370,7 @@ def test_every_choice_but_none_keeps_the_lines() -> None:
         assert target == (None if path.stem == "none" else "finetune.training.loggers.JsonLines"), path
 
 
-def test_a_full_disk_for_an_id_is_a_tracker_that_failed(
+def test_a_full_disk_while_an_id_is_stored_fails_the_tracker(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -378,7 +378,7 @@ def test_a_full_disk_for_an_id_is_a_tracker_that_failed(
 
     monkeypatch.setattr("finetune.runs.directory.write_json_atomically", full)
     tracker = Slow(folder)
-    monkeypatch.setattr(tracker, "begin", lambda config, step: tracker.remember("1"))
+    monkeypatch.setattr(tracker, "begin", lambda config, step: tracker.store_id("1"))
     rows(tracker, range(3))
     tracker.close("finished")
     assert "the disk is full" in capsys.readouterr().out

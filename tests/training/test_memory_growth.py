@@ -1,6 +1,6 @@
-"""What a run holds does not grow with its steps: every byte that a step allocates is freed by the next one.
+"""Memory does not grow with the steps: every byte that a step allocates is freed by the next one.
 
-Counted by torch's profiler, which sees all allocations, those of graphs that no Python object refers to as well.
+Counted by torch's profiler, which records all allocations, also those of graphs that no Python object refers to.
 """
 
 import gc
@@ -19,7 +19,7 @@ from finetune.models.static import StaticEncoder
 from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
 from finetune.models.vectors import VectorEncoder
-from finetune.training import fit as fit_module
+from finetune.training import assembly
 from finetune.training.fit import fit
 from tests.models.tiny import tiny
 
@@ -83,7 +83,7 @@ def growth(run, steps):
 
 @pytest.mark.parametrize("activation_mb", [10_000, 0], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_leave_nothing_behind(kind, activation_mb, tmp_path):
+def test_steps_do_not_leak(kind, activation_mb, tmp_path):
     encoder = KINDS[kind](tmp_path / "model").train()
     encoder.kind = kind
     engine, random = Engine(token_budget=40, activation_mb=activation_mb), np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_steps_leave_nothing_behind(kind, activation_mb, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "static"])
-def test_embedding_a_corpus_again_leaves_nothing_behind(kind, tmp_path):
+def test_embedding_a_corpus_does_not_leak(kind, tmp_path):
     encoder, engine, random = KINDS[kind](tmp_path / "model").eval(), Engine(token_budget=40), np.random.default_rng(0)
     lengths = random.integers(1, 20, 50)
     tokens = Tokens(random.integers(4, 40, int(lengths.sum())).astype(np.int32), np.cumsum([0, *lengths]))
@@ -109,9 +109,9 @@ def test_embedding_a_corpus_again_leaves_nothing_behind(kind, tmp_path):
 
 
 class Watch(pl.Callback):
-    """Measures between two steps of a training, with whatever the run does between them.
+    """Measures between two steps of a training, including everything that the run does between them.
 
-    Only tensors that were allocated while the profiler ran are seen when they are freed, so it starts earlier.
+    It starts earlier: a free is recorded only for a tensor that was allocated while the profiler ran.
     """
 
     START, FIRST, LAST = 4, 8, 18
@@ -138,10 +138,10 @@ class Watch(pl.Callback):
     ],
     ids=["plain", "evaluated in between", "accumulated and averaged"],
 )
-def test_a_training_with_its_callbacks_leaves_nothing_behind(start, monkeypatch, more):
-    watch, real = Watch(), fit_module.build_trainer
+def test_a_training_with_callbacks_does_not_leak(start, monkeypatch, more):
+    watch, real = Watch(), assembly.build_trainer
     monkeypatch.setattr(
-        fit_module, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [*calls, watch], logs)
+        assembly, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [*calls, watch], logs)
     )
     fit(*start("grows", "trainer.max_epochs=6", "trainer.log_every_n_steps=1", *more))
     assert watch.grown is not None

@@ -8,7 +8,8 @@ from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted
 from finetune.runner.run_setup import find_run
-from finetune.training.fit import assemble, fit
+from finetune.training.assembly import assemble
+from finetune.training.fit import fit
 from tests.conftest import WORDS, quick
 from tests.training.test_fit import Spy, fit_with, weights
 
@@ -39,7 +40,7 @@ def groups(parts):
     return [(one["initial_lr"], one["weight_decay"], [by_id[id(p)] for p in one["params"]]) for one in found]
 
 
-def test_an_own_learning_rate_reaches_the_optimizer(start):
+def test_the_learning_rate_of_a_loss_reaches_the_optimizer(start):
     *encoder, own = groups(assemble(*start("own", "loss=arcface", "loss.lr=0.5")))
     assert own == (0.5, 0.01, ["losses.0.loss.W"])
     assert [rate for rate, *_ in encoder] == [1e-3, 1e-3]
@@ -48,13 +49,13 @@ def test_an_own_learning_rate_reaches_the_optimizer(start):
     assert "losses.0.loss.W" in plain[0][2]
 
 
-def test_inside_of_a_sum_too(start):
+def test_the_learning_rate_of_a_loss_within_a_sum_reaches_the_optimizer(start):
     words = ["loss=sum", "loss@loss.losses.main=margin", "loss.losses.main.loss.learn_beta=true"]
     own = groups(assemble(*start("sum", *words, "+loss.losses.main.lr=0.5")))[-1]
     assert own == (0.5, 0.0, ["losses.0.losses.main.loss.beta"])
 
 
-def test_classes_are_those_that_are_trained_on(start):
+def test_classes_are_those_of_the_training_data(start):
     cfg, dataset, run = start("classes", "loss=arcface")
     loss = assemble(cfg, dataset, run).module.losses[0]
     assert loss.classes_C.tolist() == sorted(set(dataset.train.label.tolist()))

@@ -1,4 +1,4 @@
-"""Muon with AdamW against the two apart; which weights it takes; checkpoints, schedules, clipping."""
+"""Muon with AdamW against the two separately; the choice of weights; checkpoints, schedules, clipping."""
 
 import copy
 import io
@@ -49,12 +49,12 @@ def go(model, optimizer, steps, schedulers=()):
             scheduler.step()
 
 
-def test_takes_the_matrices_between_layers():
+def test_hidden_weights_are_the_matrices_between_layers():
     model = Tiny()
     assert [id(weight) for weight in hidden_weights(model)] == [id(model.up.weight), id(model.down.weight)]
 
 
-def test_is_muon_and_adamw_apart():
+def test_equals_muon_and_adamw_separately():
     model = Tiny()
     twin = copy.deepcopy(model)
     optimizer = make(model)
@@ -77,7 +77,7 @@ def test_is_muon_and_adamw_apart():
         assert torch.equal(ours, theirs)
 
 
-def test_a_state_that_was_saved_and_loaded_goes_on_alike():
+def test_a_loaded_state_continues_identically():
     model = Tiny()
     optimizer = make(model)
     go(model, optimizer, 3)
@@ -110,7 +110,7 @@ def test_a_closure_is_called_once_with_gradients():
     assert not torch.equal(model.up.weight, before)
 
 
-def test_a_rate_of_a_groups_own_holds_for_both():
+def test_the_learning_rate_of_a_group_applies_to_both():
     model = Tiny()
     given = groups(model)
     given[0]["lr"] = 0.01
@@ -124,7 +124,7 @@ NAMES = ["adam", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_shipped_one_learns(name):
+def test_every_shipped_optimizer_reduces_the_loss(name):
     model = Tiny()
     node = check([f"optimizer={name}"]).optimizer
     optimizer = build_offered(node, "optimizer", {"hidden": hidden_weights(model)}, params=groups(model))
@@ -136,7 +136,7 @@ def test_every_shipped_one_learns(name):
 
 @pytest.mark.slow
 def test_a_killed_run_of_muon_on_a_plateau_ends_with_the_same_weights(tiny_model, tmp_path):
-    """Through the front door, killed in the middle of an epoch and of a window of the plateau."""
+    """By the command line, killed in the middle of an epoch and of a window of the plateau."""
     write_pairs(tmp_path / "pairs.csv")
     asked = [
         "optimizer=muon", "scheduler=plateau", "scheduler.window=3", "scheduler.patience=0", "scheduler.threshold=0.9",
@@ -163,7 +163,7 @@ def test_a_killed_run_of_muon_on_a_plateau_ends_with_the_same_weights(tiny_model
     assert run_train(*asked, kill, "name=broken", cwd=tmp_path, env=env).returncode == -9
     again = run_train(*asked, kill, "name=broken", cwd=tmp_path, env=env)
     assert again.returncode == 0, again.stderr
-    assert "going on from step 16" in again.stdout
+    assert "resuming from step 16" in again.stdout
     ours, plain = (tmp_path / f"outputs/default/{name}" for name in ("broken", "whole"))
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (ours, plain)]
     for name, weight in ends[1]["state_dict"].items():

@@ -1,4 +1,4 @@
-"""Several processes, each with its share, give the losses, the weights and the evaluations of one."""
+"""Several processes give the losses, the weights and the evaluations of one process."""
 
 import csv
 import json
@@ -87,13 +87,13 @@ def assert_close(one, two):
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)
 
 
-def test_weights_are_those_of_one_process_also_of_what_a_step_does_not_use(folder):
+def test_weights_are_those_of_one_process_including_unused_ones(folder):
     one = weights(folder / "run1")
     assert any("idle" in name for name in one)
     assert_close(one, weights(folder / "run3"))
 
 
-def test_there_was_a_batch_with_fewer_rows_than_processes(folder, tiny_model, monkeypatch):
+def test_a_batch_has_fewer_rows_than_processes(folder, tiny_model, monkeypatch):
     monkeypatch.chdir(folder.parents[1])
     monkeypatch.syspath_prepend(folder.parents[1])
     monkeypatch.setenv("FINETUNE_ALLOW", "mine")
@@ -103,7 +103,7 @@ def test_there_was_a_batch_with_fewer_rows_than_processes(folder, tiny_model, mo
     assert min(len(epochs.batch(0, position)[0]) for position in range(len(epochs))) < 3
 
 
-def test_losses_and_rates_are_those_of_one_process_and_written_once(folder):
+def test_losses_and_learning_rates_are_those_of_one_process_and_logged_once(folder):
     for name in ("loss", "learning_rate"):
         one, three = (
             [row[name] for row in map(json.loads, (folder / run / "metrics.jsonl").open()) if name in row]
@@ -121,7 +121,7 @@ def test_evaluations_are_those_of_one_process(folder):
 
 
 @pytest.mark.slow
-def test_scores_of_pairs_and_adapters_too(tiny_model, tmp_path):
+def test_a_cross_encoder_with_adapters_has_the_weights_of_one_process(tiny_model, tmp_path):
     words = "model=cross_encoder model.negatives=2 loss=bce evaluation=none tuning=lora"
     write_rows(tmp_path / "pairs.csv")
     found = []
@@ -134,8 +134,8 @@ def test_scores_of_pairs_and_adapters_too(tiny_model, tmp_path):
     assert_close(*found)
 
 
-def test_a_model_that_is_shared_out_goes_on_to_the_weights_and_evaluations_of_one_process(tiny_model, tmp_path):
-    """From a checkpoint that one process saved; with evaluations on the way, and the best of them in the end."""
+def test_fsdp_resumes_to_the_weights_and_evaluations_of_one_process(tiny_model, tmp_path):
+    """From a checkpoint of one process; with evaluations during the training, and the best checkpoint restored."""
     write_rows(tmp_path / "pairs.csv")
     more = [
         "name=one", "model.dropout=0", "trainer.max_steps=6", "trainer.accumulate_grad_batches=2",
@@ -152,7 +152,7 @@ def test_a_model_that_is_shared_out_goes_on_to_the_weights_and_evaluations_of_on
     path = "resume=outputs/default/shared/checkpoints/step-00000002.ckpt"
     run = run_train(path, "trainer=fsdp", "trainer.devices=2", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert "going on from step 2" in run.stdout
+    assert "resuming from step 2" in run.stdout
     assert_close(weights(one), weights(shared))
     before, after = (json.loads((run / "report.json").read_text())["evaluations"] for run in (one, shared))
     assert before["retrieval"]["metrics"] == after["retrieval"]["metrics"]
@@ -161,10 +161,10 @@ def test_a_model_that_is_shared_out_goes_on_to_the_weights_and_evaluations_of_on
 
 @contextmanager
 def two_hosts():
-    """Two network namespaces with a cable between them; yields how to start something on each, and the address of one.
+    """Two connected network namespaces; yields the command prefix for each, and the address of one.
 
     Raises:
-        OSError: this machine gives none.
+        OSError: this machine does not allow it.
     """
     names = [f"finetune-{os.getpid()}-{i}" for i in (0, 1)]
     with ExitStack() as stack:
@@ -185,7 +185,7 @@ def ip(words):
         raise OSError(error.stderr.decode()) from error
 
 
-def test_two_hosts_that_torchrun_starts_on_give_the_weights_of_one_process(folder, tiny_model):
+def test_torchrun_on_two_hosts_gives_the_weights_of_one_process(folder, tiny_model):
     cwd, overrides = folder.parents[1], asked(tiny_model, "trainer=ddp", "experiment=hosts")
     with ExitStack() as stack:
         try:

@@ -36,7 +36,7 @@ ANY = st.sampled_from(
 
 
 @given(ANY, st.floats(0, 1), st.integers(1, 500))
-def test_the_rate_rises_to_the_peak_and_never_leaves_zero_to_one(kind, warmup, total):
+def test_the_factor_rises_to_one_and_stays_between_zero_and_one(kind, warmup, total):
     factors = [kind(warmup=warmup).factor(step, total) for step in range(total)]
     warmup_steps = math.ceil(warmup * total)
     assert all(0 < factor <= 1 for factor in factors)  # no step is wasted at a rate of zero
@@ -53,12 +53,12 @@ def test_linear_without_warmup_by_hand():
     assert [Linear(warmup=0).factor(step, 3) for step in range(3)] == pytest.approx([0.75, 0.5, 0.25])
 
 
-def test_cosine_is_halfway_in_the_middle_and_keeps_its_floor():
+def test_cosine_is_halfway_in_the_middle_and_ends_at_its_floor():
     assert Cosine(warmup=0, floor=0.2).after_warmup(0.5) == pytest.approx(0.6)
     assert Cosine(warmup=0, floor=0.2).after_warmup(1.0) == pytest.approx(0.2)
 
 
-def test_constant_stays():
+def test_constant_stays_at_the_peak():
     assert {Constant(warmup=0).factor(step, 10) for step in range(10)} == {1.0}
 
 
@@ -76,14 +76,14 @@ def their_factors(scheduler, steps):
 
 
 def ours(schedule, total, warmup_steps=0):
-    """What ours say where theirs stand: theirs count the warm-up from a rate of 0, which no step of ours has."""
+    """Our factors at the steps of theirs, whose warm-up starts with a rate of 0, which ours skips."""
     return [
         schedule.after_warmup((step - warmup_steps) / (total - warmup_steps)) for step in range(warmup_steps, total)
     ]
 
 
 @pytest.mark.parametrize("cycles", [1, 2, 5])
-def test_restarts_are_those_of_transformers_and_torch(cycles):
+def test_restarts_equal_those_of_transformers_and_torch(cycles):
     scheduler = theirs.get_cosine_with_hard_restarts_schedule_with_warmup(optimizer(), 10, 110, cycles)
     expected = their_factors(scheduler, 110)[10:]
     assert ours(CosineRestarts(cycles=cycles), 110, 10) == pytest.approx(expected, abs=1e-9)
@@ -91,21 +91,21 @@ def test_restarts_are_those_of_transformers_and_torch(cycles):
     assert ours(CosineRestarts(cycles=cycles, floor=0.1), 100) == pytest.approx(their_factors(scheduler, 100))
 
 
-def test_restarts_begin_lower_each_time():
+def test_restarts_decay():
     schedule = CosineRestarts(warmup=0, cycles=4, decay=0.5)
     assert [schedule.after_warmup(cycle / 4) for cycle in range(4)] == [1, 0.5, 0.25, 0.125]
     assert CosineRestarts(cycles=1, floor=0.1).after_warmup(0.3) == Cosine(floor=0.1).after_warmup(0.3)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
-def test_polynomial_is_that_of_transformers(power):
+def test_polynomial_equals_that_of_transformers(power):
     scheduler = theirs.get_polynomial_decay_schedule_with_warmup(optimizer(), 10, 110, lr_end=0.2, power=power)
     expected = their_factors(scheduler, 110)[10:]
     assert ours(Polynomial(power=power, floor=0.2), 110, 10) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("shape", "name"), [("sqrt", "1-sqrt"), ("linear", "linear"), ("cosine", "cosine")])
-def test_warmup_stable_decay_is_that_of_transformers(shape, name):
+def test_warmup_stable_decay_equals_that_of_transformers(shape, name):
     scheduler = theirs.get_wsd_schedule(
         optimizer(), num_warmup_steps=20, num_stable_steps=150, num_decay_steps=30, decay_type=name, min_lr_ratio=0.1
     )
@@ -114,7 +114,7 @@ def test_warmup_stable_decay_is_that_of_transformers(shape, name):
     assert ours(schedule, 200, 20) == pytest.approx(expected)
 
 
-def test_inverse_square_root_is_that_of_transformers():
+def test_inverse_square_root_equals_that_of_transformers():
     scheduler = theirs.get_inverse_sqrt_schedule(optimizer(), num_warmup_steps=20)
     expected = their_factors(scheduler, 200)[1:]  # their first step is lost to a rate of zero
     schedule = InverseSqrt(warmup=0.1)
@@ -126,7 +126,7 @@ LOSSES = st.lists(st.floats(0.125, 3, width=32), min_size=1, max_size=60)
 
 
 @given(LOSSES, st.integers(1, 3), st.integers(0, 3), st.sampled_from([0.0, 0.01, 0.2]), st.sampled_from([0.0, 0.1]))
-def test_plateau_is_that_of_torch_over_means(losses, window, patience, threshold, floor):
+def test_plateau_equals_that_of_torch_over_window_means(losses, window, patience, threshold, floor):
     schedule = Plateau(0.0, window, patience, 0.5, threshold, floor)
     of_torch = optimizer()
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -139,20 +139,20 @@ def test_plateau_is_that_of_torch_over_means(losses, window, patience, threshold
         assert schedule.factor(step, 1000) == of_torch.param_groups[0]["lr"]
 
 
-def test_plateau_looks_away_during_the_warmup_and_takes_losses_below_zero():
+def test_plateau_ignores_the_warmup_and_supports_negative_losses():
     schedule = Plateau(warmup=0.5, window=1, patience=0, threshold=0.1)
     for step, loss in enumerate([1.0, 2.0, -1.0, -1.2, -1.2]):
         schedule.watch(lambda loss=loss: torch.tensor(loss), step, 4)
     assert schedule.after_warmup(0.5) == 0.5  # of the last alone: -1.2 is better than -1.0 by more than a tenth
 
 
-def test_other_schedules_never_ask_for_the_loss():
+def test_other_schedules_never_read_the_loss():
     Cosine().watch(lambda: pytest.fail("asked"), 0, 10)
     assert Cosine().state_dict() == {}
 
 
 @given(LOSSES, st.integers(0, 60))
-def test_plateau_goes_on_from_its_state(losses, stop):
+def test_plateau_continues_from_its_state(losses, stop):
     whole, first, second = (Plateau(0.0, 4, 1, 0.5) for _ in range(3))
     for step, loss in enumerate(losses):
         if step == stop:

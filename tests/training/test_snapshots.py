@@ -1,4 +1,4 @@
-"""What a whole run says beside its metrics, on a small data set with mistakes planted in it."""
+"""What a report has in addition to metrics, on a small data set with planted mistakes."""
 
 import csv
 import json
@@ -6,15 +6,15 @@ import json
 import numpy as np
 import pytest
 
+from finetune.encoding.embedder import EmbeddingRecorder
 from finetune.encoding.engine import Engine
-from finetune.training.evaluation_runner import EmbeddingRecorder
 from finetune.training.fit import fit
 from tests.conftest import WORDS
 
 
 @pytest.fixture
 def reported(start, tmp_path):
-    """Run once more with these overrides, and return the report and what every measuring asked the engine for."""
+    """Do a run with these overrides; return its report and what every evaluation embedded."""
 
     def make(name, *more):
         cfg, dataset, run = start(name, *more)
@@ -29,7 +29,7 @@ def reported(start, tmp_path):
     return make
 
 
-def test_a_report_has_it_all_and_nothing_is_embedded_twice(reported):
+def test_a_report_is_complete_and_nothing_is_embedded_twice(reported):
     report, asked, dataset = reported("a", "data.validation_fraction=0.2")
     counts = report["similarities"]
     assert len(counts["edges"]) == len(counts["before"]["positive"]) + 1
@@ -56,7 +56,7 @@ def test_a_report_has_it_all_and_nothing_is_embedded_twice(reported):
     assert not set(own[1]) & set(own[2])
 
 
-def test_planted_wrong_pairs_are_listed_with_their_lines(reported, tmp_path):
+def test_planted_wrong_pairs_are_listed_with_their_line_numbers(reported, tmp_path):
     rows = [[f"{a} {b} {i}", f"{b} {a} {i}"] for i in range(12) for a in WORDS[:5] for b in WORDS[10:14]]
     wrong = range(3, 240, 13)
     others = [*wrong[7:], *wrong[:7]]  # whose answers they get, and with which they have little in common
@@ -79,7 +79,7 @@ def test_planted_wrong_pairs_are_listed_with_their_lines(reported, tmp_path):
     assert "forgetting" not in report
 
 
-def test_classes_have_colours_and_wrong_ones_are_found(reported, tmp_path):
+def test_classes_have_colors_and_wrong_labels_are_found(reported, tmp_path):
     with (tmp_path / "classes.csv").open("w", newline="") as file:
         rows = [[f"{word} {other} {i}", word] for i in range(6) for word in WORDS[:4] for other in WORDS[10:15]]
         rows[7][1] = WORDS[3]
@@ -94,17 +94,17 @@ def test_classes_have_colours_and_wrong_ones_are_found(reported, tmp_path):
     assert report["data"]["false_negatives"] == []
 
 
-def test_without_evaluation_nothing_is_looked_at(reported):
+def test_without_evaluation_nothing_is_embedded(reported):
     report, asked, _ = reported("d", "evaluation=none", "trainer.max_epochs=null", "trainer.max_steps=1")
     assert asked == []
     assert not {"similarities", "map", "forgetting"} & report.keys()
     assert report["examples"] == {}
 
 
-def test_what_is_watched_is_taken_as_it_passes():
-    watched = EmbeddingRecorder(np.array([2, 5, 9]), np.full((3, 2), np.nan, np.float32))
-    watched.take(np.array([9, 1, 2]), np.array([[9, 9], [1, 1], [2, 2]], np.float32))
+def test_selected_embeddings_are_recorded():
+    watched = EmbeddingRecorder.empty(np.array([2, 5, 9]), 2)
+    watched.record(np.array([9, 1, 2]), np.array([[9, 9], [1, 1], [2, 2]], np.float32))
     assert watched.missing().tolist() == [5]
-    assert watched.of(np.array([9, 2])).tolist() == [[9, 9], [2, 2]]
-    watched.take(np.array([10, 5]), np.zeros((2, 2), np.float32))
+    assert watched.embeddings(np.array([9, 2])).tolist() == [[9, 9], [2, 2]]
+    watched.record(np.array([10, 5]), np.zeros((2, 2), np.float32))
     assert not len(watched.missing())

@@ -17,7 +17,7 @@ from finetune.data.dataset import Dataset
 from finetune.losses.infonce import InfoNCE
 from finetune.runner.run_setup import find_run
 from finetune.runs.directory import RunDirectory
-from finetune.training.fit import assemble
+from finetune.training.assembly import assemble
 from tests.conftest import WORDS, quick, write_pairs
 
 SOURCES = "data.sources={pairs:{path:pairs.csv},classes:{path:classes.csv,columns:{item:item,label:label}}}"
@@ -36,7 +36,7 @@ def prepare(folder: Path, tiny_model: Path, name: str, *more: str) -> tuple[Dict
 
 
 class Recorder(pl.Callback):
-    """Keeps the batches, and saves a checkpoint after step `save_at`."""
+    """Records the batches, and saves a checkpoint after step `save_at`."""
 
     def __init__(self, save_at: int = -1, path: str = "") -> None:
         self.batches: list[Any] = []

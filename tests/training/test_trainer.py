@@ -1,4 +1,4 @@
-"""Every argument of Lightning's Trainer: those that a config may set act, the others are refused before a run."""
+"""Every argument of Lightning's Trainer: supported ones have an effect, the others are refused before a run."""
 
 import inspect
 import json
@@ -18,7 +18,8 @@ from finetune.config.rules import GROUPS
 from finetune.errors import CheckFailed, Interrupted
 from finetune.preflight.check import check_fit
 from finetune.runner.run_setup import find_run
-from finetune.training.fit import assemble, fit
+from finetune.training.assembly import assemble
+from finetune.training.fit import fit
 from finetune.training.length import length_problems
 from tests.conftest import quick, write_pairs
 from tests.training.test_fit import fit_with
@@ -34,7 +35,7 @@ SET = {
 
 
 class Facts(pl.Callback):
-    """Keeps what can only be seen during the training."""
+    """Records what is only accessible during the training."""
 
     def __init__(self):
         self.gradients, self.trainer, self.anomaly, self.batches, self.left = [], None, [], 0, None
@@ -90,7 +91,7 @@ def test_each_argument_is_supported_or_refused():
 
 
 @pytest.mark.parametrize("plus", ["+", ""])
-def test_what_is_refused_says_why_and_what_to_use(plus):
+def test_a_refused_argument_has_a_reason_and_an_alternative(plus):
     with pytest.raises(CheckFailed) as failed:
         check([f"{plus}trainer.{name}=1" for name in arguments.REFUSED])
     found = {problem.where.removesuffix("=1"): (problem.what, problem.advice) for problem in failed.value.problems}
@@ -109,7 +110,7 @@ def test_an_argument_of_a_newer_lightning_is_refused(monkeypatch):
 
 @pytest.fixture(scope="module")
 def facts(tiny_model, tmp_path_factory):
-    """What a run did that sets all that is supported."""
+    """The facts of a run that sets all supported arguments."""
     folder = tmp_path_factory.mktemp("trainer")
     write_pairs(folder / "pairs.csv")
     own = [word for word in quick(tiny_model) if not word.startswith(("data.path", "trainer."))]
@@ -121,7 +122,8 @@ def facts(tiny_model, tmp_path_factory):
     spy, said = Facts(), []
     modes = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.training.fit.say", lambda text, **_: said.append(text))
+        for module in ("fit", "outputs"):
+            patch.setattr(f"finetune.training.{module}.say", lambda text, **_: said.append(text))
         fit_with(spy, patch, cfg, dataset, run)
     torch.use_deterministic_algorithms(modes[0])
     torch.backends.cudnn.benchmark = modes[1]
@@ -131,7 +133,7 @@ def facts(tiny_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ACTS)
-def test_what_is_supported_acts(facts, name):
+def test_a_supported_argument_has_an_effect(facts, name):
     assert ACTS[name](facts)
 
 
@@ -166,7 +168,7 @@ def test_every_profiler_writes_its_summary(start, capsys, profiler, words):
     ],
     ids=str,
 )
-def test_values_that_could_not_act_are_refused(more, where, what):
+def test_values_without_an_effect_are_refused(more, where, what):
     with pytest.raises(CheckFailed) as failed:
         check(more)
     (problem,) = failed.value.problems
@@ -181,7 +183,7 @@ def test_values_that_could_not_act_are_refused(more, where, what):
         ("+trainer.min_steps=22", "the training has 21 steps, fewer than 22"),
     ],
 )
-def test_what_only_the_data_tells_is_refused_by_the_check(start, more, what):
+def test_the_check_refuses_what_depends_on_the_data(start, more, what):
     cfg, dataset, _ = start("few", "evaluation=none", more)
     (problem,) = check_fit(cfg, dataset)
     assert problem.where == more[1:].partition("=")[0] and what in problem.what
@@ -205,13 +207,13 @@ def test_the_length_of_a_training_follows_from_its_settings_and_batches(settings
     assert [problem.where for problem in length_problems(node, 7)] == refused
 
 
-def test_automatic_epochs_count_the_batches_that_the_limit_lets_through(start):
+def test_automatic_epochs_respect_the_limit_of_batches(start):
     parts = assemble(*start("auto", "evaluation=none", "trainer.max_epochs=auto", "+trainer.limit_train_batches=0.3"))
     assert parts.module.total_steps == 10 * 2
 
 
 class Stops(pl.Callback):
-    """Asks to stop at a step, as early stopping does or as a signal does."""
+    """Requests a stop at a step, like early stopping or a signal."""
 
     def __init__(self, step, how):
         self.step, self.how = step, how
@@ -224,8 +226,8 @@ class Stops(pl.Callback):
 
 
 @pytest.mark.parametrize(("minimum", "ends"), [("min_steps=5", 7), ("min_steps=9", 9), ("min_epochs=2", 14)])
-def test_min_steps_and_min_epochs_come_before_an_early_end(start, monkeypatch, minimum, ends):
-    """As in Lightning, where min_steps asks for one whole epoch too, unless min_epochs says otherwise."""
+def test_min_steps_and_min_epochs_delay_an_early_end(start, monkeypatch, minimum, ends):
+    """As in Lightning, where min_steps also implies one whole epoch, unless min_epochs is set."""
     cfg, dataset, run = start("least", "evaluation=none", f"+trainer.{minimum}", "callbacks.checkpoint.keep_last=99")
     fit_with(Stops(2, "callback"), monkeypatch, cfg, dataset, run)
     assert run.saved.steps() == sorted({7, ends})

@@ -78,7 +78,7 @@ GROUPS: dict[str, Group] = {
     "callbacks": Group(
         ("finetune.training.callbacks", "pytorch_lightning.callbacks"),
         named=True,
-        offered=_DIRECTORIES | {"gauge"},  # what looks at the model in the midst of its training
+        offered=_DIRECTORIES | {"evaluator"},  # training/in_training_evaluator.py
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
     "evaluation": Group(("finetune.evaluation",), named=True),

@@ -1,1 +1,1 @@
-"""The micro-batch engine: embeds items within a memory budget, on one process or several. Imports no Lightning."""
+"""The micro-batch engine: embeds items within a memory budget, in one process or several. Imports no Lightning."""

@@ -1,37 +1,68 @@
-"""The processes that compute something together: those of a trainer, or this one alone."""
+"""Collective operations between the processes of a run; without other processes they return at once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
 from torch import distributed
 
 from finetune import ranks
 from finetune.wait_notice import LONGEST, wait_for_all
 
 _T = TypeVar("_T")
-_BYTES_AT_ONCE = 2**26
+_MAX_CHUNK_BYTES = 2**26  # of one reduction
+
+
+class _Strategy(Protocol):
+    @property
+    def root_device(self) -> torch.device: ...
+
+    def connect(self, model: Any) -> None: ...
+
+    def setup_environment(self) -> None: ...
+
+
+class DistributedTrainer(Protocol):
+    """The part of Lightning's Trainer that is used here."""
+
+    @property
+    def strategy(self) -> _Strategy:
+        """What places the model on a device and connects the processes."""
+
+    @property
+    def global_rank(self) -> int:
+        """The rank of this process, from 0 on."""
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes."""
 
 
 class Collectives:
-    """This process, on its `device`, as the one of `rank` among `world`."""
+    """The operations, called by process `rank` of `world`, whose tensors are on `device`.
+
+    Every process of the run has to call the same operations in the same order.
+    """
 
     def __init__(self, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.device, self.rank, self.world = device, rank, world
 
     @classmethod
-    def of(cls, trainer: Trainer) -> Collectives:
-        """Return the processes of a trainer."""
+    def from_trainer(cls, trainer: DistributedTrainer) -> Collectives:
+        """Return the operations between the processes of a trainer."""
         return cls(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
 
-    def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Let the processes of a trainer meet before it trains, which is when Lightning would do so."""
+    def init_process_group(self, trainer: DistributedTrainer, module: Any) -> None:
+        """Connect the processes before the training starts, which is when Lightning would do it.
+
+        Raises:
+            RunError: a process is missing.
+        """
         if self.world == 1:
             return
         if "OMP_NUM_THREADS" not in os.environ:
@@ -41,56 +72,62 @@ class Collectives:
         trainer.strategy.setup_environment()
 
     def _wait_for_all(self) -> None:
-        """Wait until every process is here, before the process group would, which hears no signal.
+        """Wait in Python until every process is connected: inside torch's process group no signal is handled.
 
         Raises:
-            RunError: they do not come.
+            RunError: a process is missing.
         """
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store: Any = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
-        keys = [f"begin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(self.world)]
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        keys = [f"begin/{restart}/{rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
-        wait_for_all(
-            lambda: [rank for rank, key in enumerate(keys) if not store.check([key])], ranks.current_rank(), LONGEST
-        )
+
+        def missing() -> list[int]:
+            return [rank for rank, key in enumerate(keys) if not store.check([key])]
+
+        wait_for_all(missing, ranks.current_rank(), LONGEST)
 
     def broadcast(self, value: _T) -> _T:
-        """Return the value that the first process gives, in all of them."""
+        """Return the first process's value in all processes."""
         if self.world == 1:
             return value
         values: list[Any] = [value]
         distributed.broadcast_object_list(values, device=self.device)
-        found: _T = values[0]
-        return found
+        received: _T = values[0]
+        return received
 
     def all_gather(self, value: _T) -> list[_T]:
-        """Return what each process gives, in their order."""
+        """Return the values of all processes, in the order of their ranks."""
         values: list[Any] = [value] * self.world
         if self.world > 1:
             distributed.all_gather_object(values, value)
         return values
 
-    def largest(self, value: int) -> int:
-        """Return the largest of the values that the processes give."""
-        found = torch.tensor(value, device=self.device)
+    def all_reduce_max(self, value: int) -> int:
+        """Return the largest value of all processes."""
+        largest = torch.tensor(value, device=self.device)
         if self.world > 1:
-            distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return int(found)
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+    def all_reduce_any(self, flags: Sequence[bool]) -> list[bool]:
         """Return for each flag whether it is set in any process."""
         if self.world == 1:
             return list(flags)
-        found = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return [bool(flag) for flag in found.tolist()]
+        is_set = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        distributed.all_reduce(is_set, distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in is_set.tolist()]
 
     def reduce_sum(self, values: NDArray[np.float32]) -> None:
-        """Let the first process have the sum over all, in place; of what only one has, and the others have zeros."""
+        """Sum `values` over all processes, in place, in the first one; afterwards those of the others are undefined.
+
+        The sum is exact where a value is computed by one process and is zero in the others.
+        """
         if self.world == 1:
             return
-        rows = max(1, _BYTES_AT_ONCE // max(1, values[:1].nbytes))
+        rows = max(1, _MAX_CHUNK_BYTES // max(1, values[:1].nbytes))
         for start in range(0, len(values), rows):
-            part = torch.from_numpy(values[start : start + rows]).to(self.device)
-            distributed.reduce(part, 0)
-            values[start : start + rows] = part.cpu().numpy()
+            chunk = torch.from_numpy(values[start : start + rows]).to(self.device)
+            distributed.reduce(chunk, 0)
+            values[start : start + rows] = chunk.cpu().numpy()

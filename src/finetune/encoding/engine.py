@@ -1,6 +1,16 @@
-"""The micro-batch engine: encodes each distinct item of a batch once, without paying for padding or for memory.
+"""The micro-batch engine: encodes each distinct item of a batch once, within a memory budget and with little padding.
 
-Shapes: N distinct items, M of them no texts, T tokens of all texts in a row, n items of one micro-batch, D width.
+From a batch to the embeddings, in `Engine.encode`:
+
+1. The items are sorted by length and cut into micro-batches of at most `token_budget` tokens (`Engine.cut`).
+2. The encoder computes one micro-batch after the other. The activations of the first ones are kept for the backward
+   pass, up to a budget; the others are freed and computed again in it, by `torch.utils.checkpoint`.
+3. The embeddings are put back into the order of the items.
+
+The result is one tensor with one autograd graph, as if all items had been computed at once. In `Engine.embed`, for an
+evaluation, there are no gradients, and step 3 is left to the caller.
+
+Shapes: N distinct items, M of them not texts, T tokens of all texts in one row, n items of one micro-batch, D width.
 """
 
 from __future__ import annotations
@@ -16,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune.config.types import CountFromZero, PositiveInt
 from finetune.data.arrays import Ints
-from finetune.encoding import budget, memory
+from finetune.encoding import memory
 from finetune.models.encoder import Encoder
 from finetune.models.micro_batching import optimal_cuts, pack_greedy, split
 from finetune.models.packing import upload
@@ -31,15 +41,15 @@ _ALL = slice(None)
 
 
 class Engine:
-    """Encodes items in micro-batches of like length, of at most `token_budget` tokens each.
+    """Encodes items in micro-batches of similar length, of at most `token_budget` tokens each.
 
-    The graphs of as many micro-batches as fit into `activation_mb` are kept for the backward pass; the others are
+    The activations of as many micro-batches as fit into `activation_mb` are kept for the backward pass; the others are
     computed again in it, with the same random numbers: gradient caching (Gao et al. 2021,
-    https://arxiv.org/abs/2101.06983) as far as it is needed. When memory runs out, both are halved and the step is
-    taken again. None of this changes the loss: the embeddings come back in the order of the items.
+    https://arxiv.org/abs/2101.06983), as far as it is needed. When memory runs out, both budgets are halved and the
+    step is repeated. The loss does not depend on any of this.
 
-    For an encoder that has to pad, another micro-batch costs about as much as `call_cost` more padded tokens: it is
-    worth it where it saves more padding. `compile` has the backbone compiled by torch before a run.
+    For an encoder that has to pad, `call_cost` is the cost of one more micro-batch in padded tokens: a cut is made if
+    it saves more padding than that. With `compile` torch compiles the backbone before a run.
     """
 
     def __init__(
@@ -55,9 +65,9 @@ class Engine:
         self.call_cost = call_cost
         self.compile = compile
         self.embed_precision = embed_precision
-        self._budget: budget.Budget | None = None
-        self._halved = False
-        self._longest = 0  # tokens of an item of the last step
+        self._budget: memory.Budget | None = None
+        self._is_halved = False
+        self._longest = 0  # tokens of the longest item of the last step
         self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
     def encode(
@@ -65,84 +75,82 @@ class Engine:
         encoder: Encoder,
         ids_T: Tensor,
         lengths_N: Ints,
-        rows_n: Ints | None = None,
+        items_n: Ints | None = None,
         other_M: Tensor | None = None,
-        alike: Collectives | None = None,
+        in_step: Collectives | None = None,
     ) -> Tensor:
-        """Embed texts, given as one row of token ids and the length of each, and after them other items.
+        """Return the embeddings `(N, D)` with gradients of texts and, after them, other items.
 
-        Returns `(N, D)` with gradients. `rows_n` asks for some of the items only, `(n, D)` in that order. `lengths_N`
-        stays on the CPU: cutting by length must not wait for the device. `alike` are processes that all have to make as
-        many micro-batches, and recompute the same of them; each has as many items.
+        The texts are given as one row of token ids and the length of each; `lengths_N` is on the CPU, so that cutting
+        does not wait for the device. With `items_n` only these items are encoded, `(n, D)` in that order.
+        `in_step` are processes that have to compute the same number of micro-batches and recompute the same of them;
+        each has the same number of items.
         """
         others = 0 if other_M is None else len(other_M)
-        rows_n = np.arange(len(lengths_N) + others) if rows_n is None else rows_n
+        if items_n is None:
+            items_n = np.arange(len(lengths_N) + others)
         costs_N = np.concatenate([lengths_N, np.full(others, encoder.other_cost)])
-        self._longest = int(costs_N[rows_n].max())
+        self._longest = int(costs_N[items_n].max())
         while True:
             try:
-                return self._encode(encoder, ids_T, lengths_N, rows_n, other_M, costs_N, alike)
+                return self._encode(encoder, ids_T, lengths_N, items_n, other_M, costs_N, in_step)
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_oom(error) or alike is not None:
+                if not memory.is_oom(error) or in_step is not None:
                     raise
                 self.halve(error)
-
-    def halve(self, error: BaseException) -> None:
-        """Compute and keep half as much at once from now on, because memory ran out for what was encoded last.
-
-        Raises:
-            BaseException: `error`, when a single item was too much already.
-        """
-        assert self._budget is not None
-        self._budget.halve(self._longest, error)
-        self._halved = True
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the budget if it was halved: a run that goes on has to cut its batches as before."""
-        return {"tokens": self._budget.tokens, "kept": self._budget.kept} if self._budget and self._halved else {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take back a budget that was halved."""
-        if state:
-            self._budget, self._halved = budget.Budget(**state), True
 
     def _encode(
         self,
         encoder: Encoder,
         ids_T: Tensor,
         lengths_N: Ints,
-        rows_n: Ints,
+        items_n: Ints,
         other_M: Tensor | None,
         costs_N: Ints,
-        alike: Collectives | None,
+        in_step: Collectives | None,
     ) -> Tensor:
+        cuts = self._cuts_for_step(encoder, costs_N[items_n], items_n >= len(lengths_N), in_step)
         starts_N = np.cumsum(lengths_N) - lengths_N
-        # Longest first: what they keep of each token is the most that the next, which are shorter, can keep.
-        cuts = list(self.cut(costs_N[rows_n], encoder, rows_n >= len(lengths_N)))[::-1]
-        if alike is not None:
-            cuts = split(cuts, alike.largest(len(cuts)))
-        lookup = encoder.token_embedding()
-        kept = memory.SavedTensorCounter(encoder.parameters(), lookup.storages if lookup is not None else frozenset())
-        limit, kept_tokens = self.budget(encoder).kept, 0
-        parts: list[Tensor] = []
+        token_embedding = encoder.token_embedding()
+        shared = token_embedding.storages if token_embedding is not None else frozenset()
+        saved = memory.SavedTensorCounter(encoder.parameters(), shared)
+        limit = self.budget(encoder).kept
+        kept_tokens = 0
+        embeddings: list[Tensor] = []
         for cut in cuts:
-            rows = rows_n[cut]
-            count = int(costs_N[rows].sum())
-            inputs: tuple[Any, ...]
-            if other_M is not None and rows[0] >= len(lengths_N):
-                inputs = (other_M[upload(rows - len(lengths_N), other_M.device)],)
+            items = items_n[cut]
+            tokens = int(costs_N[items].sum())
+            inputs: tuple[Any, ...]  # the arguments of `Encoder.forward`
+            if other_M is not None and items[0] >= len(lengths_N):
+                inputs = (other_M[upload(items - len(lengths_N), other_M.device)],)
             else:
-                inputs = _tokens(ids_T, starts_N[rows], lengths_N[rows]), lengths_N[rows], lookup
-            # What the first keeps is not known before; with any limit but none it is worth to find out.
-            is_too_much = not limit or kept.bytes + count * kept.bytes / max(1, kept_tokens) > limit
-            if not (is_too_much if alike is None else alike.largest(is_too_much)):
-                with kept.counted(inputs[0].device):
-                    parts.append(encoder(*inputs))
-                kept_tokens += count
+                inputs = _tokens(ids_T, starts_N[items], lengths_N[items]), lengths_N[items], token_embedding
+            # The activations of the first micro-batch are unknown before it is computed: any limit but 0 keeps it.
+            expected = saved.bytes + tokens * saved.bytes / max(1, kept_tokens)
+            recompute = not limit or expected > limit
+            if in_step is not None:
+                recompute = bool(in_step.all_reduce_max(recompute))
+            if recompute:
+                embeddings.append(cast(Tensor, checkpoint(encoder, *inputs, use_reentrant=False)))
             else:
-                parts.append(cast(Tensor, checkpoint(encoder, *inputs, use_reentrant=False)))
-        self.recomputed_share = 1 - kept_tokens / int(costs_N[rows_n].sum())
-        return torch.cat(parts)[upload(np.argsort(np.concatenate(cuts)), parts[0].device)]
+                with saved.counted(inputs[0].device):
+                    embeddings.append(encoder(*inputs))
+                kept_tokens += tokens
+        self.recomputed_share = 1 - kept_tokens / int(costs_N[items_n].sum())
+        in_order_n = np.argsort(np.concatenate(cuts))
+        return torch.cat(embeddings)[upload(in_order_n, embeddings[0].device)]
+
+    def _cuts_for_step(
+        self, encoder: Encoder, costs_n: Ints, is_other_n: Bools, in_step: Collectives | None
+    ) -> list[Ints]:
+        """Return the positions of each micro-batch, longest first; as many as in the processes of `in_step`.
+
+        Longest first: the activations per token of a micro-batch are then an upper bound for those of the next.
+        """
+        cuts = list(self.cut(costs_n, encoder, is_other_n))[::-1]
+        if in_step is not None:
+            cuts = split(cuts, in_step.all_reduce_max(len(cuts)))
+        return cuts
 
     @torch.inference_mode()
     def embed(
@@ -151,61 +159,90 @@ class Engine:
         tokens: Tokens,
         items: Ints,
         others: NonText | None = None,
-        most: int | None = None,
-        part: slice = _ALL,
+        token_budget: int | None = None,
+        share: slice = _ALL,
     ) -> Iterator[tuple[Ints, Tensor]]:
-        """Embed any number of items for evaluation: yields (positions in `items`, their embeddings), longest first.
+        """Embed any number of items for an evaluation; yields (positions in `items`, their embeddings in fp32).
 
-        Longest first, so that a device that is too small says so at once and the time left is not underestimated.
-        `most` are the tokens of a micro-batch, if not as many as in training; `part` is which of them are computed.
+        The longest items come first: memory runs out at once if at all, and the time left is not underestimated.
+        `token_budget` limits a micro-batch, as in training without it; `share` selects some of the micro-batches.
         """
         device = next(encoder.parameters()).device
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
-        lookup = encoder.token_embedding()
-        for rows in list(self.cut(costs_N, encoder, ~is_text_N, most))[::-1][part]:
+        token_embedding = encoder.token_embedding()
+        cuts = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))[::-1]
+        for positions in cuts[share]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
-                if is_text_N[rows[0]]:
-                    ids_T, lengths_n = tokens.take(items[rows])
-                    found = encoder(upload(ids_T.astype(np.int64), device), lengths_n, lookup)
+                if is_text_N[positions[0]]:
+                    ids_T, lengths_n = tokens.take(items[positions])
+                    emb_nD = encoder(upload(ids_T.astype(np.int64), device), lengths_n, token_embedding)
                 else:
                     assert others is not None
-                    found = encoder(upload(others.take(items[rows]), device))
-            yield rows, found.float()
+                    emb_nD = encoder(upload(others.take(items[positions]), device))
+            yield positions, emb_nD.float()
 
     def cut(
-        self, lengths_N: Ints, encoder: Encoder, other_N: Bools | None = None, most: int | None = None
+        self, lengths_N: Ints, encoder: Encoder, is_other_N: Bools | None = None, token_budget: int | None = None
     ) -> Iterator[Ints]:
-        """Cut items into micro-batches of at most so many tokens, shortest first: yields the positions of each.
+        """Cut items into micro-batches of at most `token_budget` tokens; yields the positions of each, shortest first.
 
-        `other_N` says which are no texts; these come last, and by themselves.
+        Items that are not texts, as `is_other_N` says, come last and in micro-batches of their own.
         """
-        most = most or self.budget(encoder).tokens
-        is_text_N = np.full(len(lengths_N), True) if other_N is None else ~other_N
-        for places, packs in ((np.flatnonzero(is_text_N), encoder.packs), (np.flatnonzero(~is_text_N), True)):
-            if len(places):
-                order = np.argsort(lengths_N[places], kind="stable")
-                sorted_n = lengths_N[places][order]
-                bounds = pack_greedy(sorted_n, most) if packs else optimal_cuts(sorted_n, most, self.call_cost)
-                yield from np.split(places[order], bounds)
+        token_budget = token_budget or self.budget(encoder).tokens
+        if is_other_N is None:
+            is_other_N = np.full(len(lengths_N), False)
+        for positions, packs in ((np.flatnonzero(~is_other_N), encoder.packs), (np.flatnonzero(is_other_N), True)):
+            if not len(positions):
+                continue
+            by_length = positions[np.argsort(lengths_N[positions], kind="stable")]
+            if packs:
+                bounds = pack_greedy(lengths_N[by_length], token_budget)
+            else:
+                bounds = optimal_cuts(lengths_N[by_length], token_budget, self.call_cost)
+            yield from np.split(by_length, bounds)
 
     def padding_share(self, lengths_N: Ints, encoder: Encoder) -> float:
-        """Return the share of padded positions, 0 to 1, that encoding these items costs."""
+        """Return the share of padding, 0 to 1, among the positions that are computed for these items."""
         if encoder.packs or not len(lengths_N):
             return 0.0
-        padded = sum(len(rows) * int(lengths_N[rows].max()) for rows in self.cut(lengths_N, encoder))
-        return 1 - float(lengths_N.sum()) / padded
+        positions = 0
+        for cut in self.cut(lengths_N, encoder):
+            positions += len(cut) * int(lengths_N[cut].max())
+        return 1 - float(lengths_N.sum()) / positions
 
-    def budget(self, encoder: Encoder) -> budget.Budget:
-        """Return the budget of this run, found when it is first asked for."""
+    def budget(self, encoder: Encoder) -> memory.Budget:
+        """Return the budget of this run, which is determined at the first call."""
         if self._budget is None:
-            tokens, kept_mb = (None if value == "auto" else value for value in (self.token_budget, self.activation_mb))
-            self._budget = budget.find(encoder, tokens, kept_mb)
+            tokens = None if self.token_budget == "auto" else self.token_budget
+            kept_mb = None if self.activation_mb == "auto" else self.activation_mb
+            self._budget = memory.find_budget(encoder, tokens, kept_mb)
         return self._budget
+
+    def halve(self, error: BaseException) -> None:
+        """Halve the budget, because memory ran out for what was encoded last.
+
+        Raises:
+            BaseException: `error`, if a single item was already too large.
+        """
+        assert self._budget is not None
+        self._budget.halve(self._longest, error)
+        self._is_halved = True
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the budget if it was halved: a resumed run has to cut its batches in the same way."""
+        if self._budget is None or not self._is_halved:
+            return {}
+        return {"tokens": self._budget.tokens, "kept": self._budget.kept}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore a halved budget."""
+        if state:
+            self._budget, self._is_halved = memory.Budget(**state), True
 
 
 def _tokens(ids_T: Tensor, starts_n: Ints, lengths_n: Ints) -> Tensor:
-    """Return the tokens of items that begin at `starts_n`, one after the other."""
+    """Return the tokens of texts in one row; the tokens of a text start at `starts_n` of `ids_T`."""
     first_n = np.cumsum(lengths_n) - lengths_n
     return ids_T[upload(np.arange(lengths_n.sum()) + np.repeat(starts_n - first_n, lengths_n), ids_T.device)]

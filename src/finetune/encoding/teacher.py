@@ -1,4 +1,4 @@
-"""What another model makes of the items: embedded once before the training, and kept in the cache.
+"""Embeddings of the items by another model, the teacher: computed once before the training, and cached.
 
 Shapes: N items, D width of the teacher.
 """
@@ -27,43 +27,42 @@ from finetune.models.text import TextEncoder
 
 Halves = NDArray[np.float16]
 
-_FORMAT = 2  # of what is kept in the cache: another number makes every teacher embed again
+_FORMAT = 2  # of the cache entries: a new number invalidates all of them
 
 
-def embedded(name: str, items: Items, max_length: int, device: torch.device, cache: bool) -> Halves:
-    """Return what text encoder `name` makes of all texts, `(N, D)` in half precision, in memory or mapped into it.
+def teacher_embeddings(name: str, items: Items, max_length: int, device: torch.device, cache: bool) -> Halves:
+    """Return the embeddings `(N, D)` of all texts by text encoder `name`, in fp16; memory-mapped if `cache` is set.
 
     Raises:
-        ModelError: it cannot be had.
-        CheckFailed: there are items that are no texts.
+        ModelError: the teacher is not found or cannot be loaded.
+        CheckFailed: there are items that are not texts.
     """
     if len(items) > len(items.texts):
         raise CheckFailed([Problem("loss.teacher", "a teacher embeds texts, and there are other items.")])
     encoder = TextEncoder(name).eval()
+
+    def make(folder: Path) -> None:
+        emb_ND = _embed(encoder, items, max_length, device)
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(emb_ND.ravel()), emb_ND.shape[1])
+        write_array(folder / "embeddings.arrow", rows)
+
     if cache:
         with suppress(CacheUnavailable):
-            key = _key(name, items, encoder.tokenizer, max_length)
-
-            def make(folder: Path) -> None:
-                found = _embed(encoder, items, max_length, device)
-                flat = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])
-                write_array(folder / "embeddings.arrow", flat)
-
-            return Cache().load("teacher", key, make, _read)
+            return Cache().load("teacher", _key(name, items, encoder.tokenizer, max_length), make, _read)
     return _embed(encoder, items, max_length, device)
 
 
 def _embed(encoder: TextEncoder, items: Items, max_length: int, device: torch.device) -> Halves:
     tokens = Tokens.build(items, encoder.tokenizer, max_length)
     encoder.to(device)
-    found = np.empty((len(tokens), encoder.width), np.float16)
+    emb_ND = np.empty((len(tokens), encoder.width), np.float16)
     done = 0
     with Bar("embedding by the teacher", len(tokens), "texts") as bar:
-        for rows, part in Engine().embed(encoder, tokens, np.arange(len(tokens))):
-            found[rows] = part.cpu().numpy()
+        for rows, emb_nD in Engine().embed(encoder, tokens, np.arange(len(tokens))):
+            emb_ND[rows] = emb_nD.cpu().numpy()
             done += len(rows)
             bar.update(done)
-    return found
+    return emb_ND
 
 
 def _read(folder: Path) -> Halves:
@@ -73,6 +72,7 @@ def _read(folder: Path) -> Halves:
 
 
 def _key(name: str, items: Items, tokenizer: Any, max_length: int) -> str:
+    """Return a digest of everything that the embeddings depend on: format, texts, tokenizer, and files of the model."""
     digest = hashlib.sha256(f"{_FORMAT} {key_of(items.texts, tokenizer, max_length)}".encode())
     for file in sorted(resolve(name).rglob("*")):
         if file.suffix in (".safetensors", ".json"):

@@ -1,1 +1,1 @@
-"""Folders that other programs load."""
+"""Saves the trained model as a folder that other programs can load."""

@@ -12,23 +12,24 @@ import yaml
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a reader of the card wants to know."""
+    """The content of a card."""
 
     run: str
     base_model: str
     command: str
     pairs: int
-    about: str  # what goes in, what comes out
-    results: list[tuple[str, float, float, float, float]]  # metric, before, after, the change's interval, NaN: none
+    about: str  # input and output of the model, in a sentence
+    # Metric, value before and after, lower and upper end of the change's interval; NaN without an interval.
+    results: list[tuple[str, float, float, float, float]]
     version: str
-    data: str  # what was trained on
-    evaluated_on: list[str]  # each with its counts
+    data: str  # the names of the training data
+    evaluated_on: list[str]  # the names of the evaluation data with their counts
     prompts: Mapping[str, str] = field(default_factory=dict)  # by name: query, document
     use: str = ""  # how to use it, in Python; empty: as sentence-transformers does
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card as Markdown with the front matter that model hubs read."""
+    """Return the card as Markdown with the front matter for model hubs."""
     front: dict[str, str | list[str]] = {"library_name": "finetune", "tags": ["feature-extraction", "finetune"]}
     if not facts.use:
         front = {
@@ -36,7 +37,7 @@ def model_card(facts: CardFacts) -> str:
             "pipeline_tag": "sentence-similarity",
             "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity", "finetune"],
         }
-    base, shown = _base(facts.base_model)
+    base, description = _base(facts.base_model)
     if base:
         front["base_model"] = base
     return f"""---
@@ -44,7 +45,7 @@ def model_card(facts: CardFacts) -> str:
 
 # {facts.run}
 
-An embedding model: {shown}, fine-tuned on {facts.pairs:,} pairs of {facts.data} with finetune {facts.version}.
+An embedding model: {description}, fine-tuned on {facts.pairs:,} pairs of {facts.data} with finetune {facts.version}.
 {facts.about}
 
 ## Use it
@@ -76,7 +77,7 @@ def _encode(prompts: Mapping[str, str]) -> str:
         return (
             'embeddings = model.encode(["first text", "second text"])\nprint(model.similarity(embeddings, embeddings))'
         )
-    # These put the prompts in front that the model was trained with.
+    # These methods add the prompts that the model was trained with.
     return (
         'queries = model.encode_query(["what is asked"])\n'
         'documents = model.encode_document(["what is searched"])\n'
@@ -85,35 +86,42 @@ def _encode(prompts: Mapping[str, str]) -> str:
 
 
 def _base(name: str) -> tuple[str, str]:
-    """The hub id that a model comes from, empty if there is none, and what to call it in a sentence.
+    """Return the hub id of the base model, empty if there is none, and a description of it.
 
-    A folder of somebody's machine is no id, and not for others to read; but its own card may say what it came from.
+    The path of a local folder is private and no id; but the card in the folder may name the hub id of its base model.
     """
     folder = Path(name)
     if not folder.is_dir():
         return name, name
-    # A run's folder is named after the run, the model in it always `model`.
-    shown = f"the model of run {folder.parent.name}" if (folder.parent / "config.yaml").is_file() else folder.name
+    description = folder.name
+    if (folder.parent / "config.yaml").is_file():
+        # The folder of a run: it is named after the run, and the folder of the model in it always `model`.
+        description = f"the model of run {folder.parent.name}"
     base = _base_in_card(folder / "README.md")
-    return base, f"{shown} (itself from {base})" if base else shown
+    if base:
+        description = f"{description} (itself from {base})"
+    return base, description
 
 
 def _base_in_card(card: Path) -> str:
     try:
         front = yaml.safe_load(card.read_text(encoding="utf-8").split("---\n")[1])
         base = front["base_model"]
-    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):  # a card is anybody's text
+    except (OSError, ValueError, IndexError, KeyError, TypeError, yaml.YAMLError):  # a card may contain anything
         return ""
-    return base if isinstance(base, str) and not Path(base).is_absolute() else ""
+    if not isinstance(base, str) or Path(base).is_absolute():
+        return ""
+    return base
 
 
 def _results(facts: CardFacts) -> str:
     if not facts.results:
         return ""
-    rows = "\n".join(
-        f"| {metric} | {before:.4f} | {after:.4f} | {'-' if math.isnan(low) else f'{low:+.4f} to {high:+.4f}'} |"
-        for metric, before, after, low, high in facts.results
-    )
+    rows = []
+    for metric, before, after, low, high in facts.results:
+        interval = "-" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
+        rows.append(f"| {metric} | {before:.4f} | {after:.4f} | {interval} |")
+    table = "\n".join(rows)
     return f"""
 ## Results
 
@@ -121,5 +129,5 @@ On {"; on ".join(facts.evaluated_on)}. The interval is of the change, by a paire
 
 | metric | before | after | 95 % interval |
 |---|---:|---:|---:|
-{rows}
+{table}
 """

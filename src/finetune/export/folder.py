@@ -1,4 +1,4 @@
-"""Write a trained encoder as a folder with safetensors and a model card, whole or not at all."""
+"""Saves a trained encoder as a folder with safetensors and a model card, completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from finetune.runs.atomic import explain
 def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Mapping[str, str] | None = None) -> None:
     """Save `encoder` to `folder`; `card` becomes its README.md.
 
-    `prompts` are what texts were trained to begin with, by name (`query`, `document`).
+    `prompts` are those that the model was trained with, by name (`query`, `document`).
 
     Raises:
-        RunError: the disk is full or cannot be written; a folder that was there before still is.
+        RunError: the disk is full or cannot be written; an existing folder is then kept.
     """
-    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write(encoder, partial, max_length, card, prompts or {})
@@ -29,8 +30,8 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Ma
             folder.rename(old)
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        refusal = _as_os_error(error)
-        raise explain(refusal, f"save the model to {folder}") from refusal
+        os_error = _as_os_error(error)
+        raise explain(os_error, f"save the model to {folder}") from os_error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if folder.exists():
@@ -38,15 +39,17 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Ma
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    # safetensors reports a refusal of the system only in its text: "... (os error 28)".
+    if isinstance(error, OSError):
+        return error
+    # safetensors reports an error of the system only in its text: "... (os error 28)".
     code = re.search(r"(?:code: |os error )(\d+)", str(error))
-    return error if isinstance(error, OSError) else OSError(int(code[1]) if code else 0, str(error))
+    return OSError(int(code[1]) if code else 0, str(error))
 
 
 def _write(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Mapping[str, str]) -> None:
     folder.mkdir(parents=True)
     encoder.save(folder, max_length, prompts)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    # safetensors writes for its owner only; a model is made to be handed on, like the files beside it.
+    # safetensors makes files private; those of a model get the permissions of the other files.
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "README.md").stat().st_mode)

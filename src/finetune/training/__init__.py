@@ -1,1 +1,1 @@
-"""One run: the module, the micro-batch engine, the callbacks, `fit`."""
+"""One run: `fit`, what it is assembled from, and the training step in `module`."""

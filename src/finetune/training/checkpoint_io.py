@@ -1,4 +1,4 @@
-"""How a checkpoint gets to the disk: whole, with a manifest that says so, or not at all."""
+"""Writes a checkpoint completely, with a manifest that proves it, or not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from finetune.runs.checkpoints import Checkpoints
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the others, puts it in its place when it is on disk, and its manifest last."""
+    """Writes a checkpoint to a temporary file, renames it once it is on disk, and writes the manifest last."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save `checkpoint` to `path`.
 
         Raises:
-            RunError: the disk is full or cannot be written; the checkpoints before are still there.
+            RunError: the disk is full or cannot be written; earlier checkpoints are untouched.
         """
         target = Path(path)
         partial = target.with_name(f".{target.name}.partial")
@@ -31,19 +31,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 recorder = _Recorder(file)
                 recorder.save(checkpoint)
                 os.fsync(file.fileno())
-            target.with_suffix(".json").unlink(missing_ok=True)  # of a save of this step that is replaced
+            target.with_suffix(".json").unlink(missing_ok=True)  # the manifest of an earlier save of this step
             partial.replace(target)
             sync_folder(target.parent)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise explain(error, f"save the checkpoint {target}") from error
-        saved = Checkpoints(target.parent.parent)
-        if target == saved.path(checkpoint["global_step"]):  # else a callback of somebody's own saves where it likes
-            saved.seal(target, recorder.sha256, recorder.size, checkpoint["global_step"], checkpoint["metrics"])
+        saved, step = Checkpoints(target.parent.parent), checkpoint["global_step"]
+        if target == saved.path(step):  # a user's own callback may save elsewhere, without a manifest
+            saved.seal(target, recorder.sha256, recorder.size, step, checkpoint["metrics"])
 
 
 class _Recorder:
-    """Hands bytes to a file, sums them up, and remembers its error, which torch.save replaces by one of its own."""
+    """Writes to a file, hashes the bytes, and keeps the file's error, which torch.save replaces by its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

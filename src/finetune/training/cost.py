@@ -1,4 +1,4 @@
-"""What a run cost: time, tokens, memory, energy."""
+"""The cost of a run: time, tokens, memory, energy."""
 
 from __future__ import annotations
 
@@ -14,44 +14,57 @@ from finetune.training.module import EmbeddingModule
 
 
 class RunCost:
-    """Measures from when it is made; `training` are the seconds between `begin` and `end`, less those looked in."""
+    """Measures from its creation on; the training is timed between `start_training` and `end_training`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._made = self._began = self._ended = time.monotonic()
+        self._created = self._training_started = self._training_ended = time.monotonic()
         self._energy = Energy(device)
 
-    def begin(self) -> None:
-        """Say that the training begins."""
-        self._began = time.monotonic()
+    def start_training(self) -> None:
+        """Start to time the training."""
+        self._training_started = time.monotonic()
 
-    def end(self) -> None:
-        """Say that the training has ended."""
-        self._ended = time.monotonic()
+    def end_training(self) -> None:
+        """Stop to time the training."""
+        self._training_ended = time.monotonic()
 
     def facts(self, trainer: Trainer, module: EmbeddingModule) -> dict[str, Any]:
-        """Return what this process has cost so far; of a run that went on, what it did before is not in it.
+        """Return the cost of this process so far; for a resumed run, without that of earlier processes.
 
-        Memory is that of this process in MB of 2^20 bytes, energy in watt-hours of all that runs on the processors and
-        the GPU, None where the system does not tell.
+        The time of the training is without that of evaluations in it. Memory is in MB of 2^20 bytes. Energy is in
+        watt-hours, of everything that runs on the processors and the GPU, None where it is not available.
         """
-        training = max(self._ended - self._began - module.seconds_looked, 1e-9)
-        gpu = self._device.type == "cuda"
-        # Of several GPUs or machines this process sees one, and a part is no answer.
-        alone = trainer.world_size == 1 or not (gpu or trainer.num_nodes > 1)
-        energy = self._energy.watt_hours() if alone else None
-        return {
-            "seconds": round(time.monotonic() - self._made, 1),
+        training = self._training_ended - self._training_started - module.seconds_evaluated
+        training = max(training, 1e-9)
+        facts = {
+            "seconds": round(time.monotonic() - self._created, 1),
             "training_seconds": round(training, 1),
             "optimizer_steps": trainer.global_step,
             "items": module.items_seen,
             "tokens": module.tokens_seen,
             "items_per_second": round(module.items_seen / training, 1),
             "tokens_per_second": round(module.tokens_seen / training, 1),
-            "peak_memory_mb": round(memory.peak(torch.device("cpu")) / memory.MB),
-            "gpu_memory_mb": round(memory.peak(self._device) / memory.MB) if gpu else None,
-            "energy_wh": None if energy is None else round(energy, 3),
-            "device": torch.cuda.get_device_name(self._device) if gpu else str(self._device),
+            "peak_memory_mb": _peak_mb(torch.device("cpu")),
+            "gpu_memory_mb": None,
+            "energy_wh": self._watt_hours(trainer),
+            "device": str(self._device),
             "processes": trainer.world_size,
             "precision": trainer.precision,
         }
+        if self._device.type == "cuda":
+            facts["gpu_memory_mb"] = _peak_mb(self._device)
+            facts["device"] = torch.cuda.get_device_name(self._device)
+        return facts
+
+    def _watt_hours(self, trainer: Trainer) -> float | None:
+        # With several GPUs or machines this process measures only one of them, which would be misleading.
+        is_shared = trainer.world_size > 1 and (self._device.type == "cuda" or trainer.num_nodes > 1)
+        if is_shared:
+            return None
+        energy = self._energy.watt_hours()
+        return None if energy is None else round(energy, 3)
+
+
+def _peak_mb(device: torch.device) -> int:
+    return round(memory.peak(device) / memory.MB)

@@ -1,4 +1,4 @@
-"""The energy that processors and GPU use, where the system counts it."""
+"""The energy that processors and GPU use, where the system has counters for it."""
 
 from __future__ import annotations
 
@@ -11,61 +11,66 @@ import torch
 
 _POWERCAP = Path("/sys/class/powercap")
 _WATT_HOUR = 3600.0  # joules
-_SECONDS = 60.0  # between two looks: a counter that begins again after some minutes at full power is not missed
+_SECONDS_BETWEEN_READS = 60.0  # a counter overflows after some minutes at full power; no overflow must be missed
 
 
 class Energy:
-    """Counts from when it is made: the processors' packages by RAPL, which needs a right to read, and the GPU by NVML.
+    """Counts from its creation on: the processor packages by RAPL, which needs read permission, and the GPU by NVML.
 
-    What others do on the same machine is counted too.
+    Other programs on the same machine are included.
     https://www.kernel.org/doc/html/latest/power/powercap/powercap.html
     """
 
     def __init__(self, device: torch.device, powercap: Path = _POWERCAP) -> None:
         self._packages = [Package(folder) for folder in _packages(powercap)]
         self._gpu = Gpu(device) if device.type == "cuda" else None
-        self._started = self._gpu.joules() if self._gpu else None
+        self._gpu_at_start = self._gpu_joules()
         self._ended = threading.Event()
         if self._packages:
             threading.Thread(target=self._watch, name="energy", daemon=True).start()
 
     def watt_hours(self) -> float | None:
-        """Return what was used so far, and stop counting; None where nothing is counted."""
+        """Return the energy used so far, and stop counting; None without any counter."""
         self._ended.set()
-        parts = [package.joules() for package in self._packages]
-        now = self._gpu.joules() if self._gpu else None
-        if now is not None and self._started is not None:
-            parts.append(now - self._started)
-        return sum(parts) / _WATT_HOUR if parts else None
+        joules = [package.joules() for package in self._packages]
+        gpu_now = self._gpu_joules()
+        if gpu_now is not None and self._gpu_at_start is not None:
+            joules.append(gpu_now - self._gpu_at_start)
+        return sum(joules) / _WATT_HOUR if joules else None
+
+    def _gpu_joules(self) -> float | None:
+        return self._gpu.joules() if self._gpu is not None else None
 
     def _watch(self) -> None:
-        while not self._ended.wait(_SECONDS):
+        while not self._ended.wait(_SECONDS_BETWEEN_READS):
             for package in self._packages:
                 package.joules()
 
 
 class Package:
-    """One processor package's counter, in microjoules, which begins again at its end."""
+    """The counter of one processor package, in microjoules, which overflows to 0."""
 
     def __init__(self, folder: Path) -> None:
         self._counter = folder / "energy_uj"
-        self._end = _number(folder / "max_energy_range_uj") or 0
+        self._range = _number(folder / "max_energy_range_uj") or 0
         self._last = _number(self._counter) or 0
         self._sum = 0
         self._lock = threading.Lock()
 
     def joules(self) -> float:
-        """Return the energy since the first look."""
+        """Return the energy since this object was created."""
         with self._lock:
             now = _number(self._counter)
             if now is not None:
-                self._sum += now - self._last + (self._end if now < self._last else 0)
+                self._sum += now - self._last
+                if now < self._last:
+                    self._sum += self._range
                 self._last = now
             return self._sum / 1e6
 
 
 class Gpu:
-    """A GPU's counter since its driver was loaded; NVML comes with the driver, so that no package is needed.
+    """The counter of a GPU since its driver was loaded; NVML is part of the driver, so that no package is needed.
 
     https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
     """
@@ -83,7 +88,7 @@ class Gpu:
             return
 
     def joules(self) -> float | None:
-        """Return what the counter says; None where there is none (before Volta, on a share of a GPU)."""
+        """Return the value of the counter; None if there is none (older than Volta, or a part of a GPU)."""
         millijoules = ctypes.c_ulonglong()
         if self._handle is None:
             return None
@@ -93,7 +98,7 @@ class Gpu:
 
 
 def _packages(powercap: Path) -> Iterator[Path]:
-    """Yield the readable counters of whole packages: cores and memory are parts of them, psys holds them."""
+    """Yield the readable counters of whole packages: cores and memory are parts of them, psys contains them."""
     for folder in sorted(powercap.glob("*-rapl:*")):
         try:
             name = (folder / "name").read_text().strip()

@@ -1,4 +1,4 @@
-"""One model, measured without any training."""
+"""Evaluation of one model without any training."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ from finetune.data.load import prompts_of
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
-from finetune.models.encoder import Encoder
-from finetune.training.evaluation_runner import EvaluationRunner, Source, sized
+from finetune.training.encoder import build_encoder
+from finetune.training.evaluation_runner import EvalSource, EvaluationRunner
 
 
 def evaluate(
     cfg: DictConfig, evaluators: Mapping[str, Any], held: EvalData | None, own: Mapping[str, EvalData], label: str
 ) -> dict[str, Result]:
-    """Return what each evaluator found of the model that a checked config names.
+    """Return the result of each evaluator for the model of a checked config.
 
-    `held` is what the evaluators without a source of their own measure on, `own` the sources of the others, by their
-    names; `label` is what to call the model.
+    `held` is the data of the evaluators without data of their own, `own` the data of the others, by their names.
+    `label` is the name of the model in the progress.
 
     Raises:
-        FinetuneError: the model cannot be had, there is nothing to be found, an embedding is no number.
+        FinetuneError: the model is not found, there is nothing to evaluate, or an embedding is not finite.
     """
     device = device_of(cfg.trainer.accelerator)
     if device.type == "cpu":
         tune_malloc()
-    some = next((one.items for one in (held, *own.values()) if one is not None), None)
-    encoder: Encoder = build(cfg.model if some is None else sized(cfg.model, some), "model")
-    length, cache = cfg.data.max_length, cfg.data.cache
-    sources = {name: Source.of(one, encoder, length, cache) for name, one in own.items()}
-    run = Source.of(held, encoder, length, cache) if held is not None else None
+    all_data = [data for data in (held, *own.values()) if data is not None]
+    encoder = build_encoder(cfg.model, all_data[0].items if all_data else None)
+    max_length, cache = cfg.data.max_length, cfg.data.cache
+    own_sources = {name: EvalSource.prepare(data, encoder, max_length, cache) for name, data in own.items()}
+    run_source = None
+    if held is not None:
+        run_source = EvalSource.prepare(held, encoder, max_length, cache)
     prompts = prompts_of(build(cfg.data, "data"))
-    measure = EvaluationRunner(encoder, build(cfg.engine, "engine"), length, run, sources, prompts)
-    return measure(evaluators, Collectives(device), label)
+    engine = build(cfg.engine, "engine")
+    runner = EvaluationRunner(encoder, engine, max_length, run_source, own_sources, prompts)
+    return runner.evaluate(evaluators, Collectives(device), label)
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Return the first device of this kind; of `auto` the fastest that there is."""
+    """Return the first device of an accelerator; `auto` is the fastest that is available."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""What callbacks look at a model with in the midst of its training.
+"""Evaluation during the training, for callbacks; the training itself is not changed by it.
 
 Shapes: N items, D width.
 """
@@ -22,55 +22,57 @@ from finetune.training.preserve_state import preserve_state
 
 
 class InTrainingEvaluator:
-    """Those of the run's `evaluators` that measure during training, and its items, to look at the model with.
+    """Runs those of the run's `evaluators` that are marked `during_training`, and embeds items of the data set.
 
-    The training is not changed. All processes of a run look together.
+    A callback gets it by a parameter `evaluator`. With several processes all of them have to call the same methods.
     """
 
-    def __init__(self, evaluators: Mapping[str, Any], measure: EvaluationRunner, dataset: Dataset) -> None:
-        self._evaluators, self._measure, self._dataset = in_training(evaluators), measure, dataset
+    def __init__(self, evaluators: Mapping[str, Any], runner: EvaluationRunner, dataset: Dataset) -> None:
+        self._evaluators, self._runner, self._dataset = in_training(evaluators), runner, dataset
 
     def scores(self, trainer: Trainer, module: Any, prefix: str) -> dict[str, float]:
-        """Return the mean of each metric, as `PREFIX` and `EVALUATION/METRIC`, the headline of an evaluation first.
+        """Return the mean of each metric by the name `PREFIX` + `EVALUATION/METRIC`, the headline metric first.
 
-        It is the same in all processes.
+        The scores are the same in all processes.
 
         Raises:
-            FinetuneError: there is nothing right to be found, or an embedding is no number.
+            FinetuneError: there is nothing to evaluate, or an embedding is not finite.
         """
-        when, together = f"{prefix}step {trainer.global_step}", Collectives.of(trainer)
-        with _looking(module):
-            found = self._measure(self._evaluators, together, when)
+        collectives = Collectives.from_trainer(trainer)
+        with _evaluating(module):
+            results = self._runner.evaluate(self._evaluators, collectives, f"{prefix}step {trainer.global_step}")
         means = {
             f"{prefix}{name}/{metric}": value
-            for name, result in found.items()
+            for name, result in results.items()
             for metric, value in result.means.items()
         }
-        return together.broadcast(means)
+        return collectives.broadcast(means)
 
     def some_items(self, count: int) -> Ints:
-        """Return the numbers of at most `count` items, spread over all of them and always the same."""
+        """Return at most `count` items, evenly spaced over all of them and always the same."""
         total = len(self._dataset.items)
         return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
 
     def texts(self, items: Ints) -> list[str]:
-        """Return items as text that a person can read."""
+        """Return items as readable text."""
         return self._dataset.items.take(items)
 
     def embeddings(self, trainer: Trainer, module: Any, items: Ints) -> NDArray[np.float32]:
         """Return the embeddings `(N, D)` of items, in the first process."""
-        with _looking(module):
-            return self._measure.embeddings(items, Collectives.of(trainer), f"embedding at {trainer.global_step}")
+        collectives = Collectives.from_trainer(trainer)
+        with _evaluating(module):
+            return self._runner.embeddings(items, collectives, f"embedding at {trainer.global_step}")
 
 
 @contextmanager
-def _looking(module: Any) -> Iterator[None]:
+def _evaluating(module: Any) -> Iterator[None]:
+    """Preserve the state of the training, and count the seconds that are spent without training."""
     start = time.monotonic()
     with preserve_state(module):
         yield
-    module.seconds_looked += time.monotonic() - start
+    module.seconds_evaluated += time.monotonic() - start
 
 
 def in_training(evaluators: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the evaluators that are cheap enough to measure in the midst of a training, by their names."""
+    """Return the evaluators that are cheap enough to run during the training, by their names."""
     return {name: evaluator for name, evaluator in evaluators.items() if evaluator.during_training}

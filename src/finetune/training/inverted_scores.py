@@ -1,6 +1,6 @@
-"""Whether the scores of the data oppose the similarities of the model before it is trained.
+"""A warning if the scores of the data contradict the similarities of the untrained model.
 
-Scores may be distances, or numbers of classes: then training on them teaches the opposite of what is meant.
+Scores may be distances, or numbers of classes: then training on them teaches the opposite of what is intended.
 Shapes: P pairs, N items, D width.
 """
 
@@ -22,74 +22,80 @@ from finetune.evaluation.result import Floats, Result
 from finetune.evaluation.truncation_quantization import normalize
 from finetune.training.evaluation_runner import EvaluationRunner
 
-_PAIRS = 500  # that are looked at where no evaluator correlates them
+_MAX_PAIRS = 500  # correlated if no evaluator does so
 _RESAMPLES = 1000
 
 
 def warn_of_inverted_scores(
-    measure: EvaluationRunner, dataset: Dataset, before: Mapping[str, Result], together: Collectives
+    runner: EvaluationRunner, dataset: Dataset, before: Mapping[str, Result], collectives: Collectives
 ) -> list[str]:
-    """Say where the scores oppose the model before training, and return what was said.
+    """Print a warning for each correlation of scores and similarities that is negative, and return the warnings.
 
-    `before` is what evaluators found. The data's own pairs are looked at if none of them correlated these; the
-    processes of a run do so together.
+    `before` are the results of the untrained model. If no evaluator correlated the pairs of the run, some of them are
+    embedded for it, by all processes together.
     """
-    shares, own = _shares_of(before), measure.takes()
-    is_known = together.broadcast(any(name not in own for name in shares))
-    pairs = None if is_known else _pairs_to_look_at(dataset)
+    correlations, own = _correlations(before), runner.own_texts()
+    is_known = collectives.broadcast(any(name not in own for name in correlations))
+    pairs = None if is_known else _sample_pairs(dataset)
     if pairs is not None:
-        shares["data"] = _correlated(pairs, lambda items: measure.embeddings(items, together, "looking at the scores"))
-    warnings = list(_opposed(shares, own))
+
+        def embed(items: Ints) -> NDArray[np.float32]:
+            return runner.embeddings(items, collectives, "looking at the scores")
+
+        correlations["data"] = _correlate(pairs, embed)
+    warnings = list(_warnings(correlations, own))
     for warning in warnings:
         say(f"Warning: {warning}", style="bold yellow")
     return warnings
 
 
-def _pairs_to_look_at(dataset: Dataset) -> ScoredPairs | None:
-    """Return some scored pairs of the data: of those held out, else of those to train on; None if it has none."""
-    pairs = dataset.pairs or _of_training(dataset)
-    if pairs is None or len(pairs.score) <= _PAIRS:
+def _sample_pairs(dataset: Dataset) -> ScoredPairs | None:
+    """Return some of the held-out scored pairs, or else of those to train on; None if the data has none."""
+    pairs = dataset.pairs or _training_pairs(dataset)
+    if pairs is None or len(pairs.score) <= _MAX_PAIRS:
         return pairs
-    rows = np.sort(np.random.default_rng(0).permutation(len(pairs.score))[:_PAIRS])
+    rows = np.sort(np.random.default_rng(0).permutation(len(pairs.score))[:_MAX_PAIRS])
     return ScoredPairs(pairs.name, pairs.left[rows], pairs.right[rows], pairs.score[rows])
 
 
-def _of_training(dataset: Dataset) -> ScoredPairs | None:
-    places = [place for place, layout in enumerate(dataset.layouts) if layout == "scored pairs"]
-    if not places:
+def _training_pairs(dataset: Dataset) -> ScoredPairs | None:
+    """Return the training pairs of the first source with scores."""
+    scored = [number for number, layout in enumerate(dataset.layouts) if layout == "scored pairs"]
+    if not scored:
         return None
-    rows = dataset.rows_of(places[0])
+    rows = dataset.rows_of(scored[0])
     if rows.score is None or not len(rows):
         return None
-    return ScoredPairs(dataset.sources[places[0]], rows.anchor, rows.positive, rows.score[:, 0].astype(np.float64))
+    return ScoredPairs(dataset.sources[scored[0]], rows.anchor, rows.positive, rows.score[:, 0].astype(np.float64))
 
 
-def _correlated(pairs: ScoredPairs, embed: Callable[[Ints], NDArray[np.float32]]) -> Floats:
-    """Return the shares `(P,)` of Spearman's correlation of cosines and scores; `embed` takes items `(N,)`."""
-    items_N, place = np.unique(np.concatenate([pairs.left, pairs.right]), return_inverse=True)
-    emb_ND, place = normalize(embed(items_N)), place.reshape(-1)
+def _correlate(pairs: ScoredPairs, embed: Callable[[Ints], NDArray[np.float32]]) -> Floats:
+    """Return the terms `(P,)` of Spearman's correlation of cosines and scores; `embed` takes items `(N,)`."""
+    items_N, row = np.unique(np.concatenate([pairs.left, pairs.right]), return_inverse=True)
+    emb_ND, row = normalize(embed(items_N)), row.reshape(-1)
     count = len(pairs.score)
-    cosine_P = (emb_ND[place[:count]] * emb_ND[place[count:]]).sum(1)
+    cosine_P = (emb_ND[row[:count]] * emb_ND[row[count:]]).sum(1)
     return spearman(cosine_P, pairs.score)
 
 
-def _shares_of(results: Mapping[str, Result]) -> dict[str, Floats]:
-    """Return the shares of Spearman's correlation that evaluators found, by the evaluators' names."""
-    found = {}
+def _correlations(results: Mapping[str, Result]) -> dict[str, Floats]:
+    """Return the terms of the first Spearman correlation of each evaluator that has one, by its name."""
+    by_evaluator: dict[str, Floats] = {}
     for name, result in results.items():
-        if metric := next((metric for metric in result.per_query if metric.startswith("Spearman")), None):
-            found[name] = result.per_query[metric]
-    return found
+        for metric, terms in result.per_query.items():
+            if metric.startswith("Spearman") and name not in by_evaluator:
+                by_evaluator[name] = terms
+    return by_evaluator
 
 
-def _opposed(shares: Mapping[str, Floats], own: Container[str]) -> Iterator[str]:
+def _warnings(correlations: Mapping[str, Floats], own: Container[str]) -> Iterator[str]:
     """Yield a sentence for each correlation whose 95 % interval is below 0; `own` evaluators have data of their own."""
-    for name, share_P in shares.items():
-        found = paired_change(np.zeros(len(share_P)), share_P, _RESAMPLES, seed=0)
-        if found.certain and found.high < 0:
+    for name, terms_P in correlations.items():
+        rho = paired_change(np.zeros(len(terms_P)), terms_P, _RESAMPLES, seed=0)
+        if rho.certain and rho.high < 0:
             key = f"evaluation.{name}.data" if name in own else "data"
             yield (
                 f"Before any training the similarity of the pairs falls as their score rises (Spearman "
-                f"{found.change:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f}): the scores may be "
+                f"{rho.change:+.3f}, 95 % interval {rho.low:+.3f} to {rho.high:+.3f}): the scores may be "
                 f"distances or classes; reverse them, or say what each is worth in {key}.score_values."
             )

@@ -1,4 +1,4 @@
-"""How long a training is, from the config and the number of batches; imports no torch, since the check asks it too."""
+"""The length of a training, from the config and the number of batches; imports no torch, for the config check."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from omegaconf import DictConfig
 
 from finetune.errors import CheckFailed, Problem
 
-# What trainer.max_epochs=auto aims at: a few hundred pairs in one pass are a handful of steps, which teach nothing.
-_FEWEST_STEPS = 100
-_MOST_EPOCHS = 10
-_EPOCHS_OF_LIGHTNING = 1000  # where neither max_epochs nor max_steps is set
+# The goal of trainer.max_epochs=auto: with a few hundred pairs one epoch has only a few steps, too few to learn from.
+_MIN_STEPS = 100
+_MAX_EPOCHS = 10
+_DEFAULT_EPOCHS_OF_LIGHTNING = 1000  # if neither max_epochs nor max_steps is set
 
 
 def resolve_epochs(node: DictConfig, batches_per_epoch: int) -> int | None:
-    """Return `max_epochs`, with `auto` replaced: no limit if `max_steps` is one, else some passes over little data."""
+    """Return `max_epochs`, with `auto` replaced: no limit if `max_steps` is set, else more epochs for little data."""
     if node.get("max_epochs") != "auto":
         return cast(int | None, node.get("max_epochs"))
     if (node.get("max_steps") or -1) > 0:
         return -1
-    batches = limited(node.get("limit_train_batches"), batches_per_epoch)
+    batches = limit_batches(node.get("limit_train_batches"), batches_per_epoch)
     steps = math.ceil(batches / int(node.get("accumulate_grad_batches") or 1))
-    return min(_MOST_EPOCHS, max(1, math.ceil(_FEWEST_STEPS / steps)))
+    return min(_MAX_EPOCHS, max(1, math.ceil(_MIN_STEPS / steps)))
 
 
-def limited(limit: int | float | None, batches_per_epoch: int) -> int:
-    """Return the batches of one pass that `limit_train_batches` lets through: a number of them, or a share.
+def limit_batches(limit: int | float | None, batches_per_epoch: int) -> int:
+    """Return the batches of one epoch under `limit_train_batches`: a number of them, or a fraction.
 
     Raises:
-        CheckFailed: the share is less than one batch.
+        CheckFailed: the fraction is less than one batch.
     """
     if limit is None:
         return batches_per_epoch
@@ -42,37 +42,40 @@ def limited(limit: int | float | None, batches_per_epoch: int) -> int:
 
 
 def limits_length(node: DictConfig) -> bool:
-    """Whether `length_problems` can find any: the batches have to be counted only then, which plans a whole pass."""
+    """Whether `length_problems` can find any: only then are the batches counted, which plans a whole epoch."""
     return any(node.get(key) is not None for key in ("limit_train_batches", "min_steps", "min_epochs"))
 
 
 def length_problems(node: DictConfig, batches_per_epoch: int) -> list[Problem]:
-    """Return which settings of the trainer cannot be met with so many batches.
+    """Return the settings of the trainer that are impossible with this number of batches.
 
-    These are a share of the batches that is less than one, and minimums that the training does not reach, which
+    These are a fraction of the batches that is less than one, and minimums that the training does not reach, which
     Lightning would ignore.
     """
     try:
-        batches = limited(node.get("limit_train_batches"), batches_per_epoch)
+        batches = limit_batches(node.get("limit_train_batches"), batches_per_epoch)
     except CheckFailed as failed:
         return list(failed.problems)
-    steps_of_epoch = math.ceil(batches / int(node.get("accumulate_grad_batches") or 1))
-    steps = _most_steps(node, batches_per_epoch, steps_of_epoch)
-    wanted = (("steps", node.get("min_steps"), steps), ("epochs", node.get("min_epochs"), steps / steps_of_epoch))
-    return [
-        Problem(
-            f"trainer.min_{unit}",
-            f"the training has {found:.3g} {unit}, fewer than {least}.",
-            "Raise trainer.max_epochs or trainer.max_steps, or leave it out.",
-        )
-        for unit, least, found in wanted
-        if least and found < least
-    ]
+    steps_per_epoch = math.ceil(batches / int(node.get("accumulate_grad_batches") or 1))
+    steps = _max_steps(node, batches_per_epoch, steps_per_epoch)
+    problems = []
+    for unit, length in (("steps", steps), ("epochs", steps / steps_per_epoch)):
+        minimum = node.get(f"min_{unit}")
+        if minimum and length < minimum:
+            what = f"the training has {length:.3g} {unit}, fewer than {minimum}."
+            advice = "Raise trainer.max_epochs or trainer.max_steps, or leave it out."
+            problems.append(Problem(f"trainer.min_{unit}", what, advice))
+    return problems
 
 
-def _most_steps(node: DictConfig, batches_per_epoch: int, steps_of_epoch: int) -> float:
+def _max_steps(node: DictConfig, batches_per_epoch: int, steps_per_epoch: int) -> float:
+    """Return the most optimizer steps that `max_epochs` and `max_steps` allow."""
     epochs, max_steps = resolve_epochs(node, batches_per_epoch), int(node.get("max_steps") or -1)
     if epochs is None and max_steps <= 0:
-        epochs = _EPOCHS_OF_LIGHTNING
-    steps = epochs * steps_of_epoch if epochs is not None and epochs > 0 else math.inf
-    return min(steps, max_steps if max_steps > 0 else math.inf)
+        epochs = _DEFAULT_EPOCHS_OF_LIGHTNING
+    steps = math.inf
+    if epochs is not None and epochs > 0:
+        steps = epochs * steps_per_epoch
+    if max_steps > 0:
+        steps = min(steps, max_steps)
+    return steps

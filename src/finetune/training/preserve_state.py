@@ -1,4 +1,4 @@
-"""Looking at a model in the midst of its training without changing what the training computes."""
+"""Evaluation of a model during its training without any effect on the training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def preserve_state(module: nn.Module) -> Iterator[None]:
-    """Take back, bit by bit, what is done inside to weights, gradients, modes and random states."""
+    """Restore weights, gradients, train modes and random states afterwards, bit by bit."""
     modes = [(inner, inner.training) for inner in module.modules()]
     tensors = [*module.parameters(), *module.buffers()]
     tensors += [tensor.grad for tensor in tensors if tensor.grad is not None]
-    # What is made fp32 for an evaluation is another tensor; what stays is the same one, and nothing is copied.
+    # No copies: a conversion to fp32 for an evaluation creates new tensors, and these are the old ones.
     data = [(tensor, tensor.data) for tensor in tensors]
     device = next(module.parameters()).device
     state = random_state(device)
@@ -34,7 +34,7 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put other values into some parameters, by name, and the old ones back in the end."""
+    """Replace the values of some parameters, by name, and restore them afterwards."""
     parameters = dict(module.named_parameters())
     before = {name: parameters[name].data for name in weights}
     try:
@@ -47,14 +47,14 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[N
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Return where all random numbers of this process stand, as plain data and tensors."""
+    """Return the states of all random number generators of this process, as plain data and tensors."""
     numpy: Any = np.random.get_state()
-    _, keys, place, has_gauss, gauss = numpy
-    version, numbers, left = random.getstate()
+    _, keys, position, has_gauss, gauss = numpy
+    version, numbers, next_gauss = random.getstate()
     state: dict[str, Any] = {
         "cpu": torch.get_rng_state(),
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(gauss)],
-        "python": [version, list(numbers), left],
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(numbers), next_gauss],
     }
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -62,11 +62,11 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Go on with the random numbers where `state` says."""
+    """Set the states of all random number generators of this process."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
     keys, *rest = state["numpy"]
     np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))
-    version, numbers, left = state["python"]
-    random.setstate((version, tuple(numbers), left))
+    version, numbers, next_gauss = state["python"]
+    random.setstate((version, tuple(numbers), next_gauss))

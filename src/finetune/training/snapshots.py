@@ -1,4 +1,4 @@
-"""A few items and pairs as the model sees them, before and after: what the report says beside the metrics."""
+"""Embeddings of a few items and pairs before and after the training: what the report shows in addition to metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from finetune.analysis.entries import locate_entries, suspect_label_entries, sus
 from finetune.analysis.label_errors import (
     RankedHits,
     SuspectPair,
+    WrongLabel,
     false_negatives,
     hits_of_search,
     hits_of_training,
@@ -26,55 +27,58 @@ from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import LabelledItems
 from finetune.data.settings import Data
 from finetune.encoding.collectives import Collectives
+from finetune.encoding.embedder import EmbeddingRecorder
 from finetune.evaluation.result import Result
 from finetune.evaluation.retrieval import RetrievalResult
-from finetune.training.evaluation_runner import EmbeddingRecorder, EvaluationRunner
+from finetune.training.evaluation_runner import EvaluationRunner
 
-_TOKENS = 50_000  # of the training pairs that are looked at: seconds on two cores
+_MAX_TRAINING_TOKENS = 50_000  # of the sampled training pairs: seconds on two cores
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Keeps the embeddings of a few items when the evaluators ask for them; what they leave out is embedded then.
+    """Records the embeddings of sampled items during the evaluations; only items that these leave out cost extra.
 
-    A run that goes on measures the model as it came again, and with it this. `rows` are the training pairs, `labelled`
-    the items of classes that are looked at in the end.
+    `held` are held-out pairs, `rows` training pairs, `labelled` items of classes; the latter two are embedded after
+    the training only. A resumed run takes its first snapshot from the untouched model again.
     """
 
     dataset: Dataset
-    measure: EvaluationRunner
+    runner: EvaluationRunner
     held: HeldOutSample
     rows: Ints
     labelled: LabelledItems | None
-    _seen: dict[str, EmbeddingRecorder] = field(default_factory=dict)
+    _recorded: dict[str, EmbeddingRecorder] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Dataset, measure: EvaluationRunner, cost_N: Ints) -> Snapshots | None:
-        """Return the portrait of a data set; None if it holds out nothing to look at.
+    def of(cls, dataset: Dataset, runner: EvaluationRunner, cost_N: Ints) -> Snapshots | None:
+        """Return the snapshots of a data set; None if it holds out no pairs.
 
-        `cost_N` is what each item costs to embed, in tokens.
+        `cost_N` is the cost of embedding each item, in tokens.
         """
         held = sample_held_out(dataset)
         if held is None or not len(held.right) or not len(held.wrong):
             return None
-        rows = sample_training_pairs(dataset.train, cost_N, _TOKENS)
-        return cls(dataset, measure, held, rows, sample_labeled_items(dataset))
+        rows = sample_training_pairs(dataset.train, cost_N, _MAX_TRAINING_TOKENS)
+        return cls(dataset, runner, held, rows, sample_labeled_items(dataset))
 
-    def begin(self, when: str) -> None:
-        """Say that the model is measured next, `when` being `before` or `after`."""
+    def start(self, when: str) -> None:
+        """Start to record, prior to the evaluation `before` or `after` the training."""
         items = [self.held.items()]
         if when == "after":
             items.append(self.dataset.train.take(self.rows).used_items())
-            items += [self.labelled.items] if self.labelled is not None else []
-        self.measure.watch(distinct(np.concatenate(items)))
+            if self.labelled is not None:
+                items.append(self.labelled.items)
+        self.runner.start_recording(distinct(np.concatenate(items)))
 
-    def end(self, when: str, together: Collectives) -> None:
-        """Say that it was measured; of several processes the first one has seen it."""
-        self._seen[when] = self.measure.watched(together, f"looking at the data {when}")
+    def stop(self, when: str, collectives: Collectives) -> None:
+        """Stop to record; the embeddings are valid in the first process only."""
+        self._recorded[when] = self.runner.stop_recording(collectives, f"looking at the data {when}")
 
     def findings(self) -> dict[str, Any]:
         """Return the report's `similarities` and `map`."""
-        before, after, mapped = self._seen["before"].of, self._seen["after"].of, self.held.mapped
+        before, after = self._recorded["before"].embeddings, self._recorded["after"].embeddings
+        mapped = self.held.mapped
         return {
             "similarities": similarities(self.held, before, after),
             "map": pca_map(mapped, before(mapped), after(mapped), self.dataset),
@@ -83,13 +87,13 @@ class Snapshots:
     def doubts(self, results: Iterable[Result], data: Data) -> dict[str, Any]:
         """Return what of the report's `data` the tuned model contradicts; reads the sources once more.
 
-        `results` are those of the tuned model on what the run holds out. `looked_at` says of how much, and how many
-        doubts there are where more than are listed.
+        `results` are those of the tuned model on what the run holds out. `looked_at` has the number of pairs and items
+        that were checked, and of all doubts, of which not all may be listed.
         """
         ranked = self._ranked(results)
-        missed, wrong = ({part: find(one) for part, one in ranked.items()} for find in (false_negatives, wrong_pairs))
-        items = np.empty(0, np.int64) if self.labelled is None else self.labelled.items
-        labels = [] if self.labelled is None else wrong_labels(self._seen["after"].of(items), self.labelled.label)
+        missed = {part: false_negatives(one) for part, one in ranked.items()}
+        wrong = {part: wrong_pairs(one) for part, one in ranked.items()}
+        items, labels = self._wrong_labels()
         wrong_entries = suspect_pair_entries(self.dataset, wrong) + suspect_label_entries(self.dataset, items, labels)
         return {
             "false_negatives": locate_entries(suspect_pair_entries(self.dataset, missed), data),
@@ -102,16 +106,23 @@ class Snapshots:
             },
         }
 
+    def _wrong_labels(self) -> tuple[Ints, list[WrongLabel]]:
+        """Return the items whose classes were checked, and the doubts about them."""
+        if self.labelled is None:
+            return np.empty(0, np.int64), []
+        items = self.labelled.items
+        return items, wrong_labels(self._recorded["after"].embeddings(items), self.labelled.label)
+
     def _ranked(self, results: Iterable[Result]) -> dict[str, RankedHits]:
-        """Return what was found in the held-out search, unless it asks for classes, and among the training pairs."""
-        look, found = self._seen["after"].of, {}
-        search = next((one for one in results if isinstance(one, RetrievalResult)), None)
+        """Return the rankings of the held-out search, unless it searches for classes, and of the training pairs."""
+        embeddings, ranked = self._recorded["after"].embeddings, {}
+        search = next((result for result in results if isinstance(result, RetrievalResult)), None)
         if search is not None and (self.labelled is None or len(self.rows)):
-            found["held out"] = hits_of_search(search, self.held, look)
+            ranked["held out"] = hits_of_search(search, self.held, embeddings)
         if len(self.rows):
-            found["training"] = hits_of_training(self.dataset, self.rows, look)
-        return found
+            ranked["training"] = hits_of_training(self.dataset, self.rows, embeddings)
+        return ranked
 
 
-def _count(found: Mapping[str, Sequence[SuspectPair]]) -> int:
-    return sum(map(len, found.values()))
+def _count(doubts: Mapping[str, Sequence[SuspectPair]]) -> int:
+    return sum(len(of_part) for of_part in doubts.values())

@@ -1,13 +1,16 @@
-"""Lightning's Trainer, with what every run needs and what `auto` stands for."""
+"""Builds Lightning's Trainer for a run, and resolves `auto` in its settings."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -21,31 +24,46 @@ from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
 from finetune.training.checkpoint_io import AtomicCheckpointIO
 from finetune.training.fsdp import Fsdp
-from finetune.training.length import limited, resolve_epochs
+from finetune.training.length import limit_batches, resolve_epochs
+
+
+def silence_lightning() -> None:
+    """Hide Lightning's own messages: the run prints the same, and under Hydra each would be printed twice."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
 
 
 def build_trainer(
     node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
 ) -> pl.Trainer:
-    """Build Lightning's Trainer with what every run needs and no config should have to say."""
-    settings, here = node.copy(), ranks.current_rank()
+    """Build Lightning's Trainer from the settings of the config, and from what is the same in every run.
+
+    Raises:
+        CheckFailed: `limit_train_batches` is less than one batch.
+        FinetuneError: Lightning does not support the settings on this machine.
+    """
+    settings, rank = node.copy(), ranks.current_rank()
     settings.precision = resolve_precision(node.precision, node.accelerator)
     settings.max_epochs = resolve_epochs(node, batches_per_epoch)
-    settings.num_nodes = here.machines
-    if here.world > 1 and not isinstance(node.devices, ListConfig):
-        settings.devices = here.local_world
-    # What the run builds itself; of max_time that is a callback, since Lightning's would stop after the last save.
+    settings.num_nodes = rank.machines
+    if rank.world > 1 and not isinstance(node.devices, ListConfig):
+        settings.devices = rank.local_world
+    # Built by the run: for max_time its own callback, since Lightning's would stop after the last checkpoint.
     OmegaConf.set_struct(settings, False)
     for name in ("strategy", "max_time", "profiler"):
         settings.pop(name, None)
-    strategy = _strategy(node.strategy, here)
+    strategy = _strategy(node.strategy, rank)
     try:
         return _build_trainer(settings, run, callbacks, loggers, strategy, _profiler(node.get("profiler"), run))
     except CheckFailed:
         raise
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        # What it needs of this machine (a GPU, a strategy's package) only Lightning itself knows.
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        # Only Lightning can check what the settings need of this machine, such as a GPU.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
         raise FinetuneError(f"trainer: Lightning refuses these settings on this machine: {reason}") from error
 
 
@@ -57,8 +75,10 @@ def _build_trainer(
     strategy: Strategy | str,
     profiler: Profiler | None,
 ) -> pl.Trainer:
-    # All processes are there already (runner/spawn.py). What Lightning itself finds under SLURM would requeue the job.
-    processes_of_run = LightningEnvironment() if isinstance(strategy, str) else TorchElasticEnvironment()
+    # All processes are running already (runner/spawn.py). Lightning's own environment for SLURM would requeue the job.
+    environment: ClusterEnvironment = TorchElasticEnvironment()
+    if isinstance(strategy, str):
+        environment = LightningEnvironment()
     trainer: pl.Trainer = build(
         settings,
         "trainer",
@@ -66,67 +86,78 @@ def _build_trainer(
         logger=loggers,
         strategy=strategy,
         profiler=profiler,
-        plugins=[AtomicCheckpointIO(), processes_of_run],
+        plugins=[AtomicCheckpointIO(), environment],
         default_root_dir=str(run.path),
-        enable_checkpointing=False,  # Checkpoint is ours: atomic, and it overwrites instead of counting up
+        enable_checkpointing=False,  # callbacks/checkpoint.py saves instead: atomically, and it overwrites
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # batches are cut by data/batching/batches.py
+        use_distributed_sampler=False,  # data/batching/ makes the batches
     )
     return trainer
 
 
 def _profiler(name: str | None, run: RunDirectory) -> Profiler | None:
-    """Return a profiler that writes into the run directory: its summary is gone once the training has ended."""
-    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-    return None if name is None else kinds[name](dirpath=run.path, filename="profile")
+    """Return a profiler that writes into the run directory: it keeps no summary after the training."""
+    if name is None:
+        return None
+    classes = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    profiler: Profiler = classes[name](dirpath=run.path, filename="profile")
+    return profiler
 
 
 class _Ddp(DDPStrategy):
-    """Each process with the whole model; what no process used in a step stays as it was, as with one process."""
+    """A copy of the model in each process; weights that no process used in a step stay the same, as in one process."""
 
     def __init__(self) -> None:
         super().__init__(find_unused_parameters=True)
 
     def block_backward_sync(self) -> Any:
-        """Let the processes add up gradients after every batch, also of those that accumulate.
+        """Sum the gradients over the processes after every batch, even if several batches are accumulated.
 
-        DDP leaves alone what the last of these batches did not use, and with it what an earlier one left there.
+        With one sum after the last batch, DDP would skip weights that only earlier batches used.
         """
         return contextlib.nullcontext()
 
 
-def _strategy(name: str, here: ranks.RankInfo) -> Strategy | str:
-    if here.world == 1:
+def _strategy(name: str, rank: ranks.RankInfo) -> Strategy | str:
+    if rank.world == 1:
         return "auto"
-    return Fsdp(here.world) if name == "fsdp" else _Ddp()
+    if name == "fsdp":
+        return Fsdp(rank.world)
+    return _Ddp()
 
 
 def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:
-    """Return `precision`, with `auto` replaced: bf16-mixed where the processor computes in bf16, fp32 elsewhere."""
+    """Return `precision`, with `auto` replaced: bf16-mixed if the device has instructions for bf16, or else 32-true."""
     if precision != "auto":
         return precision
+    return "bf16-mixed" if _has_native_bf16(accelerator) else "32-true"
+
+
+def _has_native_bf16(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-        # Without CUDA, `auto` may still be Apple's GPU.
-        native = native and not (accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available())
-    return "bf16-mixed" if native else "32-true"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:
     """Return the optimizer steps of the whole run.
 
-    Lightning's own estimate would load the data once before a resumed run does, and lose the loader's position.
+    Lightning's own estimate would create the data loader before a resumed run sets its position, which would be lost.
     """
-    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
-    steps = epochs * steps_per_epoch(trainer, batches_per_epoch)
-    return int(min(steps, trainer.max_steps if trainer.max_steps > 0 else math.inf))
+    limits, per_epoch = [], steps_per_epoch(trainer, batches_per_epoch)
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        limits.append(trainer.max_epochs * per_epoch)
+    if trainer.max_steps > 0:
+        limits.append(trainer.max_steps)
+    return int(min(limits))
 
 
 def steps_per_epoch(trainer: pl.Trainer, batches_per_epoch: int) -> int:
-    """Return the optimizer steps of one pass over the batches, as many as `limit_train_batches` lets through."""
-    return math.ceil(limited(trainer.limit_train_batches, batches_per_epoch) / trainer.accumulate_grad_batches)
+    """Return the optimizer steps of one epoch, under `limit_train_batches`."""
+    batches = limit_batches(trainer.limit_train_batches, batches_per_epoch)
+    return math.ceil(batches / trainer.accumulate_grad_batches)

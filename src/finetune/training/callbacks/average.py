@@ -22,12 +22,12 @@ from finetune.training.preserve_state import with_weights
 class Average(Callback):
     """Keeps `mean = decay * mean + (1 - decay) * weights` of trained weights in fp32, updated every `every_n_steps`.
 
-    With `warmup` the n-th update has a decay of at most (1 + n) / (10 + n), so that a short run does not end with the
-    weights that it began with. `evaluate` has evaluations in training measure the mean too, as `average/...`; `save`
-    makes it the model in the end.
+    With `warmup` the n-th update has a decay of at most (1 + n) / (10 + n), so that the mean of a short run is not
+    dominated by the initial weights. With `evaluate` evaluations during the training include the mean, as
+    `average/...`; with `save` the mean is the final model.
     """
 
-    place: ClassVar[int] = CallbackOrder.CHANGES
+    order: ClassVar[int] = CallbackOrder.CHANGES
     name: ClassVar[str] = "average"
 
     def __init__(
@@ -44,53 +44,55 @@ class Average(Callback):
         self._updates = 0
 
     def on_fit_start(self, trainer: Trainer, module: nn.Module) -> None:
-        """Begin with the weights as they are, or go on with the mean of a checkpoint."""
-        trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        self._mean = {
-            name: self._mean.get(name, weight.detach()).to(weight.device, torch.float32, copy=True)
-            for name, weight in trained.items()
-        }
+        """Start with the current weights, or with the mean of a checkpoint."""
+        from_checkpoint, self._mean = self._mean, {}
+        for name, weight in module.named_parameters():
+            if weight.requires_grad:
+                start = from_checkpoint.get(name, weight.detach())
+                self._mean[name] = start.to(weight.device, torch.float32, copy=True)
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, module: nn.Module, _outputs: Any, _batch: Any, batch_idx: int
     ) -> None:
-        """Let the mean follow the weights."""
+        """Update the mean if it is due."""
         if not ends_step(trainer, batch_idx) or trainer.global_step % self.every_n_steps:
             return
         self._updates += 1
-        most = (1 + self._updates) / (10 + self._updates) if self.warmup else 1.0
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self._updates) / (10 + self._updates))
         weights = dict(module.named_parameters())
-        now = [weights[name].detach().float() for name in self._mean]
-        torch._foreach_lerp_(list(self._mean.values()), now, 1 - min(self.decay, most))
+        current = [weights[name].detach().float() for name in self._mean]
+        torch._foreach_lerp_(list(self._mean.values()), current, 1 - decay)
 
     def start_from(self, module: nn.Module) -> None:
-        """Make the weights as they are the mean."""
+        """Set the mean to the current weights."""
         weights = dict(module.named_parameters())
         self._mean = {name: weights[name].detach().to(mean, copy=True) for name, mean in self._mean.items()}
 
     @contextmanager
     def in_place(self, module: nn.Module) -> Iterator[None]:
-        """Have the mean stand where the weights are, for a while."""
+        """Use the mean as the weights, and restore the weights afterwards."""
         with with_weights(module, self._mean):
             yield
 
     def finish(self, trainer: Trainer, module: nn.Module) -> None:
-        """Make the mean the model, if it is to be saved."""
+        """Make the mean the final weights, with `save`."""
         if self.save:
             weights = dict(module.named_parameters())
             for name, mean in self._mean.items():
                 weights[name].data = mean.to(weights[name].data)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mean and how often it was updated."""
+        """Return the mean and the number of its updates."""
         return {"mean": self._mean, "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the mean of a checkpoint."""
+        """Restore the mean of a checkpoint."""
         self._mean, self._updates = state["mean"], state["updates"]
 
 
 def averages(trainer: Trainer) -> list[Average]:
     """Return the callbacks of a run that average weights."""
-    return [each for each in trainer.callbacks if isinstance(each, Average)]  # type: ignore[attr-defined]
+    return [callback for callback in trainer.callbacks if isinstance(callback, Average)]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How busy the machine is while it trains."""
+"""The load of the machine during the training."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from finetune.training.callbacks.order import CallbackOrder, every
 class DeviceStats(Callback):
     """Logs load, memory and disk of the machine every `every_n_steps` optimizer steps, as `device/...`.
 
-    `load` is how many processes of the machine want a processor, a mean over a minute; memory and disk are in MB, those
-    on a GPU of this process. `directory` is given by the run.
+    `load` is the number of processes of the machine that run or wait for a processor, a mean over a minute; memory and
+    disk are in MB, those on a GPU of this process. `directory` is provided by the run.
     """
 
-    place: ClassVar[int] = CallbackOrder.MEASURES
+    order: ClassVar[int] = CallbackOrder.MEASURES
 
     def __init__(self, every_n_steps: PositiveInt = 50, directory: str | None = None) -> None:
         self.every_n_steps = every_n_steps
         self._disk = Path(directory or ".")
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
-        """Log if it is time."""
+        """Log if it is due."""
         if trainer.is_global_zero and every(trainer, module, batch_idx, self.every_n_steps):
             for logger in trainer.loggers:
                 logger.log_metrics(self._stats(module.device), step=trainer.global_step - 1)
 
     def _stats(self, device: torch.device) -> dict[str, float]:
-        found = {
+        stats = {
             "load": os.getloadavg()[0],
             "memory_available_mb": memory.available(torch.device("cpu")) / memory.MB,
             "disk_free_mb": shutil.disk_usage(self._disk).free / memory.MB,
             "memory_peak_mb": memory.peak(device) / memory.MB,
         }
         if device.type == "cuda":
-            found["gpu_memory_mb"] = torch.cuda.memory_allocated(device) / memory.MB
-            found["gpu_reserved_mb"] = torch.cuda.memory_reserved(device) / memory.MB
-        return {f"device/{name}": value for name, value in found.items()}
+            stats["gpu_memory_mb"] = torch.cuda.memory_allocated(device) / memory.MB
+            stats["gpu_reserved_mb"] = torch.cuda.memory_reserved(device) / memory.MB
+        return {f"device/{name}": value for name, value in stats.items()}

@@ -1,4 +1,4 @@
-"""An end before the last step, when the model gets no better."""
+"""An end of the training before its last step, when the model does not improve any more."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from finetune.training.callbacks.order import CallbackOrder
 
 
 class EarlyStopping(Callback):
-    """Ends the training after `patience` evaluations in a row that were no better than the best by `at_least`."""
+    """Ends the training after `patience` evaluations in a row that did not improve the best score by `at_least`."""
 
-    place: ClassVar[int] = CallbackOrder.DECIDES
+    order: ClassVar[int] = CallbackOrder.DECIDES
 
     def __init__(
         self,
@@ -25,16 +25,16 @@ class EarlyStopping(Callback):
         mode: Literal["max", "min"] = "max",
     ) -> None:
         self.patience, self.at_least = patience, at_least
-        self.judged = MonitoredMetric(metric, mode, "callbacks.early_stopping")
+        self.monitored = MonitoredMetric(metric, mode, "callbacks.early_stopping")
         self._best, self._worse, self._stopped = -math.inf, 0, False
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """End a training at once that had ended and was killed on its way from there."""
+        """End a resumed training at once that had ended before the process was killed."""
         trainer.should_stop = trainer.should_stop or self._stopped
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Count, and stop if it is time."""
-        value = self.judged.now(trainer)
+        """Count the evaluations without improvement, and stop if there are too many."""
+        value = self.monitored.now(trainer)
         if value is None or self._stopped:
             return
         if value > self._best + self.at_least:
@@ -46,13 +46,13 @@ class EarlyStopping(Callback):
 
     @property
     def ended_by(self) -> str | None:
-        """What ended the training, if this did."""
-        return f"{self.judged.key}: no better for {self._worse} evaluations" if self._stopped else None
+        """What ended the training, if this callback did."""
+        return f"{self.monitored.key}: no better for {self._worse} evaluations" if self._stopped else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was best, and since how many evaluations."""
+        """Return the best score, and the number of evaluations since."""
         return {"best": self._best, "worse": self._worse, "stopped": self._stopped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the state of a checkpoint."""
         self._best, self._worse, self._stopped = state["best"], state["worse"], state["stopped"]

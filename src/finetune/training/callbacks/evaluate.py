@@ -1,4 +1,4 @@
-"""The run's evaluations in the midst of its training."""
+"""Evaluations during the training, and the metric by which other callbacks decide."""
 
 from __future__ import annotations
 
@@ -15,72 +15,75 @@ from finetune.training.in_training_evaluator import InTrainingEvaluator
 
 
 class Evaluate(Callback):
-    """Measures the model every `every_n_steps` optimizer steps and after the last.
+    """Evaluates the model every `every_n_steps` optimizer steps and after the last, without an effect on the training.
 
-    `scores` are what was found last, `EVALUATION/METRIC` to its value, the same in all processes; `is_fresh` says that
-    it was after this very batch. `gauge` is given by the run. Nothing of the training changes by it.
+    `scores` are those of the last evaluation, by the names `EVALUATION/METRIC`, the same in all processes; `is_fresh`
+    is True if the evaluation was after the current batch. `evaluator` is provided by the run.
     """
 
-    place: ClassVar[int] = CallbackOrder.MEASURES
+    order: ClassVar[int] = CallbackOrder.MEASURES
 
-    def __init__(self, gauge: InTrainingEvaluator, every_n_steps: PositiveInt = 100) -> None:
+    def __init__(self, evaluator: InTrainingEvaluator, every_n_steps: PositiveInt = 100) -> None:
         self.every_n_steps = every_n_steps
         self.scores: dict[str, float] = {}
         self.is_fresh = False
-        self._gauge = gauge
+        self._evaluator = evaluator
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
-        """Evaluate if it is time."""
-        # With accumulation several batches end within one step.
+        """Evaluate if it is due."""
+        # Reset after every batch: with accumulation several batches belong to one step.
         self.is_fresh = every(trainer, module, batch_idx, self.every_n_steps)
         if not self.is_fresh:
             return
-        module.check_loss()  # embeddings that are no numbers would be the lesser news
-        self.scores = self._measure(trainer, module)
+        module.check_loss()  # a loss that is not finite explains more than embeddings that are not
+        self.scores = self._scores(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(self.scores, step=trainer.global_step - 1)
 
     def on_save_checkpoint(self, trainer: Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Note beside a checkpoint what its model was worth."""
+        """Store the scores of the model in its checkpoint."""
         if self.is_fresh:
             checkpoint.setdefault("metrics", {}).update(self.scores)
 
-    def _measure(self, trainer: Trainer, module: Any) -> dict[str, float]:
-        found = self._gauge.scores(trainer, module, "")
+    def _scores(self, trainer: Trainer, module: Any) -> dict[str, float]:
+        """Return the scores of the model and of averages of its weights; first those of the model to be saved."""
+        scores = self._evaluator.scores(trainer, module, "")
         for average in averages(trainer):
-            if average.evaluate:
-                with average.in_place(module):
-                    scores = self._gauge.scores(trainer, module, f"{average.name}/")
-                # What will be the model in the end comes first: the others decide by the first number.
-                found = scores | found if average.save else found | scores
-        return found
+            if not average.evaluate:
+                continue
+            with average.in_place(module):
+                of_average = self._evaluator.scores(trainer, module, f"{average.name}/")
+            # The other callbacks decide by the first score.
+            scores = {**of_average, **scores} if average.save else {**scores, **of_average}
+        return scores
 
 
 class MonitoredMetric:
-    """One number of the evaluations, by which something is decided.
+    """A metric of the evaluations by which a callback decides.
 
-    `metric` is its name, `auto` for the first there is; `mode` says whether `max` or `min` is best.
+    `metric` is its name, `auto` for the first one; `mode` is `max` if a higher value is better, or `min`. `key` is the
+    callback in the config.
     """
 
     def __init__(self, metric: str, mode: str, key: str) -> None:
         self.metric, self.mode, self.key = metric, mode, key
 
     def now(self, trainer: Trainer) -> float | None:
-        """Return the number of this very step, as one of which more is better; `None` if nothing was evaluated now.
+        """Return the value at the current batch, negated for `min`; `None` if there was no evaluation.
 
         Raises:
-            CheckFailed: there is no number of that name.
+            CheckFailed: there is no metric of that name.
         """
-        found = next((each for each in trainer.callbacks if isinstance(each, Evaluate)), None)  # type: ignore[attr-defined]
-        if found is None or not found.is_fresh:
-            return None
-        return self.of(found.scores)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Evaluate):
+                return self.value(callback.scores) if callback.is_fresh else None
+        return None
 
-    def of(self, scores: Mapping[str, float]) -> float:
-        """Return the number among all of an evaluation, as one of which more is better.
+    def value(self, scores: Mapping[str, float]) -> float:
+        """Return the value among the scores of an evaluation, negated for `min`, so that higher is better.
 
         Raises:
-            CheckFailed: there is no number of that name.
+            CheckFailed: there is no metric of that name.
         """
         name = self.name_in(scores)
         if name not in scores:
@@ -89,26 +92,9 @@ class MonitoredMetric:
         return scores[name] if self.mode == "max" else -scores[name]
 
     def name_in(self, scores: Mapping[str, float]) -> str:
-        """Return the name of the number among all of an evaluation."""
+        """Return the name of the metric among the scores of an evaluation."""
         return next(iter(scores)) if self.metric == "auto" else self.metric
 
     def shown(self, value: float) -> str:
-        """Return a value of `of` as the evaluation has it."""
+        """Return a result of `value` as text, with its original sign."""
         return f"{value if self.mode == 'max' else -value:.4f}"
-
-
-def scores_of_untouched(means: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the numbers of each evaluation before the training by their names, also as those of an average."""
-    found = {f"{name}/{metric}": value for name, values in means.items() for metric, value in values.items()}
-    return found | {f"average/{name}": value for name, value in found.items()}
-
-
-def check_metrics(trainer: Trainer, scores: Mapping[str, float]) -> None:
-    """Check that the numbers that callbacks go by are among those of the evaluations, before anything is trained.
-
-    Raises:
-        CheckFailed: there is no number of such a name.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(judged := getattr(callback, "judged", None), MonitoredMetric):
-            judged.of(scores)

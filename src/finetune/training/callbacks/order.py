@@ -1,4 +1,4 @@
-"""In which order callbacks see the end of a step, whatever the order of the config."""
+"""The order in which callbacks are called at the end of a step, and what they ask about that step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, Trainer
 
 
 class CallbackOrder(IntEnum):
-    """Limits come first, then what changes something, what measures it, what decides by it, and what saves it all."""
+    """Limits come first, then what changes weights, what measures, what decides by that, and what saves."""
 
     LIMITS = -1
     CHANGES = 1
@@ -21,17 +21,17 @@ class CallbackOrder(IntEnum):
 
 
 def ordered(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Return the callbacks in the order of their `place`; those without one, a user's own among them, come first."""
-    return sorted(callbacks, key=lambda callback: getattr(callback, "place", 0))
+    """Return the callbacks sorted by their `order`, whatever their order in the config; it is 0 if it is missing."""
+    return sorted(callbacks, key=lambda callback: getattr(callback, "order", 0))
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether an optimizer step ended with this batch, and not only a part of one that accumulates."""
+    """Whether an optimizer step ended with this batch, which may be the last of several that were accumulated."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
 def stops_here(trainer: Trainer) -> bool:
-    """Whether the training was asked to stop and ends with this batch; `min_steps` and `min_epochs` come first."""
+    """Whether the training was asked to stop and ends with this batch; it does not before `min_steps`/`min_epochs`."""
     loop = trainer.fit_loop
     epochs = trainer.current_epoch + int(trainer.is_last_batch)
     has_minimum = epochs >= (loop.min_epochs or 0) and trainer.global_step >= (loop.min_steps or 0)
@@ -50,7 +50,7 @@ def every(trainer: Trainer, module: Any, batch_idx: int, steps: int) -> bool:
 
 
 def finish(trainer: Trainer, module: Any) -> None:
-    """Let the callbacks make the model in the end: the best one, the average, something between, in this order."""
+    """Let callbacks choose the final weights: the best checkpoint, then the average, then the mixture of weights."""
     for callback in reversed(trainer.callbacks):  # type: ignore[attr-defined]
         if hasattr(callback, "finish"):
             callback.finish(trainer, module)

@@ -1,4 +1,4 @@
-"""Stop a training between two steps when a person or the system asks for it."""
+"""Stops a training between two steps on a signal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from finetune.training.callbacks.time_limit import time_limit
 
 
 class StopOnSignal(Callback):
-    """On Ctrl-C, SIGTERM or SIGHUP, end the current step, save, and stop; a second Ctrl-C or SIGTERM stops at once.
+    """Ends the current step, saves, and stops on Ctrl-C, SIGTERM or SIGHUP; a second Ctrl-C or SIGTERM stops at once.
 
-    Nothing is saved inside the handler itself: it may interrupt anything, another save included.
+    Nothing is saved in the signal handler itself: it may interrupt anything, including another save.
     """
 
-    place: ClassVar[int] = CallbackOrder.STOPS
+    order: ClassVar[int] = CallbackOrder.STOPS
 
     def __init__(self, directory: Path) -> None:
         self.stopped_by: str | None = None
@@ -33,48 +33,50 @@ class StopOnSignal(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start to listen."""
-        # A script starts its background jobs with Ctrl-C ignored, and `kill -INT` is meant for this process alone.
-        self._previous = signals.listen(signals.ALL, self._ask, although_ignored=[signal.SIGINT])
+        """Install the signal handlers."""
+        # SIGINT even if it is ignored: a script starts background jobs that way, and `kill -INT` is meant for this run.
+        self._previous = signals.listen(signals.ALL, self._handle, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
-        """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
+        """Save and stop if any process received a signal; save too if the time is over, to resume from there."""
         if not ends_step(trainer, batch_idx):
-            return  # gradients that have yet to be used are in no checkpoint
-        asked = self._ask_all(trainer)
+            return  # a checkpoint does not contain accumulated gradients
+        has_signal = self._any_signal(trainer)
         stops_anyway, limit = stops_here(trainer), time_limit(trainer)
-        if asked:
+        if has_signal:
             self.stopped_by = self.stopped_by or "a signal to another process"
             _stop_at_once(trainer)
-        is_saved = stops_anyway and any(isinstance(each, Checkpoint) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        is_saved = stops_anyway and bool(_checkpoints(trainer))
         is_over = stops_anyway and limit is not None and limit.is_reached
-        if (asked or is_over) and not is_saved:
+        if (has_signal or is_over) and not is_saved:
             trainer.save_checkpoint(self._saved.path(trainer.global_step), weights_only=False)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Stop listening."""
+        """Restore the signal handlers."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
+        """Restore the signal handlers."""
         self._restore()
 
-    def _ask_all(self, trainer: Trainer) -> bool:
-        """Return whether any process was asked to stop, and let checkpoints know whether it is time in any of them.
+    def _any_signal(self, trainer: Trainer) -> bool:
+        """Return whether any process received a signal; tell `Checkpoint` whether it is time to save in any process.
 
         Both in one reduction, since every step waits for it.
         """
-        savers = [each for each in trainer.callbacks if isinstance(each, Checkpoint)]  # type: ignore[attr-defined]
-        asked, *is_time = Collectives.of(trainer).any_of([bool(self.stopped_by), *(each.is_time() for each in savers)])
-        for saver, was_time in zip(savers, is_time, strict=True):
-            saver.was_time = was_time
-        return asked
+        checkpoints = _checkpoints(trainer)
+        flags = [bool(self.stopped_by)]
+        flags += [checkpoint.is_time() for checkpoint in checkpoints]
+        has_signal, *is_time = Collectives.from_trainer(trainer).all_reduce_any(flags)
+        for checkpoint, is_time_in_any in zip(checkpoints, is_time, strict=True):
+            checkpoint.is_time_in_any = is_time_in_any
+        return has_signal
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         if signals.is_repeat(number):
             return
         if self.stopped_by and current_job_id() is not None:
-            return  # a cluster says it more than once, and ends what takes too long itself
+            return  # a cluster sends more than one signal, and kills what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
         self.stopped_by = signals.called(number)
@@ -86,7 +88,11 @@ class StopOnSignal(Callback):
         self._previous = {}
 
 
+def _checkpoints(trainer: Trainer) -> list[Checkpoint]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Checkpoint)]  # type: ignore[attr-defined]
+
+
 def _stop_at_once(trainer: Trainer) -> None:
-    """Stop after this step, whatever `min_steps` and `min_epochs` are: those are for ends that a run decides itself."""
+    """Stop after this step, regardless of `min_steps` and `min_epochs`, which are for a stop by a callback."""
     trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
     trainer.should_stop = True

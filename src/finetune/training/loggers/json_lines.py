@@ -1,4 +1,4 @@
-"""Numbers into the run directory, with nothing but itself."""
+"""Metrics into a file of the run directory; needs no other package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.runs.directory import RunDirectory
 class JsonLines(Logger):
     """Writes every logged row as one line of `metrics.jsonl` in the run directory.
 
-    `directory` is given by the run.
+    `directory` is provided by the run.
     """
 
     def __init__(self, directory: str | None = None) -> None:
@@ -29,14 +29,15 @@ class JsonLines(Logger):
 
     @property
     def version(self) -> str:
-        """The run's name: a line belongs to one run."""
+        """The run's name."""
         return self._run.path.name
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row; `step` counts optimizer steps from 1."""
-        self._run.append_metrics({"step": None if step is None else step + 1, **metrics})
+        number = None if step is None else step + 1
+        self._run.append_metrics({"step": number, **metrics})
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: the run directory holds the whole config."""
+        """Write nothing: the run directory has the whole config."""

@@ -13,9 +13,9 @@ _SECONDS_BETWEEN_WRITES = 10
 
 
 class TensorBoard(Tracker):
-    """Writes every logged row as event files in the run's folder `tensorboard/`; a resumed run goes on in there.
+    """Writes every logged row to event files in the run's folder `tensorboard/`, also after a resume.
 
-    `finish_seconds` are waited for it at the end of the run. `directory` is given by the run.
+    `finish_seconds` is how long the end of the run waits for it. `directory` is provided by the run.
     """
 
     title: ClassVar[str] = "TensorBoard"
@@ -26,22 +26,23 @@ class TensorBoard(Tracker):
         self._writer: Any = None
 
     def begin(self, config: dict[str, Any], step: int) -> None:
-        """Open a new file; of a resumed run it begins with all rows until then, and hides what older files have."""
+        """Open a new file; after a resume it starts with all earlier rows, and replaces those of older files."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # A kill takes what was not yet on disk here, and of what was, some steps are taken again.
-        told = [(numbers(row), row.get("step") or 0) for row in self.run.read_metrics()]
-        earlier = [(row, at) for row, at in told if at < step]
-        folder, first = self.run.path / "tensorboard", 0 if earlier else step
-        self._writer = SummaryWriter(str(folder), purge_step=first, flush_secs=_SECONDS_BETWEEN_WRITES)
+        # A killed run may not have written all rows to its file, and may have written steps that are repeated now.
+        logged = [(numbers(row), row.get("step") or 0) for row in self.run.read_metrics()]
+        earlier = [(row, row_step) for row, row_step in logged if row_step < step]
+        purge_step = 0 if earlier else step
+        folder = str(self.run.path / "tensorboard")
+        self._writer = SummaryWriter(folder, purge_step=purge_step, flush_secs=_SECONDS_BETWEEN_WRITES)
         self.write(earlier)
 
     def write(self, rows: list[Row]) -> None:
-        """Add the numbers of some rows."""
+        """Add rows."""
         for row, step in rows:
             for name, value in row.items():
                 self._writer.add_scalar(name, value, step)
 
     def end(self, state: State) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         self._writer.close()

@@ -1,6 +1,6 @@
-"""The process that talks to Weights & Biases for a run, started by `weights_and_biases.py`.
+"""The process that sends the metrics of a run to Weights & Biases, started by `weights_and_biases.py`.
 
-What the run is, its rows and its end come in as lines of JSON; what a person should know goes out as lines of text.
+The settings, the rows and the final state arrive as lines of JSON; messages for the user leave as lines of text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shlex
 import sys
 from typing import Any
 
-# Before wandb is there: nothing but what was asked for leaves this machine, and what is to be said is said here.
+# Before wandb is imported: it sends no error reports, and prints nothing itself.
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["WANDB_SILENT"] = "true"
 
@@ -19,7 +19,7 @@ import wandb
 
 
 def main() -> None:
-    """Do what comes in until the run ends; without a last word it was killed."""
+    """Process the messages until the run ends; if the final state is missing, the run was killed."""
     settings = json.loads(sys.stdin.readline())
     run = _begin(settings)
     state = "killed"
@@ -36,7 +36,9 @@ def _begin(settings: dict[str, Any]) -> Any:
     if settings["mode"] == "offline":
         return _offline(settings)
     try:
-        return _online(settings) if _has_key() else _offline(settings)
+        if _has_key():
+            return _online(settings)
+        return _offline(settings)
     except wandb.Error as error:
         print(f"it cannot be reached: {str(error).splitlines()[0]}", flush=True)
         wandb.teardown()
@@ -46,7 +48,7 @@ def _begin(settings: dict[str, Any]) -> Any:
 def _has_key() -> bool:
     try:
         return bool(wandb.login(verify=False))
-    except wandb.errors.UsageError:  # nobody is here to be asked for one
+    except wandb.errors.UsageError:  # it cannot ask for a key without a terminal
         return False
 
 
@@ -59,18 +61,18 @@ def _online(settings: dict[str, Any]) -> Any:
 
 def _offline(settings: dict[str, Any]) -> Any:
     run = _init(settings, mode="offline")
-    where = f"{shlex.quote(settings['directory'])}/wandb/offline-*"
-    print(f"recorded on this machine; send it with: wandb sync {where}", flush=True)
+    folder = f"{shlex.quote(settings['directory'])}/wandb/offline-*"
+    print(f"recorded on this machine; send it with: wandb sync {folder}", flush=True)
     return run
 
 
-def _init(settings: dict[str, Any], **how: Any) -> Any:
+def _init(settings: dict[str, Any], **options: Any) -> Any:
     return wandb.init(
-        **how,
+        **options,
         **{name: settings[name] for name in ("project", "entity", "id", "name", "group", "config")},
         dir=settings["directory"],
         settings=wandb.Settings(
-            # Of this machine only its load: no host, no folders, no source, no packages.
+            # Of this machine it sends the load only: no host name, no folders, no source code, no packages.
             console="off",
             disable_code=True,
             disable_git=True,
@@ -86,12 +88,12 @@ def _init(settings: dict[str, Any], **how: Any) -> Any:
 
 
 if __name__ == "__main__":
-    # Both ends are UTF-8, whatever the locale; after a kill of the run there may be no reader.
+    # UTF-8 at both ends, whatever the locale.
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
     except Exception as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-        # Not the usual way out, on which wandb would wait for what is gone.
+        # Skips exit handlers, in which wandb would wait for its lost service.
         os._exit(1)

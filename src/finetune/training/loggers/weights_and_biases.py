@@ -1,4 +1,4 @@
-"""Weights & Biases: a process of its own talks to it, and can be lost without loss."""
+"""Weights & Biases: a separate process sends to it, so that its failure cannot affect the run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SCRIPT = Path(__file__).with_name("wandb_process.py")
 
 
 class WeightsAndBiases(Tracker):
-    """Sends config and rows to Weights & Biases, or records them to be sent later; a resumed run has the same id.
+    """Sends config and metrics to Weights & Biases, or records them to be sent later; a resumed run has the same id.
 
-    `mode` auto sends where a key is set up (`wandb login`) and records elsewhere, offline never sends. The service is
-    waited for `init_seconds` at the start, before it is recorded instead, and `finish_seconds` at the end of the run.
-    `directory` is given by the run.
+    `mode=auto` sends if a key is set up (`wandb login`) and records otherwise; `offline` always records. It waits
+    `init_seconds` for the service before it records instead, and `finish_seconds` at the end of the run. `directory` is
+    provided by the run.
     """
 
     title: ClassVar[str] = "W&B"
@@ -44,16 +44,16 @@ class WeightsAndBiases(Tracker):
     ) -> None:
         super().__init__(finish_seconds, directory)
         self._settings = {"project": project, "entity": entity, "mode": mode, "init_seconds": init_seconds}
-        # The process gives up a little earlier than it is given up, so that it can say why.
+        # The process stops waiting a little earlier than the run, so that it can print the reason.
         self._settings["finish_seconds"] = 0.8 * finish_seconds
         self._process: subprocess.Popen[str] | None = None
 
     def begin(self, config: dict[str, Any], step: int) -> None:
-        """Start the process, and tell it what the run is."""
-        run_id = self.remembered() or secrets.token_hex(4)
-        self.remember(run_id)
+        """Start the process, and send it the settings and the config."""
+        run_id = self.stored_id() or secrets.token_hex(4)
+        self.store_id(run_id)
         self._process = subprocess.Popen(
-            # -P: what lies beside the script must not be taken for what it imports.
+            # -P: the script must not import the modules next to it by accident.
             [sys.executable, "-P", str(_SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -61,45 +61,57 @@ class WeightsAndBiases(Tracker):
             text=True,
             encoding="utf-8",
             errors="backslashreplace",
-            start_new_session=True,  # Ctrl-C is for the run, which then ends it
+            start_new_session=True,  # Ctrl-C is for the run, which then ends this process
         )
-        threading.Thread(target=self._repeat, args=(self._process,), daemon=True).start()
-        run = {"id": run_id, "name": self.run.name, "group": self.run.path.absolute().parent.name, "config": config}
-        self._tell(self._settings | run | {"directory": str(self.run.path.absolute()), "pid": os.getpid()})
+        threading.Thread(target=self._print_output, args=(self._process,), daemon=True).start()
+        path = self.run.path.absolute()
+        self._send(
+            {
+                **self._settings,
+                "id": run_id,
+                "name": self.run.name,
+                "group": path.parent.name,
+                "config": config,
+                "directory": str(path),
+                "pid": os.getpid(),
+            }
+        )
 
     def write(self, rows: list[Row]) -> None:
-        """Hand some rows to the process."""
+        """Send rows to the process."""
         for row, step in rows:
-            self._tell({"step": step, "row": row})
+            self._send({"step": step, "row": row})
 
     def end(self, state: State) -> None:
-        """Tell the process how the run ended, and wait for it."""
+        """Send the final state to the process, and wait for its end."""
         assert self._process is not None
-        self._tell({"state": state})
+        self._send({"state": state})
         if self._process.wait():
-            raise RunError(_ended(self._process.returncode))
+            raise RunError(_exit_reason(self._process.returncode))
 
     def close(self, state: State) -> None:
-        """End the run there; a process that does not end in time is ended."""
+        """Close the run of the tracker, and kill the process if it does not end in time."""
         super().close(state)
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None
         try:
             self._process.stdin.write(to_json(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise RunError(_ended(self._process.wait())) from error
+            raise RunError(_exit_reason(self._process.wait())) from error
 
-    def _repeat(self, process: subprocess.Popen[str]) -> None:
-        """Say what the process says."""
+    def _print_output(self, process: subprocess.Popen[str]) -> None:
+        """Print the messages of the process."""
         for line in process.stdout or ():
             say(f"{self.title}: {line.rstrip()}")
 
 
-def _ended(code: int) -> str:
-    return f"its process was ended by {signal.Signals(-code).name}" if code < 0 else f"its process ended with {code}"
+def _exit_reason(code: int) -> str:
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process exited with {code}"
