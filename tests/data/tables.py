@@ -13,7 +13,7 @@ from finetune.data.prepared import Prepared
 from finetune.data.schema.column_spec import ColumnSetting
 from finetune.data.schema.columns import as_texts, type_columns
 from finetune.data.schema.layouts import find_roles
-from finetune.data.sources.source import Reading
+from finetune.data.source import Reading
 
 
 def typed_source(columns: dict[str, list[Any]], told: ColumnSetting = None, **settings: Any) -> TypedSource:

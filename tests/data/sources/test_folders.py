@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from finetune.data.bad_rows import BadRows
+from finetune.data.source import Source
 from finetune.data.sources import ReadOptions
 from finetune.data.sources.folders import open_folder
-from finetune.data.sources.source import Source
 from finetune.errors import CheckFailed
 
 

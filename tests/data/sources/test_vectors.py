@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from finetune.data.bad_rows import BadRows
-from finetune.data.sources import ReadOptions
-from finetune.data.sources.source import Source
+from finetune.data.source import Source
 from finetune.data.sources.vectors import open_vectors
 from finetune.errors import CheckFailed
 
 
 def opened(path: Path) -> Source:
-    return open_vectors(path, path.name, ReadOptions(), "data.path")
+    return open_vectors(path, path.name, "data.path")
 
 
 def read(path: Path, *names: str) -> Any:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from finetune.data.items import STORED
 from finetune.data.modalities.cells import cells, first_of
 from finetune.data.modalities.downloads import THREADS
-from finetune.data.modalities.map_unique import in_threads, map_distinct
+from finetune.data.modalities.map_unique import map_distinct, map_values
 from finetune.data.modalities.options import Facts, Options, Progress, Report, Unusable, ignore
 from finetune.data.modalities.references import Cell, Contents
 from finetune.errors import FinetuneError, RunError
@@ -95,7 +95,7 @@ def load(values: pa.Array, options: Options | None = None) -> list[Image]:
             raise RunError(what, "Put it back, or start again with data.cache=false.") from fault
 
     with _quiet():
-        return list(in_threads(decode, values, threads_for(values, options)))
+        return list(map_values(decode, values, threads_for(values, options)))
 
 
 def facts(values: pa.Array, options: Options | None = None) -> Facts:
@@ -116,7 +116,7 @@ def facts(values: pa.Array, options: Options | None = None) -> Facts:
 
     rows = np.unique(np.linspace(0, max(0, len(values) - 1), min(LOOKED_AT, len(values))).astype(np.int64))
     with _quiet():
-        found = [one for one in in_threads(measure, values.take(pa.array(rows)), options.threads) if one]
+        found = [one for one in map_values(measure, values.take(pa.array(rows)), options.threads) if one]
     if not found:
         return {}
     formats, widths, heights = zip(*found, strict=True)

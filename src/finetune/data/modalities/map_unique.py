@@ -6,7 +6,6 @@ V distinct values, R rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,19 +15,20 @@ import pyarrow.compute as pc
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT
 from finetune.data.modalities.options import Progress, Report, Unusable
+from finetune.data.threads import map_in_threads
 
 R = TypeVar("R")
-WINDOW = 512  # values in the air at once, so that memory stays bounded and Ctrl-C is heard
+WINDOW = 512  # values in flight at once, so that memory stays bounded
 
 
-def in_threads(work: Callable[[Any], R], values: pa.Array | pa.ChunkedArray, threads: int) -> Iterator[R]:
-    """Return what `work` makes of each value, in order, made in threads."""
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="finetune-data")
-    try:
-        for start in range(0, len(values), WINDOW):
-            yield from pool.map(work, values.slice(start, WINDOW).to_pylist())
-    finally:
-        pool.shutdown(cancel_futures=True)
+def map_values(work: Callable[[Any], R], values: pa.Array | pa.ChunkedArray, threads: int) -> Iterator[R]:
+    """Yield `work(value)` for each value, in order, computed in threads."""
+    return map_in_threads(work, _python_values(values), threads, in_flight=WINDOW)
+
+
+def _python_values(values: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
+    for start in range(0, len(values), WINDOW):
+        yield from values.slice(start, WINDOW).to_pylist()
 
 
 def map_distinct(
@@ -49,7 +49,7 @@ def map_distinct(
     faults: dict[int, Unusable] = {}
     chunks: list[pa.Array] = []
     made: list[Any] = []
-    for place, result in enumerate(in_threads(_caught(work), values, threads), 1):
+    for place, result in enumerate(map_values(_caught(work), values, threads), 1):
         if isinstance(result, Unusable):
             faults[place - 1] = result
             made.append(None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.data.cache.store import Cache
+from finetune.data.threads import usable_cores
 
 Report = Callable[[int, str, str], None]  # called with a row, a key of `bad_rows.ADVICE`, and what is wrong
 Facts = dict[str, int | float | str]
@@ -24,12 +24,6 @@ class Unusable(Exception):
     def __init__(self, kind: str, what: str) -> None:
         super().__init__(what)
         self.kind, self.what = kind, what
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
 
 
 @dataclass(frozen=True)

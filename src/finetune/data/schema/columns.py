@@ -21,7 +21,7 @@ from finetune.data.items import STORED, Modality
 from finetune.data.schema.layouts import Roles
 from finetune.data.schema.number_formats import POINT, Notation
 from finetune.data.schema.sample_values import FALSE_WORDS, TRUE_WORDS
-from finetune.data.sources import Reading
+from finetune.data.source import Reading
 from finetune.errors import CheckFailed, Problem
 
 Bools = npt.NDArray[np.bool_]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from finetune.data.schema.columns import Numbers
     from finetune.data.schema.layouts import Roles
-    from finetune.data.sources.source import Head, Source
+    from finetune.data.source import Head, Source
 
 VALUES_KEY = "data.score_values"
 FEW = 3  # values of a column that may say which pairs are right

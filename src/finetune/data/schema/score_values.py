@@ -14,7 +14,7 @@ from finetune.data.bad_rows import BadRows, cut
 from finetune.data.schema.number_formats import POINT, Notation, number_of
 from finetune.data.schema.questions import VALUES_KEY, distinct
 from finetune.data.schema.sample_values import FALSE_WORDS, TRUE_WORDS
-from finetune.data.sources.source import Reading
+from finetune.data.source import Reading
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:

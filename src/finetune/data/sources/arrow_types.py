@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from os import cpu_count
-from typing import TypeVar
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-T = TypeVar("T")
-U = TypeVar("U")
+READER_THREADS = 8  # at most, for the parts of one file
 
 
 def canonical_type(kind: pa.DataType) -> pa.DataType:
@@ -60,19 +53,3 @@ def unpacked_size(column: pa.ChunkedArray) -> int:
             return int(column.nbytes)
         total += pc.sum(pc.binary_length(values).take(chunk.indices)).as_py() or 0
     return total
-
-
-def in_order(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Yield `work(item)` of all items in their order, a few at a time in threads, none long before it is asked for."""
-    workers = min(8, cpu_count() or 1)
-    pending = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        running: list[Future[U]] = [pool.submit(work, item) for item in islice(pending, workers + 1)]
-        try:
-            while running:
-                done = running.pop(0).result()
-                running += [pool.submit(work, item) for item in islice(pending, 1)]
-                yield done
-        finally:
-            for future in running:
-                future.cancel()

@@ -23,14 +23,14 @@ from finetune.data.schema.column_spec import plain
 from finetune.data.schema.columns import Bools, numbers_of
 from finetune.data.schema.number_formats import POINT
 from finetune.data.schema.questions import unused_note
+from finetune.data.source import ReadOptions
 from finetune.data.sources.csv_file import CsvFile
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.file_source import FileReader, FileSource, places_of
 from finetune.data.sources.files import DataFile, look_at
 from finetune.data.sources.formats import format_of
 from finetune.data.sources.header import is_number
-from finetune.data.sources.passages_as_text import join_titles
-from finetune.data.sources.source import ReadOptions
+from finetune.data.sources.passage_columns import join_titles
 
 ID, TITLE = "_id", "title"
 QUERIES = {"query_id", "qid", "query", "queryid", "topic", "topic_id"}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import TRAIN, WANTED, BeirFolder, named_judgments, split_of, to_train_on, why_not
+from finetune.data.source import Head, Reading
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import look_at
-from finetune.data.sources.source import Head, Reading
 from finetune.errors import CheckFailed
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.sources.arrow_types import canonical_type, in_order, table_as_agreed, unpacked_size
+from finetune.data.source import Head, Reading
+from finetune.data.sources.arrow_types import READER_THREADS, canonical_type, table_as_agreed, unpacked_size
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import DataFile, Expansion
-from finetune.data.sources.source import Head, Reading
+from finetune.data.threads import map_in_threads, usable_cores
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints
@@ -52,7 +53,7 @@ class ParquetFile:
             with self._open() as parquet:
                 schema, groups = parquet.schema_arrow, range(parquet.num_row_groups)
             work = partial(self._read_group, list(names), grows)
-            batches = [batch for group in in_order(work, groups) for batch in group]
+            batches = [batch for group in map_in_threads(work, groups, usable_cores(READER_THREADS)) for batch in group]
         return whole_reading(self.file.shown, _joined(batches, schema, names))
 
     def _open(self) -> Any:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.number_formats import DECLARED
 from finetune.data.schema.number_formats import KEY as DECIMAL
+from finetune.data.source import Head, Reading, ReadOptions
 from finetune.data.sources.csv_head import CsvHead, read_head
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.source import Head, Reading, ReadOptions
 from finetune.errors import Problem
 
 if TYPE_CHECKING:

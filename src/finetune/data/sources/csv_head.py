@@ -11,6 +11,7 @@ from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import cut
 from finetune.data.schema.column_spec import listing
 from finetune.data.schema.number_formats import COMMA, Notation, recognise
+from finetune.data.source import Head, ReadOptions
 from finetune.data.sources.csv_text import (
     NO_DELIMITER,
     Dialect,
@@ -26,7 +27,6 @@ from finetune.data.sources.dialect import DELIMITERS, Doubt, Reading, better_del
 from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.files import DataFile, refuse_unreadable
 from finetune.data.sources.header import has_header
-from finetune.data.sources.source import Head, ReadOptions
 
 HEAD_CHARACTERS = 1 << 20
 SAMPLE = 20

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import listing
+from finetune.data.source import Head, Reading, ReadOptions
 from finetune.data.sources.errors import refuse, refuse_repeated
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.source import Head, Reading, ReadOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from finetune.data.extensions import IMAGES, MESHES
 from finetune.data.schema.column_spec import listing
+from finetune.data.source import ReadOptions
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import refuse_unreadable
-from finetune.data.sources.source import ReadOptions
 
 
 class Kind(NamedTuple):

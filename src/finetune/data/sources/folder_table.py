@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import listing
+from finetune.data.source import Head, Reading, ReadOptions, Source
 from finetune.data.sources.errors import refuse
+from finetune.data.sources.files import look_at
 from finetune.data.sources.folder_scan import Kind, Scan, cell
-from finetune.data.sources.source import Head, Reading, ReadOptions, Source
+from finetune.data.sources.open_file import open_files
+from finetune.data.sources.passages import Passages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,6 +131,4 @@ class FolderTable:
 
 
 def _open(path: Path, options: ReadOptions, key: str) -> Source:
-    from finetune.data.sources.open import open_source  # which opens folders too
-
-    return open_source(str(path), options, key)
+    return Passages(open_files([look_at(path, str(path), key)], str(path), options, key))

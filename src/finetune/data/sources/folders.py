@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import listing
+from finetune.data.source import Head, Reading, ReadOptions, Source
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.folder_scan import Kind, Scan, cell, kind_of, scan
 from finetune.data.sources.folder_table import FolderTable, table_in
-from finetune.data.sources.source import Head, Reading, ReadOptions, Source
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints

@@ -7,10 +7,10 @@ import json
 from contextlib import suppress
 
 from finetune.config.quoting import typed
+from finetune.data.source import ReadOptions
 from finetune.data.sources.csv_text import python_codec
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.source import ReadOptions
 
 KEY = "data.path"
 FORMATS = {

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from finetune.config.suggest import did_you_mean
 from finetune.data.schema.column_spec import listing
+from finetune.data.source import ReadOptions, Source
 from finetune.data.sources.columnar import ArrowFile
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.file_source import FileSource
 from finetune.data.sources.files import look_at
 from finetune.data.sources.memory import TableSource, from_arrow
-from finetune.data.sources.source import ReadOptions, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.json as arrow_json
 
 from finetune.data.bad_rows import BadRows, RowLocation, cut
-from finetune.data.sources.arrow_types import in_order, table_as_agreed
+from finetune.data.source import Head, Reading, ReadOptions
+from finetune.data.sources.arrow_types import READER_THREADS, table_as_agreed
 from finetune.data.sources.csv_text import open_text, undecodable_byte
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import DataFile
 from finetune.data.sources.json_arrays import Arrays, arrays_of, is_array_row
 from finetune.data.sources.json_text import Block, NotJson, blocks, decoded, parse, values
-from finetune.data.sources.source import Head, Reading, ReadOptions
 from finetune.data.sources.type_inference import Broken, infer, type_rows
+from finetune.data.threads import map_in_threads, usable_cores
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints
@@ -169,7 +170,7 @@ class JsonFile:
         found = _Parts()
         with open_text(self.file, self.encoding) if not self._is_utf8 else self.file.open() as stream:
             fast = partial(_read_block, types=dict(types))
-            for block, part in in_order(fast, blocks(stream, self.file.shown)):
+            for block, part in map_in_threads(fast, blocks(stream, self.file.shown), usable_cores(READER_THREADS)):
                 if part is not None:
                     found.parts.append(part)
                     found.rows_read += part.rows.num_rows

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.bad_rows import BadRows, RowLocation
+from finetune.data.source import Head, Reading
 from finetune.data.sources.errors import refuse, refuse_repeated
-from finetune.data.sources.source import Head, Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,14 +17,14 @@ from finetune.data.bad_rows import cut
 from finetune.data.beir_folder import beir_inside, is_beir, missing_parts, named_judgments, why_not
 from finetune.data.extensions import kind_by_suffix
 from finetune.data.paths import resolve
-from finetune.data.sources.csv_file import CsvFile, check_dialect
+from finetune.data.source import ReadOptions, Source
+from finetune.data.sources.csv_file import check_dialect
 from finetune.data.sources.errors import refuse
-from finetune.data.sources.file_source import FileReader, FileSource
 from finetune.data.sources.files import DataFile, data_files_in, look_at
-from finetune.data.sources.formats import FORMATS, format_of
+from finetune.data.sources.formats import FORMATS
+from finetune.data.sources.open_file import open_files
 from finetune.data.sources.passages import Passages
 from finetune.data.sources.remote import fetch, is_url, shown_url
-from finetune.data.sources.source import ReadOptions, Source
 from finetune.errors import CheckFailed, Problem
 from finetune.runs.atomic import explained
 
@@ -108,7 +108,7 @@ def _open_paths(paths: list[str], options: ReadOptions, key: str) -> Source:
             problems += failed.problems
     if problems:
         raise CheckFailed(problems)
-    return _of_files(files, shown, options, key)
+    return open_files(files, shown, options, key)
 
 
 def _is_of_beir(path: Path, options: ReadOptions) -> bool:
@@ -163,7 +163,7 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
     if kind == "vectors":
         from finetune.data.sources.vectors import open_vectors
 
-        return open_vectors(path, shown, options, key)
+        return open_vectors(path, shown, key)
     if (beir_inside(path) or len(missing_parts(path)) == 1) and (problem := why_not(path, shown, key)):
         raise CheckFailed([replace(problem, advice=f"{problem.advice}{data_files_in(path)}")])
     look_at(path, shown, key)  # says that it is a folder, and what is in it
@@ -179,32 +179,6 @@ def _what_is_in(folder: Path) -> str | None:
         return None
 
 
-def _of_files(files: list[DataFile], shown: str, options: ReadOptions, key: str) -> Source:
-    readers: list[FileReader] = []
-    kinds = []
-    for file in files:
-        kinds.append(format_of(file, options))
-        if kinds[-1] == "vectors":
-            if len(files) > 1:
-                refuse(key, f"'{file.shown}' is a NumPy array; only one can be read at a time.", "Name that one alone.")
-            return _open_folder(file.path, file.shown, replace(options, format="vectors"), key)
-        readers.append(_reader(file, kinds[-1], options, readers))
-    return FileSource(readers, shown, options, " ".join(kinds))
-
-
-def _reader(file: DataFile, kind: str, options: ReadOptions, before: list[FileReader]) -> FileReader:
-    if kind == "csv":
-        like = next((reader for reader in before if isinstance(reader, CsvFile)), None)
-        return CsvFile(file, options, like)
-    if kind == "jsonl":
-        from finetune.data.sources.jsonl import JsonFile
-
-        return JsonFile(file, options)
-    from finetune.data.sources.columnar import ArrowFile, ParquetFile
-
-    return ParquetFile(file) if kind == "parquet" else ArrowFile(file)
-
-
 def _open_handle(handle: IO[Any], options: ReadOptions, key: str) -> Source:
     """Return the source of what an open file still has to give: it is read once, to a file of our own."""
     name = getattr(handle, "name", None)
@@ -215,7 +189,7 @@ def _open_handle(handle: IO[Any], options: ReadOptions, key: str) -> Source:
         with explained(f"write {path}"), path.open("wb") as copy:
             is_text = _copy(handle, copy, shown, key)
         options = replace(options, encoding="utf-8") if is_text else options
-        source = _of_files([look_at(path, shown, key)], shown, options, key)
+        source = open_files([look_at(path, shown, key)], shown, options, key)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

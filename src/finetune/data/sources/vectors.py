@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune.data.bad_rows import BadRows, RowLocation
+from finetune.data.source import Head, Reading, Source
 from finetune.data.sources.errors import refuse
 from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, look_at, refuse_unreadable
-from finetune.data.sources.source import Head, Reading, ReadOptions, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class Shape(NamedTuple):
         return total
 
 
-def open_vectors(path: Path, shown: str, options: ReadOptions, key: str) -> Source:  # noqa: ARG001 as other openers
+def open_vectors(path: Path, shown: str, key: str) -> Source:
     """Return the source of an `.npy` or `.npz` file.
 
     Raises:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetune.data.sources.arrow_types import is_list
-from finetune.data.sources.passages import TITLE, Form, text_field
+from finetune.data.sources.passage_values import TITLE, Form, text_field
 
 TEXT = pa.large_string()
 
