@@ -49,12 +49,12 @@ class Head:
 class Reading:
     """The columns that were asked for, of all rows that could be read.
 
-    `place` says where the row of an index stands in its file; it may read the file again, and is asked only about
-    rows with something wrong. `rows_read` counts the rows that could not be read too.
+    `locate` returns the file and line of the rows at these indices; it may read the file again, and is called only for
+    bad rows. `rows_read` also counts the rows that could not be read.
     """
 
     table: pa.Table
-    place: Callable[[Ints], list[RowLocation]]
+    locate: Callable[[Ints], list[RowLocation]]
     rows_read: int
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.data.schema.sample_values import MIDDLE, right_from
+from finetune.data.schema.sample_values import MIDDLE_SCORE, suggested_min_score
 from finetune.errors import Problem
 
 _HIGHEST_GRADE = 30
@@ -38,7 +38,8 @@ def off_scale(key: str, node: Mapping[str, Any], low: float, high: float) -> Ite
                 yield Problem(f"{key}.{end}", what, f"Set {key}.{end}={value:g}, or what the scale ends at.")
     if "right_from" in node and node["right_from"] is None and not 0 <= low <= high <= 1:
         what = f"the scores are {low:g} to {high:g}, so it is open from which score on a pair is right."
-        advice = f"Set it, as in {key}.right_from={right_from(low, high):g}; {MIDDLE:g} is taken for scores of 0 to 1."
+        example = f"{key}.right_from={suggested_min_score(low, high):g}"
+        advice = f"Set it, as in {example}; {MIDDLE_SCORE:g} is taken for scores of 0 to 1."
         yield Problem(f"{key}.right_from", what, advice)
 
 

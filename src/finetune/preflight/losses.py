@@ -15,7 +15,7 @@ from finetune.config.hydra_errors import as_problem, short
 from finetune.config.key_locations import find, folders_of
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
-from finetune.data.schema.sample_values import right_from
+from finetune.data.schema.sample_values import suggested_min_score
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import no_grades, no_range, off_scale, soft_over_all, too_wide
 from finetune.preflight.metric_learning import by_class, metric_problems, other_width
@@ -108,7 +108,7 @@ def _unfit(
     if needs and not needs & offers:
         if layout == "scored pairs" and needs == {"pairs"}:
             what = f"these are scored pairs, and loss={name} learns from right pairs."
-            example = f"data.min_score={right_from(*(_ends(score) or (0, 1))):g}"
+            example = f"data.min_score={suggested_min_score(*(_ends(score) or (0, 1))):g}"
             advice = f"Say from which score on a pair is right, as in {example}; the others are left out."
             yield Problem("data.min_score", what, f"{advice} These learn from scores: {_fitting(offers)}.")
         else:

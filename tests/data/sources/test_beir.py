@@ -48,7 +48,8 @@ def test_rows_are_query_document_and_grade(make):
     assert rows_of(folder) == rows_of(folder, format="beir") == ROWS
     reading, _ = read(folder, "grade", "query")
     assert reading.table.column_names == ["grade", "query"]
-    assert [str(place) for place in reading.place(np.array([2, 0]))] == ["my/qrels/train.tsv:4", "my/qrels/train.tsv:2"]
+    places = [str(place) for place in reading.locate(np.array([2, 0]))]
+    assert places == ["my/qrels/train.tsv:4", "my/qrels/train.tsv:2"]
     assert len(rows_of("my/qrels/test.tsv", format="beir")) == 4
 
 

@@ -68,7 +68,7 @@ def test_columns_come_in_the_types_that_all_sources_agree_on(name, tmp_path):
         "struct<bytes: binary, path: null>",
         "int8",
     ]
-    assert [(place.file, place.line) for place in reading.place(np.array([2, 0]))] == [(str(path), 3), (str(path), 1)]
+    assert [(place.file, place.line) for place in reading.locate(np.array([2, 0]))] == [(str(path), 3), (str(path), 1)]
 
 
 @pytest.mark.parametrize("name", WRITERS)

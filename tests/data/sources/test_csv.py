@@ -285,7 +285,7 @@ def test_bad_rows_are_left_out_and_the_others_keep_their_lines(write):
     reading, bad = read(path)
     assert tuples(reading) == [("q1", "a1"), ("q\n2", "a2"), ("q5", "a5")]
     assert (reading.rows_read, len(bad)) == (7, 4)
-    assert [place.line for place in reading.place(np.array([2, 0, 1]))] == [9, 2, 4]
+    assert [place.line for place in reading.locate(np.array([2, 0, 1]))] == [9, 2, 4]
     assert [(row.line, row.kind) for row in bad.first] == [
         (3, "ragged"),
         (7, "undecodable"),
@@ -319,7 +319,7 @@ def test_the_first_line_of_excel_names_the_delimiter_and_is_no_row(content, enco
     reading, _ = read(path, encoding=encoding)
     assert tuples(reading)[:2] == [("q1", "a, 1"), ("q2", "a2")]
     assert reading.table.num_rows == 2
-    assert [place.line for place in reading.place(np.arange(2))] == [3, 5]
+    assert [place.line for place in reading.locate(np.arange(2))] == [3, 5]
     assert "without its first line" in head_of(path, encoding=encoding).notes[0]
 
 
@@ -335,7 +335,7 @@ def test_rows_of_a_clean_file_are_found_again(content, write):
     reading, bad = read(path, header=True)
     assert not bad
     lines = path.read_bytes().replace(b'"', b"").splitlines()
-    for row, place in enumerate(reading.place(np.arange(3))):
+    for row, place in enumerate(reading.locate(np.arange(3))):
         assert lines[place.line - 1].startswith(f"r{row}".encode())
 
 

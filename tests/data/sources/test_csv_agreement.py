@@ -18,9 +18,9 @@ from finetune.data.bad_rows import BadRows
 from finetune.data.sources import ReadOptions
 from finetune.data.sources.csv_fast import read_fast
 from finetune.data.sources.csv_head import CsvHead, read_head
-from finetune.data.sources.csv_strict import CarefulReading, lines_of, read_carefully
+from finetune.data.sources.csv_strict import StrictReading, line_numbers, read_strict
 from finetune.data.sources.csv_text import Dialect
-from finetune.data.sources.files import look_at
+from finetune.data.sources.files import find_file
 from finetune.errors import CheckFailed
 from tests.data.sources.conftest import rows_of
 
@@ -46,23 +46,23 @@ tables = st.lists(st.tuples(texts, texts, texts, texts), min_size=1, max_size=6)
 def head_of(path: Path, dialect: Dialect | None = None, **changes: Any) -> CsvHead | None:
     changes = {"delimiter": ",", "header": True} | changes
     try:
-        head = read_head(look_at(path, "f", "data.path"), ReadOptions(**changes))
+        head = read_head(find_file(path, "f", "data.path"), ReadOptions(**changes))
     except CheckFailed:
         return None
     names = NAMES if not set(NAMES) <= set(head.names) else head.names
     return replace(head, dialect=dialect or head.dialect, names=names, named=True)
 
 
-def both(head: CsvHead) -> tuple[pa.Table | None, CarefulReading, BadRows]:
+def both(head: CsvHead) -> tuple[pa.Table | None, StrictReading, BadRows]:
     bad = BadRows()
     fast = read_fast(head, NAMES, LONGEST)
-    careful = read_carefully(head, NAMES, LONGEST, bad)
+    careful = read_strict(head, NAMES, LONGEST, bad)
     if fast is not None:
         table, by_line = fast
         assert len(bad) == 0
         assert careful.rows_read == table.num_rows
         assert careful.table.to_pydict() == table.to_pydict()
-        assert lines_of(head, range(table.num_rows), by_line) == careful.lines.tolist()
+        assert line_numbers(head, range(table.num_rows), by_line) == careful.lines.tolist()
     return fast[0] if fast else None, careful, bad
 
 
@@ -146,7 +146,7 @@ def test_rows_and_lines_are_those_of_pythons_csv_module(body, tmp_path):
         return
     expected = [row for row in csv.reader(io.StringIO(body, newline="")) if row]
     bad = BadRows()
-    careful = read_carefully(head, NAMES, LONGEST, bad)
+    careful = read_strict(head, NAMES, LONGEST, bad)
     assert careful.rows_read == len(expected) + 1
     lines = body.count("\n") + body.count("\r") - body.count("\r\n") + 3
     assert all(3 <= row.line <= lines for row in bad.first)

@@ -44,7 +44,7 @@ def test_packed_files_are_read_as_what_is_in_them(suffix, named, write):
     broken = write(pack(PAIRS.encode() + b"q4\nq5,a5\n"), f"broken.csv{ends}")
     reading, bad = read(broken)
     assert ([row.line for row in bad.first], reading.table.num_rows) == ([5], 4)
-    assert [place.line for place in reading.place(np.array([3]))] == [6]
+    assert [place.line for place in reading.locate(np.array([3]))] == [6]
 
 
 def test_several_parts_in_one_packed_file(write):
@@ -105,7 +105,7 @@ def test_several_files_and_patterns(write, tmp_path, monkeypatch):
     assert rows_of("parts/*.?sv") == EXPECTED[:2]
     reading, _ = read("parts/**/*.*", "question")
     assert tuples(reading) == [("q1",), ("q2",), ("q3",)]
-    places = [str(place) for place in reading.place(np.array([2, 0, 1]))]
+    places = [str(place) for place in reading.locate(np.array([2, 0, 1]))]
     assert places == ["parts/deep/c.jsonl:1", "parts/a.csv:2", "parts/b.tsv:2"]
     assert "no file matches 'parts/*.txt'" in told("parts/*.txt")
     write(PAIRS, "parts/[a].csv")
@@ -119,7 +119,7 @@ def test_bad_rows_of_several_files_name_theirs(write, tmp_path, monkeypatch):
     reading, bad = read(["a.csv", "b.csv"])
     assert [(row.file, row.line) for row in bad.first] == [("a.csv", 3)]
     assert reading.rows_read == 4
-    assert [str(place) for place in reading.place(np.array([1, 2]))] == ["a.csv:4", "b.csv:2"]
+    assert [str(place) for place in reading.locate(np.array([1, 2]))] == ["a.csv:4", "b.csv:2"]
 
 
 DIFFERENT = {

@@ -62,7 +62,7 @@ def test_classes_are_the_first_folders(root: Path) -> None:
     assert source.base == root
     assert rows(source)[0] == wanted
     assert rows(source, "label")[0] == [("cat",), ("dog",), ("dog",)]
-    place = source.read(["image"], BadRows()).place
+    place = source.read(["image"], BadRows()).locate
     assert [str(one) for one in place([2])] == ["photos:3"]  # type: ignore[arg-type]
 
 
@@ -247,7 +247,7 @@ def test_rows_whose_file_is_not_in_the_folder_are_bad(root: Path, tmp_path: Path
     ]
     assert bad.first[1].text == "../secret.jpg"
     again = source.read(["image", "caption"], BadRows())
-    assert [place.line for place in again.place([1])] == [8]  # type: ignore[arg-type]
+    assert [place.line for place in again.locate([1])] == [8]  # type: ignore[arg-type]
 
 
 def test_tables_that_do_not_fit_are_refused(root: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune.data.bad_rows import BadRows
 from finetune.data.sources import ReadOptions
 from finetune.data.sources import jsonl as jsonl_module
-from finetune.data.sources.files import look_at
+from finetune.data.sources.files import find_file
 from finetune.data.sources.jsonl import JsonFile
 from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
 
@@ -87,7 +87,7 @@ def test_every_bad_line_is_told_and_the_others_are_read(write):
         (9, "score", "type"),
         (10, None, "json"),
     ]
-    assert [place.line for place in reading.place(np.array([1, 0]))] == [8, 1]
+    assert [place.line for place in reading.locate(np.array([1, 0]))] == [8, 1]
     answer = told(path)
     for words in (
         "x.jsonl:2: is no JSON (expecting property name enclosed in double quotes): {oops",
@@ -140,7 +140,7 @@ def test_kinds_that_widen_late_and_blocks(write, monkeypatch):
     assert reading.table.column("n").to_pylist() == [row["n"] for row in rows]
     assert reading.table.column("l").to_pylist() == [row["l"] for row in rows]
     assert reading.table.column("s").to_pylist() == [row["s"] for row in rows]
-    assert [place.line for place in reading.place(np.array([0, 1_999, 2_999]))] == [1, 2_000, 3_000]
+    assert [place.line for place in reading.locate(np.array([0, 1_999, 2_999]))] == [1, 2_000, 3_000]
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
@@ -183,8 +183,8 @@ def test_the_fast_and_the_careful_reading_agree(body, write, monkeypatch):
 
     def outcome() -> Any:
         bad = BadRows()
-        reading = JsonFile(look_at(path, "f", "data.path"), ReadOptions()).read(["a"], bad)
-        lines = [place.line for place in reading.place(np.arange(reading.table.num_rows))]
+        reading = JsonFile(find_file(path, "f", "data.path"), ReadOptions()).read(["a"], bad)
+        lines = [place.line for place in reading.locate(np.arange(reading.table.num_rows))]
         return reading.table.to_pydict(), str(reading.table.schema), lines, reading.rows_read, bad.first
 
     fast = outcome()
@@ -224,5 +224,5 @@ def test_arrays_of_another_width_and_other_values_are_bad_rows(write):
     reading, bad = read(path)
     assert tuples(reading) == [("q1", "a1"), ("q3", "a3")]
     assert [(row.line, row.kind) for row in bad.first] == [(2, "array"), (3, "array"), (4, "json")]
-    assert [place.line for place in reading.place(np.arange(2))] == [1, 5]
+    assert [place.line for place in reading.locate(np.arange(2))] == [1, 5]
     assert 'x.jsonl:2: has 1 values, the other rows have 2: ["q2"]' in told(path)

@@ -69,7 +69,7 @@ def test_tables_in_memory_say_the_same(case):
     reading = source.read(["score", "anchor", "positive"], BadRows())
     assert [str(kind) for kind in reading.table.schema.types] == ["double", "large_string", "large_string"]
     assert tuples(reading) == [(score, anchor, positive) for anchor, positive, score in ROWS]
-    assert [place.line for place in reading.place(np.array([2, 0]))] == [3, 1]
+    assert [place.line for place in reading.locate(np.array([2, 0]))] == [3, 1]
 
 
 def test_the_fingerprint_is_of_the_content():
@@ -104,7 +104,7 @@ def test_values_of_another_kind_are_bad_rows():
         (4, "n", "type"),
     ]
     assert [(row.line, row.what) for row in bad.first if not row.column] == [(3, "is of type str, and no dict")]
-    assert [place.line for place in reading.place(np.array([0, 1]))] == [1, 5]
+    assert [place.line for place in reading.locate(np.array([0, 1]))] == [1, 5]
     frame, bad = read(pd.DataFrame({"a": ["x", 7, "y"]}))
     assert tuples(frame) == [("x",), ("y",)]
     assert "the pandas frame:2: column 'a' is a number, in the other rows it is text: 7" in told(

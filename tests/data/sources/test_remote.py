@@ -13,7 +13,7 @@ from typing import ClassVar
 import fsspec
 import pytest
 
-from finetune.data.sources.remote import shown_url
+from finetune.data.sources.remote import redacted_url
 from tests.data.sources.conftest import rows_of, told
 
 PAIRS = "question,answer\nq1,a1\nq2,a2\nq3,a3\n"
@@ -128,5 +128,5 @@ def test_a_file_url_is_a_path(write):
 
 
 def test_passwords_and_keys_are_not_shown():
-    assert shown_url("https://me:word@host/x.csv?key=1#part") == "https://host/x.csv"
-    assert shown_url("s3://bucket/a b.csv") == "s3://bucket/a b.csv"
+    assert redacted_url("https://me:word@host/x.csv?key=1#part") == "https://host/x.csv"
+    assert redacted_url("s3://bucket/a b.csv") == "s3://bucket/a b.csv"

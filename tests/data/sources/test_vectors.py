@@ -83,7 +83,7 @@ def test_an_array_is_not_copied(tmp_path: Path) -> None:
     table = read(tmp_path / "v.npy")
     assert pa.total_allocated_bytes() - before < 10_000
     assert table.num_rows == 1000
-    assert [str(one) for one in opened(tmp_path / "v.npy").read(["vector"], BadRows()).place([4])] == ["v.npy:5"]  # type: ignore[arg-type]
+    assert [str(one) for one in opened(tmp_path / "v.npy").read(["vector"], BadRows()).locate([4])] == ["v.npy:5"]  # type: ignore[arg-type]
 
 
 class Evil:

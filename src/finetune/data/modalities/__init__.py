@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from finetune.data.items import Modality, Part
 from finetune.data.modalities import detect, image, mesh, vector
-from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
+from finetune.data.modalities.options import Facts, Options, Progress, Report, no_progress
 
 __all__ = ["Facts", "Options", "Progress", "Report", "facts", "load", "prepare_column", "recognize"]
 
@@ -35,7 +35,7 @@ def prepare_column(
     values: pa.ChunkedArray,
     base: Path,
     report: Report,
-    progress: Progress = ignore,
+    progress: Progress = no_progress,
     options: Options | None = None,
 ) -> pa.ChunkedArray:
     """Return a column of images, meshes or vectors as they are stored (`items.STORED`), null where there is none.

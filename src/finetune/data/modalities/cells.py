@@ -11,7 +11,7 @@ from finetune.errors import CheckFailed, Problem
 _BYTES = (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary)
 
 
-def cells(column: pa.ChunkedArray, wanted: str) -> list[pa.ChunkedArray]:
+def text_or_bytes_columns(column: pa.ChunkedArray, wanted: str) -> list[pa.ChunkedArray]:
     """Return the column as texts (paths, URLs, data: URIs) or bytes; a struct of bytes and path becomes two columns.
 
     Of these at most one has a value in each row. Blank texts become null.
@@ -19,10 +19,10 @@ def cells(column: pa.ChunkedArray, wanted: str) -> list[pa.ChunkedArray]:
     Raises:
         CheckFailed: the column holds something else; `wanted` says what is expected.
     """
-    column = bare(column)
+    column = unwrap(column)
     kind = column.type
     if fields := _fields(column):
-        return [one for field in fields for one in cells(field, wanted)]
+        return [one for field in fields for one in text_or_bytes_columns(field, wanted)]
     if is_text(kind) or kinds.is_null(kind):
         texts = column.cast(pa.large_string())
         return [pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)]
@@ -31,11 +31,11 @@ def cells(column: pa.ChunkedArray, wanted: str) -> list[pa.ChunkedArray]:
     raise CheckFailed([Problem("data.modality", f"the column holds {kind}; expected {wanted}.")])
 
 
-def bare(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def unwrap(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column without what stands around its values: an extension type, a dictionary."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
-        return bare(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
+        return unwrap(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
     return column.cast(kind.value_type) if kinds.is_dictionary(kind) else column
 
 
@@ -44,7 +44,7 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
 
 
-def first_of(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+def first_non_null(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
     """Return for each row the first value that is not null."""
     return columns[0] if len(columns) == 1 else pc.coalesce(*columns)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from finetune.data.extensions import IMAGES, MESHES
 from finetune.data.items import Modality
 from finetune.data.modalities import image, mesh
-from finetune.data.modalities.references import is_data, path_of, scheme
+from finetune.data.modalities.references import absolute_path, is_data_uri, url_scheme
 from finetune.data.modalities.vector import is_list_of_numbers
 
 NEARLY_ALL = 0.8
@@ -72,22 +72,22 @@ def _of_texts(name: str, texts: list[str], base: Path, *, named: bool) -> Modali
 
 
 def _is_reference(text: str, modality: Modality, suffixes: frozenset[str]) -> bool:
-    if is_data(text):
+    if is_data_uri(text):
         return text[5:].lower().startswith({"image": "image/", "mesh": "model/"}[modality])
     if len(text) > LONGEST_PATH:
         return False
     try:
-        path = urlsplit(text).path if scheme(text) else text
+        path = urlsplit(text).path if url_scheme(text) else text
     except ValueError:
         return False
     return PurePosixPath(path).suffix.lower() in suffixes
 
 
 def _is_there(text: str, base: Path) -> bool:
-    if is_data(text) or scheme(text):
+    if is_data_uri(text) or url_scheme(text):
         return True
     try:
-        return os.path.exists(path_of(text, base))  # noqa: PTH110 as the path is opened
+        return os.path.exists(absolute_path(text, base))  # noqa: PTH110 as the path is opened
     except ValueError:
         return False
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from finetune import __version__
 from finetune.data.cache.store import CacheUnavailable
-from finetune.data.modalities.options import Options, Unusable
+from finetune.data.modalities.options import Options, UnusableValue
 
 KIND = "downloads"  # in the cache
 FILE = "content"
@@ -28,7 +28,7 @@ THREADS = 16  # they wait, mostly
 _BLOCK = 1 << 16
 
 
-class Downloads:
+class Downloader:
     """The files behind URLs, those of one column."""
 
     def __init__(self, options: Options) -> None:
@@ -42,7 +42,7 @@ class Downloads:
             Unusable: it cannot be had.
         """
         if not self.options.fetch:
-            raise Unusable("unreachable", "URLs are not fetched here")
+            raise UnusableValue("unreachable", "URLs are not fetched here")
         fetched: list[bytes] = []
 
         def build(folder: Path) -> None:
@@ -63,13 +63,13 @@ class Downloads:
         for attempt in range(1, self.options.attempts + 1):
             if self._silent[server] >= GIVE_UP_AFTER:
                 what = f"its server did not answer for {GIVE_UP_AFTER} other URLs, and was asked no more"
-                raise Unusable("unreachable", what)
+                raise UnusableValue("unreachable", what)
             try:
                 content = self._ask(url)
             except _Passing as obstacle:
                 if attempt == self.options.attempts:
                     self._silent[server] += not obstacle.answered
-                    raise Unusable("unreachable", str(obstacle)) from obstacle
+                    raise UnusableValue("unreachable", str(obstacle)) from obstacle
                 time.sleep(0.2 * 2**attempt)
             else:
                 self._silent[server] = 0
@@ -77,7 +77,7 @@ class Downloads:
         raise ValueError("options.attempts must be at least 1")
 
     def _ask(self, url: str) -> bytes:
-        """Ask once; raises `_Passing` where asking again may help, else `Unusable`."""
+        """Ask once; raises `_Passing` where asking again may help, else `UnusableValue`."""
         try:
             request = urllib.request.Request(
                 quote(url, safe="%/:=&?#~+!$,;'@()*[]"), headers={"User-Agent": f"finetune/{__version__}"}
@@ -89,15 +89,15 @@ class Downloads:
             error.close()
             if error.code in PASSING:
                 raise _Passing(what, answered=True) from error
-            raise Unusable("unreachable", what) from None
+            raise UnusableValue("unreachable", what) from None
         except TimeoutError as error:
             raise _Passing(f"no answer within {self.options.timeout:g} s", answered=False) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._obstacle(error) from error
         except ValueError:  # a port that is no number, a host that is no name
-            raise Unusable("unreachable", "it is no URL that can be asked") from None
+            raise UnusableValue("unreachable", "it is no URL that can be asked") from None
         if content[:200].lstrip()[:1] == b"<" and b"<html" in content[:1000].lower():
-            raise Unusable("unreachable", "the server sends a web page instead of the file")
+            raise UnusableValue("unreachable", "the server sends a web page instead of the file")
         return content
 
     def _obstacle(self, error: Exception) -> Exception:
@@ -105,7 +105,7 @@ class Downloads:
         if isinstance(reason, TimeoutError):
             return _Passing(f"no answer within {self.options.timeout:g} s", answered=False)
         if isinstance(error, http.client.InvalidURL):
-            return Unusable("unreachable", "it is no URL that can be asked")
+            return UnusableValue("unreachable", "it is no URL that can be asked")
         return _Passing(f"the server cannot be reached ({_reason(reason)})", answered=False)
 
     def _body(self, answer: IO[bytes]) -> bytes:
@@ -114,7 +114,7 @@ class Downloads:
             blocks.append(block)
             size += len(block)
             if size > self.options.most_bytes:
-                raise Unusable("unreachable", f"it is larger than {self.options.most_bytes >> 20} MiB")
+                raise UnusableValue("unreachable", f"it is larger than {self.options.most_bytes >> 20} MiB")
             if time.monotonic() > end:
                 raise _Passing("the server sends it too slowly", answered=True)
         # http.client says nothing of an answer that ends early when it is read in blocks.
@@ -136,7 +136,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if urlsplit(newurl).scheme not in ("http", "https"):
-            raise Unusable("unreachable", f"the server redirects to {urlsplit(newurl).scheme}:, which is not followed")
+            raise UnusableValue(
+                "unreachable", f"the server redirects to {urlsplit(newurl).scheme}:, which is not followed"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetune.data.items import STORED
-from finetune.data.modalities.cells import cells, first_of
+from finetune.data.modalities.cells import first_non_null, text_or_bytes_columns
 from finetune.data.modalities.downloads import THREADS
-from finetune.data.modalities.map_unique import map_distinct, map_values
-from finetune.data.modalities.options import Facts, Options, Progress, Report, Unusable, ignore
-from finetune.data.modalities.references import Cell, Contents
+from finetune.data.modalities.map_unique import map_unique, map_values
+from finetune.data.modalities.options import Facts, Options, Progress, Report, UnusableValue, no_progress
+from finetune.data.modalities.references import Cell, ContentReader
 from finetune.errors import FinetuneError, RunError
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ def is_image(content: bytes) -> bool:
 
 
 def prepare(
-    column: pa.ChunkedArray, base: Path, report: Report, options: Options | None = None, progress: Progress = ignore
+    column: pa.ChunkedArray,
+    base: Path,
+    report: Report,
+    options: Options | None = None,
+    progress: Progress = no_progress,
 ) -> pa.ChunkedArray:
     """Return where each image is, `large_string`: an absolute path, an http(s) URL, or a data: URI that holds it.
 
@@ -57,7 +61,7 @@ def prepare(
     """
     _need_pillow()
     options = options or Options()
-    contents = Contents("image", base, options)
+    contents = ContentReader("image", base, options)
 
     def look(cell: Cell) -> tuple[bytes, str]:
         content = contents.get(cell)
@@ -67,13 +71,13 @@ def prepare(
     def settle(found: tuple[bytes, str]) -> str:
         return options.originals.setdefault(*found)
 
-    columns = cells(column, "images: paths, URLs, data: URIs or bytes")
+    columns = text_or_bytes_columns(column, "images: paths, URLs, data: URIs or bytes")
     with _quiet():
         stored = [
-            map_distinct(one, look, settle, STORED["image"], threads_for(one, options), report, progress)
+            map_unique(one, look, settle, STORED["image"], threads_for(one, options), report, progress)
             for one in columns
         ]
-    return first_of(stored)
+    return first_non_null(stored)
 
 
 def load(values: pa.Array, options: Options | None = None) -> list[Image]:
@@ -85,12 +89,12 @@ def load(values: pa.Array, options: Options | None = None) -> list[Image]:
     """
     _need_pillow()
     options = options or Options()
-    contents = Contents("image", Path("/"), options)
+    contents = ContentReader("image", Path("/"), options)
 
     def decode(reference: str) -> Image:
         try:
             return _decode(contents.get(reference), options.most_pixels)
-        except Unusable as fault:
+        except UnusableValue as fault:
             what = f"an image cannot be read any more ({fault.what}): {_short(reference)}"
             raise RunError(what, "Put it back, or start again with data.cache=false.") from fault
 
@@ -105,12 +109,12 @@ def facts(values: pa.Array, options: Options | None = None) -> Facts:
     """
     _need_pillow()
     options = options or Options()
-    contents = Contents("image", Path("/"), options)
+    contents = ContentReader("image", Path("/"), options)
 
     def measure(reference: str) -> tuple[str, int, int] | None:
         try:
             image = _open(contents.get(reference), options.most_pixels)
-        except Unusable:
+        except UnusableValue:
             return None
         return image.format or "", *image.size
 
@@ -136,7 +140,7 @@ def threads_for(column: pa.Array | pa.ChunkedArray, options: Options) -> int:
 
 
 def _check(content: bytes, most_pixels: int) -> str:
-    """Return the MIME type of a sound image; raises `Unusable`."""
+    """Return the MIME type of a sound image; raises `UnusableValue`."""
     image = _open(content, most_pixels)
     try:
         # A JPEG decodes at an eighth of its size several times as fast, and is read to its end all the same.
@@ -150,30 +154,30 @@ def _check(content: bytes, most_pixels: int) -> str:
 
 
 def _open(content: bytes, most_pixels: int) -> Any:
-    """Return the image with its header read; raises `Unusable`."""
+    """Return the image with its header read; raises `UnusableValue`."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:
-        raise Unusable("image", "the file is empty")
+        raise UnusableValue("image", "the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
         what = DAMAGED if is_image(content) else "it is no picture, or of a format that is not read"
-        raise Unusable("image", what) from None
+        raise UnusableValue("image", what) from None
     except Image.DecompressionBombError:
-        raise Unusable("image", f"the picture has more than {most_pixels:,} pixels") from None
+        raise UnusableValue("image", f"the picture has more than {most_pixels:,} pixels") from None
     except Exception as error:
         raise _damaged(error) from error
     width, height = image.size
     if width * height > most_pixels:
-        raise Unusable("image", f"the picture has {width:,} x {height:,} pixels, more than {most_pixels:,}")
+        raise UnusableValue("image", f"the picture has {width:,} x {height:,} pixels, more than {most_pixels:,}")
     return image
 
 
-def _damaged(error: Exception) -> Unusable:
+def _damaged(error: Exception) -> UnusableValue:
     if isinstance(error, MemoryError):
-        return Unusable("image", "the picture does not fit into memory")
-    return Unusable("image", DAMAGED)
+        return UnusableValue("image", "the picture does not fit into memory")
+    return UnusableValue("image", DAMAGED)
 
 
 def _decode(content: bytes, most_pixels: int) -> Image:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT
-from finetune.data.modalities.options import Progress, Report, Unusable
+from finetune.data.modalities.options import Progress, Report, UnusableValue
 from finetune.data.threads import map_in_threads
 
 R = TypeVar("R")
@@ -31,7 +31,7 @@ def _python_values(values: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
         yield from values.slice(start, WINDOW).to_pylist()
 
 
-def map_distinct(
+def map_unique(
     column: pa.ChunkedArray,
     work: Callable[[Any], R],
     settle: Callable[[R], Any],
@@ -42,15 +42,15 @@ def map_distinct(
 ) -> pa.ChunkedArray:
     """Return the column of type `stored` that `settle(work(value))` makes of each row, null where there is none.
 
-    `work` runs in threads, once for each distinct value, and raises `Unusable` for one that is bad: then its rows are
+    `work` runs in threads, once for each distinct value, and raises `UnusableValue` for a bad one: its rows are then
     reported, in order. `settle` runs in the order of first occurrence.
     """
     values, code_R = _encoded(column)
-    faults: dict[int, Unusable] = {}
+    faults: dict[int, UnusableValue] = {}
     chunks: list[pa.Array] = []
     made: list[Any] = []
     for place, result in enumerate(map_values(_caught(work), values, threads), 1):
-        if isinstance(result, Unusable):
+        if isinstance(result, UnusableValue):
             faults[place - 1] = result
             made.append(None)
         else:
@@ -63,11 +63,11 @@ def map_distinct(
     return _by_row(pa.chunked_array(chunks, stored), code_R)
 
 
-def _caught(work: Callable[[Any], R]) -> Callable[[Any], R | Unusable]:
-    def caught(value: Any) -> R | Unusable:
+def _caught(work: Callable[[Any], R]) -> Callable[[Any], R | UnusableValue]:
+    def caught(value: Any) -> R | UnusableValue:
         try:
             return work(value)
-        except Unusable as fault:
+        except UnusableValue as fault:
             return fault
 
     return caught
@@ -84,7 +84,7 @@ def _encoded(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
     return pa.chunked_array([values]), np.concatenate(codes).astype(np.int64)
 
 
-def _tell(faults: dict[int, Unusable], code_R: Ints, report: Report) -> None:
+def _tell(faults: dict[int, UnusableValue], code_R: Ints, report: Report) -> None:
     if not faults:
         return
     for row in np.flatnonzero(np.isin(code_R, list(faults))):

@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from finetune.data.items import STORED
-from finetune.data.modalities.cells import cells, first_of
+from finetune.data.modalities.cells import first_non_null, text_or_bytes_columns
 from finetune.data.modalities.floats import Floats, unpack
 from finetune.data.modalities.image import threads_for
-from finetune.data.modalities.map_unique import map_distinct
-from finetune.data.modalities.mesh_sampling import cloud
-from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
-from finetune.data.modalities.references import Cell, Contents
+from finetune.data.modalities.map_unique import map_unique
+from finetune.data.modalities.mesh_sampling import sample_points
+from finetune.data.modalities.options import Facts, Options, Progress, Report, no_progress
+from finetune.data.modalities.references import Cell, ContentReader
 from finetune.errors import FinetuneError
 
 MAGIC = (b"ply\n", b"ply\r\n", b"OFF", b"COFF")
@@ -28,7 +28,11 @@ def is_mesh(content: bytes) -> bool:
 
 
 def prepare(
-    column: pa.ChunkedArray, base: Path, report: Report, options: Options | None = None, progress: Progress = ignore
+    column: pa.ChunkedArray,
+    base: Path,
+    report: Report,
+    options: Options | None = None,
+    progress: Progress = no_progress,
 ) -> pa.ChunkedArray:
     """Return the cloud of `options.points` points of each mesh, float32 bytes, `large_binary`; null for a bad one.
 
@@ -41,16 +45,16 @@ def prepare(
     """
     _need_trimesh()
     options = options or Options()
-    contents = Contents("mesh", base, options)
+    contents = ContentReader("mesh", base, options)
 
     def sample(cell: Cell) -> bytes:
-        return cloud(contents.get(cell), options.points, unit_sphere=options.unit_sphere)
+        return sample_points(contents.get(cell), options.points, unit_sphere=options.unit_sphere)
 
     stored = [
-        map_distinct(one, sample, bytes, STORED["mesh"], threads_for(one, options), report, progress)
-        for one in cells(column, "meshes: paths, URLs, data: URIs or bytes of OBJ, OFF or PLY")
+        map_unique(one, sample, bytes, STORED["mesh"], threads_for(one, options), report, progress)
+        for one in text_or_bytes_columns(column, "meshes: paths, URLs, data: URIs or bytes of OBJ, OFF or PLY")
     ]
-    return first_of(stored)
+    return first_non_null(stored)
 
 
 def load(values: pa.Array, options: Options | None = None) -> Floats:  # noqa: ARG001 all modalities load alike

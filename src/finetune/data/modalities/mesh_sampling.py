@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.modalities.options import Unusable
+from finetune.data.modalities.options import UnusableValue
 
 Doubles = npt.NDArray[np.float64]
 COMMENT = b"#"
 
 
-def kind_of(content: bytes) -> str:
+def mesh_format(content: bytes) -> str:
     """Return `ply`, `off` or `obj`: the first two begin with their name, the third has no mark."""
     start = content[:4096].lstrip()
     if start[:3].lower() == b"ply":
@@ -28,7 +28,7 @@ def kind_of(content: bytes) -> str:
     return "off" if first.upper().startswith((b"OFF", b"COFF", b"NOFF", b"STOFF")) else "obj"
 
 
-def cloud(content: bytes, points: int, *, unit_sphere: bool) -> bytes:
+def sample_points(content: bytes, points: int, *, unit_sphere: bool) -> bytes:
     """Return `points` points as float32 bytes: x y z of each, one after the other.
 
     They are drawn evenly from the surface, or from the points of a file without faces; by a seed made of `content`,
@@ -50,16 +50,16 @@ def cloud(content: bytes, points: int, *, unit_sphere: bool) -> bytes:
             points_P3 /= np.sqrt((points_P3**2).sum(axis=1).max()) or 1.0
         narrow_P3 = points_P3.astype("<f4") + np.float32(0)  # makes 0 of -0
     if not np.isfinite(narrow_P3).all():
-        raise Unusable("mesh", "the mesh has coordinates that are no finite numbers")
+        raise UnusableValue("mesh", "the mesh has coordinates that are no finite numbers")
     if (narrow_P3 == narrow_P3[0]).all():
-        raise Unusable("mesh", "all its points are the same")
+        raise UnusableValue("mesh", "all its points are the same")
     return narrow_P3.tobytes()
 
 
 def _read(content: bytes) -> tuple[Doubles, npt.NDArray[np.int64]]:
     if not content.strip():
-        raise Unusable("mesh", "the file is empty")
-    kind = kind_of(content)
+        raise UnusableValue("mesh", "the file is empty")
+    kind = mesh_format(content)
     try:
         missing = _missing_lines(content, kind)
         # Text is decoded here, as trimesh wants a further package for what is not UTF-8.
@@ -71,19 +71,21 @@ def _read(content: bytes) -> tuple[Doubles, npt.NDArray[np.int64]]:
         vertices_V3 = np.concatenate([*vertices, np.empty((0, 3))])
         faces_F3 = np.concatenate([*(one + s for one, s in zip(faces, starts, strict=False)), np.empty((0, 3), int)])
     except Exception as error:  # whatever a parser makes of bytes that anybody may have written
-        raise Unusable("mesh", f"it is no {kind.upper()} file that can be read") from error
+        raise UnusableValue("mesh", f"it is no {kind.upper()} file that can be read") from error
     if missing:
-        raise Unusable("mesh", f"the mesh is cut off: {missing:,} of the lines that its header promises are not there")
+        raise UnusableValue(
+            "mesh", f"the mesh is cut off: {missing:,} of the lines that its header promises are not there"
+        )
     return _sound(vertices_V3, faces_F3, kind)
 
 
 def _sound(vertices_V3: Doubles, faces_F3: npt.NDArray[np.int64], kind: str) -> tuple[Doubles, npt.NDArray[np.int64]]:
     if not len(vertices_V3):
-        raise Unusable("mesh", f"there are no points in it, read as {kind.upper()}")
+        raise UnusableValue("mesh", f"there are no points in it, read as {kind.upper()}")
     if not np.isfinite(vertices_V3).all():
-        raise Unusable("mesh", "the mesh has coordinates that are no finite numbers")
+        raise UnusableValue("mesh", "the mesh has coordinates that are no finite numbers")
     if len(faces_F3) and not 0 <= faces_F3.min() <= faces_F3.max() < len(vertices_V3):
-        raise Unusable("mesh", "the mesh has faces with corners that are not there")
+        raise UnusableValue("mesh", "the mesh has faces with corners that are not there")
     return vertices_V3, faces_F3
 
 
@@ -119,7 +121,7 @@ def _on_surface(
     area_F = np.linalg.norm(np.cross(side, other_side), axis=1)
     reach_F = np.cumsum(area_F)
     if not reach_F[-1] > 0 or not np.isfinite(reach_F[-1]):
-        raise Unusable("mesh", "its faces have no area")
+        raise UnusableValue("mesh", "its faces have no area")
     drawn_P = np.searchsorted(reach_F, random.random(points) * reach_F[-1], side="right").clip(max=len(area_F) - 1)
     along_P2 = random.random((points, 2))
     # What falls beyond the triangle, in the other half of its parallelogram, is turned back into it.

@@ -14,11 +14,11 @@ Facts = dict[str, int | float | str]
 Progress = Callable[[int, int], None]  # called with the rows that are done, and the rows in all
 
 
-def ignore(done: int, total: int) -> None:
+def no_progress(done: int, total: int) -> None:
     """Show no progress."""
 
 
-class Unusable(Exception):
+class UnusableValue(Exception):
     """A value that is no image, or no mesh: `kind` is a key of `bad_rows.ADVICE`, `what` the end of a sentence."""
 
     def __init__(self, kind: str, what: str) -> None:

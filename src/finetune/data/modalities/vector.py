@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetune.data.items import STORED
-from finetune.data.modalities.cells import bare, is_text
+from finetune.data.modalities.cells import is_text, unwrap
 from finetune.data.modalities.floats import Floats, pack, unpack
-from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
+from finetune.data.modalities.options import Facts, Options, Progress, Report, no_progress
 from finetune.errors import CheckFailed, Problem
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -30,7 +30,7 @@ def prepare(
     base: Path,  # noqa: ARG001 all modalities are prepared alike
     report: Report,
     options: Options | None = None,  # noqa: ARG001
-    progress: Progress = ignore,
+    progress: Progress = no_progress,
 ) -> pa.ChunkedArray:
     """Return the vectors as float32 bytes, `large_binary`, null where there is none or a bad one.
 
@@ -41,7 +41,7 @@ def prepare(
     Raises:
         CheckFailed: the column holds something else.
     """
-    column = bare(column)
+    column = unwrap(column)
     as_lists = _as_lists(column.type)
     width, done, packed = -1, 0, []
     for chunk in column.chunks:

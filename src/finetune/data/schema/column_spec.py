@@ -46,10 +46,10 @@ ROLES = {
 
 def check_columns(columns: ColumnSetting) -> list[Problem]:
     """Return what is wrong with `data.columns` whatever the file is."""
-    return [] if columns is None else asked_for(columns, labelled=False)[1]
+    return [] if columns is None else requested_columns(columns, labelled=False)[1]
 
 
-def asked_for(columns: ColumnSetting, labelled: bool) -> tuple[dict[str, list[str]], list[Problem]]:
+def requested_columns(columns: ColumnSetting, labelled: bool) -> tuple[dict[str, list[str]], list[Problem]]:
     """Return the names asked for by role, and what is wrong with how they are written."""
     asked: dict[str, list[str]] = {}
     problems = []
@@ -65,9 +65,9 @@ def asked_for(columns: ColumnSetting, labelled: bool) -> tuple[dict[str, list[st
     everything = [name for names in asked.values() for name in names]
     if not asked.get("anchor") and not problems:
         what = "names no column." if not everything else "names no anchor column."
-        problems.append(Problem(KEY, what, how_to_name()))
+        problems.append(Problem(KEY, what, naming_advice()))
     several = [role for role, names in asked.items() if len(names) > 1 and role != "negative"]
-    problems += [Problem(f"{KEY}.{role}", "must be one column.", how_to_name()) for role in several]
+    problems += [Problem(f"{KEY}.{role}", "must be one column.", naming_advice()) for role in several]
     twice = sorted({name for name in everything if everything.count(name) > 1})
     problems += [Problem(KEY, f"names '{name}' twice; each column has one role.") for name in twice]
     return asked, problems + _do_not_fit(asked)
@@ -77,7 +77,7 @@ def _in_order(names: list[str], labelled: bool) -> dict[str, list[str]]:
     """Return the roles of a plain list: anchor, positive, negatives; a column called score, label, … is that."""
     asked: dict[str, list[str]] = {}
     for i, name in enumerate(names):
-        word = plain(name)
+        word = normalized_name(name)
         role = ("anchor", "label" if labelled else "positive")[i] if i < 2 else "negative"
         if i > 0:
             for words, meant in ((SCORES, "score"), (GRADES, "grade"), (WEIGHTS, "weight"), (LABELS, "label")):
@@ -90,7 +90,7 @@ def _do_not_fit(asked: Mapping[str, list[str]]) -> list[Problem]:
     problems = []
     if asked.get("anchor") and not asked.get("positive"):
         lost = [role for role in ("negative", "score", "grade") if asked.get(role)]
-        problems += [Problem(KEY, f"names a {role} column but no positive one.", how_to_name()) for role in lost]
+        problems += [Problem(KEY, f"names a {role} column but no positive one.", naming_advice()) for role in lost]
     if asked.get("score") and asked.get("grade"):
         problems.append(Problem(KEY, "names both a score and a grade column.", "Name one of them."))
     if asked.get("positive") and asked.get("label"):
@@ -109,7 +109,7 @@ def _unknown_role(role: str) -> Problem:
     return Problem(f"{KEY}.{role}", "there is no such role.", advice)
 
 
-def wrong_names(there: list[str], asked: Iterable[str]) -> list[Problem]:
+def unknown_columns(there: list[str], asked: Iterable[str]) -> list[Problem]:
     """Return a problem for each name that is not `there`."""
     problems = []
     for name in dict.fromkeys(asked):
@@ -117,37 +117,37 @@ def wrong_names(there: list[str], asked: Iterable[str]) -> list[Problem]:
             by_lower = {column.lower(): column for column in there}
             close = get_close_matches(name.strip().lower(), by_lower, n=1, cutoff=0.5)
             meant = f"Did you mean '{by_lower[close[0]]}'? " if close else ""
-            problems.append(Problem(KEY, f"the file has no column '{name}'.", f"{meant}It has: {listing(there)}."))
+            problems.append(Problem(KEY, f"the file has no column '{name}'.", f"{meant}It has: {quoted_names(there)}."))
     return problems
 
 
-def no_score(names: Sequence[str]) -> Problem:
+def missing_score(names: Sequence[str]) -> Problem:
     """Return the problem of scores for the values of a column where no column is a score."""
-    what = f"is set, and none of the columns {listing(names)} is a score."
+    what = f"is set, and none of the columns {quoted_names(names)} is a score."
     return Problem("data.score_values", what, f"Name it, as in {typed(KEY, '{anchor: a, positive: b, score: c}')}.")
 
 
-def plain(name: str) -> str:
+def normalized_name(name: str) -> str:
     """Return a name as it is compared: lower case, one underscore for spaces and dashes."""
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
-def how_to_name(names: Sequence[str] = ("question", "answer"), scored: tuple[str, str] | None = None) -> str:
+def naming_advice(names: Sequence[str] = ("question", "answer"), scored: tuple[str, str] | None = None) -> str:
     """Return advice on how two columns are named, with these names; `scored` is `score` or `grade`, and its column."""
     first, second = names[0], names[1]
     pair = f"anchor: {quoted(first)}, positive: {quoted(second)}"
     if scored is not None:
         # Without its score every pair would be right.
         return f"Name them, as in {typed(KEY, f'{{{pair}, {scored[0]}: {quoted(scored[1])}}}')}."
-    return f"Name them, as in {typed(KEY, bracketed([first, second]))} or {typed(KEY, f'{{{pair}}}')}."
+    return f"Name them, as in {typed(KEY, hydra_list([first, second]))} or {typed(KEY, f'{{{pair}}}')}."
 
 
-def bracketed(names: Sequence[str]) -> str:
+def hydra_list(names: Sequence[str]) -> str:
     """Return names as a list in Hydra's grammar."""
     return f"[{','.join(map(quoted, names))}]"
 
 
-def listing(names: Iterable[str]) -> str:
+def quoted_names(names: Iterable[str]) -> str:
     """Return names in quotes, the first thirty of them."""
     shown = [f"'{cut(name)}'" for name in names]
     return ", ".join(shown[:30]) + (f" and {len(shown) - 30} more" if len(shown) > 30 else "")

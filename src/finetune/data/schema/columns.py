@@ -28,11 +28,11 @@ Bools = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
 
 
-class WrongKind(CheckFailed):
+class WrongTypeError(CheckFailed):
     """A column holds what its role cannot take, in most of its rows."""
 
 
-class Faults:
+class RowFaults:
     """What is wrong with which rows of one reading: the first fault of a row counts."""
 
     def __init__(self, reading: Reading) -> None:
@@ -56,7 +56,7 @@ class Faults:
         if not self._found:
             return
         self._found.sort(key=lambda found: found[0])
-        places = self.reading.place(np.array([row for row, *_ in self._found], np.int64))
+        places = self.reading.locate(np.array([row for row, *_ in self._found], np.int64))
         for place, (row, column, kind, what) in zip(places, self._found, strict=True):
             bad.add(place, column, kind, what, self._text(row, column))
 
@@ -93,7 +93,7 @@ class TypedColumns:
     """The columns of one source by role, of equal numbers of rows; `faults` says which rows are bad so far."""
 
     roles: Roles
-    faults: Faults
+    faults: RowFaults
     anchor: ItemColumn
     positive: ItemColumn | None
     negatives: list[ItemColumn]
@@ -119,7 +119,7 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     Raises:
         CheckFailed: a column holds what no role can take.
     """
-    faults = Faults(reading)
+    faults = RowFaults(reading)
     items = {name: _items(faults, name, name in roles.lists, prepare) for name in roles.items}
     label = _label(faults, roles.label) if roles.label else None
     score = _score(faults, roles, items) if roles.score else None
@@ -136,7 +136,7 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     )
 
 
-def _items(faults: Faults, name: str, is_list: bool, prepare: Prepare) -> ItemColumn:
+def _items(faults: RowFaults, name: str, is_list: bool, prepare: Prepare) -> ItemColumn:
     values, lengths = faults.reading.table[name], None
     if is_list:
         values, lengths = _flat(faults, name, values)
@@ -150,17 +150,17 @@ def _items(faults: Faults, name: str, is_list: bool, prepare: Prepare) -> ItemCo
 
 
 @contextmanager
-def _with_its_place(faults: Faults, name: str) -> Iterator[None]:
+def _with_its_place(faults: RowFaults, name: str) -> Iterator[None]:
     """Add to what is wrong with a column as a whole where its first value is."""
     try:
         yield
-    except WrongKind as failed:
+    except WrongTypeError as failed:
         there = np.flatnonzero(faults.reading.table[name].is_valid().to_numpy(zero_copy_only=False))
-        place = f" The first is in {faults.reading.place(there[:1])[0]}." if len(there) else ""
+        place = f" The first is in {faults.reading.locate(there[:1])[0]}." if len(there) else ""
         raise CheckFailed(replace(problem, what=problem.what + place) for problem in failed.problems) from failed
 
 
-def as_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def to_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column of texts as they are stored; numbers and truth values become their text.
 
     Raises:
@@ -171,7 +171,7 @@ def as_texts(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         values, kind = values.cast(kind.value_type), kind.value_type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         what = f"the column '{name}' holds {_in_words(kind)}, and texts are expected."
-        raise WrongKind([Problem("data.columns", what, "Name the columns that hold what you want to compare.")])
+        raise WrongTypeError([Problem("data.columns", what, "Name the columns that hold what you want to compare.")])
     return values if kind == STORED["text"] else values.cast(STORED["text"])
 
 
@@ -181,18 +181,18 @@ def _in_words(kind: pa.DataType) -> str:
     return "lists" if pa.types.is_nested(kind) else "bytes" if pa.types.is_binary(kind) else str(kind)
 
 
-def _flat(faults: Faults, name: str, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
+def _flat(faults: RowFaults, name: str, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
     if _is_text(values.type):
         values = _parse_lists(faults, name, values)
     if not _is_list(values.type):
         what = f"the column '{name}' is to hold lists, and most of its values are of type {values.type}."
         with _with_its_place(faults, name):
-            raise WrongKind([Problem("data.columns", what, "Every row must hold a list.")])
+            raise WrongTypeError([Problem("data.columns", what, "Every row must hold a list.")])
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy().astype(np.int64)
     return pa.chunked_array([chunk.flatten() for chunk in values.chunks], values.type.value_type), lengths
 
 
-def _parse_lists(faults: Faults, name: str, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def _parse_lists(faults: RowFaults, name: str, texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return lists that a text format holds as JSON in its cells."""
     import json
 
@@ -221,24 +221,24 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _label(faults: Faults, name: str) -> pa.ChunkedArray:
+def _label(faults: RowFaults, name: str) -> pa.ChunkedArray:
     with _with_its_place(faults, name):
-        label = as_texts(name, faults.reading.table[name])
+        label = to_texts(name, faults.reading.table[name])
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(label), ""), True)
     faults.add(blank.to_numpy(), name, "empty", "there is no label")
     return label
 
 
-def _weight(faults: Faults, roles: Roles) -> Numbers:
+def _weight(faults: RowFaults, roles: Roles) -> Numbers:
     name = roles.weight
     assert name is not None
-    weights = numbers_of(faults.reading.table[name], roles.notations.get(name, POINT))
+    weights = to_numbers(faults.reading.table[name], roles.notations.get(name, POINT))
     faults.add(~np.isfinite(weights), name, "number", "is no finite number")
     faults.add(weights < 0, name, "number", "a weight is not below 0")
     return weights
 
 
-def _score(faults: Faults, roles: Roles, items: dict[str, ItemColumn]) -> Numbers:
+def _score(faults: RowFaults, roles: Roles, items: dict[str, ItemColumn]) -> Numbers:
     name, positive = roles.score, items[roles.positive or ""]
     assert name is not None
     values, notation = faults.reading.table[name], roles.notations.get(name, POINT)
@@ -271,7 +271,7 @@ def _aligned(flat: Numbers, lengths: Ints, wanted: Ints) -> Numbers:
 
 def _scores(values: pa.ChunkedArray, notation: Notation) -> Numbers:
     """Return scores, NaN for what is none; of truth values, also those written as text, true is 1 and false is 0."""
-    numbers = numbers_of(values, notation)
+    numbers = to_numbers(values, notation)
     if not _is_text(values.type) or np.isfinite(numbers).all():
         return numbers
     word = pc.utf8_lower(pc.utf8_trim_whitespace(values))
@@ -281,7 +281,7 @@ def _scores(values: pa.ChunkedArray, notation: Notation) -> Numbers:
     return numbers
 
 
-def numbers_of(values: pa.ChunkedArray, notation: Notation = POINT) -> Numbers:
+def to_numbers(values: pa.ChunkedArray, notation: Notation = POINT) -> Numbers:
     """Return numbers, NaN for what is none; `notation` is how a text writes them."""
     if _is_text(values.type) and notation != POINT:
         return _as_floats(_with_point(values, notation))

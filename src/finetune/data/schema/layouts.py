@@ -16,25 +16,25 @@ from finetune.data.schema.column_spec import (
     SCORES,
     WEIGHTS,
     ColumnSetting,
-    asked_for,
-    bracketed,
-    listing,
-    no_score,
-    plain,
-    wrong_names,
+    hydra_list,
+    missing_score,
+    normalized_name,
+    quoted_names,
+    requested_columns,
+    unknown_columns,
 )
 from finetune.data.schema.number_formats import POINT, Notation
 from finetune.data.schema.questions import (
     are_classes,
+    cannot_be_answer,
     classes_problem,
     flag_problem,
-    is_apart,
     is_flag,
     label_problem,
-    open_problem,
     scored_pair,
+    undecided_problem,
 )
-from finetune.data.schema.sample_values import Sampled
+from finetune.data.schema.sample_values import SampledColumns
 from finetune.errors import CheckFailed, Problem
 
 Layout = Literal[
@@ -104,7 +104,7 @@ class Roles:
 
 def is_role_name(name: str) -> bool:
     """Return whether a column of this name is recognised, as a header's first sign of being one."""
-    word = plain(name)
+    word = normalized_name(name)
     items = {word for tiers in (ANCHORS, POSITIVES, ITEMS) for tier in tiers for word in tier}
     known = {*SCORES, *GRADES, *LABELS, *WEIGHTS, *items}
     # "a" and "q" are roles only beside others.
@@ -132,7 +132,7 @@ def find_roles(
     Raises:
         CheckFailed: with all that is wrong with `columns`, or where the names leave it open.
     """
-    table = Sampled(names, sample, notations, decimal)
+    table = SampledColumns(names, sample, notations, decimal)
     if columns is not None:
         roles = _by_setting(table, columns, labelled)
     elif named:
@@ -140,14 +140,14 @@ def find_roles(
     else:
         roles = _by_order(table, labelled)
     if scored and roles.score is None:
-        raise CheckFailed([no_score(table.shown())])
+        raise CheckFailed([missing_score(table.shown())])
     unused = tuple(name for name in table.names if name not in roles.names)
     return replace(roles, unused=unused, by_user=columns is not None, named=named)
 
 
-def _by_setting(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles:
-    asked, problems = asked_for(columns, labelled)
-    problems += wrong_names(table.shown(), [name for found in asked.values() for name in found])
+def _by_setting(table: SampledColumns, columns: ColumnSetting, labelled: bool) -> Roles:
+    asked, problems = requested_columns(columns, labelled)
+    problems += unknown_columns(table.shown(), [name for found in asked.values() for name in found])
     if problems:
         raise CheckFailed(problems)
     by_name = {name.strip(): name for name in table.names}
@@ -158,7 +158,7 @@ def _by_setting(table: Sampled, columns: ColumnSetting, labelled: bool) -> Roles
     return _made(table, real)
 
 
-def _by_order(table: Sampled, labelled: bool) -> Roles:
+def _by_order(table: SampledColumns, labelled: bool) -> Roles:
     """Return the roles of a table without a header: item, label · item, item · item, item, score · item, item, item."""
     names = table.names
     if labelled and len(names) == 2:
@@ -178,8 +178,8 @@ def _by_order(table: Sampled, labelled: bool) -> Roles:
     return _made(table, asked, note)
 
 
-def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
-    words = {name: plain(name) for name in table.names}
+def _recognise(table: SampledColumns, labelled: bool, scored: bool) -> Roles:
+    words = {name: normalized_name(name) for name in table.names}
 
     def called(known: Sequence[str]) -> list[str]:
         return [name for name in table.names if words[name] in known]
@@ -197,13 +197,13 @@ def _recognise(table: Sampled, labelled: bool, scored: bool) -> Roles:
     if found is None and len(rest) == 1 and not negatives:
         return _made(table, {"anchor": rest})
     if found is None:
-        raise CheckFailed([open_problem(table, rest, anchors, positives, special)])
+        raise CheckFailed([undecided_problem(table, rest, anchors, positives, special)])
     anchor, positive, guessed = found
     if guessed and (flags := [name for name in (anchor, positive) if is_flag(table, name)]):
         raise CheckFailed([flag_problem(flags[0], positive if flags[0] == anchor else anchor)])
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives, **special}
     label = asked.pop("label", None)
-    if label and is_apart(label[0]) and not (guessed or scored):
+    if label and cannot_be_answer(label[0]) and not (guessed or scored):
         label = None  # as the topic of a question and its answer
     if label and not asked.get("score") and not asked.get("grade"):
         asked["score"] = [label[0] if scored else _score_of_pair(table, label[0], (anchor, positive), guessed)]
@@ -226,11 +226,11 @@ def _pair(rest: list[str], anchors: list[str], positives: list[str]) -> tuple[st
     return first, second, True
 
 
-def _labelled(table: Sampled, rest: list[str], words: dict[str, str], special: dict[str, list[str]]) -> Roles:
+def _labelled(table: SampledColumns, rest: list[str], words: dict[str, str], special: dict[str, list[str]]) -> Roles:
     items = rest if len(rest) == 1 else _candidates(rest, words, ITEMS)
     if len(items) != 1:
         label = special["label"][0].strip()
-        what = f"'{label}' is the class, but which of the columns {listing(rest)} is the item?"
+        what = f"'{label}' is the class, but which of the columns {quoted_names(rest)} is the item?"
         item = table.texts_first(rest)[0].strip() if rest else ""
         example = typed(KEY, f"{{item: {quoted(item)}, label: {quoted(label)}}}" if rest else "[item,label]")
         texts = [name for name in rest if name in table.texts_of(rest)[:2]]
@@ -239,7 +239,7 @@ def _labelled(table: Sampled, rest: list[str], words: dict[str, str], special: d
     return _made(table, {"anchor": items, "label": special["label"], "weight": special.get("weight", [])})
 
 
-def _score_of_pair(table: Sampled, label: str, pair: tuple[str, str], guessed: bool) -> str:
+def _score_of_pair(table: SampledColumns, label: str, pair: tuple[str, str], guessed: bool) -> str:
     """Return the label next to two items as their score, if that is what it must be, as 0 and 1, or fractions."""
     if guessed or not table.is_score(label):
         raise CheckFailed([label_problem(label, pair, table.words(label))])
@@ -248,7 +248,7 @@ def _score_of_pair(table: Sampled, label: str, pair: tuple[str, str], guessed: b
     return label
 
 
-def _made(table: Sampled, asked: Mapping[str, list[str]], note: str = "") -> Roles:
+def _made(table: SampledColumns, asked: Mapping[str, list[str]], note: str = "") -> Roles:
     """Return the roles, with the layout that they make together."""
     one = {role: names[0] if names else None for role, names in asked.items()}
     positive, label, grade = one.get("positive"), one.get("label"), one.get("grade")
@@ -264,7 +264,7 @@ def _made(table: Sampled, asked: Mapping[str, list[str]], note: str = "") -> Rol
         layout = "scored lists" if positive in lists else "judgments" if grade == score else "scored pairs"
         if negatives:
             what = f"the columns have both scores ('{score.strip()}') and negatives ('{negatives[0].strip()}')."
-            advice = f"Leave one out, as in {typed(KEY, bracketed([str(one['anchor']).strip(), positive.strip()]))}."
+            advice = f"Leave one out, as in {typed(KEY, hydra_list([str(one['anchor']).strip(), positive.strip()]))}."
             raise CheckFailed([Problem(KEY, what, advice)])
     elif positive in lists:
         layout = "several positives"

@@ -49,7 +49,7 @@ DECLARED = {".": Notation(".", thousands=True), ",": Notation(",", thousands=Tru
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # or a fraction of three digits: only the author knows
 
 
-def recognise(cells: Sequence[str]) -> Notation | None:
+def detect_notation(cells: Sequence[str]) -> Notation | None:
     """Return `COMMA` for a column of numbers with a decimal comma, one of `DECLARED` if there are thousands, else None.
 
     Thousands are a question for the user: `1,234` is a number either way.
@@ -64,7 +64,7 @@ def recognise(cells: Sequence[str]) -> Notation | None:
     return next(grouped, None)
 
 
-def number_of(value: Any, notation: Notation = POINT) -> float | None:
+def to_number(value: Any, notation: Notation = POINT) -> float | None:
     """Return the finite number that a value is, None if it is none; `notation` is how a text writes it."""
     if isinstance(value, str):
         return notation.number(value)
@@ -77,7 +77,7 @@ def number_of(value: Any, notation: Notation = POINT) -> float | None:
 
 def is_number(value: Any, notation: Notation = POINT) -> bool:
     """Whether a value is a finite number or a truth value, also one written as text."""
-    return number_of(value, notation) is not None
+    return to_number(value, notation) is not None
 
 
 def likely_notation(name: str, found: Mapping[str, Notation], decimal: str) -> Notation:

@@ -17,13 +17,20 @@ from finetune.data.schema.column_spec import (
     KEY,
     LABELS,
     SCORES,
-    bracketed,
-    how_to_name,
-    listing,
-    plain,
+    hydra_list,
+    naming_advice,
+    normalized_name,
+    quoted_names,
 )
 from finetune.data.schema.number_formats import POINT, Notation, is_number
-from finetune.data.schema.sample_values import ROWS_A_VALUE, TRUE_WORDS, Sampled, as_word, is_truth_word, right_from
+from finetune.data.schema.sample_values import (
+    ROWS_A_VALUE,
+    TRUE_WORDS,
+    SampledColumns,
+    is_truth_word,
+    suggested_min_score,
+    to_word,
+)
 from finetune.errors import Problem
 
 if TYPE_CHECKING:
@@ -76,9 +83,9 @@ def questions(
 
 def _doubtful_columns(source: Source, head: Head, roles: Roles, decimal: str) -> dict[str, list[str]]:
     """Return the columns without a role that may say which pairs are right, with their distinct values as texts."""
-    sampled = Sampled(head.names, head.sample, head.notations, decimal)
-    names = [name for name in roles.unused if not is_apart(name)]
-    names = [name for name in names if sampled.may_have_few_values(name, MOST) or says_match(name)]
+    sampled = SampledColumns(head.names, head.sample, head.notations, decimal)
+    names = [name for name in roles.unused if not cannot_be_answer(name)]
+    names = [name for name in names if sampled.may_have_few_values(name, MOST) or is_answer_name(name)]
     if not names:
         return {}
     # Values of another type than most are left out here: what is wrong with these columns is no fault of the data that
@@ -86,7 +93,7 @@ def _doubtful_columns(source: Source, head: Head, roles: Roles, decimal: str) ->
     table = source.read(names, BadRows()).table
     found = {}
     for name in names:
-        values = distinct(table[name], sampled.likely_notation(name))
+        values = distinct_values(table[name], sampled.likely_notation(name))
         if values is None:
             continue
         values = list(dict.fromkeys([*values, *sampled.words(name)]))
@@ -95,9 +102,9 @@ def _doubtful_columns(source: Source, head: Head, roles: Roles, decimal: str) ->
     return found
 
 
-def is_apart(name: str) -> bool:
+def cannot_be_answer(name: str) -> bool:
     """Whether the name of a column rules out that it says which pairs are right."""
-    return any(pattern.fullmatch(plain(name)) for pattern in (IDENTIFIERS, _INSTRUCTIONS, _ORIGINS))
+    return any(pattern.fullmatch(normalized_name(name)) for pattern in (IDENTIFIERS, _INSTRUCTIONS, _ORIGINS))
 
 
 def are_classes(numbers: set[float], name: str | None) -> bool:
@@ -108,9 +115,9 @@ def are_classes(numbers: set[float], name: str | None) -> bool:
     """
     if not numbers or not all(number.is_integer() for number in numbers):
         return False
-    if name is not None and plain(name) in GRADES:
+    if name is not None and normalized_name(name) in GRADES:
         return False
-    if name is not None and plain(name) in SCORES:
+    if name is not None and normalized_name(name) in SCORES:
         return min(numbers) == -1 and max(numbers) == 2
     return not numbers <= {0, 1} and len(numbers) <= _CLASSES
 
@@ -119,7 +126,7 @@ def classes_problem(column: str, pair: tuple[str, str], numbers: set[float]) -> 
     """Return the question whether numbers next to two texts are classes or scores."""
     values = [f"{number:g}" for number in sorted(numbers)]
     what = f"the column '{column.strip()}' has the values {', '.join(values)}: scores of the pairs, or classes?"
-    score, unused = scored_pair(*pair, column), bracketed([name.strip() for name in pair])
+    score, unused = scored_pair(*pair, column), hydra_list([name.strip() for name in pair])
     ways = (
         f"{typed(KEY, score)} (scores: the higher, the better the match)",
         f"the same with {typed(VALUES_KEY, example_values(values))} (classes: what each is worth; null leaves "
@@ -150,31 +157,32 @@ def flag_problem(flag: str, item: str) -> Problem:
     first, second = item.strip(), flag.strip()
     what = f"the column '{second}' has two or three values only, and no texts to be found by '{first}'."
     item_and_label = f"{{item: {quoted(first)}, label: {quoted(second)}}}"
-    ways = f"{typed(KEY, item_and_label)} (it is the class); {typed(KEY, bracketed([first, second]))} (pairs)"
+    ways = f"{typed(KEY, item_and_label)} (it is the class); {typed(KEY, hydra_list([first, second]))} (pairs)"
     return Problem(KEY, what, f"Say what it is: {ways}.")
 
 
-def open_problem(
-    table: Sampled, rest: list[str], anchors: list[str], positives: list[str], special: Mapping[str, list[str]]
+def undecided_problem(
+    table: SampledColumns, rest: list[str], anchors: list[str], positives: list[str], special: Mapping[str, list[str]]
 ) -> Problem:
     """Return the question which of the columns are a pair; `rest` are those that may be, `special` those of scores."""
-    several = [f"{role}: {listing(found)}" for role, found in (("anchor", anchors), ("positive", positives)) if found]
+    candidates = [("anchor", anchors), ("positive", positives)]
+    several = [f"{role}: {quoted_names(found)}" for role, found in candidates if found]
     found = f" Possible are {'; '.join(several)}." if several else ""
     names = rest if len(rest) > 1 else table.names
     # In the order of the file; its ids and numbers are no example.
     texts = set(table.texts_first(names)[:2])
     example = [name.strip() for name in names if name in texts]
     scores = [(role, special[role][0].strip()) for role in ("score", "grade") if special.get(role)]
-    what = f"cannot tell the anchor and the positive among the columns {listing(table.shown())}.{found}"
+    what = f"cannot tell the anchor and the positive among the columns {quoted_names(table.shown())}.{found}"
     example = example if len(example) > 1 else ["question", "answer"]
-    advice = how_to_name(example, scores[0] if scores else None)
+    advice = naming_advice(example, scores[0] if scores else None)
     others = [name for name in rest if name not in texts]
     flags = [name for name in others if is_flag(table, name)]
     numbers = [name for name in others if table.is_score(name)]
     score = flags[0] if flags else numbers[0] if len(numbers) == 1 else ""
     if score and not scores:
         says = "which pairs are right" if flags else "how well the two match"
-        named = how_to_name(example, ("score", score.strip())).removeprefix("Name them, as in ")
+        named = naming_advice(example, ("score", score.strip())).removeprefix("Name them, as in ")
         advice += (
             f" If '{score.strip()}' says {says}, it is their score: {named} {_loss_for_scores(table.numbers(score))}"
         )
@@ -185,14 +193,14 @@ def open_problem(
 
 def _loss_for_scores(numbers: set[float]) -> str:
     """Return a sentence on what scored pairs need next to `data.columns`, with an example for these scores."""
-    least = 1.0 if numbers <= {0, 1} else right_from(min(numbers), max(numbers))
+    least = 1.0 if numbers <= {0, 1} else suggested_min_score(min(numbers), max(numbers))
     return (
         "Scored pairs need a loss that learns from scores, such as loss=cosent, or "
         f"data.min_score={least:g} to train on the pairs of at least this score as right pairs, with loss=infonce."
     )
 
 
-def is_flag(table: Sampled, name: str) -> bool:
+def is_flag(table: SampledColumns, name: str) -> bool:
     """Whether the first rows of a column have two or three values only."""
     return table.may_have_few_values(name, FEW) and is_doubtful(name, table.words(name), len(table.rows))
 
@@ -234,15 +242,15 @@ def is_doubtful(name: str, values: Sequence[str], rows: int) -> bool:
     answers = [value for value in values if value not in _NO_ANSWER]
     if len(values) <= FEW or (len(values) <= MOST and len(answers) <= FEW):
         return True
-    return says_match(name) and all(map(is_number, answers))
+    return is_answer_name(name) and all(map(is_number, answers))
 
 
-def says_match(name: str) -> bool:
+def is_answer_name(name: str) -> bool:
     """Whether the last word of a name is one for scores, grades or labels."""
-    return plain(name).rpartition("_")[2] in _SPEAKING
+    return normalized_name(name).rpartition("_")[2] in _SPEAKING
 
 
-def distinct(column: pa.ChunkedArray, notation: Notation = POINT) -> list[str] | None:
+def distinct_values(column: pa.ChunkedArray, notation: Notation = POINT) -> list[str] | None:
     """Return the distinct values of a column as texts, an empty one for null; None for lists and objects.
 
     Numbers in `notation` get a decimal point.
@@ -252,13 +260,13 @@ def distinct(column: pa.ChunkedArray, notation: Notation = POINT) -> list[str] |
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return None
     values = column.unique()[:_ENOUGH].to_pylist()
-    return list(dict.fromkeys("" if value is None else as_word(value, notation) for value in values))
+    return list(dict.fromkeys("" if value is None else to_word(value, notation) for value in values))
 
 
 def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> Problem:
     """Return the question whether one of these columns, which are not used, says which pairs are right."""
     # The example is of the column that looks most like an answer.
-    first, values = min(doubtful.items(), key=lambda one: (not _is_answer(one[1]), not says_match(one[0])))
+    first, values = min(doubtful.items(), key=lambda one: (not _is_answer(one[1]), not is_answer_name(one[0])))
     said = "; ".join(f"'{cut(name.strip())}' ({_values(found)})" for name, found in doubtful.items())
     one = len(doubtful) == 1
     what = (
@@ -266,7 +274,7 @@ def unused_problem(pair: tuple[str, str], doubtful: Mapping[str, list[str]]) -> 
         f"without {'it' if one else 'them'}, all of them are trained as right."
     )
     ways = (
-        f"{typed(KEY, bracketed([name.strip() for name in pair]))} (not used: all pairs are right)",
+        f"{typed(KEY, hydra_list([name.strip() for name in pair]))} (not used: all pairs are right)",
         f"{' '.join(_score_settings(pair, first, values))} (the pairs of at least this score are right; without "
         "data.min_score they are scored pairs)",
     )
@@ -279,7 +287,7 @@ def _score_settings(pair: tuple[str, str], column: str, values: Sequence[str]) -
         yield "data.min_score=1"
     elif all(is_number(value) for value in values if value) and len(values) > MOST:
         numbers = [float(value) for value in values if value]
-        yield f"data.min_score={right_from(min(numbers), max(numbers)):g}"
+        yield f"data.min_score={suggested_min_score(min(numbers), max(numbers)):g}"
     else:
         yield typed(VALUES_KEY, example_values(sorted(values)))
         yield "data.min_score=1"
@@ -292,10 +300,10 @@ def _is_answer(values: Sequence[str]) -> bool:
 
 
 def _values(values: Sequence[str]) -> str:
-    shown = listing(sorted(values)[:_SHOWN])
-    return shown if len(values) <= _SHOWN else f"{len(values):,} values, as {listing(values[:2])}"
+    shown = quoted_names(sorted(values)[:_SHOWN])
+    return shown if len(values) <= _SHOWN else f"{len(values):,} values, as {quoted_names(values[:2])}"
 
 
 def unused_note(unused: Sequence[str]) -> str:
     """Return a sentence that names the columns that are not used."""
-    return f"Not used: the column{'' if len(unused) == 1 else 's'} {listing(name.strip() for name in unused)}."
+    return f"Not used: the column{'' if len(unused) == 1 else 's'} {quoted_names(name.strip() for name in unused)}."

@@ -9,18 +9,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.data.schema.number_formats import POINT, Notation, is_number, likely_notation, notation_of, number_of
+from finetune.data.schema.number_formats import POINT, Notation, is_number, likely_notation, notation_of, to_number
 
 # What a truth value may be called where a file holds texts; in lower case.
 TRUE_WORDS = ("true", "yes")
 FALSE_WORDS = ("false", "no")
-MIDDLE = 0.5  # of scores of 0 to 1: unless a user says otherwise, pairs of at least this score are right
+MIDDLE_SCORE = 0.5  # of scores of 0 to 1: unless a user says otherwise, pairs of at least this score are right
 # With fewer rows than this for each value, two or three values in a column mean nothing.
 ROWS_A_VALUE = 2
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
-class Sampled:
+class SampledColumns:
     """The names of a table's columns, and their first values.
 
     `notations` is how numbers are written in the text columns where that was recognised, `decimal` is the setting.
@@ -64,7 +64,7 @@ class Sampled:
     def numbers(self, name: str) -> set[float]:
         """Return the distinct numbers of a column that holds scores."""
         notation = self.likely_notation(name)
-        return {number for value in self._values[name] if (number := number_of(value, notation)) is not None}
+        return {number for value in self._values[name] if (number := to_number(value, notation)) is not None}
 
     def notation(self, name: str) -> Notation:
         """Return how the numbers of a column are written; raises `CheckFailed` where that is open."""
@@ -77,7 +77,7 @@ class Sampled:
     def words(self, name: str) -> list[str]:
         """Return the distinct values of a column, as text, in the order in which they come."""
         notation = self.likely_notation(name)
-        return list(dict.fromkeys(as_word(value, notation) for value in self._values[name]))
+        return list(dict.fromkeys(to_word(value, notation) for value in self._values[name]))
 
     def may_have_few_values(self, name: str, most: int) -> bool:
         """Whether the column has at most so many distinct values in these rows, none of them a list or an object."""
@@ -108,17 +108,17 @@ class Sampled:
         return 1 if codes <= len(texts) / 2 else 0
 
 
-def as_word(value: Any, notation: Notation = POINT) -> str:
+def to_word(value: Any, notation: Notation = POINT) -> str:
     """Return a value as the text that distinguishes it from others; numbers in `notation` get a decimal point."""
     if isinstance(value, str) and notation != POINT and (number := notation.number(value)) is not None:
         value = number
     return f"{value:g}" if isinstance(value, float) else str(value).strip()
 
 
-def right_from(low: float, high: float) -> float:
+def suggested_min_score(low: float, high: float) -> float:
     """Return an example of a score from which pairs are right: 0.5 of scores of 0 to 1, else about the middle."""
     if 0 <= low <= high <= 1:
-        return MIDDLE
+        return MIDDLE_SCORE
     middle = (low + high) / 2
     return float(math.floor(middle) + 1) if high - low >= 2 else float(f"{middle:.2g}")
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data.bad_rows import BadRows, cut
-from finetune.data.schema.number_formats import POINT, Notation, number_of
-from finetune.data.schema.questions import VALUES_KEY, distinct
+from finetune.data.schema.number_formats import POINT, Notation, to_number
+from finetune.data.schema.questions import VALUES_KEY, distinct_values
 from finetune.data.schema.sample_values import FALSE_WORDS, TRUE_WORDS
 from finetune.data.source import Reading
 from finetune.errors import CheckFailed, Problem
@@ -27,7 +27,7 @@ ScoreValues = Mapping[Any, float | None]
 _BAD = "score_values"  # the kind of a bad row whose value is worth nothing that was said
 
 
-def with_scores(
+def apply_score_values(
     reading: Reading, name: str, values: ScoreValues, bad: BadRows, notation: Notation = POINT
 ) -> tuple[Reading, list[str]]:
     """Return the reading with the values of the column `name` as scores, and what is to be said about it.
@@ -40,7 +40,7 @@ def with_scores(
         CheckFailed: the column holds lists or objects.
     """
     column = reading.table[name]
-    there = distinct(column)
+    there = distinct_values(column)
     if there is None:
         what = f"is set, and the column '{name}' holds {column.type}: one value in each row is expected."
         raise CheckFailed([Problem(VALUES_KEY, what, "Leave it out.")])
@@ -68,8 +68,8 @@ def _comparable(value: Any, notation: Notation) -> str:
     text = "" if value is None else str(value).strip().lower()
     if text in (*TRUE_WORDS, *FALSE_WORDS):
         return TRUE_WORDS[0] if text in TRUE_WORDS else FALSE_WORDS[0]
-    number = number_of(value, notation)
-    number = number_of(value) if number is None else number
+    number = to_number(value, notation)
+    number = to_number(value) if number is None else number
     return text if number is None else f"{number:g}"
 
 
@@ -78,7 +78,7 @@ def _report_unknown(reading: Reading, name: str, rows: Ints, values: list[Any], 
         return
     what = f"has a value that {VALUES_KEY} gives no score ({', '.join(map(str, values))})"
     texts = reading.table[name].take(rows).to_pylist()
-    for place, text in zip(reading.place(rows), texts, strict=True):
+    for place, text in zip(reading.locate(rows), texts, strict=True):
         bad.add(place, name, _BAD, what, "" if text is None else cut(str(text)))
 
 
@@ -89,6 +89,6 @@ def _of_rows(reading: Reading, name: str, kept_R: Ints, score_R: Any) -> Reading
     table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([score_R]))
 
     def place(rows: Ints) -> list[RowLocation]:
-        return reading.place(kept_R[rows])
+        return reading.locate(kept_R[rows])
 
     return Reading(table, place, reading.rows_read)

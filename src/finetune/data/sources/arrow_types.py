@@ -25,20 +25,20 @@ def is_list(kind: pa.DataType) -> bool:
     return any(getattr(pa.types, test)(kind) for test in tests)
 
 
-def as_agreed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def to_canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the column in the type that all sources agree on; nothing is copied if it has that type."""
     if isinstance(column.type, pa.BaseExtensionType):
         storage = [chunk.storage for chunk in column.chunks]
-        return as_agreed(pa.chunked_array(storage, column.type.storage_type))
+        return to_canonical(pa.chunked_array(storage, column.type.storage_type))
     if pa.types.is_run_end_encoded(column.type):
         column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], column.type.value_type)
     wanted = canonical_type(column.type)
     return column if column.type == wanted else column.cast(wanted)
 
 
-def table_as_agreed(table: pa.Table) -> pa.Table:
+def to_canonical_table(table: pa.Table) -> pa.Table:
     """Return a table of the same columns in the types that all sources agree on."""
-    columns = [as_agreed(column) for column in table.columns]
+    columns = [to_canonical(column) for column in table.columns]
     return pa.table(columns, names=table.column_names)
 
 

@@ -20,8 +20,8 @@ from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import BeirFolder
 from finetune.data.holdout.judgments import Grades, Judgments
-from finetune.data.sources.beir_files import BeirFiles, Judged, Texts, report_blank
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.beir_files import BeirFiles, BeirJudgments, BeirTexts, report_blank
+from finetune.data.sources.errors import fail
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
     found = place[document] >= 0
     if not (found & (grade > 0)).any():
         what = "has no judgment with a score above 0 of a query and a document that are there."
-        refuse(folder.shown_file(folder.qrels), what, "Is it of another corpus, or of other queries?")
+        fail(folder.shown_file(folder.qrels), what, "Is it of another corpus, or of other queries?")
     _report_blank(queries, corpus, judged, bad)
     # Without a right answer there is nothing to find, and every metric of the query would be undefined.
     asked = np.unique(query[grade > 0])
@@ -99,14 +99,16 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
     )
 
 
-def _report_blank(queries: Texts, corpus: Texts, judged: Judged, bad: BadRows) -> None:
+def _report_blank(queries: BeirTexts, corpus: BeirTexts, judged: BeirJudgments, bad: BadRows) -> None:
     """Report the documents, and the queries that are judged, which have no text."""
     report_blank(corpus, np.flatnonzero(corpus.blank & ~corpus.again), bad, "the document has no text, and no title")
     asked = np.unique(judged.query[judged.query >= 0])
     report_blank(queries, asked[queries.blank[asked]], bad, "the query has no text")
 
 
-def _notes(folder: BeirFolder, queries: Texts, asked: Ints, judged: Judged, lost: int, bad: BadRows) -> Iterator[str]:
+def _notes(
+    folder: BeirFolder, queries: BeirTexts, asked: Ints, judged: BeirJudgments, lost: int, bad: BadRows
+) -> Iterator[str]:
     known = int((~queries.again).sum())
     if unasked := known - len(asked):
         yield f"{unasked:,} of {known:,} validation queries have no right answer and are left out."

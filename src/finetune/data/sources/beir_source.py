@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import TRAIN, WANTED, BeirFolder, named_judgments, split_of, to_train_on, why_not
 from finetune.data.source import Head, Reading
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import look_at
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import find_file
 from finetune.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def open_beir(path: Path, shown: str, key: str) -> BeirSource:
         return BeirSource(to_train_on(path, shown, key), key)
     if not path.is_dir():
         if path.exists():
-            refuse(key, f"'{shown}' is a file.", WANTED)
-        look_at(path, shown, key)
+            fail(key, f"'{shown}' is a file.", WANTED)
+        find_file(path, shown, key)
     if problem := why_not(path, shown, key):
         raise CheckFailed([problem])
     return BeirSource(to_train_on(path, shown, key), key, chosen=True)
@@ -95,7 +95,7 @@ class BeirSource:
         queries, corpus, judged = self._files.read(bad)
         known = (judged.query >= 0) & (judged.document >= 0) & ~judged.regraded
         blank = known & (queries.blank[judged.query] | corpus.blank[judged.document])
-        for at in judged.place(np.flatnonzero(blank)) if blank.any() else []:
+        for at in judged.locate(np.flatnonzero(blank)) if blank.any() else []:
             bad.add(at, None, "blank", "the query or the document has no text")
         good = np.flatnonzero(known & ~blank)
         columns = {
@@ -104,4 +104,4 @@ class BeirSource:
             "grade": pa.array(judged.grade[good]),
         }
         table = pa.table({name: columns[name] for name in names})
-        return Reading(table, lambda numbers: judged.place(good[numbers]), judged.rows_read)
+        return Reading(table, lambda numbers: judged.locate(good[numbers]), judged.rows_read)

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.source import Head, Reading
-from finetune.data.sources.arrow_types import READER_THREADS, canonical_type, table_as_agreed, unpacked_size
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import DataFile, Expansion
+from finetune.data.sources.arrow_types import READER_THREADS, canonical_type, to_canonical_table, unpacked_size
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import DataFile, ExpansionLimit
 from finetune.data.threads import map_in_threads, usable_cores
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ BATCH_ROWS = 1 << 13  # few, so that rows which grow without end are noticed bef
 
 
 @contextmanager
-def told_if_damaged(shown: str, what: str) -> Iterator[None]:
+def explain_damage(shown: str, what: str) -> Iterator[None]:
     """Turn what Arrow says of a damaged file into one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:150].rstrip(".")
-        refuse(shown, f"is a damaged {what} file, or one cut off: {reason}.", "Copy or download it again.", error)
+        fail(shown, f"is a damaged {what} file, or one cut off: {reason}.", "Copy or download it again.", error)
 
 
 class ParquetFile:
@@ -41,30 +41,30 @@ class ParquetFile:
 
     def head(self) -> Head:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
-        with told_if_damaged(self.file.shown, "Parquet"), self._open() as parquet:
+        with explain_damage(self.file.shown, "Parquet"), self._open() as parquet:
             names = parquet.schema_arrow.names
             first = next(parquet.iter_batches(batch_size=SAMPLE), None) if names else None
-            return Head(names, sample_of(first))
+            return Head(names, sample_rows(first))
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns, row groups in parallel."""
-        grows = Expansion(self.file)
-        with told_if_damaged(self.file.shown, "Parquet"):
+        grows = ExpansionLimit(self.file)
+        with explain_damage(self.file.shown, "Parquet"):
             with self._open() as parquet:
                 schema, groups = parquet.schema_arrow, range(parquet.num_row_groups)
             work = partial(self._read_group, list(names), grows)
             batches = [batch for group in map_in_threads(work, groups, usable_cores(READER_THREADS)) for batch in group]
-        return whole_reading(self.file.shown, _joined(batches, schema, names))
+        return reading_of_table(self.file.shown, _joined(batches, schema, names))
 
     def _open(self) -> Any:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(self.file.path, page_checksum_verification=True)
 
-    def _read_group(self, names: list[str], grows: Expansion, group: int) -> list[pa.RecordBatch]:
+    def _read_group(self, names: list[str], grows: ExpansionLimit, group: int) -> list[pa.RecordBatch]:
         with self._open() as parquet:
             batches = parquet.iter_batches(BATCH_ROWS, [group], names, use_threads=False)
-            return checked(batches, grows, names)
+            return canonical_batches(batches, grows, names)
 
 
 class ArrowFile:
@@ -75,17 +75,17 @@ class ArrowFile:
 
     def head(self) -> Head:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
-        with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+        with explain_damage(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
             schema, batches = self._open(source, None)
             first = next((batch for batch in batches if batch.num_rows), None)
-            return Head(schema.names, sample_of(first))
+            return Head(schema.names, sample_rows(first))
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns."""
-        with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+        with explain_damage(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
             schema, batches = self._open(source, names)
-            found = checked(batches, Expansion(self.file), names)
-        return whole_reading(self.file.shown, _joined(found, schema, names))
+            found = canonical_batches(batches, ExpansionLimit(self.file), names)
+        return reading_of_table(self.file.shown, _joined(found, schema, names))
 
     def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
         is_stream = not self.file.start().startswith(b"ARROW1")
@@ -106,18 +106,20 @@ def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[st
     )
 
 
-def checked(batches: Iterable[pa.RecordBatch], grows: Expansion, names: Sequence[str]) -> list[pa.RecordBatch]:
+def canonical_batches(
+    batches: Iterable[pa.RecordBatch], grows: ExpansionLimit, names: Sequence[str]
+) -> list[pa.RecordBatch]:
     """Return these columns of the batches, whose bytes are looked through: a damaged file can be read as nonsense."""
     found = []
     for batch in batches:
         batch.validate(full=True)
         table = pa.Table.from_batches([batch.select(list(names))])
         grows.add(sum(map(unpacked_size, table.columns)))
-        found += table_as_agreed(table).to_batches()
+        found += to_canonical_table(table).to_batches()
     return found
 
 
-def sample_of(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
+def sample_rows(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     """Return the first rows as Python values."""
     if batch is None:
         return []
@@ -126,7 +128,7 @@ def sample_of(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     return list(zip(*(column.to_pylist() for column in first.columns), strict=True))
 
 
-def whole_reading(shown: str, table: pa.Table) -> Reading:
+def reading_of_table(shown: str, table: pa.Table) -> Reading:
     """Return the reading of a table that has no bad rows; a row stands at its number, from 1."""
 
     def place(numbers: Ints) -> list[RowLocation]:

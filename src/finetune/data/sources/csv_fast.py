@@ -29,7 +29,7 @@ def read_fast(head: CsvHead, names: Sequence[str], max_cell_characters: int) -> 
         return None  # Arrow takes a single byte
     try:
         with head.file.open() as file:
-            text = Utf8(file, head.encoding, _end(head), head.dialect)
+            text = Utf8Stream(file, head.encoding, _end(head), head.dialect)
             with pa.PythonFile(text, mode="r") as stream:
                 batches = _parse(stream, text, head, names, max_cell_characters)
     # A UnicodeError or OSError of the file below comes through Arrow as it was raised.
@@ -43,7 +43,7 @@ def read_fast(head: CsvHead, names: Sequence[str], max_cell_characters: int) -> 
 
 
 def _parse(
-    stream: pa.PythonFile, text: Utf8, head: CsvHead, names: Sequence[str], max_cell_characters: int
+    stream: pa.PythonFile, text: Utf8Stream, head: CsvHead, names: Sequence[str], max_cell_characters: int
 ) -> list[pa.RecordBatch] | None:
     """Return the blocks, each looked at as it comes, so that a bad one far ahead of the end is found early."""
     batches = []
@@ -97,7 +97,7 @@ def _end(head: CsvHead) -> bytes:
     return ("\n" + head.dialect.delimiter.join([END] * len(head.names)) + "\n").encode()
 
 
-class Utf8:
+class Utf8Stream:
     """A file in any encoding as UTF-8, with `tail` behind its end, for Arrow to read.
 
     It notes whether the character NUL, a quote, or a quote with the escape character after it was anywhere in what was

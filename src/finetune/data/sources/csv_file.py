@@ -39,17 +39,17 @@ class CsvFile:
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns as `large_string`; raises `CheckFailed` where it cannot be read to its end."""
         from finetune.data.sources.csv_fast import read_fast
-        from finetune.data.sources.csv_strict import lines_of, read_carefully
+        from finetune.data.sources.csv_strict import line_numbers, read_strict
 
         head, longest = self.csv_head, self.options.max_cell_characters
         if fast := read_fast(head, names, longest):
             table, by_line = fast
 
             def looked_up(numbers: Ints) -> list[RowLocation]:
-                return [RowLocation(head.file.shown, line) for line in lines_of(head, numbers.tolist(), by_line)]
+                return [RowLocation(head.file.shown, line) for line in line_numbers(head, numbers.tolist(), by_line)]
 
             return Reading(table, looked_up, table.num_rows)
-        careful = read_carefully(head, names, longest, bad)
+        careful = read_strict(head, names, longest, bad)
 
         def known(numbers: Ints) -> list[RowLocation]:
             return [RowLocation(head.file.shown, careful.lines[number]) for number in numbers]

@@ -9,23 +9,23 @@ from typing import NoReturn
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import cut
-from finetune.data.schema.column_spec import listing
-from finetune.data.schema.number_formats import COMMA, Notation, recognise
+from finetune.data.schema.column_spec import quoted_names
+from finetune.data.schema.number_formats import COMMA, Notation, detect_notation
 from finetune.data.source import Head, ReadOptions
 from finetune.data.sources.csv_text import (
     NO_DELIMITER,
     Dialect,
-    EndlessRow,
+    EndlessRowError,
     Row,
     SepLine,
+    find_sep_line,
     open_text,
-    rows,
-    sep_line,
+    read_rows,
     undecodable_byte,
 )
-from finetune.data.sources.dialect import DELIMITERS, Doubt, Reading, better_delimiter, first_rows, sniff
-from finetune.data.sources.errors import refuse, refuse_repeated
-from finetune.data.sources.files import DataFile, refuse_unreadable
+from finetune.data.sources.dialect import DELIMITERS, Ambiguous, Candidate, better_delimiter, first_rows, sniff
+from finetune.data.sources.errors import check_unique_names, fail
+from finetune.data.sources.files import DataFile, fail_unreadable
 from finetune.data.sources.header import has_header
 
 HEAD_CHARACTERS = 1 << 20
@@ -65,8 +65,8 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
             text = stream.read(HEAD_CHARACTERS)
             whole = len(text) < HEAD_CHARACTERS
     except OSError as error:
-        refuse_unreadable(file.shown, error)
-    sep = sep_line(text)
+        fail_unreadable(file.shown, error)
+    sep = find_sep_line(text)
     if sep:
         text = text.removeprefix(sep.text)
     if sep and options.delimiter == "auto":
@@ -74,7 +74,7 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
     lines_before = int(sep is not None)
     first = next(_rows(text, Dialect(",")), None)
     if first is None:
-        refuse("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
+        fail("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
     dialect = _as(like, text, whole) or _dialect(text, whole, file, options, 1 + lines_before)
     found = _rows(text, dialect, 1 + lines_before)
     first, second = next(found, first), next(found, None)
@@ -84,9 +84,9 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
     named = _named(sample, file, options, like)
     names = first.cells if named else [str(i + 1) for i in range(len(first.cells))]
     if named:
-        refuse_repeated(names, place, "the header")
+        check_unique_names(names, place, "the header")
         if second is None:
-            refuse(place, "there is a header and nothing below it.", "It needs at least two rows.")
+            fail(place, "there is a header and nothing below it.", "It needs at least two rows.")
     below = [tuple(row) for row in sample[named:] if len(row) == len(names)]
     notations = _notations(names, below, dialect, options)
     notes = _notes(file, dialect, named, options, sep, notations)
@@ -95,8 +95,8 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
 
 def _rows(text: str, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
     try:
-        yield from rows(io.StringIO(text, newline=""), dialect, first_line)
-    except EndlessRow:  # cannot be: the text is shorter
+        yield from read_rows(io.StringIO(text, newline=""), dialect, first_line)
+    except EndlessRowError:  # cannot be: the text is shorter
         return
 
 
@@ -111,18 +111,18 @@ def _as(like: CsvHead | None, text: str, whole: bool) -> Dialect | None:
 def _dialect(text: str, whole: bool, file: DataFile, options: ReadOptions, first_line: int) -> Dialect:
     suffix = "." + file.name.rpartition(".")[2]
     found = sniff(text, whole, options.delimiter, suffix)
-    if isinstance(found, Doubt):
+    if isinstance(found, Ambiguous):
         _refuse_dialects(file, found.readings)
     if options.delimiter not in ("auto", "none"):
         first = first_rows(text, whole, found)[0]
         if better := better_delimiter(text, whole, len(first), options.delimiter):
             what = f"there is one column only, '{cut(first[0])}'."
             advice = f"If its cells are parted by '{_shown(better)}', set {_setting(better)}."
-            refuse(f"{file.shown}:{first_line}", what, advice)
+            fail(f"{file.shown}:{first_line}", what, advice)
     return found
 
 
-def _refuse_dialects(file: DataFile, readings: list[Reading]) -> NoReturn:
+def _refuse_dialects(file: DataFile, readings: list[Candidate]) -> NoReturn:
     ways = [
         f"with {DELIMITERS.get(each.dialect.delimiter, '')} between cells its first row is {_row_shown(each.rows[0])}"
         if each.dialect.delimiter != NO_DELIMITER
@@ -131,7 +131,7 @@ def _refuse_dialects(file: DataFile, readings: list[Reading]) -> NoReturn:
     ]
     what = f"'{file.shown}' can be read in {'two' if len(ways) == 2 else 'several'} ways: {'; '.join(ways)}."
     settings = [_setting(each.dialect.delimiter) for each in readings]
-    refuse("data.delimiter", what, f"Say which is right: {' or '.join(settings)}.")
+    fail("data.delimiter", what, f"Say which is right: {' or '.join(settings)}.")
 
 
 def _row_shown(cells: list[str]) -> str:
@@ -151,13 +151,13 @@ def _setting(delimiter: str) -> str:
 
 def _check_first(first: Row, second: Row | None, place: str, whole: bool, encoding: str) -> None:
     if not first.closed or (not whole and second is None):
-        refuse(place, "a quote that opens in the header is never closed.", 'Close it, or write it twice ("").')
+        fail(place, "a quote that opens in the header is never closed.", 'Close it, or write it twice ("").')
     byte = next((byte for cell in first.cells if (byte := undecodable_byte(cell)) is not None), None)
     if byte is not None:
         advice = "Set data.encoding=cp1252 (Windows, Excel) or latin-1."
-        refuse(place, f"the header has the byte 0x{byte:02X}, which is not {encoding}.", advice)
+        fail(place, f"the header has the byte 0x{byte:02X}, which is not {encoding}.", advice)
     if any("\0" in cell for cell in first.cells):
-        refuse(place, "the header has a NUL byte.", "Remove it, or set data.encoding if the file is utf-16.")
+        fail(place, "the header has a NUL byte.", "Remove it, or set data.encoding if the file is utf-16.")
 
 
 def _named(sample: list[list[str]], file: DataFile, options: ReadOptions, like: CsvHead | None) -> bool:
@@ -172,7 +172,7 @@ def _named(sample: list[list[str]], file: DataFile, options: ReadOptions, like: 
         first = _row_shown(sample[0])
         below = f"; the row below is {_row_shown(sample[1])}" if len(sample) > 1 else ""
         what = f"'{file.shown}' can be read in two ways: its first row, {first}, is a header or a row of data{below}."
-        refuse("data.header", what, "Say which is right: data.header=true or data.header=false.")
+        fail("data.header", what, "Say which is right: data.header=true or data.header=false.")
     return found
 
 
@@ -182,7 +182,7 @@ def _notations(
     """Return the columns whose numbers have a decimal comma; where commas separate cells, numbers have none."""
     if options.decimal != "auto" or dialect.delimiter == ",":
         return {}
-    found = {name: recognise([row[i] for row in below]) for i, name in enumerate(names)}
+    found = {name: detect_notation([row[i] for row in below]) for i, name in enumerate(names)}
     return {name: notation for name, notation in found.items() if notation is not None}
 
 
@@ -209,7 +209,7 @@ def _notes(
     if not dialect.quote and dialect.delimiter != NO_DELIMITER:
         found.append("quotes as plain characters")
     if commas := [name for name, notation in notations.items() if notation == COMMA]:
-        found.append(f"a decimal comma in {listing(name.strip() for name in commas)}")
+        found.append(f"a decimal comma in {quoted_names(name.strip() for name in commas)}")
     if options.header == "auto" and not named:
         found.append("no header")
     return [f"{file.shown} was read with {', '.join(found)}."] if found else []

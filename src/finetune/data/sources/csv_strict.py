@@ -12,15 +12,15 @@ import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.sources.csv_head import CsvHead
-from finetune.data.sources.csv_text import EndlessRow, Row, count_lines, open_text, rows, undecodable_byte
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.csv_text import EndlessRowError, Row, count_line_ends, open_text, read_rows, undecodable_byte
+from finetune.data.sources.errors import fail
 
 CHUNK_ROWS = 100_000
 JUDGED_AT_ONCE = 500  # rows; with many more, Python's collector of garbage looks at all of them again and again
 
 
 @dataclass(frozen=True)
-class CarefulReading:
+class StrictReading:
     """The columns of the good rows, the line that each begins in, and how many rows there were with the bad ones."""
 
     table: pa.Table
@@ -28,7 +28,7 @@ class CarefulReading:
     rows_read: int
 
 
-class Fault(NamedTuple):
+class RowFault(NamedTuple):
     """What is wrong with a row: its kind (a key of `ADVICE`), and the line if not the row's first."""
 
     line: int
@@ -38,17 +38,17 @@ class Fault(NamedTuple):
     text: str
 
 
-def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int, bad: BadRows) -> CarefulReading:
+def read_strict(head: CsvHead, names: Sequence[str], max_cell_characters: int, bad: BadRows) -> StrictReading:
     """Read every row of the file, whatever is in it; the good rows come out as `read_fast` would give them.
 
     Raises:
         CheckFailed: a quote is open for so long that the rest of the file cannot be read.
     """
-    judge = _Judge(head, [head.names.index(name) for name in names], max_cell_characters)
+    judge = _RowChecker(head, [head.names.index(name) for name in names], max_cell_characters)
     lines, rows_read = array("q"), 0
     arrays: list[list[pa.Array]] = [[] for _ in names]
     cells: list[list[str]] = [[] for _ in names]
-    found = rows_of(head)
+    found = data_rows(head)
     while chunk := list(islice(found, JUDGED_AT_ONCE)):
         rows_read += len(chunk)
         columns = judge.columns_if_good(chunk)
@@ -62,7 +62,7 @@ def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int
             _flush(cells, arrays)
     _flush(cells, arrays)
     table = pa.table([pa.chunked_array(column, pa.large_string()) for column in arrays], names=list(names))
-    return CarefulReading(table, lines, rows_read)
+    return StrictReading(table, lines, rows_read)
 
 
 def _flush(cells: list[list[str]], arrays: list[list[pa.Array]]) -> None:
@@ -71,7 +71,7 @@ def _flush(cells: list[list[str]], arrays: list[list[pa.Array]]) -> None:
         kept.clear()
 
 
-def rows_of(head: CsvHead) -> Iterator[Row]:
+def data_rows(head: CsvHead) -> Iterator[Row]:
     """Yield the rows below the header.
 
     Raises:
@@ -80,23 +80,23 @@ def rows_of(head: CsvHead) -> Iterator[Row]:
     with open_text(head.file, head.encoding) as stream:
         for _ in range(head.lines_before):
             stream.readline()
-        found = rows(stream, head.dialect, 1 + head.lines_before)
+        found = read_rows(stream, head.dialect, 1 + head.lines_before)
         try:
             if head.named:
                 next(found)
             yield from found
-        except EndlessRow as endless:
+        except EndlessRowError as endless:
             place = f"{head.file.shown}:{endless.line}"
             what = "here a row begins that does not end within 64 million characters."
-            refuse(place, what, 'Is a quote in it never closed? A quote inside a quoted cell is written twice ("").')
+            fail(place, what, 'Is a quote in it never closed? A quote inside a quoted cell is written twice ("").')
 
 
-def lines_of(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
+def line_numbers(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
     """Return the line that each of these rows begins in, of a file without bad rows.
 
     `by_line`: every line that is not blank is a row.
     """
-    starts = _line_starts(head) if by_line else (row.line for row in rows_of(head))
+    starts = _line_starts(head) if by_line else (row.line for row in data_rows(head))
     found = dict.fromkeys(wanted, 0)
     last = max(wanted, default=-1)
     for number, line in enumerate(starts):
@@ -114,7 +114,7 @@ def _line_starts(head: CsvHead) -> Iterator[int]:
         yield from islice(lines, head.lines_before + int(head.named), None)
 
 
-class _Judge:
+class _RowChecker:
     """Finds the first thing that is wrong with a row; of many rows at once it sees whether there is anything."""
 
     def __init__(self, head: CsvHead, places: list[int], max_cell_characters: int) -> None:
@@ -149,13 +149,13 @@ class _Judge:
             bad.add(RowLocation(self.file, fault.line), *fault[1:])
         return fault is None
 
-    def fault(self, row: Row) -> Fault | None:
+    def fault(self, row: Row) -> RowFault | None:
         """Return what is wrong with the row, or None."""
         if not row.closed:
             opened = self._line_of(row, len(row.cells) - 1)
-            return Fault(opened, None, "unclosed", "a quote that opens here is never closed", row.cells[-1])
+            return RowFault(opened, None, "unclosed", "a quote that opens here is never closed", row.cells[-1])
         if len(row.cells) != self.width:
-            return Fault(row.line, None, "ragged", self._ragged(row), " | ".join(row.cells))
+            return RowFault(row.line, None, "ragged", self._ragged(row), " | ".join(row.cells))
         if row.stray and (fault := self._stray_fault(row)):
             return fault
         for place in self.places:
@@ -163,23 +163,23 @@ class _Judge:
                 return fault
         return None
 
-    def _stray_fault(self, row: Row) -> Fault | None:
+    def _stray_fault(self, row: Row) -> RowFault | None:
         # Such a cell swallowed rows. Without a line end in it, the text is what was meant, as in 5" or "a"b.
         for place in self.places:
             cell = row.cells[place]
-            if self.quote in cell and count_lines(cell):
-                what = f"a quote that opens here closes {count_lines(cell)} lines later, in the middle of a cell"
-                return Fault(self._line_of(row, place), None, "stray", what, cell)
+            if self.quote in cell and count_line_ends(cell):
+                what = f"a quote that opens here closes {count_line_ends(cell)} lines later, in the middle of a cell"
+                return RowFault(self._line_of(row, place), None, "stray", what, cell)
         return None
 
     def _ragged(self, row: Row) -> str:
         found = f"found {len(row.cells)} {'cell' if len(row.cells) == 1 else 'cells'}, {self.there}"
         for place, cell in enumerate(row.cells):
-            if count_lines(cell):
+            if count_line_ends(cell):
                 return f"{found} (is the quote closed that opens on line {self._line_of(row, place)}?)"
         return found
 
-    def _cell_fault(self, row: Row, place: int) -> Fault | None:
+    def _cell_fault(self, row: Row, place: int) -> RowFault | None:
         cell, name = row.cells[place], self.names[place]
         kind = what = ""
         if (byte := undecodable_byte(cell)) is not None:
@@ -187,10 +187,10 @@ class _Judge:
         elif "\0" in cell:
             kind, what = "nul", "has a NUL byte"
         elif len(cell) > self.longest:
-            opened = " (was the quote that opens here meant to close sooner?)" if count_lines(cell) else ""
+            opened = " (was the quote that opens here meant to close sooner?)" if count_line_ends(cell) else ""
             kind, what = "long", f"has {len(cell):,} characters, more than {self.longest:,}{opened}"
-        return Fault(self._line_of(row, place), name, kind, what, cut(cell)) if kind else None
+        return RowFault(self._line_of(row, place), name, kind, what, cut(cell)) if kind else None
 
     def _line_of(self, row: Row, place: int) -> int:
         """Return the line on which a cell begins: cells before it may span several."""
-        return row.line + sum(count_lines(cell) for cell in row.cells[:place])
+        return row.line + sum(count_line_ends(cell) for cell in row.cells[:place])

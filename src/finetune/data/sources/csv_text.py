@@ -72,7 +72,7 @@ class SepLine(NamedTuple):
     delimiter: str
 
 
-class EndlessRow(Exception):
+class EndlessRowError(Exception):
     """A row that goes on for `ROW_CHARACTERS`; `line` is where it begins."""
 
     def __init__(self, line: int) -> None:
@@ -91,13 +91,13 @@ def open_text(file: DataFile, encoding: str) -> TextIO:
     return io.TextIOWrapper(file.open(), encoding=python_codec(encoding), errors=MARK_UNDECODABLE, newline="")
 
 
-def sep_line(text: str) -> SepLine | None:
+def find_sep_line(text: str) -> SepLine | None:
     """Return Excel's own first line, `sep=;`, which names the delimiter and is no row; None if there is none."""
     found = _SEP_LINE.match(text)
     return SepLine(found[0], "\t" if found["delimiter"] == r"\t" else found["delimiter"]) if found else None
 
 
-def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
+def read_rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
     """Yield all rows that are not blank, the header too, however long their cells are.
 
     `first_line` is the number of the line that the stream is at.
@@ -115,7 +115,7 @@ def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]
         while text := stream.readline(ROW_CHARACTERS):
             size = len(text) if not raw else size + len(text)
             if size >= ROW_CHARACTERS:
-                raise EndlessRow(line)
+                raise EndlessRowError(line)
             raw.append(text)
             yield text
         ended = True
@@ -126,12 +126,12 @@ def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]
             # A whole row is handed out before the next line is asked for: a row that comes after the end of
             # the file was asked for is one whose quote is still open.
             if cells:
-                yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not is_strict(raw, dialect))
+                yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not has_valid_quotes(raw, dialect))
             raw.clear()
             line = reader.line_num + first_line
 
 
-def is_strict(lines: Iterable[str], dialect: Dialect) -> bool:
+def has_valid_quotes(lines: Iterable[str], dialect: Dialect) -> bool:
     """Whether every quote in these lines stands where it must."""
     try:
         for _ in csv.reader(lines, strict=True, **dialect.keywords()):
@@ -156,6 +156,6 @@ def undecodable_byte(text: str) -> int | None:
     return ord(found[0]) - UNDECODABLE if found else None
 
 
-def count_lines(text: str) -> int:
+def count_line_ends(text: str) -> int:
     """Return how many line ends `text` has."""
     return text.count("\n") + text.count("\r") - text.count("\r\n")

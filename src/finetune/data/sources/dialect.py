@@ -1,7 +1,7 @@
 """Which dialect of CSV a text is written in: what parts its cells, and how they are quoted.
 
 A delimiter is recognised where it cuts every row into the same number of cells, two or more, with every quote where
-it must stand. Texts have commas too, but not equally many in every row. What fits in two ways is a `Doubt`: then a
+it must stand. Texts have commas too, but not equally many in every row. What fits in two ways is a `Ambiguous`: then a
 person has to say it.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from finetune.data.schema.layouts import is_role_name
-from finetune.data.schema.number_formats import recognise
-from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRow, is_strict, rows
+from finetune.data.schema.number_formats import detect_notation
+from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRowError, has_valid_quotes, read_rows
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 USUAL = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
@@ -26,7 +26,7 @@ FEW_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Reading:
+class Candidate:
     """The first rows of a text as one dialect has them; `strict`: every quote stands where it must."""
 
     dialect: Dialect
@@ -55,13 +55,13 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Ambiguous:
     """A text that reads in several ways."""
 
-    readings: list[Reading]
+    readings: list[Candidate]
 
 
-def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Doubt:
+def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Ambiguous:
     """Return the dialect of a text that has at least one row.
 
     `whole`: nothing was cut off at its end. `delimiter` is one character, `none` for a single column, or `auto`.
@@ -82,14 +82,14 @@ def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Doub
     if len(found) > 1:
         found = [each for each in found if each.dialect.delimiter == usual] or _best_named(found)
     if len(found) > 1:
-        return Doubt(found)
+        return Ambiguous(found)
     if found and (fitting or found[0].names_roles or found[0].share >= SURELY):
         return found[0].dialect
     one_column = _one_column(lines, suffix)
     if found:
-        return Doubt([*found, _read(lines, one_column)])
+        return Ambiguous([*found, _read(lines, one_column)])
     headless = [each for each in plain if _fits_below(each)]
-    return Doubt([*headless, _read(lines, one_column)]) if headless else one_column
+    return Ambiguous([*headless, _read(lines, one_column)]) if headless else one_column
 
 
 def better_delimiter(text: str, whole: bool, width: int, told: str) -> str | None:
@@ -112,20 +112,20 @@ def _complete_lines(text: str, whole: bool) -> list[str]:
     return lines[:-1] if cut_off and len(lines) > 1 else lines
 
 
-def _read(lines: list[str], dialect: Dialect) -> Reading:
+def _read(lines: list[str], dialect: Dialect) -> Candidate:
     stream = io.StringIO("".join(lines), newline="")
     try:
-        found = list(islice(rows(stream, dialect), MOST_ROWS))
-    except EndlessRow:  # cannot be: the text is shorter
+        found = list(islice(read_rows(stream, dialect), MOST_ROWS))
+    except EndlessRowError:  # cannot be: the text is shorter
         found = []
     # A quote may still be open where the text was cut off: that is no fault, but no whole row either.
     if len(found) > 1 and not found[-1].closed:
         last = found.pop()
         lines = lines[: last.line - 1]
-    return Reading(dialect, [row.cells for row in found] or [[""]], is_strict(lines, dialect))
+    return Candidate(dialect, [row.cells for row in found] or [[""]], has_valid_quotes(lines, dialect))
 
 
-def _quoted_otherwise(lines: list[str], plain: Reading) -> Reading | None:
+def _quoted_otherwise(lines: list[str], plain: Candidate) -> Candidate | None:
     """Return a reading with other quotes, if only that makes a table, or if it is plain that they are quotes."""
     delimiter = plain.dialect.delimiter
     if any("'" in line for line in lines):
@@ -143,7 +143,7 @@ def _quoted_otherwise(lines: list[str], plain: Reading) -> Reading | None:
     return bare if bare and bare.fits else None
 
 
-def _has_quoted_column(reading: Reading) -> bool:
+def _has_quoted_column(reading: Candidate) -> bool:
     """Whether all cells of a column, that of the first row too, stand in single quotes."""
     return len(reading.rows) > 1 and any(
         all(len(row) > i and len(row[i]) > 1 and row[i][0] == row[i][-1] == "'" for row in reading.rows)
@@ -151,13 +151,13 @@ def _has_quoted_column(reading: Reading) -> bool:
     )
 
 
-def _quotes_in_need(reading: Reading) -> bool:
+def _quotes_in_need(reading: Candidate) -> bool:
     """Whether single quotes were put around a cell because it has a delimiter or a line end in it."""
     special = (reading.dialect.delimiter, "\n", "\r")
     return any(mark in cell for row in reading.rows for cell in row for mark in special)
 
 
-def _nearly(plain: list[Reading]) -> list[Reading]:
+def _nearly(plain: list[Candidate]) -> list[Candidate]:
     """Return the readings that are tables but for some bad rows; those with a recognised header come first."""
     wide = [each for each in plain if each.width > 1]
     named = [each for each in wide if each.names_roles]
@@ -165,24 +165,24 @@ def _nearly(plain: list[Reading]) -> list[Reading]:
     return named or sure or [each for each in wide if each.share >= PERHAPS]
 
 
-def _without_decimal_commas(found: list[Reading]) -> list[Reading]:
+def _without_decimal_commas(found: list[Candidate]) -> list[Candidate]:
     """Return the readings without the one by commas, if in another one all commas are inside numbers, as in `0,5`."""
     others = [each for each in found if each.dialect.delimiter != ","]
     return others if any(map(_has_decimal_commas, others)) else found
 
 
-def _has_decimal_commas(reading: Reading) -> bool:
+def _has_decimal_commas(reading: Candidate) -> bool:
     columns = zip(*(row for row in reading.rows[1:] if len(row) == reading.width), strict=True)
     with_commas = [cells for cells in columns if any("," in cell for cell in cells)]
-    return bool(with_commas) and all(recognise(cells) is not None for cells in with_commas)
+    return bool(with_commas) and all(detect_notation(cells) is not None for cells in with_commas)
 
 
-def _best_named(found: list[Reading]) -> list[Reading]:
+def _best_named(found: list[Candidate]) -> list[Candidate]:
     most = max(each.names_roles for each in found)
     return [each for each in found if each.names_roles == most]
 
 
-def _fits_below(reading: Reading) -> bool:
+def _fits_below(reading: Candidate) -> bool:
     """Whether all rows but the first are equally wide: then the first is no header of them."""
     widths = Counter(len(row) for row in reading.rows[1:])
     if widths.total() < FEW_ROWS:

@@ -10,13 +10,13 @@ from finetune.data.bad_rows import cut
 from finetune.errors import CheckFailed, Problem
 
 
-def refuse(where: str, what: str, advice: str = "", cause: BaseException | None = None) -> NoReturn:
+def fail(where: str, what: str, advice: str = "", cause: BaseException | None = None) -> NoReturn:
     """Raise `CheckFailed` with one problem."""
     raise CheckFailed([Problem(where, what, advice)]) from cause
 
 
-def refuse_repeated(names: Sequence[str], where: str, whose: str) -> None:
+def check_unique_names(names: Sequence[str], where: str, whose: str) -> None:
     """Refuse a name that stands more than once in `names`; spaces around it do not count."""
     for name, count in Counter(name.strip() for name in names).items():
         if count > 1 and name:
-            refuse(where, f"{whose} has the name '{cut(name)}' more than once.", "Give every column its own name.")
+            fail(where, f"{whose} has the name '{cut(name)}' more than once.", "Give every column its own name.")

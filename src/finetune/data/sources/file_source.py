@@ -8,9 +8,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.schema.column_spec import listing
+from finetune.data.schema.column_spec import quoted_names
 from finetune.data.source import Head, Reading, ReadOptions
-from finetune.data.sources.errors import refuse, refuse_repeated
+from finetune.data.sources.errors import check_unique_names, fail
 from finetune.data.sources.files import DataFile
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FileSource:
     def _head(self) -> Head:
         first, *others = self._readers
         head = first.head()
-        refuse_repeated(head.names, first.file.shown, "the table")
+        check_unique_names(head.names, first.file.shown, "the table")
         for other in others:
             self._compare(head, other)
         return head
@@ -71,16 +71,16 @@ class FileSource:
         found = other.head()
         if head.named == found.named and sorted(head.names) == sorted(found.names):
             return
-        refuse_repeated(found.names, other.file.shown, "the table")
+        check_unique_names(found.names, other.file.shown, "the table")
         there, here = ([name.strip() for name in one.names] if one.named else [] for one in (head, found))
         first = self._files[0].shown
         if not (there and here):
             what = f"has {_width(found)}, but '{first}' has {_width(head)}."
         else:
             lacks, more = [n for n in there if n not in here], [n for n in here if n not in there]
-            parts = [f"{word} {listing(names)}" for word, names in (("lacks", lacks), ("also has", more)) if names]
+            parts = [f"{word} {quoted_names(names)}" for word, names in (("lacks", lacks), ("also has", more)) if names]
             what = f"has other columns than '{first}': it {' and '.join(parts) or 'writes their names otherwise'}."
-        refuse(other.file.shown, what, "Files that are read together must have the same columns.")
+        fail(other.file.shown, what, "Files that are read together must have the same columns.")
 
     def fingerprint(self) -> str:
         """Return a digest of the bytes of all files, in order, and of the options that say how they are read.
@@ -104,11 +104,11 @@ class FileSource:
             self.head()  # that all have the same columns must be known, whoever asks first
         readings = [reader.read(names, bad) for reader in self._readers]
         for file in self._files:
-            file.refuse_changed()
+            file.fail_if_changed()
         if len(readings) == 1:
             return readings[0]
         table = self._joined([reading.table for reading in readings])
-        return Reading(table, partial(places_of, readings), sum(reading.rows_read for reading in readings))
+        return Reading(table, partial(locate_rows, readings), sum(reading.rows_read for reading in readings))
 
     def _joined(self, tables: list[pa.Table]) -> pa.Table:
         import pyarrow as pa
@@ -120,7 +120,7 @@ class FileSource:
             except pa.ArrowException as error:
                 odd = next(name for name in schema.names if not _agree(schema.field(name), table.schema.field(name)))
                 kinds = f"{table.schema.field(odd).type}, in '{self._files[0].shown}' {schema.field(odd).type}"
-                refuse(file.shown, f"the column '{odd}' is of type {kinds}.", "Make them the same.", error)
+                fail(file.shown, f"the column '{odd}' is of type {kinds}.", "Make them the same.", error)
         return pa.concat_tables([table.cast(schema) for table in tables])
 
 
@@ -144,11 +144,11 @@ def _hash(file: DataFile, digest: hashlib._Hash) -> None:
             while data := stream.read(HASH_BYTES):
                 digest.update(data)
     except OSError as error:
-        refuse(file.shown, f"cannot be read any more: {error.strerror or error}.", "Start again.", error)
-    file.refuse_changed()
+        fail(file.shown, f"cannot be read any more: {error.strerror or error}.", "Start again.", error)
+    file.fail_if_changed()
 
 
-def places_of(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
+def locate_rows(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
     """Ask each reading once for the places of the rows that are its own."""
     import numpy as np
 
@@ -157,5 +157,5 @@ def places_of(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
     found: dict[int, RowLocation] = {}
     for owner in np.unique(owners):
         own = np.flatnonzero(owners == owner)
-        found |= dict(zip(own.tolist(), readings[owner].place(numbers[own] - starts[owner]), strict=True))
+        found |= dict(zip(own.tolist(), readings[owner].locate(numbers[own] - starts[owner]), strict=True))
     return [found[i] for i in range(len(numbers))]

@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from finetune.data.extensions import unpacked_name
 from finetune.data.paths import suggest_siblings
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 START_BYTES = 1 << 16
@@ -61,7 +61,7 @@ class DataFile:
                 return self.path.open("rb")
             unpacked, packed = _unpack(self.path, self.compression)
         except OSError as error:
-            refuse_unreadable(self.shown, error)
+            fail_unreadable(self.shown, error)
         return io.BufferedReader(_Unpacked(unpacked, packed, self), 1 << 18)
 
     def start(self) -> bytes:
@@ -76,12 +76,10 @@ class DataFile:
         except OSError:
             return True
 
-    def refuse_changed(self) -> None:
+    def fail_if_changed(self) -> None:
         """Refuse the file if it was changed since it was first looked at."""
         if self.has_changed():
-            refuse(
-                self.shown, "was changed while it was being read.", "Start again when nothing writes to it any more."
-            )
+            fail(self.shown, "was changed while it was being read.", "Start again when nothing writes to it any more.")
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -90,7 +88,7 @@ def stamp_of(path: Path) -> Stamp:
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def look_at(path: Path, shown: str, key: str) -> DataFile:
+def find_file(path: Path, shown: str, key: str) -> DataFile:
     """Return the file at `path`.
 
     Raises:
@@ -99,37 +97,37 @@ def look_at(path: Path, shown: str, key: str) -> DataFile:
     try:
         if path.is_dir():
             if not any(path.iterdir()):
-                refuse(key, f"the folder '{shown}' is empty.", "Name a data file, or a folder that holds data.")
-            refuse(key, f"'{shown}' is a folder.", f"Name the data file in it.{data_files_in(path)}")
+                fail(key, f"the folder '{shown}' is empty.", "Name a data file, or a folder that holds data.")
+            fail(key, f"'{shown}' is a folder.", f"Name the data file in it.{list_data_files(path)}")
         if not path.exists():
-            refuse(key, f"there is no file '{shown}'.", suggest_siblings(path))
+            fail(key, f"there is no file '{shown}'.", suggest_siblings(path))
         if not path.is_file():
-            refuse(key, f"'{shown}' is no ordinary file.", "Save the data to a file first.")
+            fail(key, f"'{shown}' is no ordinary file.", "Save the data to a file first.")
         stamp = stamp_of(path)
         with path.open("rb") as stream:
             start = stream.read(8)
     except OSError as error:
-        refuse_unreadable(shown, error, key)
+        fail_unreadable(shown, error, key)
     except ValueError:  # a NUL in the path
-        refuse(key, f"{shown!r} is no path.", "Name a file.")
+        fail(key, f"{shown!r} is no path.", "Name a file.")
     return DataFile(
         path, shown, stamp, next((name for magic, name in COMPRESSIONS.items() if start[:6].startswith(magic)), None)
     )
 
 
-def refuse_unreadable(shown: str, error: OSError, key: str = "data.path") -> NoReturn:
+def fail_unreadable(shown: str, error: OSError, key: str = "data.path") -> NoReturn:
     """Refuse a file that the system does not let us read."""
-    refuse(key, f"'{shown}' cannot be read: {error.strerror or error}.", "Check who may read it.", error)
+    fail(key, f"'{shown}' cannot be read: {error.strerror or error}.", "Check who may read it.", error)
 
 
-def data_files_in(folder: Path) -> str:
+def list_data_files(folder: Path) -> str:
     """Return a sentence that names the first data files in a folder, with a space in front; nothing without any."""
     known = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".txt"}
     names = sorted(file.name for file in folder.iterdir() if {suffix.lower() for suffix in file.suffixes[-2:]} & known)
     return f" It holds: {', '.join(names[:5])}." if names else ""
 
 
-class Expansion:
+class ExpansionLimit:
     """Counts what comes out of a packed file, and refuses what grows without end."""
 
     def __init__(self, file: DataFile) -> None:
@@ -142,7 +140,7 @@ class Expansion:
         packed = max(1, self.file.stamp.size if read is None else read)
         if self.total > FREE_BYTES and self.total > MOST_EXPANSION * packed:
             what = f"grows to more than {MOST_EXPANSION} times its size when unpacked, past {self.total >> 20:,} MiB."
-            refuse(self.file.shown, what, "No real data do that. If yours do, unpack the file and name what comes out.")
+            fail(self.file.shown, what, "No real data do that. If yours do, unpack the file and name what comes out.")
 
 
 def _unpack(path: Path, compression: str) -> tuple[IO[bytes], IO[bytes]]:
@@ -164,7 +162,7 @@ class _Unpacked(io.RawIOBase):
         self._stream = stream
         self._packed = packed
         self._file = file
-        self._expansion = Expansion(file)
+        self._expansion = ExpansionLimit(file)
 
     def readable(self) -> bool:
         return True
@@ -174,7 +172,7 @@ class _Unpacked(io.RawIOBase):
             data = self._stream.read(len(buffer))
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             what = f"its {self._file.compression} data are damaged or cut off."
-            refuse(self._file.shown, what, "Copy or download the file again.", error)
+            fail(self._file.shown, what, "Copy or download the file again.", error)
         self._expansion.add(len(data), self._packed.tell())
         buffer[: len(data)] = data
         return len(data)

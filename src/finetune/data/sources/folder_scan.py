@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from finetune.data.extensions import IMAGES, MESHES
-from finetune.data.schema.column_spec import listing
+from finetune.data.schema.column_spec import quoted_names
 from finetune.data.source import ReadOptions
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import refuse_unreadable
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import fail_unreadable
 
 
-class Kind(NamedTuple):
+class FolderKind(NamedTuple):
     """What a folder is of: the word for it, the column that it becomes, how its files end."""
 
     word: str
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
     suffixes: frozenset[str]
 
 
-KINDS = {"images": Kind("images", "image", IMAGES), "meshes": Kind("meshes", "mesh", MESHES)}
+KINDS = {"images": FolderKind("images", "image", IMAGES), "meshes": FolderKind("meshes", "mesh", MESHES)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Scan:
     files: list[str] = field(default_factory=list)
     unnamable: int = 0
 
-    def of(self, kind: Kind) -> list[str]:
+    def of(self, kind: FolderKind) -> list[str]:
         """Return the files of this kind."""
         return [file for file in self.files if PurePosixPath(file).suffix.lower() in kind.suffixes]
 
@@ -58,7 +58,7 @@ class Scan:
         return digest.hexdigest()
 
 
-def scan(root: Path, shown: str, key: str) -> Scan:
+def scan_folder(root: Path, shown: str, key: str) -> Scan:
     """Return what is in the folder; about five seconds for a million files.
 
     Raises:
@@ -66,22 +66,22 @@ def scan(root: Path, shown: str, key: str) -> Scan:
     """
     if not root.is_dir():
         what = f"there is no folder '{shown}'." if not root.exists() else f"'{shown}' is no folder."
-        refuse(key, what, "Name a folder with a folder of files for each class.")
+        fail(key, what, "Name a folder with a folder of files for each class.")
     leaving: list[str] = []
     files: list[str] = []
     try:
         files += _walk(str(root), "", os.path.realpath(root), leaving)
     except OSError as error:
-        refuse_unreadable(str(error.filename or shown), error, key)
+        fail_unreadable(str(error.filename or shown), error, key)
     if leaving:
         many = f" ({len(leaving):,} such links)" if len(leaving) > 1 else ""
-        what = f"'{shown}' has a link that leads out of it, {listing(leaving[:1])}{many}."
-        refuse(key, what, "Put the files themselves there, or name the folder that they are in.")
+        what = f"'{shown}' has a link that leads out of it, {quoted_names(leaving[:1])}{many}."
+        fail(key, what, "Put the files themselves there, or name the folder that they are in.")
     named = [file for file in files if file.isascii() or _is_unicode(file)]
     return Scan(root, named, len(files) - len(named))
 
 
-def kind_of(found: Scan, options: ReadOptions, shown: str, key: str) -> Kind:
+def folder_kind(found: Scan, options: ReadOptions, shown: str, key: str) -> FolderKind:
     """Return what the folder is of: what `options.format` says, else whichever there is.
 
     Raises:
@@ -92,16 +92,16 @@ def kind_of(found: Scan, options: ReadOptions, shown: str, key: str) -> Kind:
     there = [kind for kind in wanted if counts[kind]]
     if len(there) > 1:
         both = " and ".join(f"{counts[kind]:,} {kind.word}" for kind in there)
-        refuse(key, f"'{shown}' holds {both}.", "Say which are meant: data.format=images or data.format=meshes.")
+        fail(key, f"'{shown}' holds {both}.", "Say which are meant: data.format=images or data.format=meshes.")
     if not there:
         words = " or ".join(kind.word for kind in wanted)
         ends = ", ".join(sorted(suffix for kind in wanted for suffix in kind.suffixes))
         few = "It is empty." if not found.files else f"They end in {ends}."
-        refuse(key, f"'{shown}' holds no {words}.", few)
+        fail(key, f"'{shown}' holds no {words}.", few)
     return there[0]
 
 
-def cell(file: str) -> str:
+def path_cell(file: str) -> str:
     """Return the path as it stands in a column: one that begins like a data: URI must not be taken for one."""
     return f"./{file}" if file.lower().startswith("data:") else file
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.schema.column_spec import listing
+from finetune.data.schema.column_spec import quoted_names
 from finetune.data.source import Head, Reading, ReadOptions, Source
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import look_at
-from finetune.data.sources.folder_scan import Kind, Scan, cell
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import find_file
+from finetune.data.sources.folder_scan import FolderKind, Scan, path_cell
 from finetune.data.sources.open_file import open_files
 from finetune.data.sources.passages import Passages
 
@@ -37,7 +37,7 @@ def table_in(found: Scan, shown: str, key: str) -> str | None:
     """
     tables = [name for name in TABLES if name in set(found.files)]
     if len(tables) > 1:
-        refuse(key, f"'{shown}' has several tables: {listing(tables)}.", "Leave one, or rename the others.")
+        fail(key, f"'{shown}' has several tables: {quoted_names(tables)}.", "Leave one, or rename the others.")
     return tables[0] if tables else None
 
 
@@ -47,7 +47,7 @@ class FolderTable:
     A row whose file is not below the folder is bad, wherever its path may lead.
     """
 
-    def __init__(self, found: Scan, shown: str, kind: Kind, table: str, options: ReadOptions, key: str) -> None:
+    def __init__(self, found: Scan, shown: str, kind: FolderKind, table: str, options: ReadOptions, key: str) -> None:
         self.shown = shown
         self.base = found.root
         self._scan = found
@@ -66,8 +66,8 @@ class FolderTable:
         names = self._head.names
         file = next((name for name in names if name.strip().lower() == FILE_NAME), None)
         if file is None:
-            what = f"has no column '{FILE_NAME}' that names the {self._kind.word}; it has {listing(names)}."
-            refuse(self._shown_table, what, "Add it, or rename the table so that the folders are taken for classes.")
+            what = f"has no column '{FILE_NAME}' that names the {self._kind.word}; it has {quoted_names(names)}."
+            fail(self._shown_table, what, "Add it, or rename the table so that the folders are taken for classes.")
         taken = {name.strip().lower() for name in names}
         shown = file if self._kind.column in taken else self._kind.column
         return {shown if name == file else name: name for name in names}
@@ -82,7 +82,7 @@ class FolderTable:
         sample: list[tuple[Any, ...]] = []
         for row in self._head.sample:
             file = row[place]
-            sample.append((*row[:place], cell(file) if isinstance(file, str) else file, *row[place + 1 :]))
+            sample.append((*row[:place], path_cell(file) if isinstance(file, str) else file, *row[place + 1 :]))
         notes = [f"The {self._kind.word} in '{self.shown}' as its {Path(self._shown_table).name} describes them."]
         return replace(self._head, names=list(self._own), sample=sample, notes=[*notes, *self._head.notes])
 
@@ -96,7 +96,7 @@ class FolderTable:
         reading = self._table.read([self._own[name] for name in names], bad)
         table = reading.table.rename_columns(list(names))
         if self._file_column not in names:
-            return Reading(table, reading.place, reading.rows_read)
+            return Reading(table, reading.locate, reading.rows_read)
         return self._with_files(table, reading, bad)
 
     def _with_files(self, table: pa.Table, reading: Reading, bad: BadRows) -> Reading:
@@ -108,17 +108,17 @@ class FolderTable:
         paths = [self._path(file) for file in given]
         there = np.array([path is not None for path in paths], bool)
         lost = np.flatnonzero(~there)
-        for place, row in zip(reading.place(lost) if len(lost) else [], lost, strict=True):
+        for place, row in zip(reading.locate(lost) if len(lost) else [], lost, strict=True):
             text = "" if given[row] is None else str(given[row])
             what = "names no file" if not text.strip() else "there is no such file in the folder"
             bad.add(place, column, "missing", what, text)
         kept = np.flatnonzero(there)
-        cells = pa.array([cell(path) for path in paths if path is not None], pa.large_string())
+        cells = pa.array([path_cell(path) for path in paths if path is not None], pa.large_string())
         table = table.take(pa.array(kept)) if len(lost) else table
         table = table.set_column(table.schema.get_field_index(column), column, cells)
 
         def place_of(rows: Ints) -> list[RowLocation]:
-            return reading.place(kept[rows])
+            return reading.locate(kept[rows])
 
         return Reading(table, place_of, reading.rows_read)
 
@@ -131,4 +131,4 @@ class FolderTable:
 
 
 def _open(path: Path, options: ReadOptions, key: str) -> Source:
-    return Passages(open_files([look_at(path, str(path), key)], str(path), options, key))
+    return Passages(open_files([find_file(path, str(path), key)], str(path), options, key))

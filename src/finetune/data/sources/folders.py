@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.schema.column_spec import listing
+from finetune.data.schema.column_spec import quoted_names
 from finetune.data.source import Head, Reading, ReadOptions, Source
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.folder_scan import Kind, Scan, cell, kind_of, scan
+from finetune.data.sources.errors import fail
+from finetune.data.sources.folder_scan import FolderKind, Scan, folder_kind, path_cell, scan_folder
 from finetune.data.sources.folder_table import FolderTable, table_in
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sourc
         CheckFailed: there is nothing of the kind in it, there are both, or only one class; it may not be read; links
             lead out of it.
     """
-    found = scan(path, shown, key)
-    kind = kind_of(found, options, shown, key)
+    found = scan_folder(path, shown, key)
+    kind = folder_kind(found, options, shown, key)
     if table := table_in(found, shown, key):
         return FolderTable(found, shown, kind, table, options, key)
     return ClassFolder(found, shown, kind, key)
@@ -46,7 +46,7 @@ def open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sourc
 class ClassFolder:
     """Files of one kind; columns: `image` (or `mesh`), a path from the folder, and `label` if there are classes."""
 
-    def __init__(self, found: Scan, shown: str, kind: Kind, key: str) -> None:
+    def __init__(self, found: Scan, shown: str, kind: FolderKind, key: str) -> None:
         self.shown = shown
         self.base = found.root
         self.kind = kind
@@ -69,20 +69,20 @@ class ClassFolder:
         classes = sorted(set(self.labels))
         if {name.lower() for name in classes} <= TRAIN | OTHER_SPLITS:
             path = quoted(str(Path(self.shown) / next((n for n in classes if n.lower() in TRAIN), classes[0])))
-            what = f"the folders in '{self.shown}' are parts of a data set, not classes: {listing(classes)}."
-            refuse(key, what, f"Name one of them: {typed(key, path)}")
+            what = f"the folders in '{self.shown}' are parts of a data set, not classes: {quoted_names(classes)}."
+            fail(key, what, f"Name one of them: {typed(key, path)}")
         if len(classes) == 1:
             path = quoted(str(Path(self.shown) / classes[0]))
             what = f"'{self.shown}' has one class only, '{classes[0]}', and nothing can be told apart."
-            refuse(key, what, f"Give each class its folder; for {self.kind.word} without classes: {typed(key, path)}")
+            fail(key, what, f"Give each class its folder; for {self.kind.word} without classes: {typed(key, path)}")
 
     def head(self) -> Head:
         """Return the columns and a few rows of different classes; what is left out is told in the notes."""
         step = max(1, len(self._files) // SAMPLE)
         rows = range(0, len(self._files), step)[:SAMPLE]
         if not self._is_classed:
-            return Head([self.kind.column], [(cell(self._files[row]),) for row in rows], notes=self._notes())
-        sample = [(cell(self._files[row]), self.labels[row]) for row in rows]
+            return Head([self.kind.column], [(path_cell(self._files[row]),) for row in rows], notes=self._notes())
+        sample = [(path_cell(self._files[row]), self.labels[row]) for row in rows]
         return Head([self.kind.column, LABEL], sample, notes=self._notes())
 
     def _notes(self) -> list[str]:
@@ -103,7 +103,7 @@ class ClassFolder:
         """Return the paths from the folder, and the classes."""
         import pyarrow as pa
 
-        columns = {self.kind.column: list(map(cell, self._files)), LABEL: self.labels}
+        columns = {self.kind.column: list(map(path_cell, self._files)), LABEL: self.labels}
         table = pa.table({name: pa.array(columns[name], pa.large_string()) for name in names})
         return Reading(table, self._places, len(self._files))
 

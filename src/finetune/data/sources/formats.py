@@ -9,7 +9,7 @@ from contextlib import suppress
 from finetune.config.quoting import typed
 from finetune.data.source import ReadOptions
 from finetune.data.sources.csv_text import python_codec
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.data.sources.files import DataFile
 
 KEY = "data.path"
@@ -75,7 +75,7 @@ def format_of(file: DataFile, options: ReadOptions) -> str:
         found = _text(start, file, options)
     if options.format not in ("auto", found):
         what = f"'{file.shown}' is not {FORMATS.get(options.format, options.format)}; it looks like {FORMATS[found]}."
-        refuse("data.format", what, f"Set {typed('data.format', found)}.")
+        fail("data.format", what, f"Set {typed('data.format', found)}.")
     return found
 
 
@@ -93,13 +93,13 @@ def _binary(start: bytes, file: DataFile, options: ReadOptions) -> str | None:
     found = _known(start, _READABLE)
     if found and file.compression:
         what = f"'{file.shown}' is {FORMATS[found]} inside {file.compression}; such files are packed by themselves."
-        refuse(KEY, what, "Unpack it and name what comes out.")
+        fail(KEY, what, "Unpack it and name what comes out.")
     if found or _is_wide(start, options.encoding):
         return found
     wanted = _BY_SUFFIX.get(file.name.rpartition(".")[2])
     if wanted in ("parquet", "arrow") and options.format in ("auto", wanted) and not _reads_as_text(start):
         what = f"is no {FORMATS[wanted]} file, whatever its name says: its first bytes are others."
-        refuse(file.shown, what, "Copy or download it again.")
+        fail(file.shown, what, "Copy or download it again.")
     return None
 
 
@@ -109,8 +109,8 @@ def _known(start: bytes, magic: dict[bytes, str]) -> str | None:
 
 def _refuse_archive(shown: str, kind: str, is_archive: bool) -> None:
     if is_archive:
-        refuse(KEY, f"'{shown}' is an archive ({kind}), which holds other files.", "Unpack it and name the file in it.")
-    refuse(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
+        fail(KEY, f"'{shown}' is an archive ({kind}), which holds other files.", "Unpack it and name the file in it.")
+    fail(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
 
 
 def _reads_as_text(start: bytes) -> bool:
@@ -126,13 +126,13 @@ def _refuse_binary(start: bytes, shown: str, encoding: str) -> None:
     if _is_wide(start, encoding):
         return
     if kind := _known(start, _OTHERS):
-        refuse(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
+        fail(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
     strange = len(start) - len(start.translate(None, _CONTROLS))
     # A stray control character is a bad row, a tenth of them is no text; in a few bytes there is no telling.
     if len(start) >= 64 and strange > 0.1 * len(start):
         wide = start.count(0) > 0.3 * len(start)
         advice = "If it is text, try data.encoding=utf-16." if wide else "Save it as CSV text (UTF-8)."
-        refuse(KEY, f"'{shown}' is not a text file: it is full of control characters.", advice)
+        fail(KEY, f"'{shown}' is not a text file: it is full of control characters.", advice)
 
 
 def _codec(encoding: str) -> str:
@@ -145,11 +145,11 @@ def _refuse_wrong_mark(start: bytes, shown: str, encoding: str) -> None:
         if start.startswith(mark):
             if not codec.startswith(name):
                 what = f"'{shown}' begins with the byte-order mark of {name}, but data.encoding is {encoding}."
-                refuse("data.encoding", what, f"Set data.encoding={name}.")
+                fail("data.encoding", what, f"Set data.encoding={name}.")
             return
     if start.startswith(codecs.BOM_UTF8) and not codec.startswith("utf"):
         what = f"'{shown}' begins with the byte-order mark of utf-8, but data.encoding is {encoding}."
-        refuse("data.encoding", what, "Set data.encoding=utf-8.")
+        fail("data.encoding", what, "Set data.encoding=utf-8.")
 
 
 def _text(start: bytes, file: DataFile, options: ReadOptions) -> str:

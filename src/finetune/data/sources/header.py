@@ -37,7 +37,7 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool | None:
     return None if is_data == is_named else is_named
 
 
-def is_number(text: str) -> bool:
+def parses_as_number(text: str) -> bool:
     """Whether the text is a number, with a decimal point or comma."""
     try:
         float(text.replace(",", ".", 1))
@@ -49,7 +49,7 @@ def is_number(text: str) -> bool:
 def _is_value(first: str, column: list[str]) -> bool:
     if not first or (is_role_name(first) and first not in column):
         return False
-    return is_number(first) or _is_text(first) or first in column
+    return parses_as_number(first) or _is_text(first) or first in column
 
 
 def _is_text(cell: str) -> bool:

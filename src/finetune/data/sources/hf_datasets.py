@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from finetune.config.suggest import did_you_mean
-from finetune.data.schema.column_spec import listing
+from finetune.data.schema.column_spec import quoted_names
 from finetune.data.source import ReadOptions, Source
 from finetune.data.sources.columnar import ArrowFile
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.data.sources.file_source import FileSource
-from finetune.data.sources.files import look_at
+from finetune.data.sources.files import find_file
 from finetune.data.sources.memory import TableSource, from_arrow
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ TRAIN = "train"
 SPLITS, STATE = "dataset_dict.json", "state.json"
 
 
-def is_saved(folder: Path) -> bool:
+def is_saved_dataset(folder: Path) -> bool:
     """Whether `folder` is what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     return (folder / STATE).is_file() or (folder / SPLITS).is_file()
 
 
-def open_saved(folder: Path, shown: str, options: ReadOptions, key: str) -> Source:
+def open_saved_dataset(folder: Path, shown: str, options: ReadOptions, key: str) -> Source:
     """Return the source of a saved data set: of several splits `train`; another one is named as a folder.
 
     Raises:
@@ -38,21 +38,21 @@ def open_saved(folder: Path, shown: str, options: ReadOptions, key: str) -> Sour
         split = _pick(splits, shown, key, f"Name the folder of one: {key}={shown}/{splits[0] if splits else TRAIN}.")
         folder, shown = folder / split, f"{shown}/{split}"
     state = _json(folder / STATE, shown)
-    files = [look_at(folder / name, f"{shown}/{name}", key) for name in _file_names(state, "_data_files")]
+    files = [find_file(folder / name, f"{shown}/{name}", key) for name in _file_names(state, "_data_files")]
     if not files:
-        refuse(shown, f"its {STATE} names no data files.", "Save the data set again.")
+        fail(shown, f"its {STATE} names no data files.", "Save the data set again.")
     source = FileSource([ArrowFile(file) for file in files], shown, options, "arrow")
     # Before version 2.0 a data set that was shuffled or filtered kept its order beside the data.
     indices = _file_names(state, "_indices_data_files") + _file_names(state, "_indices_files")
     if not indices:
         return source
     order = FileSource(
-        [ArrowFile(look_at(folder / name, f"{shown}/{name}", key)) for name in indices], shown, options, "arrow"
+        [ArrowFile(find_file(folder / name, f"{shown}/{name}", key)) for name in indices], shown, options, "arrow"
     )
-    return Reordered(source, order)
+    return ReorderedSource(source, order)
 
 
-class Reordered:
+class ReorderedSource:
     """The rows of a source in the order, and with the choice, that another one of one column says."""
 
     def __init__(self, source: FileSource, order: FileSource) -> None:
@@ -69,12 +69,12 @@ class Reordered:
 
     def read(self, names: Any, bad: Any) -> Any:
         """Return the columns in that order; a row stands at its number in it."""
-        from finetune.data.sources.columnar import told_if_damaged, whole_reading
+        from finetune.data.sources.columnar import explain_damage, reading_of_table
 
         rows = self._source.read(names, bad).table
         order = self._order.read(self._order.head().names[:1], bad).table.column(0)
-        with told_if_damaged(self.shown, "Arrow"):
-            return whole_reading(self.shown, rows.take(order))
+        with explain_damage(self.shown, "Arrow"):
+            return reading_of_table(self.shown, rows.take(order))
 
 
 def from_dataset(dataset: Any) -> TableSource:
@@ -88,7 +88,7 @@ def from_dataset(dataset: Any) -> TableSource:
         splits = [str(split) for split in dataset]
         dataset = dataset[_pick(splits, shown, key, f"Give one of them, as in data[{splits[:1]}].")]
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
-        refuse(key, f"{shown} is a stream ({type(dataset).__name__}).", "Load it without streaming=True.")
+        fail(key, f"{shown} is a stream ({type(dataset).__name__}).", "Load it without streaming=True.")
     return from_arrow(_as_table(dataset), shown)
 
 
@@ -104,7 +104,7 @@ def _json(path: Path, shown: str) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        refuse(shown, f"its file {path.name} is missing or damaged.", "Save the data set again with save_to_disk.")
+        fail(shown, f"its file {path.name} is missing or damaged.", "Save the data set again with save_to_disk.")
     return found
 
 
@@ -117,8 +117,8 @@ def _file_names(state: dict[str, Any], key: str) -> list[str]:
 
 def _pick(splits: list[str], shown: str, key: str, advice: str) -> str:
     if TRAIN not in splits and len(splits) != 1:
-        there = f" '{TRAIN}', but {listing(splits)}" if splits else ""
-        refuse(key, f"'{shown}' has no split{there}.", advice)
+        there = f" '{TRAIN}', but {quoted_names(splits)}" if splits else ""
+        fail(key, f"'{shown}' has no split{there}.", advice)
     return TRAIN if TRAIN in splits else splits[0]
 
 
@@ -156,7 +156,7 @@ class HubSource:
             import datasets
         except ImportError as error:
             what = "data sets of the hub need the package datasets."
-            refuse(self._key, what, "Install it: pip install 'finetune[hub]'.", error)
+            fail(self._key, what, "Install it: pip install 'finetune[hub]'.", error)
         try:
             return from_arrow(_as_table(datasets.load_dataset(name, config or None, split=split or TRAIN)), self.shown)
         # It raises whatever its many readers raise: what a person can do is in the message.
@@ -169,11 +169,9 @@ class HubSource:
         kinds = {kind.__name__ for kind in type(error).__mro__}
         if kinds & missing:
             what = f"there is no data set '{name}' on the Hugging Face hub, or it may not be read: {reason}."
-            refuse(self._key, what, "Look for its name there; for a private one log in with: hf auth login.", error)
+            fail(self._key, what, "Look for its name there; for a private one log in with: hf auth login.", error)
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
-            refuse(
-                self._key, f"'{name}' has several configs: {reason}.", f"Name one: {self._key}={name}:CONFIG.", error
-            )
+            fail(self._key, f"'{name}' has several configs: {reason}.", f"Name one: {self._key}={name}:CONFIG.", error)
         if kinds & {
             "ConnectionError",
             "HTTPError",
@@ -182,8 +180,8 @@ class HubSource:
             "TimeoutException",
         }:
             what = f"the Hugging Face hub cannot be reached for '{name}': {reason}."
-            refuse(self._key, what, "Check the network, or save the data set to a folder where there is one.", error)
+            fail(self._key, what, "Check the network, or save the data set to a folder where there is one.", error)
         if "split" in str(error).lower():
             asked = f"'{name}' has no split '{split or TRAIN}': {reason}."
-            refuse(self._key, asked, f"Name one: {self._key}={name}:{config or 'default'}:SPLIT.", error)
-        refuse(self._key, f"the data set '{name}' cannot be loaded: {reason}.", did_you_mean(name, []), error)
+            fail(self._key, asked, f"Name one: {self._key}={name}:{config or 'default'}:SPLIT.", error)
+        fail(self._key, f"the data set '{name}' cannot be loaded: {reason}.", did_you_mean(name, []), error)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
 from finetune.data.sources.csv_text import MARK_UNDECODABLE, ROW_CHARACTERS, undecodable_byte
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.type_inference import Broken
+from finetune.data.sources.errors import fail
+from finetune.data.sources.type_inference import InvalidRow
 
 BLOCK_BYTES = 8 << 20
 _GAPS = " \t\r\n,"
 
 
-class NotJson(Exception):
+class InvalidJsonError(Exception):
     """A text that is no JSON from a line on: what is wrong, and the text."""
 
     def __init__(self, line: int, what: str, text: str) -> None:
@@ -44,7 +44,7 @@ class Block:
         return array("q", (number for number, _ in self.lines()))
 
 
-def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
+def read_blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
     """Yield the file in blocks of whole lines; text is encoded, with what could not be decoded as lone surrogates."""
     rest, line = b"", 1
     while data := stream.read(BLOCK_BYTES):
@@ -55,7 +55,7 @@ def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
         if not end:
             rest += part
             if len(rest) > ROW_CHARACTERS:
-                refuse(f"{shown}:{line}", "this line does not end within 64 million characters.", "Is it JSON lines?")
+                fail(f"{shown}:{line}", "this line does not end within 64 million characters.", "Is it JSON lines?")
             continue
         block = rest + part[:end]
         yield Block(block, line)
@@ -64,23 +64,23 @@ def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
         yield Block(rest, line)
 
 
-def decoded(raw: bytes, is_utf8: bool) -> str:
+def decode_line(raw: bytes, is_utf8: bool) -> str:
     """Return a line as text, with a mark for every byte that could not be decoded."""
     return raw.decode("utf-8", MARK_UNDECODABLE if is_utf8 else "surrogatepass")
 
 
-def parse(text: str, encoding: str = "utf-8") -> Any:
-    """Return the value that a text holds, or `Broken`."""
+def parse_value(text: str, encoding: str = "utf-8") -> Any:
+    """Return the value that a text holds, or `InvalidRow`."""
     if (byte := undecodable_byte(text)) is not None:
-        return Broken("undecodable", f"has the byte 0x{byte:02X}, which is not {encoding}", text)
+        return InvalidRow("undecodable", f"has the byte 0x{byte:02X}, which is not {encoding}", text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        return Broken("json", f"is no JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
+        return InvalidRow("json", f"is no JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
 
 
-def values(stream: TextIO) -> Iterator[tuple[int, Any]]:
+def read_values(stream: TextIO) -> Iterator[tuple[int, Any]]:
     """Yield the members of an array, or values one after the other, each with the line it begins in.
 
     Raises:
@@ -97,7 +97,7 @@ def values(stream: TextIO) -> Iterator[tuple[int, Any]]:
     if last:
         window.skip(1)
         if left := window.peek():
-            raise NotJson(window.line, "there is more behind its end", left)
+            raise InvalidJsonError(window.line, "there is more behind its end", left)
 
 
 class _Window:
@@ -135,7 +135,7 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 if len(self._text) - self._at > ROW_CHARACTERS or not self._grow():
                     what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                    raise NotJson(self.line, what, self._text[self._at : self._at + 200]) from None
+                    raise InvalidJsonError(self.line, what, self._text[self._at : self._at + 200]) from None
         self.line += self._text.count("\n", self._at, end)
         self._at = end
         return found

@@ -19,13 +19,13 @@ import pyarrow.json as arrow_json
 
 from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.source import Head, Reading, ReadOptions
-from finetune.data.sources.arrow_types import READER_THREADS, table_as_agreed
+from finetune.data.sources.arrow_types import READER_THREADS, to_canonical_table
 from finetune.data.sources.csv_text import open_text, undecodable_byte
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.json_arrays import Arrays, arrays_of, is_array_row
-from finetune.data.sources.json_text import Block, NotJson, blocks, decoded, parse, values
-from finetune.data.sources.type_inference import Broken, infer, type_rows
+from finetune.data.sources.json_arrays import ArrayColumns, infer_array_columns, is_array_row
+from finetune.data.sources.json_text import Block, InvalidJsonError, decode_line, parse_value, read_blocks, read_values
+from finetune.data.sources.type_inference import InvalidRow, infer_type, type_rows
 from finetune.data.threads import map_in_threads, usable_cores
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ HEAD_CHARACTERS = 1 << 20
 LOOKED_AT = 1000  # objects whose keys and types count
 ROWS_AT_ONCE = 10_000
 Types = dict[str, pa.DataType]
-Row = dict[str, Any] | Broken
+Row = dict[str, Any] | InvalidRow
 _INSIDE = (b":null", b": null", b",null", b", null", b"[null")  # where a null usually stands
 
 
@@ -45,7 +45,7 @@ class _Start:
 
     objects: list[dict[str, Any]]
     by_line: bool
-    arrays: Arrays | None = None
+    arrays: ArrayColumns | None = None
 
 
 @dataclass
@@ -96,12 +96,12 @@ class JsonFile:
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns of all objects; those that are broken or of another kind are added to `bad`."""
-        types = {name: infer(one.get(name) for one in self._start.objects) for name in names}
+        types = {name: infer_type(one.get(name) for one in self._start.objects) for name in names}
         lines = self._read_lines if self._start.arrays is None else self._read_arrays
         found = lines(types, bad) if self._start.by_line else self._read_values(types, bad)
         schema = pa.schema(list(types.items()))
         batches = [_cast(part.rows, schema) for part in found.parts]
-        table = table_as_agreed(pa.Table.from_batches(batches, schema))
+        table = to_canonical_table(pa.Table.from_batches(batches, schema))
         return Reading(table, partial(_places, self.file.shown, found.parts), found.rows_read)
 
     @cached_property
@@ -110,7 +110,7 @@ class JsonFile:
             text = stream.read(HEAD_CHARACTERS)
         start = text.lstrip()
         if not start:
-            refuse("data.path", f"'{self.file.shown}' is empty.", "It needs at least two rows.")
+            fail("data.path", f"'{self.file.shown}' is empty.", "It needs at least two rows.")
         by_line = list(_values_by_line(text, len(text) < HEAD_CHARACTERS))
         if not start.startswith("["):
             objects = [value for value in by_line if isinstance(value, dict)]
@@ -123,8 +123,8 @@ class JsonFile:
         if (byte := undecodable_byte(start[:1000])) is not None:
             what = f"'{self.file.shown}' has the byte 0x{byte:02X}, which is not {self.encoding}."
             if self._ids:  # of a BEIR folder, to which data.encoding does not apply
-                refuse(self.file.shown, what, "Save it as UTF-8.")
-            refuse("data.encoding", what, "Set data.encoding=cp1252 (Windows, Excel) or latin-1.")
+                fail(self.file.shown, what, "Save it as UTF-8.")
+            fail("data.encoding", what, "Set data.encoding=cp1252 (Windows, Excel) or latin-1.")
         found = self._first_values()
         if is_array_row(found[0]):
             return self._of_arrays(found, by_line=False)
@@ -134,7 +134,7 @@ class JsonFile:
         return _Start(objects, by_line=False)
 
     def _of_arrays(self, found: list[Any], by_line: bool) -> _Start:
-        arrays = arrays_of([value for value in found if isinstance(value, list)], self._header)
+        arrays = infer_array_columns([value for value in found if isinstance(value, list)], self._header)
         rows = [arrays.row(value) for value in found[int(arrays.named) :]]
         return _Start([row for row in rows if isinstance(row, dict)], by_line, arrays)
 
@@ -143,34 +143,32 @@ class JsonFile:
         found: list[Any] = []
         try:
             with open_text(self.file, self.encoding) as stream:
-                for _, value in values(stream):
+                for _, value in read_values(stream):
                     found += [value] if isinstance(value, dict) or is_array_row(value) else []
                     if len(found) == LOOKED_AT:
                         break
-        except NotJson as broken:
+        except InvalidJsonError as broken:
             if not found:
                 self._refuse_broken(broken)
         if not found:
             what = "there is no JSON object in it, and no array for each row."
-            refuse(self.file.shown, what, 'It must hold objects, such as {"anchor": "..."}, or arrays: ["...", "..."].')
+            fail(self.file.shown, what, 'It must hold objects, such as {"anchor": "..."}, or arrays: ["...", "..."].')
         return found
 
     def _refuse_single(self, found: dict[str, Any]) -> NoReturn:
         shown = ", ".join(f"'{cut(name, 20)}'" for name in list(found)[:5])
         what = f"holds a single JSON object, with the keys {shown}."
-        refuse(self.file.shown, what, "It must be one object for each row: a list of them, or one a line.")
+        fail(self.file.shown, what, "It must be one object for each row: a list of them, or one a line.")
 
-    def _refuse_broken(self, broken: NotJson) -> NoReturn:
+    def _refuse_broken(self, broken: InvalidJsonError) -> NoReturn:
         what = f"from here on it is no JSON ({broken.what}): {cut(broken.text)}"
-        refuse(
-            f"{self.file.shown}:{broken.line}", what, "Mend it; objects one a line (.jsonl) are read past a bad one."
-        )
+        fail(f"{self.file.shown}:{broken.line}", what, "Mend it; objects one a line (.jsonl) are read past a bad one.")
 
     def _read_lines(self, types: Types, bad: BadRows) -> _Parts:
         found = _Parts()
         with open_text(self.file, self.encoding) if not self._is_utf8 else self.file.open() as stream:
             fast = partial(_read_block, types=dict(types))
-            for block, part in map_in_threads(fast, blocks(stream, self.file.shown), usable_cores(READER_THREADS)):
+            for block, part in map_in_threads(fast, read_blocks(stream, self.file.shown), usable_cores(READER_THREADS)):
                 if part is not None:
                     found.parts.append(part)
                     found.rows_read += part.rows.num_rows
@@ -182,7 +180,7 @@ class JsonFile:
         """Read lines that are arrays, which Arrow does not."""
         found = _Parts()
         with open_text(self.file, self.encoding) if not self._is_utf8 else self.file.open() as stream:
-            items = (item for block in blocks(stream, self.file.shown) for item in self._parsed(block))
+            items = (item for block in read_blocks(stream, self.file.shown) for item in self._parsed(block))
             self._read_carefully(items, types, bad, found)
         return found
 
@@ -202,7 +200,7 @@ class JsonFile:
 
     def _parsed(self, block: Block) -> Iterator[tuple[int, Any]]:
         for line, raw in block.lines():
-            yield line, parse(decoded(raw, self._is_utf8), self.encoding)
+            yield line, parse_value(decode_line(raw, self._is_utf8), self.encoding)
 
     @property
     def _is_utf8(self) -> bool:
@@ -212,13 +210,13 @@ class JsonFile:
         found = _Parts()
         try:
             with open_text(self.file, self.encoding) as stream:
-                self._read_carefully(values(stream), types, bad, found)
-        except NotJson as broken:
+                self._read_carefully(read_values(stream), types, bad, found)
+        except InvalidJsonError as broken:
             self._refuse_broken(broken)
         return found
 
     def _read_carefully(self, items: Iterator[tuple[int, Any]], types: Types, bad: BadRows, found: _Parts) -> None:
-        rows: list[dict[str, Any] | Broken] = []
+        rows: list[dict[str, Any] | InvalidRow] = []
         lines: list[int] = []
         arrays = self._start.arrays
         for line, value in islice(items, int(arrays is not None and arrays.named), None):
@@ -229,7 +227,7 @@ class JsonFile:
         self._flush(rows, lines, types, bad, found)
 
     def _flush(
-        self, rows: list[dict[str, Any] | Broken], lines: list[int], types: Types, bad: BadRows, found: _Parts
+        self, rows: list[dict[str, Any] | InvalidRow], lines: list[int], types: Types, bad: BadRows, found: _Parts
     ) -> None:
         rows = self._with_ids_as_text(rows, types) if self._ids else rows
         batch, good = type_rows(rows, [RowLocation(self.file.shown, line) for line in lines], types, bad)
@@ -247,19 +245,19 @@ def _values_by_line(text: str, whole: bool) -> Iterator[Any]:
     """Yield what the first lines hold, each by itself; lines that are no JSON are left out."""
     lines = text.split("\n")
     for line in (lines if whole or len(lines) == 1 else lines[:-1])[:LOOKED_AT]:
-        if line.strip() and not isinstance(value := parse(line), Broken):
+        if line.strip() and not isinstance(value := parse_value(line), InvalidRow):
             yield value
 
 
-def _object(value: Any) -> dict[str, Any] | Broken:
-    is_row = isinstance(value, dict | Broken)
-    return value if is_row else Broken("json", "is no JSON object", json.dumps(value))
+def _object(value: Any) -> dict[str, Any] | InvalidRow:
+    is_row = isinstance(value, dict | InvalidRow)
+    return value if is_row else InvalidRow("json", "is no JSON object", json.dumps(value))
 
 
 def _holds_rows(found: dict[str, Any]) -> bool:
     """Whether an object looks like a wrapping of rows: objects, or lists of them, in it."""
-    values = [value[0] if isinstance(value, list) and value else value for value in found.values()]
-    return any(isinstance(value, dict) for value in values)
+    read_values = [value[0] if isinstance(value, list) and value else value for value in found.values()]
+    return any(isinstance(value, dict) for value in read_values)
 
 
 def _read_block(block: Block, types: Types) -> tuple[Block, _Part | None]:

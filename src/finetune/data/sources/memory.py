@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.source import Head, Reading
-from finetune.data.sources.errors import refuse, refuse_repeated
+from finetune.data.sources.errors import check_unique_names, fail
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,9 +46,9 @@ class TableSource:
 
     def head(self) -> Head:
         """Return its columns and first rows."""
-        refuse_repeated(self._names, self.shown, "the table")
+        check_unique_names(self._names, self.shown, "the table")
         if not self._names:
-            refuse(KEY, f"{self.shown} has no column.", "It needs at least one.")
+            fail(KEY, f"{self.shown} has no column.", "It needs at least one.")
         firsts = [_first_values(self._column(name)) for name in self._names]
         return Head(self._names, list(zip(*firsts, strict=True)), self._named)
 
@@ -63,7 +63,7 @@ class TableSource:
         """Return these columns; rows with a value of another kind than the others' are added to `bad`."""
         import pyarrow as pa
 
-        from finetune.data.sources.arrow_types import table_as_agreed
+        from finetune.data.sources.arrow_types import to_canonical_table
 
         for number, what in self._odd.items():
             bad.add(RowLocation(self.shown, number + 1), None, "json", f"is of type {what}, and no dict")
@@ -75,7 +75,7 @@ class TableSource:
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             batch, good = _value_by_value(self.shown, columns, bad, rows)
             arrays, rows = [pa.chunked_array([one]) for one in batch.columns], [rows[number] for number in good]
-        table = table_as_agreed(pa.table(arrays, names=list(names)))
+        table = to_canonical_table(pa.table(arrays, names=list(names)))
 
         def place(wanted: Ints) -> list[RowLocation]:
             return [RowLocation(self.shown, rows[int(number)] + 1) for number in wanted]
@@ -142,11 +142,11 @@ def _as_arrow(values: Any) -> pa.ChunkedArray:
 def _value_by_value(
     shown: str, columns: Mapping[str, Any], bad: BadRows, numbers: Sequence[int]
 ) -> tuple[pa.RecordBatch, list[int]]:
-    from finetune.data.sources.type_inference import infer, type_rows
+    from finetune.data.sources.type_inference import infer_type, type_rows
 
     plain = {name: [None if _is_nan(value) else value for value in values] for name, values in columns.items()}
     rows = [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]
-    types = {name: infer(values) for name, values in plain.items()}
+    types = {name: infer_type(values) for name, values in plain.items()}
     return type_rows(rows, [RowLocation(shown, number + 1) for number in numbers], types, bad)
 
 
@@ -181,11 +181,11 @@ def from_columns(columns: Mapping[Any, Any]) -> TableSource:
     lengths: dict[str, int] = {}
     for name, values in named.items():
         if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
-            refuse(KEY, f"'{name}' in {shown} is no column, but of type {type(values).__name__}.", "Give a list.")
+            fail(KEY, f"'{name}' in {shown} is no column, but of type {type(values).__name__}.", "Give a list.")
         lengths[name] = len(values)
     if len(set(lengths.values())) > 1:
         what = ", ".join(f"'{name}' has {length:,}" for name, length in lengths.items())
-        refuse(KEY, f"the columns of {shown} differ in length: {what} rows.", "Make them equally long.")
+        fail(KEY, f"the columns of {shown} differ in length: {what} rows.", "Make them equally long.")
     return TableSource(shown, list(named), named.__getitem__)
 
 
@@ -201,5 +201,5 @@ def from_rows(rows: Sequence[Any]) -> TableSource:
     keys = {str(name): name for row in good for name in row}
     if not keys:
         what = f"{shown} holds {f'a {type(rows[0]).__name__}' if rows else 'nothing'}, and no dict."
-        refuse(KEY, what, 'A row is a dict such as {"anchor": "...", "positive": "..."}.')
+        fail(KEY, what, 'A row is a dict such as {"anchor": "...", "positive": "..."}.')
     return TableSource(shown, list(keys), lambda name: [row.get(keys[name]) for row in good], odd=odd)

@@ -19,12 +19,12 @@ from finetune.data.extensions import kind_by_suffix
 from finetune.data.paths import resolve
 from finetune.data.source import ReadOptions, Source
 from finetune.data.sources.csv_file import check_dialect
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import DataFile, data_files_in, look_at
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import DataFile, find_file, list_data_files
 from finetune.data.sources.formats import FORMATS
 from finetune.data.sources.open_file import open_files
 from finetune.data.sources.passages import Passages
-from finetune.data.sources.remote import fetch, is_url, shown_url
+from finetune.data.sources.remote import fetch, is_url, redacted_url
 from finetune.errors import CheckFailed, Problem
 from finetune.runs.atomic import explained
 
@@ -87,7 +87,7 @@ def _open_in_memory(what: Any, key: str) -> Source:
     if not isinstance(what, Sequence) or isinstance(what, bytes):
         shown = f"{type(what).__module__}.{type(what).__qualname__}".removeprefix("builtins.")
         advice = "Give a path, a frame, an Arrow table, a list of dicts, a dict of columns or an open file."
-        refuse(key, f"an object of type {shown} holds no data that can be read.", advice)
+        fail(key, f"an object of type {shown} holds no data that can be read.", advice)
     return memory.from_rows(what)
 
 
@@ -95,7 +95,7 @@ def _open_paths(paths: list[str], options: ReadOptions, key: str) -> Source:
     if options.format == "hub":
         return _open_hub(paths, key, options)
     found = [one for path in paths for one in _expand(path, key)]
-    shown = shown_url(paths[0]) if len(paths) == 1 else f"{shown_url(paths[0])} and {len(paths) - 1} more"
+    shown = redacted_url(paths[0]) if len(paths) == 1 else f"{redacted_url(paths[0])} and {len(paths) - 1} more"
     is_one = len(found) == 1
     if is_one and (found[0][0].is_dir() or options.format in _FOLDERS or _is_of_beir(found[0][0], options)):
         return _open_folder(*found[0], options, key)
@@ -103,7 +103,7 @@ def _open_paths(paths: list[str], options: ReadOptions, key: str) -> Source:
     files: list[DataFile] = []
     for path, name in found:
         try:
-            files.append(look_at(path, name, key))
+            files.append(find_file(path, name, key))
         except CheckFailed as failed:
             problems += failed.problems
     if problems:
@@ -131,26 +131,26 @@ def _expand(path: str, key: str) -> list[tuple[Path, str]]:
     matching = sorted(glob.glob(str(found), recursive=True))  # noqa: PTH207 as a shell reads a pattern
     matching = [one for one in matching if Path(one).is_file()] or matching
     if not matching:
-        refuse(key, f"no file matches '{path}'.", "Check the pattern; ** stands for folders at any depth.")
+        fail(key, f"no file matches '{path}'.", "Check the pattern; ** stands for folders at any depth.")
     return [(Path(one), one) for one in matching]
 
 
 def _open_hub(paths: list[str], key: str, options: ReadOptions) -> Source:
-    from finetune.data.sources.hf_datasets import HubSource, is_saved, open_saved
+    from finetune.data.sources.hf_datasets import HubSource, is_saved_dataset, open_saved_dataset
 
     folder = Path(paths[0]).expanduser()
     if len(paths) > 1:
-        refuse(key, "only one data set of the hub can be read at a time.", "Name several under data.sources.")
-    return open_saved(folder, paths[0], options, key) if is_saved(folder) else HubSource(paths[0], key)
+        fail(key, "only one data set of the hub can be read at a time.", "Name several under data.sources.")
+    return open_saved_dataset(folder, paths[0], options, key) if is_saved_dataset(folder) else HubSource(paths[0], key)
 
 
 def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Source:
     """Return the source of a folder, or of a file that its format makes one of a folder."""
-    from finetune.data.sources.hf_datasets import is_saved, open_saved
+    from finetune.data.sources.hf_datasets import is_saved_dataset, open_saved_dataset
 
     kind: str | None = options.format
-    if kind in ("auto", "arrow") and is_saved(path):
-        return open_saved(path, shown, options, key)
+    if kind in ("auto", "arrow") and is_saved_dataset(path):
+        return open_saved_dataset(path, shown, options, key)
     if kind == "beir" or (kind == "auto" and (is_beir(path) or _is_of_beir(path, options))):
         from finetune.data.sources.beir_source import open_beir
 
@@ -165,8 +165,8 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
 
         return open_vectors(path, shown, key)
     if (beir_inside(path) or len(missing_parts(path)) == 1) and (problem := why_not(path, shown, key)):
-        raise CheckFailed([replace(problem, advice=f"{problem.advice}{data_files_in(path)}")])
-    look_at(path, shown, key)  # says that it is a folder, and what is in it
+        raise CheckFailed([replace(problem, advice=f"{problem.advice}{list_data_files(path)}")])
+    find_file(path, shown, key)  # says that it is a folder, and what is in it
     raise AssertionError("a folder was taken for a file")
 
 
@@ -189,7 +189,7 @@ def _open_handle(handle: IO[Any], options: ReadOptions, key: str) -> Source:
         with explained(f"write {path}"), path.open("wb") as copy:
             is_text = _copy(handle, copy, shown, key)
         options = replace(options, encoding="utf-8") if is_text else options
-        source = open_files([look_at(path, shown, key)], shown, options, key)
+        source = open_files([find_file(path, shown, key)], shown, options, key)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -206,5 +206,5 @@ def _copy(handle: IO[Any], copy: IO[bytes], shown: str, key: str) -> bool:
             is_text = isinstance(data, str)
             copy.write(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
     except (ValueError, OSError, EOFError) as error:
-        refuse(key, f"{shown} cannot be read: {cut(str(error), 100)}.", "Open it again, and give it unread.", error)
+        fail(key, f"{shown} cannot be read: {cut(str(error), 100)}.", "Open it again, and give it unread.", error)
     return is_text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from finetune.data.source import ReadOptions, Source
 from finetune.data.sources.csv_file import CsvFile
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.data.sources.file_source import FileReader, FileSource
 from finetune.data.sources.files import DataFile
 from finetune.data.sources.formats import format_of
@@ -33,7 +33,7 @@ def _open_array(file: DataFile, key: str, is_only_file: bool) -> Source:
     from finetune.data.sources.vectors import open_vectors
 
     if not is_only_file:
-        refuse(key, f"'{file.shown}' is a NumPy array; only one can be read at a time.", "Name that one alone.")
+        fail(key, f"'{file.shown}' is a NumPy array; only one can be read at a time.", "Name that one alone.")
     return open_vectors(file.path, file.shown, key)
 
 

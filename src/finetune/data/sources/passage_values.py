@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from finetune.data.schema.column_spec import plain
+from finetune.data.schema.column_spec import normalized_name
 from finetune.data.schema.layouts import ANCHORS, NEGATIVE, POSITIVES
 
 TITLE = "title"
@@ -91,7 +91,7 @@ def _passage_as_text(passage: Mapping[str, Any]) -> Any:
 
 def _is_role(name: str, tiers: Sequence[Sequence[str]]) -> bool:
     """Whether a name states the role of its column: one of any tier but the last."""
-    return any(plain(name) in tier for tier in tiers[:-1])
+    return any(normalized_name(name) in tier for tier in tiers[:-1])
 
 
 def _most(has_form: Callable[[Any], bool], values: Sequence[Any]) -> bool:
@@ -119,7 +119,7 @@ def _is_pair(value: Any) -> bool:
 
 def _instruction_form(name: str, values: Sequence[Any]) -> Form | None:
     """Return the form of a column next to an anchor with an instruction, None where it has none."""
-    if not (_is_role(name, POSITIVES) or NEGATIVE.fullmatch(plain(name))):
+    if not (_is_role(name, POSITIVES) or NEGATIVE.fullmatch(normalized_name(name))):
         return None
     if _most(_is_pair, values):
         return "instruction"

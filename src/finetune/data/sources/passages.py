@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.schema.column_spec import listing, plain
+from finetune.data.schema.column_spec import normalized_name, quoted_names
 from finetune.data.schema.layouts import is_role_name
 from finetune.data.source import Head, Reading, Source
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.data.sources.passage_values import Form, find_forms, holds_content, value_as_text
 
 if TYPE_CHECKING:
@@ -79,20 +79,20 @@ class Passages:
         # Unused columns may hold such objects too.
         passages = [name for name, form in self._forms.items() if form == "passages" and is_role_name(name)]
         if passages:
-            yield f"In {listing(passages)} the title and the text of each passage are joined."
+            yield f"In {quoted_names(passages)} the title and the text of each passage are joined."
         instructed = [name for name, form in self._forms.items() if form != "passages"]
         if instructed:
-            yield f"In {listing(instructed)} each text has an instruction in front; both are joined by a space."
+            yield f"In {quoted_names(instructed)} each text has an instruction in front; both are joined by a space."
 
     def _refuse_numbers_only(self, head: Head) -> None:
         """Refuse a table that holds only the numbers of queries and passages, with the texts in other files."""
-        columns = [index for index, name in enumerate(head.names) if plain(name) not in _QUERY_NUMBER_NAMES]
+        columns = [index for index, name in enumerate(head.names) if normalized_name(name) not in _QUERY_NUMBER_NAMES]
         if len(columns) == len(head.names) or not head.sample:
             return
         if not any(holds_content(row[index]) for row in head.sample for index in columns):
-            what = f"holds the numbers of queries and passages ({listing(head.names)}), not their texts."
+            what = f"holds the numbers of queries and passages ({quoted_names(head.names)}), not their texts."
             advice = "Put the texts in their place: query, positives and negatives; or make a BEIR folder of all files."
-            refuse(self.shown, what, advice)
+            fail(self.shown, what, advice)
 
 
 def _array_as_list(value: Any) -> Any:

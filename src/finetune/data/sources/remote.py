@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from finetune.data.cache.store import Cache, CacheUnavailable
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.runs.atomic import explained
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -30,7 +30,7 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
-def shown_url(url: str) -> str:
+def redacted_url(url: str) -> str:
     """Return a URL as it may be printed: without a password, and without a query, where keys are."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -42,7 +42,7 @@ def fetch(url: str, key: str) -> list[tuple[Path, str]]:
     Raises:
         CheckFailed: it does not answer, has no such file, or needs a package that is not there.
     """
-    shown = shown_url(url)
+    shown = redacted_url(url)
     try:
         system, path = _system(url)
         paths = sorted(system.glob(path)) if _is_pattern(url) else [path]
@@ -50,9 +50,9 @@ def fetch(url: str, key: str) -> list[tuple[Path, str]]:
     except Exception as error:  # every file system raises its own
         _refuse(error, shown, key)
     if not found:
-        refuse(key, f"no file matches '{shown}'.", "Check the pattern.")
+        fail(key, f"no file matches '{shown}'.", "Check the pattern.")
     if folder := next((path for path, info in found if info.get("type") == "directory"), None):
-        refuse(
+        fail(
             key,
             f"'{shown}' is a folder ('{folder}').",
             f"Name the files in it, as in {key}={shown.rstrip('/')}/*.parquet.",
@@ -63,7 +63,7 @@ def fetch(url: str, key: str) -> list[tuple[Path, str]]:
 
 
 def _named(scheme: str, path: str) -> str:
-    return shown_url(path) if is_url(path) else f"{scheme}://{path.lstrip('/')}"
+    return redacted_url(path) if is_url(path) else f"{scheme}://{path.lstrip('/')}"
 
 
 def _is_pattern(url: str) -> bool:
@@ -126,7 +126,7 @@ def _download(system: Any, path: str, info: dict[str, Any], target: Path, shown:
     size = info.get("size")
     if size is not None and target.stat().st_size != size:
         what = f"'{shown}' broke off: {target.stat().st_size:,} of {size:,} bytes came."
-        refuse(key, what, "Try again.")
+        fail(key, what, "Try again.")
 
 
 def _refuse(error: Exception, shown: str, key: str) -> NoReturn:
@@ -138,14 +138,14 @@ def _refuse(error: Exception, shown: str, key: str) -> NoReturn:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150].rstrip(".")
     package = PACKAGES.get(scheme)
     if isinstance(error, ImportError) and package:
-        refuse(key, f"{scheme}:// needs the package {package}.", f"Install it: pip install {package}.", error)
+        fail(key, f"{scheme}:// needs the package {package}.", f"Install it: pip install {package}.", error)
     if isinstance(error, ImportError | ValueError) and "rotocol" in str(error):
-        refuse(
+        fail(
             key, f"there is no way to read '{scheme}://'.", "Known are https, s3, gs, hf and what fsspec lists.", error
         )
     if isinstance(error, PermissionError) or status in (401, 403):
-        refuse(key, f"'{shown}' may not be read: {reason}.", "Log in there first, or make it public.", error)
+        fail(key, f"'{shown}' may not be read: {reason}.", "Log in there first, or make it public.", error)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        refuse(key, f"there is no file '{shown}'.", "Try it in a browser, or list its folder.", error)
+        fail(key, f"there is no file '{shown}'.", "Try it in a browser, or list its folder.", error)
     what = f"'{shown}' does not answer: {reason}."
-    refuse(key, what, "Try it in a browser, or download the file and give its path.", error)
+    fail(key, what, "Try it in a browser, or download the file and give its path.", error)

@@ -16,7 +16,7 @@ _INTEGERS = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True)
-class Broken:
+class InvalidRow:
     """What stands in the place of a row that could not be read: the kind of bad row, what is wrong, its text."""
 
     kind: str
@@ -24,7 +24,7 @@ class Broken:
     text: str
 
 
-def kind_of(value: Any) -> str:
+def type_name(value: Any) -> str:
     """Return what a value is: text, number, bool, list, object, or the name of another type."""
     if isinstance(value, str):
         return "text"
@@ -37,24 +37,24 @@ def kind_of(value: Any) -> str:
     return "object" if isinstance(value, Mapping) else type(value).__name__
 
 
-def infer(values: Iterable[Any]) -> pa.DataType:
+def infer_type(values: Iterable[Any]) -> pa.DataType:
     """Return the type that most of the values have; null where there is none."""
     present = [value for value in values if value is not None]
     if not present:
         return pa.null()
-    most = Counter(map(kind_of, present)).most_common(1)[0][0]
+    most = Counter(map(type_name, present)).most_common(1)[0][0]
     kind = pa.null()
     for value in present:
-        if kind_of(value) == most:
-            kind = widened(kind, value) or kind
+        if type_name(value) == most:
+            kind = widen(kind, value) or kind
     return kind
 
 
-def widened(kind: pa.DataType, value: Any) -> pa.DataType | None:
+def widen(kind: pa.DataType, value: Any) -> pa.DataType | None:
     """Return the type that holds what `kind` holds and `value` too, None if there is no such type."""
     if value is None:
         return kind
-    what = kind_of(value)
+    what = type_name(value)
     if what == "list":
         return _widened_list(kind, value)
     if what == "object":
@@ -77,7 +77,7 @@ def _widened_list(kind: pa.DataType, values: Sequence[Any]) -> pa.DataType | Non
         return None
     inner = pa.null() if kind == pa.null() else kind.value_type
     for value in values:
-        if (wider := widened(inner, value)) is None:
+        if (wider := widen(inner, value)) is None:
             return None
         inner = wider
     return pa.list_(inner)
@@ -88,7 +88,7 @@ def _widened_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType 
         return None
     fields = {} if kind == pa.null() else {field.name: field.type for field in kind}
     for name, inner in value.items():
-        wider = widened(fields.get(str(name), pa.null()), inner)
+        wider = widen(fields.get(str(name), pa.null()), inner)
         if wider is None:
             return None
         fields[str(name)] = wider
@@ -96,7 +96,7 @@ def _widened_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType 
 
 
 def type_rows(
-    rows: Sequence[Mapping[str, Any] | Broken],
+    rows: Sequence[Mapping[str, Any] | InvalidRow],
     places: Sequence[RowLocation],
     types: dict[str, pa.DataType],
     bad: BadRows,
@@ -108,10 +108,10 @@ def type_rows(
     good: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in types}
     for number, (row, place) in enumerate(zip(rows, places, strict=True)):
-        if isinstance(row, Broken):
+        if isinstance(row, InvalidRow):
             bad.add(place, None, row.kind, row.what, row.text)
             continue
-        wider = {name: widened(kind, row.get(name)) for name, kind in types.items()}
+        wider = {name: widen(kind, row.get(name)) for name, kind in types.items()}
         wrong = next((name for name, kind in wider.items() if kind is None), None)
         wrong = wrong or next((name for name in types if _has_surrogate(row.get(name))), None)
         if wrong is None:
@@ -147,7 +147,7 @@ def _has_surrogate(value: Any) -> bool:
 def _complaint(value: Any, kind: pa.DataType) -> str:
     if _has_surrogate(value):
         return "has half of a character (a lone surrogate)"
-    found = kind_of(value)
+    found = type_name(value)
     wanted = _kind_said(kind)
     if found == wanted:
         return "has a value inside that is of another kind than in the other rows"

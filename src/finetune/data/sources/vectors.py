@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.source import Head, Reading, Source
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, look_at, refuse_unreadable
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, fail_unreadable, find_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def open_vectors(path: Path, shown: str, key: str) -> Source:
     Raises:
         CheckFailed: it is not there or may not be read; looking at it (`head`) finds what else is wrong.
     """
-    return VectorFile(look_at(path, shown, key), key)
+    return VectorFile(find_file(path, shown, key), key)
 
 
 class VectorFile:
@@ -75,9 +75,9 @@ class VectorFile:
             with zipfile.ZipFile(self._file.path) as archive:
                 return self._headers(archive)
         except PermissionError as error:
-            refuse_unreadable(self.shown, error, self._key)
+            fail_unreadable(self.shown, error, self._key)
         except _DAMAGE as error:
-            refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
+            fail(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
 
     def _is_archive(self) -> bool:
         with self._file.path.open("rb") as stream:
@@ -90,7 +90,7 @@ class VectorFile:
             what = (
                 f"'{self.shown}' grows to {unpacked >> 20:,} MiB when it is unpacked, {MOST_EXPANSION} times its size."
             )
-            refuse(self._key, what, "No real vectors do that. If yours do, save them with numpy.savez.")
+            fail(self._key, what, "No real vectors do that. If yours do, save them with numpy.savez.")
         found = {}
         for name, info in infos.items():
             with archive.open(info) as stream:
@@ -102,17 +102,17 @@ class VectorFile:
             called = f"the array '{name}' in '{self.shown}'" if len(found) > 1 else f"'{self.shown}'"
             if shape.dtype.hasobject:
                 what = f"{called} holds Python objects, which may be code and are not opened."
-                refuse(self._key, what, "Save numbers: vectors.astype('float32'), labels.astype(str).")
+                fail(self._key, what, "Save numbers: vectors.astype('float32'), labels.astype(str).")
             if wrong := _wrong(shape):
-                refuse(self._key, f"{called} {wrong}.", "Vectors are (N, D); labels and scores are (N,).")
+                fail(self._key, f"{called} {wrong}.", "Vectors are (N, D); labels and scores are (N,).")
             if shape.size > sizes[name]:
-                refuse(self._key, f"{called} is cut off.", "Copy or download the file again.")
+                fail(self._key, f"{called} is cut off.", "Copy or download the file again.")
         lengths = {name: shape.shape[0] for name, shape in found.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())
-            refuse(self._key, f"the arrays in '{self.shown}' differ in their number of rows: {told}.", SAVE_AGAIN)
+            fail(self._key, f"the arrays in '{self.shown}' differ in their number of rows: {told}.", SAVE_AGAIN)
         if not any(lengths.values()) or not any(len(shape.shape) == 2 for shape in found.values()):
-            refuse(self._key, f"there are no vectors in '{self.shown}'.", "They are an array (N, D) of numbers.")
+            fail(self._key, f"there are no vectors in '{self.shown}'.", "They are an array (N, D) of numbers.")
         return found
 
     def head(self) -> Head:
@@ -126,8 +126,8 @@ class VectorFile:
             with self._file.path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            refuse_unreadable(self.shown, error, self._key)
-        self._file.refuse_changed()
+            fail_unreadable(self.shown, error, self._key)
+        self._file.fail_if_changed()
         return hashlib.sha256(f"{VERSION} {content}".encode()).hexdigest()
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
@@ -136,7 +136,7 @@ class VectorFile:
 
         arrays = self._arrays(None, names)
         table = pa.table({name: _column(arrays[name]) for name in names})
-        self._file.refuse_changed()
+        self._file.fail_if_changed()
         return Reading(table, lambda rows: [RowLocation(self.shown, int(row) + 1) for row in rows], table.num_rows)
 
     def _arrays(self, rows: int | None, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class VectorFile:
                         found[name] = _read(stream, rows)
                 return found
         except _DAMAGE as error:
-            refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
+            fail(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
