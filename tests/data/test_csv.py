@@ -153,7 +153,7 @@ REFUSED = {
     "parquet": (b"PAR1" + bytes(100), ["damaged Parquet file"]),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), ["looks like a PNG image"]),
     "binary": (bytes(range(32)) * 20, ["not a text file"]),
-    "score": (b"text1,text2,score\na,b,0.5\nc,d,high\n", ["pairs.csv:3: column 'score' is no finite number: high"]),
+    "score": (b"text1,text2,score\na,b,0.5\nc,d,high\n", ["pairs.csv:3: column 'score' is not a finite number: high"]),
     "label": (b"text,label\na,1\nb,2\nc,2\n", ["pairs.csv:2: column 'label': this class has one member only"]),
     "unknown names": (b"x,y,z\n1,2,3\n4,5,6\n", ["'x', 'y', 'z'", "data.columns=[x,y]"]),
 }
@@ -394,7 +394,7 @@ def test_whether_a_comma_separates_thousands_is_asked(number, write):
 
 def test_a_number_with_a_point_among_those_with_a_comma_is_a_bad_row(write):
     content = "text1;text2;score\n" + "".join(f"a{i};b{i};0,5\n" for i in range(600)) + "x;y;0.5\n"
-    assert "scored.csv:602: column 'score' is no finite number: 0.5" in told(csv_data(write(content, "scored.csv")))
+    assert "scored.csv:602: column 'score' is not a finite number: 0.5" in told(csv_data(write(content, "scored.csv")))
 
 
 def test_how_numbers_are_written_is_no_question_of_the_cache(write):

@@ -256,7 +256,7 @@ def test_truth_values_are_scores_in_every_format(kind, values):
 
 def test_a_word_that_is_no_truth_value_is_named_with_its_row():
     told = refused(written(pairs(3, score=("true", "maybe", "false"))))
-    assert "data.csv:3: column 'score' is no finite number: maybe" in told
+    assert "data.csv:3: column 'score' is not a finite number: maybe" in told
     assert "data.score_values" in told
 
 

@@ -77,7 +77,7 @@ def test_bad_rows(make):
     }
     answer = told(folder)
     assert "4 of 7 rows are bad" in answer  # of unknown ids a few are usual
-    assert "my/qrels/train.tsv:8: column 'grade' is no finite number: yes" in answer
+    assert "my/qrels/train.tsv:8: column 'grade' is not a finite number: yes" in answer
     answer = told(make(train="query-id\tcorpus-id\tscore\n9\td1\t1\n1\td8\t1\n1\td1\t1\n"))
     assert "my/qrels/train.tsv:2: column 'query' has an id that is not in queries.jsonl: 9" in answer
     assert "my/qrels/train.tsv:3: column 'document' has an id that is not in corpus.jsonl: d8" in answer

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from finetune.data.arrow_types import is_text
 from finetune.errors import CheckFailed, Problem
 
 _BYTES = (kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_fixed_size_binary)
@@ -37,11 +38,6 @@ def unwrap(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(kind, pa.BaseExtensionType):
         return unwrap(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
     return column.cast(kind.value_type) if kinds.is_dictionary(kind) else column
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether the type is one of Arrow's types of text."""
-    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
 
 
 def first_non_null(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:

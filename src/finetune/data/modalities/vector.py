@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finetune.data.arrow_types import is_list, is_text
 from finetune.data.items import STORED
-from finetune.data.modalities.cells import is_text, unwrap
+from finetune.data.modalities.cells import unwrap
 from finetune.data.modalities.floats import Floats, pack, unpack
 from finetune.data.modalities.options import Facts, Options, Progress, Report, no_progress
 from finetune.errors import CheckFailed, Problem
@@ -77,18 +78,7 @@ def is_list_of_numbers(kind: pa.DataType) -> bool:
     """Whether the type is a list of numbers."""
     if isinstance(kind, pa.BaseExtensionType):
         return is_list_of_numbers(kind.storage_type)
-    return _is_list(kind) and _is_number(kind.value_type)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
+    return is_list(kind) and _is_number(kind.value_type)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -98,7 +88,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _as_lists(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
     """Return how a chunk becomes lists of float64."""
     lists = pa.large_list(pa.float64())
-    if is_list_of_numbers(kind) or (_is_list(kind) and pa.types.is_null(kind.value_type)):
+    if is_list_of_numbers(kind) or (is_list(kind) and pa.types.is_null(kind.value_type)):
         return lambda chunk: chunk  # views too: Arrow 26 damages them when it casts them to plain lists
     if pa.types.is_null(kind):
         return lambda chunk: chunk.cast(lists)

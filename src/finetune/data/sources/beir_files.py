@@ -196,35 +196,35 @@ def _read_judgments(source: FileSource, queries: BeirTexts, corpus: BeirTexts, b
         pc.fill_null(pc.index_in(ids, value_set=known.ids), -1).to_numpy().astype(np.int64)
         for ids, known in ((query_id, queries), (document_id, corpus))
     )
-    parses_as_number = np.isfinite(grade)
+    is_valid = np.isfinite(grade)
     shown = reading.table[names[2]]
-    _report_rows(np.flatnonzero(~parses_as_number), shown, reading.locate, bad, "grade", "grade", "is no finite number")
-    kind = _kind_of_unknown(parses_as_number, query, document)
+    _report_rows(np.flatnonzero(~is_valid), shown, reading.locate, bad, "grade", "grade", "is not a finite number")
+    kind = _kind_of_unknown(is_valid, query, document)
     for found, ids, column, file, also in (
-        (query, query_id, "query", "queries", parses_as_number),
-        (document, document_id, "document", "corpus", parses_as_number & (query >= 0)),
+        (query, query_id, "query", "queries", is_valid),
+        (document, document_id, "document", "corpus", is_valid & (query >= 0)),
     ):
         what = f"has an id that is not in {file}.jsonl"
         _report_rows(np.flatnonzero((found < 0) & also), ids, reading.locate, bad, column, kind, what)
-    winner, regraded = _winners(query_id, document_id, grade, parses_as_number)
+    winner, regraded = _winners(query_id, document_id, grade, is_valid)
     _report_regraded(np.flatnonzero(regraded), grade, query_id, document_id, reading.locate, bad)
-    query = np.where(parses_as_number, query, -1)
+    query = np.where(is_valid, query, -1)
     return BeirJudgments(query, document, grade, winner, regraded, reading.locate, reading.rows_read)
 
 
-def _kind_of_unknown(parses_as_number: Bools, query: Ints, document: Ints) -> str:
+def _kind_of_unknown(is_valid: Bools, query: Ints, document: Ints) -> str:
     """Return what judgments of unknown ids are: a few are usual in published data, most of them are a mistake."""
-    unknown = parses_as_number & ((query < 0) | (document < 0))
-    return "unknown" if 2 * unknown.sum() > parses_as_number.sum() else "dangling"
+    unknown = is_valid & ((query < 0) | (document < 0))
+    return "unknown" if 2 * unknown.sum() > is_valid.sum() else "dangling"
 
 
-def _winners(query_id: pa.Array, document_id: pa.Array, grade: Any, parses_as_number: Bools) -> tuple[Bools, Bools]:
+def _winners(query_id: pa.Array, document_id: pa.Array, grade: Any, is_valid: Bools) -> tuple[Bools, Bools]:
     """Return the last judgment of each pair, (J,), and those before it with another grade, (J,)."""
     codes = [
         ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
         for ids in (query_id, document_id)
     ]
-    rows = np.flatnonzero(parses_as_number)
+    rows = np.flatnonzero(is_valid)
     key = codes[0][rows] * (codes[1].max(initial=0) + 1) + codes[1][rows]
     _, last, which = np.unique(key[::-1], return_index=True, return_inverse=True)
     last = rows[len(rows) - 1 - last][which.reshape(-1)[::-1]]  # of the pair of each row

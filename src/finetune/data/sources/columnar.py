@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from finetune.data.arrow_types import READER_THREADS, canonical_type, to_canonical_table, unpacked_size
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.source import Head, Reading
-from finetune.data.sources.arrow_types import READER_THREADS, canonical_type, to_canonical_table, unpacked_size
 from finetune.data.sources.errors import fail
 from finetune.data.sources.files import DataFile, ExpansionLimit
 from finetune.data.threads import map_in_threads, usable_cores

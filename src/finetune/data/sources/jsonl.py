@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pyarrow as pa
 import pyarrow.json as arrow_json
 
+from finetune.data.arrow_types import READER_THREADS, to_canonical_table
 from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.source import Head, Reading, ReadOptions
-from finetune.data.sources.arrow_types import READER_THREADS, to_canonical_table
 from finetune.data.sources.csv_text import open_text, undecodable_byte
 from finetune.data.sources.errors import fail
 from finetune.data.sources.files import DataFile

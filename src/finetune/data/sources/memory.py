@@ -63,7 +63,7 @@ class TableSource:
         """Return these columns; rows with a value of another kind than the others' are added to `bad`."""
         import pyarrow as pa
 
-        from finetune.data.sources.arrow_types import to_canonical_table
+        from finetune.data.arrow_types import to_canonical_table
 
         for number, what in self._odd.items():
             bad.add(RowLocation(self.shown, number + 1), None, "json", f"is of type {what}, and no dict")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finetune.data.sources.arrow_types import is_list
+from finetune.data.arrow_types import is_list
 from finetune.data.sources.passage_values import TITLE, Form, text_field
 
 TEXT = pa.large_string()
