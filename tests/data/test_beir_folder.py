@@ -74,8 +74,8 @@ def test_leaks_are_counted_and_said(make):
 
 
 REFUSED = {
-    "no json": ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl:4: is no JSON (expecting"),
-    "a list": ({"queries": lines([*QUERIES, [1]])}, "queries.jsonl:4: is no JSON object: [1]"),
+    "no json": ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl:4: is not valid JSON (expecting"),
+    "a list": ({"queries": lines([*QUERIES, [1]])}, "queries.jsonl:4: is not a JSON object: [1]"),
     "no id": ({"queries": '\n{"text": "x"}\n'}, 'queries.jsonl: has no "_id"'),
     "no id in one": ({"queries": lines([*QUERIES, {"text": "x"}])}, "queries.jsonl:4: column '_id': there is no id: x"),
     "list for text": ({"queries": lines([*QUERIES, {"_id": "9", "text": ["x"]}])}, "queries.jsonl:4: column 'text'"),

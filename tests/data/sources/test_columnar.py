@@ -86,7 +86,7 @@ def test_a_file_that_was_cut_off_is_one_problem_that_names_it(name, tmp_path):
     for size in (len(content) - 1, len(content) // 2, 12):
         path.write_bytes(content[:size])
         answer = told(path)
-        assert answer.startswith(f"{path}: is a damaged ")
+        assert answer.startswith(f"{path}: is a damaged or incomplete ")
         assert len(answer.splitlines()) == 1
         assert "Copy or download it again." in answer
 

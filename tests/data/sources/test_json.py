@@ -90,9 +90,9 @@ def test_every_bad_line_is_told_and_the_others_are_read(write):
     assert [place.line for place in reading.locate(np.array([1, 0]))] == [8, 1]
     answer = told(path)
     for words in (
-        "x.jsonl:2: is no JSON (expecting property name enclosed in double quotes): {oops",
+        "x.jsonl:2: is not valid JSON (expecting property name enclosed in double quotes): {oops",
         "x.jsonl:4: column 'query' is a number, in the other rows it is text: 7",
-        'x.jsonl:5: is no JSON object: ["query"]',
+        'x.jsonl:5: is not a JSON object: ["query"]',
         "x.jsonl:6: has the byte 0xE9",
         "x.jsonl:9: column 'score' is text, in the other rows it is a number: high",
         "7 of 9 rows are bad.",
@@ -107,8 +107,8 @@ REFUSED = {
         b'{"data": [{"a": 1}]}',
         ["holds a single JSON object, with the keys 'data'", "one object for each row"],
     ),
-    "broken": (b"{oops\n", [":1: from here on it is no JSON", "{oops"]),
-    "array cut off": (b'[{"a": "x"},\n {"a": "y"},\n {"a": "z', [":3: from here on it is no JSON"]),
+    "broken": (b"{oops\n", [":1: from here on it is not valid JSON", "{oops"]),
+    "array cut off": (b'[{"a": "x"},\n {"a": "y"},\n {"a": "z', [":3: from here on it is not valid JSON"]),
     "latin-1": ('{"a": "é"}\n'.encode("latin-1"), ["the byte 0xE9, which is not utf-8", "data.encoding=cp1252"]),
     "utf-16": ('{"a": "é"}\n'.encode("utf-16"), ["byte-order mark of utf-16", "data.encoding=utf-16"]),
 }
@@ -191,6 +191,15 @@ def test_the_fast_and_the_careful_reading_agree(body, write, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jsonl_module, "_read_block", lambda block, types: (block, None))
         assert outcome() == fast
+
+
+def test_ids_of_many_rows_that_are_read_one_by_one_become_texts(write):
+    rows = [{"_id": number, "text": f"t{number}"} for number in range(jsonl_module.CHUNK_ROWS + 2)]
+    rows[-1]["_id"] = "last"
+    path = write(json.dumps(rows), "x.jsonl")
+    reading = JsonFile(find_file(path, "f", "data.path"), ReadOptions(), ids=("_id",)).read(["_id"], BadRows())
+    assert reading.table["_id"].to_pylist() == [str(row["_id"]) for row in rows]
+    assert reading.rows_read == len(rows)
 
 
 ARRAYS = [["q1", "a1", 1], ["q2", "a2", 0.5], ["q3", None, 0]]

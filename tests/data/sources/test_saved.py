@@ -61,7 +61,7 @@ def test_damage_is_one_problem(tmp_path, monkeypatch):
     file = Path("saved/data-00000-of-00001.arrow")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    assert told("saved").startswith("saved/data-00000-of-00001.arrow: is a damaged Arrow file")
+    assert told("saved").startswith("saved/data-00000-of-00001.arrow: is a damaged or incomplete Arrow file")
     file.unlink()
     assert "there is no file 'saved/data-00000-of-00001.arrow'" in told("saved")
     Path("saved/state.json").write_text("{")

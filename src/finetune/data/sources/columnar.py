@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: only the columns that are asked for, row groups in threads, damage as one sentence."""
+"""Parquet and Arrow files: only the requested columns are read, row groups in threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from finetune.data.arrow_types import READER_THREADS, canonical_type, to_canonical_table, unpacked_size
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.source import Head, Reading
-from finetune.data.sources.errors import fail
+from finetune.data.sources.errors import fail, first_line
 from finetune.data.sources.files import DataFile, ExpansionLimit
 from finetune.data.threads import map_in_threads, usable_cores
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from finetune.data.arrays import Ints
 
 SAMPLE = 20
-BATCH_ROWS = 1 << 13  # few, so that rows which grow without end are noticed before they fill the memory
+BATCH_ROWS = 1 << 13  # few, so that a file that expands without limit is detected before it fills memory
 
 
 @contextmanager
 def explain_damage(shown: str, what: str) -> Iterator[None]:
-    """Turn what Arrow says of a damaged file into one sentence."""
+    """Raise `CheckFailed` with one sentence for an error of Arrow about a damaged file."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150].rstrip(".")
-        fail(shown, f"is a damaged {what} file, or one cut off: {reason}.", "Copy or download it again.", error)
+        problem = f"is a damaged or incomplete {what} file: {first_line(error)}."
+        fail(shown, problem, "Copy or download it again.", error)
 
 
 class ParquetFile:
@@ -43,28 +43,32 @@ class ParquetFile:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
         with explain_damage(self.file.shown, "Parquet"), self._open() as parquet:
             names = parquet.schema_arrow.names
-            first = next(parquet.iter_batches(batch_size=SAMPLE), None) if names else None
+            if not names:
+                return Head([], [])
+            first = next(parquet.iter_batches(batch_size=SAMPLE), None)
             return Head(names, sample_rows(first))
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns, row groups in parallel."""
-        grows = ExpansionLimit(self.file)
+        limit = ExpansionLimit(self.file)
         with explain_damage(self.file.shown, "Parquet"):
             with self._open() as parquet:
                 schema, groups = parquet.schema_arrow, range(parquet.num_row_groups)
-            work = partial(self._read_group, list(names), grows)
-            batches = [batch for group in map_in_threads(work, groups, usable_cores(READER_THREADS)) for batch in group]
-        return reading_of_table(self.file.shown, _joined(batches, schema, names))
+            read_group = partial(self._read_group, list(names), limit)
+            batches = []
+            for group_batches in map_in_threads(read_group, groups, usable_cores(READER_THREADS)):
+                batches += group_batches
+        return reading_of_table(self.file.shown, _table(batches, schema, names))
 
     def _open(self) -> Any:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(self.file.path, page_checksum_verification=True)
 
-    def _read_group(self, names: list[str], grows: ExpansionLimit, group: int) -> list[pa.RecordBatch]:
+    def _read_group(self, names: list[str], limit: ExpansionLimit, group: int) -> list[pa.RecordBatch]:
         with self._open() as parquet:
             batches = parquet.iter_batches(BATCH_ROWS, [group], names, use_threads=False)
-            return canonical_batches(batches, grows, names)
+            return canonical_batches(batches, limit, names)
 
 
 class ArrowFile:
@@ -85,7 +89,7 @@ class ArrowFile:
         with explain_damage(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
             schema, batches = self._open(source, names)
             found = canonical_batches(batches, ExpansionLimit(self.file), names)
-        return reading_of_table(self.file.shown, _joined(found, schema, names))
+        return reading_of_table(self.file.shown, _table(found, schema, names))
 
     def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
         is_stream = not self.file.start().startswith(b"ARROW1")
@@ -99,22 +103,21 @@ class ArrowFile:
         return schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
-def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """Return one table; `schema` is that of the file, for a file without rows."""
-    return pa.Table.from_batches(
-        batches, pa.schema([(name, canonical_type(schema.field(name).type)) for name in names])
-    )
+def _table(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Return the batches as one table; `schema` is that of the file, for a file without rows."""
+    types = [(name, canonical_type(schema.field(name).type)) for name in names]
+    return pa.Table.from_batches(batches, pa.schema(types))
 
 
 def canonical_batches(
-    batches: Iterable[pa.RecordBatch], grows: ExpansionLimit, names: Sequence[str]
+    batches: Iterable[pa.RecordBatch], limit: ExpansionLimit, names: Sequence[str]
 ) -> list[pa.RecordBatch]:
-    """Return these columns of the batches, whose bytes are looked through: a damaged file can be read as nonsense."""
+    """Return these columns of the batches in canonical types, validated: a damaged file may be read as garbage."""
     found = []
     for batch in batches:
         batch.validate(full=True)
         table = pa.Table.from_batches([batch.select(list(names))])
-        grows.add(sum(map(unpacked_size, table.columns)))
+        limit.add(sum(map(unpacked_size, table.columns)))
         found += to_canonical_table(table).to_batches()
     return found
 
@@ -123,15 +126,15 @@ def sample_rows(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     """Return the first rows as Python values."""
     if batch is None:
         return []
-    batch.validate(full=True)  # what a damaged file makes of an offset would end the process
+    batch.validate(full=True)  # an invalid offset of a damaged file would crash the process
     first = batch.slice(0, SAMPLE)
     return list(zip(*(column.to_pylist() for column in first.columns), strict=True))
 
 
 def reading_of_table(shown: str, table: pa.Table) -> Reading:
-    """Return the reading of a table that has no bad rows; a row stands at its number, from 1."""
+    """Return the reading of a table without bad rows; the location of a row is its number, from 1."""
 
-    def place(numbers: Ints) -> list[RowLocation]:
+    def locate(numbers: Ints) -> list[RowLocation]:
         return [RowLocation(shown, int(number) + 1) for number in numbers]
 
-    return Reading(table, place, table.num_rows)
+    return Reading(table, locate, table.num_rows)
