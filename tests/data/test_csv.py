@@ -150,7 +150,7 @@ REFUSED = {
     "one pair": (b"question,answer\nq,a\nq,a\n", ["only 1 usable pair"]),
     "utf-16": (PAIRS.encode("utf-16"), ["byte-order mark of utf-16", "data.encoding=utf-16"]),
     "cut gzip": (gzip.compress(PAIRS.encode())[:-9], ["pairs.csv", "cut off"]),
-    "parquet": (b"PAR1" + bytes(100), ["damaged Parquet file"]),
+    "parquet": (b"PAR1" + bytes(100), ["damaged or incomplete Parquet file"]),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), ["looks like a PNG image"]),
     "binary": (bytes(range(32)) * 20, ["not a text file"]),
     "score": (b"text1,text2,score\na,b,0.5\nc,d,high\n", ["pairs.csv:3: column 'score' is not a finite number: high"]),

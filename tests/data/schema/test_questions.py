@@ -327,7 +327,7 @@ TEXTS = [f"thing {i} is this" for i in range(30)]
         (LISTS, 7, "is a number, in the other rows it is a list: 7"),
         (TEXTS, 7, "is a number, in the other rows it is text: 7"),
         (TEXTS, {"text": "a"}, "is an object, in the other rows it is text: {'text': 'a'}"),
-        (LISTS, ["a", 7], "has a value inside that is of another kind than in the other rows: ['a', 7]"),
+        (LISTS, ["a", 7], "has a value inside that is of another type than in the other rows: ['a', 7]"),
         (LISTS, None, ": the list is empty."),
         (LISTS, ["a", None], ": there is no text: ['a', None]"),
         (TEXTS, None, ": there is no text."),

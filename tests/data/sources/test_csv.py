@@ -270,7 +270,7 @@ def test_bad_files_are_answered_with_the_place_and_the_way_out(case, write, monk
 def test_another_delimiter_than_the_one_told_is_named(write):
     answer = told(write("question;answer\nq1;a1\nq2;a2\n"), delimiter=",")
     assert ":1: there is one column only, 'question;answer'" in answer
-    assert """If its cells are parted by ';', set 'data.delimiter=";"'.""" in answer
+    assert """If its cells are separated by ';', set 'data.delimiter=";"'.""" in answer
 
 
 def test_a_huge_cell_is_one_line(write):
