@@ -1,4 +1,4 @@
-"""What every source of data does: say what its columns are, and hand them over as Arrow columns."""
+"""The interface of every data source: its columns, a fingerprint, and reading columns as Arrow tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a source is to be read; the keys are explained in `conf/data/files.yaml`."""
+    """Options for reading a source; the keys are explained in `conf/data/files.yaml`."""
 
     format: str = "auto"
     header: bool | str = "auto"
@@ -30,12 +30,10 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Head:
-    """The first look at a source: its columns, a few rows as Python values, and what was recognised.
+    """The start of a source: its columns, a few rows as Python values, and what was detected.
 
-    `notations` is how the numbers of a text column are written, where that is not with a decimal point.
-
-    `named` is False where the file has no header: then `names` are "1", "2", and so on. `notes` are sentences to be
-    told, such as the dialect of a CSV file.
+    `named` is False where the file has no header: then `names` are "1", "2", and so on. `notes` are sentences to print,
+    such as the dialect of a CSV file. `notations` is how numbers are written in text columns without a decimal point.
     """
 
     names: list[str]
@@ -47,7 +45,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Reading:
-    """The columns that were asked for, of all rows that could be read.
+    """The requested columns, of all rows that could be read.
 
     `locate` returns the file and line of the rows at these indices; it may read the file again, and is called only for
     bad rows. `rows_read` also counts the rows that could not be read.
@@ -59,26 +57,26 @@ class Reading:
 
 
 class Source(Protocol):
-    """One source of rows. `shown` is what it is called in messages, `base` the folder that paths in it start from."""
+    """One source of rows. `shown` is its name in messages, `base` the folder that paths in it are relative to."""
 
     shown: str
     base: Path
 
     def head(self) -> Head:
-        """Look at the first rows only; fast however large the source is.
+        """Read the first rows only, however large the source is.
 
         Raises:
-            CheckFailed: it cannot be had or read, with what stands in the way.
+            CheckFailed: the source is missing or cannot be read.
         """
 
     def fingerprint(self) -> str:
-        """Return a hex digest of the content and of what decides how it is read."""
+        """Return a hex digest of the content and of the options that decide how it is read."""
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns of all rows; rows that cannot be read are added to `bad` and left out.
 
-        Text comes as `large_string`, lists as `large_list`, everything else as it is stored.
+        Texts are `large_string`, lists are `large_list`, other types are as stored.
 
         Raises:
-            CheckFailed: it cannot be read to its end, or changed while it was read.
+            CheckFailed: the source cannot be read to its end, or changed meanwhile.
         """

@@ -106,13 +106,13 @@ def test_what_cannot_be_learned_from_is_said(root: Path, tmp_path: Path) -> None
     assert "'data.path=\"photos/only one\"'" in told(root)
     file = tmp_path / "file.jpg"
     file.write_text("x")
-    assert "is no folder" in told(file)
+    assert "is not a folder" in told(file)
 
 
 def test_parts_of_a_data_set_are_no_classes(root: Path) -> None:
     fill(root, "Train/cat/1.jpg", "Train/dog/1.jpg", "test/cat/2.jpg", "val/dog/3.jpg")
     assert told(root) == (
-        "data.path: the folders in 'photos' are parts of a data set, not classes: 'Train', 'test', 'val'. "
+        "data.path: the folders in 'photos' are splits of a data set, not classes: 'Train', 'test', 'val'. "
         "Name one of them: data.path=photos/Train"
     )
 

@@ -1,4 +1,4 @@
-"""Sources: whatever people keep their data in, as named Arrow columns."""
+"""Data sources: files, folders, URLs, Hugging Face data sets and objects in memory, as named Arrow columns."""
 
 from finetune.data.source import Head, Reading, ReadOptions, Source
 from finetune.data.sources.open import open_source
