@@ -165,7 +165,7 @@ def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_ro
     assert (
         f"{name}: 3 right answers are not in the corpus and count as not found, as trec_eval counts them." in data.notes
     )
-    assert f"{name}: 1 judgment is given again with the same grade, which changes nothing." in data.notes
+    assert f"{name}: 1 judgment is repeated with the same grade, which changes nothing." in data.notes
     assert data.facts["right_answers_not_in_the_corpus"] == 3
     found = [json.loads(line) for line in data.problems.read_text().splitlines()]
     assert sorted((Path(row["file"]).name, row["line"], row["kind"]) for row in found) == [

@@ -149,7 +149,7 @@ REFUSED = {
     "all positives": (b"question,answer\nq1,a\nq2,a\n", ["all 2 positives are the same ('a')"]),
     "one pair": (b"question,answer\nq,a\nq,a\n", ["only 1 usable pair"]),
     "utf-16": (PAIRS.encode("utf-16"), ["byte-order mark of utf-16", "data.encoding=utf-16"]),
-    "cut gzip": (gzip.compress(PAIRS.encode())[:-9], ["pairs.csv", "cut off"]),
+    "cut gzip": (gzip.compress(PAIRS.encode())[:-9], ["pairs.csv", "incomplete"]),
     "parquet": (b"PAR1" + bytes(100), ["damaged or incomplete Parquet file"]),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), ["looks like a PNG image"]),
     "binary": (bytes(range(32)) * 20, ["not a text file"]),

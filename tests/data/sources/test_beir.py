@@ -133,7 +133,7 @@ def test_what_published_folders_have_is_left_out_and_is_no_reason_to_stop(make):
 def test_a_folder_without_judgments_for_training_says_which_are_taken(make):
     folder = make(test=QRELS)
     assert rows_of(folder) == ROWS
-    assert head_of(folder).notes == ["'my' has no judgments for training: those of test.tsv are taken."]
+    assert head_of(folder).notes == ["'my' has no judgments for training: those of test.tsv are used."]
     assert head_of("my/qrels/test.tsv").notes == []
     assert rows_of("my/qrels/test.tsv") == ROWS
 

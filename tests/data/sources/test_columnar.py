@@ -110,7 +110,7 @@ def test_damaged_bytes_are_told_or_do_no_harm(name, tmp_path):
 
 
 def test_what_is_no_such_file_whatever_its_name_says(write):
-    assert "x.parquet: is no Parquet file, whatever its name says" in told(write(bytes(500), "x.parquet"))
+    assert "x.parquet: is not a Parquet file, as its name suggests" in told(write(bytes(500), "x.parquet"))
     assert "data.format=csv" in told(write("question,answer\na,b\n", "y.csv"), format="parquet")
     assert "Set data.format=jsonl." in told(write('{"a": 1}\n{"a": 2}', "y.jsonl"), format="arrow")
 

@@ -61,7 +61,7 @@ def test_packed_files_that_were_cut_off_or_damaged_are_one_problem(suffix, write
     for cut_off in (content[:-9], *([damaged] if suffix != "zst" else [])):
         answer = told(write(cut_off, f"pairs.csv.{suffix}"))
         assert f"pairs.csv.{suffix}: its" in answer
-        assert "data are damaged or cut off. Copy or download the file again." in answer
+        assert "data are damaged or incomplete. Copy or download the file again." in answer
         assert len(answer.splitlines()) == 1
 
 

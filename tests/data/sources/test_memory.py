@@ -103,7 +103,7 @@ def test_values_of_another_kind_are_bad_rows():
         (2, "a", "type"),
         (4, "n", "type"),
     ]
-    assert [(row.line, row.what) for row in bad.first if not row.column] == [(3, "is of type str, and no dict")]
+    assert [(row.line, row.what) for row in bad.first if not row.column] == [(3, "is of type str, not a dict")]
     assert [place.line for place in reading.locate(np.array([0, 1]))] == [1, 5]
     frame, bad = read(pd.DataFrame({"a": ["x", 7, "y"]}))
     assert tuples(frame) == [("x",), ("y",)]
@@ -124,7 +124,7 @@ REFUSED: dict[str, Any] = {
     "an empty list": ([], "the list of rows holds nothing, and no dict"),
     "a list of numbers": ([1, 2], "holds a int, and no dict"),
     "columns of other lengths": ({"a": [1], "b": [1, 2]}, "differ in length: 'a' has 1, 'b' has 2 rows"),
-    "no columns": ({"a": "text"}, "'a' in the dict of columns is no column, but of type str"),
+    "no columns": ({"a": "text"}, "'a' in the dict of columns is not a column, but of type str"),
     "an empty dict": ({}, "the dict of columns has no column"),
     "a stream": (
         datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset(),
