@@ -22,7 +22,7 @@ from finetune.data.modalities import Options, facts, load, prepare_column
 from finetune.errors import CheckFailed, FinetuneError, RunError
 from tests.data.modalities.conftest import picture, prepared
 
-NO_PICTURE, DAMAGED = "it is no picture, or of a format that is not read", "the picture is cut off or damaged"
+NOT_AN_IMAGE, DAMAGED = "it is not an image, or its format is not supported", "the image is truncated or damaged"
 HOSTILE = [
     "with space.png",
     'it\'s "quoted".png',
@@ -61,12 +61,12 @@ def test_formats_are_checked_and_loaded(tmp_path: Path, form: str) -> None:
     ("content", "kind", "what"),
     [
         (b"", "image", "the file is empty"),
-        (b"just text", "image", NO_PICTURE),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image", NO_PICTURE),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "image", NO_PICTURE),
+        (b"just text", "image", NOT_AN_IMAGE),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image", NOT_AN_IMAGE),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "image", NOT_AN_IMAGE),
         (picture(form="PNG", size=(300, 300))[:200], "image", DAMAGED),
         (picture()[:30], "image", DAMAGED),
-        (np.random.default_rng(0).bytes(400), "image", NO_PICTURE),
+        (np.random.default_rng(0).bytes(400), "image", NOT_AN_IMAGE),
     ],
 )
 def test_what_is_no_image_is_told(tmp_path: Path, content: bytes, kind: str, what: str) -> None:

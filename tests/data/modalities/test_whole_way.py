@@ -66,7 +66,7 @@ def test_images_with_captions_and_bad_rows() -> None:
     with pytest.raises(CheckFailed) as failed:
         opened("pairs.jsonl")
     told = "\n".join(map(str, failed.value.problems))
-    assert "pairs.jsonl:3: column 'image': the picture is cut off or damaged: broken.png" in told
+    assert "pairs.jsonl:3: column 'image': the image is truncated or damaged: broken.png" in told
     assert "pairs.jsonl:5: column 'image': there is no such file: gone.png" in told
     found = opened("pairs.jsonl", on_bad_rows="skip")
     assert len(found.train) == 3
