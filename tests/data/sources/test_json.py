@@ -13,7 +13,7 @@ from finetune.data.sources import ReadOptions
 from finetune.data.sources import jsonl as jsonl_module
 from finetune.data.sources.files import find_file
 from finetune.data.sources.jsonl import JsonFile
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS: list[dict[str, Any]] = [
@@ -42,7 +42,7 @@ def lines(rows: list[Any]) -> str:
     ],
     ids=["lines", "no-end", "blank-lines", "bom", "array", "pretty-array", "pretty-objects"],
 )
-def test_json_in_all_its_shapes(content, name, write):
+def test_json_in_all_forms(content, name, write):
     path = write(content, name)
     assert head_of(path).names == ["query", "positives", "score", "extra"]
     assert rows_of(path, *NAMES) == EXPECTED
@@ -73,7 +73,7 @@ BROKEN = (
 )
 
 
-def test_every_bad_line_is_told_and_the_others_are_read(write):
+def test_every_bad_line_is_reported_and_the_others_are_read(write):
     path = write(BROKEN, "x.jsonl")
     reading, bad = read(path, "query", "score")
     assert tuples(reading) == [("q1", 1.0), ("q2", 0.5)]
@@ -88,7 +88,7 @@ def test_every_bad_line_is_told_and_the_others_are_read(write):
         (10, None, "json"),
     ]
     assert [place.line for place in reading.locate(np.array([1, 0]))] == [8, 1]
-    answer = told(path)
+    answer = error_message(path)
     for words in (
         "x.jsonl:2: is not valid JSON (expecting property name enclosed in double quotes): {oops",
         "x.jsonl:4: column 'query' is a number, in the other rows it is text: 7",
@@ -117,7 +117,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_files_that_cannot_be_read_are_one_problem(case, write):
     content, expected = REFUSED[case]
-    answer = told(write(content, "x.json"))
+    answer = error_message(write(content, "x.json"))
     for words in expected:
         assert words in answer
     assert len(answer.splitlines()) == 1
@@ -129,7 +129,7 @@ def test_a_null_in_place_of_an_object_is_a_bad_row(line, write):
     assert [(row.line, row.kind) for row in bad.first] == [(2, "json")]
 
 
-def test_kinds_that_widen_late_and_blocks(write, monkeypatch):
+def test_types_that_widen_late_and_blocks(write, monkeypatch):
     monkeypatch.setattr("finetune.data.sources.json_text.BLOCK_BYTES", 5_000)
     rows: list[dict[str, Any]] = [{"a": f"t{i}", "n": i, "l": None, "s": {"x": None}} for i in range(3_000)]
     rows[2_000] |= {"n": 0.5, "l": ["x"], "s": {"x": "y"}}
@@ -157,7 +157,7 @@ rows = st.lists(
 
 @quick
 @given(rows=rows, as_lines=st.booleans())
-def test_what_json_wrote_is_read_back(rows, as_lines, write):
+def test_written_json_is_read_back(rows, as_lines, write):
     path = write(lines(rows) if as_lines else json.dumps(rows), "x.json")
     reading, bad = read(path, *head_of(path).names)
     assert not bad
@@ -178,7 +178,7 @@ bodies = st.lists(pieces, max_size=30).map("".join) | st.lists(
 
 @quick
 @given(body=bodies)
-def test_the_fast_and_the_careful_reading_agree(body, write, monkeypatch):
+def test_fast_and_strict_reading_agree(body, write, monkeypatch):
     path = write('{"a":"first"}\n' + body, "x.jsonl")
 
     def outcome() -> Any:
@@ -234,4 +234,4 @@ def test_arrays_of_another_width_and_other_values_are_bad_rows(write):
     assert tuples(reading) == [("q1", "a1"), ("q3", "a3")]
     assert [(row.line, row.kind) for row in bad.first] == [(2, "array"), (3, "array"), (4, "json")]
     assert [place.line for place in reading.locate(np.arange(2))] == [1, 5]
-    assert 'x.jsonl:2: has 1 values, the other rows have 2: ["q2"]' in told(path)
+    assert 'x.jsonl:2: has 1 values, the other rows have 2: ["q2"]' in error_message(path)
