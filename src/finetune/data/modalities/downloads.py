@@ -50,13 +50,17 @@ class Downloader:
             (folder / FILE).write_bytes(fetched[0])
 
         def load(folder: Path) -> bytes:
-            return fetched[0] if fetched else (folder / FILE).read_bytes()
+            if fetched:
+                return fetched[0]
+            return (folder / FILE).read_bytes()
 
         try:
             key = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
             return self.options.cache.load(KIND, key, build, load)
         except CacheUnavailable:
-            return fetched[0] if fetched else self._fetch(url)
+            if fetched:
+                return fetched[0]
+            return self._fetch(url)
 
     def _fetch(self, url: str) -> bytes:
         server = _server(url)

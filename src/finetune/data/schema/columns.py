@@ -131,9 +131,9 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     """
     faults = RowFaults(reading)
     items = {name: _items(faults, name, name in roles.lists, prepare) for name in roles.items}
-    label = _label(faults, roles.label) if roles.label else None
-    score = _score(faults, roles, items) if roles.score else None
-    weight = _weight(faults, roles) if roles.weight else None
+    label = _label(faults, roles.label)
+    score = _score(faults, roles, items)
+    weight = _weight(faults, roles)
     return TypedColumns(
         roles=roles,
         faults=faults,
@@ -238,11 +238,16 @@ def _as_text_lists(lists: list[Any]) -> list[list[str] | None]:
     """Return the lists with every value as a text: for lists of mixed types."""
     texts: list[list[str] | None] = []
     for values in lists:
-        texts.append(None if values is None else list(map(str, values)))
+        if values is None:
+            texts.append(None)
+        else:
+            texts.append(list(map(str, values)))
     return texts
 
 
-def _label(faults: RowFaults, name: str) -> pa.ChunkedArray:
+def _label(faults: RowFaults, name: str | None) -> pa.ChunkedArray | None:
+    if name is None:
+        return None
     with _with_location(faults, name):
         label = to_texts(name, faults.reading.table[name])
     blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(label), ""), True)
@@ -250,18 +255,21 @@ def _label(faults: RowFaults, name: str) -> pa.ChunkedArray:
     return label
 
 
-def _weight(faults: RowFaults, roles: Roles) -> Numbers:
+def _weight(faults: RowFaults, roles: Roles) -> Numbers | None:
     name = roles.weight
-    assert name is not None
+    if name is None:
+        return None
     weights = to_numbers(faults.reading.table[name], roles.notations.get(name, POINT))
     faults.add(~np.isfinite(weights), name, "number", "is not a finite number")
     faults.add(weights < 0, name, "number", "a weight must not be negative")
     return weights
 
 
-def _score(faults: RowFaults, roles: Roles, items: dict[str, ItemColumn]) -> Numbers:
-    name, positive = roles.score, items[roles.positive or ""]
-    assert name is not None
+def _score(faults: RowFaults, roles: Roles, items: dict[str, ItemColumn]) -> Numbers | None:
+    name = roles.score
+    if name is None:
+        return None
+    positive = items[roles.positive or ""]
     values, notation = faults.reading.table[name], roles.notations.get(name, POINT)
     if positive.lengths is None:
         scores = _scores(values, notation)

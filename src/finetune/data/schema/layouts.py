@@ -214,7 +214,9 @@ def _by_name(table: SampledColumns, labelled: bool, scored: bool) -> Roles:
         _check_no_flag(table, anchor, positive)
     asked = {"anchor": [anchor], "positive": [positive], "negative": negatives}
     asked |= _columns_next_to_pair(table, numbers, found, scored)
-    note = f"Taking '{anchor.strip()}' as the anchor and '{positive.strip()}' as the positive." if guessed else ""
+    note = ""
+    if guessed:
+        note = f"Taking '{anchor.strip()}' as the anchor and '{positive.strip()}' as the positive."
     return _make_roles(table, asked, note)
 
 
@@ -264,7 +266,9 @@ def _pair(rest: list[str], anchors: list[str], positives: list[str]) -> tuple[st
 
 def _labelled(table: SampledColumns, rest: list[str], words: dict[str, str], numbers: dict[str, list[str]]) -> Roles:
     """Return the roles of a table of items with classes."""
-    items = rest if len(rest) == 1 else _candidates(rest, words, ITEMS)
+    items = rest
+    if len(rest) != 1:
+        items = _candidates(rest, words, ITEMS)
     if len(items) != 1:
         raise CheckFailed([_undecided_item(table, rest, numbers["label"][0].strip())])
     return _make_roles(table, {"anchor": items, "label": numbers["label"], "weight": numbers.get("weight", [])})

@@ -171,8 +171,9 @@ def undecided_problem(
     """Return the question which columns are a pair; `rest` are the candidates, `special` those of scores by role."""
     candidates = [("anchor", anchors), ("positive", positives)]
     several = [f"{role}: {quoted_names(found)}" for role, found in candidates if found]
-    found = f" Possible are {'; '.join(several)}." if several else ""
-    what = f"cannot tell the anchor and the positive among the columns {quoted_names(table.shown())}.{found}"
+    what = f"cannot tell the anchor and the positive among the columns {quoted_names(table.shown())}."
+    if several:
+        what += f" Possible are {'; '.join(several)}."
     names = rest if len(rest) > 1 else table.names
     # In the order of the file; ids and numbers are left out of the example.
     texts = set(table.texts_first(names)[:2])
@@ -206,7 +207,9 @@ def _possible_score(table: SampledColumns, names: Sequence[str], pair: Sequence[
 
 def _loss_for_scores(numbers: set[float]) -> str:
     """Return a sentence on what else scored pairs need, with an example for these scores."""
-    least = 1.0 if numbers <= {0, 1} else suggested_min_score(min(numbers), max(numbers))
+    least = 1.0
+    if not numbers <= {0, 1}:
+        least = suggested_min_score(min(numbers), max(numbers))
     return (
         "Scored pairs need a loss that learns from scores, such as loss=cosent, or "
         f"data.min_score={least:g} to train on the pairs of at least this score as right pairs, with loss=infonce."

@@ -111,24 +111,26 @@ def _filled_columns(head: Head) -> list[str]:
     return [name for index, name in enumerate(head.names) if any(row[index] for row in head.sample)]
 
 
-def _open_texts(file: DataFile) -> FileSource:
+def _reader(file: DataFile, kind: str, ids: Sequence[str] = ()) -> FileReader:
+    """Return the reader of a Parquet file, or of a JSON file with these keys as ids."""
     from finetune.data.sources.columnar import ParquetFile
     from finetune.data.sources.jsonl import JsonFile
 
+    if kind == "parquet":
+        return ParquetFile(file)
+    return JsonFile(file, ReadOptions(), ids)
+
+
+def _open_texts(file: DataFile) -> FileSource:
     options = ReadOptions()
     kind = format_of(file, options)
-    reader: FileReader = ParquetFile(file) if kind == "parquet" else JsonFile(file, options, ids=(ID,))
-    return FileSource([reader], file.shown, options, kind)
+    return FileSource([_reader(file, kind, ids=(ID,))], file.shown, options, kind)
 
 
 def _open_judgments(file: DataFile) -> FileSource:
-    from finetune.data.sources.columnar import ParquetFile
-    from finetune.data.sources.jsonl import JsonFile
-
     kind = format_of(file, ReadOptions())
     if kind in ("parquet", "jsonl"):
-        reader: FileReader = ParquetFile(file) if kind == "parquet" else JsonFile(file, ReadOptions())
-        return FileSource([reader], file.shown, ReadOptions(), kind)
+        return FileSource([_reader(file, kind)], file.shown, ReadOptions(), kind)
     lines = file.start().decode("utf-8-sig", "replace").splitlines()
     first = next((line for line in lines if line.strip()), "")
     delimiter = next((mark for mark in "\t, " if mark in first.strip()), "\t")

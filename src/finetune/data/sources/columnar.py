@@ -93,11 +93,15 @@ class ArrowFile:
 
     def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
         is_stream = not self.file.start().startswith(b"ARROW1")
-        opened: Callable[..., Any] = pa.ipc.open_stream if is_stream else pa.ipc.open_file
-        schema = opened(source).schema
+        open_reader: Callable[..., Any] = pa.ipc.open_file
+        if is_stream:
+            open_reader = pa.ipc.open_stream
+        schema = open_reader(source).schema
         source.seek(0)
-        fields = None if names is None else sorted(schema.get_field_index(name) for name in names)
-        reader = opened(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        fields = None
+        if names is not None:
+            fields = sorted(schema.get_field_index(name) for name in names)
+        reader = open_reader(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
         if is_stream:
             return schema, reader
         return schema, (reader.get_batch(i) for i in range(reader.num_record_batches))

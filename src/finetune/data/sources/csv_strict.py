@@ -96,7 +96,9 @@ def line_numbers(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[in
 
     `by_line`: every line that is not blank is a row.
     """
-    starts = _lines_not_blank(head) if by_line else (row.line for row in data_rows(head))
+    starts: Iterator[int] = (row.line for row in data_rows(head))
+    if by_line:
+        starts = _lines_not_blank(head)
     found = dict.fromkeys(wanted, 0)
     last = max(wanted, default=-1)
     for number, line in enumerate(starts):

@@ -202,8 +202,10 @@ def _detect_content(folder: Path) -> str | None:
 
 def _open_handle(handle: IO[Any], options: ReadOptions, key: str) -> Source:
     """Return the source of the rest of an open file, which is read once, into a temporary file."""
+    shown, base = "the open file", Path()
     name = getattr(handle, "name", None)
-    shown = name if isinstance(name, str) else "the open file"
+    if isinstance(name, str):
+        shown, base = name, Path(name).parent
     folder = Path(tempfile.mkdtemp(prefix="finetune-"))
     path = folder / "data"
     try:
@@ -215,7 +217,7 @@ def _open_handle(handle: IO[Any], options: ReadOptions, key: str) -> Source:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    source.base = Path(shown).parent if isinstance(name, str) else Path()
+    source.base = base
     weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
     return source
 

@@ -63,14 +63,21 @@ def _passages(values: pa.Array) -> pa.Array:
         return pa.nulls(len(values), TEXT)
     text = pc.struct_field(values, name)
     if TITLE not in fields:
-        return _lists(text, text.flatten().cast(TEXT)) if is_list(text.type) else text.cast(TEXT)
+        return _texts(text)
     title = pc.struct_field(values, TITLE)
     if not is_list(text.type):
         return join_titles(title, text)
     flat = text.flatten()
     if not is_list(title.type) or len(title.flatten()) != len(flat):
-        return _lists(text, flat.cast(TEXT))
+        return _texts(text)
     return _lists(text, join_titles(title.flatten(), flat))
+
+
+def _texts(values: pa.Array) -> pa.Array:
+    """Return texts, or lists of texts, in the canonical type."""
+    if is_list(values.type):
+        return _lists(values, values.flatten().cast(TEXT))
+    return values.cast(TEXT)
 
 
 def _with_instruction(values: pa.Array) -> pa.Array:

@@ -71,13 +71,18 @@ def holds_content(value: Any) -> bool:
 
 def _joined(title: Any, text: Any) -> Any:
     """Return title and text of a passage as one text, as for a BEIR corpus; an empty one of them is left out."""
-    title = "" if title is None else str(title)
-    text = "" if text is None else str(text)
+    title, text = _as_text(title), _as_text(text)
     if not title.strip():
         return text
     if not text.strip():
         return title
     return f"{title} {text}"
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value)
 
 
 def _passage_as_text(passage: Mapping[str, Any]) -> Any:

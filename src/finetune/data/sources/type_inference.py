@@ -88,7 +88,9 @@ def _widen_number(kind: pa.DataType, value: float) -> pa.DataType | None:
 def _widen_list(kind: pa.DataType, values: Sequence[Any]) -> pa.DataType | None:
     if kind != pa.null() and not pa.types.is_list(kind):
         return None
-    inner = pa.null() if kind == pa.null() else kind.value_type
+    inner = pa.null()
+    if kind != pa.null():
+        inner = kind.value_type
     for value in values:
         wider = widen(inner, value)
         if wider is None:
@@ -100,7 +102,9 @@ def _widen_list(kind: pa.DataType, values: Sequence[Any]) -> pa.DataType | None:
 def _widen_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType | None:
     if kind != pa.null() and not pa.types.is_struct(kind):
         return None
-    fields = {} if kind == pa.null() else {field.name: field.type for field in kind}
+    fields: dict[str, pa.DataType] = {}
+    if kind != pa.null():
+        fields = {field.name: field.type for field in kind}
     for name, inner in value.items():
         wider = widen(fields.get(str(name), pa.null()), inner)
         if wider is None:
