@@ -11,9 +11,9 @@ from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
 from finetune.data.schema.column_spec import ColumnSetting
-from finetune.data.schema.columns import as_texts, type_columns
+from finetune.data.schema.columns import to_texts, type_columns
 from finetune.data.schema.layouts import find_roles
-from finetune.data.sources.source import Reading
+from finetune.data.source import Reading
 
 
 def typed_source(columns: dict[str, list[Any]], told: ColumnSetting = None, **settings: Any) -> TypedSource:
@@ -24,7 +24,7 @@ def typed_source(columns: dict[str, list[Any]], told: ColumnSetting = None, **se
     reading = Reading(
         table.select(roles.names), lambda rows: [RowLocation("data.csv", int(row) + 2) for row in rows], table.num_rows
     )
-    typed = type_columns(reading, roles, lambda name, values, _: ("text", as_texts(name, values)))
+    typed = type_columns(reading, roles, lambda name, values, _: ("text", to_texts(name, values)))
     defaults: dict[str, Any] = {"name": "data.csv", "prompts": Prompts(), "transitive": False, "min_score": None}
     return TypedSource(columns=typed, **{**defaults, **settings})
 

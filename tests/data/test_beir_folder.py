@@ -74,8 +74,8 @@ def test_leaks_are_counted_and_said(make):
 
 
 REFUSED = {
-    "no json": ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl:4: is no JSON (expecting"),
-    "a list": ({"queries": lines([*QUERIES, [1]])}, "queries.jsonl:4: is no JSON object: [1]"),
+    "no json": ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl:4: is not valid JSON (expecting"),
+    "a list": ({"queries": lines([*QUERIES, [1]])}, "queries.jsonl:4: is not a JSON object: [1]"),
     "no id": ({"queries": '\n{"text": "x"}\n'}, 'queries.jsonl: has no "_id"'),
     "no id in one": ({"queries": lines([*QUERIES, {"text": "x"}])}, "queries.jsonl:4: column '_id': there is no id: x"),
     "list for text": ({"queries": lines([*QUERIES, {"_id": "9", "text": ["x"]}])}, "queries.jsonl:4: column 'text'"),
@@ -91,8 +91,8 @@ REFUSED = {
         {"qrels": QRELS + "".join(f"9\td{i}\t1\n" for i in range(9))},
         "qrels/test.tsv:5: column 'query' has an id that is not in queries.jsonl: 9",
     ),
-    "no number": ({"qrels": QRELS + "1\td1\tyes\n"}, "qrels/test.tsv:5: column 'grade' is no finite number: yes"),
-    "nan": ({"qrels": QRELS + "1\td1\tnan\n"}, "is no finite number: nan"),
+    "no number": ({"qrels": QRELS + "1\td1\tyes\n"}, "qrels/test.tsv:5: column 'grade' is not a finite number: yes"),
+    "nan": ({"qrels": QRELS + "1\td1\tnan\n"}, "is not a finite number: nan"),
     "cells": ({"qrels": QRELS + "1 d1 1\n"}, "qrels/test.tsv:5: found 1 cell, the header has 3"),
     "columns": ({"qrels": "1\t1\n2\t1\n"}, "qrels/test.tsv: has 2 columns"),
     "nothing right": ({"qrels": "1\td1\t0\n"}, "has no judgment with a score above 0"),
@@ -165,7 +165,7 @@ def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_ro
     assert (
         f"{name}: 3 right answers are not in the corpus and count as not found, as trec_eval counts them." in data.notes
     )
-    assert f"{name}: 1 judgment is given again with the same grade, which changes nothing." in data.notes
+    assert f"{name}: 1 judgment is repeated with the same grade, which changes nothing." in data.notes
     assert data.facts["right_answers_not_in_the_corpus"] == 3
     found = [json.loads(line) for line in data.problems.read_text().splitlines()]
     assert sorted((Path(row["file"]).name, row["line"], row["kind"]) for row in found) == [

@@ -149,11 +149,11 @@ REFUSED = {
     "all positives": (b"question,answer\nq1,a\nq2,a\n", ["all 2 positives are the same ('a')"]),
     "one pair": (b"question,answer\nq,a\nq,a\n", ["only 1 usable pair"]),
     "utf-16": (PAIRS.encode("utf-16"), ["byte-order mark of utf-16", "data.encoding=utf-16"]),
-    "cut gzip": (gzip.compress(PAIRS.encode())[:-9], ["pairs.csv", "cut off"]),
-    "parquet": (b"PAR1" + bytes(100), ["damaged Parquet file"]),
+    "cut gzip": (gzip.compress(PAIRS.encode())[:-9], ["pairs.csv", "incomplete"]),
+    "parquet": (b"PAR1" + bytes(100), ["damaged or incomplete Parquet file"]),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), ["looks like a PNG image"]),
     "binary": (bytes(range(32)) * 20, ["not a text file"]),
-    "score": (b"text1,text2,score\na,b,0.5\nc,d,high\n", ["pairs.csv:3: column 'score' is no finite number: high"]),
+    "score": (b"text1,text2,score\na,b,0.5\nc,d,high\n", ["pairs.csv:3: column 'score' is not a finite number: high"]),
     "label": (b"text,label\na,1\nb,2\nc,2\n", ["pairs.csv:2: column 'label': this class has one member only"]),
     "unknown names": (b"x,y,z\n1,2,3\n4,5,6\n", ["'x', 'y', 'z'", "data.columns=[x,y]"]),
 }
@@ -394,7 +394,7 @@ def test_whether_a_comma_separates_thousands_is_asked(number, write):
 
 def test_a_number_with_a_point_among_those_with_a_comma_is_a_bad_row(write):
     content = "text1;text2;score\n" + "".join(f"a{i};b{i};0,5\n" for i in range(600)) + "x;y;0.5\n"
-    assert "scored.csv:602: column 'score' is no finite number: 0.5" in told(csv_data(write(content, "scored.csv")))
+    assert "scored.csv:602: column 'score' is not a finite number: 0.5" in told(csv_data(write(content, "scored.csv")))
 
 
 def test_how_numbers_are_written_is_no_question_of_the_cache(write):

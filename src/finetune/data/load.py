@@ -21,15 +21,15 @@ from finetune.data.dataset import Dataset, assemble, skipped_notes
 from finetune.data.holdout.eval_data import EvalData, hold_all
 from finetune.data.items import PLURALS, Items, Modality
 from finetune.data.modalities import Options, prepare_column, recognize
-from finetune.data.modalities.references import is_data, scheme
+from finetune.data.modalities.references import is_data_uri, url_scheme
 from finetune.data.prepare import Prompts, TypedSource, prepare
 from finetune.data.prepared import Prepared
 from finetune.data.prompts import with_prompts
-from finetune.data.schema.columns import as_texts, type_columns
+from finetune.data.schema.columns import to_texts, type_columns
 from finetune.data.schema.layouts import Roles
 from finetune.data.schema.number_formats import POINT
 from finetune.data.schema.questions import questions, unused_note
-from finetune.data.schema.score_values import with_scores
+from finetune.data.schema.score_values import apply_score_values
 from finetune.data.sources import Head, Source
 from finetune.data.sources.beir import Beir, read_beir
 from finetune.errors import CheckFailed, Problem
@@ -259,7 +259,7 @@ def _typed(
     notes: list[str] = []
     if one.data.score_values is not None and roles.score is not None:
         notation = roles.notations.get(roles.score, POINT)
-        reading, notes = with_scores(reading, roles.score, one.data.score_values, bad, notation)
+        reading, notes = apply_score_values(reading, roles.score, one.data.score_values, bad, notation)
 
     def bring(
         name: str, values: pa.ChunkedArray, report: Callable[[int, str, str], None]
@@ -267,7 +267,7 @@ def _typed(
         told = one.data.modality if isinstance(one.data.modality, str) else one.data.modality.get(name, "auto")
         modality = recognize(name, values, source.base) if told == "auto" else told
         if modality == "text":
-            return "text", as_texts(name, values)
+            return "text", to_texts(name, values)
         named.update(_files_in(values, source.base))
         with Bar(f"looking at {name}", len(values), PLURALS[modality]) as bar:
             shown = partial(_show, bar)
@@ -293,7 +293,7 @@ def _files_in(values: pa.ChunkedArray, base: Path) -> Iterator[Path]:
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return
     for text in values.unique().to_pylist():
-        if text and not is_data(text) and scheme(text) is None:
+        if text and not is_data_uri(text) and url_scheme(text) is None:
             yield base.absolute() / text
 
 

@@ -71,7 +71,7 @@ def prepare(sources: list[TypedSource], validation: Beir | None, bad: BadRows) -
         for source, code in zip(sources, codes, strict=False)
     ]
     while sources:
-        sources.pop(0).columns.faults.tell(bad)
+        sources.pop(0).columns.faults.report_to(bad)
     pa.default_memory_pool().release_unused()
     relations, labels = _join(related)
     notes += [note for one in related for note in one.notes] + (validation.notes if validation else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.data.schema.sample_values import MIDDLE, right_from
+from finetune.data.schema.sample_values import MIDDLE_SCORE, suggested_min_score
 from finetune.errors import Problem
 
 _HIGHEST_GRADE = 30
@@ -39,8 +39,10 @@ def score_scale_problems(key: str, node: Mapping[str, Any], low: float, high: fl
             yield _out_of_range(key, "highest", node["highest"], high)
     if "right_from" in node and node["right_from"] is None and not 0 <= low <= high <= 1:
         what = f"the scores are {low:g} to {high:g}, so the score from which a pair is positive is not clear."
-        example = f"{key}.right_from={right_from(low, high):g}"
-        yield Problem(f"{key}.right_from", what, f"Set it, as in {example}; for scores of 0 to 1 it is {MIDDLE:g}.")
+        example = f"{key}.right_from={suggested_min_score(low, high):g}"
+        yield Problem(
+            f"{key}.right_from", what, f"Set it, as in {example}; for scores of 0 to 1 it is {MIDDLE_SCORE:g}."
+        )
 
 
 def _out_of_range(key: str, name: str, limit: float, score: float) -> Problem:

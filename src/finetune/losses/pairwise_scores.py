@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.config.types import Positive
 from finetune.data.batching.batches import Batch
-from finetune.data.schema.sample_values import MIDDLE
+from finetune.data.schema.sample_values import MIDDLE_SCORE
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import score_range_problems
 from finetune.losses.loss import Loss
@@ -176,7 +176,7 @@ class Contrastive(Loss):
     def __init__(self, margin: Positive = 0.5, right_from: float | None = None, only_hard: bool = False) -> None:
         super().__init__()
         self.margin = margin
-        self.right_from = MIDDLE if right_from is None else right_from
+        self.right_from = MIDDLE_SCORE if right_from is None else right_from
         self.only_hard = only_hard
 
     def forward(self, emb_ND: Tensor, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ from finetune.config.hydra_errors import as_problem, short
 from finetune.config.key_locations import find, folders_of
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
-from finetune.data.schema.sample_values import right_from
+from finetune.data.schema.sample_values import suggested_min_score
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import (
     dimension_problems,
@@ -144,8 +144,8 @@ def _min_score_problem(name: str, score: Any, available: set[str]) -> Problem:
     low, high = _score_range(score) or (0, 1)
     what = f"these are scored pairs, and loss={name} learns from positive pairs."
     advice = (
-        f"Set the score from which a pair is positive, as in data.min_score={right_from(low, high):g}; the other pairs"
-        f" are left out. These losses learn from scores: {_fitting(available)}."
+        f"Set the score from which a pair is positive, as in data.min_score={suggested_min_score(low, high):g}; the"
+        f" other pairs are left out. These losses learn from scores: {_fitting(available)}."
     )
     return Problem("data.min_score", what, advice)
 

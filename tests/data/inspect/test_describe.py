@@ -19,7 +19,7 @@ from finetune.data.items import Items, Part
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
 from finetune.data.schema.layouts import ColumnSetting, find_roles
-from finetune.data.sources.source import Head
+from finetune.data.source import Head
 from tests.data.tables import prepared
 
 Columns = dict[str, list[Any]]

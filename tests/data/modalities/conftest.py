@@ -51,7 +51,7 @@ def picture(
 
 
 class Server:
-    """A web server for tests: `pages` are what it answers by path: bytes, a status, a redirect, or a function."""
+    """A web server for tests: `pages` are the responses by path: bytes, a status, a redirect, or a function."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Any] = {}

@@ -77,12 +77,12 @@ def test_modalities(values: Any, wanted: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "image_path", "Photo", "product image", "img_file"])
-def test_a_telling_name_needs_no_files(name: str, folder: Path) -> None:
+def test_a_column_name_needs_no_files(name: str, folder: Path) -> None:
     assert of(["gone.png", "lost.png"], folder, name) == "image"
     assert of(["a sentence", "of words"], folder, name) == "text"
 
 
-def test_a_telling_name_makes_vectors_of_numbers(folder: Path) -> None:
+def test_a_column_name_makes_vectors_of_numbers(folder: Path) -> None:
     assert of(["1 2 3", "4 5 6"], folder, "embedding") == "vector"
     assert of(["1 2 3", "4 5 6"], folder, "answer") == "text"
 
@@ -96,7 +96,7 @@ def test_types_decide_where_there_are_no_values(folder: Path) -> None:
     assert recognize("x", pa.chunked_array([tensors]), folder) == "vector"
 
 
-def test_python_values_are_looked_at_too(folder: Path) -> None:
+def test_python_values_are_detected_too(folder: Path) -> None:
     assert detect_modality("x", None, [np.zeros(3), np.ones(3)], folder) == "vector"
     assert detect_modality("x", None, [(1.0, 2.0)], folder) == "vector"
     assert detect_modality("x", None, [bytearray(picture())], folder) == "image"

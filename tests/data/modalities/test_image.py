@@ -22,7 +22,7 @@ from finetune.data.modalities import Options, facts, load, prepare_column
 from finetune.errors import CheckFailed, FinetuneError, RunError
 from tests.data.modalities.conftest import picture, prepared
 
-NO_PICTURE, DAMAGED = "it is no picture, or of a format that is not read", "the picture is cut off or damaged"
+NOT_AN_IMAGE, DAMAGED = "it is not an image, or its format is not supported", "the image is truncated or damaged"
 HOSTILE = [
     "with space.png",
     'it\'s "quoted".png',
@@ -61,15 +61,15 @@ def test_formats_are_checked_and_loaded(tmp_path: Path, form: str) -> None:
     ("content", "kind", "what"),
     [
         (b"", "image", "the file is empty"),
-        (b"just text", "image", NO_PICTURE),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image", NO_PICTURE),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "image", NO_PICTURE),
+        (b"just text", "image", NOT_AN_IMAGE),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image", NOT_AN_IMAGE),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "image", NOT_AN_IMAGE),
         (picture(form="PNG", size=(300, 300))[:200], "image", DAMAGED),
         (picture()[:30], "image", DAMAGED),
-        (np.random.default_rng(0).bytes(400), "image", NO_PICTURE),
+        (np.random.default_rng(0).bytes(400), "image", NOT_AN_IMAGE),
     ],
 )
-def test_what_is_no_image_is_told(tmp_path: Path, content: bytes, kind: str, what: str) -> None:
+def test_an_invalid_image_is_reported(tmp_path: Path, content: bytes, kind: str, what: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     stored, bad, _ = prepared("image", ["a.png"], tmp_path)
     assert stored == [None]
@@ -77,7 +77,7 @@ def test_what_is_no_image_is_told(tmp_path: Path, content: bytes, kind: str, wha
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_no_cut_off_image_passes(form: str) -> None:
+def test_a_truncated_image_is_reported(form: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     stream = io.BytesIO()
     noise.save(stream, form)
@@ -89,7 +89,7 @@ def test_no_cut_off_image_passes(form: str) -> None:
     assert bad.rows == [0, 1, 2, 3, 4]
 
 
-def test_a_bomb_is_refused_by_its_header_alone() -> None:
+def test_a_decompression_bomb_is_detected_by_its_header() -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -102,7 +102,7 @@ def test_a_bomb_is_refused_by_its_header_alone() -> None:
     assert all("pixels" in what for _, _, what in bad), bad
 
 
-def test_files_that_are_not_there_and_paths_that_are_none(tmp_path: Path) -> None:
+def test_missing_files_and_invalid_paths(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("nowhere.png")
@@ -113,7 +113,7 @@ def test_files_that_are_not_there_and_paths_that_are_none(tmp_path: Path) -> Non
     assert {kind for _, kind, _ in bad} == {"missing", "unreachable"}
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(picture())
 
     def refusing(*_: Any) -> Any:  # root, who may run this, reads everything
@@ -125,7 +125,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert bad == [(0, "missing", "it cannot be read (Permission denied)")]
 
 
-def test_no_path_leaves_a_root_that_is_given(tmp_path: Path) -> None:
+def test_paths_outside_of_a_given_root_are_reported(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     for place in (root, tmp_path):
@@ -140,7 +140,7 @@ def test_no_path_leaves_a_root_that_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_names_of_all_kinds(tmp_path: Path, name: str) -> None:
+def test_file_names_with_special_characters(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a 'b' \n ü"
     folder.mkdir()
     (folder / name).write_bytes(picture("blue"))
@@ -200,7 +200,7 @@ def test_columns_of_every_arrow_type_of_text_and_bytes() -> None:
     assert prepared("image", ["", "  "])[:2] == ([None, None], [])
 
 
-def test_a_column_of_something_else_is_refused() -> None:
+def test_a_column_of_another_type_is_a_problem() -> None:
     for values in ([1, 2], [[1.0]], [{"x": 1}], [True]):
         with pytest.raises(CheckFailed, match="expected images"):
             prepared("image", values)
@@ -241,7 +241,7 @@ def test_threads_do_not_change_what_is_stored(tmp_path: Path) -> None:
     assert len(set(one)) == 10
 
 
-def test_transparency_lies_on_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 255, 0, 0])
     kept, clear = io.BytesIO(), io.BytesIO()
@@ -275,7 +275,7 @@ def test_grey_sixteen_bits_cmyk_and_two_colours() -> None:
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (8, 6)), (3, (8, 6)), (6, (6, 8)), (8, (6, 8))])
-def test_images_are_turned_as_their_exif_says(orientation: int, size: tuple[int, int]) -> None:
+def test_images_are_rotated_by_their_exif_orientation(orientation: int, size: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.new("RGB", (8, 6), "white")
@@ -295,7 +295,7 @@ def test_broken_exif_is_harmless() -> None:
     assert stored[0].startswith("data:image/jpeg")
 
 
-def test_facts_tell_formats_and_sizes(tmp_path: Path) -> None:
+def test_facts_have_formats_and_sizes(tmp_path: Path) -> None:
     contents = [picture(size=(10, 1200)), picture("blue", size=(20, 7)), picture(form="JPEG")]
     part = Part("image", prepared("image", contents)[2].combine_chunks())
     wanted = {"image_formats": "PNG 2, JPEG 1", "image_width": "8 to 20", "image_height": "6 to 1,200"}
@@ -304,7 +304,7 @@ def test_facts_tell_formats_and_sizes(tmp_path: Path) -> None:
     assert facts(Part("image", pa.array([str(tmp_path / "gone.png")], pa.large_string()))) == {}
 
 
-def test_an_image_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture())
     _, _, column = prepared("image", ["a.png"], tmp_path)
     (tmp_path / "a.png").unlink()
@@ -321,7 +321,7 @@ def test_progress_reaches_the_number_of_rows() -> None:
     assert len(seen) == 2
 
 
-def test_without_pillow_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillow_the_install_command_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(FinetuneError, match=r"pip install 'finetune\[images\]'"):

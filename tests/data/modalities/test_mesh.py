@@ -50,7 +50,7 @@ def test_surfaces_are_sampled(content: bytes) -> None:
 @pytest.mark.parametrize(
     "content", [POINTS, BINARY, b"v 0 0 0\nv 1 0 0\nv 0 1 0\n", b"OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n"]
 )
-def test_points_alone_are_drawn_from(content: bytes) -> None:
+def test_points_without_faces_are_sampled(content: bytes) -> None:
     [few], [many] = (clouds([content], points=points, unit_sphere=False) for points in (2, 7))
     corners = {(0, 0, 0), (1, 0, 0), (0, 1, 0)}
     assert len({tuple(point) for point in few} & corners) == 2
@@ -69,7 +69,7 @@ def test_the_unit_sphere() -> None:
     assert abs(np.linalg.norm(cloud, axis=1).max() - 1) < 1e-6
 
 
-def test_the_same_mesh_is_the_same_cloud_wherever_it_is(tmp_path: Path) -> None:
+def test_the_same_mesh_is_the_same_cloud_at_any_path(tmp_path: Path) -> None:
     for name in ("a.off", "b 'c'\n.OFF"):
         (tmp_path / name).write_bytes(OFF)
     texts = ["a.off", "b 'c'\n.OFF", "data:model/off;base64," + base64.b64encode(OFF).decode()]
@@ -87,24 +87,24 @@ def test_the_same_mesh_is_the_same_cloud_wherever_it_is(tmp_path: Path) -> None:
         (b" \n", "the file is empty"),
         (b"hello", "there are no points in it"),
         (b"\x89PNG\r\n\x1a\n\0\0", "there are no points in it"),
-        (OFF[:-10], "is cut off"),
-        (PLY[:-10], "is cut off"),
-        (POINTS[:-7], "is cut off"),
-        (BINARY[:-4], "is no PLY file"),
-        (b"OFF\n", "is no OFF file"),
+        (OFF[:-10], "is incomplete"),
+        (PLY[:-10], "is incomplete"),
+        (POINTS[:-7], "is incomplete"),
+        (BINARY[:-4], "is not a valid PLY file"),
+        (b"OFF\n", "is not a valid OFF file"),
         (b"OFF\n-3 1 0\n", "there are no points"),
-        (b"OFF\n99999999999999 1 0\n0 0 0\n", "is cut off"),
-        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "is no OFF file"),
-        (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "is no OBJ file"),
-        (HEADER.replace(b" 3", b" 999999999999"), "is cut off"),
-        (b"ply\nformat ascii 1.0\n", "is no PLY file"),
-        (OFF.replace(b"1 0 0", b"nan 0 0"), "no finite numbers"),
+        (b"OFF\n99999999999999 1 0\n0 0 0\n", "is incomplete"),
+        (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "is not a valid OFF file"),
+        (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "is not a valid OBJ file"),
+        (HEADER.replace(b" 3", b" 999999999999"), "is incomplete"),
+        (b"ply\nformat ascii 1.0\n", "is not a valid PLY file"),
+        (OFF.replace(b"1 0 0", b"nan 0 0"), "not finite numbers"),
         (OFF.replace(b"1 0 0", b"1e200 0 0"), ""),
         (OFF.replace(b"0 1 0", b"2 0 0"), "its faces have no area"),
         (b"v 1 1 1\nv 1 1 1\n", "all its points are the same"),
     ],
 )
-def test_what_is_no_mesh_is_told(content: bytes, what: str) -> None:
+def test_an_invalid_mesh_is_reported(content: bytes, what: str) -> None:
     stored, bad, _ = prepared("mesh", [content, OFF], unit_sphere=False)
     assert [value is None for value in stored] == [True, False]
     assert [(row, kind) for row, kind, _ in bad] == [(0, "mesh")]
@@ -113,7 +113,7 @@ def test_what_is_no_mesh_is_told(content: bytes, what: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([OFF, OBJ, PLY, BINARY]), st.integers(0, 400), st.binary(max_size=6))
-def test_nothing_that_is_damaged_breaks_it(content: bytes, place: int, noise: bytes) -> None:
+def test_damaged_meshes_are_valid_or_reported(content: bytes, place: int, noise: bytes) -> None:
     damaged = content[:place] + noise + content[place + len(noise) :]
     stored, bad, _ = prepared("mesh", [damaged], points=8)
     assert (stored[0] is None) == (len(bad) == 1)
@@ -132,7 +132,7 @@ def test_no_other_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [name for name in opened if str(tmp_path) in name] == [str(tmp_path / "a" / "a.obj")]
 
 
-def test_a_column_of_something_else_is_refused() -> None:
+def test_a_column_of_another_type_is_a_problem() -> None:
     with pytest.raises(CheckFailed, match="expected meshes"):
         prepared("mesh", [1.0])
 
@@ -147,7 +147,7 @@ def test_facts_and_clouds_of_several_sizes() -> None:
         load(Part("mesh", mixed))
 
 
-def test_without_trimesh_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_trimesh_the_install_command_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(FinetuneError, match=r"pip install 'finetune\[meshes\]'"):
         prepared("mesh", [OFF])

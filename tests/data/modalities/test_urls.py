@@ -19,7 +19,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
 
 
-def test_an_image_is_fetched_once_and_read_from_the_cache(server: Server, cache: Cache) -> None:
+def test_an_image_is_downloaded_once_and_read_from_the_cache(server: Server, cache: Cache) -> None:
     server.pages["/a.png"] = picture("blue")
     url = server.url("/a.png")
     stored, bad, column = prepared("image", [url, url, None], cache=cache)
@@ -31,7 +31,7 @@ def test_an_image_is_fetched_once_and_read_from_the_cache(server: Server, cache:
     assert [entry.kind for entry in cache.entries()] == ["downloads"]
 
 
-def test_after_a_cleaning_it_is_fetched_again(server: Server, cache: Cache) -> None:
+def test_after_cleaning_the_cache_it_is_downloaded_again(server: Server, cache: Cache) -> None:
     server.pages["/a.png"] = picture()
     _, _, column = prepared("image", [server.url("/a.png")], cache=cache)
     cache.remove(entry.path for entry in cache.entries())
@@ -39,7 +39,7 @@ def test_after_a_cleaning_it_is_fetched_again(server: Server, cache: Cache) -> N
     assert len(server.asked) == 2
 
 
-def test_redirects_are_followed_to_the_web_only(server: Server, cache: Cache) -> None:
+def test_redirects_are_followed_to_http_only(server: Server, cache: Cache) -> None:
     server.pages |= {"/good": "/a.png", "/a.png": picture(), "/file": "file:///etc/passwd", "/round": "/round"}
     server.pages |= {"/ftp": "ftp://127.0.0.1/a.png", "/text": "/page", "/page": b"<!doctype html><html>log in</html>"}
     stored, bad, _ = prepared(
@@ -50,13 +50,13 @@ def test_redirects_are_followed_to_the_web_only(server: Server, cache: Cache) ->
     assert [what for _, _, what in bad][-1] == "the server sends a web page instead of the file"
 
 
-def test_what_is_there_but_no_image(server: Server, cache: Cache) -> None:
+def test_a_downloaded_file_that_is_not_an_image(server: Server, cache: Cache) -> None:
     server.pages |= {"/a.png": b"plain text", "/b.png": b"", "/c.png": picture(size=(90, 90))[:100]}
     _, bad, _ = prepared("image", [server.url(f"/{name}.png") for name in "abc"], cache=cache)
     assert [kind for _, kind, _ in bad] == ["image"] * 3
 
 
-def test_a_missing_one_is_asked_for_once_a_passing_trouble_again(server: Server, cache: Cache) -> None:
+def test_a_missing_file_is_requested_once_and_a_temporary_error_retried(server: Server, cache: Cache) -> None:
     answers = iter([503, 429, picture()])
     server.pages["/busy.png"] = lambda _: next(answers)
     server.pages["/down.png"] = 500
@@ -69,7 +69,7 @@ def test_a_missing_one_is_asked_for_once_a_passing_trouble_again(server: Server,
     assert len(cache.entries()) == 1
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_for_ever(server: Server, cache: Cache) -> None:
+def test_a_silent_server_times_out(server: Server, cache: Cache) -> None:
     server.pages["/slow.png"] = lambda _: time.sleep(3) or picture()
     monotonic = time.monotonic()
     _, bad, _ = prepared("image", [server.url("/slow.png")], cache=cache, timeout=0.2, attempts=2)
@@ -77,7 +77,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever(server: Server, c
     assert bad == [(0, "unreachable", "no answer within 0.2 s")]
 
 
-def test_a_server_that_is_down_is_given_up(cache: Cache) -> None:
+def test_requests_to_a_server_that_is_down_end(cache: Cache) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -85,10 +85,10 @@ def test_a_server_that_is_down_is_given_up(cache: Cache) -> None:
     stored, bad, _ = prepared("image", urls, cache=cache, attempts=1)
     assert stored == [None] * 400
     assert bad.rows == list(range(400))
-    assert sum("asked no more" in what for _, _, what in bad) > 300
+    assert sum("is not asked again" in what for _, _, what in bad) > 300
 
 
-def test_a_file_that_ends_early_or_drips(server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_or_slow_transfer(server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(handler: Any) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "5000")
@@ -122,25 +122,25 @@ def test_a_file_that_is_too_large(server: Server, cache: Cache) -> None:
         "http://\n/a.png",
     ],
 )
-def test_urls_that_are_none(url: str, cache: Cache) -> None:
+def test_invalid_urls(url: str, cache: Cache) -> None:
     stored, bad, _ = prepared("image", [url], cache=cache, attempts=1, timeout=2)
     assert stored == [None]
     assert bad[0][1] == "unreachable"
 
 
-def test_a_name_with_spaces_and_letters_of_all_kinds(server: Server, cache: Cache) -> None:
+def test_a_url_with_spaces_and_special_characters(server: Server, cache: Cache) -> None:
     server.pages["/a%20b%C3%BC.png?x=1&y=%20"] = picture()
     url = server.url("/a bü.png?x=1&y=%20#part")
     assert prepared("image", [url], cache=cache)[0] == [url]
 
 
-def test_nothing_is_fetched_where_that_is_not_wanted(server: Server, cache: Cache) -> None:
+def test_nothing_is_downloaded_with_fetch_false(server: Server, cache: Cache) -> None:
     _, bad, _ = prepared("image", [server.url("/a.png")], cache=cache, fetch=False)
     assert bad == [(0, "unreachable", "URLs are not fetched here")]
     assert server.asked == []
 
 
-def test_without_a_cache_it_is_fetched_all_the_same(server: Server, tmp_path: Path) -> None:
+def test_without_a_cache_it_is_downloaded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     server.pages["/a.png"] = picture()
     url = server.url("/a.png")
@@ -148,7 +148,7 @@ def test_without_a_cache_it_is_fetched_all_the_same(server: Server, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_meshes_come_from_urls_too(server: Server, cache: Cache) -> None:
+def test_meshes_at_urls(server: Server, cache: Cache) -> None:
     server.pages["/a.off"] = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
     stored, bad, _ = prepared("mesh", [server.url("/a.off"), server.url("/no.off")], cache=cache)
     assert len(stored[0]) == 1024 * 12

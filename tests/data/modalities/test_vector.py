@@ -34,7 +34,7 @@ def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @given(
     TABLES, st.sampled_from(["list", "large", "fixed", "view", "json", "bare", "commas", "parted"]), st.integers(0, 9)
 )
-def test_what_goes_in_comes_out(table: np.ndarray, form: str, cut: int) -> None:
+def test_vectors_survive_a_round_trip(table: np.ndarray, form: str, cut: int) -> None:
     kinds = {
         "list": pa.list_(pa.float32()),
         "large": pa.large_list(pa.float64()),
@@ -57,26 +57,26 @@ def test_what_goes_in_comes_out(table: np.ndarray, form: str, cut: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.none() | st.lists(st.none() | st.floats(), max_size=3), max_size=12), st.booleans())
-def test_bad_rows_are_null_and_told(rows: list[Any], sliced: bool) -> None:
+def test_bad_rows_are_null_and_reported(rows: list[Any], sliced: bool) -> None:
     array = pa.array([[1.0], *rows] if sliced else rows, pa.list_(pa.float64()))
     column = pa.chunked_array([array.slice(1) if sliced else array])
     stored, bad, _ = prepared("vector", column)
     widths = [len(row) for row in rows if row is not None]
     assert bad.rows == sorted(bad.rows)
-    for row, value, told in zip(rows, stored, [i in bad.rows for i in range(len(rows))], strict=True):
+    for row, value, reported in zip(rows, stored, [i in bad.rows for i in range(len(rows))], strict=True):
         if row is None:
-            assert (value, told) == (None, False)
+            assert (value, reported) == (None, False)
             continue
         sound = bool(row) and all(one is not None and abs(one) < 3.5e38 for one in row)
-        assert (value is None) == told
-        assert sound or told
+        assert (value is None) == reported
+        assert sound or reported
         if value is not None:
             assert len(value) == 4 * len(row)
     assert len({len(value) for value in stored if value is not None}) <= 1
     assert not widths or len(widths) == len(stored) - stored.count(None) + len(bad)
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_the_fault_of_each_row_is_reported() -> None:
     rows = [[1.0, 2], [3, 4], [1], [], [float("nan"), 1], [1e39, 1], [None, 1], None]
     _, bad, _ = prepared("vector", pa.chunked_array([pa.array(rows, pa.list_(pa.float64()))]), Path())
     assert len(bad) == 5 or vector.MOST_CHUNK == 1
@@ -111,7 +111,7 @@ def test_numbers_of_all_kinds() -> None:
     assert loaded(prepared("vector", pa.chunked_array([texts]))[2]).tolist() == rows
 
 
-def test_nothing_and_only_nulls() -> None:
+def test_empty_columns_and_only_nulls() -> None:
     for column in (pa.chunked_array([], pa.list_(pa.float32())), pa.chunked_array([[None, None]])):
         stored, bad, _ = prepared("vector", column)
         assert (stored, bad) == ([None] * len(column), [])
@@ -119,7 +119,7 @@ def test_nothing_and_only_nulls() -> None:
     assert facts(Part("vector", pa.array([], pa.large_binary()))) == {}
 
 
-def test_columns_of_something_else_are_refused() -> None:
+def test_columns_of_other_types_are_problems() -> None:
     for values in ([1.0], [[["a"]]], [["a", "b"]], [b"bytes"], [[True]], [{"a": 1.0}]):
         with pytest.raises(CheckFailed, match="expected vectors"):
             prepared("vector", values)
@@ -133,7 +133,7 @@ def test_equal_vectors_are_one_item() -> None:
     assert load(items.parts[1], pa.array([1])).tolist() == [[1, 0]]
 
 
-def test_loading_copies_nothing_and_knows_slices() -> None:
+def test_loading_copies_nothing_and_supports_slices() -> None:
     _, _, column = prepared("vector", np.arange(12, dtype=np.float32).reshape(4, 3).tolist())
     values = column.combine_chunks()
     found = load(Part("vector", values.slice(1, 2)))
@@ -141,7 +141,7 @@ def test_loading_copies_nothing_and_knows_slices() -> None:
     assert not found.flags.owndata and not found.flags.writeable
 
 
-def test_several_widths_are_told() -> None:
+def test_several_widths_are_an_error() -> None:
     with pytest.raises(RunError, match="vectors of 1, 2 numbers"):
         load(Part("vector", pa.array([bytes(4), bytes(8)], pa.large_binary())))
 

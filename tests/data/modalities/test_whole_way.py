@@ -65,9 +65,9 @@ def test_images_with_captions_and_bad_rows() -> None:
     Path("pairs.jsonl").write_text("\n".join(lines))
     with pytest.raises(CheckFailed) as failed:
         opened("pairs.jsonl")
-    told = "\n".join(map(str, failed.value.problems))
-    assert "pairs.jsonl:3: column 'image': the picture is cut off or damaged: broken.png" in told
-    assert "pairs.jsonl:5: column 'image': there is no such file: gone.png" in told
+    message = "\n".join(map(str, failed.value.problems))
+    assert "pairs.jsonl:3: column 'image': the image is truncated or damaged: broken.png" in message
+    assert "pairs.jsonl:5: column 'image': there is no such file: gone.png" in message
     found = opened("pairs.jsonl", on_bad_rows="skip")
     assert len(found.train) == 3
     assert len(part(found, "image").values) == 3

@@ -28,7 +28,7 @@ NAMES = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=
         (["query", "hard negative 2", "negative_1", "doc"], ("query", "doc", "hard negative 2", "negative_1")),
     ],
 )
-def test_columns_are_recognised_by_their_names(header, expected):
+def test_columns_are_detected_by_their_names(header, expected):
     assert tuple(find_roles(header).names) == expected
 
 
@@ -42,7 +42,7 @@ def test_columns_are_recognised_by_their_names(header, expected):
         (["left", "right", "negative"], ("left", "right", "negative")),
     ],
 )
-def test_two_columns_are_enough_to_guess_and_it_is_said(header, expected):
+def test_two_columns_are_enough_to_guess_with_a_note(header, expected):
     roles = find_roles(header)
     assert tuple(roles.names) == expected
     assert roles.note == f"Taking '{expected[0]}' as the anchor and '{expected[1]}' as the positive."
@@ -58,7 +58,7 @@ def test_two_columns_are_enough_to_guess_and_it_is_said(header, expected):
         ({"anchor": "b", "positive": "a", "negative": ["c", "score"]}, ("b", "a", "c", "score")),
     ],
 )
-def test_named_columns_are_taken_as_named(columns, expected):
+def test_the_setting_decides_the_roles(columns, expected):
     assert tuple(find_roles(["a", " b", "c", "score"], (), columns).names) == tuple(
         " b" if n == "b" else n for n in expected
     )
@@ -83,7 +83,7 @@ def test_named_columns_are_taken_as_named(columns, expected):
         (["query", "answer"], ("a", "[unclear]"), "pairs"),  # and a bracket is no list
     ],
 )
-def test_layouts_are_recognised(names, row, layout):
+def test_layouts_are_detected(names, row, layout):
     assert find_roles(names, [row, row]).layout == layout
 
 
@@ -97,7 +97,7 @@ def test_layouts_are_recognised(names, row, layout):
         (("a",), {}, "texts"),
     ],
 )
-def test_tables_without_a_header_are_told_by_their_order(row, settings, layout):
+def test_tables_without_a_header_have_roles_by_order(row, settings, layout):
     names = [str(i + 1) for i in range(len(row))]
     assert find_roles(names, [row], named=False, **settings).layout == layout
 
@@ -120,12 +120,12 @@ def test_too_many_columns_without_a_header_must_be_named_by_number():
         (["a", "a"], "names 'a' twice"),
     ],
 )
-def test_columns_that_do_not_go_together(columns, said):
+def test_contradictory_columns(columns, said):
     with pytest.raises(CheckFailed, match=said):
         find_roles(["a", "b", "c", "score"], [("x", "y", "1", "2")], columns)
 
 
-def test_words_beside_a_pair_are_asked_about():
+def test_words_next_to_a_pair_are_a_question():
     with pytest.raises(CheckFailed, match="may be the class of an item, or say how well two items match"):
         find_roles(["sentence1", "sentence2", "label"], [("a", "b", "entailment")])
 
@@ -139,12 +139,12 @@ def test_names_that_a_header_has(name, known):
     "header",
     [["x", "y", "z"], ["query", "question", "answer"], ["query", "x", "y"], ["title", "text", "label"]],
 )
-def test_what_the_names_leave_open_is_asked(header):
+def test_undecided_names_are_a_question(header):
     with pytest.raises(CheckFailed, match=r"data.columns=\["):
         find_roles(header)
 
 
-def test_a_list_in_place_of_one_column_is_refused():
+def test_a_list_in_place_of_one_column_is_a_problem():
     with pytest.raises(CheckFailed, match=r"data.columns.anchor: must be one column"):
         find_roles(["a", "b", "c"], (), {"anchor": ["a", "b"], "positive": "c"})
 
@@ -155,7 +155,7 @@ def test_a_list_in_place_of_one_column_is_refused():
 @example(names=['say "hi"', "back\\", '\\"'])
 @example(names=["TRUE", "$x", "é"])
 @example(names=["wide {a: b}", "[x]", "- neg"])
-def test_the_advice_can_be_typed(names):
+def test_the_advice_is_valid_on_the_command_line(names):
     try:
         find_roles(names)
         reject()  # names that say what they are
@@ -172,6 +172,6 @@ def test_the_advice_can_be_typed(names):
 @pytest.mark.parametrize(
     ("columns", "said"), [([], "names no column."), ({"positive": "a"}, "names no anchor column.")]
 )
-def test_an_anchor_is_always_needed(columns, said):
+def test_an_anchor_is_always_required(columns, said):
     with pytest.raises(CheckFailed, match=said):
         find_roles(["a", "b"], (), columns)

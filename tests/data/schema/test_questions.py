@@ -1,4 +1,4 @@
-"""Columns that are not used, classes that look like scores, and what a user answers when asked about them."""
+"""Questions on unused columns and on classes that look like scores, and the settings that answer them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_several_such_columns_are_one_question_with_the_likeliest_as_the_example
     assert "origin" not in asked
 
 
-def test_a_name_that_ends_in_score_is_asked_about_whatever_its_values():
+def test_a_name_that_ends_in_score_is_asked_about_with_any_values():
     asked = refused(written(pairs(relatedness_score=[i / 8 for i in range(40)])))
     assert "'relatedness_score' (40 values" in asked
     assert "data.min_score=3" in asked
@@ -139,7 +139,7 @@ def test_a_name_that_ends_in_score_is_asked_about_whatever_its_values():
         *({"source": ("faq", "chat")}, {"type": ("how", "why")}, {"user_id": (1, 2)}, {"topic": ("red", "blue")}),
     ],
 )
-def test_what_says_nothing_of_the_pairs_is_only_noted(columns):
+def test_columns_that_cannot_be_answers_are_only_noted(columns):
     found = read(written(pairs(**columns), "jsonl"))
     unused = [name for name in columns if name != "negative"]
     assert [note for note in found.notes if note.startswith("Not used")] == [
@@ -152,7 +152,7 @@ def test_a_name_that_may_say_which_pairs_are_right_is_asked_about(name):
     assert f"'{name}' ('no', 'yes')" in refused(written(pairs(**{name: ("yes", "no")})))
 
 
-def test_a_user_who_named_the_columns_is_not_asked_but_told_of_the_others():
+def test_named_columns_raise_no_question_but_a_note_on_the_others():
     path = written(pairs(status=("open", "done"), id=range(40)))
     assert "'status' ('done', 'open')" in refused(path)
     assert read(path, columns=["text_a", "text_b"]).notes[0] == "Not used: the columns 'status', 'id'."
@@ -203,7 +203,7 @@ def test_classes_of_nli_are_asked_about_and_each_answer_works(name, kind):
         ({"score": (0.25, 0.5), "label": (0, 1, 2)}, False),  # the score is the score
     ],
 )
-def test_only_few_whole_numbers_that_are_no_scale_are_asked_about(column, is_asked):
+def test_only_few_whole_numbers_that_are_not_a_scale_are_asked_about(column, is_asked):
     path = written(pairs(**column))
     if is_asked:
         assert "scores of the pairs, or classes?" in refused(path)
@@ -221,7 +221,7 @@ def test_classes_that_come_late_in_the_file_are_asked_about():
     assert "the column '3' has the values 0, 1, 2" in refused(path)  # and so without a header
 
 
-def test_words_next_to_two_texts_become_scores_as_a_user_says():
+def test_words_next_to_two_texts_become_the_configured_scores():
     path = written(pairs(label=("entailment", "Contradiction", "-")))
     worth = {"entailment": 1, "contradiction": 0, "-": None}
     found = read(path, score_values=worth, validation_fraction=0.0)
@@ -233,43 +233,43 @@ def test_words_next_to_two_texts_become_scores_as_a_user_says():
 
 def test_a_value_without_a_score_is_a_bad_row():
     path = written(pairs(label=(0, 1, 2)), "jsonl")
-    told = refused(path, score_values={0: 1, 1: 0})
-    assert "data.jsonl:3: column 'label' has a value that data.score_values gives no score (0, 1): 2" in told
-    assert "13 of 40 rows are bad" in told
+    message = refused(path, score_values={0: 1, 1: 0})
+    assert "data.jsonl:3: column 'label' has a value that data.score_values gives no score (0, 1): 2" in message
+    assert "13 of 40 rows are bad" in message
 
 
-def test_scores_for_the_values_of_no_column_are_refused():
+def test_score_values_without_a_score_column_are_a_problem():
     assert "data.score_values: is set, and none of the columns" in refused(written(pairs()), score_values={"a": 1})
-    told = refused(written(pairs(score=([0], [1])), "jsonl"), score_values={0: 1})
-    assert "holds large_list" in told
+    message = refused(written(pairs(score=([0], [1])), "jsonl"), score_values={0: 1})
+    assert "holds large_list" in message
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
     "values", [(True, False), ("true", "false"), ("Yes", "NO"), (" TRUE ", "False"), ("1", "no")], ids=str
 )
-def test_truth_values_are_scores_in_every_format(kind, values):
+def test_booleans_are_scores_in_every_format(kind, values):
     found = read(written(pairs(score=values), kind), validation_fraction=0.0)
     assert found.train.score is not None
     assert found.train.score[:, 0].tolist() == [1, 0] * 20
 
 
-def test_a_word_that_is_no_truth_value_is_named_with_its_row():
-    told = refused(written(pairs(3, score=("true", "maybe", "false"))))
-    assert "data.csv:3: column 'score' is no finite number: maybe" in told
-    assert "data.score_values" in told
+def test_a_word_that_is_not_a_boolean_is_reported_with_its_row():
+    message = refused(written(pairs(3, score=("true", "maybe", "false"))))
+    assert "data.csv:3: column 'score' is not a finite number: maybe" in message
+    assert "data.score_values" in message
 
 
-def test_suggested_are_columns_of_texts():
+def test_columns_of_texts_are_suggested():
     rows = [
         {"id": i, "qid1": f"q{i}", "qid2": f"q{i + 50}", "lang": "en"}
         | {"question1": f"how does thing {i} work", "question2": f"what is thing {i}", "is_duplicate": i % 2}
         for i in range(40)
     ]
-    told = refused(written(rows))
-    assert "Name them, as in 'data.columns={anchor: question1, positive: question2, score: is_duplicate}'." in told
-    told = refused(written([{name.replace("is_duplicate", "label"): row[name] for name in row} for row in rows]))
-    assert "for pairs 'data.columns={anchor: question1, positive: question2, score: label}'" in told
+    message = refused(written(rows))
+    assert "Name them, as in 'data.columns={anchor: question1, positive: question2, score: is_duplicate}'." in message
+    message = refused(written([{name.replace("is_duplicate", "label"): row[name] for name in row} for row in rows]))
+    assert "for pairs 'data.columns={anchor: question1, positive: question2, score: label}'" in message
     path = written(rows)
     Path(path).write_text(Path(path).read_text().partition("\n")[2])
     assert "Name them by number, as in 'data.columns=[5,6]'" in refused(path, header=False)
@@ -282,33 +282,33 @@ def test_suggested_are_columns_of_texts():
 
 def test_a_single_column_of_numbers_may_be_the_score_under_any_name():
     rows = [{"Satz1": f"ein Satz {i}", "Satz2": f"noch ein Satz {i}", "Bewertung": i % 6} for i in range(40)]
-    told = refused(written(rows))
-    assert "data.columns=[Satz1,Satz2]" in told
-    assert "If 'Bewertung' says how well the two match, it is their score: 'data.columns={anchor: Satz1" in told
-    assert "score: Bewertung}'" in told
-    assert "loss=cosent, or data.min_score=3" in told
-    told = refused(written([row | {"Jahr": 1990 + i} for i, row in enumerate(rows)]))
-    assert "score:" not in told  # of two columns of numbers nothing says which it is
+    message = refused(written(rows))
+    assert "data.columns=[Satz1,Satz2]" in message
+    assert "If 'Bewertung' says how well the two match, it is their score: 'data.columns={anchor: Satz1" in message
+    assert "score: Bewertung}'" in message
+    assert "loss=cosent, or data.min_score=3" in message
+    message = refused(written([row | {"Jahr": 1990 + i} for i, row in enumerate(rows)]))
+    assert "score:" not in message  # of two columns of numbers nothing says which it is
 
 
-def test_what_scored_pairs_need_is_told_with_the_way_to_name_them():
+def test_the_advice_on_scored_pairs_has_loss_and_columns():
     labels = ("entailment", "neutral", "contradiction")
     rows = [{"sentence1": f"some text {i}", "sentence2": f"other {i}", "label": labels[i % 3]} for i in range(40)]
     assert "loss=cosent, or data.min_score=1 " in refused(written(rows))
-    told = refused(written([row | {"label": i % 3} for i, row in enumerate(rows)]))
-    assert "loss=cosent, or data.min_score=2 " in told
-    assert "With data.score_values, data.min_score=1." in told
+    message = refused(written([row | {"label": i % 3} for i, row in enumerate(rows)]))
+    assert "loss=cosent, or data.min_score=2 " in message
+    assert "With data.score_values, data.min_score=1." in message
 
 
-def test_a_column_of_two_values_is_no_text_and_may_say_which_pairs_are_right():
+def test_a_column_of_two_values_is_not_a_text_and_may_rate_pairs():
     rows = [{"left": f"some text {i}", "right": f"some other {i}", "ok": i % 2} for i in range(40)]
-    told = refused(written(rows))
-    assert "data.columns=[left,right]" in told
-    assert "If 'ok' says which pairs are right, it is their score: 'data.columns={anchor: left" in told
-    assert "score: ok}'" in told
-    told = refused(written([{"remark": row["left"], "ok": row["ok"]} for row in rows]))
-    assert "the column 'ok' has two or three values only" in told
-    assert "{item: remark, label: ok}" in told
+    message = refused(written(rows))
+    assert "data.columns=[left,right]" in message
+    assert "If 'ok' says which pairs are right, it is their score: 'data.columns={anchor: left" in message
+    assert "score: ok}'" in message
+    message = refused(written([{"remark": row["left"], "ok": row["ok"]} for row in rows]))
+    assert "the column 'ok' has two or three values only" in message
+    assert "{item: remark, label: ok}" in message
 
 
 def conflict(values: list[Any], name: str = "positives") -> Rows:
@@ -327,14 +327,14 @@ TEXTS = [f"thing {i} is this" for i in range(30)]
         (LISTS, 7, "is a number, in the other rows it is a list: 7"),
         (TEXTS, 7, "is a number, in the other rows it is text: 7"),
         (TEXTS, {"text": "a"}, "is an object, in the other rows it is text: {'text': 'a'}"),
-        (LISTS, ["a", 7], "has a value inside that is of another kind than in the other rows: ['a', 7]"),
+        (LISTS, ["a", 7], "has a value inside that is of another type than in the other rows: ['a', 7]"),
         (LISTS, None, ": the list is empty."),
         (LISTS, ["a", None], ": there is no text: ['a', None]"),
         (TEXTS, None, ": there is no text."),
     ],
 )
 @pytest.mark.parametrize("row", [2, 24])
-def test_a_value_of_another_type_is_told_with_its_row(most, odd, said, row):
+def test_a_value_of_another_type_is_reported_with_its_row(most, odd, said, row):
     rows = conflict([*most[:row], odd, *most[row + 1 :]])
     column = f"column 'positives'{'' if said.startswith(':') else ' '}{said}"
     assert f"data.jsonl:{row + 1}: {column}" in refused(written(rows, "jsonl"))
@@ -347,20 +347,20 @@ def test_a_value_of_another_type_is_told_with_its_row(most, odd, said, row):
         assert f"data.parquet:{row + 1}: {column}" in refused(written(rows, "parquet"))
 
 
-def test_a_column_that_is_of_another_type_as_a_whole_is_told_with_its_first_row():
+def test_a_column_of_another_type_is_reported_with_its_first_row():
     objects = conflict([None, *({"said": text} for text in TEXTS)])
     for kind, place in (("jsonl", "data.jsonl:2"), ("parquet", "data.parquet:2"), ("python", "the list of rows:2")):
-        told = refused(written(objects, kind))
-        assert f"the column 'positives' holds objects, and texts are expected. The first is in {place}." in told
+        message = refused(written(objects, kind))
+        assert f"the column 'positives' holds objects, and texts are expected. The first is in {place}." in message
     assert "the column 'label' holds lists" in refused(conflict(LISTS, "label"))
     sources = {"one": {"path": written(objects, "jsonl")}, "two": {"path": written(pairs(), name="two")}}
     assert "data.sources.one.columns: the column 'positives' holds objects" in refused(None, sources=sources)
 
 
 def test_most_rows_decide_what_a_column_holds():
-    told = refused(written(conflict([*TEXTS[:25], *LISTS, *LISTS]), "jsonl"))
-    assert "25 of 85 rows are bad" in told
-    assert "data.jsonl:1: column 'positives' is text, in the other rows it is a list" in told
+    message = refused(written(conflict([*TEXTS[:25], *LISTS, *LISTS]), "jsonl"))
+    assert "25 of 85 rows are bad" in message
+    assert "data.jsonl:1: column 'positives' is text, in the other rows it is a list" in message
 
 
 def with_commas(rows: Rows) -> str:
@@ -402,23 +402,23 @@ def test_classes_with_decimal_commas_are_asked_about_and_get_their_scores():
 
 @pytest.mark.parametrize("worth", [{0.5: 1, 2.25: 0}, {"0,5": 1, "2,25": 0}, {"0.5": 1, "2.25": 0}])
 @pytest.mark.parametrize("decimal", ["auto", ","])
-def test_values_with_a_decimal_comma_are_worth_what_a_user_says_in_either_notation(worth, decimal):
+def test_values_with_a_decimal_comma_get_the_configured_scores_in_either_notation(worth, decimal):
     path = with_commas(pairs(score=(0.5, 2.25)))
     found = read(path, score_values=worth, decimal=decimal, validation_fraction=0.0)
     assert found.train.score is not None
     assert found.train.score[:, 0].tolist() == [1, 0] * 20
 
 
-def test_truth_values_are_scores_where_numbers_have_a_decimal_comma():
+def test_booleans_are_scores_where_numbers_have_a_decimal_comma():
     found = read(written(pairs(score=("true", "no"))), decimal=",", validation_fraction=0.0)
     assert found.train.score is not None
     assert found.train.score[:, 0].tolist() == [1, 0] * 20
 
 
-def test_a_score_that_is_no_number_names_both_settings():
-    told = refused(written(pairs(score=("0,5", "maybe", "1"))))
+def test_an_invalid_score_names_both_settings():
+    message = refused(written(pairs(score=("0,5", "maybe", "1"))))
     advice = "such as 0.75; set 'data.decimal=\",\"' for numbers with a decimal comma, data.score_values for words and"
-    assert advice in told
+    assert advice in message
 
 
 def test_prompts_and_scores_of_lists_are_named_and_not_asked_about():

@@ -37,8 +37,8 @@ def tuples(reading: Reading) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def told(what: Any, **changes: Any) -> str:
-    """What a person reads when a source is refused, or its rows are bad."""
+def error_message(what: Any, **changes: Any) -> str:
+    """Return the error message for a source that cannot be read or has bad rows."""
     try:
         reading, bad = read(what, **changes)
     except CheckFailed as failed:

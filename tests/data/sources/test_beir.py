@@ -1,4 +1,4 @@
-"""A BEIR folder as data to train on. As data to evaluate on it is tested beside the data set."""
+"""A BEIR folder as data to train on. Evaluation on it is tested with the data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.data.conftest import csv_data
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 CORPUS = [
     {"_id": "d1", "text": "one"},
@@ -48,7 +48,8 @@ def test_rows_are_query_document_and_grade(make):
     assert rows_of(folder) == rows_of(folder, format="beir") == ROWS
     reading, _ = read(folder, "grade", "query")
     assert reading.table.column_names == ["grade", "query"]
-    assert [str(place) for place in reading.place(np.array([2, 0]))] == ["my/qrels/train.tsv:4", "my/qrels/train.tsv:2"]
+    places = [str(place) for place in reading.locate(np.array([2, 0]))]
+    assert places == ["my/qrels/train.tsv:4", "my/qrels/train.tsv:2"]
     assert len(rows_of("my/qrels/test.tsv", format="beir")) == 4
 
 
@@ -74,23 +75,23 @@ def test_bad_rows(make):
         ("my/qrels/train.tsv", 7, "ragged"),
         ("my/qrels/train.tsv", 8, "grade"),
     }
-    answer = told(folder)
+    answer = error_message(folder)
     assert "4 of 7 rows are bad" in answer  # of unknown ids a few are usual
-    assert "my/qrels/train.tsv:8: column 'grade' is no finite number: yes" in answer
-    answer = told(make(train="query-id\tcorpus-id\tscore\n9\td1\t1\n1\td8\t1\n1\td1\t1\n"))
+    assert "my/qrels/train.tsv:8: column 'grade' is not a finite number: yes" in answer
+    answer = error_message(make(train="query-id\tcorpus-id\tscore\n9\td1\t1\n1\td8\t1\n1\td1\t1\n"))
     assert "my/qrels/train.tsv:2: column 'query' has an id that is not in queries.jsonl: 9" in answer
     assert "my/qrels/train.tsv:3: column 'document' has an id that is not in corpus.jsonl: d8" in answer
 
 
-def test_an_id_that_comes_twice_is_told_with_its_line(make):
-    assert "my/corpus.jsonl:4: column '_id' has an id that occurs twice: d2" in told(
+def test_a_repeated_id_is_reported_with_its_line(make):
+    assert "my/corpus.jsonl:4: column '_id' has an id that occurs twice: d2" in error_message(
         make(corpus=[*CORPUS, CORPUS[1] | {"text": "another"}])
     )
     assert rows_of(make(corpus=[*CORPUS, CORPUS[1]])) == ROWS
 
 
-def test_which_judgments_are_meant_must_be_said(make):
-    answer = told(make(test=QRELS, dev=QRELS))
+def test_several_splits_of_judgments_need_a_choice(make):
+    answer = error_message(make(test=QRELS, dev=QRELS))
     assert "'my' has no qrels/train.tsv, but dev.tsv, test.tsv." in answer
     assert "data.path=my/qrels/dev.tsv" in answer
 
@@ -98,10 +99,10 @@ def test_which_judgments_are_meant_must_be_said(make):
 def test_parts_that_are_missing_are_named(make):
     folder = make()
     (folder / "corpus.jsonl").unlink()
-    assert "'my' has no corpus.jsonl. It must be a BEIR folder" in told(folder, format="beir")
-    assert "there is no file 'nowhere'" in told("nowhere", format="beir")
+    assert "'my' has no corpus.jsonl. It must be a BEIR folder" in error_message(folder, format="beir")
+    assert "there is no file 'nowhere'" in error_message("nowhere", format="beir")
     make(corpus=[{"id": "1", "text": "x"}, {"id": "2", "text": "y"}])
-    assert 'my/corpus.jsonl: has no "_id".' in told(folder)
+    assert 'my/corpus.jsonl: has no "_id".' in error_message(folder)
 
 
 def test_the_fingerprint_is_of_all_parts(make):
@@ -113,7 +114,7 @@ def test_the_fingerprint_is_of_all_parts(make):
     assert len(set(prints)) == 3
 
 
-def test_what_published_folders_have_is_left_out_and_is_no_reason_to_stop(make):
+def test_usual_faults_of_published_folders_are_left_out_without_an_error(make):
     corpus = [*CORPUS, {"_id": "d4", "title": "", "text": " "}]
     folder = make(corpus, train=QRELS + "1\td9\t1\n2\td4\t1\n2\td1\t2\n1\td2\t2\n")
     reading, bad = read(folder)
@@ -129,28 +130,28 @@ def test_what_published_folders_have_is_left_out_and_is_no_reason_to_stop(make):
     assert len(data.problems.read_text().splitlines()) == 3
 
 
-def test_a_folder_without_judgments_for_training_says_which_are_taken(make):
+def test_a_folder_without_judgments_for_training_notes_which_are_used(make):
     folder = make(test=QRELS)
     assert rows_of(folder) == ROWS
-    assert head_of(folder).notes == ["'my' has no judgments for training: those of test.tsv are taken."]
+    assert head_of(folder).notes == ["'my' has no judgments for training: those of test.tsv are used."]
     assert head_of("my/qrels/test.tsv").notes == []
     assert rows_of("my/qrels/test.tsv") == ROWS
 
 
-def test_a_folder_of_folders_and_one_without_queries_are_answered(make, tmp_path):
+def test_a_folder_of_folders_and_one_without_queries_get_advice(make, tmp_path):
     folder = make()
     (tmp_path / "all").mkdir()
     folder.rename("all/android")
-    answer = told("all")
+    answer = error_message("all")
     assert "'all' holds the BEIR folder android. Name it, as in data.path=all/android." in answer
     assert "It holds:" not in answer
     Path("all/pairs.csv").write_text("question,answer\nq,a\n")
-    assert "It holds: pairs.csv." in told("all")
+    assert "It holds: pairs.csv." in error_message("all")
     shutil.copytree("all/android", "all/english")
-    assert "'all' holds several BEIR folders: android, english. Name one of them, as in" in told("all")
+    assert "'all' holds several BEIR folders: android, english. Name one of them, as in" in error_message("all")
     shutil.rmtree("all/english")
     assert "as in data.validation_path=all/android." in "".join(
         str(problem) for problem in csv_data("all/android", validation_path="all").check_head()
     )
     Path("all/android/queries.jsonl").unlink()
-    assert "'all/android' has no queries.jsonl." in told("all/android")
+    assert "'all/android' has no queries.jsonl." in error_message("all/android")

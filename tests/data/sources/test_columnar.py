@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import feather
 
 from finetune.errors import CheckFailed
-from tests.data.sources.conftest import head_of, read, rows_of, told
+from tests.data.sources.conftest import error_message, head_of, read, rows_of
 
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TABLE = pa.table(
@@ -51,7 +51,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_columns_come_in_the_types_that_all_sources_agree_on(name, tmp_path):
+def test_columns_are_read_in_canonical_types(name, tmp_path):
     path = tmp_path / name
     WRITERS[name](TABLE, path)
     head = head_of(path)
@@ -68,31 +68,31 @@ def test_columns_come_in_the_types_that_all_sources_agree_on(name, tmp_path):
         "struct<bytes: binary, path: null>",
         "int8",
     ]
-    assert [(place.file, place.line) for place in reading.place(np.array([2, 0]))] == [(str(path), 3), (str(path), 1)]
+    assert [(place.file, place.line) for place in reading.locate(np.array([2, 0]))] == [(str(path), 3), (str(path), 1)]
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_only_the_columns_asked_for_come_in_the_order_asked_for(name, tmp_path):
+def test_only_the_requested_columns_are_read_in_the_requested_order(name, tmp_path):
     path = tmp_path / name
     WRITERS[name](TABLE, path)
     assert read(path, "score", "query")[0].table.to_pydict() == TABLE.select(["score", "query"]).to_pydict()
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "stream.arrow", "x.feather"])
-def test_a_file_that_was_cut_off_is_one_problem_that_names_it(name, tmp_path):
+def test_an_incomplete_file_is_one_problem_that_names_it(name, tmp_path):
     path = tmp_path / name
     WRITERS[name](pa.table({"query": [f"text {i}" * 20 for i in range(500)]}), path)
     content = path.read_bytes()
     for size in (len(content) - 1, len(content) // 2, 12):
         path.write_bytes(content[:size])
-        answer = told(path)
-        assert answer.startswith(f"{path}: is a damaged ")
+        answer = error_message(path)
+        assert answer.startswith(f"{path}: is a damaged or incomplete ")
         assert len(answer.splitlines()) == 1
         assert "Copy or download it again." in answer
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "stream.arrow"])
-def test_damaged_bytes_are_told_or_do_no_harm(name, tmp_path):
+def test_damaged_bytes_are_reported_or_harmless(name, tmp_path):
     path = tmp_path / name
     WRITERS[name](pa.table({"query": [f"text {i}" for i in range(50)], "score": list(range(50))}), path)
     content = path.read_bytes()
@@ -109,27 +109,27 @@ def test_damaged_bytes_are_told_or_do_no_harm(name, tmp_path):
     damage()
 
 
-def test_what_is_no_such_file_whatever_its_name_says(write):
-    assert "x.parquet: is no Parquet file, whatever its name says" in told(write(bytes(500), "x.parquet"))
-    assert "data.format=csv" in told(write("question,answer\na,b\n", "y.csv"), format="parquet")
-    assert "Set data.format=jsonl." in told(write('{"a": 1}\n{"a": 2}', "y.jsonl"), format="arrow")
+def test_a_file_with_the_suffix_of_another_format(write):
+    assert "x.parquet: is not a Parquet file, as its name suggests" in error_message(write(bytes(500), "x.parquet"))
+    assert "data.format=csv" in error_message(write("question,answer\na,b\n", "y.csv"), format="parquet")
+    assert "Set data.format=jsonl." in error_message(write('{"a": 1}\n{"a": 2}', "y.jsonl"), format="arrow")
 
 
 def test_a_parquet_file_under_another_format(tmp_path):
     write_parquet(TABLE, tmp_path / "x.csv")
-    assert "looks like Parquet. Set data.format=parquet." in told(tmp_path / "x.csv", format="csv")
+    assert "looks like Parquet. Set data.format=parquet." in error_message(tmp_path / "x.csv", format="csv")
     assert head_of(tmp_path / "x.csv").names == TABLE.column_names
 
 
-def test_names_that_come_twice_are_refused(tmp_path):
+def test_repeated_names_are_a_problem(tmp_path):
     write_file(pa.table([pa.array(["a"]), pa.array(["b"])], names=["x", "x"]), tmp_path / "x.arrow")
-    assert "has the name 'x' more than once" in told(tmp_path / "x.arrow")
+    assert "has the name 'x' more than once" in error_message(tmp_path / "x.arrow")
 
 
-def test_a_small_file_that_grows_without_end_is_refused(tmp_path, monkeypatch):
+def test_a_small_file_that_expands_without_limit_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setattr("finetune.data.sources.files.FREE_BYTES", 1 << 20)
     pq.write_table(pa.table({"a": pa.array(["x" * 1000] * 100_000).dictionary_encode()}), tmp_path / "x.parquet")
-    assert "grows to more than 250 times its size when unpacked" in told(tmp_path / "x.parquet")
+    assert "grows to more than 250 times its size when unpacked" in error_message(tmp_path / "x.parquet")
 
 
 columns = st.fixed_dictionaries(
@@ -146,7 +146,7 @@ kinds: Any = st.sampled_from(
 
 @quick
 @given(values=columns, kinds=kinds, name=st.sampled_from(sorted(WRITERS)))
-def test_what_arrow_wrote_is_read_back(values, kinds, name, tmp_path):
+def test_written_arrow_data_is_read_back(values, kinds, name, tmp_path):
     text, texts = kinds
     table = pa.table(
         {

@@ -1,4 +1,4 @@
-"""CSV through the front door: what is recognised, and what is told of a file that is not as it should be."""
+"""CSV files: the detected dialect and columns, and the messages for invalid files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from finetune.errors import CheckFailed
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 PAIRS = "question,answer\nq1,a1\nq2,a2\nq3,a3\n"
 EXPECTED = [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
@@ -35,7 +35,7 @@ EXPECTED = [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
     ],
     ids=["plain", "bom", "crlf", "cr", "trailing", "blank-lines", "no-end", "quoted", "more-columns", "other-order"],
 )
-def test_files_that_say_the_same_are_read_the_same(content, write):
+def test_equivalent_files_have_the_same_rows(content, write):
     path = write(content)
     assert rows_of(path, "question", "answer") == EXPECTED
     assert head_of(path).notes == []
@@ -51,13 +51,13 @@ def test_other_encodings(encoding, declared, write):
 
 
 @pytest.mark.parametrize(("delimiter", "typed"), [("\t", "\t"), ("\t", r"\t"), (";", ";"), ("|", "|"), ("§", "§")])
-def test_a_delimiter_that_is_told(delimiter, typed, write):
+def test_a_given_delimiter(delimiter, typed, write):
     path = write(PAIRS.replace(",", delimiter))
     assert rows_of(path, delimiter=typed) == EXPECTED
     assert head_of(path, delimiter=typed).notes == []
 
 
-def test_quoted_cells_may_hold_everything(write):
+def test_quoted_cells_may_contain_delimiters_and_line_ends(write):
     path = write('question,answer\n"a, b","line 1\nline 2"\n"say ""hi""",5" wide\n')
     assert rows_of(path) == [("a, b", "line 1\nline 2"), ('say "hi"', '5" wide')]
 
@@ -67,7 +67,7 @@ def test_names_with_spaces_and_quotes(write):
 
 
 PROSE = ["Hello, you.", "No.", "Well, well, well.", "Fine, thanks.", "Yes; no; maybe.", "One, two, three, four, five."]
-# Content, the rows that are in it, and words of the note that tells what was recognised.
+# Content, its rows, and words of the note on the detected dialect.
 RECOGNISED = {
     "tabs": (PAIRS.replace(",", "\t"), EXPECTED, "tabs between cells"),
     "semicolons": (PAIRS.replace(",", ";"), EXPECTED, "semicolons between cells"),
@@ -156,7 +156,7 @@ RECOGNISED = {
 
 
 @pytest.mark.parametrize("case", RECOGNISED)
-def test_the_dialect_is_recognised_and_told(case, write):
+def test_the_dialect_is_detected_and_noted(case, write):
     content, expected, note = RECOGNISED[case]
     path = write(content, "data.txt")
     if expected is not None:
@@ -209,15 +209,15 @@ DOUBTFUL = {
 
 
 @pytest.mark.parametrize("case", DOUBTFUL)
-def test_what_reads_two_ways_is_refused_with_both(case, write, monkeypatch):
+def test_an_ambiguous_file_is_a_problem_with_both_readings(case, write, monkeypatch):
     content, readings, setting = DOUBTFUL[case]
     monkeypatch.chdir(write(content, "data.csv").parent)
-    answer = told("data.csv")
+    answer = error_message("data.csv")
     for words in (*readings, setting):
         assert words in answer
 
 
-def test_what_is_told_settles_it(write):
+def test_options_resolve_ambiguity(write):
     path = write("a;b,x\nc;d,y\n")
     assert rows_of(path, delimiter=";", header=False) == [("a", "b,x"), ("c", "d,y")]
     assert rows_of(write("house,Haus\ncat,Katze\n"), header=True) == [("cat", "Katze")]
@@ -258,24 +258,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_files_are_answered_with_the_place_and_the_way_out(case, write, monkeypatch):
+def test_unreadable_files_are_reported_with_location_and_advice(case, write, monkeypatch):
     content, expected = REFUSED[case]
     monkeypatch.chdir(write(content).parent)
-    answer = told("pairs.csv")
+    answer = error_message("pairs.csv")
     for words in expected:
         assert words in answer
     assert len(answer.splitlines()) <= 4
 
 
-def test_another_delimiter_than_the_one_told_is_named(write):
-    answer = told(write("question;answer\nq1;a1\nq2;a2\n"), delimiter=",")
+def test_a_better_delimiter_than_the_given_one_is_suggested(write):
+    answer = error_message(write("question;answer\nq1;a1\nq2;a2\n"), delimiter=",")
     assert ":1: there is one column only, 'question;answer'" in answer
-    assert """If its cells are parted by ';', set 'data.delimiter=";"'.""" in answer
+    assert """If its cells are separated by ';', set 'data.delimiter=";"'.""" in answer
 
 
 def test_a_huge_cell_is_one_line(write):
     path = write("question,answer\nq1,a1\nq2," + "x" * 10_000_000 + "\n")
-    answer = told(path)
+    answer = error_message(path)
     assert ":3: column 'answer' has 10,000,000 characters, more than 1,000,000" in answer
     assert max(map(len, answer.splitlines())) < 400
 
@@ -285,7 +285,7 @@ def test_bad_rows_are_left_out_and_the_others_keep_their_lines(write):
     reading, bad = read(path)
     assert tuples(reading) == [("q1", "a1"), ("q\n2", "a2"), ("q5", "a5")]
     assert (reading.rows_read, len(bad)) == (7, 4)
-    assert [place.line for place in reading.place(np.array([2, 0, 1]))] == [9, 2, 4]
+    assert [place.line for place in reading.locate(np.array([2, 0, 1]))] == [9, 2, 4]
     assert [(row.line, row.kind) for row in bad.first] == [
         (3, "ragged"),
         (7, "undecodable"),
@@ -308,52 +308,52 @@ SEPARATED = "sep=;\r\nquestion;answer\r\nq1;a, 1\r\n\r\nq2;a2\r\n"
         SEPARATED.replace(";", "\t").encode(),
         SEPARATED.replace("sep=;", r"sep=\t").replace(";", "\t").encode(),
         SEPARATED.replace(";", "^").encode(),
-        # The last row has a quote that makes the careful reader read the file.
+        # The last row has a quote that makes the strict reader read the file.
         (SEPARATED + 'q3;"a\r\nb"x"\r\n').encode(),
     ],
-    ids=["plain", "bom", "lf", "quoted", "wide", "tab", "written-tab", "another", "careful"],
+    ids=["plain", "bom", "lf", "quoted", "wide", "tab", "written-tab", "another", "strict"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_the_first_line_of_excel_names_the_delimiter_and_is_no_row(content, encoding, write):
+def test_the_sep_line_of_excel_names_the_delimiter_and_is_not_a_row(content, encoding, write):
     path = write(content.decode().encode(encoding) if encoding == "utf-16" else content)
     reading, _ = read(path, encoding=encoding)
     assert tuples(reading)[:2] == [("q1", "a, 1"), ("q2", "a2")]
     assert reading.table.num_rows == 2
-    assert [place.line for place in reading.place(np.arange(2))] == [3, 5]
+    assert [place.line for place in reading.locate(np.arange(2))] == [3, 5]
     assert "without its first line" in head_of(path, encoding=encoding).notes[0]
 
 
 def test_bad_rows_below_the_first_line_of_excel_keep_their_lines(write):
     _, bad = read(write(SEPARATED + "q3;a3;more\r\n"))
     assert [(row.line, row.kind) for row in bad.first] == [(6, "ragged")]
-    assert "data.csv:2: the header has" in told(write("sep=;\nquestion;question\na;b\n", "data.csv"))
+    assert "data.csv:2: the header has" in error_message(write("sep=;\nquestion;question\na;b\n", "data.csv"))
 
 
 @pytest.mark.parametrize("content", ["a,b\nr0,x\n\n\nr1,x\r\nr2,x\n", 'a,b\nr0,x\n"r1","x\ny"\n\nr2,x\n'])
-def test_rows_of_a_clean_file_are_found_again(content, write):
+def test_rows_of_a_valid_file_are_located(content, write):
     path = write(content)
     reading, bad = read(path, header=True)
     assert not bad
     lines = path.read_bytes().replace(b'"', b"").splitlines()
-    for row, place in enumerate(reading.place(np.arange(3))):
+    for row, place in enumerate(reading.locate(np.arange(3))):
         assert lines[place.line - 1].startswith(f"r{row}".encode())
 
 
-def test_a_missing_file_is_answered_with_its_neighbours(write):
+def test_similar_file_names_are_suggested_for_a_missing_file(write):
     path = write(PAIRS, "my_pairs.csv")
-    assert f"In {path.parent} there is: my_pairs.csv" in told(path.with_name("my_pair.csv"))
-    assert "no folder" in told(path.parent / "nowhere" / "x.csv")
+    assert f"In {path.parent} there is: my_pairs.csv" in error_message(path.with_name("my_pair.csv"))
+    assert "no folder" in error_message(path.parent / "nowhere" / "x.csv")
 
 
-def test_a_folder_is_no_file(write):
-    assert "is a folder. Name the data file in it. It holds: pairs.csv." in told(write(PAIRS).parent)
+def test_a_folder_is_not_a_file(write):
+    assert "is a folder. Name the data file in it. It holds: pairs.csv." in error_message(write(PAIRS).parent)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(write):
+def test_an_unreadable_file(write):
     path = write(PAIRS)
     path.chmod(0)
-    assert "cannot be read: Permission denied" in told(path)
+    assert "cannot be read: Permission denied" in error_message(path)
 
 
 @pytest.mark.parametrize(
@@ -369,17 +369,17 @@ def test_a_file_that_may_not_be_read(write):
         ({"header": "yes"}, "data.header: must be auto, true or false"),
     ],
 )
-def test_bad_settings_are_answered_by_their_key(changes, expected, write):
-    assert expected in told(write(PAIRS), **changes)
+def test_invalid_options_are_reported_with_their_key(changes, expected, write):
+    assert expected in error_message(write(PAIRS), **changes)
 
 
-def test_all_that_is_wrong_with_the_settings_comes_at_once(write):
-    answer = told(write(PAIRS), delimiter="", encoding="utf-9", format="x")
+def test_all_invalid_options_are_reported_at_once(write):
+    answer = error_message(write(PAIRS), delimiter="", encoding="utf-9", format="x")
     for key in ("data.delimiter", "data.encoding", "data.format"):
         assert key in answer
 
 
-def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
+def test_the_head_of_a_huge_file_is_read_fast(tmp_path: Path):
     path = tmp_path / "huge.csv"
     path.write_text(PAIRS + "q,a\n" * 500_000)
     os.truncate(path, 50_000_000_000)  # a hole: no disk is used, but reading it all would take minutes
@@ -388,13 +388,13 @@ def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
     assert time.process_time() - start < 1
 
 
-def test_a_row_without_end_is_refused_before_it_fills_the_memory(write, monkeypatch):
+def test_an_endless_row_is_a_problem_before_it_fills_memory(write, monkeypatch):
     monkeypatch.setattr("finetune.data.sources.csv_text.ROW_CHARACTERS", 5_000_000)
     path = write(PAIRS + 'q4,"' + "open\n" * 2_000_000)
-    assert ":5: here a row begins that does not end" in told(path)
+    assert ":5: here a row begins that does not end" in error_message(path)
 
 
-def test_looking_at_csv_imports_nothing_heavy(write):
+def test_reading_the_head_of_csv_imports_no_large_library(write):
     heavy = "{'torch', 'transformers', 'numpy', 'pyarrow', 'pandas', 'polars', 'datasets', 'fsspec'}"
     code = (
         "import sys; from finetune.data.sources import open_source, ReadOptions\n"
@@ -404,7 +404,7 @@ def test_looking_at_csv_imports_nothing_heavy(write):
     assert done.stdout.strip() == "set()"
 
 
-def test_a_problem_names_the_key_that_was_told(write):
+def test_a_problem_names_the_given_key(write):
     from finetune.data.sources import ReadOptions, open_source
 
     with pytest.raises(CheckFailed, match=r"^data\.sources\.faq\.path: there is no file"):

@@ -1,4 +1,4 @@
-"""Arrow's fast reading and the careful one agree on every file on which the fast one gives an answer."""
+"""Fast and strict reading agree on every file that the fast reader accepts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from finetune.data.bad_rows import BadRows
 from finetune.data.sources import ReadOptions
 from finetune.data.sources.csv_fast import read_fast
 from finetune.data.sources.csv_head import CsvHead, read_head
-from finetune.data.sources.csv_strict import CarefulReading, lines_of, read_carefully
+from finetune.data.sources.csv_strict import StrictReading, line_numbers, read_strict
 from finetune.data.sources.csv_text import Dialect
-from finetune.data.sources.files import look_at
+from finetune.data.sources.files import find_file
 from finetune.errors import CheckFailed
 from tests.data.sources.conftest import rows_of
 
@@ -46,24 +46,24 @@ tables = st.lists(st.tuples(texts, texts, texts, texts), min_size=1, max_size=6)
 def head_of(path: Path, dialect: Dialect | None = None, **changes: Any) -> CsvHead | None:
     changes = {"delimiter": ",", "header": True} | changes
     try:
-        head = read_head(look_at(path, "f", "data.path"), ReadOptions(**changes))
+        head = read_head(find_file(path, "f", "data.path"), ReadOptions(**changes))
     except CheckFailed:
         return None
     names = NAMES if not set(NAMES) <= set(head.names) else head.names
     return replace(head, dialect=dialect or head.dialect, names=names, named=True)
 
 
-def both(head: CsvHead) -> tuple[pa.Table | None, CarefulReading, BadRows]:
+def both(head: CsvHead) -> tuple[pa.Table | None, StrictReading, BadRows]:
     bad = BadRows()
     fast = read_fast(head, NAMES, LONGEST)
-    careful = read_carefully(head, NAMES, LONGEST, bad)
+    strict = read_strict(head, NAMES, LONGEST, bad)
     if fast is not None:
         table, by_line = fast
         assert len(bad) == 0
-        assert careful.rows_read == table.num_rows
-        assert careful.table.to_pydict() == table.to_pydict()
-        assert lines_of(head, range(table.num_rows), by_line) == careful.lines.tolist()
-    return fast[0] if fast else None, careful, bad
+        assert strict.rows_read == table.num_rows
+        assert strict.table.to_pydict() == table.to_pydict()
+        assert line_numbers(head, range(table.num_rows), by_line) == strict.lines.tolist()
+    return fast[0] if fast else None, strict, bad
 
 
 @quick
@@ -93,7 +93,7 @@ def test_on_arbitrary_bytes(body, tmp_path):
     # The writer leaves a lone CR bare where it is no line end of its own.
     dialect=st.sampled_from([(csv.QUOTE_MINIMAL, "\r\n"), (csv.QUOTE_ALL, "\r\n"), (csv.QUOTE_ALL, "\n")]),
 )
-def test_what_a_csv_writer_wrote_is_read_back(table, dialect, tmp_path):
+def test_written_csv_is_read_back(table, dialect, tmp_path):
     quoting, end = dialect
     path = tmp_path / "f.csv"
     with path.open("w", encoding="utf-8", newline="") as stream:
@@ -101,13 +101,13 @@ def test_what_a_csv_writer_wrote_is_read_back(table, dialect, tmp_path):
         writer.writerows([("question", "other", "answer", "negative"), *table])
     head = head_of(path)
     assert head is not None
-    fast, careful, bad = both(head)
+    fast, strict, bad = both(head)
     assert len(bad) == 0
     expected = [(question, answer, negative) for question, _, answer, negative in table]
-    assert list(zip(*careful.table.to_pydict().values(), strict=True)) == expected
+    assert list(zip(*strict.table.to_pydict().values(), strict=True)) == expected
     assert rows_of(path, *NAMES) == expected
     # A clean file is read the fast way, or the fast way would be for nothing; a quote and a line end in one cell
-    # are left to the careful reader.
+    # are left to the strict reader.
     doubtful = any('"' in cell and ("\n" in cell or "\r" in cell) for row in table for cell in (row[0], *row[2:]))
     assert (fast is not None) == (not doubtful)
 
@@ -117,7 +117,7 @@ def test_what_a_csv_writer_wrote_is_read_back(table, dialect, tmp_path):
     table=st.lists(st.tuples(*[st.text(st.sampled_from("ab ,;|\t'\"é."), max_size=8)] * 2), min_size=1, max_size=8),
     delimiter=st.sampled_from(",;|\t"),
 )
-def test_a_header_with_known_names_settles_what_a_csv_writer_wrote(table, delimiter, tmp_path):
+def test_a_header_with_known_names_decides_the_dialect_of_written_csv(table, delimiter, tmp_path):
     path = tmp_path / "f.csv"
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream, delimiter=delimiter).writerows([("question", "answer"), *table])
@@ -132,9 +132,9 @@ def test_over_block_borders_and_encodings(encoding, rows, tmp_path):
     path.write_bytes(text.encode(encoding))
     head = head_of(path, encoding="utf-8" if encoding == "utf-8-sig" else encoding)
     assert head is not None
-    fast, careful, _ = both(head)
+    fast, strict, _ = both(head)
     assert fast is not None
-    assert careful.rows_read == rows
+    assert strict.rows_read == rows
 
 
 @quick
@@ -146,13 +146,13 @@ def test_rows_and_lines_are_those_of_pythons_csv_module(body, tmp_path):
         return
     expected = [row for row in csv.reader(io.StringIO(body, newline="")) if row]
     bad = BadRows()
-    careful = read_carefully(head, NAMES, LONGEST, bad)
-    assert careful.rows_read == len(expected) + 1
+    strict = read_strict(head, NAMES, LONGEST, bad)
+    assert strict.rows_read == len(expected) + 1
     lines = body.count("\n") + body.count("\r") - body.count("\r\n") + 3
     assert all(3 <= row.line <= lines for row in bad.first)
 
 
-def test_an_open_quote_is_seen_though_arrow_accepts_it(tmp_path):
+def test_an_open_quote_is_detected_though_arrow_accepts_it(tmp_path):
     path = tmp_path / "f.csv"
     path.write_text('question,answer,negative\na,b,c\nd,e,"f')
     assert pa.csv.read_csv(path).num_rows == 2
@@ -163,12 +163,12 @@ def test_an_open_quote_is_seen_though_arrow_accepts_it(tmp_path):
     assert [(row.kind, row.line) for row in bad.first] == [("unclosed", 3)]
 
 
-def test_a_bad_row_far_behind_is_found_and_the_good_ones_keep_their_places(tmp_path):
+def test_a_late_bad_row_is_found_and_valid_rows_keep_their_lines(tmp_path):
     path = tmp_path / "f.csv"
     path.write_text("question,answer,negative\n" + "a,b,c\n" * 250_000 + "d,e\n" + "f,g,h\n" * 3)
     head = head_of(path)
     assert head is not None
-    fast, careful, bad = both(head)
+    fast, strict, bad = both(head)
     assert fast is None
     assert [(row.kind, row.line) for row in bad.first] == [("ragged", 250_002)]
-    assert np.asarray(careful.lines)[[0, 249_999, 250_000]].tolist() == [2, 250_001, 250_003]
+    assert np.asarray(strict.lines)[[0, 249_999, 250_000]].tolist() == [2, 250_001, 250_003]

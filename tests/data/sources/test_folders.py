@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from finetune.data.bad_rows import BadRows
+from finetune.data.source import Source
 from finetune.data.sources import ReadOptions
 from finetune.data.sources.folders import open_folder
-from finetune.data.sources.source import Source
 from finetune.errors import CheckFailed
 
 
@@ -31,7 +31,7 @@ def rows(source: Source, *names: str) -> tuple[list[tuple[object, ...]], BadRows
     return list(zip(*(column.to_pylist() for column in reading.table.columns), strict=True)), bad
 
 
-def told(root: Path, form: str = "auto") -> str:
+def error_message(root: Path, form: str = "auto") -> str:
     with pytest.raises(CheckFailed) as failed:
         opened(root, form).head()
     [problem] = failed.value.problems
@@ -62,7 +62,7 @@ def test_classes_are_the_first_folders(root: Path) -> None:
     assert source.base == root
     assert rows(source)[0] == wanted
     assert rows(source, "label")[0] == [("cat",), ("dog",), ("dog",)]
-    place = source.read(["image"], BadRows()).place
+    place = source.read(["image"], BadRows()).locate
     assert [str(one) for one in place([2])] == ["photos:3"]  # type: ignore[arg-type]
 
 
@@ -88,41 +88,41 @@ def test_meshes_as_modelnet_has_them(root: Path) -> None:
     ]
 
 
-def test_both_kinds_must_be_told_apart(root: Path) -> None:
+def test_a_folder_of_both_kinds_needs_a_format(root: Path) -> None:
     fill(root, "a/1.obj", "b/2.obj", "a/texture.png", "b/texture.png")
-    assert "'photos' holds 2 images and 2 meshes. Say which are meant: data.format=images or" in told(root)
+    assert "'photos' holds 2 images and 2 meshes. Say which are meant: data.format=images or" in error_message(root)
     assert rows(opened(root, "meshes"))[0] == [("a/1.obj", "a"), ("b/2.obj", "b")]
     assert rows(opened(root, "images"), "image")[0] == [("a/texture.png",), ("b/texture.png",)]
 
 
-def test_what_cannot_be_learned_from_is_said(root: Path, tmp_path: Path) -> None:
-    assert "there is no folder 'photos'" in told(root)
+def test_folders_without_usable_classes_are_problems(root: Path, tmp_path: Path) -> None:
+    assert "there is no folder 'photos'" in error_message(root)
     root.mkdir()
-    assert told(root) == "data.path: 'photos' holds no images or meshes. It is empty."
+    assert error_message(root) == "data.path: 'photos' holds no images or meshes. It is empty."
     fill(root, "a/1.txt")
-    assert "'photos' holds no images. They end in .avif, .bmp" in told(root, "images")
+    assert "'photos' holds no images. They end in .avif, .bmp" in error_message(root, "images")
     fill(root, "only one/1.jpg", "only one/2.jpg")
-    assert "has one class only, 'only one'" in told(root)
-    assert "'data.path=\"photos/only one\"'" in told(root)
+    assert "has one class only, 'only one'" in error_message(root)
+    assert "'data.path=\"photos/only one\"'" in error_message(root)
     file = tmp_path / "file.jpg"
     file.write_text("x")
-    assert "is no folder" in told(file)
+    assert "is not a folder" in error_message(file)
 
 
-def test_parts_of_a_data_set_are_no_classes(root: Path) -> None:
+def test_splits_are_not_classes(root: Path) -> None:
     fill(root, "Train/cat/1.jpg", "Train/dog/1.jpg", "test/cat/2.jpg", "val/dog/3.jpg")
-    assert told(root) == (
-        "data.path: the folders in 'photos' are parts of a data set, not classes: 'Train', 'test', 'val'. "
+    assert error_message(root) == (
+        "data.path: the folders in 'photos' are splits of a data set, not classes: 'Train', 'test', 'val'. "
         "Name one of them: data.path=photos/Train"
     )
 
 
 @pytest.mark.parametrize("target", ["../secret/1.jpg", "../secret"])
-def test_links_out_of_the_folder_are_refused(root: Path, tmp_path: Path, target: str) -> None:
+def test_links_out_of_the_folder_are_problems(root: Path, tmp_path: Path, target: str) -> None:
     fill(root, "a/1.jpg", "b/2.jpg")
     fill(tmp_path / "secret", "1.jpg")
     (root / "b.jpg").symlink_to(target)
-    assert "has a link that leads out of it, 'b.jpg'." in told(root)
+    assert "has a link that leads out of it, 'b.jpg'." in error_message(root)
 
 
 def test_links_inside_the_folder_are_files(root: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_folder_that_is_a_link_itself(root: Path, tmp_path: Path) -> None:
     assert len(rows(opened(tmp_path / "link"))[0]) == 2
 
 
-def test_a_folder_that_may_not_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a/1.jpg", "b/2.jpg")
     real = os.scandir
 
@@ -150,10 +150,10 @@ def test_a_folder_that_may_not_be_read(root: Path, monkeypatch: pytest.MonkeyPat
         return real(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert f"'{root}/b' cannot be read: Permission denied" in told(root)
+    assert f"'{root}/b' cannot be read: Permission denied" in error_message(root)
 
 
-def test_names_of_all_kinds(root: Path) -> None:
+def test_file_names_with_special_characters(root: Path) -> None:
     names = ["a b", "it's", '"q"', "new\nline", "ü猫🐈", "data:x,", "http:", "-x", "*?["]
     fill(root, *(f"{name}/{name}.jpg" for name in names))
     try:
@@ -168,7 +168,7 @@ def test_names_of_all_kinds(root: Path) -> None:
     assert any("1 other file is left out" in note for note in opened(root).head().notes) == unnamable
 
 
-def test_every_change_is_noticed(root: Path, tmp_path: Path) -> None:
+def test_every_change_changes_the_fingerprint(root: Path, tmp_path: Path) -> None:
     fill(root, "a/1.jpg", "b/2.jpg", "b/notes.txt")
     before = opened(root).fingerprint()
     fill(root, "b/notes.txt", content="other")
@@ -247,18 +247,18 @@ def test_rows_whose_file_is_not_in_the_folder_are_bad(root: Path, tmp_path: Path
     ]
     assert bad.first[1].text == "../secret.jpg"
     again = source.read(["image", "caption"], BadRows())
-    assert [place.line for place in again.place([1])] == [8]  # type: ignore[arg-type]
+    assert [place.line for place in again.locate([1])] == [8]  # type: ignore[arg-type]
 
 
-def test_tables_that_do_not_fit_are_refused(root: Path) -> None:
+def test_unusable_tables_are_problems(root: Path) -> None:
     fill(root, "1.jpg")
     fill(root, "metadata.csv", content="name,caption\n1.jpg,a cat\n")
-    assert "photos/metadata.csv: has no column 'file_name' that names the images" in told(root)
+    assert "photos/metadata.csv: has no column 'file_name' that names the images" in error_message(root)
     fill(root, "metadata.jsonl")
-    assert "has several tables: 'metadata.csv', 'metadata.jsonl'" in told(root)
+    assert "has several tables: 'metadata.csv', 'metadata.jsonl'" in error_message(root)
 
 
-def test_a_changed_table_or_file_is_noticed(root: Path) -> None:
+def test_a_changed_table_or_file_changes_the_fingerprint(root: Path) -> None:
     fill(root, "1.jpg")
     fill(root, "metadata.csv", content="file_name,caption\n1.jpg,a cat\n")
     prints = {opened(root).fingerprint(), opened(root).fingerprint()}

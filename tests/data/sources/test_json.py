@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from finetune.data.bad_rows import BadRows
 from finetune.data.sources import ReadOptions
 from finetune.data.sources import jsonl as jsonl_module
-from finetune.data.sources.files import look_at
+from finetune.data.sources.files import find_file
 from finetune.data.sources.jsonl import JsonFile
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS: list[dict[str, Any]] = [
@@ -42,7 +42,7 @@ def lines(rows: list[Any]) -> str:
     ],
     ids=["lines", "no-end", "blank-lines", "bom", "array", "pretty-array", "pretty-objects"],
 )
-def test_json_in_all_its_shapes(content, name, write):
+def test_json_in_all_forms(content, name, write):
     path = write(content, name)
     assert head_of(path).names == ["query", "positives", "score", "extra"]
     assert rows_of(path, *NAMES) == EXPECTED
@@ -73,7 +73,7 @@ BROKEN = (
 )
 
 
-def test_every_bad_line_is_told_and_the_others_are_read(write):
+def test_every_bad_line_is_reported_and_the_others_are_read(write):
     path = write(BROKEN, "x.jsonl")
     reading, bad = read(path, "query", "score")
     assert tuples(reading) == [("q1", 1.0), ("q2", 0.5)]
@@ -87,12 +87,12 @@ def test_every_bad_line_is_told_and_the_others_are_read(write):
         (9, "score", "type"),
         (10, None, "json"),
     ]
-    assert [place.line for place in reading.place(np.array([1, 0]))] == [8, 1]
-    answer = told(path)
+    assert [place.line for place in reading.locate(np.array([1, 0]))] == [8, 1]
+    answer = error_message(path)
     for words in (
-        "x.jsonl:2: is no JSON (expecting property name enclosed in double quotes): {oops",
+        "x.jsonl:2: is not valid JSON (expecting property name enclosed in double quotes): {oops",
         "x.jsonl:4: column 'query' is a number, in the other rows it is text: 7",
-        'x.jsonl:5: is no JSON object: ["query"]',
+        'x.jsonl:5: is not a JSON object: ["query"]',
         "x.jsonl:6: has the byte 0xE9",
         "x.jsonl:9: column 'score' is text, in the other rows it is a number: high",
         "7 of 9 rows are bad.",
@@ -107,8 +107,8 @@ REFUSED = {
         b'{"data": [{"a": 1}]}',
         ["holds a single JSON object, with the keys 'data'", "one object for each row"],
     ),
-    "broken": (b"{oops\n", [":1: from here on it is no JSON", "{oops"]),
-    "array cut off": (b'[{"a": "x"},\n {"a": "y"},\n {"a": "z', [":3: from here on it is no JSON"]),
+    "broken": (b"{oops\n", [":1: from here on it is not valid JSON", "{oops"]),
+    "array cut off": (b'[{"a": "x"},\n {"a": "y"},\n {"a": "z', [":3: from here on it is not valid JSON"]),
     "latin-1": ('{"a": "é"}\n'.encode("latin-1"), ["the byte 0xE9, which is not utf-8", "data.encoding=cp1252"]),
     "utf-16": ('{"a": "é"}\n'.encode("utf-16"), ["byte-order mark of utf-16", "data.encoding=utf-16"]),
 }
@@ -117,7 +117,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_files_that_cannot_be_read_are_one_problem(case, write):
     content, expected = REFUSED[case]
-    answer = told(write(content, "x.json"))
+    answer = error_message(write(content, "x.json"))
     for words in expected:
         assert words in answer
     assert len(answer.splitlines()) == 1
@@ -129,7 +129,7 @@ def test_a_null_in_place_of_an_object_is_a_bad_row(line, write):
     assert [(row.line, row.kind) for row in bad.first] == [(2, "json")]
 
 
-def test_kinds_that_widen_late_and_blocks(write, monkeypatch):
+def test_types_that_widen_late_and_blocks(write, monkeypatch):
     monkeypatch.setattr("finetune.data.sources.json_text.BLOCK_BYTES", 5_000)
     rows: list[dict[str, Any]] = [{"a": f"t{i}", "n": i, "l": None, "s": {"x": None}} for i in range(3_000)]
     rows[2_000] |= {"n": 0.5, "l": ["x"], "s": {"x": "y"}}
@@ -140,7 +140,7 @@ def test_kinds_that_widen_late_and_blocks(write, monkeypatch):
     assert reading.table.column("n").to_pylist() == [row["n"] for row in rows]
     assert reading.table.column("l").to_pylist() == [row["l"] for row in rows]
     assert reading.table.column("s").to_pylist() == [row["s"] for row in rows]
-    assert [place.line for place in reading.place(np.array([0, 1_999, 2_999]))] == [1, 2_000, 3_000]
+    assert [place.line for place in reading.locate(np.array([0, 1_999, 2_999]))] == [1, 2_000, 3_000]
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
@@ -157,7 +157,7 @@ rows = st.lists(
 
 @quick
 @given(rows=rows, as_lines=st.booleans())
-def test_what_json_wrote_is_read_back(rows, as_lines, write):
+def test_written_json_is_read_back(rows, as_lines, write):
     path = write(lines(rows) if as_lines else json.dumps(rows), "x.json")
     reading, bad = read(path, *head_of(path).names)
     assert not bad
@@ -178,19 +178,28 @@ bodies = st.lists(pieces, max_size=30).map("".join) | st.lists(
 
 @quick
 @given(body=bodies)
-def test_the_fast_and_the_careful_reading_agree(body, write, monkeypatch):
+def test_fast_and_strict_reading_agree(body, write, monkeypatch):
     path = write('{"a":"first"}\n' + body, "x.jsonl")
 
     def outcome() -> Any:
         bad = BadRows()
-        reading = JsonFile(look_at(path, "f", "data.path"), ReadOptions()).read(["a"], bad)
-        lines = [place.line for place in reading.place(np.arange(reading.table.num_rows))]
+        reading = JsonFile(find_file(path, "f", "data.path"), ReadOptions()).read(["a"], bad)
+        lines = [place.line for place in reading.locate(np.arange(reading.table.num_rows))]
         return reading.table.to_pydict(), str(reading.table.schema), lines, reading.rows_read, bad.first
 
     fast = outcome()
     with monkeypatch.context() as patch:
         patch.setattr(jsonl_module, "_read_block", lambda block, types: (block, None))
         assert outcome() == fast
+
+
+def test_ids_of_many_rows_that_are_read_one_by_one_become_texts(write):
+    rows = [{"_id": number, "text": f"t{number}"} for number in range(jsonl_module.CHUNK_ROWS + 2)]
+    rows[-1]["_id"] = "last"
+    path = write(json.dumps(rows), "x.jsonl")
+    reading = JsonFile(find_file(path, "f", "data.path"), ReadOptions(), ids=("_id",)).read(["_id"], BadRows())
+    assert reading.table["_id"].to_pylist() == [str(row["_id"]) for row in rows]
+    assert reading.rows_read == len(rows)
 
 
 ARRAYS = [["q1", "a1", 1], ["q2", "a2", 0.5], ["q3", None, 0]]
@@ -224,5 +233,5 @@ def test_arrays_of_another_width_and_other_values_are_bad_rows(write):
     reading, bad = read(path)
     assert tuples(reading) == [("q1", "a1"), ("q3", "a3")]
     assert [(row.line, row.kind) for row in bad.first] == [(2, "array"), (3, "array"), (4, "json")]
-    assert [place.line for place in reading.place(np.arange(2))] == [1, 5]
-    assert 'x.jsonl:2: has 1 values, the other rows have 2: ["q2"]' in told(path)
+    assert [place.line for place in reading.locate(np.arange(2))] == [1, 5]
+    assert 'x.jsonl:2: has 1 values, the other rows have 2: ["q2"]' in error_message(path)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.sources import ReadOptions, open_source
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 COLUMNS: dict[str, list[Any]] = {"anchor": ["a", "b", "c"], "positive": ["x", None, "z"], "score": [1.0, 0.5, None]}
 ROWS = [("a", "x", 1.0), ("b", None, 0.5), ("c", "z", None)]
@@ -57,7 +57,7 @@ THINGS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", THINGS)
-def test_tables_in_memory_say_the_same(case):
+def test_tables_in_memory_have_the_same_rows(case):
     thing = THINGS[case]()
     source = open_source(thing, ReadOptions())
     head = source.head()
@@ -69,7 +69,7 @@ def test_tables_in_memory_say_the_same(case):
     reading = source.read(["score", "anchor", "positive"], BadRows())
     assert [str(kind) for kind in reading.table.schema.types] == ["double", "large_string", "large_string"]
     assert tuples(reading) == [(score, anchor, positive) for anchor, positive, score in ROWS]
-    assert [place.line for place in reading.place(np.array([2, 0]))] == [3, 1]
+    assert [place.line for place in reading.locate(np.array([2, 0]))] == [3, 1]
 
 
 def test_the_fingerprint_is_of_the_content():
@@ -103,16 +103,16 @@ def test_values_of_another_kind_are_bad_rows():
         (2, "a", "type"),
         (4, "n", "type"),
     ]
-    assert [(row.line, row.what) for row in bad.first if not row.column] == [(3, "is of type str, and no dict")]
-    assert [place.line for place in reading.place(np.array([0, 1]))] == [1, 5]
+    assert [(row.line, row.what) for row in bad.first if not row.column] == [(3, "is of type str, not a dict")]
+    assert [place.line for place in reading.locate(np.array([0, 1]))] == [1, 5]
     frame, bad = read(pd.DataFrame({"a": ["x", 7, "y"]}))
     assert tuples(frame) == [("x",), ("y",)]
-    assert "the pandas frame:2: column 'a' is a number, in the other rows it is text: 7" in told(
+    assert "the pandas frame:2: column 'a' is a number, in the other rows it is text: 7" in error_message(
         pd.DataFrame({"a": ["x", 7, "y"]})
     )
 
 
-def test_a_column_that_is_not_asked_for_may_hold_anything():
+def test_a_column_that_is_not_read_may_hold_anything():
     rows = [{"a": "x", "other": object()}, {"a": "y", "other": 1}]
     reading, bad = read(rows, "a")
     assert (tuples(reading), len(bad)) == ([("x",), ("y",)], 0)
@@ -124,7 +124,7 @@ REFUSED: dict[str, Any] = {
     "an empty list": ([], "the list of rows holds nothing, and no dict"),
     "a list of numbers": ([1, 2], "holds a int, and no dict"),
     "columns of other lengths": ({"a": [1], "b": [1, 2]}, "differ in length: 'a' has 1, 'b' has 2 rows"),
-    "no columns": ({"a": "text"}, "'a' in the dict of columns is no column, but of type str"),
+    "no columns": ({"a": "text"}, "'a' in the dict of columns is not a column, but of type str"),
     "an empty dict": ({}, "the dict of columns has no column"),
     "a stream": (
         datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset(),
@@ -138,9 +138,9 @@ REFUSED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_table_is_one_problem(case):
+def test_an_object_that_is_not_a_table_is_one_problem(case):
     thing, expected = REFUSED[case]
-    answer = told(thing)
+    answer = error_message(thing)
     assert expected in answer
     assert len(answer.splitlines()) == 1
 
@@ -178,10 +178,10 @@ def test_an_open_file_of_another_format(write, tmp_path):
     assert rows_of(io.StringIO('{"a": "x"}\n{"a": "y"}\n')) == [("x",), ("y",)]
 
 
-def test_an_open_file_that_does_not_go_on_reading(write):
+def test_an_open_file_whose_reading_fails(write):
     stream = write(CONTENT).open()
     stream.close()
-    assert "cannot be read: I/O operation on closed file" in told(stream)
+    assert "cannot be read: I/O operation on closed file" in error_message(stream)
 
 
 # Arrow itself imports pandas where it is installed.

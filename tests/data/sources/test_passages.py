@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.conftest import csv_data
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 TEVATRON: list[dict[str, Any]] = [
     {
@@ -83,7 +83,7 @@ def test_an_object_of_lists_is_a_list_of_passages(tmp_path):
         assert rows_of(write(tmp_path, rows)) == [row[:2] for row in EXPECTED]
 
 
-def test_lists_that_are_empty_in_the_first_rows_are_read_all_the_same(tmp_path):
+def test_lists_that_are_empty_in_the_first_rows_are_read(tmp_path):
     rows = [{"query": f"q{i}", "positive": f"p{i}", "negative_ctxs": []} for i in range(30)]
     rows += [{"query": "q", "positive": "p", "negative_ctxs": [{"title": "T", "text": "n"}, None]}]
     assert rows_of(as_jsonl(tmp_path, rows))[-1] == ("q", "p", ["T n", None])
@@ -131,14 +131,14 @@ def test_an_instruction_of_another_form_is_a_bad_row(tmp_path):
     assert "each text has an instruction in front" in head_of(path).notes[0]
 
 
-def test_lists_of_two_positives_are_no_instructions(tmp_path):
+def test_lists_of_two_positives_are_not_instructions(tmp_path):
     rows = [{"query": f"q{i}", "pos": [f"a{i}", f"b{i}"]} for i in range(3)]
     assert rows_of(as_jsonl(tmp_path, rows)) == [(row["query"], row["pos"]) for row in rows]
 
 
-def test_numbers_in_place_of_texts_are_answered_with_what_to_do(tmp_path):
+def test_numbers_in_place_of_texts_get_advice(tmp_path):
     rows = [{"qid": i, "pos": [i * 7], "neg": {"bm25": [1, 2]}} for i in range(3)]
-    answer = told(as_jsonl(tmp_path, rows))
+    answer = error_message(as_jsonl(tmp_path, rows))
     assert "holds the numbers of queries and passages ('qid', 'pos', 'neg'), not their texts." in answer
     assert "make a BEIR folder" in answer
     vectors = [{"query_id": i, "embedding": [0.5, 1.0]} for i in range(3)]
@@ -157,5 +157,5 @@ def test_a_passage_of_another_form_is_a_bad_row(tmp_path):
     rows = [row | {"positive_passages": [{"title": "", "text": f"p{i}"}]} for i, row in enumerate(TEVATRON * 20)]
     rows[3] = rows[3] | {"positive_passages": "a text"}
     path = as_jsonl(tmp_path, rows)
-    answer = told(path)
+    answer = error_message(path)
     assert ":4: column 'positive_passages' is text, in the other rows it is a list: a text" in answer

@@ -1,4 +1,4 @@
-"""URLs, against a server on this machine and fsspec's file system in memory."""
+"""URLs, with a local server and fsspec's file system in memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import ClassVar
 import fsspec
 import pytest
 
-from finetune.data.sources.remote import shown_url
-from tests.data.sources.conftest import rows_of, told
+from finetune.data.sources.remote import redacted_url
+from tests.data.sources.conftest import error_message, rows_of
 
 PAIRS = "question,answer\nq1,a1\nq2,a2\nq3,a3\n"
 EXPECTED = [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
@@ -64,17 +64,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_file_of_the_web_is_read_and_fetched_once(server, write, monkeypatch):
+def test_a_file_at_a_url_is_read_and_downloaded_once(server, write, monkeypatch):
     write(PAIRS, "my pairs.csv")
     monkeypatch.setattr(Handler, "asked", [])
     url = f"{server}/my%20pairs.csv?key=secret"
     assert rows_of(url) == EXPECTED
     assert rows_of(url) == EXPECTED
     assert Handler.asked == ["/my%20pairs.csv?key=secret"]
-    assert "secret" not in told(url, format="parquet")
+    assert "secret" not in error_message(url, format="parquet")
 
 
-def test_another_content_is_fetched_again(server, write):
+def test_changed_content_is_downloaded_again(server, write):
     path = write(PAIRS)
     assert rows_of(f"{server}/pairs.csv") == EXPECTED
     path.write_text(PAIRS + "q4,a4\n")
@@ -84,7 +84,7 @@ def test_another_content_is_fetched_again(server, write):
     assert len(rows_of(f"{server}/pairs.csv")) == 4
 
 
-def test_what_the_web_refuses_is_one_problem(server, write):
+def test_an_error_of_the_server_is_one_problem(server, write):
     write(PAIRS)
     for url, expected in {
         f"{server}/nothing.csv": "there is no file",
@@ -94,7 +94,7 @@ def test_what_the_web_refuses_is_one_problem(server, write):
         "http://no-such-host.invalid/pairs.csv": "does not answer",
         "nothing://a/b.csv": "there is no way to read 'nothing://'",
     }.items():
-        answer = told(url)
+        answer = error_message(url)
         assert expected in answer
         assert len(answer.splitlines()) == 1
 
@@ -103,7 +103,9 @@ def test_what_the_web_refuses_is_one_problem(server, write):
 def test_a_missing_package_is_named(url, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     scheme = url.partition(":")[0]
-    assert told(url) == f"data.path: {scheme}:// needs the package {package}. Install it: pip install {package}."
+    assert (
+        error_message(url) == f"data.path: {scheme}:// needs the package {package}. Install it: pip install {package}."
+    )
 
 
 def test_a_file_system_in_memory(tmp_path):
@@ -115,10 +117,10 @@ def test_a_file_system_in_memory(tmp_path):
         assert rows_of(["memory://sources/a.csv", "memory://sources/b.csv"])[-1] == ("q4", "a4")
         memory.pipe("/sources/a.csv", PAIRS.encode() + b"q9,a9\n")
         assert len(rows_of("memory://sources/a.csv")) == 4
-        assert "is a folder" in told("memory://sources")
-        assert "no file matches 'memory://sources/*.txt'" in told("memory://sources/*.txt")
+        assert "is a folder" in error_message("memory://sources")
+        assert "no file matches 'memory://sources/*.txt'" in error_message("memory://sources/*.txt")
         memory.pipe("/sources/c.csv", b"question,answer\nq\n")
-        assert "memory://sources/c.csv:2: found 1 cell" in told("memory://sources/c.csv")
+        assert "memory://sources/c.csv:2: found 1 cell" in error_message("memory://sources/c.csv")
     finally:
         memory.rm("/sources", recursive=True)
 
@@ -128,5 +130,5 @@ def test_a_file_url_is_a_path(write):
 
 
 def test_passwords_and_keys_are_not_shown():
-    assert shown_url("https://me:word@host/x.csv?key=1#part") == "https://host/x.csv"
-    assert shown_url("s3://bucket/a b.csv") == "s3://bucket/a b.csv"
+    assert redacted_url("https://me:word@host/x.csv?key=1#part") == "https://host/x.csv"
+    assert redacted_url("s3://bucket/a b.csv") == "s3://bucket/a b.csv"

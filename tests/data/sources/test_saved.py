@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: saved folders, written by their library and read without it; the hub."""
+"""Hugging Face data sets: saved folders, written by the datasets library and read without it; the hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import datasets
 import pytest
 
 from tests.conftest import ROOT
-from tests.data.sources.conftest import head_of, read, rows_of, told, tuples
+from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
 COLUMNS = {"anchor": ["a", "b", "c"], "positives": [["x"], [], ["y", "z"]]}
 ROWS = list(zip(*COLUMNS.values(), strict=True))
@@ -29,12 +29,12 @@ def test_a_saved_folder(tmp_path):
         assert rows_of(tmp_path / "saved", format=form) == ROWS
 
 
-def test_a_choice_of_rows_is_kept(tmp_path):
+def test_a_selection_of_rows_is_kept(tmp_path):
     dataset().select([2, 0]).save_to_disk(tmp_path / "saved")
     assert rows_of(tmp_path / "saved") == [ROWS[2], ROWS[0]]
 
 
-def test_an_old_folder_with_its_order_beside_the_data(tmp_path):
+def test_an_old_folder_with_its_order_in_a_separate_file(tmp_path):
     dataset().save_to_disk(tmp_path / "saved")
     datasets.Dataset.from_dict({"indices": [2, 0]}).save_to_disk(tmp_path / "order")
     shutil.copy(tmp_path / "order" / "data-00000-of-00001.arrow", tmp_path / "saved" / "indices.arrow")
@@ -52,7 +52,10 @@ def test_several_splits(tmp_path, monkeypatch):
     datasets.DatasetDict({"dev": dataset()}).save_to_disk("one")
     assert rows_of("one") == ROWS
     datasets.DatasetDict({"dev": dataset(), "test": dataset()}).save_to_disk("none")
-    assert "'none' has no split 'train', but 'dev', 'test'. Name the folder of one: data.path=none/dev." in told("none")
+    assert (
+        "'none' has no split 'train', but 'dev', 'test'. Name the folder of one: data.path=none/dev."
+        in error_message("none")
+    )
 
 
 def test_damage_is_one_problem(tmp_path, monkeypatch):
@@ -61,14 +64,14 @@ def test_damage_is_one_problem(tmp_path, monkeypatch):
     file = Path("saved/data-00000-of-00001.arrow")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    assert told("saved").startswith("saved/data-00000-of-00001.arrow: is a damaged Arrow file")
+    assert error_message("saved").startswith("saved/data-00000-of-00001.arrow: is a damaged or incomplete Arrow file")
     file.unlink()
-    assert "there is no file 'saved/data-00000-of-00001.arrow'" in told("saved")
+    assert "there is no file 'saved/data-00000-of-00001.arrow'" in error_message("saved")
     Path("saved/state.json").write_text("{")
-    assert "saved: its file state.json is missing or damaged. Save the data set again" in told("saved")
+    assert "saved: its file state.json is missing or damaged. Save the data set again" in error_message("saved")
 
 
-def test_pictures_stay_as_they_are(tmp_path):
+def test_images_are_not_changed(tmp_path):
     from PIL import Image
 
     picture = Image.new("RGB", (2, 2))
@@ -94,7 +97,7 @@ def test_a_saved_folder_needs_no_library(tmp_path):
 
 def test_the_hub_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    answer = told("user/data", format="hub")
+    answer = error_message("user/data", format="hub")
     assert (
         answer == "data.path: data sets of the hub need the package datasets. Install it: pip install 'finetune[hub]'."
     )
@@ -124,11 +127,11 @@ def test_a_data_set_of_the_hub(monkeypatch):
         (RuntimeError("what"), "the data set 'user/data' cannot be loaded: what."),
     ],
 )
-def test_what_the_hub_refuses_is_one_problem(error, expected, monkeypatch):
+def test_an_error_of_the_hub_is_one_problem(error, expected, monkeypatch):
     def load(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    answer = told("user/data", format="hub")
+    answer = error_message("user/data", format="hub")
     assert expected in answer
     assert len(answer.splitlines()) == 1

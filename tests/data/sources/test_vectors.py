@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from finetune.data.bad_rows import BadRows
-from finetune.data.sources import ReadOptions
-from finetune.data.sources.source import Source
+from finetune.data.source import Source
 from finetune.data.sources.vectors import open_vectors
 from finetune.errors import CheckFailed
 
 
 def opened(path: Path) -> Source:
-    return open_vectors(path, path.name, ReadOptions(), "data.path")
+    return open_vectors(path, path.name, "data.path")
 
 
 def read(path: Path, *names: str) -> Any:
@@ -31,7 +30,7 @@ def read(path: Path, *names: str) -> Any:
     return reading.table
 
 
-def told(path: Path) -> str:
+def error_message(path: Path) -> str:
     with pytest.raises(CheckFailed) as failed:
         opened(path).head()
     with pytest.raises(CheckFailed):
@@ -50,7 +49,7 @@ def told(path: Path) -> str:
     st.booleans(),
     st.sampled_from([".npy", ".npz", "packed.npz"]),
 )
-def test_what_numpy_saves_is_read(
+def test_arrays_saved_by_numpy_are_read(
     tmp_path_factory: pytest.TempPathFactory, array: Any, by_column: bool, ending: str
 ) -> None:
     path = tmp_path_factory.mktemp("v") / f"v{ending}"
@@ -84,7 +83,7 @@ def test_an_array_is_not_copied(tmp_path: Path) -> None:
     table = read(tmp_path / "v.npy")
     assert pa.total_allocated_bytes() - before < 10_000
     assert table.num_rows == 1000
-    assert [str(one) for one in opened(tmp_path / "v.npy").read(["vector"], BadRows()).place([4])] == ["v.npy:5"]  # type: ignore[arg-type]
+    assert [str(one) for one in opened(tmp_path / "v.npy").read(["vector"], BadRows()).locate([4])] == ["v.npy:5"]  # type: ignore[arg-type]
 
 
 class Evil:
@@ -97,9 +96,9 @@ def test_objects_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.save("v.npy", np.array([[Evil()]], object), allow_pickle=True)
     np.savez("v.npz", vector=np.ones((1, 1)), label=np.array([Evil()], object))
     Path("p.npy").write_bytes(pickle.dumps(Evil()))
-    assert "'v.npy' holds Python objects, which may be code" in told(Path("v.npy"))
-    assert "the array 'label' in 'v.npz' holds Python objects" in told(Path("v.npz"))
-    assert "is damaged or no file of NumPy" in told(Path("p.npy"))
+    assert "'v.npy' holds Python objects, which may contain code" in error_message(Path("v.npy"))
+    assert "the array 'label' in 'v.npz' holds Python objects" in error_message(Path("v.npz"))
+    assert "is damaged or not a NumPy file" in error_message(Path("p.npy"))
     assert not Path("pwned").exists()
 
 
@@ -111,31 +110,31 @@ def test_objects_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (np.float64(1), "has 0 dimensions"),
         (np.ones((0, 3)), "there are no vectors"),
         (np.ones((3, 0)), "has vectors without numbers"),
-        (np.ones((2, 2), complex), "holds complex128, which is no vector"),
-        (np.array([["a"]]), "holds <U1, which is no vector"),
-        (np.ones((2, 2), np.longdouble), "which is no vector"),
-        (np.ones((2, 2), bool), "holds bool, which is no vector"),
-        (np.zeros((2, 2), [("a", "f4")]), "which is no vector"),
+        (np.ones((2, 2), complex), "holds complex128, which is not a vector"),
+        (np.array([["a"]]), "holds <U1, which is not a vector"),
+        (np.ones((2, 2), np.longdouble), "which is not a vector"),
+        (np.ones((2, 2), bool), "holds bool, which is not a vector"),
+        (np.zeros((2, 2), [("a", "f4")]), "which is not a vector"),
     ],
 )
-def test_what_is_no_table_of_vectors_is_told(tmp_path: Path, array: Any, what: str) -> None:
+def test_arrays_that_are_not_vectors_are_problems(tmp_path: Path, array: Any, what: str) -> None:
     np.save(tmp_path / "v.npy", array)
-    assert what in told(tmp_path / "v.npy")
+    assert what in error_message(tmp_path / "v.npy")
 
 
-def test_arrays_of_different_length_are_told(tmp_path: Path) -> None:
+def test_arrays_of_different_lengths_are_a_problem(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", vectors=np.ones((3, 2)), labels=np.ones(2))
-    assert "differ in their number of rows: vectors has 3, labels has 2" in told(tmp_path / "v.npz")
+    assert "differ in their number of rows: vectors has 3, labels has 2" in error_message(tmp_path / "v.npz")
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damaged_files_are_problems(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((30, 20)))
     np.savez_compressed(tmp_path / "v.npz", vector=np.random.default_rng(0).random((300, 20)))
     for name in ("v.npy", "v.npz"):
         whole = (tmp_path / name).read_bytes()
         for size in (0, 5, 50, len(whole) - 400, len(whole) - 1):
             (tmp_path / f"cut_{name}").write_bytes(whole[:size])
-            assert "damaged" in (found := told(tmp_path / f"cut_{name}")) or "cut off" in found
+            assert "damaged" in (found := error_message(tmp_path / f"cut_{name}")) or "incomplete" in found
     middle = len(whole) // 2
     (tmp_path / "bad.npz").write_bytes(whole[:middle] + b"\0\0\0\0\0\0\0\0" + whole[middle + 8 :])
     with pytest.raises(CheckFailed, match="damaged"):
@@ -155,25 +154,25 @@ def test_forged_headers_allocate_nothing(tmp_path: Path, shape: str) -> None:
     with zipfile.ZipFile(tmp_path / "v.npz", "w") as archive:
         archive.writestr("vector.npy", forged(shape))
     for name in ("v.npy", "v.npz"):
-        assert "cut off" in (found := told(tmp_path / name)) or "damaged" in found
+        assert "incomplete" in (found := error_message(tmp_path / name)) or "damaged" in found
 
 
-def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.data.sources.vectors.FREE_BYTES", 1 << 20)
     np.savez_compressed(tmp_path / "v.npz", vector=np.zeros((1 << 20, 2)))
-    assert "grows to 16 MiB when it is unpacked" in told(tmp_path / "v.npz")
+    assert "grows to 16 MiB when it is unpacked" in error_message(tmp_path / "v.npz")
 
 
-def test_other_archives_are_told(tmp_path: Path) -> None:
+def test_other_archives_are_problems(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "v.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "damaged or no file of NumPy" in told(tmp_path / "v.npz")
+    assert "damaged or not a NumPy file" in error_message(tmp_path / "v.npz")
     with zipfile.ZipFile(tmp_path / "v.npz", "w"):
         pass
-    assert "there are no vectors" in told(tmp_path / "v.npz")
+    assert "there are no vectors" in error_message(tmp_path / "v.npz")
 
 
-def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+def test_a_changing_file_is_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "v.npy"
     np.save(path, np.ones((3, 2)))
     before = opened(path).fingerprint()

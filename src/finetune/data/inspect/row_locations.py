@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
 from finetune.data.load import Looked, look, prompts_of
-from finetune.data.schema.columns import as_texts
+from finetune.data.schema.columns import to_texts
 from finetune.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def _in_source(looked: Looked, pairs: Sequence[Pair]) -> Mapping[Pair, str]:
     reading = source.read(roles.names, BadRows())
     front = prompts_of(one.data)
     try:
-        columns = [as_texts(name, reading.table[name]) for name in (roles.anchor, second)]
+        columns = [to_texts(name, reading.table[name]) for name in (roles.anchor, second)]
     except CheckFailed:  # no texts
         return {}
     fronts = front.anchor, front.positive if roles.positive else ""
     asked = [[pair[side].removeprefix(fronts[side]) for pair in pairs] for side in (0, 1)]
     pair_P, row_P = _first_rows(columns, asked)
-    at = reading.place(row_P)
+    at = reading.locate(row_P)
     return {pairs[pair]: str(place) for pair, place in zip(pair_P, at, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Rows of float32 numbers as Arrow stores them: the bytes of each row, one after the other.
+"""Rows of float32 numbers in an Arrow array of bytes, one value per row.
 
 N rows, D numbers each.
 """
@@ -26,10 +26,10 @@ def pack(rows_ND: Floats, good_M: npt.NDArray[np.bool_]) -> pa.Array:
 
 
 def unpack(values: pa.Array | pa.ChunkedArray, what: str) -> Floats:
-    """Return the rows, (N, D), without a copy where they are in one piece; they cannot be written to.
+    """Return the rows, (N, D), read-only, and without a copy if they are contiguous.
 
     Raises:
-        RunError: the rows are of several widths; `what` they are is named.
+        RunError: the rows have several widths; `what` names the items in the message.
     """
     if isinstance(values, pa.ChunkedArray):
         values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
@@ -41,5 +41,5 @@ def unpack(values: pa.Array | pa.ChunkedArray, what: str) -> Floats:
         several = ", ".join(map(str, widths[:5]))
         raise RunError(f"there are {what} of {several} numbers.", "All columns must have the same number of them.")
     numbers = np.frombuffer(values.buffers()[2], "<f4", count=len(values) * int(widths[0]), offset=int(offsets[0]))
-    numbers.flags.writeable = False  # they are Arrow's
+    numbers.flags.writeable = False  # the memory belongs to Arrow
     return numbers.reshape(len(values), int(widths[0]))

@@ -1,6 +1,6 @@
-"""Images: looked at once, stored as where they are (`references.py`), decoded when a batch needs them.
+"""Images: checked once, stored as references (`references.py`), decoded when a batch needs them.
 
-An image that occurs twice, as two files or as a file and a cell, is one item: the first place stands for all.
+An image that occurs twice, as two files or as a file and a cell, is one item with the reference of the first.
 """
 
 from __future__ import annotations
@@ -17,106 +17,110 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from finetune.data.items import STORED
-from finetune.data.modalities.cells import cells, first_of
-from finetune.data.modalities.downloads import THREADS
-from finetune.data.modalities.map_unique import in_threads, map_distinct
-from finetune.data.modalities.options import Facts, Options, Progress, Report, Unusable, ignore
-from finetune.data.modalities.references import Cell, Contents
+from finetune.data.modalities.cells import first_non_null, text_or_bytes_columns
+from finetune.data.modalities.map_unique import map_unique, map_values, threads_for
+from finetune.data.modalities.options import Facts, Options, Progress, Report, UnusableValue, no_progress
+from finetune.data.modalities.references import Cell, ContentReader
 from finetune.errors import FinetuneError, RunError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
-# What Pillow reads by itself. Others of its formats start programs (EPS) or were sources of trouble and are rare.
+# Formats that Pillow decodes by itself. Its other formats start programs (EPS) or are rare and less safe.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "PPM")
-DAMAGED = "the picture is cut off or damaged"
-LOOKED_AT = 1000  # images, for the facts of many
+DAMAGED = "the image is truncated or damaged"
+SAMPLE_IMAGES = 1000  # for the facts of many
 
 
 def is_image(content: bytes) -> bool:
-    """Whether the bytes begin like an image."""
+    """Whether the bytes begin with the signature of an image."""
     return content.startswith(MAGIC) or content[8:12] == b"WEBP" or content[4:12] in (b"ftypavif", b"ftypavis")
 
 
 def prepare(
-    column: pa.ChunkedArray, base: Path, report: Report, options: Options | None = None, progress: Progress = ignore
+    column: pa.ChunkedArray,
+    base: Path,
+    report: Report,
+    options: Options | None = None,
+    progress: Progress = no_progress,
 ) -> pa.ChunkedArray:
-    """Return where each image is, `large_string`: an absolute path, an http(s) URL, or a data: URI that holds it.
+    """Return a reference to each image, `large_string`: an absolute path, an http(s) URL, or a data: URI.
 
     `column` holds paths (from `base`), URLs, data: URIs, bytes, or structs of bytes and path. Every image is decoded
-    once, so that a damaged one is known before a run; those are reported and become null. URLs are fetched into the
-    cache. Images in cells stay in memory as base64.
+    once, so that damaged ones are found before a run; these are reported and become null. URLs are downloaded into the
+    cache. Images in cells are stored in memory as base64.
 
     Raises:
-        CheckFailed: the column holds something else.
-        FinetuneError: Pillow is missing.
+        CheckFailed: the column has another type.
+        FinetuneError: Pillow is not installed.
     """
-    _need_pillow()
+    _check_pillow()
     options = options or Options()
-    contents = Contents("image", base, options)
+    contents = ContentReader("image", base, options)
 
-    def look(cell: Cell) -> tuple[bytes, str]:
+    def check(cell: Cell) -> tuple[bytes, str]:
         content = contents.get(cell)
         mime = _check(content, options.most_pixels)
         return hashlib.sha256(content).digest(), contents.reference(cell, content, mime)
 
-    def settle(found: tuple[bytes, str]) -> str:
-        return options.originals.setdefault(*found)
+    def first_reference(found: tuple[bytes, str]) -> str:
+        digest, reference = found
+        return options.originals.setdefault(digest, reference)
 
-    columns = cells(column, "images: paths, URLs, data: URIs or bytes")
+    columns = text_or_bytes_columns(column, "images: paths, URLs, data: URIs or bytes")
     with _quiet():
-        stored = [
-            map_distinct(one, look, settle, STORED["image"], threads_for(one, options), report, progress)
-            for one in columns
-        ]
-    return first_of(stored)
+        stored = []
+        for values in columns:
+            threads = threads_for(values, options)
+            stored.append(map_unique(values, check, first_reference, STORED["image"], threads, report, progress))
+    return first_non_null(stored)
 
 
 def load(values: pa.Array, options: Options | None = None) -> list[Image]:
     """Return the images that `prepare` stored, as RGB and upright: EXIF orientation applied, transparency on white.
 
     Raises:
-        RunError: one is not there any more, or is another file now.
-        FinetuneError: Pillow is missing.
+        RunError: one is missing or damaged now.
+        FinetuneError: Pillow is not installed.
     """
-    _need_pillow()
+    _check_pillow()
     options = options or Options()
-    contents = Contents("image", Path("/"), options)
+    contents = ContentReader("image", Path("/"), options)
 
     def decode(reference: str) -> Image:
         try:
             return _decode(contents.get(reference), options.most_pixels)
-        except Unusable as fault:
-            what = f"an image cannot be read any more ({fault.what}): {_short(reference)}"
+        except UnusableValue as fault:
+            what = f"an image can no longer be read ({fault.what}): {_short(reference)}"
             raise RunError(what, "Put it back, or start again with data.cache=false.") from fault
 
     with _quiet():
-        return list(in_threads(decode, values, threads_for(values, options)))
+        return list(map_values(decode, values, threads_for(values, options)))
 
 
 def facts(values: pa.Array, options: Options | None = None) -> Facts:
-    """Return what a report says of the images: formats and how many of each, least and greatest width and height.
+    """Return a summary of the images for a report: formats with counts, least and greatest width and height.
 
-    Of many a thousand are looked at, spread evenly; those that are not there any more do not count.
+    Of more than a thousand images an even sample is opened; missing ones are skipped.
     """
-    _need_pillow()
+    _check_pillow()
     options = options or Options()
-    contents = Contents("image", Path("/"), options)
+    contents = ContentReader("image", Path("/"), options)
 
     def measure(reference: str) -> tuple[str, int, int] | None:
         try:
             image = _open(contents.get(reference), options.most_pixels)
-        except Unusable:
+        except UnusableValue:
             return None
         return image.format or "", *image.size
 
-    rows = np.unique(np.linspace(0, max(0, len(values) - 1), min(LOOKED_AT, len(values))).astype(np.int64))
+    rows = np.unique(np.linspace(0, max(0, len(values) - 1), min(SAMPLE_IMAGES, len(values))).astype(np.int64))
     with _quiet():
-        found = [one for one in in_threads(measure, values.take(pa.array(rows)), options.threads) if one]
+        measured = map_values(measure, values.take(pa.array(rows)), options.threads)
+        found = [image for image in measured if image is not None]
     if not found:
         return {}
     formats, widths, heights = zip(*found, strict=True)
@@ -127,22 +131,14 @@ def facts(values: pa.Array, options: Options | None = None) -> Facts:
     }
 
 
-def threads_for(column: pa.Array | pa.ChunkedArray, options: Options) -> int:
-    """Return how many threads: as many as cores, more where servers are waited for."""
-    if not pa.types.is_large_string(column.type):
-        return options.threads
-    has_urls = pc.any(pc.match_substring_regex(column, "^https?://", ignore_case=True)).as_py()
-    return max(THREADS, options.threads) if has_urls else options.threads
-
-
 def _check(content: bytes, most_pixels: int) -> str:
-    """Return the MIME type of a sound image; raises `Unusable`."""
+    """Return the MIME type of a valid image; raises `UnusableValue`."""
     image = _open(content, most_pixels)
     try:
-        # A JPEG decodes at an eighth of its size several times as fast, and is read to its end all the same.
+        # A JPEG decodes several times as fast at an eighth of its size, and is still read to its end.
         image.draft("RGB", (1, 1))
         image.load()
-    except Exception as error:  # whatever a decoder makes of bytes that anybody may have written
+    except Exception as error:  # decoders raise errors of many types for invalid data
         raise _damaged(error) from error
     from PIL import Image
 
@@ -150,30 +146,30 @@ def _check(content: bytes, most_pixels: int) -> str:
 
 
 def _open(content: bytes, most_pixels: int) -> Any:
-    """Return the image with its header read; raises `Unusable`."""
+    """Return the image after reading its header; raises `UnusableValue`."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:
-        raise Unusable("image", "the file is empty")
+        raise UnusableValue("image", "the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
-        what = DAMAGED if is_image(content) else "it is no picture, or of a format that is not read"
-        raise Unusable("image", what) from None
+        what = DAMAGED if is_image(content) else "it is not an image, or its format is not supported"
+        raise UnusableValue("image", what) from None
     except Image.DecompressionBombError:
-        raise Unusable("image", f"the picture has more than {most_pixels:,} pixels") from None
+        raise UnusableValue("image", f"the image has more than {most_pixels:,} pixels") from None
     except Exception as error:
         raise _damaged(error) from error
     width, height = image.size
     if width * height > most_pixels:
-        raise Unusable("image", f"the picture has {width:,} x {height:,} pixels, more than {most_pixels:,}")
+        raise UnusableValue("image", f"the image has {width:,} x {height:,} pixels, more than {most_pixels:,}")
     return image
 
 
-def _damaged(error: Exception) -> Unusable:
+def _damaged(error: Exception) -> UnusableValue:
     if isinstance(error, MemoryError):
-        return Unusable("image", "the picture does not fit into memory")
-    return Unusable("image", DAMAGED)
+        return UnusableValue("image", "the image does not fit into memory")
+    return UnusableValue("image", DAMAGED)
 
 
 def _decode(content: bytes, most_pixels: int) -> Image:
@@ -192,17 +188,19 @@ def _rgb(image: Image) -> Image:
     from PIL import Image
 
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # 16 bits: Pillow would cut off everything above 255, which leaves white.
+        # 16 bits: Pillow would clip everything above 255 to white.
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         top = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", top.size, "white"), top).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "RGB":
+        return image
+    return image.convert("RGB")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Pillow from warning about what is refused here, or is harmless (odd EXIF data)."""
+    """Suppress Pillow's warnings: of large images, which are checked here, and of invalid EXIF data."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -213,10 +211,10 @@ def _formats() -> list[str]:
     from PIL import Image
 
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
+    return [name for name in FORMATS if name in Image.OPEN]  # not every build of Pillow has AVIF
 
 
-def _need_pillow() -> None:
+def _check_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
@@ -224,4 +222,6 @@ def _need_pillow() -> None:
 
 
 def _short(reference: str) -> str:
-    return reference if len(reference) < 300 else f"{reference[:60]}…"
+    if len(reference) < 300:
+        return reference
+    return f"{reference[:60]}…"

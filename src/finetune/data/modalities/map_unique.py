@@ -1,4 +1,4 @@
-"""Every distinct value of a column worked on once, in threads; results in the order of the rows.
+"""A function applied once to each distinct value of a column, in threads; results in the order of the rows.
 
 V distinct values, R rows.
 """
@@ -6,7 +6,6 @@ V distinct values, R rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,76 +14,87 @@ import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT
-from finetune.data.modalities.options import Progress, Report, Unusable
+from finetune.data.modalities.downloads import THREADS
+from finetune.data.modalities.options import Options, Progress, Report, UnusableValue
+from finetune.data.threads import map_in_threads
 
 R = TypeVar("R")
-WINDOW = 512  # values in the air at once, so that memory stays bounded and Ctrl-C is heard
+WINDOW = 512  # values in flight at once, so that memory stays bounded
 
 
-def in_threads(work: Callable[[Any], R], values: pa.Array | pa.ChunkedArray, threads: int) -> Iterator[R]:
-    """Return what `work` makes of each value, in order, made in threads."""
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="finetune-data")
-    try:
-        for start in range(0, len(values), WINDOW):
-            yield from pool.map(work, values.slice(start, WINDOW).to_pylist())
-    finally:
-        pool.shutdown(cancel_futures=True)
+def map_values(work: Callable[[Any], R], values: pa.Array | pa.ChunkedArray, threads: int) -> Iterator[R]:
+    """Yield `work(value)` for each value, in order, computed in threads."""
+    return map_in_threads(work, _python_values(values), threads, in_flight=WINDOW)
 
 
-def map_distinct(
+def threads_for(values: pa.Array | pa.ChunkedArray, options: Options) -> int:
+    """Return the number of threads for reading images or meshes: `options.threads`, more if URLs are downloaded."""
+    if not pa.types.is_large_string(values.type):
+        return options.threads
+    if pc.any(pc.match_substring_regex(values, "^https?://", ignore_case=True)).as_py():
+        return max(THREADS, options.threads)
+    return options.threads
+
+
+def _python_values(values: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
+    for start in range(0, len(values), WINDOW):
+        yield from values.slice(start, WINDOW).to_pylist()
+
+
+def map_unique(
     column: pa.ChunkedArray,
     work: Callable[[Any], R],
-    settle: Callable[[R], Any],
+    finish: Callable[[R], Any],
     stored: pa.DataType,
     threads: int,
     report: Report,
     progress: Progress,
 ) -> pa.ChunkedArray:
-    """Return the column of type `stored` that `settle(work(value))` makes of each row, null where there is none.
+    """Return `finish(work(value))` for each row as a column of type `stored`, null where there is no value.
 
-    `work` runs in threads, once for each distinct value, and raises `Unusable` for one that is bad: then its rows are
-    reported, in order. `settle` runs in the order of first occurrence.
+    `work` runs in threads, once for each distinct value, and raises `UnusableValue` for a bad one: its rows are then
+    reported, in order. `finish` runs in the calling thread, in the order of first occurrence.
     """
     values, code_R = _encoded(column)
-    faults: dict[int, Unusable] = {}
+    faults: dict[int, UnusableValue] = {}
     chunks: list[pa.Array] = []
     made: list[Any] = []
-    for place, result in enumerate(in_threads(_caught(work), values, threads), 1):
-        if isinstance(result, Unusable):
-            faults[place - 1] = result
+    for done, result in enumerate(map_values(_catch_unusable(work), values, threads), 1):
+        if isinstance(result, UnusableValue):
+            faults[done - 1] = result
             made.append(None)
         else:
-            made.append(settle(result))
-        if len(made) == WINDOW or place == len(values):
+            made.append(finish(result))
+        if len(made) == WINDOW or done == len(values):
             chunks.append(pa.array(made, stored))
             made = []
-            progress(place * len(column) // len(values), len(column))
-    _tell(faults, code_R, report)
+            progress(done * len(column) // len(values), len(column))
+    _report_faults(faults, code_R, report)
     return _by_row(pa.chunked_array(chunks, stored), code_R)
 
 
-def _caught(work: Callable[[Any], R]) -> Callable[[Any], R | Unusable]:
-    def caught(value: Any) -> R | Unusable:
+def _catch_unusable(work: Callable[[Any], R]) -> Callable[[Any], R | UnusableValue]:
+    def caught(value: Any) -> R | UnusableValue:
         try:
             return work(value)
-        except Unusable as fault:
+        except UnusableValue as fault:
             return fault
 
     return caught
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
-    """Return the distinct values, (V,), and for each row the place of its value, (R,), -1 for null."""
+    """Return the distinct values, (V,), and for each row the index of its value, (R,), -1 for null."""
     encoded = column.dictionary_encode()
     if not encoded.num_chunks:
         return pa.chunked_array([], column.type), np.empty(0, np.int64)
-    # Arrow grows one dictionary over all chunks; the last chunk has all of it.
+    # Arrow extends one dictionary over all chunks; the last chunk has all of it.
     values = encoded.chunk(encoded.num_chunks - 1).dictionary
     codes = [pc.fill_null(chunk.indices, ABSENT).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
     return pa.chunked_array([values]), np.concatenate(codes).astype(np.int64)
 
 
-def _tell(faults: dict[int, Unusable], code_R: Ints, report: Report) -> None:
+def _report_faults(faults: dict[int, UnusableValue], code_R: Ints, report: Report) -> None:
     if not faults:
         return
     for row in np.flatnonzero(np.isin(code_R, list(faults))):

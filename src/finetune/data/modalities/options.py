@@ -1,53 +1,47 @@
-"""How items that are no texts are read, and the one way to say that a value is none."""
+"""Options for preparing items other than texts, and the error for an unusable value."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.data.cache.store import Cache
+from finetune.data.threads import usable_cores
 
-Report = Callable[[int, str, str], None]  # called with a row, a key of `bad_rows.ADVICE`, and what is wrong
+Report = Callable[[int, str, str], None]  # called with a row, a key of `bad_rows.ADVICE`, and the fault
 Facts = dict[str, int | float | str]
-Progress = Callable[[int, int], None]  # called with the rows that are done, and the rows in all
+Progress = Callable[[int, int], None]  # called with the number of rows done, and of all rows
 
 
-def ignore(done: int, total: int) -> None:
-    """Show no progress."""
+def no_progress(done: int, total: int) -> None:
+    """Report no progress."""
 
 
-class Unusable(Exception):
-    """A value that is no image, or no mesh: `kind` is a key of `bad_rows.ADVICE`, `what` the end of a sentence."""
+class UnusableValue(Exception):
+    """A value is not a valid image or mesh: `kind` is a key of `bad_rows.ADVICE`, `what` the end of a sentence."""
 
     def __init__(self, kind: str, what: str) -> None:
         super().__init__(what)
         self.kind, self.what = kind, what
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
-
-
 @dataclass(frozen=True)
 class Options:
-    """How the values of a column are brought to their stored form; those that change it belong in a cache's key.
+    """Options for converting a column to its stored form; those that change the result belong in a cache key.
 
-    `originals` is what is known of images so far, by the digest of their bytes: pass the same for all columns of a
-    data set, and an image that stands at two places is one item.
+    `originals` are the images seen so far, by the digest of their bytes: with the same dict for all columns of a data
+    set, an image that occurs twice is one item.
     """
 
-    points: int = 1024  # of each mesh, as PointNet takes them (Qi et al. 2017, https://arxiv.org/abs/1612.00593)
+    points: int = 1024  # of each mesh, as in PointNet (Qi et al. 2017, https://arxiv.org/abs/1612.00593)
     unit_sphere: bool = True  # move meshes to the origin and scale them to radius 1
-    root: Path | None = None  # no file outside of it is opened; None: any that may be read
-    fetch: bool = True  # False: no URL is asked
-    timeout: float = 10.0  # seconds without a word of a server
+    root: Path | None = None  # no file outside of it is opened; None: no restriction
+    fetch: bool = True  # False: URLs are not downloaded
+    timeout: float = 10.0  # seconds without data from a server
     attempts: int = 3  # for each URL
     most_bytes: int = 256 << 20  # of one image or mesh
-    most_pixels: int = 89_000_000  # of one image; what Pillow warns about: 270 MB as RGB
+    most_pixels: int = 89_000_000  # of one image; Pillow's own warning threshold: 270 MB as RGB
     threads: int = field(default_factory=usable_cores)
-    cache: Cache = field(default_factory=Cache)  # where downloads are kept
+    cache: Cache = field(default_factory=Cache)  # for downloads
     originals: dict[bytes, str] = field(default_factory=dict)

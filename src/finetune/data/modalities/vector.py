@@ -14,15 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finetune.data.arrow_types import is_list, is_text
 from finetune.data.items import STORED
-from finetune.data.modalities.cells import bare, is_text
+from finetune.data.modalities.cells import unwrap
 from finetune.data.modalities.floats import Floats, pack, unpack
-from finetune.data.modalities.options import Facts, Options, Progress, Report, ignore
+from finetune.data.modalities.options import Facts, Options, Progress, Report, no_progress
 from finetune.errors import CheckFailed, Problem
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _BETWEEN = r"[\s,;]+"
-MOST_CHUNK = 1 << 14  # rows worked on at once: what is made in between stays small beside the column
+MOST_CHUNK = 1 << 14  # rows converted at once, so that temporary arrays stay small
 
 
 def prepare(
@@ -30,18 +31,18 @@ def prepare(
     base: Path,  # noqa: ARG001 all modalities are prepared alike
     report: Report,
     options: Options | None = None,  # noqa: ARG001
-    progress: Progress = ignore,
+    progress: Progress = no_progress,
 ) -> pa.ChunkedArray:
-    """Return the vectors as float32 bytes, `large_binary`, null where there is none or a bad one.
+    """Return the vectors as float32 bytes, `large_binary`, null where one is missing or invalid.
 
-    `column` holds lists of numbers of any kind, fixed-size or not, or texts of numbers. The width is that of most
-    rows of the first that are not null; rows of another width, or with a number that is not finite as float32, are
+    `column` holds lists of numbers of any type, fixed-size or not, or texts of numbers. The width is that of most
+    vectors in the first chunk that has any; rows of another width, or with a number that is not finite as float32, are
     reported. -0 becomes 0, so that equal vectors are equal bytes.
 
     Raises:
-        CheckFailed: the column holds something else.
+        CheckFailed: the column has another type.
     """
-    column = bare(column)
+    column = unwrap(column)
     as_lists = _as_lists(column.type)
     width, done, packed = -1, 0, []
     for chunk in column.chunks:
@@ -59,13 +60,13 @@ def load(values: pa.Array, options: Options | None = None) -> Floats:  # noqa: A
     """Return the vectors that `prepare` stored, (N, D) float32, without a copy.
 
     Raises:
-        RunError: they are of several widths.
+        RunError: they have several widths.
     """
     return unpack(values, "vectors")
 
 
 def facts(values: pa.Array, options: Options | None = None) -> Facts:
-    """Return what a report says of the vectors: their width, least and greatest Euclidean length."""
+    """Return a summary of the vectors for a report: their width, least and greatest Euclidean length."""
     vectors_ND = load(values, options)
     if not len(vectors_ND):
         return {}
@@ -77,18 +78,7 @@ def is_list_of_numbers(kind: pa.DataType) -> bool:
     """Whether the type is a list of numbers."""
     if isinstance(kind, pa.BaseExtensionType):
         return is_list_of_numbers(kind.storage_type)
-    return _is_list(kind) and _is_number(kind.value_type)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
+    return is_list(kind) and _is_number(kind.value_type)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -96,10 +86,10 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _as_lists(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    """Return how a chunk becomes lists of float64."""
+    """Return the function that converts a chunk to lists of numbers."""
     lists = pa.large_list(pa.float64())
-    if is_list_of_numbers(kind) or (_is_list(kind) and pa.types.is_null(kind.value_type)):
-        return lambda chunk: chunk  # views too: Arrow 26 damages them when it casts them to plain lists
+    if is_list_of_numbers(kind) or (is_list(kind) and pa.types.is_null(kind.value_type)):
+        return lambda chunk: chunk  # views too: Arrow 26 corrupts them when it casts them to plain lists
     if pa.types.is_null(kind):
         return lambda chunk: chunk.cast(lists)
     if is_text(kind):
@@ -109,12 +99,12 @@ def _as_lists(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
 
 
 def _split(texts: pa.Array) -> pa.Array:
-    """Return lists of float64, null for a number that is none."""
+    """Return lists of float64, null for an invalid number."""
     inner = pc.replace_substring_regex(texts.cast(pa.large_string()), r"^\s*[\[(]?\s*", "")
     inner = pc.replace_substring_regex(inner, r"\s*[\])]?\s*$", "")
     inner = pc.if_else(pc.equal(inner, ""), None, inner)
     parts = pc.split_pattern(inner, ",")
-    try:  # as JSON and Python write them: five times as fast
+    try:  # separated by commas, as in JSON: five times as fast
         numbers = pc.utf8_trim_whitespace(parts.flatten()).cast(pa.float64())
     except pa.ArrowInvalid:
         parts = pc.split_pattern_regex(inner, _BETWEEN)
@@ -126,19 +116,21 @@ def _split(texts: pa.Array) -> pa.Array:
 def _numbers(texts: pa.Array) -> pa.Array:
     try:
         return texts.cast(pa.float64())
-    except pa.ArrowInvalid:  # only where a text is no number the others must be told from it
+    except pa.ArrowInvalid:  # only if a text is invalid, the others are separated from it
         return pc.if_else(pc.match_substring_regex(texts, _NUMBER), texts, None).cast(pa.float64())
 
 
 def _none_after(parts: pa.Array) -> npt.NDArray[np.bool_]:
-    """Return the mask of offsets that makes a list null, as `from_arrays` wants it."""
+    """Return the mask of offsets that makes a list null, as `from_arrays` expects it."""
     return np.append(parts.is_null().to_numpy(zero_copy_only=False), False)
 
 
 def _usual_width(lists: pa.Array) -> int:
-    """Return the number of numbers that most lists have, -1 if there are none."""
+    """Return the length that most lists have, -1 if there are no lists."""
     widths, counts = np.unique(pc.list_value_length(lists).drop_null().to_numpy(), return_counts=True)
-    return int(widths[np.argmax(counts)]) if len(widths) else -1
+    if not len(widths):
+        return -1
+    return int(widths[np.argmax(counts)])
 
 
 def _packed(lists: pa.Array, width: int, first: int, report: Report) -> pa.Array:
@@ -147,11 +139,13 @@ def _packed(lists: pa.Array, width: int, first: int, report: Report) -> pa.Array
     fits_N = present_N & (widths_N == width) & (width > 0)
     rows_ND = _floats(lists if fits_N.all() else lists.filter(pa.array(fits_N))).reshape(-1, max(1, width))
     finite = np.isfinite(rows_ND).all(axis=1)
-    good_N = fits_N.copy()
-    good_N[fits_N] = finite
-    for row in np.flatnonzero(present_N & ~good_N):
+    valid_N = fits_N.copy()
+    valid_N[fits_N] = finite
+    for row in np.flatnonzero(present_N & ~valid_N):
         report(first + int(row), "vector", _fault(int(widths_N[row]), width))
-    return pack(rows_ND if finite.all() else rows_ND[finite], good_N)
+    if not finite.all():
+        rows_ND = rows_ND[finite]
+    return pack(rows_ND, valid_N)
 
 
 def _fault(found: int, width: int) -> str:
@@ -159,11 +153,12 @@ def _fault(found: int, width: int) -> str:
         return "there are no numbers"
     if found == width:
         return "not all of them are finite numbers"
-    return f"the vector has {found:,} {'number' if found == 1 else 'numbers'}, others have {width:,}"
+    numbers = "1 number" if found == 1 else f"{found:,} numbers"
+    return f"the vector has {numbers}, others have {width:,}"
 
 
 def _floats(lists: pa.Array) -> Floats:
-    """Return all numbers, (F,) float32, NaN where there is none; what is too large becomes infinite."""
+    """Return all numbers, (F,) float32, NaN for null; too large numbers become infinite."""
     flat = lists.flatten()
     if pa.types.is_float16(flat.type) or pa.types.is_decimal(flat.type) or pa.types.is_null(flat.type):
         flat = flat.cast(pa.float64())

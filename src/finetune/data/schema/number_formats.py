@@ -1,4 +1,4 @@
-"""How the numbers of a text column are written: with a decimal point or a decimal comma, in thousands or not."""
+"""How numbers are written in a text column: with a decimal point or comma, with or without thousands separators."""
 
 from __future__ import annotations
 
@@ -18,80 +18,84 @@ _EXPONENT = r"([eE][+-]?\d+)?"
 
 @dataclass(frozen=True)
 class Notation:
-    """How numbers are written: `decimal` is "." or ","; `thousands`: the other mark or a space may separate these."""
+    """How numbers are written: `decimal` is "." or ","; `thousands`: the other mark or a space may separate them."""
 
     decimal: str = "."
     thousands: bool = False
 
     @property
     def separator(self) -> str:
-        """A regular expression that matches what separates thousands: the other mark, a space, an apostrophe."""
+        """A regular expression for the thousands separator: the other mark, a space or an apostrophe."""
         other = "," if self.decimal == "." else "."
         return f"[{other} \u00a0\u202f'\u2019]"
 
     @property
     def pattern(self) -> str:
-        """A regular expression that matches a number in this notation, for Python and for Arrow alike."""
+        """A regular expression that matches a number in this notation, in Python and in Arrow."""
         decimal = re.escape(self.decimal)
         whole = rf"([1-9]\d{{0,2}}({self.separator}\d{{3}})+|\d+)" if self.thousands else r"\d+"
         return rf"^\s*[+-]?({whole}({decimal}\d*)?|{decimal}\d+){_EXPONENT}\s*$"
 
     def number(self, text: str) -> float | None:
-        """Return the number that a text is, None if it is none, or not a finite one."""
+        """Return a text as a number, None if it is not a finite number."""
         if not re.search(self.pattern, text, re.ASCII):
             return None
-        number = float(re.sub(self.separator, "", text).replace(self.decimal, "."))
-        return number if math.isfinite(number) else None
+        return _finite(float(re.sub(self.separator, "", text).replace(self.decimal, ".")))
 
 
 POINT, COMMA = Notation(), Notation(",")
 DECLARED = {".": Notation(".", thousands=True), ",": Notation(",", thousands=True)}
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # or a fraction of three digits: only the author knows
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # or a fraction of three digits: ambiguous
 
 
-def recognise(cells: Sequence[str]) -> Notation | None:
+def detect_notation(cells: Sequence[str]) -> Notation | None:
     """Return `COMMA` for a column of numbers with a decimal comma, one of `DECLARED` if there are thousands, else None.
 
     Thousands are a question for the user: `1,234` is a number either way.
     """
-    filled = [text for cell in cells if (text := cell.strip())]
+    filled = [cell.strip() for cell in cells if cell.strip()]
     if not any("," in text for text in filled):
         return None
     if all(COMMA.number(text) is not None for text in filled):
         may_be_thousands = all(_THOUSANDS.fullmatch(text) for text in filled if "," in text)
         return DECLARED[","] if may_be_thousands else COMMA
-    grouped = (each for each in DECLARED.values() if all(each.number(text) is not None for text in filled))
-    return next(grouped, None)
+    for notation in DECLARED.values():
+        if all(notation.number(text) is not None for text in filled):
+            return notation
+    return None
 
 
-def number_of(value: Any, notation: Notation = POINT) -> float | None:
-    """Return the finite number that a value is, None if it is none; `notation` is how a text writes it."""
+def to_number(value: Any, notation: Notation = POINT) -> float | None:
+    """Return a value as a finite number, None if it is not one; `notation` is how a text writes it."""
     if isinstance(value, str):
         return notation.number(value)
     try:
-        number = float(value)
+        return _finite(float(value))
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
 def is_number(value: Any, notation: Notation = POINT) -> bool:
-    """Whether a value is a finite number or a truth value, also one written as text."""
-    return number_of(value, notation) is not None
+    """Whether a value is a finite number or a boolean, or a number written as text."""
+    return to_number(value, notation) is not None
 
 
 def likely_notation(name: str, found: Mapping[str, Notation], decimal: str) -> Notation:
-    """Return how the numbers of a column are probably written; what may be thousands is taken for them."""
+    """Return how the numbers of a column are probably written; what may be thousands is read as thousands."""
     return DECLARED.get(decimal) or found.get(name, POINT)
 
 
 def notation_of(name: str, values: Sequence[object], found: Mapping[str, Notation], decimal: str) -> Notation:
-    """Return how the numbers of a column are written: as `data.decimal` says, else as was recognised.
+    """Return how the numbers of a column are written: as `data.decimal` says, else as detected.
 
-    `values` are its first values, `found` what `recognise` said of the columns that it recognised.
+    `values` are its first values, `found` the results of `detect_notation` by column.
 
     Raises:
-        CheckFailed: they can be read two ways.
+        CheckFailed: they can be read in two ways.
     """
     notation = likely_notation(name, found, decimal)
     if notation.thousands and decimal not in DECLARED:

@@ -1,4 +1,4 @@
-"""The first rows of a table, and questions about the values in its columns."""
+"""The first rows of a table, and what its columns probably hold."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.data.schema.number_formats import POINT, Notation, is_number, likely_notation, notation_of, number_of
+from finetune.data.schema.number_formats import POINT, Notation, is_number, likely_notation, notation_of, to_number
 
-# What a truth value may be called where a file holds texts; in lower case.
+# Booleans in text files, in lower case.
 TRUE_WORDS = ("true", "yes")
 FALSE_WORDS = ("false", "no")
-MIDDLE = 0.5  # of scores of 0 to 1: unless a user says otherwise, pairs of at least this score are right
-# With fewer rows than this for each value, two or three values in a column mean nothing.
+MIDDLE_SCORE = 0.5  # of scores of 0 to 1: by default, pairs of at least this score are right
+# With fewer rows than this for each distinct value, two or three values in a column mean nothing.
 ROWS_A_VALUE = 2
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
-class Sampled:
+class SampledColumns:
     """The names of a table's columns, and their first values.
 
-    `notations` is how numbers are written in the text columns where that was recognised, `decimal` is the setting.
+    `notations` is how numbers are written in text columns, where that was detected; `decimal` is the setting.
     """
 
     def __init__(
@@ -36,38 +36,41 @@ class Sampled:
         self._notations, self._decimal = notations or {}, decimal
         self.names = list(names)
         self.rows = [row for row in sample if len(row) == len(self.names)]
-        self._values = {
-            name: [row[i] for row in sample if i < len(row) and row[i] is not None] for i, name in enumerate(names)
-        }
+        self._values: dict[str, list[Any]] = {}
+        for index, name in enumerate(names):
+            self._values[name] = [row[index] for row in sample if index < len(row) and row[index] is not None]
 
     def shown(self) -> list[str]:
-        """Return the names as they are shown."""
+        """Return the names as they are printed, without spaces around them."""
         return [name.strip() for name in self.names]
 
     def is_list(self, name: str, of_numbers: bool) -> bool:
-        """Whether the column holds lists: most of its values are, or all of them are lists written as JSON.
+        """Whether the column holds lists: most of its values are lists, or all of them are lists written as JSON.
 
         A list of numbers is one item, a vector, unless `of_numbers`. Where most values are lists, the others are
         reported row by row when they are read.
         """
         values = self._values[name]
         lists = [found for found in map(_as_list, values) if found is not None]
-        if not lists or not (len(lists) == len(values) or _most_are_lists(values)):
+        if not lists:
             return False
-        return of_numbers or not any(is_number(one[0]) for one in lists if one)
+        if len(lists) < len(values) and not _most_are_lists(values):
+            return False
+        return of_numbers or not any(is_number(inner[0]) for inner in lists if inner)
 
     def is_score(self, name: str) -> bool:
-        """Whether every value is a number or a truth value, also one written as text."""
+        """Whether every value is a number or a boolean, also one written as text."""
         values, notation = self._values[name], self.likely_notation(name)
         return bool(values) and all(is_number(value, notation) or is_truth_word(value) for value in values)
 
     def numbers(self, name: str) -> set[float]:
         """Return the distinct numbers of a column that holds scores."""
         notation = self.likely_notation(name)
-        return {number for value in self._values[name] if (number := number_of(value, notation)) is not None}
+        numbers = (to_number(value, notation) for value in self._values[name])
+        return {number for number in numbers if number is not None}
 
     def notation(self, name: str) -> Notation:
-        """Return how the numbers of a column are written; raises `CheckFailed` where that is open."""
+        """Return how the numbers of a column are written; raises `CheckFailed` where that is ambiguous."""
         return notation_of(name, self._values[name], self._notations, self._decimal)
 
     def likely_notation(self, name: str) -> Notation:
@@ -75,19 +78,19 @@ class Sampled:
         return likely_notation(name, self._notations, self._decimal)
 
     def words(self, name: str) -> list[str]:
-        """Return the distinct values of a column, as text, in the order in which they come."""
+        """Return the distinct values of a column as text, in the order of their first occurrence."""
         notation = self.likely_notation(name)
-        return list(dict.fromkeys(as_word(value, notation) for value in self._values[name]))
+        return list(dict.fromkeys(to_word(value, notation) for value in self._values[name]))
 
     def may_have_few_values(self, name: str, most: int) -> bool:
-        """Whether the column has at most so many distinct values in these rows, none of them a list or an object."""
+        """Whether the column has at most `most` distinct values in these rows, none of them a list or an object."""
         values = self._values[name]
         if any(isinstance(value, list | tuple | dict | bytes) or hasattr(value, "__array__") for value in values):
             return False
         return len(self.words(name)) <= most
 
     def texts_first(self, names: Sequence[str]) -> list[str]:
-        """Return the names with those in front whose values look like texts: sentences, then words, then the rest."""
+        """Return the names ordered by how much their values look like texts: sentences, words, the rest."""
         return sorted(names, key=lambda name: -self._likeness_to_text(name))
 
     def texts_of(self, names: Sequence[str]) -> list[str]:
@@ -95,6 +98,7 @@ class Sampled:
         return [name for name in self.texts_first(names) if self._likeness_to_text(name)]
 
     def _likeness_to_text(self, name: str) -> int:
+        """Return 2 for sentences, 1 for words, 0 for anything else."""
         values = self._values[name]
         texts = [value for value in values if isinstance(value, str) and _LETTERS.search(value)]
         if not texts or len(texts) <= len(values) / 2:
@@ -105,26 +109,31 @@ class Sampled:
         codes = sum(any(char.isdigit() for char in text) and len(text.split()) == 1 for text in texts)
         if sentences > len(texts) / 2:
             return 2
-        return 1 if codes <= len(texts) / 2 else 0
+        return int(codes <= len(texts) / 2)
 
 
-def as_word(value: Any, notation: Notation = POINT) -> str:
+def to_word(value: Any, notation: Notation = POINT) -> str:
     """Return a value as the text that distinguishes it from others; numbers in `notation` get a decimal point."""
-    if isinstance(value, str) and notation != POINT and (number := notation.number(value)) is not None:
-        value = number
-    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+    if isinstance(value, str) and notation != POINT:
+        number = notation.number(value)
+        value = value if number is None else number
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).strip()
 
 
-def right_from(low: float, high: float) -> float:
-    """Return an example of a score from which pairs are right: 0.5 of scores of 0 to 1, else about the middle."""
+def suggested_min_score(low: float, high: float) -> float:
+    """Return a score to suggest as the least of right pairs: 0.5 of scores of 0 to 1, else about the middle."""
     if 0 <= low <= high <= 1:
-        return MIDDLE
+        return MIDDLE_SCORE
     middle = (low + high) / 2
-    return float(math.floor(middle) + 1) if high - low >= 2 else float(f"{middle:.2g}")
+    if high - low >= 2:
+        return float(math.floor(middle) + 1)
+    return float(f"{middle:.2g}")
 
 
 def is_truth_word(value: Any) -> bool:
-    """Whether a value is a text such as `true` or `No`."""
+    """Whether a value is a boolean written as text, such as `true` or `No`."""
     return isinstance(value, str) and value.strip().lower() in (*TRUE_WORDS, *FALSE_WORDS)
 
 
@@ -134,14 +143,19 @@ def _as_list(value: Any) -> list[Any] | None:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return None
-    return list(value) if hasattr(value, "__iter__") and not isinstance(value, str | bytes | dict) else None
+    if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__"):
+        return None
+    return list(value)
 
 
 def _most_are_lists(values: Sequence[Any]) -> bool:
-    # As `python_values.infer` chooses the type of a column: of equally many, what comes first.
-    kinds = Counter("text" if isinstance(value, str) else _kind(value) for value in values)
-    return kinds.most_common(1)[0][0] == "list"
+    # As `type_inference.infer_type` chooses the type of a column: of equally many, the first to occur.
+    return Counter(map(_type_name, values)).most_common(1)[0][0] == "list"
 
 
-def _kind(value: Any) -> str:
-    return "list" if _as_list(value) is not None else type(value).__name__
+def _type_name(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if _as_list(value) is not None:
+        return "list"
+    return type(value).__name__

@@ -1,9 +1,9 @@
 """Evaluation data in a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/*.tsv`.
 
 The layout of Thakur et al. 2021 (https://arxiv.org/abs/2104.08663). Published folders have judgments of documents that
-are not in the corpus, and documents without text. Both are left out of the search, and a right answer among them counts
-as one that is not found (`Judgments.lost_query`), as trec_eval counts it: so the numbers are comparable with published
-ones. Where those were made with the empty texts in the index, an empty text can only have taken the place of a hit.
+are missing from the corpus, and documents without text. Both are left out of the search, and a right answer among them
+counts as not found (`Judgments.lost_query`), as in trec_eval, so that numbers are comparable with published ones. Where
+those were computed with the empty texts in the index, an empty text can only have displaced a hit.
 
 J judgments.
 """
@@ -20,15 +20,15 @@ from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import BeirFolder
 from finetune.data.holdout.judgments import Grades, Judgments
-from finetune.data.sources.beir_files import BeirFiles, Judged, Texts, report_blank
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.beir_files import BeirFiles, BeirJudgments, BeirTexts, report_blank
+from finetune.data.sources.errors import fail
 
 
 @dataclass(frozen=True)
 class Beir:
-    """The texts and judgments of a BEIR folder, before its texts became items.
+    """The texts and judgments of a BEIR folder, before texts are numbered as items.
 
-    `lost_query` and `lost_grade` are right answers that are not in the corpus.
+    `lost_query` and `lost_grade` are right answers that are missing from the corpus.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Beir:
         queries, query_place = np.unique(query_items, return_inverse=True)
         corpus, document_place = np.unique(corpus_items, return_inverse=True)
         query, document = query_place[self.query_index], document_place[self.document_index]
-        # Where texts became one, the same pair may be judged twice: its best grade holds.
+        # Where equal texts became one item, a pair may be judged twice: its best grade counts.
         best = np.lexsort([-self.grade, document, query])
         pair = query[best] * len(corpus) + document[best]
         first = best[np.unique(pair, return_index=True)[1]]
@@ -61,26 +61,26 @@ class Beir:
 
 
 def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
-    """Read a BEIR folder; `key` is the setting that named it. Rows that cannot be used are added to `bad`.
+    """Read a BEIR folder; `key` is the setting that named it. Unusable rows are added to `bad`.
 
-    A document's text is its title and its text. Queries without a right answer are left out with a note.
+    A document's text is its title and its text. Queries without a right answer are left out, with a note.
 
     Raises:
-        CheckFailed: a file cannot be read, or nothing is left to be searched for.
+        CheckFailed: a file cannot be read, or no query with a right answer is left.
     """
     files = BeirFiles(folder, key)
     queries, corpus, judged = files.read(bad)
-    rows = np.flatnonzero(judged.winner & (judged.query >= 0) & ~queries.blank[judged.query])
+    rows = np.flatnonzero(judged.counts & (judged.query >= 0) & ~queries.blank[judged.query])
     query, document, grade = judged.query[rows], judged.document[rows], judged.grade[rows]
-    searched = np.flatnonzero(~corpus.blank & ~corpus.again & corpus.ids.is_valid().to_numpy(zero_copy_only=False))
+    searched = np.flatnonzero(~corpus.blank & ~corpus.duplicate & corpus.ids.is_valid().to_numpy(zero_copy_only=False))
     place = np.full(len(corpus.blank) + 1, -1)  # the last is for a document of -1
     place[searched] = np.arange(len(searched))
     found = place[document] >= 0
     if not (found & (grade > 0)).any():
-        what = "has no judgment with a score above 0 of a query and a document that are there."
-        refuse(folder.shown_file(folder.qrels), what, "Is it of another corpus, or of other queries?")
+        what = "has no judgment with a score above 0 of a known query and document."
+        fail(folder.shown_file(folder.qrels), what, "Does it belong to another corpus, or to other queries?")
     _report_blank(queries, corpus, judged, bad)
-    # Without a right answer there is nothing to find, and every metric of the query would be undefined.
+    # Without a right answer every metric of a query is undefined.
     asked = np.unique(query[grade > 0])
     used = np.isin(query, asked)
     lost = used & ~found & (grade > 0)
@@ -99,23 +99,27 @@ def read_beir(folder: BeirFolder, key: str, bad: BadRows) -> Beir:
     )
 
 
-def _report_blank(queries: Texts, corpus: Texts, judged: Judged, bad: BadRows) -> None:
+def _report_blank(queries: BeirTexts, corpus: BeirTexts, judged: BeirJudgments, bad: BadRows) -> None:
     """Report the documents, and the queries that are judged, which have no text."""
-    report_blank(corpus, np.flatnonzero(corpus.blank & ~corpus.again), bad, "the document has no text, and no title")
+    blank = np.flatnonzero(corpus.blank & ~corpus.duplicate)
+    report_blank(corpus, blank, bad, "the document has no text, and no title")
     asked = np.unique(judged.query[judged.query >= 0])
     report_blank(queries, asked[queries.blank[asked]], bad, "the query has no text")
 
 
-def _notes(folder: BeirFolder, queries: Texts, asked: Ints, judged: Judged, lost: int, bad: BadRows) -> Iterator[str]:
-    known = int((~queries.again).sum())
-    if unasked := known - len(asked):
-        yield f"{unasked:,} of {known:,} validation queries have no right answer and are left out."
+def _notes(
+    folder: BeirFolder, queries: BeirTexts, asked: Ints, judged: BeirJudgments, lost: int, bad: BadRows
+) -> Iterator[str]:
+    known = int((~queries.duplicate).sum())
+    unanswered = known - len(asked)
+    if unanswered:
+        yield f"{unanswered:,} of {known:,} validation queries have no right answer and are left out."
     if bad:
         yield f"{folder.name}: left out {bad.counted()}."
     if lost:
         answers = "1 right answer is" if lost == 1 else f"{lost:,} right answers are"
         yield f"{folder.name}: {answers} not in the corpus and count as not found, as trec_eval counts them."
-    again = int((~judged.winner & ~judged.regraded & (judged.query >= 0)).sum())
-    if again:
-        judgments = "1 judgment is" if again == 1 else f"{again:,} judgments are"
-        yield f"{folder.name}: {judgments} given again with the same grade, which changes nothing."
+    repeated = int((~judged.counts & ~judged.regraded & (judged.query >= 0)).sum())
+    if repeated:
+        judgments = "1 judgment is" if repeated == 1 else f"{repeated:,} judgments are"
+        yield f"{folder.name}: {judgments} repeated with the same grade, which changes nothing."

@@ -1,4 +1,4 @@
-"""A BEIR folder as a source: the rows `query, document, grade` that its judgments make with its texts."""
+"""A BEIR folder as a source: a row `query, document, grade` for each judgment, with the texts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import TRAIN, WANTED, BeirFolder, named_judgments, split_of, to_train_on, why_not
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import look_at
-from finetune.data.sources.source import Head, Reading
+from finetune.data.source import Head, Reading
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import find_file
 from finetune.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -21,25 +21,30 @@ if TYPE_CHECKING:
 NAMES = ["query", "document", "grade"]
 
 
-def _renamed(head: Head, places: Sequence[int]) -> dict[str, Notation]:
-    """Return how the numbers of the judgments are written, under the names that their columns have here."""
-    found = {name: head.notations.get(head.names[place]) for name, place in zip(NAMES, places, strict=True)}
-    return {name: notation for name, notation in found.items() if notation is not None}
+def _renamed_notations(head: Head, indices: Sequence[int]) -> dict[str, Notation]:
+    """Return how the numbers of the judgments are written, by the names that their columns have here."""
+    found = {}
+    for name, index in zip(NAMES, indices, strict=True):
+        notation = head.notations.get(head.names[index])
+        if notation is not None:
+            found[name] = notation
+    return found
 
 
 def open_beir(path: Path, shown: str, key: str) -> BeirSource:
     """Return the source of a BEIR folder, or of one of its files of judgments: `folder/qrels/dev.tsv`.
 
     Raises:
-        CheckFailed: a part of it is missing, or it is open which judgments are meant.
+        CheckFailed: a part of it is missing, or it has several splits of judgments to choose from.
     """
     if named_judgments(path) is not None:
         return BeirSource(to_train_on(path, shown, key), key)
     if not path.is_dir():
         if path.exists():
-            refuse(key, f"'{shown}' is a file.", WANTED)
-        look_at(path, shown, key)
-    if problem := why_not(path, shown, key):
+            fail(key, f"'{shown}' is a file.", WANTED)
+        find_file(path, shown, key)
+    problem = why_not(path, shown, key)
+    if problem is not None:
         raise CheckFailed([problem])
     return BeirSource(to_train_on(path, shown, key), key, chosen=True)
 
@@ -47,7 +52,7 @@ def open_beir(path: Path, shown: str, key: str) -> BeirSource:
 class BeirSource:
     """The judgments of a BEIR folder with their texts; a document's text is its title and its text.
 
-    `chosen`: no user named the judgments, so that a note says if they are not for training.
+    `chosen`: the user did not name the judgments, so that a note is added if they are not for training.
     """
 
     def __init__(self, folder: BeirFolder, key: str, chosen: bool = False) -> None:
@@ -64,21 +69,19 @@ class BeirSource:
         return BeirFiles(self._folder, self._key)
 
     def head(self) -> Head:
-        """Return its columns; the sample is of the judgments alone, for the texts they name may stand far behind."""
+        """Return its columns; the sample is of the judgments alone, as their texts may be anywhere in the files."""
         from finetune.data.sources.beir_files import judgment_columns
 
         self._files.check()
         head = self._files.qrels.head()
-        places = [head.names.index(name) for name in judgment_columns(self._files.qrels)]
+        indices = [head.names.index(name) for name in judgment_columns(self._files.qrels)]
         qrels = self._folder.qrels
-        split = split_of(qrels)
-        of_another = self._chosen and split not in ("", *TRAIN)
-        notes = (
-            [f"'{self.shown}' has no judgments for training: those of {qrels.name} are taken."] if of_another else []
-        )
+        notes = []
+        if self._chosen and split_of(qrels) not in ("", *TRAIN):
+            notes.append(f"'{self.shown}' has no judgments for training: those of {qrels.name} are used.")
         notes += self._files.unused_notes()
-        sample = [tuple(row[place] for place in places) for row in head.sample]
-        return Head(NAMES, sample, notes=notes, notations=_renamed(head, places))
+        sample = [tuple(row[index] for index in indices) for row in head.sample]
+        return Head(NAMES, sample, notes=notes, notations=_renamed_notations(head, indices))
 
     def fingerprint(self) -> str:
         """Return a digest of its files."""
@@ -88,20 +91,21 @@ class BeirSource:
         return hashlib.sha256("".join(prints).encode()).hexdigest()
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
-        """Return these columns of all judgments; those of an unknown query or document are bad rows."""
+        """Return these columns of all judgments; those of an unknown query or document are added to `bad`."""
         import numpy as np
         import pyarrow as pa
 
         queries, corpus, judged = self._files.read(bad)
         known = (judged.query >= 0) & (judged.document >= 0) & ~judged.regraded
         blank = known & (queries.blank[judged.query] | corpus.blank[judged.document])
-        for at in judged.place(np.flatnonzero(blank)) if blank.any() else []:
-            bad.add(at, None, "blank", "the query or the document has no text")
-        good = np.flatnonzero(known & ~blank)
+        if blank.any():
+            for location in judged.locate(np.flatnonzero(blank)):
+                bad.add(location, None, "blank", "the query or the document has no text")
+        valid = np.flatnonzero(known & ~blank)
         columns = {
-            "query": queries.texts.take(pa.array(judged.query[good])),
-            "document": corpus.texts.take(pa.array(judged.document[good])),
-            "grade": pa.array(judged.grade[good]),
+            "query": queries.texts.take(pa.array(judged.query[valid])),
+            "document": corpus.texts.take(pa.array(judged.document[valid])),
+            "grade": pa.array(judged.grade[valid]),
         }
         table = pa.table({name: columns[name] for name in names})
-        return Reading(table, lambda numbers: judged.place(good[numbers]), judged.rows_read)
+        return Reading(table, lambda rows: judged.locate(valid[rows]), judged.rows_read)

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: only the columns that are asked for, row groups in threads, damage as one sentence."""
+"""Parquet and Arrow files: only the requested columns are read, row groups in threads."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from finetune.data.arrow_types import READER_THREADS, canonical_type, to_canonical_table, unpacked_size
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.sources.arrow_types import canonical_type, in_order, table_as_agreed, unpacked_size
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import DataFile, Expansion
-from finetune.data.sources.source import Head, Reading
+from finetune.data.source import Head, Reading
+from finetune.data.sources.errors import fail, first_line
+from finetune.data.sources.files import DataFile, ExpansionLimit
+from finetune.data.threads import map_in_threads, usable_cores
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints
 
 SAMPLE = 20
-BATCH_ROWS = 1 << 13  # few, so that rows which grow without end are noticed before they fill the memory
+BATCH_ROWS = 1 << 13  # few, so that a file that expands without limit is detected before it fills memory
 
 
 @contextmanager
-def told_if_damaged(shown: str, what: str) -> Iterator[None]:
-    """Turn what Arrow says of a damaged file into one sentence."""
+def explain_damage(shown: str, what: str) -> Iterator[None]:
+    """Raise `CheckFailed` with one sentence for an error of Arrow about a damaged file."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150].rstrip(".")
-        refuse(shown, f"is a damaged {what} file, or one cut off: {reason}.", "Copy or download it again.", error)
+        problem = f"is a damaged or incomplete {what} file: {first_line(error)}."
+        fail(shown, problem, "Copy or download it again.", error)
 
 
 class ParquetFile:
@@ -40,30 +41,34 @@ class ParquetFile:
 
     def head(self) -> Head:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
-        with told_if_damaged(self.file.shown, "Parquet"), self._open() as parquet:
+        with explain_damage(self.file.shown, "Parquet"), self._open() as parquet:
             names = parquet.schema_arrow.names
-            first = next(parquet.iter_batches(batch_size=SAMPLE), None) if names else None
-            return Head(names, sample_of(first))
+            if not names:
+                return Head([], [])
+            first = next(parquet.iter_batches(batch_size=SAMPLE), None)
+            return Head(names, sample_rows(first))
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns, row groups in parallel."""
-        grows = Expansion(self.file)
-        with told_if_damaged(self.file.shown, "Parquet"):
+        limit = ExpansionLimit(self.file)
+        with explain_damage(self.file.shown, "Parquet"):
             with self._open() as parquet:
                 schema, groups = parquet.schema_arrow, range(parquet.num_row_groups)
-            work = partial(self._read_group, list(names), grows)
-            batches = [batch for group in in_order(work, groups) for batch in group]
-        return whole_reading(self.file.shown, _joined(batches, schema, names))
+            read_group = partial(self._read_group, list(names), limit)
+            batches = []
+            for group_batches in map_in_threads(read_group, groups, usable_cores(READER_THREADS)):
+                batches += group_batches
+        return reading_of_table(self.file.shown, _table(batches, schema, names))
 
     def _open(self) -> Any:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(self.file.path, page_checksum_verification=True)
 
-    def _read_group(self, names: list[str], grows: Expansion, group: int) -> list[pa.RecordBatch]:
+    def _read_group(self, names: list[str], limit: ExpansionLimit, group: int) -> list[pa.RecordBatch]:
         with self._open() as parquet:
             batches = parquet.iter_batches(BATCH_ROWS, [group], names, use_threads=False)
-            return checked(batches, grows, names)
+            return canonical_batches(batches, limit, names)
 
 
 class ArrowFile:
@@ -74,61 +79,66 @@ class ArrowFile:
 
     def head(self) -> Head:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
-        with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+        with explain_damage(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
             schema, batches = self._open(source, None)
             first = next((batch for batch in batches if batch.num_rows), None)
-            return Head(schema.names, sample_of(first))
+            return Head(schema.names, sample_rows(first))
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns."""
-        with told_if_damaged(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+        with explain_damage(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
             schema, batches = self._open(source, names)
-            found = checked(batches, Expansion(self.file), names)
-        return whole_reading(self.file.shown, _joined(found, schema, names))
+            found = canonical_batches(batches, ExpansionLimit(self.file), names)
+        return reading_of_table(self.file.shown, _table(found, schema, names))
 
     def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
         is_stream = not self.file.start().startswith(b"ARROW1")
-        opened: Callable[..., Any] = pa.ipc.open_stream if is_stream else pa.ipc.open_file
-        schema = opened(source).schema
+        open_reader: Callable[..., Any] = pa.ipc.open_file
+        if is_stream:
+            open_reader = pa.ipc.open_stream
+        schema = open_reader(source).schema
         source.seek(0)
-        fields = None if names is None else sorted(schema.get_field_index(name) for name in names)
-        reader = opened(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        fields = None
+        if names is not None:
+            fields = sorted(schema.get_field_index(name) for name in names)
+        reader = open_reader(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
         if is_stream:
             return schema, reader
         return schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
-def _joined(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
-    """Return one table; `schema` is that of the file, for a file without rows."""
-    return pa.Table.from_batches(
-        batches, pa.schema([(name, canonical_type(schema.field(name).type)) for name in names])
-    )
+def _table(batches: list[pa.RecordBatch], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+    """Return the batches as one table; `schema` is that of the file, for a file without rows."""
+    types = [(name, canonical_type(schema.field(name).type)) for name in names]
+    return pa.Table.from_batches(batches, pa.schema(types))
 
 
-def checked(batches: Iterable[pa.RecordBatch], grows: Expansion, names: Sequence[str]) -> list[pa.RecordBatch]:
-    """Return these columns of the batches, whose bytes are looked through: a damaged file can be read as nonsense."""
+def canonical_batches(
+    batches: Iterable[pa.RecordBatch], limit: ExpansionLimit, names: Sequence[str]
+) -> list[pa.RecordBatch]:
+    """Return these columns of the batches in canonical types, validated: a damaged file may be read as garbage."""
     found = []
     for batch in batches:
         batch.validate(full=True)
         table = pa.Table.from_batches([batch.select(list(names))])
-        grows.add(sum(map(unpacked_size, table.columns)))
-        found += table_as_agreed(table).to_batches()
+        limit.add(sum(map(unpacked_size, table.columns)))
+        found += to_canonical_table(table).to_batches()
     return found
 
 
-def sample_of(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
+def sample_rows(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     """Return the first rows as Python values."""
     if batch is None:
         return []
-    batch.validate(full=True)  # what a damaged file makes of an offset would end the process
+    batch.validate(full=True)  # an invalid offset of a damaged file would crash the process
     first = batch.slice(0, SAMPLE)
     return list(zip(*(column.to_pylist() for column in first.columns), strict=True))
 
 
-def whole_reading(shown: str, table: pa.Table) -> Reading:
-    """Return the reading of a table that has no bad rows; a row stands at its number, from 1."""
+def reading_of_table(shown: str, table: pa.Table) -> Reading:
+    """Return the reading of a table without bad rows; the location of a row is its number, from 1."""
 
-    def place(numbers: Ints) -> list[RowLocation]:
+    def locate(numbers: Ints) -> list[RowLocation]:
         return [RowLocation(shown, int(number) + 1) for number in numbers]
 
-    return Reading(table, place, table.num_rows)
+    return Reading(table, locate, table.num_rows)

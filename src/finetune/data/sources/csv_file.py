@@ -1,4 +1,4 @@
-"""One CSV file: fast while it is clean, row by row where it is not."""
+"""One CSV file: read by Arrow if it is valid, else row by row; and the check of the settings for text files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.number_formats import DECLARED
 from finetune.data.schema.number_formats import KEY as DECIMAL
+from finetune.data.source import Head, Reading, ReadOptions
 from finetune.data.sources.csv_head import CsvHead, read_head
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.source import Head, Reading, ReadOptions
 from finetune.errors import Problem
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CsvFile:
-    """One CSV file as a part of a source; `like` is the first of several that belong together."""
+    """One CSV file as a part of a source; `like` is the first of several files with the same columns."""
 
     def __init__(self, file: DataFile, options: ReadOptions, like: CsvFile | None = None) -> None:
         self.file = file
@@ -29,7 +29,7 @@ class CsvFile:
 
     @cached_property
     def csv_head(self) -> CsvHead:
-        """Its dialect and columns."""
+        """The dialect and columns of the file."""
         return read_head(self.file, self.options, self.like.csv_head if self.like else None)
 
     def head(self) -> Head:
@@ -39,26 +39,28 @@ class CsvFile:
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns as `large_string`; raises `CheckFailed` where it cannot be read to its end."""
         from finetune.data.sources.csv_fast import read_fast
-        from finetune.data.sources.csv_strict import lines_of, read_carefully
+        from finetune.data.sources.csv_strict import line_numbers, read_strict
 
         head, longest = self.csv_head, self.options.max_cell_characters
-        if fast := read_fast(head, names, longest):
+        fast = read_fast(head, names, longest)
+        if fast is not None:
             table, by_line = fast
 
-            def looked_up(numbers: Ints) -> list[RowLocation]:
-                return [RowLocation(head.file.shown, line) for line in lines_of(head, numbers.tolist(), by_line)]
+            def locate_by_reading(numbers: Ints) -> list[RowLocation]:
+                lines = line_numbers(head, numbers.tolist(), by_line)
+                return [RowLocation(head.file.shown, line) for line in lines]
 
-            return Reading(table, looked_up, table.num_rows)
-        careful = read_carefully(head, names, longest, bad)
+            return Reading(table, locate_by_reading, table.num_rows)
+        strict = read_strict(head, names, longest, bad)
 
-        def known(numbers: Ints) -> list[RowLocation]:
-            return [RowLocation(head.file.shown, careful.lines[number]) for number in numbers]
+        def locate(numbers: Ints) -> list[RowLocation]:
+            return [RowLocation(head.file.shown, strict.lines[number]) for number in numbers]
 
-        return Reading(careful.table, known, careful.rows_read)
+        return Reading(strict.table, locate, strict.rows_read)
 
 
 def check_dialect(options: ReadOptions) -> list[Problem]:
-    """Return what is wrong with the settings of text files, whatever the files are."""
+    """Return the problems of the settings for text files that do not depend on the files."""
     problems = []
     delimiter, encoding = options.delimiter, options.encoding
     if delimiter not in ("auto", "none") and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
@@ -69,9 +71,8 @@ def check_dialect(options: ReadOptions) -> list[Problem]:
         problems.append(Problem("data.header", f"must be auto, true or false, not {options.header!r}."))
     if options.decimal not in ("auto", *DECLARED):
         what = f"must be auto, a point or a comma, not {options.decimal!r}."
-        problems.append(
-            Problem(DECIMAL, what, "For 0,75 as Excel writes it in Germany or France: 'data.decimal=\",\"'")
-        )
+        advice = "For 0,75 as Excel writes it in Germany or France: 'data.decimal=\",\"'"
+        problems.append(Problem(DECIMAL, what, advice))
     try:
         codecs.lookup(encoding)
         "".encode(encoding)

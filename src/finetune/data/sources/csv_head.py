@@ -1,32 +1,33 @@
-"""The first look at a CSV file: its dialect and its columns. Fast however large the file is."""
+"""The start of a CSV file: its dialect and its columns. Only the first part of the file is read."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NoReturn
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import cut
-from finetune.data.schema.column_spec import listing
-from finetune.data.schema.number_formats import COMMA, Notation, recognise
+from finetune.data.schema.column_spec import quoted_names
+from finetune.data.schema.number_formats import COMMA, Notation, detect_notation
+from finetune.data.source import Head, ReadOptions
 from finetune.data.sources.csv_text import (
     NO_DELIMITER,
     Dialect,
-    EndlessRow,
+    EndlessRowError,
     Row,
     SepLine,
+    find_sep_line,
     open_text,
-    rows,
-    sep_line,
+    read_rows,
     undecodable_byte,
 )
-from finetune.data.sources.dialect import DELIMITERS, Doubt, Reading, better_delimiter, first_rows, sniff
-from finetune.data.sources.errors import refuse, refuse_repeated
-from finetune.data.sources.files import DataFile, refuse_unreadable
+from finetune.data.sources.dialect import DELIMITERS, Ambiguous, Candidate, better_delimiter, first_rows, sniff
+from finetune.data.sources.errors import check_unique_names, fail
+from finetune.data.sources.files import DataFile, fail_unreadable
 from finetune.data.sources.header import has_header
-from finetune.data.sources.source import Head, ReadOptions
 
 HEAD_CHARACTERS = 1 << 20
 SAMPLE = 20
@@ -34,9 +35,9 @@ SAMPLE = 20
 
 @dataclass(frozen=True)
 class CsvHead:
-    """A CSV file that can be read: its dialect, the names of its columns and whether its first row holds them.
+    """The dialect of a CSV file, the names of its columns and whether its first row holds them.
 
-    `lines_before` counts the lines before the table: 1 where the file begins with Excel's `sep=;`.
+    `lines_before` is the number of lines before the table: 1 where the file begins with Excel's `sep=;`.
     """
 
     file: DataFile
@@ -50,44 +51,49 @@ class CsvHead:
     notations: dict[str, Notation] = field(default_factory=dict)
 
     def head(self) -> Head:
-        """Return what every source says of itself."""
+        """Return the head that every source has."""
         return Head(self.names, list(self.sample), self.named, self.notes, self.notations)
 
 
 def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None) -> CsvHead:
-    """Look at the start of a CSV file. `like` is the head of the first of several files that belong together.
+    """Read the start of a CSV file; `like` is the head of the first of several files with the same columns.
 
     Raises:
-        CheckFailed: the one thing that stands in the way, also where the dialect or the header is open.
+        CheckFailed: the file cannot be read, or its dialect or header is ambiguous.
     """
     try:
         with open_text(file, options.encoding) as stream:
             text = stream.read(HEAD_CHARACTERS)
-            whole = len(text) < HEAD_CHARACTERS
+            is_whole = len(text) < HEAD_CHARACTERS
     except OSError as error:
-        refuse_unreadable(file.shown, error)
-    sep = sep_line(text)
-    if sep:
+        fail_unreadable(file.shown, error)
+    sep = find_sep_line(text)
+    lines_before = 0
+    if sep is not None:
         text = text.removeprefix(sep.text)
-    if sep and options.delimiter == "auto":
-        options = replace(options, delimiter=sep.delimiter)
-    lines_before = int(sep is not None)
-    first = next(_rows(text, Dialect(",")), None)
-    if first is None:
-        refuse("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
-    dialect = _as(like, text, whole) or _dialect(text, whole, file, options, 1 + lines_before)
-    found = _rows(text, dialect, 1 + lines_before)
-    first, second = next(found, first), next(found, None)
-    place = f"{file.shown}:{first.line}"
-    _check_first(first, second, place, whole, options.encoding)
-    sample = first_rows(text, whole, dialect)
-    named = _named(sample, file, options, like)
-    names = first.cells if named else [str(i + 1) for i in range(len(first.cells))]
+        lines_before = 1
+        if options.delimiter == "auto":
+            options = replace(options, delimiter=sep.delimiter)
+    rows_with_commas = list(islice(_rows(text, Dialect(",")), 1))
+    if not rows_with_commas:
+        fail("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
+    dialect = _dialect_of_first_file(like, text, is_whole)
+    if dialect is None:
+        dialect = _dialect(text, is_whole, file, options, 1 + lines_before)
+    first_two = list(islice(_rows(text, dialect, 1 + lines_before), 2)) or rows_with_commas
+    first = first_two[0]
+    location = f"{file.shown}:{first.line}"
+    _check_first(first, location, options.encoding, is_complete=is_whole or len(first_two) > 1)
+    sample = first_rows(text, is_whole, dialect)
+    named = _has_names(sample, file, options, like)
+    names = [str(index + 1) for index in range(len(first.cells))]
+    rows = sample
     if named:
-        refuse_repeated(names, place, "the header")
-        if second is None:
-            refuse(place, "there is a header and nothing below it.", "It needs at least two rows.")
-    below = [tuple(row) for row in sample[named:] if len(row) == len(names)]
+        names, rows = first.cells, sample[1:]
+        check_unique_names(names, location, "the header")
+        if len(first_two) == 1:
+            fail(location, "there is a header and nothing below it.", "It needs at least two rows.")
+    below = [tuple(row) for row in rows if len(row) == len(names)]
     notations = _notations(names, below, dialect, options)
     notes = _notes(file, dialect, named, options, sep, notations)
     return CsvHead(file, dialect, options.encoding, names, named, below[:SAMPLE], notes, lines_before, notations)
@@ -95,72 +101,81 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
 
 def _rows(text: str, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
     try:
-        yield from rows(io.StringIO(text, newline=""), dialect, first_line)
-    except EndlessRow:  # cannot be: the text is shorter
+        yield from read_rows(io.StringIO(text, newline=""), dialect, first_line)
+    except EndlessRowError:  # impossible: the text is shorter
         return
 
 
-def _as(like: CsvHead | None, text: str, whole: bool) -> Dialect | None:
-    """Return the dialect of the first file if it fits this one too: its few rows need not tell it once more."""
+def _dialect_of_first_file(like: CsvHead | None, text: str, is_whole: bool) -> Dialect | None:
+    """Return the dialect of the first file if it fits this file too, which may have too few rows to detect one."""
     if like is None:
         return None
-    found = first_rows(text, whole, like.dialect)
-    return like.dialect if len(found[0]) == len(like.names) else None
+    found = first_rows(text, is_whole, like.dialect)
+    if len(found[0]) != len(like.names):
+        return None
+    return like.dialect
 
 
-def _dialect(text: str, whole: bool, file: DataFile, options: ReadOptions, first_line: int) -> Dialect:
+def _dialect(text: str, is_whole: bool, file: DataFile, options: ReadOptions, first_line: int) -> Dialect:
     suffix = "." + file.name.rpartition(".")[2]
-    found = sniff(text, whole, options.delimiter, suffix)
-    if isinstance(found, Doubt):
-        _refuse_dialects(file, found.readings)
+    found = sniff(text, is_whole, options.delimiter, suffix)
+    if isinstance(found, Ambiguous):
+        _fail_ambiguous(file, found.candidates)
     if options.delimiter not in ("auto", "none"):
-        first = first_rows(text, whole, found)[0]
-        if better := better_delimiter(text, whole, len(first), options.delimiter):
+        first = first_rows(text, is_whole, found)[0]
+        better = better_delimiter(text, is_whole, len(first), options.delimiter)
+        if better is not None:
             what = f"there is one column only, '{cut(first[0])}'."
-            advice = f"If its cells are parted by '{_shown(better)}', set {_setting(better)}."
-            refuse(f"{file.shown}:{first_line}", what, advice)
+            advice = f"If its cells are separated by '{_shown_delimiter(better)}', set {_setting(better)}."
+            fail(f"{file.shown}:{first_line}", what, advice)
     return found
 
 
-def _refuse_dialects(file: DataFile, readings: list[Reading]) -> NoReturn:
-    ways = [
-        f"with {DELIMITERS.get(each.dialect.delimiter, '')} between cells its first row is {_row_shown(each.rows[0])}"
-        if each.dialect.delimiter != NO_DELIMITER
-        else f"as one column its first text is {_row_shown(each.rows[0])}"
-        for each in readings
-    ]
-    what = f"'{file.shown}' can be read in {'two' if len(ways) == 2 else 'several'} ways: {'; '.join(ways)}."
-    settings = [_setting(each.dialect.delimiter) for each in readings]
-    refuse("data.delimiter", what, f"Say which is right: {' or '.join(settings)}.")
+def _fail_ambiguous(file: DataFile, candidates: list[Candidate]) -> NoReturn:
+    ways, settings = [], []
+    for candidate in candidates:
+        delimiter = candidate.dialect.delimiter
+        first = _shown_row(candidate.rows[0])
+        if delimiter == NO_DELIMITER:
+            ways.append(f"as one column its first text is {first}")
+        else:
+            ways.append(f"with {DELIMITERS.get(delimiter, '')} between cells its first row is {first}")
+        settings.append(_setting(delimiter))
+    number = "two" if len(ways) == 2 else "several"
+    what = f"'{file.shown}' can be read in {number} ways: {'; '.join(ways)}."
+    fail("data.delimiter", what, f"Say which is right: {' or '.join(settings)}.")
 
 
-def _row_shown(cells: list[str]) -> str:
-    shown = [f"'{cut(cell, 30)}'" for cell in cells[:6]]
-    more = f" and {len(cells) - 6} more" if len(cells) > 6 else ""
-    return f"{' | '.join(shown)}{more}"
+def _shown_row(cells: list[str]) -> str:
+    shown = " | ".join(f"'{cut(cell, 30)}'" for cell in cells[:6])
+    if len(cells) > 6:
+        shown += f" and {len(cells) - 6} more"
+    return shown
 
 
-def _shown(delimiter: str) -> str:
-    return r"\t" if delimiter == "\t" else delimiter
+def _shown_delimiter(delimiter: str) -> str:
+    return delimiter.replace("\t", r"\t")
 
 
 def _setting(delimiter: str) -> str:
-    value = "none" if delimiter == NO_DELIMITER else quoted(_shown(delimiter))
-    return typed("data.delimiter", value)
+    if delimiter == NO_DELIMITER:
+        return typed("data.delimiter", "none")
+    return typed("data.delimiter", quoted(_shown_delimiter(delimiter)))
 
 
-def _check_first(first: Row, second: Row | None, place: str, whole: bool, encoding: str) -> None:
-    if not first.closed or (not whole and second is None):
-        refuse(place, "a quote that opens in the header is never closed.", 'Close it, or write it twice ("").')
-    byte = next((byte for cell in first.cells if (byte := undecodable_byte(cell)) is not None), None)
-    if byte is not None:
-        advice = "Set data.encoding=cp1252 (Windows, Excel) or latin-1."
-        refuse(place, f"the header has the byte 0x{byte:02X}, which is not {encoding}.", advice)
+def _check_first(first: Row, location: str, encoding: str, is_complete: bool) -> None:
+    if not first.closed or not is_complete:
+        fail(location, "a quote that opens in the header is never closed.", 'Close it, or write it twice ("").')
+    for cell in first.cells:
+        byte = undecodable_byte(cell)
+        if byte is not None:
+            advice = "Set data.encoding=cp1252 (Windows, Excel) or latin-1."
+            fail(location, f"the header has the byte 0x{byte:02X}, which is not {encoding}.", advice)
     if any("\0" in cell for cell in first.cells):
-        refuse(place, "the header has a NUL byte.", "Remove it, or set data.encoding if the file is utf-16.")
+        fail(location, "the header has a NUL byte.", "Remove it, or set data.encoding if the file is utf-16.")
 
 
-def _named(sample: list[list[str]], file: DataFile, options: ReadOptions, like: CsvHead | None) -> bool:
+def _has_names(sample: list[list[str]], file: DataFile, options: ReadOptions, like: CsvHead | None) -> bool:
     if options.header != "auto":
         return bool(options.header)
     if like is not None and len(sample[0]) == len(like.names):
@@ -169,10 +184,11 @@ def _named(sample: list[list[str]], file: DataFile, options: ReadOptions, like: 
     if found is None and len(sample[0]) == 1:
         return file.name.endswith((".csv", ".tsv")) and len(sample) == 1
     if found is None:
-        first = _row_shown(sample[0])
-        below = f"; the row below is {_row_shown(sample[1])}" if len(sample) > 1 else ""
-        what = f"'{file.shown}' can be read in two ways: its first row, {first}, is a header or a row of data{below}."
-        refuse("data.header", what, "Say which is right: data.header=true or data.header=false.")
+        first = _shown_row(sample[0])
+        what = f"'{file.shown}' can be read in two ways: its first row, {first}, is a header or a row of data"
+        if len(sample) > 1:
+            what += f"; the row below is {_shown_row(sample[1])}"
+        fail("data.header", f"{what}.", "Say which is right: data.header=true or data.header=false.")
     return found
 
 
@@ -182,8 +198,12 @@ def _notations(
     """Return the columns whose numbers have a decimal comma; where commas separate cells, numbers have none."""
     if options.decimal != "auto" or dialect.delimiter == ",":
         return {}
-    found = {name: recognise([row[i] for row in below]) for i, name in enumerate(names)}
-    return {name: notation for name, notation in found.items() if notation is not None}
+    found = {}
+    for index, name in enumerate(names):
+        notation = detect_notation([row[index] for row in below])
+        if notation is not None:
+            found[name] = notation
+    return found
 
 
 def _notes(
@@ -194,22 +214,27 @@ def _notes(
     sep: SepLine | None,
     notations: dict[str, Notation],
 ) -> list[str]:
-    """Return the sentence that says what was recognised, if it is anything but commas and a header."""
+    """Return a sentence on the detected dialect, if it is anything but commas and a header."""
     found = []
     if sep:
         between = DELIMITERS.get(dialect.delimiter, f"'{dialect.delimiter}'")
         found.append(f"{between} between cells and without its first line ({cut(sep.text)})")
     if options.delimiter == "auto" and dialect.delimiter != ",":
-        one_column = dialect.delimiter == NO_DELIMITER
-        found.append("one column" if one_column else f"{DELIMITERS.get(dialect.delimiter, 'tabs')} between cells")
+        if dialect.delimiter == NO_DELIMITER:
+            found.append("one column")
+        else:
+            found.append(f"{DELIMITERS.get(dialect.delimiter, 'tabs')} between cells")
     if dialect.quote == "'":
         found.append("cells in single quotes")
     if dialect.escape:
         found.append("a backslash before quotes")
     if not dialect.quote and dialect.delimiter != NO_DELIMITER:
         found.append("quotes as plain characters")
-    if commas := [name for name, notation in notations.items() if notation == COMMA]:
-        found.append(f"a decimal comma in {listing(name.strip() for name in commas)}")
+    commas = [name for name, notation in notations.items() if notation == COMMA]
+    if commas:
+        found.append(f"a decimal comma in {quoted_names(name.strip() for name in commas)}")
     if options.header == "auto" and not named:
         found.append("no header")
-    return [f"{file.shown} was read with {', '.join(found)}."] if found else []
+    if not found:
+        return []
+    return [f"{file.shown} was read with {', '.join(found)}."]

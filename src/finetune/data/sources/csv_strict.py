@@ -1,4 +1,4 @@
-"""A CSV file row by row: which rows are good, and of every bad one the line, the column and what is wrong."""
+"""A CSV file row by row: the valid rows, and the line, column and fault of every invalid one."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, RowLocation, cut
 from finetune.data.sources.csv_head import CsvHead
-from finetune.data.sources.csv_text import EndlessRow, Row, count_lines, open_text, rows, undecodable_byte
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.csv_text import EndlessRowError, Row, count_line_ends, open_text, read_rows, undecodable_byte
+from finetune.data.sources.errors import fail
 
 CHUNK_ROWS = 100_000
-JUDGED_AT_ONCE = 500  # rows; with many more, Python's collector of garbage looks at all of them again and again
+CHECKED_ROWS = 500  # at once; with many more, Python's garbage collector visits all of them repeatedly
 
 
 @dataclass(frozen=True)
-class CarefulReading:
-    """The columns of the good rows, the line that each begins in, and how many rows there were with the bad ones."""
+class StrictReading:
+    """The columns of the valid rows, the line that each begins in, and the number of rows with the invalid ones."""
 
     table: pa.Table
     lines: array[int]
     rows_read: int
 
 
-class Fault(NamedTuple):
-    """What is wrong with a row: its kind (a key of `ADVICE`), and the line if not the row's first."""
+class RowFault(NamedTuple):
+    """The fault of a row, at a line of it: `kind` is a key of `ADVICE`."""
 
     line: int
     column: str | None
@@ -38,23 +38,23 @@ class Fault(NamedTuple):
     text: str
 
 
-def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int, bad: BadRows) -> CarefulReading:
-    """Read every row of the file, whatever is in it; the good rows come out as `read_fast` would give them.
+def read_strict(head: CsvHead, names: Sequence[str], max_cell_characters: int, bad: BadRows) -> StrictReading:
+    """Read every row of the file, whatever its content; valid rows are returned as by `read_fast`.
 
     Raises:
-        CheckFailed: a quote is open for so long that the rest of the file cannot be read.
+        CheckFailed: an unclosed quote makes the rest of the file unreadable.
     """
-    judge = _Judge(head, [head.names.index(name) for name in names], max_cell_characters)
+    checker = _RowChecker(head, [head.names.index(name) for name in names], max_cell_characters)
     lines, rows_read = array("q"), 0
     arrays: list[list[pa.Array]] = [[] for _ in names]
     cells: list[list[str]] = [[] for _ in names]
-    found = rows_of(head)
-    while chunk := list(islice(found, JUDGED_AT_ONCE)):
+    found = data_rows(head)
+    while chunk := list(islice(found, CHECKED_ROWS)):
         rows_read += len(chunk)
-        columns = judge.columns_if_good(chunk)
+        columns = checker.columns_if_valid(chunk)
         if columns is None:
-            chunk = [row for row in chunk if judge.is_good(row, bad)]
-            columns = judge.columns(chunk)
+            chunk = [row for row in chunk if checker.is_valid(row, bad)]
+            columns = checker.columns(chunk)
         lines.extend(row.line for row in chunk)
         for kept, column in zip(cells, columns, strict=True):
             kept.extend(column)
@@ -62,7 +62,7 @@ def read_carefully(head: CsvHead, names: Sequence[str], max_cell_characters: int
             _flush(cells, arrays)
     _flush(cells, arrays)
     table = pa.table([pa.chunked_array(column, pa.large_string()) for column in arrays], names=list(names))
-    return CarefulReading(table, lines, rows_read)
+    return StrictReading(table, lines, rows_read)
 
 
 def _flush(cells: list[list[str]], arrays: list[list[pa.Array]]) -> None:
@@ -71,32 +71,34 @@ def _flush(cells: list[list[str]], arrays: list[list[pa.Array]]) -> None:
         kept.clear()
 
 
-def rows_of(head: CsvHead) -> Iterator[Row]:
+def data_rows(head: CsvHead) -> Iterator[Row]:
     """Yield the rows below the header.
 
     Raises:
-        CheckFailed: a quote is open for so long that the rest of the file cannot be read.
+        CheckFailed: an unclosed quote makes the rest of the file unreadable.
     """
     with open_text(head.file, head.encoding) as stream:
         for _ in range(head.lines_before):
             stream.readline()
-        found = rows(stream, head.dialect, 1 + head.lines_before)
+        found = read_rows(stream, head.dialect, 1 + head.lines_before)
         try:
             if head.named:
                 next(found)
             yield from found
-        except EndlessRow as endless:
-            place = f"{head.file.shown}:{endless.line}"
+        except EndlessRowError as endless:
+            location = f"{head.file.shown}:{endless.line}"
             what = "here a row begins that does not end within 64 million characters."
-            refuse(place, what, 'Is a quote in it never closed? A quote inside a quoted cell is written twice ("").')
+            fail(location, what, 'Is a quote in it never closed? A quote inside a quoted cell is written twice ("").')
 
 
-def lines_of(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
-    """Return the line that each of these rows begins in, of a file without bad rows.
+def line_numbers(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
+    """Return the line that each of these rows begins in, of a file without invalid rows.
 
     `by_line`: every line that is not blank is a row.
     """
-    starts = _line_starts(head) if by_line else (row.line for row in rows_of(head))
+    starts: Iterator[int] = (row.line for row in data_rows(head))
+    if by_line:
+        starts = _lines_not_blank(head)
     found = dict.fromkeys(wanted, 0)
     last = max(wanted, default=-1)
     for number, line in enumerate(starts):
@@ -107,32 +109,33 @@ def lines_of(head: CsvHead, wanted: Sequence[int], by_line: bool) -> list[int]:
     return [found[number] for number in wanted]
 
 
-def _line_starts(head: CsvHead) -> Iterator[int]:
+def _lines_not_blank(head: CsvHead) -> Iterator[int]:
     blank = ("\n", "\r\n", "\r")
     with open_text(head.file, head.encoding) as stream:
         lines = (number for number, line in enumerate(stream, 1) if line not in blank)
-        yield from islice(lines, head.lines_before + int(head.named), None)
+        skipped = head.lines_before + int(head.named)
+        yield from islice(lines, skipped, None)
 
 
-class _Judge:
-    """Finds the first thing that is wrong with a row; of many rows at once it sees whether there is anything."""
+class _RowChecker:
+    """Finds the first fault of a row, or checks many rows at once for any fault."""
 
-    def __init__(self, head: CsvHead, places: list[int], max_cell_characters: int) -> None:
+    def __init__(self, head: CsvHead, indices: list[int], max_cell_characters: int) -> None:
         self.width = len(head.names)
-        self.there = f"the {'header' if head.named else 'first row'} has {self.width}"
+        self.expected = f"the {'header' if head.named else 'first row'} has {self.width}"
         self.file = head.file.shown
         self.names = [name.strip() for name in head.names]
-        self.places = places
+        self.indices = indices
         self.quote = head.dialect.quote
         self.encoding = head.encoding
         self.longest = max_cell_characters
 
     def columns(self, chunk: list[Row]) -> list[list[str]]:
         """Return the cells of the rows by column."""
-        return [[row.cells[place] for row in chunk] for place in self.places]
+        return [[row.cells[index] for row in chunk] for index in self.indices]
 
-    def columns_if_good(self, chunk: list[Row]) -> list[list[str]] | None:
-        """Return the cells of the rows by column, None if anything may be wrong with any of them."""
+    def columns_if_valid(self, chunk: list[Row]) -> list[list[str]] | None:
+        """Return the cells of the rows by column, None if any of them may have a fault."""
         if not all(row.closed and not row.stray and len(row.cells) == self.width for row in chunk):
             return None
         columns = self.columns(chunk)
@@ -142,55 +145,62 @@ class _Judge:
                 return None
         return columns
 
-    def is_good(self, row: Row, bad: BadRows) -> bool:
-        """Whether nothing is wrong with the row; if there is, it is added to `bad`."""
+    def is_valid(self, row: Row, bad: BadRows) -> bool:
+        """Whether the row has no fault; an invalid row is added to `bad`."""
         fault = self.fault(row)
         if fault:
             bad.add(RowLocation(self.file, fault.line), *fault[1:])
         return fault is None
 
-    def fault(self, row: Row) -> Fault | None:
-        """Return what is wrong with the row, or None."""
+    def fault(self, row: Row) -> RowFault | None:
+        """Return the first fault of the row, None if it is valid."""
         if not row.closed:
             opened = self._line_of(row, len(row.cells) - 1)
-            return Fault(opened, None, "unclosed", "a quote that opens here is never closed", row.cells[-1])
+            return RowFault(opened, None, "unclosed", "a quote that opens here is never closed", row.cells[-1])
         if len(row.cells) != self.width:
-            return Fault(row.line, None, "ragged", self._ragged(row), " | ".join(row.cells))
-        if row.stray and (fault := self._stray_fault(row)):
-            return fault
-        for place in self.places:
-            if fault := self._cell_fault(row, place):
+            return RowFault(row.line, None, "ragged", self._ragged(row), " | ".join(row.cells))
+        if row.stray:
+            fault = self._stray_fault(row)
+            if fault is not None:
+                return fault
+        for index in self.indices:
+            fault = self._cell_fault(row, index)
+            if fault is not None:
                 return fault
         return None
 
-    def _stray_fault(self, row: Row) -> Fault | None:
-        # Such a cell swallowed rows. Without a line end in it, the text is what was meant, as in 5" or "a"b.
-        for place in self.places:
-            cell = row.cells[place]
-            if self.quote in cell and count_lines(cell):
-                what = f"a quote that opens here closes {count_lines(cell)} lines later, in the middle of a cell"
-                return Fault(self._line_of(row, place), None, "stray", what, cell)
+    def _stray_fault(self, row: Row) -> RowFault | None:
+        # Such a cell swallowed rows. Without a line end in it, the text is as intended, like 5" or "a"b.
+        for index in self.indices:
+            cell = row.cells[index]
+            if self.quote in cell and count_line_ends(cell):
+                what = f"a quote that opens here closes {count_line_ends(cell)} lines later, in the middle of a cell"
+                return RowFault(self._line_of(row, index), None, "stray", what, cell)
         return None
 
     def _ragged(self, row: Row) -> str:
-        found = f"found {len(row.cells)} {'cell' if len(row.cells) == 1 else 'cells'}, {self.there}"
-        for place, cell in enumerate(row.cells):
-            if count_lines(cell):
-                return f"{found} (is the quote closed that opens on line {self._line_of(row, place)}?)"
+        cells = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
+        found = f"found {cells}, {self.expected}"
+        for index, cell in enumerate(row.cells):
+            if count_line_ends(cell):
+                return f"{found} (is the quote closed that opens on line {self._line_of(row, index)}?)"
         return found
 
-    def _cell_fault(self, row: Row, place: int) -> Fault | None:
-        cell, name = row.cells[place], self.names[place]
-        kind = what = ""
-        if (byte := undecodable_byte(cell)) is not None:
+    def _cell_fault(self, row: Row, index: int) -> RowFault | None:
+        cell, name = row.cells[index], self.names[index]
+        byte = undecodable_byte(cell)
+        if byte is not None:
             kind, what = "undecodable", f"has the byte 0x{byte:02X}, which is not {self.encoding}"
         elif "\0" in cell:
             kind, what = "nul", "has a NUL byte"
         elif len(cell) > self.longest:
-            opened = " (was the quote that opens here meant to close sooner?)" if count_lines(cell) else ""
-            kind, what = "long", f"has {len(cell):,} characters, more than {self.longest:,}{opened}"
-        return Fault(self._line_of(row, place), name, kind, what, cut(cell)) if kind else None
+            kind, what = "long", f"has {len(cell):,} characters, more than {self.longest:,}"
+            if count_line_ends(cell):
+                what += " (was the quote that opens here meant to close sooner?)"
+        else:
+            return None
+        return RowFault(self._line_of(row, index), name, kind, what, cut(cell))
 
-    def _line_of(self, row: Row, place: int) -> int:
+    def _line_of(self, row: Row, index: int) -> int:
         """Return the line on which a cell begins: cells before it may span several."""
-        return row.line + sum(count_lines(cell) for cell in row.cells[:place])
+        return row.line + sum(count_line_ends(cell) for cell in row.cells[:index])

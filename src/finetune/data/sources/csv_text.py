@@ -1,4 +1,4 @@
-"""The text of a CSV file, row by row, without ever failing: the careful reading, slow beside Arrow's."""
+"""The text of a CSV file, row by row, whatever its content: slow compared with Arrow's reader."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TextIO
 from finetune.data.bad_rows import UNDECODABLE
 from finetune.data.sources.files import DataFile
 
-ROW_CHARACTERS = 64 << 20  # of a row at most: a forgotten quote must not draw a whole file into memory
-MARK_UNDECODABLE = "finetune.undecodable"  # how to decode so that every byte can be read, and the bad ones found
+ROW_CHARACTERS = 64 << 20  # of a row at most: an unclosed quote must not read a whole file into memory
+MARK_UNDECODABLE = "finetune.undecodable"  # error handler that marks undecodable bytes instead of raising
 
 _MARKED = re.compile(f"[{chr(UNDECODABLE)}-{chr(UNDECODABLE + 255)}]")
-# What Excel reads and writes as a first line; saved by another program it may be quoted, or be as wide as the table.
+# Excel's own first line; saved by another program it may be quoted, or be as wide as the table.
 _SEP_LINE = re.compile(r'\ufeff?("?)sep=(?P<delimiter>\\t|[^"\r\n])\1(?P=delimiter)*(\r\n|\r|\n|$)', re.IGNORECASE)
-NO_DELIMITER = "\x1f"  # between cells where there is only one column: no text has it
+NO_DELIMITER = "\x1f"  # the delimiter of a file with one column: no text contains it
 
 
 def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
@@ -36,7 +36,7 @@ codecs.register_error(MARK_UNDECODABLE, _mark_undecodable)
 
 @dataclass(frozen=True)
 class Dialect:
-    """What parts the cells, what quotes them (nothing where `quote` is empty), and what stands before a plain quote."""
+    """What separates cells, what quotes them (nothing where `quote` is empty), and what escapes a quote."""
 
     delimiter: str
     quote: str = '"'
@@ -53,10 +53,10 @@ class Dialect:
 
 
 class Row(NamedTuple):
-    """One row: the line of the file it begins in (from 1), its cells, and how its quotes stand.
+    """One row: the line of the file it begins in (from 1), its cells, and the state of its quotes.
 
-    `closed`: its last quote was closed before the file ended. `stray`: it spans lines, and a closing quote is followed
-    by more text, as happens where a quote was forgotten and the next one, rows below, was taken for its end.
+    `closed`: its last quote was closed before the end of the file. `stray`: it spans lines, and a closing quote is
+    followed by more text, as where a closing quote is missing and the next quote, rows below, was read as one.
     """
 
     line: int
@@ -66,14 +66,14 @@ class Row(NamedTuple):
 
 
 class SepLine(NamedTuple):
-    """The line `sep=;` as it is in the file, with its end, and the delimiter that it names."""
+    """The line `sep=;` as it is in the file, with its line end, and the delimiter that it names."""
 
     text: str
     delimiter: str
 
 
-class EndlessRow(Exception):
-    """A row that goes on for `ROW_CHARACTERS`; `line` is where it begins."""
+class EndlessRowError(Exception):
+    """A row is longer than `ROW_CHARACTERS`; `line` is where it begins."""
 
     def __init__(self, line: int) -> None:
         super().__init__(line)
@@ -81,29 +81,34 @@ class EndlessRow(Exception):
 
 
 def python_codec(encoding: str) -> str:
-    """Return the codec for `encoding` that takes a byte-order mark for what it is."""
+    """Return the codec for `encoding` that removes a byte-order mark."""
     name = codecs.lookup(encoding).name
     return "utf-8-sig" if name == "utf-8" else name
 
 
 def open_text(file: DataFile, encoding: str) -> TextIO:
-    """Open a file so that every byte can be read: those that cannot be decoded come as marked characters."""
+    """Open a file so that every byte can be read: undecodable bytes become marked characters."""
     return io.TextIOWrapper(file.open(), encoding=python_codec(encoding), errors=MARK_UNDECODABLE, newline="")
 
 
-def sep_line(text: str) -> SepLine | None:
-    """Return Excel's own first line, `sep=;`, which names the delimiter and is no row; None if there is none."""
+def find_sep_line(text: str) -> SepLine | None:
+    """Return Excel's own first line, `sep=;`, which names the delimiter and is not a row; None if there is none."""
     found = _SEP_LINE.match(text)
-    return SepLine(found[0], "\t" if found["delimiter"] == r"\t" else found["delimiter"]) if found else None
+    if found is None:
+        return None
+    delimiter = found["delimiter"]
+    if delimiter == r"\t":
+        delimiter = "\t"
+    return SepLine(found[0], delimiter)
 
 
-def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
-    """Yield all rows that are not blank, the header too, however long their cells are.
+def read_rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]:
+    """Yield all rows that are not blank, with the header, however long their cells are.
 
     `first_line` is the number of the line that the stream is at.
 
     Raises:
-        EndlessRow: a row is longer than fits into memory for sure.
+        EndlessRowError: a row is longer than `ROW_CHARACTERS`.
     """
     ended = False
     raw: list[str] = []
@@ -113,9 +118,11 @@ def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]
         nonlocal ended
         size = 0
         while text := stream.readline(ROW_CHARACTERS):
-            size = len(text) if not raw else size + len(text)
+            if not raw:
+                size = 0
+            size += len(text)
             if size >= ROW_CHARACTERS:
-                raise EndlessRow(line)
+                raise EndlessRowError(line)
             raw.append(text)
             yield text
         ended = True
@@ -123,16 +130,17 @@ def rows(stream: TextIO, dialect: Dialect, first_line: int = 1) -> Iterator[Row]
     with _unlimited_cells():
         reader = csv.reader(lines(), **dialect.keywords())
         for cells in reader:
-            # A whole row is handed out before the next line is asked for: a row that comes after the end of
-            # the file was asked for is one whose quote is still open.
+            # The reader returns a complete row before it requests the next line: a row returned after the end of the
+            # file was reached has an open quote.
             if cells:
-                yield Row(line, cells, closed=not ended, stray=len(raw) > 1 and not is_strict(raw, dialect))
+                stray = len(raw) > 1 and not has_valid_quotes(raw, dialect)
+                yield Row(line, cells, closed=not ended, stray=stray)
             raw.clear()
             line = reader.line_num + first_line
 
 
-def is_strict(lines: Iterable[str], dialect: Dialect) -> bool:
-    """Whether every quote in these lines stands where it must."""
+def has_valid_quotes(lines: Iterable[str], dialect: Dialect) -> bool:
+    """Whether every quote in these lines is at the start or the end of a cell, or doubled."""
     try:
         for _ in csv.reader(lines, strict=True, **dialect.keywords()):
             pass
@@ -151,11 +159,15 @@ def _unlimited_cells() -> Iterator[None]:
 
 
 def undecodable_byte(text: str) -> int | None:
-    """Return the first byte that could not be decoded, if there is one."""
-    found = None if text.isascii() else _MARKED.search(text)
-    return ord(found[0]) - UNDECODABLE if found else None
+    """Return the first byte that could not be decoded, None if there is none."""
+    if text.isascii():
+        return None
+    found = _MARKED.search(text)
+    if found is None:
+        return None
+    return ord(found[0]) - UNDECODABLE
 
 
-def count_lines(text: str) -> int:
-    """Return how many line ends `text` has."""
+def count_line_ends(text: str) -> int:
+    """Return the number of line ends in `text`."""
     return text.count("\n") + text.count("\r") - text.count("\r\n")

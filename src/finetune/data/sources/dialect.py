@@ -1,8 +1,8 @@
-"""Which dialect of CSV a text is written in: what parts its cells, and how they are quoted.
+"""The CSV dialect of a text: the delimiter between cells, and how cells are quoted.
 
-A delimiter is recognised where it cuts every row into the same number of cells, two or more, with every quote where
-it must stand. Texts have commas too, but not equally many in every row. What fits in two ways is a `Doubt`: then a
-person has to say it.
+A delimiter is detected where it splits every row into the same number of cells, two or more, with valid quotes. Texts
+contain commas too, but not equally many in every row. Where two dialects fit, the result is `Ambiguous`, and the user
+has to choose.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from itertools import islice
 
 from finetune.data.schema.layouts import is_role_name
-from finetune.data.schema.number_formats import recognise
-from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRow, is_strict, rows
+from finetune.data.schema.number_formats import detect_notation
+from finetune.data.sources.csv_text import NO_DELIMITER, Dialect, EndlessRowError, has_valid_quotes, read_rows
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 USUAL = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
 MOST_ROWS = 500
 MOST_CHARACTERS = 1 << 18
-# A file with so large a share of rows that fit is a table with bad rows; with less than the second, it is no table.
+# The share of rows of the same width with which a file is surely a table (with bad rows), and may be one.
 SURELY, PERHAPS = 0.8, 0.5
 FEW_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The first rows of a text as one dialect has them; `strict`: every quote stands where it must."""
+class Candidate:
+    """The first rows of a text in one dialect; `strict`: all quotes are valid."""
 
     dialect: Dialect
     rows: list[list[str]]
@@ -35,7 +35,7 @@ class Reading:
 
     @property
     def width(self) -> int:
-        """How many cells the first row has."""
+        """The number of cells of the first row."""
         return len(self.rows[0])
 
     @property
@@ -45,92 +45,104 @@ class Reading:
 
     @property
     def fits(self) -> bool:
-        """Whether this is a table without a single fault."""
+        """Whether this is a table without any fault."""
         return self.width > 1 and self.share == 1 and self.strict
 
     @property
     def names_roles(self) -> int:
-        """How many cells of the first row name a role."""
-        return sum(is_role_name(cell) for cell in self.rows[0]) if self.width > 1 else 0
+        """The number of cells of the first row that name a role."""
+        if self.width < 2:
+            return 0
+        return sum(map(is_role_name, self.rows[0]))
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A text that reads in several ways."""
+class Ambiguous:
+    """A text that can be read in several dialects."""
 
-    readings: list[Reading]
+    candidates: list[Candidate]
 
 
-def sniff(text: str, whole: bool, delimiter: str, suffix: str) -> Dialect | Doubt:
+def sniff(text: str, is_whole: bool, delimiter: str, suffix: str) -> Dialect | Ambiguous:
     """Return the dialect of a text that has at least one row.
 
-    `whole`: nothing was cut off at its end. `delimiter` is one character, `none` for a single column, or `auto`.
+    `is_whole`: the text is the whole file. `delimiter` is one character, `none` for a single column, or `auto`.
     `suffix` is that of the file's name.
     """
-    lines = _complete_lines(text, whole)
+    lines = _complete_lines(text, is_whole)
     if delimiter == "none":
         return _one_column(lines, suffix)
-    usual = USUAL.get(suffix, "")
-    # A delimiter that does not occur makes no table.
-    asked = [each for each in DELIMITERS if each in text] if delimiter == "auto" else [delimiter]
-    plain = [_read(lines, Dialect(each)) for each in asked]
-    fitting = [_quoted_otherwise(lines, each) or each for each in plain]
-    fitting = [each for each in fitting if each.fits]
-    if delimiter != "auto":
-        return fitting[0].dialect if fitting else plain[0].dialect
-    found = _without_decimal_commas(fitting or _nearly(plain))
+    if delimiter == "auto":
+        return _detect(text, lines, suffix)
+    plain = _read(lines, Dialect(delimiter))
+    fitting = _with_other_quotes(lines, plain) or plain
+    return fitting.dialect if fitting.fits else plain.dialect
+
+
+def _detect(text: str, lines: list[str], suffix: str) -> Dialect | Ambiguous:
+    """Return the dialect of lines whose delimiter is not given."""
+    plain = [_read(lines, Dialect(delimiter)) for delimiter in DELIMITERS if delimiter in text]
+    fitting = [_with_other_quotes(lines, candidate) or candidate for candidate in plain]
+    fitting = [candidate for candidate in fitting if candidate.fits]
+    found = _without_decimal_commas(fitting or _nearly_fitting(plain))
     if len(found) > 1:
-        found = [each for each in found if each.dialect.delimiter == usual] or _best_named(found)
+        usual = [candidate for candidate in found if candidate.dialect.delimiter == USUAL.get(suffix)]
+        found = usual or _best_named(found)
     if len(found) > 1:
-        return Doubt(found)
+        return Ambiguous(found)
     if found and (fitting or found[0].names_roles or found[0].share >= SURELY):
         return found[0].dialect
     one_column = _one_column(lines, suffix)
-    if found:
-        return Doubt([*found, _read(lines, one_column)])
-    headless = [each for each in plain if _fits_below(each)]
-    return Doubt([*headless, _read(lines, one_column)]) if headless else one_column
+    possible = found or [candidate for candidate in plain if _fits_below(candidate)]
+    if possible:
+        return Ambiguous([*possible, _read(lines, one_column)])
+    return one_column
 
 
-def better_delimiter(text: str, whole: bool, width: int, told: str) -> str | None:
-    """Return a usual delimiter that fits where the one that was told leaves a single cell in every row."""
-    if width > 1 or told == "none":
+def better_delimiter(text: str, is_whole: bool, width: int, given: str) -> str | None:
+    """Return a usual delimiter that fits where the given one leaves a single cell in every row."""
+    if width > 1 or given == "none":
         return None
-    found = sniff(text, whole, "auto", "")
-    return found.delimiter if isinstance(found, Dialect) and found.delimiter not in (told, NO_DELIMITER) else None
+    found = sniff(text, is_whole, "auto", "")
+    if isinstance(found, Ambiguous) or found.delimiter in (given, NO_DELIMITER):
+        return None
+    return found.delimiter
 
 
-def first_rows(text: str, whole: bool, dialect: Dialect) -> list[list[str]]:
-    """Return the first rows, without one that was cut off."""
-    return _read(_complete_lines(text, whole), dialect).rows
+def first_rows(text: str, is_whole: bool, dialect: Dialect) -> list[list[str]]:
+    """Return the first rows, without an incomplete one at the end of the text."""
+    return _read(_complete_lines(text, is_whole), dialect).rows
 
 
-def _complete_lines(text: str, whole: bool) -> list[str]:
-    """Return the lines of the first part of the text, without one that was cut off unless it is the only one."""
+def _complete_lines(text: str, is_whole: bool) -> list[str]:
+    """Return the lines of the first part of the text, without an incomplete last one unless it is the only one."""
     lines = list(io.StringIO(text[:MOST_CHARACTERS], newline=""))
-    cut_off = not whole or len(text) > MOST_CHARACTERS
-    return lines[:-1] if cut_off and len(lines) > 1 else lines
+    is_incomplete = not is_whole or len(text) > MOST_CHARACTERS
+    if is_incomplete and len(lines) > 1:
+        lines.pop()
+    return lines
 
 
-def _read(lines: list[str], dialect: Dialect) -> Reading:
+def _read(lines: list[str], dialect: Dialect) -> Candidate:
     stream = io.StringIO("".join(lines), newline="")
     try:
-        found = list(islice(rows(stream, dialect), MOST_ROWS))
-    except EndlessRow:  # cannot be: the text is shorter
+        found = list(islice(read_rows(stream, dialect), MOST_ROWS))
+    except EndlessRowError:  # impossible: the text is shorter
         found = []
-    # A quote may still be open where the text was cut off: that is no fault, but no whole row either.
+    # A quote may still be open at the end of the text: that is not a fault, but the row is incomplete.
     if len(found) > 1 and not found[-1].closed:
         last = found.pop()
         lines = lines[: last.line - 1]
-    return Reading(dialect, [row.cells for row in found] or [[""]], is_strict(lines, dialect))
+    return Candidate(dialect, [row.cells for row in found] or [[""]], has_valid_quotes(lines, dialect))
 
 
-def _quoted_otherwise(lines: list[str], plain: Reading) -> Reading | None:
-    """Return a reading with other quotes, if only that makes a table, or if it is plain that they are quotes."""
+def _with_other_quotes(lines: list[str], plain: Candidate) -> Candidate | None:
+    """Return a candidate with other quotes, if only that makes a table, or if they are certainly quotes."""
     delimiter = plain.dialect.delimiter
     if any("'" in line for line in lines):
         single = _read(lines, Dialect(delimiter, quote="'"))
-        if single.fits and (_has_quoted_column(plain) or (not plain.fits and _quotes_in_need(single))):
+        are_quotes = _has_quoted_column(plain) or (not plain.fits and _has_special_cells(single))
+        if single.fits and are_quotes:
             return single
     if plain.fits:
         return None
@@ -138,52 +150,64 @@ def _quoted_otherwise(lines: list[str], plain: Reading) -> Reading | None:
         escaped = _read(lines, Dialect(delimiter, escape="\\"))
         if escaped.fits:
             return escaped
-    # Where cells are parted by tabs, quotes are often plain characters: none is needed to write a comma.
-    bare = _read(lines, Dialect(delimiter, quote="")) if delimiter == "\t" else None
-    return bare if bare and bare.fits else None
+    if delimiter == "\t":
+        # In files with tabs, quotes are often plain characters: none is needed to write a comma.
+        unquoted = _read(lines, Dialect(delimiter, quote=""))
+        if unquoted.fits:
+            return unquoted
+    return None
 
 
-def _has_quoted_column(reading: Reading) -> bool:
-    """Whether all cells of a column, that of the first row too, stand in single quotes."""
-    return len(reading.rows) > 1 and any(
-        all(len(row) > i and len(row[i]) > 1 and row[i][0] == row[i][-1] == "'" for row in reading.rows)
-        for i in range(reading.width)
-    )
+def _has_quoted_column(reading: Candidate) -> bool:
+    """Whether all cells of a column, with that of the first row, are in single quotes."""
+    if len(reading.rows) < 2:
+        return False
+    return any(all(_is_single_quoted(row, index) for row in reading.rows) for index in range(reading.width))
 
 
-def _quotes_in_need(reading: Reading) -> bool:
-    """Whether single quotes were put around a cell because it has a delimiter or a line end in it."""
+def _is_single_quoted(row: list[str], index: int) -> bool:
+    if index >= len(row) or len(row[index]) < 2:
+        return False
+    return row[index][0] == row[index][-1] == "'"
+
+
+def _has_special_cells(reading: Candidate) -> bool:
+    """Whether a cell has a delimiter or a line end in it, which needs quotes around it."""
     special = (reading.dialect.delimiter, "\n", "\r")
     return any(mark in cell for row in reading.rows for cell in row for mark in special)
 
 
-def _nearly(plain: list[Reading]) -> list[Reading]:
-    """Return the readings that are tables but for some bad rows; those with a recognised header come first."""
-    wide = [each for each in plain if each.width > 1]
-    named = [each for each in wide if each.names_roles]
-    sure = [each for each in wide if each.share >= SURELY]
-    return named or sure or [each for each in wide if each.share >= PERHAPS]
+def _nearly_fitting(plain: list[Candidate]) -> list[Candidate]:
+    """Return the candidates that are tables with some bad rows: those with a known header, else the surest."""
+    wide = [candidate for candidate in plain if candidate.width > 1]
+    named = [candidate for candidate in wide if candidate.names_roles]
+    if named:
+        return named
+    sure = [candidate for candidate in wide if candidate.share >= SURELY]
+    return sure or [candidate for candidate in wide if candidate.share >= PERHAPS]
 
 
-def _without_decimal_commas(found: list[Reading]) -> list[Reading]:
-    """Return the readings without the one by commas, if in another one all commas are inside numbers, as in `0,5`."""
-    others = [each for each in found if each.dialect.delimiter != ","]
-    return others if any(map(_has_decimal_commas, others)) else found
+def _without_decimal_commas(found: list[Candidate]) -> list[Candidate]:
+    """Return the candidates without the one by commas, if in another one all commas are inside numbers, as in `0,5`."""
+    others = [candidate for candidate in found if candidate.dialect.delimiter != ","]
+    if any(map(_has_decimal_commas, others)):
+        return others
+    return found
 
 
-def _has_decimal_commas(reading: Reading) -> bool:
+def _has_decimal_commas(reading: Candidate) -> bool:
     columns = zip(*(row for row in reading.rows[1:] if len(row) == reading.width), strict=True)
     with_commas = [cells for cells in columns if any("," in cell for cell in cells)]
-    return bool(with_commas) and all(recognise(cells) is not None for cells in with_commas)
+    return bool(with_commas) and all(detect_notation(cells) is not None for cells in with_commas)
 
 
-def _best_named(found: list[Reading]) -> list[Reading]:
-    most = max(each.names_roles for each in found)
-    return [each for each in found if each.names_roles == most]
+def _best_named(found: list[Candidate]) -> list[Candidate]:
+    most = max(candidate.names_roles for candidate in found)
+    return [candidate for candidate in found if candidate.names_roles == most]
 
 
-def _fits_below(reading: Reading) -> bool:
-    """Whether all rows but the first are equally wide: then the first is no header of them."""
+def _fits_below(reading: Candidate) -> bool:
+    """Whether nearly all rows but the first are equally wide: the first is then not their header."""
     widths = Counter(len(row) for row in reading.rows[1:])
     if widths.total() < FEW_ROWS:
         return False
@@ -192,7 +216,7 @@ def _fits_below(reading: Reading) -> bool:
 
 
 def _one_column(lines: list[str], suffix: str) -> Dialect:
-    """Return the dialect of a file with one text a line; whether its quotes are quotes, the lines must tell."""
+    """Return the dialect of a file with one text per line; the lines decide whether its quotes are quotes."""
     quoted = Dialect(NO_DELIMITER)
     has_quotes = any(line.startswith('"') for line in lines)
     reading = _read(lines, quoted)

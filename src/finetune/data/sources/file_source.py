@@ -1,4 +1,4 @@
-"""One file or several that belong together, as one source."""
+"""One file, or several files with the same columns, as one source."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.schema.column_spec import listing
-from finetune.data.sources.errors import refuse, refuse_repeated
+from finetune.data.schema.column_spec import quoted_names
+from finetune.data.source import Head, Reading, ReadOptions
+from finetune.data.sources.errors import check_unique_names, fail
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.source import Head, Reading, ReadOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from finetune.data.arrays import Ints
 
-VERSION = 2  # of how files are read; another one makes everything that was kept be read again
+VERSION = 2  # of reading files; a new version invalidates the cache
 HASH_BYTES = 1 << 20
 
 
 class FileReader(Protocol):
-    """How one file of some format is read."""
+    """The reader of one file in some format."""
 
     file: DataFile
 
@@ -35,24 +35,15 @@ class FileReader(Protocol):
 
 
 class FileSource:
-    """Files of the same columns, one after the other; `shown` is what was asked for."""
+    """Files with the same columns, one after the other; `shown` is the name of the source in messages."""
 
     def __init__(self, readers: Sequence[FileReader], shown: str, options: ReadOptions, what: str) -> None:
         self.shown = shown
         self.base = readers[0].file.path.parent
         self._readers = readers
         self._files = [reader.file for reader in readers]
-        self._how = repr(
-            (
-                VERSION,
-                what,
-                options.header,
-                options.delimiter,
-                options.decimal,
-                options.encoding,
-                options.max_cell_characters,
-            )
-        )
+        text_options = (options.header, options.delimiter, options.decimal, options.encoding)
+        self._how = repr((VERSION, what, *text_options, options.max_cell_characters))
 
     def head(self) -> Head:
         """Return the columns of all files and the first rows of the first."""
@@ -62,7 +53,7 @@ class FileSource:
     def _head(self) -> Head:
         first, *others = self._readers
         head = first.head()
-        refuse_repeated(head.names, first.file.shown, "the table")
+        check_unique_names(head.names, first.file.shown, "the table")
         for other in others:
             self._compare(head, other)
         return head
@@ -71,16 +62,13 @@ class FileSource:
         found = other.head()
         if head.named == found.named and sorted(head.names) == sorted(found.names):
             return
-        refuse_repeated(found.names, other.file.shown, "the table")
-        there, here = ([name.strip() for name in one.names] if one.named else [] for one in (head, found))
+        check_unique_names(found.names, other.file.shown, "the table")
         first = self._files[0].shown
-        if not (there and here):
-            what = f"has {_width(found)}, but '{first}' has {_width(head)}."
+        if head.named and found.named:
+            what = f"has other columns than '{first}': it {_difference(head.names, found.names)}."
         else:
-            lacks, more = [n for n in there if n not in here], [n for n in here if n not in there]
-            parts = [f"{word} {listing(names)}" for word, names in (("lacks", lacks), ("also has", more)) if names]
-            what = f"has other columns than '{first}': it {' and '.join(parts) or 'writes their names otherwise'}."
-        refuse(other.file.shown, what, "Files that are read together must have the same columns.")
+            what = f"has {_width(found)}, but '{first}' has {_width(head)}."
+        fail(other.file.shown, what, "Files that are read together must have the same columns.")
 
     def fingerprint(self) -> str:
         """Return a digest of the bytes of all files, in order, and of the options that say how they are read.
@@ -101,16 +89,16 @@ class FileSource:
             CheckFailed: a file cannot be read to its end, changed while it was read, or has a column of another type.
         """
         if len(self._readers) > 1:
-            self.head()  # that all have the same columns must be known, whoever asks first
+            self.head()  # checks that all files have the same columns
         readings = [reader.read(names, bad) for reader in self._readers]
         for file in self._files:
-            file.refuse_changed()
+            file.fail_if_changed()
         if len(readings) == 1:
             return readings[0]
-        table = self._joined([reading.table for reading in readings])
-        return Reading(table, partial(places_of, readings), sum(reading.rows_read for reading in readings))
+        table = self._concatenated([reading.table for reading in readings])
+        return Reading(table, partial(locate_rows, readings), sum(reading.rows_read for reading in readings))
 
-    def _joined(self, tables: list[pa.Table]) -> pa.Table:
+    def _concatenated(self, tables: list[pa.Table]) -> pa.Table:
         import pyarrow as pa
 
         schema = tables[0].schema
@@ -118,13 +106,14 @@ class FileSource:
             try:
                 schema = pa.unify_schemas([schema, table.schema], promote_options="permissive")
             except pa.ArrowException as error:
-                odd = next(name for name in schema.names if not _agree(schema.field(name), table.schema.field(name)))
-                kinds = f"{table.schema.field(odd).type}, in '{self._files[0].shown}' {schema.field(odd).type}"
-                refuse(file.shown, f"the column '{odd}' is of type {kinds}.", "Make them the same.", error)
+                name = next(name for name in schema.names if not _unify(schema.field(name), table.schema.field(name)))
+                types = f"{table.schema.field(name).type}, in '{self._files[0].shown}' {schema.field(name).type}"
+                fail(file.shown, f"the column '{name}' is of type {types}.", "Make them the same.", error)
         return pa.concat_tables([table.cast(schema) for table in tables])
 
 
-def _agree(one: pa.Field, other: pa.Field) -> bool:
+def _unify(one: pa.Field, other: pa.Field) -> bool:
+    """Whether there is a type for both fields."""
     import pyarrow as pa
 
     try:
@@ -135,7 +124,22 @@ def _agree(one: pa.Field, other: pa.Field) -> bool:
 
 
 def _width(head: Head) -> str:
-    return f"{'a' if head.named else 'no'} header and {len(head.names)} column{'s' if len(head.names) > 1 else ''}"
+    header = "a header" if head.named else "no header"
+    columns = "columns" if len(head.names) > 1 else "column"
+    return f"{header} and {len(head.names)} {columns}"
+
+
+def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
+    """Return how the names of two headers differ."""
+    wanted, here = [name.strip() for name in expected], [name.strip() for name in found]
+    parts = []
+    missing = [name for name in wanted if name not in here]
+    if missing:
+        parts.append(f"lacks {quoted_names(missing)}")
+    additional = [name for name in here if name not in wanted]
+    if additional:
+        parts.append(f"also has {quoted_names(additional)}")
+    return " and ".join(parts) or "writes their names differently"
 
 
 def _hash(file: DataFile, digest: hashlib._Hash) -> None:
@@ -144,12 +148,12 @@ def _hash(file: DataFile, digest: hashlib._Hash) -> None:
             while data := stream.read(HASH_BYTES):
                 digest.update(data)
     except OSError as error:
-        refuse(file.shown, f"cannot be read any more: {error.strerror or error}.", "Start again.", error)
-    file.refuse_changed()
+        fail(file.shown, f"can no longer be read: {error.strerror or error}.", "Start again.", error)
+    file.fail_if_changed()
 
 
-def places_of(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
-    """Ask each reading once for the places of the rows that are its own."""
+def locate_rows(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
+    """Return the locations of rows of concatenated readings; each reading locates its rows in one call."""
     import numpy as np
 
     starts = np.cumsum([0, *(reading.table.num_rows for reading in readings)])
@@ -157,5 +161,5 @@ def places_of(readings: Sequence[Reading], numbers: Ints) -> list[RowLocation]:
     found: dict[int, RowLocation] = {}
     for owner in np.unique(owners):
         own = np.flatnonzero(owners == owner)
-        found |= dict(zip(own.tolist(), readings[owner].place(numbers[own] - starts[owner]), strict=True))
+        found |= dict(zip(own.tolist(), readings[owner].locate(numbers[own] - starts[owner]), strict=True))
     return [found[i] for i in range(len(numbers))]

@@ -1,4 +1,4 @@
-"""Files as they lie on the disk: which there are, whether they change, and their bytes, unpacked with a limit."""
+"""Files on disk: finding them, detecting changes, and reading their bytes, decompressed up to a limit."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from finetune.data.extensions import unpacked_name
 from finetune.data.paths import suggest_siblings
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
 START_BYTES = 1 << 16
 
-# Text becomes three to ten times smaller when it is packed, the dullest table some hundred times. What grows beyond
-# both of these is a trick (or a mistake), and would fill memory or disk.
+# Text compresses three to ten times, the most repetitive table some hundred times. A file that exceeds both of these is
+# a decompression bomb (or a mistake), and would fill memory or disk.
 MOST_EXPANSION = 250
 FREE_BYTES = 256 << 20
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is written or replaced."""
+    """Properties of a file that change when it is written or replaced."""
 
     size: int
     modified: int
@@ -34,9 +34,9 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that can be read, as it was when it was first looked at; `shown` is what it is called in messages.
+    """A readable file and its state when it was found; `shown` is its name in messages.
 
-    `name` has the suffix that tells its format, without that of its compression.
+    `name` has the suffix of its format, without that of its compression.
     """
 
     path: Path
@@ -46,23 +46,25 @@ class DataFile:
 
     @property
     def name(self) -> str:
-        """The name without the suffix of its compression, in small letters."""
+        """The name without the suffix of its compression, in lower case."""
         name = Path(self.shown).name
-        return unpacked_name(name) if self.compression else name.lower()
+        if self.compression is not None:
+            return unpacked_name(name)
+        return name.lower()
 
     def open(self) -> BinaryIO:
-        """Open its content, unpacked.
+        """Open its content, decompressed.
 
         Raises:
-            CheckFailed: it cannot be opened; reading raises it where the content is damaged or without end.
+            CheckFailed: it cannot be opened; also while reading, if the content is damaged or expands without limit.
         """
         try:
             if self.compression is None:
                 return self.path.open("rb")
-            unpacked, packed = _unpack(self.path, self.compression)
+            content, raw = _decompress(self.path, self.compression)
         except OSError as error:
-            refuse_unreadable(self.shown, error)
-        return io.BufferedReader(_Unpacked(unpacked, packed, self), 1 << 18)
+            fail_unreadable(self.shown, error)
+        return io.BufferedReader(_Decompressed(content, raw, self), 1 << 18)
 
     def start(self) -> bytes:
         """Return the first bytes of its content."""
@@ -70,18 +72,16 @@ class DataFile:
             return stream.read(START_BYTES)
 
     def has_changed(self) -> bool:
-        """Whether it is no longer what it was when it was first looked at."""
+        """Whether the file has changed since it was found."""
         try:
             return stamp_of(self.path) != self.stamp
         except OSError:
             return True
 
-    def refuse_changed(self) -> None:
-        """Refuse the file if it was changed since it was first looked at."""
+    def fail_if_changed(self) -> None:
+        """Raise `CheckFailed` if the file has changed since it was found."""
         if self.has_changed():
-            refuse(
-                self.shown, "was changed while it was being read.", "Start again when nothing writes to it any more."
-            )
+            fail(self.shown, "was changed while it was being read.", "Start again when nothing writes to it any more.")
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -90,63 +90,68 @@ def stamp_of(path: Path) -> Stamp:
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def look_at(path: Path, shown: str, key: str) -> DataFile:
+def find_file(path: Path, shown: str, key: str) -> DataFile:
     """Return the file at `path`.
 
     Raises:
-        CheckFailed: it is not there, no ordinary file, or may not be read.
+        CheckFailed: it is missing, not a regular file, or cannot be read.
     """
     try:
         if path.is_dir():
             if not any(path.iterdir()):
-                refuse(key, f"the folder '{shown}' is empty.", "Name a data file, or a folder that holds data.")
-            refuse(key, f"'{shown}' is a folder.", f"Name the data file in it.{data_files_in(path)}")
+                fail(key, f"the folder '{shown}' is empty.", "Name a data file, or a folder that holds data.")
+            fail(key, f"'{shown}' is a folder.", f"Name the data file in it.{list_data_files(path)}")
         if not path.exists():
-            refuse(key, f"there is no file '{shown}'.", suggest_siblings(path))
+            fail(key, f"there is no file '{shown}'.", suggest_siblings(path))
         if not path.is_file():
-            refuse(key, f"'{shown}' is no ordinary file.", "Save the data to a file first.")
+            fail(key, f"'{shown}' is not a regular file.", "Save the data to a file first.")
         stamp = stamp_of(path)
         with path.open("rb") as stream:
             start = stream.read(8)
     except OSError as error:
-        refuse_unreadable(shown, error, key)
+        fail_unreadable(shown, error, key)
     except ValueError:  # a NUL in the path
-        refuse(key, f"{shown!r} is no path.", "Name a file.")
-    return DataFile(
-        path, shown, stamp, next((name for magic, name in COMPRESSIONS.items() if start[:6].startswith(magic)), None)
-    )
+        fail(key, f"{shown!r} is not a valid path.", "Name a file.")
+    compression = next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), None)
+    return DataFile(path, shown, stamp, compression)
 
 
-def refuse_unreadable(shown: str, error: OSError, key: str = "data.path") -> NoReturn:
-    """Refuse a file that the system does not let us read."""
-    refuse(key, f"'{shown}' cannot be read: {error.strerror or error}.", "Check who may read it.", error)
+def fail_unreadable(shown: str, error: OSError, key: str = "data.path") -> NoReturn:
+    """Raise `CheckFailed` for a file that the operating system does not allow to read."""
+    fail(key, f"'{shown}' cannot be read: {error.strerror or error}.", "Check its permissions.", error)
 
 
-def data_files_in(folder: Path) -> str:
-    """Return a sentence that names the first data files in a folder, with a space in front; nothing without any."""
+def list_data_files(folder: Path) -> str:
+    """Return a sentence with the first data files in a folder, and a space in front; an empty text without any."""
     known = {".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".txt"}
-    names = sorted(file.name for file in folder.iterdir() if {suffix.lower() for suffix in file.suffixes[-2:]} & known)
-    return f" It holds: {', '.join(names[:5])}." if names else ""
+    names = []
+    for file in folder.iterdir():
+        suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+        if not known.isdisjoint(suffixes):
+            names.append(file.name)
+    if not names:
+        return ""
+    return f" It holds: {', '.join(sorted(names)[:5])}."
 
 
-class Expansion:
-    """Counts what comes out of a packed file, and refuses what grows without end."""
+class ExpansionLimit:
+    """Counts the decompressed bytes of a file, and raises `CheckFailed` when they exceed the limit."""
 
     def __init__(self, file: DataFile) -> None:
         self.file = file
         self.total = 0
 
     def add(self, size: int, read: int | None = None) -> None:
-        """Count `size` more bytes, for which so far `read` bytes of the file were needed; without it, all of them."""
+        """Count `size` more bytes; `read` bytes of the compressed file were read so far, None for all of them."""
         self.total += size
         packed = max(1, self.file.stamp.size if read is None else read)
         if self.total > FREE_BYTES and self.total > MOST_EXPANSION * packed:
             what = f"grows to more than {MOST_EXPANSION} times its size when unpacked, past {self.total >> 20:,} MiB."
-            refuse(self.file.shown, what, "No real data do that. If yours do, unpack the file and name what comes out.")
+            fail(self.file.shown, what, "Real data do not. If yours do, unpack the file and name the result.")
 
 
-def _unpack(path: Path, compression: str) -> tuple[IO[bytes], IO[bytes]]:
-    """Return the unpacked content, and the file below it, whose position says how much of it was needed so far."""
+def _decompress(path: Path, compression: str) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the decompressed content, and the compressed file, whose position is the number of bytes read."""
     if compression == "zstd":
         import pyarrow as pa
 
@@ -157,14 +162,14 @@ def _unpack(path: Path, compression: str) -> tuple[IO[bytes], IO[bytes]]:
     return cast(IO[bytes], openers[compression](raw, "rb")), raw
 
 
-class _Unpacked(io.RawIOBase):
-    """The content of a packed file; damage in it and growth without end are told in words."""
+class _Decompressed(io.RawIOBase):
+    """The content of a compressed file; raises `CheckFailed` if it is damaged or expands without limit."""
 
     def __init__(self, stream: IO[bytes], packed: IO[bytes], file: DataFile) -> None:
         self._stream = stream
         self._packed = packed
         self._file = file
-        self._expansion = Expansion(file)
+        self._expansion = ExpansionLimit(file)
 
     def readable(self) -> bool:
         return True
@@ -173,8 +178,8 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-            what = f"its {self._file.compression} data are damaged or cut off."
-            refuse(self._file.shown, what, "Copy or download the file again.", error)
+            what = f"its {self._file.compression} data are damaged or incomplete."
+            fail(self._file.shown, what, "Copy or download the file again.", error)
         self._expansion.add(len(data), self._packed.tell())
         buffer[: len(data)] = data
         return len(data)

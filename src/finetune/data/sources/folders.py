@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from finetune.config.quoting import quoted, typed
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.schema.column_spec import listing
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.folder_scan import Kind, Scan, cell, kind_of, scan
+from finetune.data.schema.column_spec import quoted_names
+from finetune.data.source import Head, Reading, ReadOptions, Source
+from finetune.data.sources.errors import fail
+from finetune.data.sources.folder_scan import FolderKind, Scan, folder_kind, path_cell, scan_folder
 from finetune.data.sources.folder_table import FolderTable, table_in
-from finetune.data.sources.source import Head, Reading, ReadOptions, Source
 
 if TYPE_CHECKING:
     from finetune.data.arrays import Ints
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of how folders are read; another one makes everything that was kept be read again
 LABEL = "label"
 SAMPLE = 20
-TRAIN = {"train", "training"}
+TRAIN_SPLITS = {"train", "training"}
 OTHER_SPLITS = {"test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 
 
@@ -30,15 +30,16 @@ def open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sourc
     """Return the source of a folder of images or meshes.
 
     With a `metadata.csv`, `.jsonl` or `.parquet` in it that names them (`file_name`) the columns are those of that
-    table. Else the class of a file is the first folder on its way, and files without any folder have none.
+    table. Otherwise the class of a file is the first folder of its path, and files outside of folders have none.
 
     Raises:
-        CheckFailed: there is nothing of the kind in it, there are both, or only one class; it may not be read; links
-            lead out of it.
+        CheckFailed: it holds neither images nor meshes, or both, or only one class; it cannot be read; links lead out
+            of it.
     """
-    found = scan(path, shown, key)
-    kind = kind_of(found, options, shown, key)
-    if table := table_in(found, shown, key):
+    found = scan_folder(path, shown, key)
+    kind = folder_kind(found, options, shown, key)
+    table = table_in(found, shown, key)
+    if table is not None:
         return FolderTable(found, shown, kind, table, options, key)
     return ClassFolder(found, shown, kind, key)
 
@@ -46,7 +47,7 @@ def open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sourc
 class ClassFolder:
     """Files of one kind; columns: `image` (or `mesh`), a path from the folder, and `label` if there are classes."""
 
-    def __init__(self, found: Scan, shown: str, kind: Kind, key: str) -> None:
+    def __init__(self, found: Scan, shown: str, kind: FolderKind, key: str) -> None:
         self.shown = shown
         self.base = found.root
         self.kind = kind
@@ -54,44 +55,49 @@ class ClassFolder:
         files = found.of(kind)
         classed = [file for file in files if "/" in file]
         self._is_classed = bool(classed)
-        self._files = _only_train(classed or files)
-        self._others = len(found.files) - len(self._files)
-        self._test = len(classed or files) - len(self._files)
+        usable = classed or files
+        self._files = _only_train(usable)
+        self._test_files = len(usable) - len(self._files)
+        self._other_files = len(found.files) - len(usable) + found.unnamable
         if self._is_classed:
-            self._refuse_no_classes(key)
+            self._check_classes(key)
 
     @cached_property
     def labels(self) -> list[str]:
         """The class of each file."""
         return [file.partition("/")[0] for file in self._files]
 
-    def _refuse_no_classes(self, key: str) -> None:
+    def _check_classes(self, key: str) -> None:
         classes = sorted(set(self.labels))
-        if {name.lower() for name in classes} <= TRAIN | OTHER_SPLITS:
-            path = quoted(str(Path(self.shown) / next((n for n in classes if n.lower() in TRAIN), classes[0])))
-            what = f"the folders in '{self.shown}' are parts of a data set, not classes: {listing(classes)}."
-            refuse(key, what, f"Name one of them: {typed(key, path)}")
+        if {name.lower() for name in classes} <= TRAIN_SPLITS | OTHER_SPLITS:
+            train = [name for name in classes if name.lower() in TRAIN_SPLITS]
+            path = quoted(str(Path(self.shown) / (train or classes)[0]))
+            what = f"the folders in '{self.shown}' are splits of a data set, not classes: {quoted_names(classes)}."
+            fail(key, what, f"Name one of them: {typed(key, path)}")
         if len(classes) == 1:
             path = quoted(str(Path(self.shown) / classes[0]))
-            what = f"'{self.shown}' has one class only, '{classes[0]}', and nothing can be told apart."
-            refuse(key, what, f"Give each class its folder; for {self.kind.word} without classes: {typed(key, path)}")
+            what = f"'{self.shown}' has one class only, '{classes[0]}', and a class has nothing to be compared with."
+            fail(key, what, f"Give each class its folder; for {self.kind.word} without classes: {typed(key, path)}")
 
     def head(self) -> Head:
-        """Return the columns and a few rows of different classes; what is left out is told in the notes."""
+        """Return the columns and a few rows of different classes; the notes count the files that are left out."""
         step = max(1, len(self._files) // SAMPLE)
         rows = range(0, len(self._files), step)[:SAMPLE]
         if not self._is_classed:
-            return Head([self.kind.column], [(cell(self._files[row]),) for row in rows], notes=self._notes())
-        sample = [(cell(self._files[row]), self.labels[row]) for row in rows]
+            return Head([self.kind.column], [(path_cell(self._files[row]),) for row in rows], notes=self._notes())
+        sample = [(path_cell(self._files[row]), self.labels[row]) for row in rows]
         return Head([self.kind.column, LABEL], sample, notes=self._notes())
 
     def _notes(self) -> list[str]:
-        classes = len(set(self.labels)) if self._is_classed else 0
-        notes = [f"{len(self._files):,} {self.kind.word} in {classes:,} folders, each a class."] if classes else []
-        if self._test:
-            notes.append(f"{self._test:,} {self.kind.word} in folders for testing (as test/) are left out.")
-        if others := self._others - self._test + self._scan.unnamable:
-            notes.append(f"{others:,} other {'file is' if others == 1 else 'files are'} left out.")
+        notes = []
+        if self._is_classed:
+            folders = len(set(self.labels))
+            notes.append(f"{len(self._files):,} {self.kind.word} in {folders:,} folders, each a class.")
+        if self._test_files:
+            notes.append(f"{self._test_files:,} {self.kind.word} in folders for testing (as test/) are left out.")
+        if self._other_files:
+            files = "file is" if self._other_files == 1 else "files are"
+            notes.append(f"{self._other_files:,} other {files} left out.")
         return notes
 
     def fingerprint(self) -> str:
@@ -103,18 +109,26 @@ class ClassFolder:
         """Return the paths from the folder, and the classes."""
         import pyarrow as pa
 
-        columns = {self.kind.column: list(map(cell, self._files)), LABEL: self.labels}
+        columns = {self.kind.column: list(map(path_cell, self._files)), LABEL: self.labels}
         table = pa.table({name: pa.array(columns[name], pa.large_string()) for name in names})
-        return Reading(table, self._places, len(self._files))
+        return Reading(table, self._locate, len(self._files))
 
-    def _places(self, rows: Ints) -> list[RowLocation]:
-        # A row has no line; the text that is told beside it is the path of the file.
+    def _locate(self, rows: Ints) -> list[RowLocation]:
+        # A row has no line; the text next to it in messages is the path of the file.
         return [RowLocation(self.shown, int(row) + 1) for row in rows]
 
 
 def _only_train(files: list[str]) -> list[str]:
-    """Return only the files for training where each class has them apart, as ModelNet: class/train, class/test."""
-    split = [parts[1].lower() if len(parts := file.split("/", 2)) > 2 else "" for file in files]
-    if not any(name in TRAIN for name in split):
+    """Return only the files for training if classes have a folder for each split, as ModelNet: class/train."""
+    splits = [_split(file) for file in files]
+    if TRAIN_SPLITS.isdisjoint(splits):
         return files
-    return [file for file, name in zip(files, split, strict=True) if name not in OTHER_SPLITS]
+    return [file for file, split in zip(files, splits, strict=True) if split not in OTHER_SPLITS]
+
+
+def _split(file: str) -> str:
+    """Return the folder inside that of the class, in lower case; an empty text if there is none."""
+    parts = file.split("/", 2)
+    if len(parts) < 3:
+        return ""
+    return parts[1].lower()

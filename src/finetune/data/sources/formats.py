@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes and its name."""
+"""The format of a file, detected by its first bytes and its name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 from contextlib import suppress
 
 from finetune.config.quoting import typed
+from finetune.data.source import ReadOptions
 from finetune.data.sources.csv_text import python_codec
-from finetune.data.sources.errors import refuse
+from finetune.data.sources.errors import fail
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.source import ReadOptions
 
 KEY = "data.path"
 FORMATS = {
@@ -65,52 +65,57 @@ def format_of(file: DataFile, options: ReadOptions) -> str:
     """Return the format of a file: csv, jsonl, parquet, arrow or vectors.
 
     Raises:
-        CheckFailed: it is something else, not what `options.format` says, or in another encoding.
+        CheckFailed: it has an unsupported format, another one than `options.format`, or another encoding.
     """
     start = file.start()
     found = _binary(start, file, options)
     if found is None:
-        _refuse_binary(start, file.shown, options.encoding)
-        _refuse_wrong_mark(start, file.shown, options.encoding)
+        _check_is_text(start, file.shown, options.encoding)
+        _check_byte_order_mark(start, file.shown, options.encoding)
         found = _text(start, file, options)
     if options.format not in ("auto", found):
         what = f"'{file.shown}' is not {FORMATS.get(options.format, options.format)}; it looks like {FORMATS[found]}."
-        refuse("data.format", what, f"Set {typed('data.format', found)}.")
+        fail("data.format", what, f"Set {typed('data.format', found)}.")
     return found
 
 
 def _binary(start: bytes, file: DataFile, options: ReadOptions) -> str | None:
-    """Return the format of a binary file that can be read, None for text."""
+    """Return the format of a supported binary file, None for text."""
     if start.startswith(b"PK\x03\x04"):
         if file.name.endswith(".npz"):
             return "vectors"
-        excel = b"xl/" in start or file.name.endswith((".xlsx", ".xlsm"))
-        _refuse_archive(file.shown, "an Excel workbook (xlsx)" if excel else "zip", is_archive=not excel)
+        if b"xl/" in start or file.name.endswith((".xlsx", ".xlsm")):
+            _fail_archive(file.shown, "an Excel workbook (xlsx)", is_archive=False)
+        _fail_archive(file.shown, "zip", is_archive=True)
     if start[257:262] == b"ustar":
-        _refuse_archive(file.shown, "tar", is_archive=True)
-    if kind := _known(start, _ARCHIVES):
-        _refuse_archive(file.shown, kind, is_archive=True)
-    found = _known(start, _READABLE)
+        _fail_archive(file.shown, "tar", is_archive=True)
+    archive = _by_magic(start, _ARCHIVES)
+    if archive is not None:
+        _fail_archive(file.shown, archive, is_archive=True)
+    found = _by_magic(start, _READABLE)
     if found and file.compression:
-        what = f"'{file.shown}' is {FORMATS[found]} inside {file.compression}; such files are packed by themselves."
-        refuse(KEY, what, "Unpack it and name what comes out.")
+        what = f"'{file.shown}' is {FORMATS[found]} inside {file.compression}; such files have their own compression."
+        fail(KEY, what, "Unpack it and name what comes out.")
     if found or _is_wide(start, options.encoding):
         return found
     wanted = _BY_SUFFIX.get(file.name.rpartition(".")[2])
     if wanted in ("parquet", "arrow") and options.format in ("auto", wanted) and not _reads_as_text(start):
-        what = f"is no {FORMATS[wanted]} file, whatever its name says: its first bytes are others."
-        refuse(file.shown, what, "Copy or download it again.")
+        what = f"is not a {FORMATS[wanted]} file, as its name suggests: its first bytes are different."
+        fail(file.shown, what, "Copy or download it again.")
     return None
 
 
-def _known(start: bytes, magic: dict[bytes, str]) -> str | None:
-    return next((name for mark, name in magic.items() if start.startswith(mark)), None)
+def _by_magic(start: bytes, magic: dict[bytes, str]) -> str | None:
+    for mark, name in magic.items():
+        if start.startswith(mark):
+            return name
+    return None
 
 
-def _refuse_archive(shown: str, kind: str, is_archive: bool) -> None:
+def _fail_archive(shown: str, kind: str, is_archive: bool) -> None:
     if is_archive:
-        refuse(KEY, f"'{shown}' is an archive ({kind}), which holds other files.", "Unpack it and name the file in it.")
-    refuse(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
+        fail(KEY, f"'{shown}' is an archive ({kind}), which holds other files.", "Unpack it and name the file in it.")
+    fail(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
 
 
 def _reads_as_text(start: bytes) -> bool:
@@ -118,38 +123,40 @@ def _reads_as_text(start: bytes) -> bool:
 
 
 def _is_wide(start: bytes, encoding: str) -> bool:
-    # The marks of UTF-16 and UTF-32, and their many NULs, would pass for binary.
+    # The byte-order marks of UTF-16 and UTF-32, and their many NULs, would look like binary data.
     return start.startswith(tuple(mark for mark, _ in _WIDE_MARKS)) or _codec(encoding).startswith(("utf-16", "utf-32"))
 
 
-def _refuse_binary(start: bytes, shown: str, encoding: str) -> None:
+def _check_is_text(start: bytes, shown: str, encoding: str) -> None:
     if _is_wide(start, encoding):
         return
-    if kind := _known(start, _OTHERS):
-        refuse(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
+    kind = _by_magic(start, _OTHERS)
+    if kind is not None:
+        fail(KEY, f"'{shown}' is not a text file; it looks like {kind}.", "Save it as CSV text (UTF-8).")
     strange = len(start) - len(start.translate(None, _CONTROLS))
-    # A stray control character is a bad row, a tenth of them is no text; in a few bytes there is no telling.
+    # A single control character is a bad row; a tenth of them is not text; a few bytes are too few to decide.
     if len(start) >= 64 and strange > 0.1 * len(start):
-        wide = start.count(0) > 0.3 * len(start)
-        advice = "If it is text, try data.encoding=utf-16." if wide else "Save it as CSV text (UTF-8)."
-        refuse(KEY, f"'{shown}' is not a text file: it is full of control characters.", advice)
+        advice = "Save it as CSV text (UTF-8)."
+        if start.count(0) > 0.3 * len(start):
+            advice = "If it is text, try data.encoding=utf-16."
+        fail(KEY, f"'{shown}' is not a text file: it is full of control characters.", advice)
 
 
 def _codec(encoding: str) -> str:
     return codecs.lookup(encoding).name
 
 
-def _refuse_wrong_mark(start: bytes, shown: str, encoding: str) -> None:
+def _check_byte_order_mark(start: bytes, shown: str, encoding: str) -> None:
     codec = _codec(encoding)
     for mark, name in _WIDE_MARKS:
         if start.startswith(mark):
             if not codec.startswith(name):
                 what = f"'{shown}' begins with the byte-order mark of {name}, but data.encoding is {encoding}."
-                refuse("data.encoding", what, f"Set data.encoding={name}.")
+                fail("data.encoding", what, f"Set data.encoding={name}.")
             return
     if start.startswith(codecs.BOM_UTF8) and not codec.startswith("utf"):
         what = f"'{shown}' begins with the byte-order mark of utf-8, but data.encoding is {encoding}."
-        refuse("data.encoding", what, "Set data.encoding=utf-8.")
+        fail("data.encoding", what, "Set data.encoding=utf-8.")
 
 
 def _text(start: bytes, file: DataFile, options: ReadOptions) -> str:
@@ -158,15 +165,18 @@ def _text(start: bytes, file: DataFile, options: ReadOptions) -> str:
     if options.format == "csv" and by_name != "csv" and _begins_object(text):
         return "jsonl"
     if options.format in ("csv", "jsonl"):
-        is_json = text.startswith(("{", "["))
-        return options.format if options.format == "csv" or is_json or by_name == "jsonl" or not text else "csv"
+        if options.format == "jsonl" and text and by_name != "jsonl" and not text.startswith(("{", "[")):
+            return "csv"
+        return options.format
     if by_name in ("csv", "jsonl"):
         return by_name
-    return "jsonl" if _begins_object(text) else "csv"
+    if _begins_object(text):
+        return "jsonl"
+    return "csv"
 
 
 def _begins_object(text: str) -> bool:
-    """Whether the text begins with an object of JSON, or an array of them."""
+    """Whether the text begins with a JSON object, or an array of them."""
     with suppress(ValueError, RecursionError):
         found, _ = json.JSONDecoder().raw_decode(text.removeprefix("[").lstrip())
         return isinstance(found, dict)

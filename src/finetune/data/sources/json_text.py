@@ -1,4 +1,4 @@
-"""The text of a JSON file: blocks of whole lines, or one value after the other wherever its lines end."""
+"""The text of a JSON file: blocks of whole lines, or one value after the other, wherever lines end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
 from finetune.data.sources.csv_text import MARK_UNDECODABLE, ROW_CHARACTERS, undecodable_byte
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.type_inference import Broken
+from finetune.data.sources.errors import fail
+from finetune.data.sources.type_inference import InvalidRow
 
 BLOCK_BYTES = 8 << 20
-_GAPS = " \t\r\n,"
+_SEPARATORS = " \t\r\n,"
 
 
-class NotJson(Exception):
-    """A text that is no JSON from a line on: what is wrong, and the text."""
+class InvalidJsonError(Exception):
+    """A text is not valid JSON from a line on: the line, what is wrong, and the text."""
 
     def __init__(self, line: int, what: str, text: str) -> None:
         super().__init__(what)
@@ -38,14 +38,15 @@ class Block:
                 yield number, line
 
     def numbers(self, rows: int) -> array[int] | None:
-        """Return the numbers of the lines that are not blank; None where there are as many lines as `rows`."""
-        if rows == self.data.count(b"\n") + (not self.data.endswith(b"\n")):
+        """Return the numbers of the lines that are not blank; None if there are exactly `rows` lines."""
+        lines = self.data.count(b"\n") + (not self.data.endswith(b"\n"))
+        if rows == lines:
             return None
         return array("q", (number for number, _ in self.lines()))
 
 
-def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
-    """Yield the file in blocks of whole lines; text is encoded, with what could not be decoded as lone surrogates."""
+def read_blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
+    """Yield the file in blocks of whole lines; text is encoded, undecodable bytes as lone surrogates."""
     rest, line = b"", 1
     while data := stream.read(BLOCK_BYTES):
         part = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
@@ -55,7 +56,7 @@ def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
         if not end:
             rest += part
             if len(rest) > ROW_CHARACTERS:
-                refuse(f"{shown}:{line}", "this line does not end within 64 million characters.", "Is it JSON lines?")
+                fail(f"{shown}:{line}", "this line does not end within 64 million characters.", "Is it JSON lines?")
             continue
         block = rest + part[:end]
         yield Block(block, line)
@@ -64,44 +65,51 @@ def blocks(stream: BinaryIO | TextIO, shown: str) -> Iterator[Block]:
         yield Block(rest, line)
 
 
-def decoded(raw: bytes, is_utf8: bool) -> str:
-    """Return a line as text, with a mark for every byte that could not be decoded."""
+def decode_line(raw: bytes, is_utf8: bool) -> str:
+    """Return a line as text, with a mark for every undecodable byte."""
     return raw.decode("utf-8", MARK_UNDECODABLE if is_utf8 else "surrogatepass")
 
 
-def parse(text: str, encoding: str = "utf-8") -> Any:
-    """Return the value that a text holds, or `Broken`."""
-    if (byte := undecodable_byte(text)) is not None:
-        return Broken("undecodable", f"has the byte 0x{byte:02X}, which is not {encoding}", text)
+def parse_value(text: str, encoding: str = "utf-8") -> Any:
+    """Return the JSON value of a text, or `InvalidRow`."""
+    byte = undecodable_byte(text)
+    if byte is not None:
+        return InvalidRow("undecodable", f"has the byte 0x{byte:02X}, which is not {encoding}", text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        return Broken("json", f"is no JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
+        reason = _reason(error)
+        return InvalidRow("json", f"is not valid JSON ({reason[:1].lower()}{reason[1:]})", text.strip())
 
 
-def values(stream: TextIO) -> Iterator[tuple[int, Any]]:
+def read_values(stream: TextIO) -> Iterator[tuple[int, Any]]:
     """Yield the members of an array, or values one after the other, each with the line it begins in.
 
     Raises:
-        NotJson: from here on nothing can be read.
+        InvalidJsonError: nothing can be read from here on.
     """
     window = _Window(stream)
+    last = ""
     if window.peek() == "[":
         window.skip(1)
         last = "]"
-    else:
-        last = ""
     while window.peek() != last:
         yield window.line, window.value()
     if last:
         window.skip(1)
-        if left := window.peek():
-            raise NotJson(window.line, "there is more behind its end", left)
+        rest = window.peek()
+        if rest:
+            raise InvalidJsonError(window.line, "there is more text after its end", rest)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply"
 
 
 class _Window:
-    """A part of the text that moves along, and grows where a value does not fit."""
+    """A part of the text that moves forward, and grows where a value does not fit into it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -111,37 +119,37 @@ class _Window:
         self.line = 1
 
     def peek(self) -> str:
-        """Go to the next character that is not between values; nothing at the end."""
+        """Move to the next character that is not a separator and return it; an empty text at the end."""
         while True:
             start = self._at
-            while self._at < len(self._text) and self._text[self._at] in _GAPS:
+            while self._at < len(self._text) and self._text[self._at] in _SEPARATORS:
                 self._at += 1
             self.line += self._text.count("\n", start, self._at)
             if self._at < len(self._text) or not self._grow():
                 return self._text[self._at : self._at + 1]
 
     def skip(self, count: int) -> None:
-        """Go on by so many characters."""
+        """Move forward by `count` characters."""
         self._at += count
 
     def value(self) -> Any:
-        """Return the value that begins here, and go behind it."""
+        """Return the value that begins here, and move behind it."""
         while True:
             try:
                 found, end = self._decode(self._text, self._at)
-                # A number goes on where the window is moved.
+                # A number at the end of the window may be longer.
                 if end < len(self._text) or not self._grow():
                     break
             except (ValueError, RecursionError) as error:
                 if len(self._text) - self._at > ROW_CHARACTERS or not self._grow():
-                    what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                    raise NotJson(self.line, what, self._text[self._at : self._at + 200]) from None
+                    text = self._text[self._at : self._at + 200]
+                    raise InvalidJsonError(self.line, _reason(error), text) from None
         self.line += self._text.count("\n", self._at, end)
         self._at = end
         return found
 
     def _grow(self) -> bool:
-        # By as much again as is left, so that a long value is not tried too often.
+        # By at least the length of the rest, so that a long value is not parsed too often.
         more = self._stream.read(max(1 << 20, len(self._text) - self._at))
         if more:
             self._text = self._text[self._at :] + more

@@ -1,4 +1,4 @@
-"""Python values as Arrow columns: the type that fits most of them, and what does not fit told row by row."""
+"""Python values as Arrow columns: each gets the type of most of its values; the others are reported row by row."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, RowLocation, cut
 
-SAID = {"text": "text", "number": "a number", "bool": "true or false", "list": "a list", "object": "an object"}
+_TYPES_IN_WORDS = {
+    "text": "text",
+    "number": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "object": "an object",
+}
 _INTEGERS = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True)
-class Broken:
-    """What stands in the place of a row that could not be read: the kind of bad row, what is wrong, its text."""
+class InvalidRow:
+    """In place of a row that could not be read: the kind of bad row, the fault, and its text."""
 
     kind: str
     what: str
     text: str
 
 
-def kind_of(value: Any) -> str:
-    """Return what a value is: text, number, bool, list, object, or the name of another type."""
+def type_name(value: Any) -> str:
+    """Return the type of a value: text, number, bool, list, object, or the name of another type."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, bool):
@@ -34,61 +40,73 @@ def kind_of(value: Any) -> str:
         return "number"
     if isinstance(value, list | tuple):
         return "list"
-    return "object" if isinstance(value, Mapping) else type(value).__name__
+    if isinstance(value, Mapping):
+        return "object"
+    return type(value).__name__
 
 
-def infer(values: Iterable[Any]) -> pa.DataType:
-    """Return the type that most of the values have; null where there is none."""
+def infer_type(values: Iterable[Any]) -> pa.DataType:
+    """Return the type of most of the values; null if there are none."""
     present = [value for value in values if value is not None]
     if not present:
         return pa.null()
-    most = Counter(map(kind_of, present)).most_common(1)[0][0]
+    most_common = Counter(map(type_name, present)).most_common(1)[0][0]
     kind = pa.null()
     for value in present:
-        if kind_of(value) == most:
-            kind = widened(kind, value) or kind
+        if type_name(value) == most_common:
+            kind = widen(kind, value) or kind
     return kind
 
 
-def widened(kind: pa.DataType, value: Any) -> pa.DataType | None:
-    """Return the type that holds what `kind` holds and `value` too, None if there is no such type."""
+def widen(kind: pa.DataType, value: Any) -> pa.DataType | None:
+    """Return the narrowest type for `value` and all values of type `kind`, None if there is none."""
     if value is None:
         return kind
-    what = kind_of(value)
-    if what == "list":
-        return _widened_list(kind, value)
-    if what == "object":
-        return _widened_object(kind, value)
-    if what == "number":
-        return _widened_number(kind, value)
-    wanted = {"text": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}.get(what)
-    return wanted if kind in (pa.null(), wanted) else None
+    name = type_name(value)
+    if name == "list":
+        return _widen_list(kind, value)
+    if name == "object":
+        return _widen_object(kind, value)
+    if name == "number":
+        return _widen_number(kind, value)
+    wanted = {"text": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}.get(name)
+    if kind in (pa.null(), wanted):
+        return wanted
+    return None
 
 
-def _widened_number(kind: pa.DataType, value: float) -> pa.DataType | None:
-    whole = isinstance(value, int) and value in _INTEGERS
-    if kind in (pa.null(), pa.int64()):
-        return pa.int64() if whole else pa.float64()
-    return kind if kind == pa.float64() else None
+def _widen_number(kind: pa.DataType, value: float) -> pa.DataType | None:
+    if kind == pa.float64():
+        return kind
+    if kind not in (pa.null(), pa.int64()):
+        return None
+    if isinstance(value, int) and value in _INTEGERS:
+        return pa.int64()
+    return pa.float64()
 
 
-def _widened_list(kind: pa.DataType, values: Sequence[Any]) -> pa.DataType | None:
+def _widen_list(kind: pa.DataType, values: Sequence[Any]) -> pa.DataType | None:
     if kind != pa.null() and not pa.types.is_list(kind):
         return None
-    inner = pa.null() if kind == pa.null() else kind.value_type
+    inner = pa.null()
+    if kind != pa.null():
+        inner = kind.value_type
     for value in values:
-        if (wider := widened(inner, value)) is None:
+        wider = widen(inner, value)
+        if wider is None:
             return None
         inner = wider
     return pa.list_(inner)
 
 
-def _widened_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType | None:
+def _widen_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType | None:
     if kind != pa.null() and not pa.types.is_struct(kind):
         return None
-    fields = {} if kind == pa.null() else {field.name: field.type for field in kind}
+    fields: dict[str, pa.DataType] = {}
+    if kind != pa.null():
+        fields = {field.name: field.type for field in kind}
     for name, inner in value.items():
-        wider = widened(fields.get(str(name), pa.null()), inner)
+        wider = widen(fields.get(str(name), pa.null()), inner)
         if wider is None:
             return None
         fields[str(name)] = wider
@@ -96,47 +114,61 @@ def _widened_object(kind: pa.DataType, value: Mapping[str, Any]) -> pa.DataType 
 
 
 def type_rows(
-    rows: Sequence[Mapping[str, Any] | Broken],
-    places: Sequence[RowLocation],
+    rows: Sequence[Mapping[str, Any] | InvalidRow],
+    locations: Sequence[RowLocation],
     types: dict[str, pa.DataType],
     bad: BadRows,
 ) -> tuple[pa.RecordBatch, list[int]]:
-    """Return the good rows as columns of `types`, and their numbers; the others are added to `bad`.
+    """Return the valid rows as columns of `types`, and their indices; the others are added to `bad`.
 
-    A row lacks a key where there is null. `types` is widened in place, as from whole numbers to fractions.
+    A key that a row lacks is null there. `types` is widened in place, as from integers to fractions.
     """
-    good: list[int] = []
+    valid: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in types}
-    for number, (row, place) in enumerate(zip(rows, places, strict=True)):
-        if isinstance(row, Broken):
-            bad.add(place, None, row.kind, row.what, row.text)
+    for index, (row, location) in enumerate(zip(rows, locations, strict=True)):
+        if isinstance(row, InvalidRow):
+            bad.add(location, None, row.kind, row.what, row.text)
             continue
-        wider = {name: widened(kind, row.get(name)) for name, kind in types.items()}
-        wrong = next((name for name, kind in wider.items() if kind is None), None)
-        wrong = wrong or next((name for name in types if _has_surrogate(row.get(name))), None)
-        if wrong is None:
-            types.update({name: kind for name, kind in wider.items() if kind is not None})
-            good.append(number)
-            for name, column in values.items():
-                column.append(_plain(row.get(name)))
+        wider = {name: widen(kind, row.get(name)) for name, kind in types.items()}
+        wrong = _wrong_column(row, wider)
+        if wrong is not None:
+            bad.add(location, wrong, "type", _type_fault(row[wrong], types[wrong]), cut(str(row[wrong])))
             continue
-        bad.add(place, wrong, "type", _complaint(row[wrong], types[wrong]), cut(str(row[wrong])))
+        types.update(wider)
+        valid.append(index)
+        for name, column in values.items():
+            column.append(_for_arrow(row.get(name)))
     columns = [pa.array(values[name], kind) for name, kind in types.items()]
     schema = pa.schema(list(types.items()))
-    return pa.record_batch(columns, schema), good
+    return pa.record_batch(columns, schema), valid
 
 
-def _plain(value: Any) -> Any:
-    # Arrow takes no mapping but dict, and an integer beyond 64 bits only as a float.
-    if isinstance(value, int) and not isinstance(value, bool) and value not in _INTEGERS:
-        return float(value) if abs(value) < 2**1023 else float("inf")
+def _wrong_column(row: Mapping[str, Any], wider: Mapping[str, pa.DataType | None]) -> str | None:
+    """Return the first column whose value does not fit its type, else the first with half of a character."""
+    for name, kind in wider.items():
+        if kind is None:
+            return name
+    for name in wider:
+        if _has_surrogate(row.get(name)):
+            return name
+    return None
+
+
+def _for_arrow(value: Any) -> Any:
+    # Arrow supports no mapping but dict, and an integer beyond 64 bits only as a float.
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return {str(key): _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+        return [_for_arrow(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {str(key): _for_arrow(inner) for key, inner in value.items()}
+    if isinstance(value, bool) or not isinstance(value, int) or value in _INTEGERS:
+        return value
+    if abs(value) < 2**1023:
+        return float(value)
+    return float("inf")
 
 
 def _has_surrogate(value: Any) -> bool:
-    """Whether a text in it has half of a character, as `"\\ud800"`, which no encoding can write."""
+    """Whether a text in it has half of a character, as `"\\ud800"`, which cannot be encoded."""
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value)
     if isinstance(value, list | tuple):
@@ -144,17 +176,29 @@ def _has_surrogate(value: Any) -> bool:
     return isinstance(value, Mapping) and any(map(_has_surrogate, value.values()))
 
 
-def _complaint(value: Any, kind: pa.DataType) -> str:
+def _type_fault(value: Any, kind: pa.DataType) -> str:
     if _has_surrogate(value):
         return "has half of a character (a lone surrogate)"
-    found = kind_of(value)
-    wanted = _kind_said(kind)
+    found = type_name(value)
+    wanted = _name_of_type(kind)
     if found == wanted:
-        return "has a value inside that is of another kind than in the other rows"
-    return f"is {SAID.get(found, f'a {found}')}, in the other rows it is {SAID.get(wanted, wanted)}"
+        return "has a value inside that is of another type than in the other rows"
+    return (
+        f"is {_TYPES_IN_WORDS.get(found, f'a {found}')}, in the other rows it is {_TYPES_IN_WORDS.get(wanted, wanted)}"
+    )
 
 
-def _kind_said(kind: pa.DataType) -> str:
-    tests = {"is_string": "text", "is_boolean": "bool", "is_list": "list", "is_struct": "object"}
-    found = next((word for test, word in tests.items() if getattr(pa.types, test)(kind)), None)
-    return found or ("number" if pa.types.is_floating(kind) or pa.types.is_integer(kind) else str(kind))
+def _name_of_type(kind: pa.DataType) -> str:
+    """Return the name that `type_name` gives to values of an Arrow type."""
+    tests = {
+        "is_string": "text",
+        "is_boolean": "bool",
+        "is_list": "list",
+        "is_struct": "object",
+        "is_floating": "number",
+        "is_integer": "number",
+    }
+    for test, name in tests.items():
+        if getattr(pa.types, test)(kind):
+            return name
+    return str(kind)

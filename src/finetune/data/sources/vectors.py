@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.sources.errors import refuse
-from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, look_at, refuse_unreadable
-from finetune.data.sources.source import Head, Reading, ReadOptions, Source
+from finetune.data.source import Head, Reading, Source
+from finetune.data.sources.errors import fail
+from finetune.data.sources.files import FREE_BYTES, MOST_EXPANSION, DataFile, fail_unreadable, find_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.err
 
 
 class Shape(NamedTuple):
-    """What the header of an array says."""
+    """The header of an array."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -37,24 +37,24 @@ class Shape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         total = self.dtype.itemsize
-        for length in self.shape:  # of Python's numbers: those of a forged header would overflow
+        for length in self.shape:  # as Python integers: those of a forged header would overflow
             total *= length
         return total
 
 
-def open_vectors(path: Path, shown: str, options: ReadOptions, key: str) -> Source:  # noqa: ARG001 as other openers
+def open_vectors(path: Path, shown: str, key: str) -> Source:
     """Return the source of an `.npy` or `.npz` file.
 
     Raises:
-        CheckFailed: it is not there or may not be read; looking at it (`head`) finds what else is wrong.
+        CheckFailed: it is missing or cannot be opened; `head` finds other problems.
     """
-    return VectorFile(look_at(path, shown, key), key)
+    return VectorFile(find_file(path, shown, key), key)
 
 
 class VectorFile:
-    """Columns of equal length: vectors (N, D) as lists of fixed size, labels and scores (N,) as they are.
+    """Columns of equal length: vectors (N, D) as lists of fixed size, labels and scores (N,) as stored.
 
     An `.npy` is memory-mapped, and Arrow reads from the map.
     """
@@ -75,9 +75,9 @@ class VectorFile:
             with zipfile.ZipFile(self._file.path) as archive:
                 return self._headers(archive)
         except PermissionError as error:
-            refuse_unreadable(self.shown, error, self._key)
+            fail_unreadable(self.shown, error, self._key)
         except _DAMAGE as error:
-            refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
+            fail(self._key, f"'{self.shown}' is damaged or not a NumPy file.", SAVE_AGAIN, error)
 
     def _is_archive(self) -> bool:
         with self._file.path.open("rb") as stream:
@@ -87,10 +87,9 @@ class VectorFile:
         infos = _members(archive)
         unpacked = sum(info.file_size for info in infos.values())
         if unpacked > FREE_BYTES and unpacked > MOST_EXPANSION * max(1, self._file.stamp.size):
-            what = (
-                f"'{self.shown}' grows to {unpacked >> 20:,} MiB when it is unpacked, {MOST_EXPANSION} times its size."
-            )
-            refuse(self._key, what, "No real vectors do that. If yours do, save them with numpy.savez.")
+            size = f"{unpacked >> 20:,} MiB when it is unpacked, {MOST_EXPANSION} times its size"
+            advice = "Real vectors do not. If yours do, save them with numpy.savez."
+            fail(self._key, f"'{self.shown}' grows to {size}.", advice)
         found = {}
         for name, info in infos.items():
             with archive.open(info) as stream:
@@ -99,21 +98,25 @@ class VectorFile:
 
     def _checked(self, found: dict[str, Shape], sizes: dict[str, int]) -> dict[str, Shape]:
         for name, shape in found.items():
-            called = f"the array '{name}' in '{self.shown}'" if len(found) > 1 else f"'{self.shown}'"
-            if shape.dtype.hasobject:
-                what = f"{called} holds Python objects, which may be code and are not opened."
-                refuse(self._key, what, "Save numbers: vectors.astype('float32'), labels.astype(str).")
-            if wrong := _wrong(shape):
-                refuse(self._key, f"{called} {wrong}.", "Vectors are (N, D); labels and scores are (N,).")
-            if shape.size > sizes[name]:
-                refuse(self._key, f"{called} is cut off.", "Copy or download the file again.")
+            title = f"the array '{name}' in '{self.shown}'" if len(found) > 1 else f"'{self.shown}'"
+            self._check_array(title, shape, sizes[name])
         lengths = {name: shape.shape[0] for name, shape in found.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())
-            refuse(self._key, f"the arrays in '{self.shown}' differ in their number of rows: {told}.", SAVE_AGAIN)
+            rows = ", ".join(f"{name} has {length:,}" for name, length in lengths.items())
+            fail(self._key, f"the arrays in '{self.shown}' differ in their number of rows: {rows}.", SAVE_AGAIN)
         if not any(lengths.values()) or not any(len(shape.shape) == 2 for shape in found.values()):
-            refuse(self._key, f"there are no vectors in '{self.shown}'.", "They are an array (N, D) of numbers.")
+            fail(self._key, f"there are no vectors in '{self.shown}'.", "They are an array (N, D) of numbers.")
         return found
+
+    def _check_array(self, title: str, shape: Shape, size: int) -> None:
+        if shape.dtype.hasobject:
+            what = f"{title} holds Python objects, which may contain code and are not loaded."
+            fail(self._key, what, "Save numbers: vectors.astype('float32'), labels.astype(str).")
+        fault = _fault(shape)
+        if fault:
+            fail(self._key, f"{title} {fault}.", "Vectors are (N, D); labels and scores are (N,).")
+        if shape.size > size:
+            fail(self._key, f"{title} is incomplete.", "Copy or download the file again.")
 
     def head(self) -> Head:
         """Return the names of the arrays and their first rows."""
@@ -126,8 +129,8 @@ class VectorFile:
             with self._file.path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            refuse_unreadable(self.shown, error, self._key)
-        self._file.refuse_changed()
+            fail_unreadable(self.shown, error, self._key)
+        self._file.fail_if_changed()
         return hashlib.sha256(f"{VERSION} {content}".encode()).hexdigest()
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
@@ -136,11 +139,11 @@ class VectorFile:
 
         arrays = self._arrays(None, names)
         table = pa.table({name: _column(arrays[name]) for name in names})
-        self._file.refuse_changed()
+        self._file.fail_if_changed()
         return Reading(table, lambda rows: [RowLocation(self.shown, int(row) + 1) for row in rows], table.num_rows)
 
     def _arrays(self, rows: int | None, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return the arrays of these names, of an .npz only so many rows where that is possible."""
+        """Return the arrays of these names; of an .npz only `rows` rows where that is possible."""
         import numpy as np
 
         shapes = self._shapes
@@ -156,42 +159,56 @@ class VectorFile:
                         found[name] = _read(stream, rows)
                 return found
         except _DAMAGE as error:
-            refuse(self._key, f"'{self.shown}' is damaged or no file of NumPy.", SAVE_AGAIN, error)
+            fail(self._key, f"'{self.shown}' is damaged or not a NumPy file.", SAVE_AGAIN, error)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return the members by the names of their columns."""
     by_name = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    return {SHORT.get(name, name) if SHORT.get(name) not in by_name else name: info for name, info in by_name.items()}
+    members = {}
+    for name, info in by_name.items():
+        column = SHORT.get(name, name)
+        if column in by_name:  # an array of that name is in the file too
+            column = name
+        members[column] = info
+    return members
 
 
 def _header(stream: IO[bytes]) -> Shape:
-    """Read the header of an array; raises `ValueError` where there is none."""
+    """Read the header of an array; raises `ValueError` if there is none."""
     from numpy.lib import format as npy
 
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape = Shape(*read(stream))
+    if npy.read_magic(stream) == (1, 0):
+        shape = Shape(*npy.read_array_header_1_0(stream))
+    else:
+        shape = Shape(*npy.read_array_header_2_0(stream))
     if min(shape.shape, default=0) < 0:
         raise ValueError("a negative length")
     return shape
 
 
-def _wrong(shape: Shape) -> str:
+def _fault(shape: Shape) -> str:
+    """Return why an array is unsupported, an empty text if it is not."""
     if len(shape.shape) not in (1, 2):
         return f"has {len(shape.shape)} dimensions"
-    kinds = "fiu" if len(shape.shape) == 2 else "fiubU"
+    kinds, wanted = "fiubU", "label or score"
+    if len(shape.shape) == 2:
+        kinds, wanted = "fiu", "vector"
     if shape.dtype.kind not in kinds or (shape.dtype.kind == "f" and shape.dtype.itemsize > 8):
-        return f"holds {shape.dtype}, which is no {'vector' if len(shape.shape) == 2 else 'label or score'}"
-    return "has vectors without numbers" if shape.shape[-1] == 0 and len(shape.shape) == 2 else ""
+        return f"holds {shape.dtype}, which is not a {wanted}"
+    if wanted == "vector" and shape.shape[1] == 0:
+        return "has vectors without numbers"
+    return ""
 
 
 def _read(stream: IO[bytes], rows: int | None) -> Any:
-    """Return the array, or its first rows: one that is stored by columns must be read whole."""
+    """Return the array, or its first rows: an array stored by columns is read completely."""
     import numpy as np
 
     shape = _header(stream)
-    count = shape.shape[0] if rows is None or shape.fortran_order else min(rows, shape.shape[0])
+    count = shape.shape[0]
+    if rows is not None and not shape.fortran_order:
+        count = min(rows, count)
     wanted = shape._replace(shape=(count, *shape.shape[1:]))
     data = stream.read(wanted.size)
     flat = np.frombuffer(data, shape.dtype)
@@ -206,4 +223,6 @@ def _column(array: Any) -> pa.Array:
         return pa.array(array.tolist(), pa.large_string())
     flat = np.ascontiguousarray(array).reshape(-1)
     values = pa.array(flat.astype(flat.dtype.newbyteorder("="), copy=False))
-    return pa.FixedSizeListArray.from_arrays(values, array.shape[1]) if array.ndim == 2 else values
+    if array.ndim == 1:
+        return values
+    return pa.FixedSizeListArray.from_arrays(values, array.shape[1])
