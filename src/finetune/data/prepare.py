@@ -20,19 +20,11 @@ from finetune.data.holdout.split import connected
 from finetune.data.items import ABSENT, Items, Modality
 from finetune.data.known_positives import KnownPositives
 from finetune.data.prepared import Prepared
-from finetune.data.prompts import twins, under_all_prompts, with_prompts
+from finetune.data.prompts import Prompts, twins, under_all_prompts, with_prompts
 from finetune.data.relations import Relations
 from finetune.data.schema.columns import TypedColumns
 from finetune.data.schema.layouts import Layout
 from finetune.data.sources.beir import Beir
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What is put in front of the texts of anchors and of everything that is searched."""
-
-    anchor: str = ""
-    positive: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ N items, M items with their prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,35 @@ import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT, Items, Part
+
+if TYPE_CHECKING:
+    from finetune.data.settings import Data, SourceSettings
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is put in front of the texts of anchors and of everything that is searched."""
+
+    anchor: str = ""
+    positive: str = ""
+
+
+def prompts_of(settings: Data) -> Prompts:
+    """Return the prompts of a source."""
+    prompts = settings.prompts or {}
+    anchor = prompts.get("anchor", prompts.get("query", ""))
+    return Prompts(anchor, prompts.get("positive", prompts.get("document", "")))
+
+
+def prompts_to_save(sources: Sequence[SourceSettings]) -> dict[str, str]:
+    """Return the prompts by the names that sentence-transformers uses; after the first, prefixed with the source."""
+    by_name: dict[str, str] = {}
+    for source in sources:
+        prompts = prompts_of(source.data)
+        prefix = f"{source.name}_" if by_name else ""
+        if prompts.anchor or prompts.positive:
+            by_name |= {f"{prefix}query": prompts.anchor, f"{prefix}document": prompts.positive}
+    return by_name
 
 
 def with_prompts(items: Items, columns: Sequence[Ints], prompts: Sequence[str]) -> tuple[Items, list[Ints], Ints]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative, Positive, PositiveInt
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import too_wide
 from finetune.losses.loss import SharedLoss, local_loss, tell_width, total_weight

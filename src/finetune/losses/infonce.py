@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import NotEmptyText, NotNegative, Positive
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.losses.masks import are_among, candidates, known_positives
 from finetune.losses.per_row import RowLoss
 

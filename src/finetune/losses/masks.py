@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.losses.documents import documents
 
 

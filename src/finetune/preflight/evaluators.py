@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from finetune.config.evaluators import brings_texts, evaluators_of, needs_eval_data, reads_texts, report_only
 from finetune.config.targets import class_variable
 from finetune.console import say
-from finetune.data.holdout.eval_source import OtherSource, other_sources
+from finetune.data.holdout.eval_source import EvalSource, eval_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
 from finetune.evaluation.metric_names import wrong_names
@@ -56,14 +56,14 @@ def _missing_packages(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 def check_sources(cfg: DictConfig) -> list[Problem]:
     """Return what is wrong with the evaluators' own sources, by their settings and first rows."""
-    return [problem for source in other_sources(cfg).values() for problem in source.check()]
+    return [problem for source in eval_sources(cfg).values() for problem in source.check()]
 
 
 def load_sources(cfg: DictConfig) -> tuple[dict[str, EvalData], list[Problem]]:
     """Read the evaluators' own sources, by the evaluators' names; returns also what is wrong with them."""
     found: dict[str, EvalData] = {}
     problems: list[Problem] = []
-    for name, source in other_sources(cfg).items():
+    for name, source in eval_sources(cfg).items():
         try:
             found[name] = source.load()
         except CheckFailed as failed:
@@ -106,7 +106,7 @@ def list_left_out(paths: Iterable[Path | None]) -> None:
         say(f"What was left out is listed in {path}.")
 
 
-def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: EvalData) -> Iterator[Problem]:
+def _unfit(cfg: DictConfig, name: str, source: EvalSource, held: EvalData) -> Iterator[Problem]:
     wanted = _wanted(cfg, name)
     if held.of(wanted) is None:
         what = f"evaluation.{name} needs {wanted}, and these are {' and '.join(held.kinds())}."

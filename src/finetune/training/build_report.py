@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from finetune.analysis.data_facts import data_facts
 from finetune.analysis.examples import examples
-from finetune.config.build import build
+from finetune.data.settings import data_settings
 from finetune.evaluation.comparison import Comparison
 from finetune.evaluation.forgetting import forgetting_data
 from finetune.report.report_data import report_data
@@ -62,7 +62,7 @@ def _data_facts(parts: Parts, cfg: DictConfig, judged: Mapping[str, Comparison])
         return facts
     own = parts.measure.takes()
     results = [comparison.after for name, comparison in judged.items() if name not in own]
-    return facts | parts.portrait.doubts(results, build(cfg.data, "data"))
+    return facts | parts.portrait.doubts(results, data_settings(cfg))
 
 
 def _seen(parts: Parts, findings: Mapping[str, Comparison]) -> dict[str, Any]:

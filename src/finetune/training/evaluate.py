@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from finetune.config.build import build
 from finetune.data.holdout.eval_data import EvalData
-from finetune.data.load import prompts_of
+from finetune.data.prompts import prompts_of
+from finetune.data.settings import data_settings
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
@@ -37,7 +38,7 @@ def evaluate(
     length, cache = cfg.data.max_length, cfg.data.cache
     sources = {name: Source.of(one, encoder, length, cache) for name, one in own.items()}
     run = Source.of(held, encoder, length, cache) if held is not None else None
-    prompts = prompts_of(build(cfg.data, "data"))
+    prompts = prompts_of(data_settings(cfg))
     measure = EvaluationRunner(encoder, build(cfg.engine, "engine"), length, run, sources, prompts)
     return measure(evaluators, Collectives(device), label)
 

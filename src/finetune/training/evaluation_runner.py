@@ -21,7 +21,7 @@ from finetune.data.batching.non_text import NonText
 from finetune.data.cache.store import Cache
 from finetune.data.holdout.eval_data import EvalData
 from finetune.data.items import STORED, Items
-from finetune.data.prepare import Prompts
+from finetune.data.prompts import Prompts
 from finetune.data.tokens.token_store import Tokens
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine

@@ -22,9 +22,11 @@ from finetune.config.commands import resume_command
 from finetune.config.evaluators import evaluators_of, report_only
 from finetune.console import console, say
 from finetune.data.batching.datamodule import RelationDataModule
+from finetune.data.batching.mixing import BatchSettings
 from finetune.data.dataset import Dataset
-from finetune.data.holdout.eval_source import other_sources
-from finetune.data.load import prompts_of
+from finetune.data.holdout.eval_source import eval_sources
+from finetune.data.prompts import prompts_of
+from finetune.data.settings import data_settings
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine
 from finetune.encoding.memory import tune_malloc
@@ -199,11 +201,11 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     encoder: Encoder = build(sized(cfg.model, dataset.items), "model")
     tuning: Tuning = build(cfg.tuning, "tuning")
     tuning.apply(encoder)
-    settings = build(cfg.data, "data").batch_settings()
+    settings = data_settings(cfg)
     data = RelationDataModule(
         dataset,
         encoder.tokenizer,
-        settings,
+        BatchSettings.from_data(settings),
         cfg.data.max_length,
         cfg.seed,
         cfg.data.cache,
@@ -218,12 +220,10 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     evaluators = {name: evaluator for name, evaluator in built.items() if name not in watchers}
     own = {
         name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
-        for name, source in other_sources(cfg).items()
+        for name, source in eval_sources(cfg).items()
     }
     run_source = Source(dataset.held, data.tokens, data.others)
-    measure = EvaluationRunner(
-        encoder, engine, cfg.data.max_length, run_source, own, prompts_of(build(cfg.data, "data"))
-    )
+    measure = EvaluationRunner(encoder, engine, cfg.data.max_length, run_source, own, prompts_of(settings))
     given = offered | {"gauge": InTrainingEvaluator(evaluators, measure, dataset)}
     callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
@@ -231,7 +231,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     watching = ordered([limit, StatusWriter(run.path), *callbacks, stop])
     trainer = build_trainer(cfg.trainer, run, data.batches_per_epoch, watching, loggers)
     steps = total_steps(trainer, data.batches_per_epoch)
-    losses = build_losses(cfg, dataset, encoder.width, settings.one_source)
+    losses = build_losses(cfg, dataset, encoder.width, settings.one_source_per_batch)
     for loss in losses:
         tell_width(loss, encoder.width)
     encoder.give_layers(layers_of(losses))

@@ -192,7 +192,7 @@ def test_items_that_are_no_texts_have_numbers_and_no_tokens():
 
 def test_rows_of_mixed_batches_say_where_they_are_from():
     relations = Relations(np.arange(8), np.arange(8) + 8, source=np.arange(8) // 4)
-    settings = BatchSettings(4, shares=[SourceShare("a"), SourceShare("b")], one_source=False)
+    settings = BatchSettings(4, shares=[SourceShare("a"), SourceShare("b")], one_source_per_batch=False)
     for batch in Batches(relations, tokens_for(16), KnownPositives.of_relations(relations, 16), settings, 0):
         assert batch.source is None
         anchors = batch.items_N[batch.anchor_B]
@@ -211,9 +211,9 @@ def pairs_and_classes() -> tuple[Relations, KnownPositives]:
 
 ways = [
     BatchSettings(7, unique=True),
-    BatchSettings(7, unique=True, temperature=3.0),
-    BatchSettings(7, one_source=False),
-    BatchSettings(7, one_source=False, temperature=3.0),
+    BatchSettings(7, unique=True, mix_temperature=3.0),
+    BatchSettings(7, one_source_per_batch=False),
+    BatchSettings(7, one_source_per_batch=False, mix_temperature=3.0),
 ]
 
 

@@ -174,7 +174,7 @@ def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size,
 
 def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
     shares = [SourceShare("a", batch_size=5), SourceShare("b", batch_size=20)]
-    found = epoch(Epochs(mixed([97, 203]), BatchSettings(10, shares=shares, temperature=1.0), 0), 0)
+    found = epoch(Epochs(mixed([97, 203]), BatchSettings(10, shares=shares, mix_temperature=1.0), 0), 0)
     assert sorted(row for rows, _ in found for row in rows) == list(range(300))
 
 
@@ -183,7 +183,7 @@ def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
 def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature):
     relations = mixed([20, 0, 30])
     shares = [SourceShare("a"), SourceShare("empty"), SourceShare("c")]
-    settings = BatchSettings(10, shares=shares, temperature=temperature, one_source=one_source)
+    settings = BatchSettings(10, shares=shares, mix_temperature=temperature, one_source_per_batch=one_source)
     found = epoch(Epochs(relations, settings, 0), 0)
     assert len(found) == 5
     assert all(rows and source != 1 for rows, source in found)
@@ -198,7 +198,7 @@ def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature
 def test_batches_of_all_sources_are_of_equal_size_with_equal_shares(sizes, batch_size, weighted, seed):
     relations = mixed(sizes)
     shares = [SourceShare(str(i), weight=i + 1.0 if weighted else None) for i in range(len(sizes))]
-    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
+    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source_per_batch=False), seed)
     found = [rows for rows, _ in epoch(epochs, 1)]
     lengths = [len(rows) for rows in found]
     assert max(lengths) - min(lengths) <= 1
@@ -222,7 +222,7 @@ def test_batches_of_all_sources_leave_no_member_of_a_class_alone(counts, pairs, 
     rows = np.arange(len(label))
     relations = Relations(rows, np.where(label < 0, rows + 1000, -1), label=label, source=np.where(label < 0, 0, 1))
     shares = [SourceShare("pairs"), SourceShare("classes", items_per_class=per_class)]
-    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
+    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source_per_batch=False), seed)
     seen = []
     for number in range(2):
         for taken, _ in epoch(epochs, number):
@@ -250,7 +250,7 @@ def test_one_that_is_alone_of_its_class_and_one_of_no_class_are_left_out():
 )
 def test_small_sources_repeat_and_large_ones_go_on_in_the_next_epoch(sizes, batch_size, temperature, one_source, seed):
     shares = [SourceShare(str(i), weight=i + 1.0) for i in range(len(sizes))]
-    settings = BatchSettings(batch_size, shares=shares, temperature=temperature, one_source=one_source)
+    settings = BatchSettings(batch_size, shares=shares, mix_temperature=temperature, one_source_per_batch=one_source)
     relations = mixed(sizes)
     epochs = Epochs(relations, settings, seed)
     seen = np.zeros(sum(sizes), int)
@@ -276,7 +276,7 @@ def test_weights_are_shares_of_the_batches():
 
 @pytest.mark.parametrize(("temperature", "small"), [(1.0, 10), (2.0, 25), (1000.0, 50)])
 def test_temperature_evens_the_shares_out(temperature, small):
-    settings = BatchSettings(10, shares=[SourceShare("large"), SourceShare("small")], temperature=temperature)
+    settings = BatchSettings(10, shares=[SourceShare("large"), SourceShare("small")], mix_temperature=temperature)
     epochs = Epochs(mixed([900, 100]), settings, 0)
     assert [source for _, source in epoch(epochs, 0)].count(1) == small
 
@@ -288,7 +288,7 @@ def test_sources_have_batch_sizes_of_their_own():
 
 
 def test_batches_of_all_sources_hold_their_shares():
-    settings = BatchSettings(10, shares=[SourceShare("a"), SourceShare("b")], one_source=False)
+    settings = BatchSettings(10, shares=[SourceShare("a"), SourceShare("b")], one_source_per_batch=False)
     relations = mixed([300, 100])
     for rows, source in epoch(Epochs(relations, settings, 0), 0):
         assert source is None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from finetune.data.holdout.split import MAX_JUDGMENTS, MAX_QUERIES, Split, connected, hold_out, judge
 from finetune.data.known_positives import KnownPositives
+from finetune.data.load import load
 from finetune.data.relations import Relations
 from tests.data.conftest import csv_data
 
@@ -68,7 +69,7 @@ def test_where_most_rows_hang_together_anchors_are_held(giant, by):
 
 def test_one_giant_group_is_split_by_anchor_and_it_is_said(write):
     rows = "".join(f"q{i},a{i}\nq{i},shared{i % 5}\nq{i},common\n" for i in range(100))
-    data = csv_data(write("question,answer\n" + rows), validation_fraction=0.1).load()
+    data = load(csv_data(write("question,answer\n" + rows), validation_fraction=0.1))
     assert data.validation is not None
     assert len(data.validation.queries) == 10
     assert not set(data.train.anchor) & set(data.validation.queries)
@@ -88,7 +89,7 @@ def test_held_anchors_search_among_all_positives():
 
 
 def test_too_few_rows_to_hold_any_out_is_said(write):
-    data = csv_data(write("question,answer\nq1,a1\nq2,a2\nq3,a3\n"), validation_fraction=0.1).load()
+    data = load(csv_data(write("question,answer\nq1,a1\nq2,a2\nq3,a3\n"), validation_fraction=0.1))
     assert data.validation is None
     assert len(data.train) == 3
     assert any("Nothing to evaluate on" in note for note in data.notes)

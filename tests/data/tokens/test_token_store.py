@@ -18,7 +18,7 @@ from finetune.data.batching.datamodule import RelationDataModule
 from finetune.data.batching.mixing import BatchSettings
 from finetune.data.cache.store import Cache
 from finetune.data.items import Items, Part
-from finetune.data.settings import read
+from finetune.data.load import read
 from finetune.data.tokens import tokenize, wordpiece
 from finetune.data.tokens.token_store import Tokens, key_of
 from finetune.data.tokens.tokenize import Tokenizer as FastTokenizer

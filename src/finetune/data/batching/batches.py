@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,65 +16,15 @@ import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints, flat_ranges
+from finetune.data.batching.batch import Batch
 from finetune.data.batching.mixing import BatchSettings, Epochs
 from finetune.data.batching.non_text import NonText
+from finetune.data.batching.pair_collator import Pairing
 from finetune.data.batching.sampling import pairs_within_classes
 from finetune.data.items import ABSENT
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
 from finetune.data.tokens.token_store import Tokens
-
-if TYPE_CHECKING:
-    from finetune.data.batching.pair_collator import Pairing
-
-
-@dataclass  # not frozen: Lightning's half-precision plugins rebuild a dataclass field by field
-class Batch:
-    """What one step sees: N distinct items with their tokens, and B relations between them.
-
-    `items_N` item numbers, sorted · `ids_T` token ids of the items one after the other · `lengths_N` tokens of each ·
-    `anchor_B`, `positive_B`, `negatives_Bn` places among the N items, -1 for no negative · `known_E2` pairs of places
-    that are known positives of each other, both directions. All int64. `lengths_cpu` is `lengths_N` as a list that
-    stays on the CPU, so that planning micro-batches waits for no device · `uses` how often relations use an item: what
-    would be encoded without encoding each item once.
-
-    None where there is nothing of the kind: `group_N` items with the same number are all positives of each other ·
-    `score_Bk` scores of the positive and of each negative, NaN for none (k = 1 + n) · `label_B` the class of each row ·
-    `weight_B` how much each row counts. Where there are several sources, `source` is the one that all rows are from, or
-    `source_B` the one of each row.
-
-    Texts come first, and tokens and lengths are of these; `other_M` is what the encoder takes of the others, `(M, ...)`
-    float32. Where pairs of texts are scored, the items are these pairs (`pairs.py`), and `pair_Bk` is where that of
-    each document stands among them, -1 for none. `teacher_ND` are another model's embeddings of the items.
-    """
-
-    items_N: Tensor
-    ids_T: Tensor
-    lengths_N: Tensor
-    anchor_B: Tensor
-    positive_B: Tensor
-    negatives_Bn: Tensor
-    known_E2: Tensor
-    lengths_cpu: list[int]
-    uses: int
-    group_N: Tensor | None = None
-    score_Bk: Tensor | None = None
-    label_B: Tensor | None = None
-    weight_B: Tensor | None = None
-    source: int | None = None
-    source_B: Tensor | None = None
-    other_M: Tensor | None = None
-    pair_Bk: Tensor | None = None
-    teacher_ND: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.anchor_B)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
-        """Return the batch with its tensors on `device`; further arguments go to `Tensor.to`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
-        return Batch(**{**values, **moved})
 
 
 class Batches:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,11 @@ import numpy.typing as npt
 from finetune.data.arrays import Ints
 from finetune.data.batching.sampling import ByClass, Plan, Sampler, Shuffled, Unique, even_bounds, number_of_batches
 from finetune.data.items import ABSENT
+from finetune.data.keys import keys_affecting, source_keys
 from finetune.data.relations import Bools, Relations
+
+if TYPE_CHECKING:
+    from finetune.data.settings import Data
 
 Shares = npt.NDArray[np.float64]
 
@@ -34,15 +39,23 @@ class SourceShare:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How batches are made; the keys are explained in `conf/data/files.yaml`."""
+    """How batches are made; the fields are keys of `conf/data/files.yaml`, and `shares` one entry for each source."""
 
     batch_size: int
     unique: bool = False
     items_per_class: int = 4
     shares: Sequence[SourceShare] = ()
-    temperature: float | None = None
-    one_source: bool = True
+    mix_temperature: float | None = None
+    one_source_per_batch: bool = True
     encode_once: bool = True
+
+    @classmethod
+    def from_data(cls, settings: Data) -> BatchSettings:
+        """Return the batch settings among those of the `data` group."""
+        shares = []
+        for name, own in (settings.sources or {}).items():
+            shares.append(SourceShare(name, **{key: own.get(key) for key in source_keys("batching")}))
+        return cls(shares=shares, **{key: getattr(settings, key) for key in keys_affecting("batching")})
 
 
 @dataclass
@@ -92,7 +105,7 @@ class Epochs:
         self.settings = settings
         self._seed = seed
         self._streams = [*_streams(relations, settings, seed)]
-        self._mixed = not settings.one_source and len(self._streams) > 1
+        self._mixed = not settings.one_source_per_batch and len(self._streams) > 1
         self._order: tuple[int, Ints, Ints] | None = None
 
     def __len__(self) -> int:
@@ -159,7 +172,7 @@ class Epochs:
         times its weight where it has one; with weights and no temperature, by the weights alone.
         """
         weights = [share.weight for share in self.settings.shares]
-        temperature = self.settings.temperature
+        temperature = self.settings.mix_temperature
         if len(own_S) == 1 or (temperature is None and not any(weights)):
             return own_S
         share_S = np.array([1.0 if weight is None else weight for weight in weights])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from finetune.data.arrays import Ints, flat_ranges
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.data.tokens.token_store import Tokens
 from finetune.data.tokens.tokenize import TokenIds
 

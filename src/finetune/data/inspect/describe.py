@@ -32,11 +32,11 @@ _MANY_CUT = 0.05  # a share of truncated texts that is worth a sentence
 
 
 def describe(
-    dataset: Dataset, looked: Sequence[tuple[Head, Roles]], tokenizer: Any | None, max_length: int, seed: int
+    dataset: Dataset, heads: Sequence[tuple[Head, Roles]], tokenizer: Any | None, max_length: int, seed: int
 ) -> Facts:
     """Return everything about a data set; sections that it has nothing for are left out.
 
-    `looked` is what is known of each source before it is read. `tokenizer` is a fast tokenizer of transformers, or
+    `heads` are the first rows and the column roles of each source. `tokenizer` is a fast tokenizer of transformers, or
     None: then lengths are in characters. `seed` draws the examples.
     """
     lengths, classes = stats.lengths(dataset, tokenizer, max_length), stats.classes(dataset)
@@ -44,9 +44,9 @@ def describe(
     of_validation = {"name": judged.name, **judged.facts()} if judged else {}
     of_leaks = {**leaks.facts(), "normalised": leaks.normalised_examples, "near": leaks.near_examples} if leaks else {}
     # The table of columns has those that are not used.
-    said = {note for head, roles in looked for note in (*head.notes, roles.note, unused_note(roles.unused))}
+    said = {note for head, roles in heads for note in (*head.notes, roles.note, unused_note(roles.unused))}
     sections: Facts = {
-        "recognised": [_recognised(dataset, i, *one) for i, one in enumerate(looked)],
+        "recognised": [_recognised(dataset, i, *one) for i, one in enumerate(heads)],
         "prompts": {name: prompt for name, prompt in dataset.prompts.items() if prompt},
         "counts": {name: value for name, value in dataset.facts.items() if name not in of_validation | of_leaks},
         "lengths": lengths,

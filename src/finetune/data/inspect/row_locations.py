@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
-from finetune.data.load import Looked, look, prompts_of
+from finetune.data.open_sources import OpenedSource, open_sources
+from finetune.data.prompts import prompts_of
 from finetune.data.schema.columns import as_texts
 from finetune.errors import CheckFailed
 
@@ -30,32 +31,37 @@ def places(data: Data, pairs: Sequence[Pair]) -> list[str | None]:
     Only texts are looked for, one to a cell: pictures, numbers and lists of positives have no place. The texts are as
     the model sees them, with their prompts.
     """
+    if not pairs:
+        return []
     found: dict[Pair, str] = {}
     try:
-        for one in look(data)[0] if pairs else []:
-            for pair, place in _in_source(one, list(dict.fromkeys(pairs))).items():
-                found.setdefault(pair, place)
-    except CheckFailed:  # it has changed or gone meanwhile
+        for source in open_sources(data)[0]:
+            for pair, location in _find_in_source(source, list(dict.fromkeys(pairs))).items():
+                found.setdefault(pair, location)
+    except CheckFailed:  # the files were changed or removed since they were read
         pass
     return [found.get(pair) for pair in pairs]
 
 
-def _in_source(looked: Looked, pairs: Sequence[Pair]) -> Mapping[Pair, str]:
-    one, source, _, roles = looked
+def _find_in_source(opened: OpenedSource, pairs: Sequence[Pair]) -> Mapping[Pair, str]:
+    """Return the location of those pairs that are found in one source."""
+    roles = opened.roles
     second = roles.positive or roles.label
     if second is None or {roles.anchor, second} & set(roles.lists):
         return {}
-    reading = source.read(roles.names, BadRows())
-    front = prompts_of(one.data)
+    reading = opened.source.read(roles.names, BadRows())
+    prompts = prompts_of(opened.settings.data)
     try:
         columns = [as_texts(name, reading.table[name]) for name in (roles.anchor, second)]
     except CheckFailed:  # no texts
         return {}
-    fronts = front.anchor, front.positive if roles.positive else ""
-    asked = [[pair[side].removeprefix(fronts[side]) for pair in pairs] for side in (0, 1)]
-    pair_P, row_P = _first_rows(columns, asked)
-    at = reading.place(row_P)
-    return {pairs[pair]: str(place) for pair, place in zip(pair_P, at, strict=True)}
+    prefixes = [prompts.anchor, prompts.positive]
+    if not roles.positive:
+        prefixes[1] = ""  # names of classes have no prompt
+    texts = [[pair[side].removeprefix(prefixes[side]) for pair in pairs] for side in (0, 1)]
+    pair_P, row_P = _first_rows(columns, texts)
+    locations = reading.place(row_P)
+    return {pairs[pair]: str(location) for pair, location in zip(pair_P, locations, strict=True)}
 
 
 def _first_rows(columns: Sequence[pa.ChunkedArray], asked: Sequence[Sequence[str]]) -> tuple[Ints, Ints]:
