@@ -222,7 +222,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         name: Source.of(source.load(), encoder, cfg.data.max_length, cfg.data.cache)
         for name, source in eval_sources(cfg).items()
     }
-    run_source = Source(dataset.held, data.tokens, data.others)
+    run_source = Source(dataset.held, data.tokens, data.non_text)
     measure = EvaluationRunner(encoder, engine, cfg.data.max_length, run_source, own, prompts_of(settings))
     given = offered | {"gauge": InTrainingEvaluator(evaluators, measure, dataset)}
     callbacks = [build_offered(node, f"callbacks.{name}", given) for name, node in cfg.callbacks.items()]
