@@ -55,6 +55,7 @@ KEYS: dict[str, DataKey] = {
     "delimiter": _of_source("parsing"),
     "decimal": _of_source("parsing", "checks"),
     "encoding": _of_source("parsing"),
+    "on_bad_rows": DataKey(("checks",), eval_source="inherited"),
     "max_cell_characters": DataKey(("parsing",)),
     "modality": _of_source("items"),
     # The model is evaluated with the prompts that it was trained with.
@@ -62,7 +63,6 @@ KEYS: dict[str, DataKey] = {
     "transitive": _of_source("items"),
     "score_values": _of_source("roles", "items"),
     "min_score": _of_source("items"),
-    "on_bad_rows": DataKey(("checks",), eval_source="inherited"),
     "sources": DataKey(("location",), eval_source="unset"),
     "mix_temperature": DataKey(("batching",)),
     "one_source_per_batch": DataKey(("batching",)),

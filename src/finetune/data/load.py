@@ -15,7 +15,7 @@ from finetune.data.beir_folder import BeirFolder
 from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.dataset import Dataset, assemble, skipped_notes
 from finetune.data.fingerprint import cache_key, file_states, fingerprint_of
-from finetune.data.holdout.eval_data import EvalData, hold_all
+from finetune.data.holdout.eval_data import EvalData, all_as_eval_data
 from finetune.data.items import Items
 from finetune.data.open_sources import OpenedSource, attempt, open_sources
 from finetune.data.prepared import Prepared
@@ -78,7 +78,7 @@ def load_eval_data(settings: Data) -> EvalData:
     """
     opened, _ = open_sources(settings)
     _, prepared, problems = _prepared(settings, opened, None)
-    held = hold_all(prepared, [*_notes(opened), *skipped_notes(prepared), *prepared.notes], problems)
+    held = all_as_eval_data(prepared, [*_notes(opened), *skipped_notes(prepared), *prepared.notes], problems)
     if not held.found:
         what = f"{prepared.layouts[0]} alone say nothing that a model could be measured by."
         raise CheckFailed([Problem("data.columns", what, "Give judgments, pairs, scored pairs or labelled items.")])

@@ -124,10 +124,10 @@ def unmeasured(cfg: DictConfig, held: EvalData) -> list[str]:
 
 def unused_held_note(cfg: DictConfig, held: EvalData) -> Iterator[str]:
     """Yield a sentence if rows are held out of training and no evaluator measures on them."""
-    from finetune.data.holdout.holdout import HELD
+    from finetune.data.holdout.holdout import HELD_OUT
 
     used = any(needs_eval_data(node) and held.of(_wanted(cfg, name)) for name, node in evaluators_of(cfg).items())
-    if not used and any(what.name == HELD for what in held.found):
+    if not used and any(what.name == HELD_OUT for what in held.found):
         yield (
             "No evaluation uses the held-out part, only the examples of the report do. "
             "To train on all of the data, set data.validation_fraction=0."

@@ -86,7 +86,7 @@ class FastTokenizer:
             yield from map_in_threads(method.encode, parts, method.threads)
 
     def _fastest_method(self, sample: pa.Array, expected: Chunk) -> Method:
-        """Return the first method that returns `expected`, the ids of the tokenizer itself, for a sample of the texts."""
+        """Return the first method that returns `expected`, what the tokenizer itself returns, for a sample."""
         for method in self._methods():
             if _same(method.encode(sample), expected):
                 return method
