@@ -10,7 +10,7 @@ import numpy as np
 from finetune.analysis.label_errors import Doubt, WrongLabel
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
-from finetune.data.inspect.row_locations import places
+from finetune.data.inspect.row_locations import row_locations
 from finetune.data.settings import Data
 from finetune.report.escaping import one_line
 
@@ -66,7 +66,7 @@ def placed(entries: Sequence[Entry], data: Data) -> list[Entry]:
 
     All sources are read once more.
     """
-    at = places(data, [(entry["anchor"], entry["positive"]) for entry in entries])
+    at = row_locations(data, [(entry["anchor"], entry["positive"]) for entry in entries])
     return [
         entry | {role: one_line(entry[role], _KEPT) for role in ("anchor", "text", "positive")} | {"place": place}
         for entry, place in zip(entries, at, strict=True)

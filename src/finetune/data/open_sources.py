@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from finetune.config.suggest import did_you_mean
-from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, named_judgments, to_evaluate_on, why_not
+from finetune.data.beir_folder import WANTED, BeirFolder, beir_problem, eval_beir_folder, is_beir, named_judgments
 from finetune.data.paths import resolve, suggest_siblings
 from finetune.data.schema.column_spec import check_columns
 from finetune.data.schema.layouts import Roles, find_roles
@@ -105,7 +105,7 @@ def validation_folder(data: Data) -> BeirFolder | None:
     shown, key = data.validation_path, "data.validation_path"
     folder = resolve(shown, key)
     if folder.is_dir():
-        problem = why_not(folder, shown, key)
+        problem = beir_problem(folder, shown, key)
         if problem is not None:
             raise CheckFailed([problem])
     elif named_judgments(folder) is None:
@@ -113,7 +113,7 @@ def validation_folder(data: Data) -> BeirFolder | None:
             raise CheckFailed([Problem(key, f"'{shown}' is a file.", WANTED)])
         advice = suggest_siblings(folder, only_beir=True) or WANTED
         raise CheckFailed([Problem(key, f"there is no folder '{shown}'.", advice)])
-    return to_evaluate_on(folder, shown, key)
+    return eval_beir_folder(folder, shown, key)
 
 
 def _folder_next_to(path: object) -> BeirFolder | None:
@@ -122,7 +122,7 @@ def _folder_next_to(path: object) -> BeirFolder | None:
     folder = resolve(path).parent / NEXT_TO_DATA
     if not is_beir(folder):
         return None
-    return to_evaluate_on(folder, NEXT_TO_DATA, "data.validation_path", f"{NEXT_TO_DATA}/ next to the data file")
+    return eval_beir_folder(folder, NEXT_TO_DATA, "data.validation_path", f"{NEXT_TO_DATA}/ next to the data file")
 
 
 def _check_prompts(prompts: dict[str, str] | None) -> list[Problem]:

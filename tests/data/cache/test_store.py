@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.cache import store as module
-from finetune.data.cache.manifest import MANIFEST, is_whole
+from finetune.data.cache.entry_folder import MANIFEST, is_whole
 from finetune.data.cache.store import Cache, CacheUnavailable, Removed
 from tests.conftest import can_mount
 
@@ -85,7 +85,7 @@ def test_an_entry_is_made_once_and_nothing_else_stays(root: Path) -> None:
 
 @pytest.mark.parametrize("kind,key", [("..", KEY), ("a/b", KEY), ("tokens", "../../../etc"), ("tokens", "x"), ("", "")])
 def test_no_key_leads_out_of_the_cache(root: Path, kind: str, key: str) -> None:
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError, match="no valid cache entry"):
         Cache(root).entry(kind, key, write)
     assert not root.exists()
 
@@ -267,7 +267,7 @@ def under_a_limit(root: Path, model: Path, *before: str, more: str = "") -> str:
 def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
     said = under_a_limit(root, tiny_model, more="small files")
     assert said == (
-        f"going on without the cache: could not write to {root}: the file is larger than the system allows. "
+        f"continuing without the cache: could not write to {root}: the file is larger than the system allows. "
         "Raise the limit (ulimit -f).\nwent on\n"
     )
     assert everything_in(root) == ["tokens"]
@@ -276,7 +276,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path,
 def test_a_cache_where_no_folder_can_be_made_is_told_with_what_moves_it(tiny_model: Path) -> None:
     said = under_a_limit(Path("/proc/nowhere/cache"), tiny_model)
     assert said == (
-        "going on without the cache: could not write to /proc/nowhere/cache: the system does not permit it. "
+        "continuing without the cache: could not write to /proc/nowhere/cache: the system does not permit it. "
         "Choose another place for the cache with FINETUNE_CACHE=/path/to/a/disk.\nwent on\n"
     )
 
@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: 
     before = ["env", f"CACHE={root}", "unshare", "-rm", "sh", "-ec", shell, "sh", str(root)]
     said = under_a_limit(root, tiny_model, *before)
     assert said == (
-        f"going on without the cache: could not write to {root}: the disk is full. Free some space there, or choose "
+        f"continuing without the cache: could not write to {root}: the disk is full. Free some space there, or choose "
         f"another place for the cache with FINETUNE_CACHE=/path/to/a/disk.\nwent on\n{root}/tokens\n"
     )
 
@@ -300,8 +300,8 @@ def test_a_cache_that_may_only_be_read_is_read_and_not_written(root: Path, tiny_
     shell = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
     before = ["unshare", "-rm", "sh", "-ec", shell, "sh", str(root)]
     said = under_a_limit(root, tiny_model, *before)
-    assert said.startswith(f"going on without the cache: could not write to {root}: the file system is read-only.")
-    assert said.endswith("went on\n") and said.count("going on") == 1
+    assert said.startswith(f"continuing without the cache: could not write to {root}: the file system is read-only.")
+    assert said.endswith("went on\n") and said.count("continuing") == 1
     reader = f"""
 from pathlib import Path
 from finetune.data.cache.store import Cache

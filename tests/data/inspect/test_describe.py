@@ -69,7 +69,7 @@ def test_tokens_are_counted_before_they_are_cut(tiny_model):
 def test_of_many_texts_a_sample_is_tokenised_and_it_is_told(tiny_model, monkeypatch):
     from finetune.models.tokenizer import load_tokenizer
 
-    monkeypatch.setattr(stats, "_MANY", (150, 1_000_000))
+    monkeypatch.setattr(stats, "_MOST_TOKENIZED", (150, 1_000_000))
     columns = {"question": [f"red {i}" for i in range(1000)], "answer": [f"blue {i}" for i in range(1000)]}
     roles = described(columns, tokenizer=load_tokenizer(tiny_model, "tiny"))["lengths"]["roles"]
     assert [(row["texts"], row["measured"]) for row in roles[:2]] == [(800, 150), (800, 150)]

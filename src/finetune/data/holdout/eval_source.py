@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.evaluators import evaluators_of
-from finetune.data.beir_folder import BeirFolder, is_beir, named_judgments, to_evaluate_on
+from finetune.data.beir_folder import BeirFolder, eval_beir_folder, is_beir, named_judgments
 from finetune.data.keys import eval_source_keys
 from finetune.data.open_sources import check_head
 from finetune.data.paths import resolve
@@ -86,7 +86,7 @@ class EvalSource:
         folder = resolve(path)
         if not is_beir(folder) and named_judgments(folder) is None:
             return None
-        return to_evaluate_on(folder, path, "data.path")
+        return eval_beir_folder(folder, path, "data.path")
 
     def _at_key(self, problem: Problem) -> Problem:
         if not problem.where.startswith("data."):

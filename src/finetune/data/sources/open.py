@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from finetune.config.suggest import did_you_mean
 from finetune.data.bad_rows import cut
-from finetune.data.beir_folder import beir_inside, is_beir, missing_parts, named_judgments, why_not
+from finetune.data.beir_folder import beir_inside, beir_problem, is_beir, missing_parts, named_judgments
 from finetune.data.extensions import kind_by_suffix
 from finetune.data.paths import resolve
 from finetune.data.sources.csv_file import CsvFile, check_dialect
@@ -164,7 +164,7 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
         from finetune.data.sources.vectors import open_vectors
 
         return open_vectors(path, shown, options, key)
-    if (beir_inside(path) or len(missing_parts(path)) == 1) and (problem := why_not(path, shown, key)):
+    if (beir_inside(path) or len(missing_parts(path)) == 1) and (problem := beir_problem(path, shown, key)):
         raise CheckFailed([replace(problem, advice=f"{problem.advice}{data_files_in(path)}")])
     look_at(path, shown, key)  # says that it is a folder, and what is in it
     raise AssertionError("a folder was taken for a file")
