@@ -134,7 +134,7 @@ def _pick(folder: Path, shown: str, key: str, splits: tuple[str, ...]) -> Path:
         return candidates[0]
     what = f"'{shown}' has no qrels/{splits[0]}.tsv, but {', '.join(file.name for file in files)}."
     example = f"{shown.rstrip('/')}/{files[0].relative_to(folder).as_posix()}"
-    raise CheckFailed([Problem(key, what, f"Name the judgments that are meant, as in {key}={example}.")])
+    raise CheckFailed([Problem(key, what, f"Name the intended judgments, as in {key}={example}.")])
 
 
 def split_of(file: Path) -> str:

@@ -152,7 +152,7 @@ def _check_trainable(relations: Relations, prepared: Prepared) -> None:
     for role, codes in (("anchor", relations.anchor), ("positive", relations.positive)):
         if paired.all() and (codes == codes[0]).all():
             text = prepared.items.take(codes[:1])[0][:60]
-            what = f"all {len(codes)} {role}s are the same ({text!r}), so no pair can be told from another."
+            what = f"all {len(codes)} {role}s are the same ({text!r}), so no pair can be distinguished from another."
             advice = "Contrastive learning takes a pair's negatives from the other pairs: look at data.columns."
             problems.append(Problem(name, what, advice))
     if problems:

@@ -18,13 +18,13 @@ from finetune.data.relations import Relations
 class KnownPositives:
     """For every item its known positives, so that no loss pushes them apart.
 
-    `neighbours[offsets[i]:offsets[i + 1]]` are those of item `i`: sorted, symmetric, without repeats or loops.
+    `neighbors[offsets[i]:offsets[i + 1]]` are those of item `i`: sorted, symmetric, without repeats or loops.
     `group (N,)`, if there are groups, is more compact: all items of a group (a class, or items that are connected by a
     chain of paraphrases) are positives of each other; -1 is no group.
     """
 
     offsets: Ints
-    neighbours: Ints
+    neighbors: Ints
     group: Ints | None = None
 
     @classmethod
@@ -49,7 +49,7 @@ class KnownPositives:
         return cls(offsets.astype(np.int64), edges % max(1, items), group)
 
     def of(self, items_N: Ints) -> tuple[Ints, Ints]:
-        """Return the neighbours of these items as (index in `items_N`, item number) pairs, two arrays (E,).
+        """Return the neighbors of these items as (index in `items_N`, item number) pairs, two arrays (E,).
 
         Items without relations have none. Members of the same group are not listed.
         """
@@ -57,18 +57,18 @@ class KnownPositives:
         starts = self.offsets[np.minimum(items_N, last)]
         counts = self.offsets[np.minimum(items_N + 1, last)] - starts
         place = np.repeat(np.arange(len(items_N)), counts)
-        return place, self.neighbours[flat_ranges(starts, counts)]
+        return place, self.neighbors[flat_ranges(starts, counts)]
 
     def pairs_within(self, items_N: Ints) -> Ints:
-        """Return which of these items are neighbours, (E, 2) indices into `items_N`.
+        """Return which of these items are neighbors, (E, 2) indices into `items_N`.
 
         `items_N` is sorted and without repeats. Both directions of a pair are listed.
         """
-        place, neighbour = self.of(items_N)
+        place, neighbor = self.of(items_N)
         if not len(place):
             return np.empty((0, 2), np.int64)
-        found = np.minimum(np.searchsorted(items_N, neighbour), len(items_N) - 1)
-        inside = items_N[found] == neighbour
+        found = np.minimum(np.searchsorted(items_N, neighbor), len(items_N) - 1)
+        inside = items_N[found] == neighbor
         return np.column_stack([place[inside], found[inside]])
 
     def groups_within(self, items_N: Ints) -> Ints | None:

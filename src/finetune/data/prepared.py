@@ -59,7 +59,7 @@ class Prepared:
         if self.known.group is not None:
             _write(folder / "known_group.arrow", self.known.group)
         _write(folder / "known_offsets.arrow", self.known.offsets)
-        _write(folder / "known_neighbours.arrow", self.known.neighbours)
+        _write(folder / "known_neighbours.arrow", self.known.neighbors)
         judged: dict[str, Any] = {}
         if self.judgments is not None:
             for each in fields(self.judgments):
@@ -80,10 +80,10 @@ class Prepared:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         parts = [Part(modality, read_array(folder / f"items_{modality}.arrow")) for modality in facts.pop("modalities")]
         offsets = read_numbers(folder / "known_offsets.arrow")
-        neighbours, group = read_numbers(folder / "known_neighbours.arrow"), None
+        neighbors, group = read_numbers(folder / "known_neighbours.arrow"), None
         if (folder / "known_group.arrow").is_file():
             group = read_numbers(folder / "known_group.arrow")
-        known = KnownPositives(offsets, neighbours, group)
+        known = KnownPositives(offsets, neighbors, group)
         judged, judgments = facts.pop("judgments"), None
         if judged:
             names = [each.name for each in fields(Judgments) if each.name != "name"]

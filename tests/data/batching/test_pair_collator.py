@@ -1,4 +1,4 @@
-"""Pairs joined from texts that were tokenised by themselves are what the tokenizer itself makes of two texts."""
+"""Pairs joined from texts that were tokenized by themselves are what the tokenizer itself makes of two texts."""
 
 import numpy as np
 import pytest

@@ -152,7 +152,7 @@ def test_a_relation_counts_once_where_it_is_closest_and_the_sentence_is_kept():
     texts = ["what is rain", "What is rain?", "what is the rain", "water", "snow", "rain", "ice"]
     rows = [(0, 3), (4, 0), (1, 3), (1, 0), (2, 3), (4, 5), (5, 6)]
     leaks = leaks_of(texts, rows, [0])
-    assert (leaks.exact, leaks.normalised, leaks.near) == (3, 1, None)
+    assert (leaks.exact, leaks.normalized, leaks.near) == (3, 1, None)
     assert leaks.facts() == {"leaks": 3, "leaks_normalised": 1}
     assert leaks.notes() == [
         "3 training pairs contain a validation query: the figures will flatter the model.",
@@ -170,7 +170,7 @@ def test_near_duplicates_are_told_if_they_are_looked_for():
     texts = ["how do I make a good cup of tea in the morning", "how do I make a good cup of tea in the evening", "tea"]
     query = [*texts, "How do I make a good cup of tea in the mornings?"]
     leaks = leaks_of(query, [(0, 2), (1, 2)], [3], near=True)
-    assert (leaks.exact, leaks.normalised, leaks.near) == (0, 0, 1)
+    assert (leaks.exact, leaks.normalized, leaks.near) == (0, 0, 1)
     assert leaks.facts()["leaks_near"] == 1
     (note,) = leaks.notes()
     assert note.startswith("1 training pair contains a near-duplicate of a validation query (at least 80% of ")
@@ -186,14 +186,14 @@ def test_negatives_and_documents_are_no_leak():
 
 def test_labelled_items_that_are_trained_on_and_asked():
     leaks = leaks_of(["a b", "A b", "c"], [(0, -1), (1, -1), (2, -1)], [0])
-    assert (leaks.exact, leaks.normalised) == (1, 1)
+    assert (leaks.exact, leaks.normalized) == (1, 1)
     assert leaks.notes()[0] == "1 training item equals a validation query: the figures will flatter the model."
 
 
 def test_a_text_is_the_same_under_another_prompt():
     texts = ["query: rain", "passage: rain", "passage: Rain!", "query: snow"]
     leaks = leaks_of(texts, [(3, 1), (3, 2)], [0], prompts=["query: ", "passage: "])
-    assert (leaks.exact, leaks.normalised) == (1, 1)
+    assert (leaks.exact, leaks.normalized) == (1, 1)
     assert leaks_of(texts, [(3, 1), (3, 2)], [0]).exact == 0
 
 
@@ -201,7 +201,7 @@ def test_what_is_no_text_leaks_by_being_the_same_only():
     items = Items((Part("text", texts_of("a")), Part("image", texts_of("x.png", "X.png"))))
     relations = Relations(np.array([1, 2]), np.array([0, 0]))
     leaks = find_leaks(items, relations, judged([1]), near=True)
-    assert (leaks.exact, leaks.normalised, leaks.near) == (1, 0, 0)
+    assert (leaks.exact, leaks.normalized, leaks.near) == (1, 0, 0)
 
 
 @settings(deadline=None)
@@ -213,7 +213,7 @@ def test_what_is_no_text_leaks_by_being_the_same_only():
 def test_hostile_texts_are_counted_and_quoted_on_one_line(texts, queries, near):
     rows = [(i, (i + 1) % len(texts)) for i in range(len(texts))]
     leaks = leaks_of(texts, rows, sorted(queries), near=near)
-    assert 0 < leaks.exact + leaks.normalised + (leaks.near or 0) <= len(rows)
+    assert 0 < leaks.exact + leaks.normalized + (leaks.near or 0) <= len(rows)
     assert all(note.isprintable() for note in leaks.notes())
 
 

@@ -49,7 +49,7 @@ DAY = 24 * 60 * 60
 
 
 class CacheUnavailable(FinetuneError):
-    """The cache cannot be written, for example because the disk is full. The user was told; continue without it."""
+    """The cache cannot be written, for example because the disk is full. The user was notified; continue without it."""
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,15 @@ class Leaks:
     """
 
     exact: int
-    normalised: int
+    normalized: int
     near: int | None = None
-    normalised_examples: list[Example] = field(default_factory=list)
+    normalized_examples: list[Example] = field(default_factory=list)
     near_examples: list[Example] = field(default_factory=list)
     of: Literal["pair", "item"] = "pair"
 
     def facts(self) -> dict[str, int | float | str]:
         """Return the numbers that a report shows."""
-        facts: dict[str, int | float | str] = {"leaks": self.exact, "leaks_normalised": self.normalised}
+        facts: dict[str, int | float | str] = {"leaks": self.exact, "leaks_normalised": self.normalized}
         if self.near is not None:
             facts["leaks_near"] = self.near
         return facts
@@ -55,9 +55,9 @@ class Leaks:
         notes = []
         if self.exact:
             notes.append(f"{self._count(self.exact)} a validation query: the figures will flatter the model.")
-        if self.normalised:
+        if self.normalized:
             what = "a validation query but for case, spaces, punctuation or accents"
-            notes.append(f"{self._count(self.normalised)} {what}{_example(self.normalised_examples)}")
+            notes.append(f"{self._count(self.normalized)} {what}{_example(self.normalized_examples)}")
         if self.near:
             what = f"a near-duplicate of a validation query (at least {THRESHOLD:.0%} of the letter triples shared)"
             notes.append(f"{self._count(self.near)} {what}{_example(self.near_examples)}")
@@ -96,7 +96,7 @@ def find_leaks(
     equal_N = _flags(equal[0], len(items))
     exact_rows, equal_rows = _rows(train, exact_N), _rows(train, equal_N)
     leaks = Leaks(int(exact_rows.sum()), int((equal_rows & ~exact_rows).sum()))
-    leaks = replace(leaks, normalised_examples=texts.examples(*equal))
+    leaks = replace(leaks, normalized_examples=texts.examples(*equal))
     if len(train) and (train.positive == ABSENT).all():
         leaks = replace(leaks, of="item")
     if near:

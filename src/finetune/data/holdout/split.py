@@ -72,7 +72,7 @@ def _hold_out_pairs(
 def connected(left: Ints, right: Ints) -> Ints:
     """Return for every item number up to the largest the smallest item that it is connected with, (N,).
 
-    Every round hooks each tree's root under its smallest neighbour and flattens the trees (Shiloach and Vishkin
+    Every round hooks each tree's root under its smallest neighbor and flattens the trees (Shiloach and Vishkin
     1982, https://doi.org/10.1016/0196-6774(82)90008-6), which takes about log N rounds.
     """
     label = np.arange(int(max(left.max(initial=-1), right.max(initial=-1))) + 1)
@@ -109,14 +109,14 @@ def judge(relations: Relations, split: Split, name: str, known: KnownPositives) 
         corpus = distinct(relations.positive)
     if known.group is not None:
         corpus = _limit_groups(corpus, known.group[corpus], len(queries))
-    pair = np.concatenate([_neighbours_in(corpus, queries, known), _same_group_in(corpus, queries, known)])
+    pair = np.concatenate([_neighbors_in(corpus, queries, known), _same_group_in(corpus, queries, known)])
     keys = distinct(pair[:, 0] * len(corpus) + pair[:, 1])
     query_index, document_index = np.divmod(keys, len(corpus))
     return Judgments(name, queries, corpus, query_index, document_index, np.ones(len(keys)))
 
 
-def _neighbours_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
-    """Return the right answers that are neighbours, (E, 2): index of the query, index in the corpus."""
+def _neighbors_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
+    """Return the right answers that are neighbors, (E, 2): index of the query, index in the corpus."""
     query_index, answer = known.of(queries)
     place = np.minimum(np.searchsorted(corpus, answer), len(corpus) - 1)
     inside = corpus[place] == answer

@@ -47,7 +47,7 @@ def describe(
         validation = {"name": judged.name, **judged.facts()}
     leak_facts: Facts = {}
     if leaks is not None:
-        leak_facts = {**leaks.facts(), "normalised": leaks.normalised_examples, "near": leaks.near_examples}
+        leak_facts = {**leaks.facts(), "normalised": leaks.normalized_examples, "near": leaks.near_examples}
     in_recognised = set()  # notes that the table of columns shows already
     for head, roles in heads:
         in_recognised |= {*head.notes, roles.note, unused_note(roles.unused)}
