@@ -1,4 +1,8 @@
-"""Sources opened by their settings, with their first rows and what their columns are: fast for data of any size."""
+"""Sources opened by their settings, with their first rows and the roles of their columns.
+
+Fast for data of any size, and without NumPy and Arrow where the format does not need them, so that mistakes in a config
+are reported at once.
+"""
 
 from __future__ import annotations
 

@@ -61,15 +61,15 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
     Raises:
         CheckFailed: with everything that is wrong; of the data only what shows at a glance if anything else is wrong.
     """
-    from finetune.data.load import load
-    from finetune.data.settings import data_settings
-
     arguments, cfg, problems = composed(arguments)
     if cfg is not None:
         problems = check_details(cfg, problems, is_a_job=is_for_a_cluster(arguments))
     if cfg is None or problems:
         raise CheckFailed(problems)
     signals.raise_from_now_on()
+    from finetune.data.load import load  # imports NumPy and Arrow: mistakes in the config are reported without them
+    from finetune.data.settings import data_settings
+
     dataset = load(data_settings(cfg), cfg.seed)
     own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
