@@ -43,7 +43,7 @@ def judged(data) -> set[tuple[str, str, float]]:
 
 
 @pytest.mark.parametrize("name", ["test", "dev", "validation", "mine"])
-def test_the_folder_beside_the_file_is_evaluated_on(make, name):
+def test_the_folder_next_to_the_file_is_evaluated_on(make, name):
     data = load(csv_data(make(name=name), validation_path="auto"))
     assert judged(data) == {("first", "T two", 2.0), ("first", "three", 0.0), ("second", "a1", 1.0)}
     assert sorted(data.items.take(data.validation.corpus)) == ["T two", "a1", "three"]
@@ -67,7 +67,7 @@ def test_the_same_text_twice_in_a_corpus_is_one_document(make):
     assert ("second", "a1", 1.0) not in judged(data)
 
 
-def test_leaks_are_counted_and_said(make):
+def test_leaks_are_counted_and_noted(make):
     queries = [{"_id": "1", "text": "q1"}, {"_id": "2", "text": "a2"}]
     data = load(csv_data(make(queries=queries), validation_path="auto"))
     assert data.facts["leaks"] == 2
@@ -101,7 +101,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_wrong_is_told_with_its_line(case, make):
+def test_problems_name_their_line(case, make):
     parts, expected = REFUSED[case]
     path = make(**parts)
     assert expected in told(csv_data(path, validation_path=str(path.parent / "evaluation")))
@@ -178,7 +178,7 @@ def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_ro
     ]
 
 
-def test_bad_rows_of_the_folder_are_left_out_where_that_is_asked_for(make):
+def test_bad_rows_of_the_folder_are_left_out_if_configured(make):
     path = make(lines(CORPUS) + "{oops\n", qrels=QRELS + "1\td1\tyes\n1 d1 1\n1\td9\t1\n")
     refused = told(csv_data(path, validation_path="auto"))
     assert "3 of 16 rows are bad." in refused
@@ -189,7 +189,7 @@ def test_bad_rows_of_the_folder_are_left_out_where_that_is_asked_for(make):
     assert len(data.problems.read_text().splitlines()) == 4
 
 
-def test_mostly_unknown_ids_are_left_out_only_where_that_is_asked_for(make):
+def test_mostly_unknown_ids_are_left_out_only_if_configured(make):
     path = make(qrels=QRELS + "".join(f"9\td{i}\t1\n" for i in range(9)))
     assert "are these files of one set?" in told(csv_data(path, validation_path="auto"))
     assert load(csv_data(path, validation_path="auto", on_bad_rows="skip")).facts["validation_queries"] == 2
@@ -289,7 +289,7 @@ def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
         assert [note for note in notes if "Not used" in note] == expected
 
 
-def test_a_missing_folder_is_answered_with_the_beir_folders_next_to_it(make):
+def test_a_missing_folder_suggests_the_beir_folders_next_to_it(make):
     path = make()
     assert "In . there is: evaluation." in told(csv_data(path, validation_path="nope"))
     assert "In . there is: evaluation, pairs.csv." in told(csv_data("nope"))

@@ -187,7 +187,7 @@ def test_what_is_related_is_what_stood_in_the_rows(rows):
         assert a in right_for(found.known, items, p)
 
 
-def test_of_several_grades_of_a_pair_the_best_counts_and_it_is_said():
+def test_of_several_grades_of_a_pair_the_best_counts_with_a_note():
     columns = {"query": ["a", "a", "a", "b"], "document": ["x", "x", "y", "x"], "grade": [1, 2, 0, 1]}
     found, _ = prepared(columns)
     assert texts(found) == [("a", "x", "y"), ("b", "x", None)]

@@ -162,7 +162,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_files_are_answered_with_the_place_and_the_way_out(case, write, monkeypatch):
+def test_bad_files_are_reported_with_location_and_advice(case, write, monkeypatch):
     content, expected = REFUSED[case]
     path = write(content)
     monkeypatch.chdir(path.parent)
@@ -211,13 +211,13 @@ def test_a_whole_file_in_another_encoding_is_one_problem_at_its_key(write):
     assert told(csv_data(write(mixed))).startswith("data.on_bad_rows: 20 of 40 rows are bad.")
 
 
-def test_one_reason_without_a_setting_is_told_at_the_first_row(write):
+def test_one_common_reason_without_a_setting_is_reported_at_the_first_row(write):
     answer = told(csv_data(write("question,answer\n" + "q,\n" * 20)))
     assert "pairs.csv:2: 20 of 20 rows are bad for the same reason: column 'answer': there is no text" in answer
     assert len(answer.splitlines()) == 1
 
 
-def test_where_every_row_was_skipped_the_reason_is_told(write):
+def test_if_every_row_was_skipped_the_reason_is_reported(write):
     answer = told(csv_data(write(CP1252), on_bad_rows="skip"))
     assert answer.startswith("data.encoding: no usable row is left: 20 rows were skipped, for the same reason; ")
     assert "set data.encoding=cp1252" in answer
@@ -241,7 +241,7 @@ def test_a_path_that_leaves_the_shipped_data_is_one_problem():
     assert len(told(data).splitlines()) == 1
 
 
-def test_an_empty_folder_is_told_as_such(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     assert told(csv_data("empty")).startswith("data.path: the folder 'empty' is empty.")
 
@@ -267,7 +267,7 @@ def test_bad_rows_can_be_left_out(write):
     assert any("5 bad rows were left out" in note for note in data.notes)
 
 
-def test_a_missing_file_is_answered_with_its_neighbours(write):
+def test_a_missing_file_suggests_similar_files(write):
     path = write(PAIRS, "my_pairs.csv")
     assert f"In {path.parent} there is: my_pairs.csv" in told(csv_data(path.with_name("my_pair.csv")))
     assert "no folder" in told(csv_data(path.parent / "nowhere" / "x.csv"))
@@ -303,13 +303,13 @@ def test_a_file_that_may_not_be_read(write):
         ({"validation_path": "nowhere"}, "data.validation_path: there is no folder 'nowhere'"),
     ],
 )
-def test_bad_settings_are_answered_by_their_key(changes, expected, write):
+def test_bad_settings_are_reported_at_their_key(changes, expected, write):
     data = csv_data(**{"path": write(PAIRS), **changes})
     assert expected in "\n".join(map(str, check_head(data)))
     assert expected in told(data)
 
 
-def test_all_that_is_wrong_comes_at_once(write):
+def test_all_problems_are_reported_at_once(write):
     answer = told(csv_data(write(PAIRS), delimiter="", encoding="utf-9", validation_path="nowhere"))
     for key in ("data.delimiter", "data.encoding", "data.validation_path"):
         assert key in answer
@@ -318,7 +318,7 @@ def test_all_that_is_wrong_comes_at_once(write):
         assert key in answer
 
 
-def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
+def test_the_head_of_a_huge_file_is_checked_fast(tmp_path: Path):
     path = tmp_path / "huge.csv"
     path.write_text(PAIRS + "q,a\n" * 500_000)
     os.truncate(path, 50_000_000_000)  # a hole: no disk is used, but reading it all would take minutes
@@ -386,7 +386,7 @@ def test_weights_and_grades_may_have_a_decimal_comma_too(write):
 
 
 @pytest.mark.parametrize("number", ["1,234", "12,345,678", "1.234,5", "1 234,5"])
-def test_whether_a_comma_separates_thousands_is_asked(number, write):
+def test_an_ambiguous_thousands_separator_is_rejected(number, write):
     answer = told(csv_data(write(f"text1;text2;score\na;b;{number}\nc;d;2\n")))
     assert f"the numbers in the column 'score' may have a decimal comma or thousands: {number}." in answer
     assert """'data.decimal=","' or 'data.decimal="."'""" in answer

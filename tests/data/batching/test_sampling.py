@@ -33,7 +33,7 @@ triplets = st.lists(st.tuples(item, item, st.integers(-1, 30)), min_size=2, max_
 
 
 @given(rows=triplets, batch_size=st.integers(2, 9), seed=seeds)
-def test_no_item_stands_in_two_rows_of_a_batch(rows, batch_size, seed):
+def test_no_item_is_in_two_rows_of_a_batch(rows, batch_size, seed):
     sampler = Unique(relations_of(rows), batch_size)
     found = batches(sampler.plan(random(seed)))
     assert len(found) == sampler.batches
@@ -103,7 +103,7 @@ classes = st.lists(st.integers(2, 12), min_size=1, max_size=12)
 
 
 @given(counts=classes, batch_size=st.integers(2, 16), per_class=st.integers(2, 5), seed=seeds)
-def test_every_member_comes_once_beside_another_of_its_class(counts, batch_size, per_class, seed):
+def test_every_member_is_in_one_batch_with_another_of_its_class(counts, batch_size, per_class, seed):
     label = random(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     sampler = ByClass(label, batch_size, per_class)
     found = batches(sampler.plan(random(seed)))
@@ -122,7 +122,7 @@ def test_a_batch_has_two_classes_where_there_are_two():
         assert np.bincount(np.repeat(np.arange(2), 40)[batch]).tolist() == [4, 4]
 
 
-def test_batches_hold_about_as_many_classes_and_members_as_asked():
+def test_batches_have_about_the_configured_classes_and_members():
     label = np.repeat(np.arange(100), 40)
     found = batches(ByClass(label, 64, 4).plan(random(0)))
     sizes = [len(batch) for batch in found]
@@ -161,7 +161,7 @@ def epoch(epochs: Epochs, number: int) -> list[tuple[list[int], int | None]]:
 
 
 @given(sizes=st.lists(st.integers(2, 40), min_size=2, max_size=4), batch_size=st.integers(2, 9), seed=seeds)
-def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size, seed):
+def test_without_weights_every_row_of_every_source_is_in_one_batch(sizes, batch_size, seed):
     relations = mixed(sizes)
     shares = [SourceShare(str(i)) for i in range(len(sizes))]
     epochs = Epochs(relations, BatchSettings(batch_size, shares=shares), seed)

@@ -137,7 +137,7 @@ def test_damage_is_noticed_and_mended(tmp_path_factory, content, name, damage, d
     assert victim.read_bytes()[:1] in (content[:1], b"{")
 
 
-def test_a_large_file_is_looked_at_in_a_moment_and_read_whole_only_after_a_change(root: Path) -> None:
+def test_a_large_file_is_checked_fast_and_read_whole_only_after_a_change(root: Path) -> None:
     cache = Cache(root)
     size = 300_000_000
 
@@ -228,7 +228,7 @@ def test_cleaning_goes_around_what_a_process_makes(root: Path) -> None:
         process.wait()
 
 
-def test_an_entry_that_is_damaged_is_made_anew_beside_those_who_have_it_open(root: Path) -> None:
+def test_a_damaged_entry_is_made_again_while_others_have_it_open(root: Path) -> None:
     cache = Cache(root)
     folder = cache.entry("tokens", KEY, lambda folder: write(folder, b"old"))
     with (folder / "file.bin").open("rb") as file:
@@ -264,7 +264,7 @@ def under_a_limit(root: Path, model: Path, *before: str, more: str = "") -> str:
     return process.stdout
 
 
-def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
+def test_a_file_size_limit_leaves_nothing_and_the_run_continues(root: Path, tiny_model: Path) -> None:
     said = under_a_limit(root, tiny_model, more="small files")
     assert said == (
         f"continuing without the cache: could not write to {root}: the file is larger than the system allows. "
@@ -273,7 +273,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path,
     assert everything_in(root) == ["tokens"]
 
 
-def test_a_cache_where_no_folder_can_be_made_is_told_with_what_moves_it(tiny_model: Path) -> None:
+def test_a_cache_where_no_folder_can_be_made_is_reported_with_advice(tiny_model: Path) -> None:
     said = under_a_limit(Path("/proc/nowhere/cache"), tiny_model)
     assert said == (
         "continuing without the cache: could not write to /proc/nowhere/cache: the system does not permit it. "
@@ -282,7 +282,7 @@ def test_a_cache_where_no_folder_can_be_made_is_told_with_what_moves_it(tiny_mod
 
 
 @pytest.mark.skipif(not can_mount(), reason="no mount namespaces here")
-def test_a_full_disk_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
+def test_a_full_disk_leaves_nothing_and_the_run_continues(root: Path, tiny_model: Path) -> None:
     root.mkdir()
     # The folder is listed inside: the disk goes with the processes that see it.
     shell = 'mount -t tmpfs -o size=500k tmpfs "$1" && shift && "$@" && find "$CACHE" -mindepth 1'

@@ -130,7 +130,7 @@ def write_beir(folder, qrels="q1\td1\t1\n", corpus=({"_id": "d1", "text": "red"}
         ({"qrels": "q1\td1\t0\n"}, "has no judgment with a score above 0"),
     ],
 )
-def test_what_is_wrong_in_a_beir_folder_is_told(tmp_path, changes, words):
+def test_problems_in_a_beir_folder_are_reported(tmp_path, changes, words):
     write_beir(tmp_path / "beir", **changes)
     with pytest.raises(CheckFailed) as caught:
         other(tmp_path / "beir").load()
@@ -148,7 +148,7 @@ def test_what_is_wrong_in_a_beir_folder_is_told(tmp_path, changes, words):
         ({"columns": ["text1", "nothing"]}, "evaluation.mine.data.columns: the file has no column 'nothing'"),
     ],
 )
-def test_what_is_wrong_with_a_source_is_told_at_its_key(table, settings, words):
+def test_problems_of_a_source_are_reported_at_its_key(table, settings, words):
     problems = other(**{"path": scored_table(table), **settings}).check()
     assert len(problems) == 1
     assert words in str(problems[0])

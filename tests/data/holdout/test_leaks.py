@@ -166,7 +166,7 @@ def test_one_pair_is_one_pair():
     assert leaks.notes() == ["1 training pair contains a validation query: the figures will flatter the model."]
 
 
-def test_near_duplicates_are_told_if_they_are_looked_for():
+def test_near_duplicates_are_noted_if_they_are_searched_for():
     texts = ["how do I make a good cup of tea in the morning", "how do I make a good cup of tea in the evening", "tea"]
     query = [*texts, "How do I make a good cup of tea in the mornings?"]
     leaks = leaks_of(query, [(0, 2), (1, 2)], [3], near=True)
@@ -184,7 +184,7 @@ def test_negatives_and_documents_are_no_leak():
     assert find_leaks(items, relations, judged([2])).exact == 0
 
 
-def test_labelled_items_that_are_trained_on_and_asked():
+def test_labelled_items_that_are_trained_on_and_queried():
     leaks = leaks_of(["a b", "A b", "c"], [(0, -1), (1, -1), (2, -1)], [0])
     assert (leaks.exact, leaks.normalized) == (1, 1)
     assert leaks.notes()[0] == "1 training item equals a validation query: the figures will flatter the model."

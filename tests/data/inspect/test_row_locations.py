@@ -9,7 +9,7 @@ def found(text: str, *pairs: tuple[str, str], name: str = "rows.csv", **changes)
     return row_locations(csv_data(name, **changes), pairs)
 
 
-def test_a_pair_stands_where_it_first_stands_with_lines_inside_cells():
+def test_the_first_row_of_a_pair_is_found_with_lines_inside_cells():
     text = 'anchor,positive\na,x\n"b\nb",y\na,z\na,x\n'
     assert found(text, ("a", "z"), ("b\nb", "y"), ("a", "x"), ("b", "y"), ("a", "q")) == [
         "rows.csv:5", "rows.csv:3", "rows.csv:2", None, None]  # fmt: skip

@@ -188,7 +188,7 @@ def test_any_other_tokenizer_gives_its_own_ids_too(name, found, max_length):
 
 
 @pytest.mark.slow
-def test_every_character_beside_a_space_and_beside_a_letter(real):
+def test_every_character_next_to_a_space_and_next_to_a_letter(real):
     """All of Unicode's letters and marks, once: none may reach over a space."""
     found = [f"a {chr(code)}b c{chr(code)} d{chr(code)}e" for code in range(0x30000) if not 0xD800 <= code < 0xE000]
     tokens = by_words(found, real, 128)
@@ -198,7 +198,7 @@ def test_every_character_beside_a_space_and_beside_a_letter(real):
     assert tokens.lengths.tolist() == [len(ids) for ids in expected]
 
 
-def test_many_chunks_on_several_threads_come_in_order(real, monkeypatch):
+def test_many_chunks_in_several_threads_are_in_order(real, monkeypatch):
     monkeypatch.setattr(tokenize, "CHUNK_TEXTS", 50)
     monkeypatch.setattr(wordpiece, "MOST_WORDS", 100)
     rng = np.random.default_rng(0)
@@ -259,7 +259,7 @@ def test_no_texts_and_other_items():
     assert len(Tokens.build(mixed, tokenizer, 8)) == 2
 
 
-def test_texts_that_say_nothing_are_told_with_an_example():
+def test_empty_texts_are_noted_with_an_example():
     tokenizer = BY_WORDS["uncased"]
     items = items_of(["red", "q", "\x00 ", "q w", "q red"])
     tokens = Tokens.build(items, tokenizer, 8)
@@ -292,7 +292,7 @@ def same_key(texts: pa.Array, tokenizer: Any = None, max_length: int = 8) -> boo
     )
 
 
-def test_the_key_is_of_what_the_texts_are_and_not_of_where_they_stand():
+def test_the_key_depends_on_the_texts_and_not_on_their_memory():
     assert same_key(pa.array(["x", *TEXTS, "y"], pa.large_string()).slice(1, 4))
     with_bitmap = pa.array([None, *TEXTS], pa.large_string()).slice(1)
     assert with_bitmap.null_count == 0 and with_bitmap.buffers()[0] is not None
@@ -356,7 +356,7 @@ def test_damage_that_only_reading_finds_is_mended(tmp_path):
     assert_same(tokens, TEXTS, tokenizer, 8)
 
 
-def test_a_bar_is_shown_while_texts_are_tokenized_and_not_when_they_come_from_the_cache(tmp_path, monkeypatch, capsys):
+def test_a_bar_is_shown_while_texts_are_tokenized_and_not_when_they_are_cached(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
     said = []
     for _ in range(2):
