@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from finetune.data.load import load
 from finetune.data.settings import Data
 from finetune.evaluation.retrieval import Retrieval
 from tests.conftest import Ran, run_train
@@ -45,7 +46,7 @@ def test_the_numbers_are_those_of_the_saved_model_in_sentence_transformers(minil
 
     settings = yaml.safe_load((minilm_run.path / "config.yaml").read_text())
     keys = {key: value for key, value in settings["data"].items() if key != "_target_"}
-    dataset = Data(**keys).load(settings["seed"])
+    dataset = load(Data(**keys), settings["seed"])
     model = SentenceTransformer(str(minilm_run.path / "model"), device="cpu")
     evaluator = Retrieval(**{key: v for key, v in settings["evaluation"]["retrieval"].items() if key != "_target_"})
     again = evaluator.evaluate(

@@ -81,22 +81,24 @@ def print_table(found: dict[tuple[str, str], dict[str, float]]) -> None:
 def ours(file: Path) -> dict[str, float]:
     """Read, number and relate, then tokenise and hand out the first batch; libraries are imported when a run does."""
     began = time.perf_counter()
-    from finetune.config.build import build
     from finetune.config.check import check
+    from finetune.data.load import load
+    from finetune.data.settings import data_settings
 
     started = time.perf_counter()
     cfg = check([f"data.path={file}", "data.min_score=0", "data.validation_path=null", "data.validation_fraction=0"])
-    data = build(cfg.data, "data")
-    dataset = data.load(cfg.seed)
+    data = data_settings(cfg)
+    dataset = load(data, cfg.seed)
     loaded = time.perf_counter()
     from transformers import AutoTokenizer
 
     from finetune.data.batching.datamodule import RelationDataModule
+    from finetune.data.batching.mixing import BatchSettings
     from finetune.models.resolve import resolve
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("sentence-transformers/all-MiniLM-L6-v2"))
     imported = time.perf_counter()
-    module = RelationDataModule(dataset, tokenizer, data.batch_settings(), MAX_LENGTH, cfg.seed)
+    module = RelationDataModule(dataset, tokenizer, BatchSettings.from_data(data), MAX_LENGTH, cfg.seed)
     batch = next(iter(module.train_dataloader()))
     ready = time.perf_counter()
     assert 0 < len(batch) <= BATCH

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.cache.manifest import MANIFEST
+from finetune.data.cache.entry_folder import MANIFEST
 from finetune.data.cache.store import DAY, Cache
 
 

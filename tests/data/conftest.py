@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune.data.load import load
 from finetune.data.settings import Data
 from finetune.errors import CheckFailed
 
@@ -28,7 +29,7 @@ def csv_data(path: object, **changes: Any) -> Data:
 def told(data: Data) -> str:
     """What a person reads when the data are refused."""
     with pytest.raises(CheckFailed) as failed:
-        data.load()
+        load(data)
     return "\n".join(str(problem) for problem in failed.value.problems)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from finetune.data.bad_rows import BadRows, RowLocation
-from finetune.data.prepare import Prompts, TypedSource, prepare
+from finetune.data.prepare import TypedSource, prepare
 from finetune.data.prepared import Prepared
+from finetune.data.prompts import Prompts
 from finetune.data.schema.column_spec import ColumnSetting
 from finetune.data.schema.columns import to_texts, type_columns
 from finetune.data.schema.layouts import find_roles

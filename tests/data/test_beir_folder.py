@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune.data.load import load
 from tests.data.conftest import csv_data, told
 
 CORPUS = [{"_id": "d1", "text": "a1"}, {"_id": "d2", "title": "T", "text": "two"}, {"_id": "d3", "text": "three"}]
@@ -42,8 +43,8 @@ def judged(data) -> set[tuple[str, str, float]]:
 
 
 @pytest.mark.parametrize("name", ["test", "dev", "validation", "mine"])
-def test_the_folder_beside_the_file_is_evaluated_on(make, name):
-    data = csv_data(make(name=name), validation_path="auto").load()
+def test_the_folder_next_to_the_file_is_evaluated_on(make, name):
+    data = load(csv_data(make(name=name), validation_path="auto"))
     assert judged(data) == {("first", "T two", 2.0), ("first", "three", 0.0), ("second", "a1", 1.0)}
     assert sorted(data.items.take(data.validation.corpus)) == ["T two", "a1", "three"]
     assert len(data.train) == 3
@@ -54,21 +55,21 @@ def test_the_folder_beside_the_file_is_evaluated_on(make, name):
 
 def test_a_named_folder_and_none(make):
     path = make()
-    assert csv_data(path, validation_path=str(path.parent / "evaluation")).load().facts["validation_queries"] == 2
-    assert csv_data(path).load().validation is None
+    assert load(csv_data(path, validation_path=str(path.parent / "evaluation"))).facts["validation_queries"] == 2
+    assert load(csv_data(path)).validation is None
 
 
 def test_the_same_text_twice_in_a_corpus_is_one_document(make):
     corpus = [*CORPUS, {"_id": "d4", "text": "a1"}]
-    data = csv_data(make(corpus, qrels=QRELS + "2\td4\t3\n"), validation_path="auto").load()
+    data = load(csv_data(make(corpus, qrels=QRELS + "2\td4\t3\n"), validation_path="auto"))
     assert len(data.validation.corpus) == 3
     assert ("second", "a1", 3.0) in judged(data)
     assert ("second", "a1", 1.0) not in judged(data)
 
 
-def test_leaks_are_counted_and_said(make):
+def test_leaks_are_counted_and_noted(make):
     queries = [{"_id": "1", "text": "q1"}, {"_id": "2", "text": "a2"}]
-    data = csv_data(make(queries=queries), validation_path="auto").load()
+    data = load(csv_data(make(queries=queries), validation_path="auto"))
     assert data.facts["leaks"] == 2
     assert any("2 training pairs contain a validation query" in note for note in data.notes)
 
@@ -100,7 +101,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_wrong_is_told_with_its_line(case, make):
+def test_problems_name_their_line(case, make):
     parts, expected = REFUSED[case]
     path = make(**parts)
     assert expected in told(csv_data(path, validation_path=str(path.parent / "evaluation")))
@@ -112,7 +113,7 @@ def test_a_folder_that_lacks_a_part(make):
     answer = told(csv_data(path, validation_path=str(path.parent / "evaluation")))
     assert "has no corpus.jsonl" in answer
     # `auto` takes what is there; half an evaluation is not one.
-    assert csv_data(path, validation_path="auto").load().validation is None
+    assert load(csv_data(path, validation_path="auto")).validation is None
 
 
 def test_several_judgments_of_other_names_leave_it_open(make, write):
@@ -120,7 +121,7 @@ def test_several_judgments_of_other_names_leave_it_open(make, write):
     write(QRELS, "evaluation/qrels/two.tsv")
     answer = told(csv_data(path, validation_path="auto"))
     assert "'evaluation' has no qrels/test.tsv, but one.tsv, two.tsv." in answer
-    named = csv_data(path, validation_path=str(path.parent / "evaluation/qrels/two.tsv")).load()
+    named = load(csv_data(path, validation_path=str(path.parent / "evaluation/qrels/two.tsv")))
     assert named.facts["validation_queries"] == 2
 
 
@@ -147,7 +148,7 @@ EMPTY = [{"_id": "d4", "title": "", "text": ""}, {"_id": "d5", "title": "Only a 
 @pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
 def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_rows, make):
     path = make([*CORPUS, *EMPTY], qrels=PUBLISHED)
-    data = csv_data(path, validation_path="auto", on_bad_rows=on_bad_rows).load()
+    data = load(csv_data(path, validation_path="auto", on_bad_rows=on_bad_rows))
     assert judged(data) == {("first", "T two", 2.0), ("first", "three", -1.0), ("second", "a1", 1.0)}
     assert sorted(data.items.take(data.validation.corpus)) == ["Only a title", "T two", "a1", "three"]
     asked = data.items.take(data.validation.queries)
@@ -177,21 +178,21 @@ def test_a_folder_as_published_is_read_and_what_is_left_out_is_counted(on_bad_ro
     ]
 
 
-def test_bad_rows_of_the_folder_are_left_out_where_that_is_asked_for(make):
+def test_bad_rows_of_the_folder_are_left_out_if_configured(make):
     path = make(lines(CORPUS) + "{oops\n", qrels=QRELS + "1\td1\tyes\n1 d1 1\n1\td9\t1\n")
     refused = told(csv_data(path, validation_path="auto"))
     assert "3 of 16 rows are bad." in refused
     assert "d9" not in refused  # which alone would be no reason to stop
-    data = csv_data(path, validation_path="auto", on_bad_rows="skip").load()
+    data = load(csv_data(path, validation_path="auto", on_bad_rows="skip"))
     assert len(data.validation.corpus) == 3
     assert any("1 judgment of an id that is not there, 3 other bad rows." in note for note in data.notes)
     assert len(data.problems.read_text().splitlines()) == 4
 
 
-def test_mostly_unknown_ids_are_left_out_only_where_that_is_asked_for(make):
+def test_mostly_unknown_ids_are_left_out_only_if_configured(make):
     path = make(qrels=QRELS + "".join(f"9\td{i}\t1\n" for i in range(9)))
     assert "are these files of one set?" in told(csv_data(path, validation_path="auto"))
-    assert csv_data(path, validation_path="auto", on_bad_rows="skip").load().facts["validation_queries"] == 2
+    assert load(csv_data(path, validation_path="auto", on_bad_rows="skip")).facts["validation_queries"] == 2
 
 
 def gz(content: str) -> bytes:
@@ -256,23 +257,23 @@ def test_folders_in_other_shapes_are_read_alike(shape, write):
     for file, content in files.items():
         write(content, f"beir/{file}")
     path = write("question,answer\nq1,a1\nq2,a2\nq3,a3\n")
-    data = csv_data(path, validation_path=str(path.parent / "beir")).load()
+    data = load(csv_data(path, validation_path=str(path.parent / "beir")))
     assert judged(data) == {("first", "T two", 2.0), ("first", "three", 0.0), ("second", "a1", 1.0)}
     assert data.problems is None
 
 
 def test_a_corpus_of_one_document_with_metadata(make):
     data = csv_data(make([CORPUS[0] | {"metadata": {"url": "x"}}], QUERIES[1:2], "2\td1\t1\n"), validation_path="auto")
-    assert judged(data.load()) == {("second", "a1", 1.0)}
+    assert judged(load(data)) == {("second", "a1", 1.0)}
 
 
 def test_a_run_reads_again_when_a_part_of_the_folder_changes(make, write):
     settings = csv_data(make(), validation_path="auto", cache=True)
-    assert len(settings.load().validation.corpus) == 3
-    before = settings.load().fingerprint
+    assert len(load(settings).validation.corpus) == 3
+    before = load(settings).fingerprint
     write(lines([*CORPUS, {"_id": "d7", "text": "seven"}]), "evaluation/corpus.jsonl")
-    assert len(settings.load().validation.corpus) == 4
-    assert settings.load().fingerprint != before
+    assert len(load(settings).validation.corpus) == 4
+    assert load(settings).fingerprint != before
 
 
 def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
@@ -284,11 +285,11 @@ def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
         f"{folder}/queries.jsonl: Not used: the column 'metadata'.",
     ]
     for validation in (None, folder):
-        notes = csv_data(folder, validation_path=validation).load().notes
+        notes = load(csv_data(folder, validation_path=validation)).notes
         assert [note for note in notes if "Not used" in note] == expected
 
 
-def test_a_missing_folder_is_answered_with_the_beir_folders_next_to_it(make):
+def test_a_missing_folder_suggests_the_beir_folders_next_to_it(make):
     path = make()
     assert "In . there is: evaluation." in told(csv_data(path, validation_path="nope"))
     assert "In . there is: evaluation, pairs.csv." in told(csv_data("nope"))

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.known_positives import KnownPositives
-from finetune.data.prepare import Prompts, prepare
+from finetune.data.prepare import prepare
+from finetune.data.prompts import Prompts
 from tests.data.tables import prepared, texts, typed_source
 
 
@@ -187,7 +188,7 @@ def test_what_is_related_is_what_stood_in_the_rows(rows):
         assert a in right_for(found.known, items, p)
 
 
-def test_of_several_grades_of_a_pair_the_best_counts_and_it_is_said():
+def test_of_several_grades_of_a_pair_the_best_counts_with_a_note():
     columns = {"query": ["a", "a", "a", "b"], "document": ["x", "x", "y", "x"], "grade": [1, 2, 0, 1]}
     found, _ = prepared(columns)
     assert texts(found) == [("a", "x", "y"), ("b", "x", None)]

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from finetune.data.dataset import Dataset
+from finetune.data.load import load
+from finetune.data.open_sources import check_head
 from tests.data.conftest import csv_data, told
 
 PAIRS = "question,answer\nq1,a1\nq2,a2\nq3,a3\n"
@@ -45,7 +47,7 @@ EXPECTED = [("q1", "a1"), ("q2", "a2"), ("q3", "a3")]
     ids=["plain", "bom", "crlf", "cr", "trailing", "blank-lines", "no-end", "quoted", "more-columns", "other-order"],
 )
 def test_files_that_say_the_same_are_read_the_same(content, write):
-    assert pairs_of(csv_data(write(content)).load()) == EXPECTED
+    assert pairs_of(load(csv_data(write(content)))) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -54,29 +56,29 @@ def test_files_that_say_the_same_are_read_the_same(content, write):
 )
 def test_other_encodings(encoding, declared, write):
     path = write("question,answer\nqué,ça\nnaïf,été\n".encode(encoding))
-    assert pairs_of(csv_data(path, encoding=declared).load()) == [("qué", "ça"), ("naïf", "été")]
+    assert pairs_of(load(csv_data(path, encoding=declared))) == [("qué", "ça"), ("naïf", "été")]
 
 
 @pytest.mark.parametrize(("delimiter", "typed"), [("\t", "\t"), ("\t", r"\t"), (";", ";"), ("|", "|"), ("§", "§")])
 def test_other_delimiters(delimiter, typed, write):
     path = write(PAIRS.replace(",", delimiter))
-    assert pairs_of(csv_data(path, delimiter=typed).load()) == EXPECTED
+    assert pairs_of(load(csv_data(path, delimiter=typed))) == EXPECTED
 
 
 def test_quoted_cells_may_hold_everything(write):
     path = write('question,answer\n"a, b","line 1\nline 2"\n"say ""hi""",5" wide\n')
-    assert pairs_of(csv_data(path).load()) == [("a, b", "line 1\nline 2"), ('say "hi"', '5" wide')]
+    assert pairs_of(load(csv_data(path))) == [("a, b", "line 1\nline 2"), ('say "hi"', '5" wide')]
 
 
 def test_negatives_may_be_absent(write):
     path = write("question,answer,negative,negative_2\nq1,a1,n1,n2\nq2,a2,,a1\nq3,a3,  ,\n")
-    data = csv_data(path).load()
+    data = load(csv_data(path))
     texts = [[data.items.take(np.array([n]))[0] if n >= 0 else None for n in row] for row in data.train.negatives]
     assert texts == [["n1", "n2"], [None, "a1"], [None, None]]
 
 
 def test_duplicates_are_kept_once_and_counted(write):
-    data = csv_data(write(PAIRS + "q2,a2\nq2,a1\nq1,a1\n")).load()
+    data = load(csv_data(write(PAIRS + "q2,a2\nq2,a1\nq1,a1\n")))
     assert pairs_of(data) == [*EXPECTED, ("q2", "a1")]
     assert data.facts["duplicate_rows"] == 2
     assert data.facts["distinct_texts"] == 6
@@ -85,7 +87,7 @@ def test_duplicates_are_kept_once_and_counted(write):
 
 def test_limit_is_the_same_sample_whatever_the_seed(write):
     path = write("question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(500)))
-    one, other = (csv_data(path, limit=50).load(seed=seed) for seed in (1, 2))
+    one, other = (load(csv_data(path, limit=50), seed=seed) for seed in (1, 2))
     assert pairs_of(one) == pairs_of(other)
     assert len(one.train) == 50
     assert len(one.items) == 100  # texts of rows that were left out are gone
@@ -96,16 +98,16 @@ def test_limit_is_the_same_sample_whatever_the_seed(write):
 
 def test_same_seed_same_split_other_seed_other_split(write):
     path = write("question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(300)))
-    splits = [pairs_of(csv_data(path, validation_fraction=0.1).load(seed=seed)) for seed in (1, 1, 2)]
+    splits = [pairs_of(load(csv_data(path, validation_fraction=0.1), seed=seed)) for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
 
 
 def test_the_fingerprint_is_of_the_content_and_of_how_it_is_read(write):
-    first = csv_data(write(PAIRS)).load().fingerprint
-    assert csv_data(write(PAIRS)).load().fingerprint == first
-    assert csv_data(write(PAIRS), batch_size=4).load().fingerprint == first
-    assert csv_data(write(PAIRS), columns=["answer", "question"]).load().fingerprint != first
-    assert csv_data(write(PAIRS + "q4,a4\n")).load().fingerprint != first
+    first = load(csv_data(write(PAIRS))).fingerprint
+    assert load(csv_data(write(PAIRS))).fingerprint == first
+    assert load(csv_data(write(PAIRS), batch_size=4)).fingerprint == first
+    assert load(csv_data(write(PAIRS), columns=["answer", "question"])).fingerprint != first
+    assert load(csv_data(write(PAIRS + "q4,a4\n"))).fingerprint != first
 
 
 # What is wrong with a file, and words that the answer must have.
@@ -160,7 +162,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_files_are_answered_with_the_place_and_the_way_out(case, write, monkeypatch):
+def test_bad_files_are_reported_with_location_and_advice(case, write, monkeypatch):
     content, expected = REFUSED[case]
     path = write(content)
     monkeypatch.chdir(path.parent)
@@ -209,13 +211,13 @@ def test_a_whole_file_in_another_encoding_is_one_problem_at_its_key(write):
     assert told(csv_data(write(mixed))).startswith("data.on_bad_rows: 20 of 40 rows are bad.")
 
 
-def test_one_reason_without_a_setting_is_told_at_the_first_row(write):
+def test_one_common_reason_without_a_setting_is_reported_at_the_first_row(write):
     answer = told(csv_data(write("question,answer\n" + "q,\n" * 20)))
     assert "pairs.csv:2: 20 of 20 rows are bad for the same reason: column 'answer': there is no text" in answer
     assert len(answer.splitlines()) == 1
 
 
-def test_where_every_row_was_skipped_the_reason_is_told(write):
+def test_if_every_row_was_skipped_the_reason_is_reported(write):
     answer = told(csv_data(write(CP1252), on_bad_rows="skip"))
     assert answer.startswith("data.encoding: no usable row is left: 20 rows were skipped, for the same reason; ")
     assert "set data.encoding=cp1252" in answer
@@ -235,11 +237,11 @@ def test_one_bad_row_is_one_of_several_rows(write):
 
 def test_a_path_that_leaves_the_shipped_data_is_one_problem():
     data = csv_data("shipped://../x", validation_path="auto")
-    assert len(data.check_head()) == 1
+    assert len(check_head(data)) == 1
     assert len(told(data).splitlines()) == 1
 
 
-def test_an_empty_folder_is_told_as_such(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     assert told(csv_data("empty")).startswith("data.path: the folder 'empty' is empty.")
 
@@ -259,13 +261,13 @@ def test_two_pairs_must_be_left_to_train_on(fraction, left, write):
 
 def test_bad_rows_can_be_left_out(write):
     path = write(b'question,answer\nq1,a1\nbroken\nq2,a2\n,x\nq3,\xff\nq4,a\0\nq5,a5\nq6,"open\n')
-    data = csv_data(path, on_bad_rows="skip").load()
+    data = load(csv_data(path, on_bad_rows="skip"))
     assert pairs_of(data) == [("q1", "a1"), ("q2", "a2"), ("q5", "a5")]
     assert (data.facts["rows_read"], data.facts["rows_skipped"]) == (8, 5)
     assert any("5 bad rows were left out" in note for note in data.notes)
 
 
-def test_a_missing_file_is_answered_with_its_neighbours(write):
+def test_a_missing_file_suggests_similar_files(write):
     path = write(PAIRS, "my_pairs.csv")
     assert f"In {path.parent} there is: my_pairs.csv" in told(csv_data(path.with_name("my_pair.csv")))
     assert "no folder" in told(csv_data(path.parent / "nowhere" / "x.csv"))
@@ -301,13 +303,13 @@ def test_a_file_that_may_not_be_read(write):
         ({"validation_path": "nowhere"}, "data.validation_path: there is no folder 'nowhere'"),
     ],
 )
-def test_bad_settings_are_answered_by_their_key(changes, expected, write):
+def test_bad_settings_are_reported_at_their_key(changes, expected, write):
     data = csv_data(**{"path": write(PAIRS), **changes})
-    assert expected in "\n".join(map(str, data.check_head()))
+    assert expected in "\n".join(map(str, check_head(data)))
     assert expected in told(data)
 
 
-def test_all_that_is_wrong_comes_at_once(write):
+def test_all_problems_are_reported_at_once(write):
     answer = told(csv_data(write(PAIRS), delimiter="", encoding="utf-9", validation_path="nowhere"))
     for key in ("data.delimiter", "data.encoding", "data.validation_path"):
         assert key in answer
@@ -316,22 +318,22 @@ def test_all_that_is_wrong_comes_at_once(write):
         assert key in answer
 
 
-def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
+def test_the_head_of_a_huge_file_is_checked_fast(tmp_path: Path):
     path = tmp_path / "huge.csv"
     path.write_text(PAIRS + "q,a\n" * 500_000)
     os.truncate(path, 50_000_000_000)  # a hole: no disk is used, but reading it all would take minutes
     start = time.perf_counter()
-    assert csv_data(path).check_head() == []
+    assert check_head(csv_data(path)) == []
     assert time.perf_counter() - start < 1
 
 
 def test_names_with_spaces_and_quotes(write):
-    assert len(csv_data(write(PAIRS, 'my "best" pairs\' file\n.csv')).load().train) == 3
+    assert len(load(csv_data(write(PAIRS, 'my "best" pairs\' file\n.csv'))).train) == 3
 
 
 def test_reading_imports_no_torch():
     code = (
-        "import sys; from finetune.data.settings import read;"
+        "import sys; from finetune.data.load import read;"
         "read([{'anchor': c, 'positive': c + c} for c in 'abc'], cache=False);"
         "print({'torch', 'pytorch_lightning', 'transformers'} & set(sys.modules))"
     )
@@ -340,7 +342,7 @@ def test_reading_imports_no_torch():
 
 
 def scores_of(content: str, write, name: str = "scored.csv", **changes) -> list[float]:
-    data = csv_data(write(content, name), **changes).load()
+    data = load(csv_data(write(content, name), **changes))
     assert data.layouts == ["scored pairs"]
     return data.train.score[:, 0].tolist()
 
@@ -377,19 +379,19 @@ def test_numbers_with_a_decimal_comma(content, changes, expected, write):
 
 
 def test_weights_and_grades_may_have_a_decimal_comma_too(write):
-    weighted = csv_data(write("question;answer;weight\nq1;a1;0,5\nq2;a2;2\n")).load()
+    weighted = load(csv_data(write("question;answer;weight\nq1;a1;0,5\nq2;a2;2\n")))
     assert weighted.train.weight.tolist() == [0.5, 2]
-    graded = csv_data(write("query;document;grade\nq1;a1;0,5\nq2;a2;2,5\n")).load()
+    graded = load(csv_data(write("query;document;grade\nq1;a1;0,5\nq2;a2;2,5\n")))
     assert graded.train.score[:, 0].tolist() == [0.5, 2.5]
 
 
 @pytest.mark.parametrize("number", ["1,234", "12,345,678", "1.234,5", "1 234,5"])
-def test_whether_a_comma_separates_thousands_is_asked(number, write):
+def test_an_ambiguous_thousands_separator_is_rejected(number, write):
     answer = told(csv_data(write(f"text1;text2;score\na;b;{number}\nc;d;2\n")))
     assert f"the numbers in the column 'score' may have a decimal comma or thousands: {number}." in answer
     assert """'data.decimal=","' or 'data.decimal="."'""" in answer
     # Of texts nobody asks.
-    assert csv_data(write(f"question;answer\nq1;{number}\nq2;2\n")).load().layouts == ["pairs"]
+    assert load(csv_data(write(f"question;answer\nq1;{number}\nq2;2\n"))).layouts == ["pairs"]
 
 
 def test_a_number_with_a_point_among_those_with_a_comma_is_a_bad_row(write):
@@ -399,15 +401,15 @@ def test_a_number_with_a_point_among_those_with_a_comma_is_a_bad_row(write):
 
 def test_how_numbers_are_written_is_no_question_of_the_cache(write):
     path = write("text1;text2;score\na;b;1,234\nc;d;2,345\n")
-    read = [csv_data(path, cache=True, decimal=mark).load().train.score[0, 0].item() for mark in (",", ".")]
+    read = [load(csv_data(path, cache=True, decimal=mark)).train.score[0, 0].item() for mark in (",", ".")]
     assert read == pytest.approx([1.234, 1234])
 
 
 def test_arrays_of_json_are_pairs_and_scored_pairs(write):
     path = write('["q1", "a1"]\n["q2", "a2"]\n["q3", "a3"]\n', "pairs.jsonl")
-    data = csv_data(path).load()
+    data = load(csv_data(path))
     assert pairs_of(data) == EXPECTED
     assert "No header: column 1 is the anchor, column 2 is the positive." in data.notes
     assert scores_of('[["q1", "a1", 0.5],\n ["q2", "a2", 1]]', write, "scored.json") == [0.5, 1]
-    several = csv_data(write('["q1", ["a1", "a2"]]\n["q2", ["a3"]]\n', "several.jsonl")).load()
+    several = load(csv_data(write('["q1", ["a1", "a2"]]\n["q2", ["a3"]]\n', "several.jsonl")))
     assert pairs_of(several) == [("q1", "a1"), ("q1", "a2"), ("q2", "a3")]

@@ -20,7 +20,7 @@ def relations_of(rows: list[tuple[int, ...]]) -> Relations:
 
 
 @given(columns=st.lists(texts, min_size=1, max_size=3))
-def test_every_text_is_one_item_and_comes_back(columns):
+def test_every_text_is_one_item_and_can_be_read_back(columns):
     arrays = [pa.chunked_array([column[:3], column[3:]], pa.string()) for column in columns]
     items, codes = Items.from_columns(arrays)
     known = items.texts.to_pylist()
@@ -30,7 +30,7 @@ def test_every_text_is_one_item_and_comes_back(columns):
         assert [known[n] if n >= 0 else None for n in numbers] == column
 
 
-def test_items_are_taken_in_the_order_asked():
+def test_items_are_taken_in_the_requested_order():
     items, _ = Items.from_columns([pa.array(["a", "b", "c"])])
     assert items.take(np.array([2, 0, 2])) == ["c", "a", "c"]
 

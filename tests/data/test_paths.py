@@ -18,7 +18,7 @@ def test_a_url_is_refused_by_its_key():
         resolve("https://x.org/a", "data.validation_path")
 
 
-def test_what_lies_beside_a_missing_file_is_named(tmp_path):
+def test_files_next_to_a_missing_file_are_suggested(tmp_path):
     for name in ("pairs.jsonl.gz", "photo.jpg", "notes.md", "x.parquet"):
         (tmp_path / name).touch()
     assert suggest_siblings(tmp_path / "zzz.csv") == f"In {tmp_path} there is: pairs.jsonl.gz, x.parquet."
@@ -42,6 +42,6 @@ def test_shipped_data_are_found():
         "shipped://a\0b",
     ],
 )
-def test_what_does_not_ship_is_answered_with_what_does(path):
+def test_missing_shipped_data_lists_what_ships(path):
     with pytest.raises(CheckFailed, match=r"data.validation_path: .*shipped://reverse_dictionary/train.csv"):
         resolve(path, "data.validation_path")

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from finetune.data.bad_rows import BadRows
-from finetune.data.prepare import Prompts, prepare
+from finetune.data.prepare import prepare
 from finetune.data.prepared import Prepared
+from finetune.data.prompts import Prompts
 from finetune.data.sources.beir import Beir
 from tests.data.tables import typed_source
 
@@ -39,7 +40,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_kept_comes_back(layout, tmp_path):
+def test_saved_data_loads_equal(layout, tmp_path):
     source = typed_source(LAYOUTS[layout], prompts=Prompts("q: ", "") if layout == "pairs" else Prompts())
     found = prepare([source], None, BadRows())
     assert found.layouts == [layout]
@@ -48,7 +49,7 @@ def test_what_is_kept_comes_back(layout, tmp_path):
     assert not list(tmp_path.glob("*.pkl"))
 
 
-def test_judgments_come_back_too(tmp_path):
+def test_saved_judgments_load_equal(tmp_path):
     queries, corpus = pa.array(["q", "r"], pa.large_string()), pa.array(["x", "z"], pa.large_string())
     lost = np.array([1]), np.array([3.0])
     beir = Beir("my judgments", queries, corpus, np.array([0, 1]), np.array([1, 0]), np.array([1.0, 2.0]), *lost, 4)
@@ -60,7 +61,7 @@ def test_judgments_come_back_too(tmp_path):
     assert (found.judgments.lost_query.tolist(), found.judgments.lost_grade.tolist()) == ([1], [3.0])
 
 
-def test_several_sources_come_back(tmp_path):
+def test_several_saved_sources_load_equal(tmp_path):
     found = prepare([typed_source(LAYOUTS[name], name=name) for name in LAYOUTS], None, BadRows())
     found.save(tmp_path)
     assert same(Prepared.load(tmp_path), found)

@@ -9,7 +9,7 @@ import yaml
 from finetune.config.command_line import Arguments
 from finetune.config.compose import compose
 from finetune.config.differences import changes
-from finetune.data.load import reader_versions
+from finetune.data.fingerprint import reader_versions
 from finetune.errors import FinetuneError
 from finetune.preflight.resume import composed
 from finetune.runner import run_setup

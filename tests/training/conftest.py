@@ -2,9 +2,10 @@
 
 import pytest
 
-from finetune.config.build import build
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
+from finetune.data.load import load
+from finetune.data.settings import data_settings
 from finetune.runner.run_setup import find_run
 from tests.conftest import quick, write_pairs
 
@@ -18,7 +19,7 @@ def start(tiny_model, tmp_path, monkeypatch):
     def make(name, *more):
         overrides = quick(tiny_model, *more, f"name={name}", f"output_root={tmp_path}/outputs")
         cfg = check(overrides)
-        dataset = build(cfg.data, "data").load(cfg.seed)
+        dataset = load(data_settings(cfg), cfg.seed)
         return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
 
     return make

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from finetune.config.build import build
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
+from finetune.data.load import load
+from finetune.data.settings import data_settings
 from finetune.errors import Interrupted
 from finetune.runner.run_setup import find_run
 from finetune.training.assembly import assemble
@@ -25,7 +26,7 @@ def start(tiny_model, tmp_path, monkeypatch):
         named = [f"name={name}", f"output_root={tmp_path}/outputs", "data.path=classes.csv", "evaluation=none"]
         overrides = [*quick(tiny_model), *more, *named]
         cfg = check(overrides)
-        dataset = build(cfg.data, "data").load(cfg.seed)
+        dataset = load(data_settings(cfg), cfg.seed)
         return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
 
     return make

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.config.build import build
 from finetune.config.check import check
-from finetune.data.batching.mixing import Epochs
+from finetune.data.batching.mixing import BatchSettings, Epochs
+from finetune.data.load import load
+from finetune.data.settings import data_settings
 from tests.conftest import ROOT, WORDS, quick, run_train
 
 # A loss with weights of its own, one of which nothing uses; each source has one, and a batch uses that of its source.
@@ -98,8 +99,8 @@ def test_a_batch_has_fewer_rows_than_processes(folder, tiny_model, monkeypatch):
     monkeypatch.syspath_prepend(folder.parents[1])
     monkeypatch.setenv("FINETUNE_ALLOW", "mine")
     cfg = check(asked(tiny_model))
-    data = build(cfg.data, "data")
-    epochs = Epochs(data.load(cfg.seed).train, data.batch_settings(), cfg.seed)
+    data = data_settings(cfg)
+    epochs = Epochs(load(data, cfg.seed).train, BatchSettings.from_data(data), cfg.seed)
     assert min(len(epochs.batch(0, position)[0]) for position in range(len(epochs))) < 3
 
 

@@ -10,10 +10,11 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from finetune.config.build import build
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.data.dataset import Dataset
+from finetune.data.load import load
+from finetune.data.settings import data_settings
 from finetune.losses.infonce import InfoNCE
 from finetune.runner.run_setup import find_run
 from finetune.runs.directory import RunDirectory
@@ -31,7 +32,7 @@ def prepare(folder: Path, tiny_model: Path, name: str, *more: str) -> tuple[Dict
     some = [each for each in quick(tiny_model) if not each.startswith("data.path")]
     overrides = ["data=mix", SOURCES, *some, "evaluation=none", *more, f"name={name}", f"output_root={folder}/outputs"]
     cfg = check(overrides)
-    dataset = build(cfg.data, "data").load(cfg.seed)
+    dataset = load(data_settings(cfg), cfg.seed)
     return cfg, dataset, find_run(cfg, overrides, dataset, Arguments(overrides))[0]
 
 

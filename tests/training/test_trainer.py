@@ -11,10 +11,11 @@ import torch
 from omegaconf import OmegaConf
 
 from finetune.config import trainer as arguments
-from finetune.config.build import build
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.config.rules import GROUPS
+from finetune.data.load import load
+from finetune.data.settings import data_settings
 from finetune.errors import CheckFailed, Interrupted
 from finetune.preflight.check import check_fit
 from finetune.runner.run_setup import find_run
@@ -117,7 +118,7 @@ def facts(tiny_model, tmp_path_factory):
     overrides = [*own, f"data.path={folder}/pairs.csv", "evaluation=none", f"output_root={folder}", "name=all"]
     overrides += given(SET)
     cfg = check(overrides)
-    dataset = build(cfg.data, "data").load(cfg.seed)
+    dataset = load(data_settings(cfg), cfg.seed)
     run = find_run(cfg, overrides, dataset, Arguments(overrides))[0]
     spy, said = Facts(), []
     modes = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark

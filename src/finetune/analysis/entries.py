@@ -10,7 +10,7 @@ import numpy as np
 from finetune.analysis.label_errors import SuspectPair, WrongLabel
 from finetune.data.arrays import Ints
 from finetune.data.dataset import Dataset
-from finetune.data.inspect.row_locations import places
+from finetune.data.inspect.row_locations import row_locations
 from finetune.data.settings import Data
 from finetune.report.escaping import one_line
 
@@ -63,7 +63,7 @@ def locate_entries(entries: Sequence[Entry], data: Data) -> list[Entry]:
 
     Reads all sources again.
     """
-    located = places(data, [(entry["anchor"], entry["positive"]) for entry in entries])
+    located = row_locations(data, [(entry["anchor"], entry["positive"]) for entry in entries])
     result = []
     for entry, place in zip(entries, located, strict=True):
         texts = {role: one_line(entry[role], _MAX_TEXT) for role in ("anchor", "text", "positive")}

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune import signals
-from finetune.config.build import build
 from finetune.config.command_line import Arguments, parse
 from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
@@ -62,13 +61,16 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
         report_check(check_run(arguments))
         return None
     signals.raise_from_now_on()  # the cache that is filled here can be left tidy
-    data = build(cfg.data, "data")
-    dataset = data.load(cfg.seed)
     from finetune.data.inspect.describe import describe
+    from finetune.data.load import load
+    from finetune.data.open_sources import open_sources
+    from finetune.data.settings import data_settings
 
-    looked = [one.look()[1:] for one in data.each()]
+    settings = data_settings(cfg)
+    dataset = load(settings, cfg.seed)
+    heads = [(source.head, source.roles) for source in open_sources(settings)[0]]
     tokenizer, without = _tokenizer(cfg) if len(dataset.items.texts) else (None, "")
-    facts = describe(dataset, looked, tokenizer, cfg.data.max_length, cfg.seed)
+    facts = describe(dataset, heads, tokenizer, cfg.data.max_length, cfg.seed)
     unfit = [f"A run would stop here: {problem.what} {problem.advice}" for problem in check_fit(cfg, dataset)]
     if warnings := [*facts.get("warnings", []), *([without] if without else []), *unfit]:
         facts["warnings"] = warnings

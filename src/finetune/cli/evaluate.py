@@ -22,6 +22,8 @@ from finetune.config.compose import compose
 from finetune.config.evaluators import evaluators_of, needs_eval_data, report_only
 from finetune.config.quoting import quoted
 from finetune.console import console, say
+from finetune.data.open_sources import check_head
+from finetune.data.settings import data_settings
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.exit_codes import exit_code_of
 from finetune.preflight.devices import check_devices
@@ -181,7 +183,7 @@ def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None
         what = "there is nothing to measure by."
         problems.append(Problem("evaluation", what, "Choose some: 'evaluation=[retrieval,geometry]'."))
     if _needs_run_data(cfg):
-        problems += build(cfg.data, "data").check_head()
+        problems += check_head(data_settings(cfg))
     for note in model_notes(cfg, models, training=False):
         say(note)
     return cfg, problems
@@ -197,7 +199,9 @@ def _held(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict[str,
     own, problems = load_sources(first)
     held: EvalData | None = None
     if _needs_run_data(first):
-        dataset = build(first.data, "data").load(first.seed)
+        from finetune.data.load import load
+
+        dataset = load(data_settings(first), first.seed)
         for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
             say(note)
         held = replace(dataset.held, problems=dataset.problems)

@@ -1,4 +1,4 @@
-"""Integer arithmetic that the rest is built from."""
+"""Functions of integer arrays."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def distinct(values: Ints) -> Ints:
     As `np.unique`, which hashes integers since NumPy 2.3 and takes ten times as long for millions of them.
     """
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    if high - low < 4 * values.size:  # such as item numbers: a flag for each is a tenth of the time of sorting
-        there = np.zeros(high - low + 1, bool)
-        there[values.ravel() - low] = True
-        return np.flatnonzero(there) + low
+    if high - low < 4 * values.size:  # such as item numbers: a flag for each takes a tenth of the time of sorting
+        is_present = np.zeros(high - low + 1, bool)
+        is_present[values.ravel() - low] = True
+        return np.flatnonzero(is_present) + low
     ordered = np.sort(values, axis=None)
     first = np.ones(len(ordered), bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -25,7 +25,7 @@ def distinct(values: Ints) -> Ints:
 
 
 def flat_ranges(starts: Ints, lengths: Ints) -> Ints:
-    """Return `[s, s+1, … s+n-1]` for every start `s` and length `n`, one after the other, (sum of lengths,)."""
+    """Return `[s, s+1, … s+n-1]` for every start `s` and length `n`, concatenated, (sum of lengths,)."""
     ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
+    offsets = np.repeat(starts - (ends - lengths), lengths)
+    return offsets + np.arange(len(offsets))

@@ -1,7 +1,7 @@
-"""What a BEIR folder is made of; looked at before anything heavy is imported.
+"""The files of a BEIR folder; imports nothing heavy, so that a config can be checked fast.
 
-As published it is `corpus.jsonl`, `queries.jsonl` and `qrels/*.tsv`. People also have them packed, in several files
-(`corpus-1.jsonl`, or a folder `corpus/`), as Parquet, and judgments as TREC writes them (`qrels/*.txt`).
+The published layout is `corpus.jsonl`, `queries.jsonl` and `qrels/*.tsv`. Also supported are compressed files, several
+files (`corpus-1.jsonl`, or a folder `corpus/`), Parquet, and judgments in the TREC format (`qrels/*.txt`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from finetune.errors import CheckFailed, Problem
 TEXTS = {".jsonl", ".ndjson", ".json", ".parquet"}
 JUDGMENTS = {".tsv", ".txt", ".qrels", ".trec", ".csv", ".jsonl", ".parquet"}
 TRAIN = ("train", "training")
-TO_EVALUATE = ("test", "dev", "validation", "valid", "val", "eval")  # the first that is there is evaluated on
+TO_EVALUATE = ("test", "dev", "validation", "valid", "val", "eval")  # in order of preference
 WANTED = "It must be a BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv."
 
 
 @dataclass(frozen=True)
 class BeirFolder:
-    """The files of a BEIR folder: `corpus`, `queries`, and the judgments that are meant.
+    """The files of a BEIR folder: `corpus`, `queries`, and the selected judgments.
 
-    `shown` is what the folder is called in front of its files' names, `name` what it is called in sentences.
+    `shown` is the name of the folder in paths of its files, `name` its name in sentences.
     """
 
     root: Path
@@ -37,11 +37,11 @@ class BeirFolder:
 
     @property
     def files(self) -> list[Path]:
-        """All of its files that are read."""
+        """All files that are read."""
         return [*self.corpus, *self.queries, self.qrels]
 
     def shown_file(self, file: Path) -> str:
-        """Return what one of its files is called in messages."""
+        """Return the name of one of its files in messages."""
         return f"{self.shown.rstrip('/')}/{file.relative_to(self.root).as_posix()}"
 
 
@@ -53,26 +53,34 @@ def is_beir(folder: Path) -> bool:
 def missing_parts(folder: Path) -> list[str]:
     """Return which of the three parts of a BEIR data set `folder` lacks."""
     missing = [f"{part}.jsonl" for part in ("corpus", "queries") if not _texts(folder, part)]
-    return missing + ([] if _judgments(folder) else ["qrels/*.tsv"])
+    if not _judgments(folder):
+        missing.append("qrels/*.tsv")
+    return missing
 
 
 def named_judgments(path: Path) -> Path | None:
     """Return the BEIR folder whose file of judgments `path` is (`folder/qrels/dev.tsv`), None if it is no such file."""
-    folder = path.parent.parent if path.parent.name == "qrels" else path.parent
-    return folder if path.is_file() and path in _judgments(folder) and is_beir(folder) else None
+    folder = path.parent
+    if folder.name == "qrels":
+        folder = folder.parent
+    if path.is_file() and path in _judgments(folder) and is_beir(folder):
+        return folder
+    return None
 
 
-def why_not(folder: Path, shown: str, key: str) -> Problem | None:
+def beir_problem(folder: Path, shown: str, key: str) -> Problem | None:
     """Return why `folder`, named by `key`, is no BEIR folder: a part is missing, or it holds several (CQADupStack)."""
-    if not (parts := missing_parts(folder)):
+    missing = missing_parts(folder)
+    if not missing:
         return None
-    if inner := beir_inside(folder):
+    inner = beir_inside(folder)
+    if inner:
         example = f"as in {key}={shown.rstrip('/')}/{inner[0]}"
         if len(inner) == 1:
             return Problem(key, f"'{shown}' holds the BEIR folder {inner[0]}.", f"Name it, {example}.")
         what = f"'{shown}' holds several BEIR folders: {', '.join(inner)}."
         return Problem(key, what, f"Name one of them, {example}.")
-    return Problem(key, f"'{shown}' has no {' and no '.join(parts)}.", WANTED)
+    return Problem(key, f"'{shown}' has no {' and no '.join(missing)}.", WANTED)
 
 
 def beir_inside(folder: Path) -> list[str]:
@@ -83,7 +91,7 @@ def beir_inside(folder: Path) -> list[str]:
         return []
 
 
-def to_evaluate_on(path: Path, shown: str, key: str, name: str = "") -> BeirFolder:
+def eval_beir_folder(path: Path, shown: str, key: str, name: str = "") -> BeirFolder:
     """Return the folder at `path` with its judgments `test`, else `dev`, else `validation`, else the only ones.
 
     `path` may also be one of its files of judgments. `key` is the setting that named it.
@@ -91,19 +99,19 @@ def to_evaluate_on(path: Path, shown: str, key: str, name: str = "") -> BeirFold
     Raises:
         CheckFailed: there are several of other names.
     """
-    return _chosen(path, shown, key, TO_EVALUATE, name)
+    return _with_judgments(path, shown, key, TO_EVALUATE, name)
 
 
-def to_train_on(path: Path, shown: str, key: str) -> BeirFolder:
+def train_beir_folder(path: Path, shown: str, key: str) -> BeirFolder:
     """Return the folder at `path`, or of the judgments at `path`, with its judgments `train`, else the only ones.
 
     Raises:
         CheckFailed: there are several of other names.
     """
-    return _chosen(path, shown, key, TRAIN, "")
+    return _with_judgments(path, shown, key, TRAIN, "")
 
 
-def _chosen(path: Path, shown: str, key: str, splits: tuple[str, ...], name: str) -> BeirFolder:
+def _with_judgments(path: Path, shown: str, key: str, splits: tuple[str, ...], name: str) -> BeirFolder:
     name = name or shown
     folder = named_judgments(path)
     if folder is not None:
@@ -117,36 +125,40 @@ def _chosen(path: Path, shown: str, key: str, splits: tuple[str, ...], name: str
 def _pick(folder: Path, shown: str, key: str, splits: tuple[str, ...]) -> Path:
     files = _judgments(folder)
     for split in splits:
-        if of_split := [file for file in files if split_of(file) == split]:
-            return min(of_split, key=lambda file: len(file.name))  # of test.tsv and test.tsv.gz the first
-    rest = [file for file in files if split_of(file) not in (*TRAIN, *TO_EVALUATE)] or files
-    if len(rest) == 1:
-        return rest[0]
-    there = ", ".join(file.name for file in files)
-    what = f"'{shown}' has no qrels/{splits[0]}.tsv, but {there}."
+        of_split = [file for file in files if split_of(file) == split]
+        if of_split:
+            return _shortest_name(of_split)
+    without_split = [file for file in files if split_of(file) not in (*TRAIN, *TO_EVALUATE)]
+    candidates = without_split or files
+    if len(candidates) == 1:
+        return candidates[0]
+    what = f"'{shown}' has no qrels/{splits[0]}.tsv, but {', '.join(file.name for file in files)}."
     example = f"{shown.rstrip('/')}/{files[0].relative_to(folder).as_posix()}"
-    raise CheckFailed([Problem(key, what, f"Name the judgments that are meant, as in {key}={example}.")])
+    raise CheckFailed([Problem(key, what, f"Name the intended judgments, as in {key}={example}.")])
 
 
 def split_of(file: Path) -> str:
-    """Return the part of the data that a file of judgments is for, as its name says: test, dev, ...; else nothing."""
-    words = re.split(r"[-_. ]", unpacked_name(file.name))
-    return next((word for word in words if word in (*TRAIN, *TO_EVALUATE)), "")
+    """Return the split in the name of a file of judgments: test, dev, ...; empty if there is none."""
+    for word in re.split(r"[-_. ]", unpacked_name(file.name)):
+        if word in (*TRAIN, *TO_EVALUATE):
+            return word
+    return ""
 
 
 def _texts(folder: Path, part: str) -> tuple[Path, ...]:
-    """Return the files of the corpus or the queries: one, or parts that are numbered, or in a folder of that name."""
+    """Return the files of the corpus or the queries: one, or numbered parts, or those in a folder of that name."""
     files = _files(folder, TEXTS)
-    if whole := [file for file in files if _stem(file) == part]:
-        return (min(whole, key=lambda file: len(file.name)),)
+    whole = [file for file in files if _stem(file) == part]
+    if whole:
+        return (_shortest_name(whole),)
     parts = [file for file in files if re.fullmatch(rf"{part}([-_. ].*|\d+)", _stem(file))]
     return tuple(parts or _files(folder / part, TEXTS))
 
 
 def _judgments(folder: Path) -> list[Path]:
-    """Return the files of judgments: those in `qrels/`, else those in the folder itself that are called qrels.
+    """Return the files of judgments: those in `qrels/`, else those in the folder itself whose name begins with qrels.
 
-    Where some are `.tsv`, only those: a text file next to them is a description.
+    If some are `.tsv`, only those: a text file next to them is a description.
     """
     for files in (_files(folder / "qrels", {".tsv"}), _files(folder / "qrels", JUDGMENTS)):
         if files:
@@ -155,13 +167,18 @@ def _judgments(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:
-    """Return the files in a folder, packed ones too, that end so; none if it is no folder. There may be a million."""
+    """Return the files with these suffixes, also compressed; none if it is no folder. There may be a million."""
     endings = tuple(suffix + packed for suffix in suffixes for packed in ("", *PACKED))
     try:
         names = [name for name in os.listdir(folder) if name.lower().endswith(endings)]  # noqa: PTH208 names are enough
         return sorted(folder / name for name in names if not name.startswith(".") and (folder / name).is_file())
     except (OSError, ValueError):
         return []
+
+
+def _shortest_name(files: list[Path]) -> Path:
+    """Return the file with the shortest name: test.tsv rather than test.tsv.gz."""
+    return min(files, key=lambda file: len(file.name))
 
 
 def _stem(file: Path) -> str:

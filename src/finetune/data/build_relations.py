@@ -1,6 +1,6 @@
 """From typed columns and their item numbers to relations: one function for each layout, integers only.
 
-R rows of the source, F values of a column whose lists were laid flat, B relations, n negatives.
+R rows of the source, F values of a column with flattened lists, B relations, n negatives.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from finetune.data.relations import Floats, Relations
 from finetune.data.schema.columns import Bools, ItemColumn, TypedColumns
 
 Codes = Mapping[str, Ints]  # for each item column, the item number of each of its flat values
-MOST_NEGATIVES = 64  # wrong answers of one query that are kept; more would not fit in a batch
+MOST_NEGATIVES = 64  # of one query; more would not fit in a batch
 
 
 @dataclass(frozen=True)
-class Related:
-    """The relations of one source over the items of all, its class names, and sentences to be told."""
+class BuiltRelations:
+    """The relations of one source over the items of all, its class names, and notes for the user."""
 
     relations: Relations
     labels: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def relate(typed: TypedColumns, codes: Codes, items: Items, two_views: bool = False) -> Related:
-    """Return the relations of one source; rows that mean nothing are added to `typed.faults` and left out."""
+def build_relations(typed: TypedColumns, codes: Codes, items: Items, two_views: bool = False) -> BuiltRelations:
+    """Return the relations of one source; unusable rows are added to `typed.faults` and left out."""
     blank_N = blank_items(items)
     codes = _without_blank_negatives(typed, codes, blank_N)
     _check_items(typed, codes, blank_N, two_views)
@@ -39,18 +39,18 @@ def relate(typed: TypedColumns, codes: Codes, items: Items, two_views: bool = Fa
     if layout == "labelled":
         return _labelled(typed, codes)
     if layout == "texts":
-        return Related(_rows(typed, codes, np.flatnonzero(~typed.faults.bad)))
+        return BuiltRelations(_rows(typed, codes, np.flatnonzero(~typed.faults.bad)))
     if layout == "several positives":
         return _several_positives(typed, codes)
     if layout == "scored lists":
         return _scored_lists(typed, codes)
     if layout == "judgments":
         return _judgments(typed, codes)
-    return Related(_rows(typed, codes, np.flatnonzero(~typed.faults.bad)))
+    return BuiltRelations(_rows(typed, codes, np.flatnonzero(~typed.faults.bad)))
 
 
 def _without_blank_negatives(typed: TypedColumns, codes: Codes, blank_N: Bools) -> Codes:
-    """Return the codes, a negative with nothing in it being none."""
+    """Return the codes with blank negatives as absent."""
     absent = {
         column.name: np.where(blank_N[codes[column.name]], ABSENT, codes[column.name]) for column in typed.negatives
     }
@@ -58,11 +58,14 @@ def _without_blank_negatives(typed: TypedColumns, codes: Codes, blank_N: Bools) 
 
 
 def _check_items(typed: TypedColumns, codes: Codes, blank_N: Bools, two_views: bool) -> None:
-    """Find rows without an item where one is needed, and those that contradict themselves."""
+    """Find rows without a required item, and rows that contradict themselves."""
     faults = typed.faults
-    for column in (typed.anchor, *([typed.positive] if typed.positive else [])):
+    required = [typed.anchor]
+    if typed.positive is not None:
+        required.append(typed.positive)
+    for column in required:
         code = codes[column.name]
-        missing = (code == ABSENT) | blank_N[code]  # place -1 is read too, and does not count
+        missing = (code == ABSENT) | blank_N[code]  # index -1 reads the last item, and is masked
         what = f"there is no {column.modality}"
         faults.add(column.row_of()[missing], column.name, "empty", what)
         if column.lengths is not None:
@@ -90,7 +93,7 @@ def _check_negatives(typed: TypedColumns, column: ItemColumn, codes: Codes) -> N
 
 
 def blank_items(items: Items) -> Bools:
-    """Return which items are texts with nothing in them, (N,)."""
+    """Return which items are blank texts, (N,)."""
     blank = np.zeros(max(1, len(items)), bool)
     texts = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(items.texts)), 0)
     blank[: len(items.texts)] = texts.to_numpy(zero_copy_only=False)
@@ -100,17 +103,23 @@ def blank_items(items: Items) -> Bools:
 def _rows(typed: TypedColumns, codes: Codes, rows: Ints) -> Relations:
     """Return one relation for each of these rows."""
     anchor = codes[typed.anchor.name][rows]
-    positive = np.full(len(rows), ABSENT) if typed.positive is None else codes[typed.positive.name][rows]
-    score = None if typed.score is None else typed.score[rows, None].astype(np.float32)
+    positive = np.full(len(rows), ABSENT)
+    if typed.positive is not None:
+        positive = codes[typed.positive.name][rows]
+    score: Floats | None = None
+    if typed.score is not None:
+        score = typed.score[rows, None].astype(np.float32)
     return Relations(anchor, positive, _negatives(typed, codes)[rows], score, None, _weight(typed, rows))
 
 
 def _weight(typed: TypedColumns, rows: Ints) -> Floats | None:
-    return None if typed.weight is None else typed.weight[rows].astype(np.float32)
+    if typed.weight is None:
+        return None
+    return typed.weight[rows].astype(np.float32)
 
 
 def _negatives(typed: TypedColumns, codes: Codes) -> Ints:
-    """Return the negatives of every row, (R, n), -1 where there is none."""
+    """Return the negatives of every row, (R, n), padded with -1."""
     rows = typed.faults.reading.table.num_rows
     tables = [_table(column, codes[column.name], rows) for column in typed.negatives]
     table: Ints = np.concatenate([np.empty((rows, 0), np.int64), *tables], axis=1)
@@ -124,7 +133,7 @@ def _table(column: ItemColumn, code: Ints, rows: int) -> Ints:
 
 
 def spread(row_F: Ints, code_F: Ints, rows: int, most: int = MOST_NEGATIVES) -> Ints:
-    """Return flat values as a table, (rows, n): those of each row one after the other, -1 behind the last.
+    """Return flat values as a table, (rows, n): those of each row in order, padded with -1.
 
     `row_F` ascends. Of more than `most` values the first are kept.
     """
@@ -139,7 +148,7 @@ def _empty_table(row_F: Ints, rows: int, most: int) -> tuple[Ints, Ints]:
     return np.full((rows, min(most, int(counts.max(initial=0)))), ABSENT), place
 
 
-def _several_positives(typed: TypedColumns, codes: Codes) -> Related:
+def _several_positives(typed: TypedColumns, codes: Codes) -> BuiltRelations:
     """Return one relation for each positive, with the negatives of its row."""
     assert typed.positive is not None
     row_of = typed.positive.row_of()
@@ -148,10 +157,10 @@ def _several_positives(typed: TypedColumns, codes: Codes) -> Related:
     negatives = _negatives(typed, codes)[rows]
     positive = codes[typed.positive.name][good]
     relations = Relations(codes[typed.anchor.name][rows], positive, negatives, weight=_weight(typed, rows))
-    return Related(relations)
+    return BuiltRelations(relations)
 
 
-def _scored_lists(typed: TypedColumns, codes: Codes) -> Related:
+def _scored_lists(typed: TypedColumns, codes: Codes) -> BuiltRelations:
     """Return one relation for each row: its best document as the positive, the others as negatives, all scored."""
     assert typed.positive is not None
     assert typed.score is not None
@@ -171,11 +180,13 @@ def _scored_lists(typed: TypedColumns, codes: Codes) -> Related:
     anchor = codes[typed.anchor.name][rows]
     note = "Of every list of documents the one with the best score is the positive, the others are negatives."
     if not len(rows):
-        return Related(Relations(anchor, anchor, np.empty((0, 0), np.int64), np.empty((0, 1), np.float32)))
-    return Related(Relations(anchor, table[:, 0], table[:, 1:], scores, weight=_weight(typed, rows)), notes=[note])
+        return BuiltRelations(Relations(anchor, anchor, np.empty((0, 0), np.int64), np.empty((0, 1), np.float32)))
+    return BuiltRelations(
+        Relations(anchor, table[:, 0], table[:, 1:], scores, weight=_weight(typed, rows)), notes=[note]
+    )
 
 
-def _judgments(typed: TypedColumns, codes: Codes) -> Related:
+def _judgments(typed: TypedColumns, codes: Codes) -> BuiltRelations:
     """Return one relation for each right answer (a grade above 0), with the query's wrong answers as negatives."""
     assert typed.positive is not None
     assert typed.score is not None
@@ -188,22 +199,26 @@ def _judgments(typed: TypedColumns, codes: Codes) -> Related:
     wrong_of_query = spread(query_place[wrong][order], document[wrong][order], len(queries))
     rows = np.flatnonzero(right)
     negatives = wrong_of_query[query_place[rows]]
-    # The same pair may be judged both ways (by two people): then it is right.
+    # A pair may be judged both ways (by two annotators): then it is a positive.
     negatives[negatives == document[rows, None]] = ABSENT
     score = np.full((len(rows), 1 + negatives.shape[1]), np.nan, np.float32)
     score[:, 0] = typed.score[rows]
     score[:, 1:][negatives != ABSENT] = 0
     relations = Relations(query[rows], document[rows], negatives, score, weight=_weight(typed, rows))
     without = len(np.setdiff1d(query[good], query[right]))
-    notes = [f"{without:,} queries have no right answer (a grade above 0) and are left out."] if without else []
+    notes = []
+    if without:
+        notes.append(f"{without:,} queries have no right answer (a grade above 0) and are left out.")
     if regraded:
-        pairs = "1 pair of texts has" if regraded == 1 else f"{regraded:,} pairs of texts have"
+        pairs = f"{regraded:,} pairs of texts have"
+        if regraded == 1:
+            pairs = "1 pair of texts has"
         notes.append(f"{pairs} several grades: the best one counts.")
-    return Related(relations, notes=notes)
+    return BuiltRelations(relations, notes=notes)
 
 
 def _best_grades(query: Ints, document: Ints, grade: npt.NDArray[np.float64], good: Bools) -> tuple[Bools, int]:
-    """Return which good rows have the best grade that their pair has, (R,), and how many pairs have several grades."""
+    """Return which good rows have the best grade of their pair, (R,), and how many pairs have several grades."""
     rows = np.flatnonzero(good)
     key = query[rows] * (document.max(initial=0) + 1) + document[rows]
     pairs, which = np.unique(key, return_inverse=True)
@@ -215,13 +230,13 @@ def _best_grades(query: Ints, document: Ints, grade: npt.NDArray[np.float64], go
     return is_best, int((best > least).sum())
 
 
-def _labelled(typed: TypedColumns, codes: Codes) -> Related:
+def _labelled(typed: TypedColumns, codes: Codes) -> BuiltRelations:
     assert typed.label is not None
     encoded = typed.label.dictionary_encode().combine_chunks()
     names = encoded.dictionary.to_pylist()
     label = pc.fill_null(encoded.indices, ABSENT).to_numpy(zero_copy_only=False).astype(np.int64)
     good = ~typed.faults.bad
-    # Members are distinct items: the same text twice is no pair to learn from.
+    # Members are distinct items: the same text twice is no pair to train on.
     pair = np.unique(np.column_stack([label[good], codes[typed.anchor.name][good]]), axis=0)
     members = np.bincount(pair[:, 0], minlength=len(names))
     lonely = good & (members[label] == 1)
@@ -236,13 +251,13 @@ def _labelled(typed: TypedColumns, codes: Codes) -> Related:
         label[rows],
         _weight(typed, rows),
     )
-    return Related(relations, [str(name) for name in names])
+    return BuiltRelations(relations, [str(name) for name in names])
 
 
 def group_of_labels(relations: Relations, items: int) -> tuple[Ints, Ints, Ints]:
     """Return the class of every item (N,), and the pairs (left, right) of items that share a further class.
 
-    An item with several classes belongs to its first; with the members of its others it is paired one by one.
+    An item with several classes is in the group of its first; with the members of the others it is paired one by one.
     """
     assert relations.label is not None
     pair = relations.label * items + relations.anchor

@@ -1,4 +1,4 @@
-"""A data set ready to train on: items, relations, judgments, and what is to be said about them."""
+"""A data set ready to train on: items, relations, evaluation data, and notes for the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.data.arrays import Ints, distinct
 from finetune.data.holdout.eval_data import EvalData, LabelledItems, ScoredPairs
-from finetune.data.holdout.holdout import Parts, hold_out_part, were_rows
+from finetune.data.holdout.holdout import Parts, hold_out_fraction, rows_were
 from finetune.data.holdout.judgments import Judgments
 from finetune.data.holdout.leaks import Leaks, find_leaks
 from finetune.data.items import ABSENT, PLURALS, Items
@@ -23,13 +23,12 @@ from finetune.errors import CheckFailed, Problem
 
 @dataclass(frozen=True)
 class Dataset:
-    """Items, the relations to train on and who is right for whom, what is held out to evaluate on, and what to say.
+    """Items, the relations to train on, known positives, and the evaluation data that was held out.
 
-    `validation` are judgments, `pairs` scored pairs, `labelled` items of classes, where there are such. `layouts` and
-    `sources` are the layout and the name of each source, `labels` the names of the classes. `facts` are
-    numbers for the report, `notes` sentences to print, `problems` a file with the bad rows that were left out,
-    `prompts` what texts begin with, by the name that the saved model gives it, `fingerprint` a digest of all that was
-    read and of how it was read.
+    `validation` are judgments, `pairs` scored pairs, `labelled` labelled items, None where there are none. `layouts`
+    and `sources` are the layout and the name of each source, `labels` the names of the classes. `facts` are numbers for
+    the report, `notes` sentences to print, `problems` a file that lists the bad rows that were left out, `prompts` the
+    prompts by their name in the saved model, `fingerprint` a digest of everything that was read and of how it was read.
     """
 
     items: Items
@@ -50,20 +49,23 @@ class Dataset:
 
     @property
     def held(self) -> EvalData:
-        """What is held out to evaluate on."""
-        return EvalData(
-            self.items, tuple(one for one in (self.validation, self.pairs, self.labelled) if one is not None)
-        )
+        """The evaluation data that was held out."""
+        found = [data for data in (self.validation, self.pairs, self.labelled) if data is not None]
+        return EvalData(self.items, tuple(found))
 
-    def rows_of(self, place: int | None) -> Relations:
-        """Return the relations of one of several sources, by its place among them; of all for None."""
-        source = self.train.source
-        return self.train if source is None or place is None else self.train.take(source == place)
+    def rows_of(self, source: int | None) -> Relations:
+        """Return the training relations of one of several sources, by its index; of all for None."""
+        source_B = self.train.source
+        if source_B is None or source is None:
+            return self.train
+        return self.train.take(source_B == source)
 
-    def classes(self, place: int | None) -> Ints:
+    def classes(self, source: int | None) -> Ints:
         """Return the distinct class numbers of these rows, ascending, (C,); none if not every row has a class."""
-        label = self.rows_of(place).label
-        return np.empty(0, np.int64) if label is None or (label == ABSENT).any() else distinct(label)
+        label = self.rows_of(source).label
+        if label is None or (label == ABSENT).any():
+            return np.empty(0, np.int64)
+        return distinct(label)
 
 
 def assemble(
@@ -75,24 +77,24 @@ def assemble(
     near_leaks: bool = False,
     prompts: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Cut what was prepared to `limit` relations and hold out a part of them, unless it brought judgments of its own.
+    """Limit the prepared data to `limit` relations and hold out a part of them, unless it has judgments of its own.
 
-    `prompts` are those that the texts carry, by the name that the saved model gives them.
+    `prompts` are those of the texts, by their name in the saved model.
 
     Raises:
-        CheckFailed: nothing can be learnt from what is there.
+        CheckFailed: the data is too little to train on.
     """
     relations = _sample(prepared.relations, limit)
-    _refuse_useless(relations, prepared)
+    _check_trainable(relations, prepared)
     notes = [*skipped_notes(prepared), *prepared.notes]
     parts = Parts(relations, prepared.judgments)
     if parts.judgments is not None:
         notes.append(f"Validation data: {parts.judgments.name}.")
     else:
-        parts, said = hold_out_part(relations, prepared, fraction, seed)
-        _refuse_overdrawn(parts.train, relations, fraction)
-        notes += said
-    items, known, (train, judgments, pairs, labelled) = _compact(prepared, parts)
+        parts, split_notes = hold_out_fraction(relations, prepared, fraction, seed)
+        _check_enough_left(parts.train, relations, fraction)
+        notes += split_notes
+    items, known, (train, judgments, pairs, labelled) = _drop_unused_items(prepared, parts)
     prompts, leaks = dict(prompts or {}), None
     if judgments is not None:
         leaks = find_leaks(items, train, judgments, near=near_leaks, prompts=list(prompts.values()))
@@ -104,26 +106,26 @@ def assemble(
 
 
 def skipped_notes(prepared: Prepared) -> list[str]:
-    """Return the sentence about rows that were left out, if some were."""
+    """Return the sentence about rows that were left out, if there are any."""
     if not prepared.rows_skipped:
         return []
-    if prepared.skipped:  # of a BEIR folder, where a text that is left out is no row
+    if prepared.skipped:  # of a BEIR folder, where an empty text is not a row
         return [f"Left out: {prepared.skipped}."]
-    return [f"{prepared.rows_skipped:,} bad {were_rows(prepared.rows_skipped)} left out."]
+    return [f"{prepared.rows_skipped:,} bad {rows_were(prepared.rows_skipped)} left out."]
 
 
 def _sample(relations: Relations, limit: int | None) -> Relations:
     if limit is None or limit >= len(relations):
         return relations
-    # The run's seed has no say: the same limit is the same rows in every run.
-    if relations.label is not None and limit < len(relations):
+    # Independent of the run's seed: the same limit gives the same rows in every run.
+    if relations.label is not None:
         return relations.take(_whole_classes(relations.label, limit))
     rows = np.random.default_rng(0).permutation(len(relations))[:limit]
     return relations.take(np.sort(rows))
 
 
 def _whole_classes(label: Ints, limit: int) -> Ints:
-    """Return about `limit` rows, of as many classes as have room with at least two members each."""
+    """Return about `limit` rows, of as many classes as fit with at least two members each."""
     order = np.random.default_rng(0).permutation(len(label))
     # Rank of each row within its class, in random order: two of every class come before the third of any.
     by_class = order[np.argsort(label[order], kind="stable")]
@@ -134,54 +136,64 @@ def _whole_classes(label: Ints, limit: int) -> Ints:
     return np.sort(by_class[pairs_first[: limit - limit % 2]])
 
 
-def _refuse_useless(relations: Relations, prepared: Prepared) -> None:
+def _check_trainable(relations: Relations, prepared: Prepared) -> None:
     name = ", ".join(prepared.sources)
+    items_only = _has_items_only(prepared)
     if len(relations) < 2:
-        unit = "row" if _of_items_only(prepared) else "pair"
-        what = f"there is only 1 usable {unit}." if len(relations) else f"there is no usable {unit}."
+        unit = "row" if items_only else "pair"
+        what = f"there is no usable {unit}."
+        if len(relations):
+            what = f"there is only 1 usable {unit}."
         raise CheckFailed([Problem(name, what, "Training needs at least two distinct pairs.")])
-    if _of_items_only(prepared):
+    if items_only:
         return
     problems = []
     paired = relations.positive >= 0
     for role, codes in (("anchor", relations.anchor), ("positive", relations.positive)):
         if paired.all() and (codes == codes[0]).all():
             text = prepared.items.take(codes[:1])[0][:60]
-            what = f"all {len(codes)} {role}s are the same ({text!r}), so no pair can be told from another."
+            what = f"all {len(codes)} {role}s are the same ({text!r}), so no pair can be distinguished from another."
             advice = "Contrastive learning takes a pair's negatives from the other pairs: look at data.columns."
             problems.append(Problem(name, what, advice))
     if problems:
         raise CheckFailed(problems)
 
 
-def _of_items_only(prepared: Prepared) -> bool:
+def _has_items_only(prepared: Prepared) -> bool:
+    """Return whether no source has pairs."""
     return set(prepared.layouts) <= {"labelled", "texts"}
 
 
-def _refuse_overdrawn(train: Relations, relations: Relations, fraction: float) -> None:
+def _check_enough_left(train: Relations, relations: Relations, fraction: float) -> None:
     if len(train) < 2:
         left = f"{len(train)} {'is' if len(train) == 1 else 'are'} left to train on"
         what = f"with {fraction:g} of the {len(relations)} pairs held out, {left}."
         raise CheckFailed([Problem("data.validation_fraction", what, "Training needs at least two: hold out less.")])
 
 
-def _compact(prepared: Prepared, parts: Parts) -> tuple[Items, KnownPositives, Parts]:
-    """Leave out the items that nothing mentions any more, which `limit` and the split can leave behind."""
+def _drop_unused_items(prepared: Prepared, parts: Parts) -> tuple[Items, KnownPositives, Parts]:
+    """Drop the items that no relation and no evaluation data uses any more after `limit` and the split."""
     train, judged, pairs, labelled = parts
-    mentioned = [train.used_items()]
-    mentioned += [judged.queries, judged.corpus] if judged else []
-    mentioned += [pairs.left, pairs.right] if pairs else []
-    mentioned += [labelled.items] if labelled else []
-    used = distinct(np.concatenate(mentioned))
+    columns = [train.used_items()]
+    if judged is not None:
+        columns += [judged.queries, judged.corpus]
+    if pairs is not None:
+        columns += [pairs.left, pairs.right]
+    if labelled is not None:
+        columns.append(labelled.items)
+    used = distinct(np.concatenate(columns))
     if len(used) == len(prepared.items):
         return prepared.items, prepared.known, parts
 
     def new(old: Ints) -> Ints:
         return np.searchsorted(used, old)
 
-    judged = replace(judged, queries=new(judged.queries), corpus=new(judged.corpus)) if judged else None
-    pairs = replace(pairs, left=new(pairs.left), right=new(pairs.right)) if pairs else None
-    labelled = replace(labelled, items=new(labelled.items)) if labelled else None
+    if judged is not None:
+        judged = replace(judged, queries=new(judged.queries), corpus=new(judged.corpus))
+    if pairs is not None:
+        pairs = replace(pairs, left=new(pairs.left), right=new(pairs.right))
+    if labelled is not None:
+        labelled = replace(labelled, items=new(labelled.items))
     kept = Parts(train.renumbered(used), judged, pairs, labelled)
     return prepared.items.keep(used), prepared.known.renumbered(used), kept
 
@@ -202,9 +214,11 @@ def _facts(dataset: Dataset, prepared: Prepared) -> dict[str, int | float | str]
         facts["distinct_positives"] = len(distinct(train.positive[train.positive >= 0]))
     if train.label is not None:
         facts["classes"] = len(distinct(train.label[train.label >= 0]))
-    facts["training_rows" if _of_items_only(prepared) else "training_pairs"] = len(train)
+    facts["training_rows" if _has_items_only(prepared) else "training_pairs"] = len(train)
     if dataset.validation is not None:
         facts |= dataset.validation.facts()
     if dataset.pairs is not None:
         facts["validation_pairs"] = len(dataset.pairs.score)
-    return facts | (dataset.leaks.facts() if dataset.leaks else {})
+    if dataset.leaks is not None:
+        facts |= dataset.leaks.facts()
+    return facts

@@ -1,22 +1,28 @@
-"""How the names of files end: images and meshes, and what is packed; see `modalities/` and `sources/files.py`."""
+"""File name extensions of images, meshes and compressed files; see `modalities/` and `sources/files.py`."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 
-# Those that Pillow and trimesh read by themselves.
+# Read by Pillow and trimesh without further packages.
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm"})
 MESHES = frozenset({".obj", ".off", ".ply"})
 PACKED = frozenset({".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"})
 
 
 def kind_by_suffix(path: PurePath) -> str | None:
-    """Return `images` or `meshes` for the name of such a file."""
+    """Return `images` or `meshes` by the extension of a file, None for any other."""
     suffix = path.suffix.lower()
-    return "images" if suffix in IMAGES else "meshes" if suffix in MESHES else None
+    if suffix in IMAGES:
+        return "images"
+    if suffix in MESHES:
+        return "meshes"
+    return None
 
 
 def unpacked_name(name: str) -> str:
-    """Return a file's name in small letters, without the suffix of its compression."""
+    """Return a file's name in lower case, without the suffix of its compression."""
     name = name.lower()
-    return name.rpartition(".")[0] if PurePath(name).suffix in PACKED else name
+    if PurePath(name).suffix in PACKED:
+        return name.rpartition(".")[0]
+    return name

@@ -1,6 +1,6 @@
-"""Items: every distinct thing of a data set that can be encoded, stored once and known by its row number.
+"""Items: everything in a data set that can be encoded, each distinct value stored once and identified by a number.
 
-Item numbers run through the parts: first all texts, then all images, then meshes, then vectors.
+Item numbers continue over the parts: first all texts, then all images, then meshes, then vectors.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
 
-ABSENT = -1  # the item number of a text that is not there, as a missing negative
+ABSENT = -1  # the item number of a missing item, such as a missing negative
 
 Modality = Literal["text", "image", "mesh", "vector"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 PLURALS: dict[Modality, str] = {"text": "texts", "image": "images", "mesh": "meshes", "vector": "vectors"}
 
-# What Arrow can number directly; anything else (a struct, a list of floats) is numbered by a key of its own.
+# Types that Arrow can number directly; other values (a struct, a list of floats) are numbered by a key.
 STORED = {
     "text": pa.large_string(),
-    "image": pa.large_string(),  # where it is: a path, or a data: URI that holds it
-    "mesh": pa.large_binary(),  # float32 coordinates x y z of the sampled points, one after the other
-    "vector": pa.large_binary(),  # float32 numbers, one after the other
+    "image": pa.large_string(),  # a path, or a data: URI with the content
+    "mesh": pa.large_binary(),  # float32 coordinates x y z of the sampled points, concatenated
+    "vector": pa.large_binary(),  # float32 numbers
 }
 
 
@@ -48,7 +48,7 @@ class Items:
     def from_columns(
         cls, columns: Sequence[pa.Array | pa.ChunkedArray], modalities: Sequence[Modality] | None = None
     ) -> tuple[Items, list[Ints]]:
-        """Number the values of all columns together, per modality in the order in which they first occur.
+        """Number the values of all columns together, per modality in the order of their first occurrence.
 
         `columns` are of the types in `STORED`; without `modalities` all are texts. Returns the items and, for each
         column, the item number of each of its rows (int64); null becomes -1.
@@ -57,19 +57,21 @@ class Items:
         parts, codes = [], [np.empty(0, np.int64)] * len(columns)
         first = 0
         for modality in MODALITIES:
-            mine = [i for i, other in enumerate(modalities) if other == modality]
-            if not mine and modality != "text":
+            indices = [i for i, other in enumerate(modalities) if other == modality]
+            if not indices and modality != "text":
                 continue
-            values, numbered = _number([columns[i] for i in mine], modality)
-            for i, code in zip(mine, numbered, strict=True):
-                codes[i] = np.where(code == ABSENT, ABSENT, code + first) if first else code
+            values, numbered = _number([columns[i] for i in indices], modality)
+            for i, code in zip(indices, numbered, strict=True):
+                if first:
+                    code = np.where(code == ABSENT, ABSENT, code + first)  # noqa: PLW2901
+                codes[i] = code
             parts.append(Part(modality, values))
             first += len(values)
         return cls(tuple(parts)), codes
 
     @classmethod
     def of_texts(cls, texts: pa.Array) -> Items:
-        """Return items that are these distinct texts."""
+        """Return these distinct texts as items."""
         return cls((Part("text", texts),))
 
     def __len__(self) -> int:
@@ -81,7 +83,7 @@ class Items:
         return self.parts[0].values
 
     def take(self, rows: Ints) -> list[str]:
-        """Return the items with these numbers, in this order, as text that a person can read."""
+        """Return the items with these numbers, in this order, as readable text."""
         shown = np.empty(len(rows), dtype=object)
         first = 0
         for part in self.parts:
@@ -92,7 +94,7 @@ class Items:
         return list(shown)
 
     def named(self, rows: Ints) -> list[str]:
-        """Return the items as `take` does, but what has neither text nor path by its number, from 1, as `image 12`."""
+        """Return the items as `take` does, but those with neither text nor path by number, from 1, as `image 12`."""
         shown, first = self.take(rows), len(self.texts)
         for part in self.parts[1:]:
             for place in np.flatnonzero((rows >= first) & (rows < first + len(part.values))):
@@ -116,29 +118,38 @@ class Items:
 
 
 def describe(modality: Modality, value: str | bytes) -> str:
-    """Return a stored value as text for a person: a text as it is, numbers by how many there are."""
+    """Return a stored value as readable text: a text as it is, numbers as their count."""
     if isinstance(value, str):
-        return value if modality == "text" or not value.startswith("data:") else f"{value[:40]}…"
+        if modality != "text" and value.startswith("data:"):
+            return f"{value[:40]}…"
+        return value
     floats = len(value) // 4
-    return f"{floats // 3} points" if modality == "mesh" else f"{floats} numbers"
+    if modality == "mesh":
+        return f"{floats // 3} points"
+    return f"{floats} numbers"
 
 
 def _number(columns: Sequence[pa.Array | pa.ChunkedArray], modality: Modality) -> tuple[pa.Array, list[Ints]]:
-    """Return the distinct values of all columns, and the place of each row's value among them."""
+    """Return the distinct values of all columns, and the index of each row's value among them."""
     stored = STORED[modality]
     chunks: list[pa.Array] = []
     for column in columns:
-        chunks += column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    # Chunk by chunk, never joined: the texts of a large file would be copied whole.
+        if isinstance(column, pa.ChunkedArray):
+            chunks += column.chunks
+        else:
+            chunks.append(column)
+    # Chunk by chunk: joining them would copy all texts of a large file.
     encoded = pa.chunked_array([chunk.cast(stored) for chunk in chunks], stored).dictionary_encode()
     if not encoded.num_chunks:
         return pa.array([], stored), [np.empty(0, np.int64)] * len(columns)
-    # Arrow grows one dictionary over all chunks; the last chunk has all of it.
+    # Arrow extends one dictionary over all chunks; that of the last chunk is complete.
     values = encoded.chunk(encoded.num_chunks - 1).dictionary
     together = np.empty(len(encoded), np.int64)
     start = 0
     for chunk in encoded.chunks:
-        indices = chunk.indices if chunk.null_count == 0 else pc.fill_null(chunk.indices, ABSENT)
+        indices = chunk.indices
+        if chunk.null_count:
+            indices = pc.fill_null(indices, ABSENT)
         together[start : start + len(chunk)] = indices.to_numpy(zero_copy_only=False)
         start += len(chunk)
     ends = np.cumsum([len(column) for column in columns])

@@ -1,4 +1,4 @@
-"""From what stands in a config to a file on the disk."""
+"""From a path in a config to a file on disk."""
 
 from __future__ import annotations
 
@@ -15,21 +15,28 @@ _DATA = {".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arr
 
 
 def resolve(path: str, key: str = "data.path") -> Path:
-    """Return the path that `path` means: as it is, `~` expanded, or a data set that comes with finetune.
+    """Return the file of a path in a config: as it is, with `~` expanded, or a data set that ships with finetune.
 
-    `shipped://NAME/FILE` is a file inside the package `finetune.datasets`; it raises `CheckFailed`, naming `key`,
-    if there is no such file, or for a URL. Whether any other path exists is not looked at.
+    `shipped://NAME/FILE` is a file inside the package `finetune.datasets`. Whether any other path exists is not
+    checked.
+
+    Raises:
+        CheckFailed: at `key`: no such data ships with finetune, or the path is a URL.
     """
-    if not path.startswith(SHIPPED) and re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+    if path.startswith(SHIPPED):
+        return _resolve_shipped(path, key)
+    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
         what = f"'{path}' is a URL, which only data.path may be."
         raise CheckFailed([Problem(key, what, "Download it and give its path here.")])
-    if not path.startswith(SHIPPED):
-        try:
-            return Path(path).expanduser()
-        except RuntimeError:  # ~nobody: no such user
-            return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~name of an unknown user
+        return Path(path)
+
+
+def _resolve_shipped(path: str, key: str) -> Path:
     inner = PurePosixPath(path.removeprefix(SHIPPED))
-    # A shipped name never leaves the package, whoever wrote the config.
+    # A shipped path must stay inside the package: the config may be from another person.
     if inner.is_absolute() or ".." in inner.parts or "\\" in str(inner) or "\0" in path:
         raise CheckFailed([Problem(key, f"'{path}' leaves the data that ships with finetune.", _what_ships())])
     found = _shipped_root() / inner
@@ -39,9 +46,9 @@ def resolve(path: str, key: str = "data.path") -> Path:
 
 
 def suggest_siblings(path: Path, *, only_beir: bool = False) -> str:
-    """Return advice that names what is like the missing `path` in the folder where it was looked for.
+    """Return advice that names files with a similar name in the folder of the missing `path`.
 
-    BEIR folders come before files; with `only_beir` there are no files.
+    BEIR folders come before files; with `only_beir` there are only BEIR folders.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -51,12 +58,15 @@ def suggest_siblings(path: Path, *, only_beir: bool = False) -> str:
     except OSError:
         return ""
     folders = beir_inside(folder)
-    names = folders if only_beir else names
-    close = get_close_matches(path.name, names, n=3, cutoff=0.5)
-    if not close:
-        data = [name for name in names if not _DATA.isdisjoint(map(str.lower, Path(name).suffixes[-2:]))]
-        close = list(dict.fromkeys([*folders, *data]))[:5]
-    return f"In {folder} there is: {', '.join(close)}." if close else ""
+    if only_beir:
+        names = folders
+    similar = get_close_matches(path.name, names, n=3, cutoff=0.5)
+    if not similar:
+        data_files = [name for name in names if not _DATA.isdisjoint(map(str.lower, Path(name).suffixes[-2:]))]
+        similar = list(dict.fromkeys([*folders, *data_files]))[:5]
+    if not similar:
+        return ""
+    return f"In {folder} there is: {', '.join(similar)}."
 
 
 def _shipped_root() -> Path:
@@ -66,4 +76,6 @@ def _shipped_root() -> Path:
 def _what_ships() -> str:
     root = _shipped_root()
     names = sorted(f"{SHIPPED}{file.relative_to(root).as_posix()}" for file in root.glob("*/*.csv"))
-    return f"What ships: {', '.join(names)}." if names else "No data ships with this installation."
+    if not names:
+        return "No data ships with this installation."
+    return f"What ships: {', '.join(names)}."

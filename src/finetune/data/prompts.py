@@ -1,4 +1,4 @@
-"""Prompts: what is put in front of a text because of the column it stands in, as `query: ` and `passage: `.
+"""Prompts: prefixes of texts by their column, such as `query: ` and `passage: `.
 
 N items, M items with their prompts.
 """
@@ -6,6 +6,8 @@ N items, M items with their prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,31 +16,60 @@ import pyarrow.compute as pc
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT, Items, Part
 
+if TYPE_CHECKING:
+    from finetune.data.settings import Data, SourceSettings
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prefixes of the texts of anchors and of everything that is searched."""
+
+    anchor: str = ""
+    positive: str = ""
+
+
+def prompts_of(settings: Data) -> Prompts:
+    """Return the prompts of a source."""
+    prompts = settings.prompts or {}
+    anchor = prompts.get("anchor", prompts.get("query", ""))
+    return Prompts(anchor, prompts.get("positive", prompts.get("document", "")))
+
+
+def prompts_to_save(sources: Sequence[SourceSettings]) -> dict[str, str]:
+    """Return the prompts by the names that sentence-transformers uses; after the first, prefixed with the source."""
+    by_name: dict[str, str] = {}
+    for source in sources:
+        prompts = prompts_of(source.data)
+        prefix = f"{source.name}_" if by_name else ""
+        if prompts.anchor or prompts.positive:
+            by_name |= {f"{prefix}query": prompts.anchor, f"{prefix}document": prompts.positive}
+    return by_name
+
 
 def with_prompts(items: Items, columns: Sequence[Ints], prompts: Sequence[str]) -> tuple[Items, list[Ints], Ints]:
-    """Return items that carry their prompts, the columns renumbered to them, and the old number of each item, (M,).
+    """Return items with their prompts, the columns renumbered to them, and the old number of each item, (M,).
 
-    `columns` are item numbers (of any shape), `prompts` says for each what its texts begin with. The same text under
-    two prompts is encoded twice, so it becomes two items; these are twins, which no loss may push apart. What is not a
-    text has no prompt.
+    `columns` are item numbers (of any shape), `prompts` the prompt of each column. The same text under two prompts is
+    encoded twice, so it becomes two items; these are twins, which no loss may push apart. Items that are not text have
+    no prompt.
     """
     if not any(prompts):
         return items, list(columns), np.arange(len(items))
-    kinds = list(dict.fromkeys(["", *prompts]))
+    distinct_prompts = list(dict.fromkeys(["", *prompts]))
     texts = len(items.texts)
     # One number for each (prompt, item): sorted, they are the new items by prompt; other modalities come last.
-    keys = [
-        _keys(column, kinds.index(prompt), len(items), texts) for column, prompt in zip(columns, prompts, strict=True)
-    ]
+    keys = []
+    for column, prompt in zip(columns, prompts, strict=True):
+        keys.append(_keys(column, distinct_prompts.index(prompt), len(items), texts))
     used_M = np.unique(np.concatenate([key[key != ABSENT] for key in keys]))
     is_text = used_M % len(items) < texts
     used_M = np.concatenate([used_M[is_text], used_M[~is_text]])
     order = np.argsort(used_M)
-    numbered = [
-        np.where(key == ABSENT, ABSENT, order[np.searchsorted(used_M, key, sorter=order) % len(order)]) for key in keys
-    ]
-    item_M = used_M % len(items)
-    return _prompted(items, used_M, kinds), numbered, item_M
+    numbered = []
+    for key in keys:
+        number = order[np.searchsorted(used_M, key, sorter=order) % len(order)]
+        numbered.append(np.where(key == ABSENT, ABSENT, number))
+    return _add_prompts(items, used_M, distinct_prompts), numbered, used_M % len(items)
 
 
 def _keys(column: Ints, prompt: int, items: int, texts: int) -> Ints:
@@ -46,18 +77,18 @@ def _keys(column: Ints, prompt: int, items: int, texts: int) -> Ints:
     return keys
 
 
-def _prompted(items: Items, used_M: Ints, kinds: list[str]) -> Items:
+def _add_prompts(items: Items, used_M: Ints, prompts: list[str]) -> Items:
     item_M, prompt_M = used_M % len(items), used_M // len(items)
     texts = item_M < len(items.texts)
     values = items.texts.take(pa.array(item_M[texts]))
-    fronts = pa.array(kinds, pa.large_string()).take(pa.array(prompt_M[texts]))
-    together = pc.binary_join_element_wise(fronts, values, pa.scalar("", pa.large_string()))
+    prefixes = pa.array(prompts, pa.large_string()).take(pa.array(prompt_M[texts]))
+    with_prefix = pc.binary_join_element_wise(prefixes, values, pa.scalar("", pa.large_string()))
     others = items.keep(np.concatenate([np.empty(0, np.int64), np.sort(item_M[~texts])]))
-    return Items((Part("text", together), *others.parts[1:]))
+    return Items((Part("text", with_prefix), *others.parts[1:]))
 
 
 def twins(raw_M: Ints) -> Ints:
-    """Return the pairs of items that are the same but for their prompts, (E, 2); `raw_M` is what each is without."""
+    """Return the pairs of items that differ only in their prompts, (E, 2); `raw_M` are the items without prompts."""
     order = np.argsort(raw_M, kind="stable")
     pairs = [np.empty((0, 2), np.int64)]
     for apart in range(1, len(order)):
@@ -69,7 +100,7 @@ def twins(raw_M: Ints) -> Ints:
 
 
 def under_all_prompts(raw_M: Ints, left: Ints, right: Ints) -> tuple[Ints, Ints]:
-    """Return pairs of items, (E,) each, with the same pairs of their twins."""
+    """Return pairs of items, (E,) each, and the same pairs of their twins."""
     pair_T2 = twins(raw_M)
     if not len(pair_T2):
         return left, right
@@ -79,7 +110,7 @@ def under_all_prompts(raw_M: Ints, left: Ints, right: Ints) -> tuple[Ints, Ints]
     lefts, rights = [], []
     for i in range(int(count_M.max(initial=0))):
         for j in range(int(count_M.max(initial=0))):
-            there = (i < count_M[left]) & (j < count_M[right])
-            lefts.append(order[start_M[left[there]] + i])
-            rights.append(order[start_M[right[there]] + j])
+            exist = (i < count_M[left]) & (j < count_M[right])
+            lefts.append(order[start_M[left[exist]] + i])
+            rights.append(order[start_M[right[exist]] + j])
     return np.concatenate([*lefts, pair_T2[:, 0]]), np.concatenate([*rights, pair_T2[:, 1]])

@@ -23,12 +23,12 @@ def _no_negatives() -> Ints:
 
 @dataclass(frozen=True)
 class Relations:
-    """Rows of item numbers: `anchor (B,)`, `positive (B,)`, `negatives (B, n)`; -1 for an item that is not there.
+    """Rows of item numbers: `anchor (B,)`, `positive (B,)`, `negatives (B, n)`; -1 for a missing item.
 
-    Every layout is this table. What only some have is None elsewhere: `score (B, 1 + n)` of the positive and of each
-    negative (a similarity, a grade, a teacher's score; NaN beside an absent item), `label (B,)` the class of the
-    anchor (labelled rows have no positive), `weight (B,)` how much a row counts, `source (B,)` which of several
-    sources it is from.
+    Every layout becomes this table. Optional columns, None if absent: `score (B, 1 + n)` of the positive and of each
+    negative (a similarity, a grade, a teacher's score; NaN for an absent item), `label (B,)` the class of the anchor
+    (labelled rows have no positive), `weight (B,)` the weight of the row, `source (B,)` the index of its source, if
+    there are several.
     """
 
     anchor: Ints
@@ -65,19 +65,20 @@ class Relations:
     def used_items(self) -> Ints:
         """Return the sorted item numbers that occur in any column."""
         used: Ints = distinct(np.concatenate([self.anchor, self.positive, self.negatives.ravel()]))
-        return used[1:] if len(used) and used[0] == ABSENT else used
+        if len(used) and used[0] == ABSENT:
+            return used[1:]
+        return used
 
     def distinct_rows(self) -> Ints:
-        """Return the rows that repeat no earlier row, in order; rows that differ in score or label differ."""
+        """Return the rows that are no duplicate of an earlier row, in order; score and label are compared too."""
         columns = [self.anchor, self.positive, *self.negatives.T]
         if self.label is not None:
             columns.append(self.label)
-        if self.score is not None:  # by their bits, so that NaN equals NaN
+        if self.score is not None:  # compared bitwise, so that NaN equals NaN
             columns += [bits.astype(np.int64) & 0xFFFFFFFF for bits in self.score.view(np.uint32).T]
         if self.source is not None:
             columns.append(self.source)
-        first = _first_of_equal(columns)
-        return np.arange(len(self)) if len(first) == len(self) else first
+        return _first_of_equal(columns)
 
     def renumbered(self, used: Ints) -> Relations:
         """Return the same relations over the items `used` (sorted), numbered from 0 in that order."""
@@ -90,14 +91,14 @@ class Relations:
 
 
 def _first_of_equal(columns: list[Ints]) -> Ints:
-    """Return the rows, ascending, that no earlier row equals in all columns."""
+    """Return the rows, ascending, that differ from every earlier row in some column."""
     key = np.zeros(len(columns[0]), np.int64)
     reach = 1  # keys are below this
     for column in columns:
         low = int(column.min(initial=0))
         width = int(column.max(initial=0)) - low + 1
         if reach * width >= 2**62:
-            # Folding column after column into dense keys keeps the sort on plain integers; np.unique(axis=0)
+            # Combining the columns one by one into dense keys keeps the sort on plain integers; np.unique(axis=0)
             # compares whole rows as bytes and takes several times as long.
             values, key = np.unique(key, return_inverse=True)
             key, reach = key.reshape(-1), len(values)

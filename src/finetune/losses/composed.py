@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative, Positive, PositiveInt
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import dimension_problems
 from finetune.losses.loss import SharedLoss, check_width, local_loss, total_weight

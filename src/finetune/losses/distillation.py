@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from finetune.config.types import NotEmptyText, Positive
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.listwise import ListLoss, masked_log_softmax, masked_mean
 from finetune.losses.per_row import RowLoss

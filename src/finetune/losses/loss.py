@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 
 
 class Loss(nn.Module):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 
 
 def document_indices(batch: Batch) -> Tensor:

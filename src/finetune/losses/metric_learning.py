@@ -14,7 +14,7 @@ from pytorch_metric_learning.losses import CrossBatchMemory
 from torch import Tensor, nn
 
 from finetune.config.types import CountFromZero, Positive, PositiveInt
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.loss import Loss
 from finetune.losses.masks import connected_components

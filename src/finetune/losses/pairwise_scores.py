@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.types import Positive
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.data.schema.sample_values import MIDDLE_SCORE
 from finetune.errors import CheckFailed, Problem
 from finetune.losses.constraints import score_range_problems

@@ -11,7 +11,7 @@ from typing import cast
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.losses.loss import SharedLoss
 
 # The size of the (b, N) matrix of a chunk, of which a loss has a few at a time: 64 MB in fp32.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import Positive
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.losses.masks import candidate_mask, known_positive_mask
 from finetune.losses.per_row import RowLoss
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from finetune.config.types import Positive
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.losses.masks import has_positive, positive_and_negative_masks
 from finetune.losses.per_row import RowLoss
 

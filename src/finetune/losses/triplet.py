@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config.types import NotNegative
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.errors import CheckFailed
 from finetune.losses.constraints import soft_margin_problems
 from finetune.losses.loss import Loss

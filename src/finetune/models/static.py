@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from finetune.config.types import NotEmptyText, NotNegative, PositiveInt
 from finetune.console import Bar
 from finetune.data.arrays import Ints
-from finetune.data.tokens.tokenize import plain
+from finetune.data.tokens.tokenize import no_truncation
 from finetune.errors import ModelError, first_line
 from finetune.models import checkpoint
 from finetune.models.encoder import Encoder
@@ -130,7 +130,7 @@ class StaticEncoder(Encoder):
         from safetensors.torch import save_file
 
         save_file({_WEIGHTS: self.embedding.weight.detach().contiguous()}, folder / checkpoint.WEIGHTS)
-        with plain(self.tokenizer):
+        with no_truncation(self.tokenizer):
             self.tokenizer.backend_tokenizer.enable_truncation(max_length)
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         settings = trained_settings(self._st_config, self.normalize, prompts)

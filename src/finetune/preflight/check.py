@@ -61,15 +61,16 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
     Raises:
         CheckFailed: with everything that is wrong; of the data only what shows at a glance if anything else is wrong.
     """
-    from finetune.config.build import build
-
     arguments, cfg, problems = composed(arguments)
     if cfg is not None:
         problems = check_details(cfg, problems, is_a_job=is_for_a_cluster(arguments))
     if cfg is None or problems:
         raise CheckFailed(problems)
     signals.raise_from_now_on()
-    dataset = build(cfg.data, "data").load(cfg.seed)
+    from finetune.data.load import load  # imports NumPy and Arrow: mistakes in the config are reported without them
+    from finetune.data.settings import data_settings
+
+    dataset = load(data_settings(cfg), cfg.seed)
     own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
     if unfit := [*check_fit(cfg, dataset), *broken]:
         raise CheckFailed(unfit)
@@ -96,10 +97,12 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
 
 def batches_per_epoch(cfg: DictConfig, dataset: Dataset) -> int:
     """Return the batches of one pass over the training relations; zero if none can be made of them."""
-    from finetune.config.build import build
-    from finetune.data.batching.mixing import Epochs
+    from finetune.data.batching.mixing import BatchSettings, Epochs
+    from finetune.data.settings import data_settings
 
-    return len(Epochs(dataset.train, build(cfg.data, "data").batch_settings(), cfg.seed)) if len(dataset.train) else 0
+    if not len(dataset.train):
+        return 0
+    return len(Epochs(dataset.train, BatchSettings.from_data(data_settings(cfg)), cfg.seed))
 
 
 def check_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
@@ -120,7 +123,8 @@ def is_for_a_cluster(arguments: Arguments) -> bool:
 
 def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -> list[Problem]:
     """Return what is wrong with a composed config, which are these `problems` and those of what it names."""
-    from finetune.config.build import build
+    from finetune.data.open_sources import check_head
+    from finetune.data.settings import data_settings
 
     wrong = {part for problem in problems for part in re.findall(r"^[+~]*(\w+)", problem.where)}
     models: list[PretrainedRef] = []
@@ -146,7 +150,7 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
         ({"loss"}, lambda: loss_settings("loss", cfg.loss, embedding_width)),
         ({"data", "loss"}, lambda: check_source_losses(cfg, embedding_width)),
         ({"data", "loss", "miner"}, lambda: miner_problems(cfg)),
-        ({"data"}, lambda: build(cfg.data, "data").check_head()),
+        ({"data"}, lambda: check_head(data_settings(cfg))),
     ]
     for parts, looking in looks:
         if wrong & parts:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from finetune.config.evaluators import brings_texts, evaluators_of, needs_eval_data, reads_texts, report_only
 from finetune.config.targets import class_variable
 from finetune.console import say
-from finetune.data.holdout.eval_source import OtherSource, other_sources
+from finetune.data.holdout.eval_source import EvalSource, eval_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
 from finetune.evaluation.metric_names import metric_problems
@@ -56,14 +56,14 @@ def _missing_packages(key: str, node: Mapping[str, Any]) -> Iterator[Problem]:
 
 def check_sources(cfg: DictConfig) -> list[Problem]:
     """Return the problems of the evaluators' own data sources, from their settings and first rows."""
-    return [problem for source in other_sources(cfg).values() for problem in source.check()]
+    return [problem for source in eval_sources(cfg).values() for problem in source.check()]
 
 
 def load_sources(cfg: DictConfig) -> tuple[dict[str, EvalData], list[Problem]]:
     """Load the evaluators' own data sources; returns their data by the evaluator's name, and the problems."""
     found: dict[str, EvalData] = {}
     problems: list[Problem] = []
-    for name, source in other_sources(cfg).items():
+    for name, source in eval_sources(cfg).items():
         try:
             found[name] = source.load()
         except CheckFailed as failed:
@@ -109,7 +109,7 @@ def write_left_out_rows(paths: Iterable[Path | None]) -> None:
         say(f"The skipped rows are listed in {path}.")
 
 
-def _unsuitable(cfg: DictConfig, name: str, source: OtherSource, eval_data: EvalData) -> Iterator[Problem]:
+def _unsuitable(cfg: DictConfig, name: str, source: EvalSource, eval_data: EvalData) -> Iterator[Problem]:
     kind = _evaluates(cfg, name)
     if eval_data.of(kind) is None:
         what = f"evaluation.{name} needs {kind}, but this source has {' and '.join(eval_data.kinds())}."
@@ -126,11 +126,11 @@ def evaluators_without_data(cfg: DictConfig, eval_data: EvalData) -> list[str]:
 
 def unused_eval_data_note(cfg: DictConfig, eval_data: EvalData) -> Iterator[str]:
     """Yield a sentence if rows are held out of training, but no evaluator uses them."""
-    from finetune.data.holdout.holdout import HELD
+    from finetune.data.holdout.holdout import HELD_OUT
 
     names = [name for name, node in evaluators_of(cfg).items() if needs_eval_data(node)]
     is_used = any(eval_data.of(_evaluates(cfg, name)) for name in names)
-    if not is_used and any(what.name == HELD for what in eval_data.found):
+    if not is_used and any(what.name == HELD_OUT for what in eval_data.found):
         yield (
             "No evaluation uses the held-out part, only the examples of the report do. "
             "To train on all of the data, set data.validation_fraction=0."

@@ -207,7 +207,7 @@ def check_same_run(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
 
 
 def _data_of(dataset: Dataset) -> dict[str, Any]:
-    from finetune.data.load import reader_versions
+    from finetune.data.fingerprint import reader_versions
 
     return {"fingerprint": dataset.fingerprint, "versions": reader_versions()}
 

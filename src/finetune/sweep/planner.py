@@ -109,11 +109,12 @@ class Planner:
         return Trial(of_the_run(overrides), mine, place, processes_of(cfg))
 
     def _dataset(self, cfg: DictConfig) -> Dataset:
-        from finetune.config.build import build
+        from finetune.data.load import load
+        from finetune.data.settings import data_settings
 
         key = json.dumps([resolved(cfg)["data"], cfg.seed], sort_keys=True, default=str)
         if key not in self._datasets:
-            self._datasets[key] = build(cfg.data, "data").load(cfg.seed)
+            self._datasets[key] = load(data_settings(cfg), cfg.seed)
         return self._datasets[key]
 
 

@@ -14,9 +14,10 @@ from torch import nn
 from finetune.config.build import build, build_offered
 from finetune.config.evaluators import evaluators_of, report_only
 from finetune.data.batching.datamodule import RelationDataModule
+from finetune.data.batching.mixing import BatchSettings
 from finetune.data.dataset import Dataset
-from finetune.data.holdout.eval_source import other_sources
-from finetune.data.load import prompts_of
+from finetune.data.holdout.eval_source import eval_sources
+from finetune.data.prompts import prompts_of
 from finetune.data.settings import Data
 from finetune.encoding.engine import Engine
 from finetune.encoding.source import ItemSource
@@ -28,7 +29,7 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.callbacks import StatusWriter, StopOnSignal, TimeLimit, ordered
 from finetune.training.cost import RunCost
 from finetune.training.encoder import build_encoder
-from finetune.training.evaluation_runner import EvalSource, EvaluationRunner
+from finetune.training.evaluation_runner import EvalInputs, EvaluationRunner
 from finetune.training.in_training_evaluator import InTrainingEvaluator
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.module import EmbeddingModule
@@ -118,7 +119,7 @@ def _build_data(cfg: DictConfig, data_settings: Data, dataset: Dataset, encoder:
     return RelationDataModule(
         dataset,
         encoder.tokenizer,
-        data_settings.batch_settings(),
+        BatchSettings.from_data(data_settings),
         max_length,
         cfg.seed,
         cfg.data.cache,
@@ -146,11 +147,11 @@ def _build_runner(
     """Return what runs evaluators, with the data of the run and what evaluators have of their own."""
     max_length, cache = cfg.data.max_length, cfg.data.cache
     own = {
-        name: EvalSource.prepare(source.load(), encoder, max_length, cache)
-        for name, source in other_sources(cfg).items()
+        name: EvalInputs.prepare(source.load(), encoder, max_length, cache)
+        for name, source in eval_sources(cfg).items()
     }
     held = data.dataset.held
-    run = EvalSource(held, ItemSource(held.items, data.tokens, data.others))
+    run = EvalInputs(held, ItemSource(held.items, data.tokens, data.non_text))
     return EvaluationRunner(encoder, engine, max_length, run, own, prompts_of(data_settings))
 
 

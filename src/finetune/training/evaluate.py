@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 
 from finetune.config.build import build
 from finetune.data.holdout.eval_data import EvalData
-from finetune.data.load import prompts_of
+from finetune.data.prompts import prompts_of
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
 from finetune.training.encoder import build_encoder
-from finetune.training.evaluation_runner import EvalSource, EvaluationRunner
+from finetune.training.evaluation_runner import EvalInputs, EvaluationRunner
 
 
 def evaluate(
@@ -35,10 +35,10 @@ def evaluate(
     all_data = [data for data in (held, *own.values()) if data is not None]
     encoder = build_encoder(cfg.model, all_data[0].items if all_data else None)
     max_length, cache = cfg.data.max_length, cfg.data.cache
-    own_sources = {name: EvalSource.prepare(data, encoder, max_length, cache) for name, data in own.items()}
+    own_sources = {name: EvalInputs.prepare(data, encoder, max_length, cache) for name, data in own.items()}
     run_source = None
     if held is not None:
-        run_source = EvalSource.prepare(held, encoder, max_length, cache)
+        run_source = EvalInputs.prepare(held, encoder, max_length, cache)
     prompts = prompts_of(build(cfg.data, "data"))
     engine = build(cfg.engine, "engine")
     runner = EvaluationRunner(encoder, engine, max_length, run_source, own_sources, prompts)

@@ -17,7 +17,7 @@ from finetune.console import say
 from finetune.data.arrays import Ints
 from finetune.data.holdout.eval_data import EvalData
 from finetune.data.items import STORED, Items
-from finetune.data.prepare import Prompts
+from finetune.data.prompts import Prompts
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.embedder import Embedder, EmbeddingRecorder, Floats
 from finetune.encoding.engine import Engine
@@ -30,14 +30,14 @@ from finetune.training.preserve_state import random_state, set_random_state
 
 
 @dataclass(frozen=True)
-class EvalSource:
+class EvalInputs:
     """Held-out data, and its items prepared for one encoder."""
 
     data: EvalData
     source: ItemSource
 
     @classmethod
-    def prepare(cls, data: EvalData, encoder: Encoder, max_length: int, cache: bool) -> EvalSource:
+    def prepare(cls, data: EvalData, encoder: Encoder, max_length: int, cache: bool) -> EvalInputs:
         """Tokenize the texts of held-out data, or read their tokens from the cache if `cache` is set."""
         return cls(data, ItemSource.prepare(data.items, encoder, max_length, cache))
 
@@ -56,8 +56,8 @@ class EvaluationRunner:
         encoder: Encoder,
         engine: Engine,
         max_length: int,
-        run: EvalSource | None,
-        own: Mapping[str, EvalSource] | None = None,
+        run: EvalInputs | None,
+        own: Mapping[str, EvalInputs] | None = None,
         prompts: Prompts | None = None,
     ) -> None:
         self._encoder, self._run, self._own = encoder, run, own or {}

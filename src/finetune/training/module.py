@@ -45,7 +45,7 @@ from finetune.training.step_timer import StepTimer
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from finetune.data.batching.batches import Batch
+    from finetune.data.batching.batch import Batch
 
 
 class EmbeddingModule(LightningModule):

@@ -74,7 +74,7 @@ def test_a_batch_has_each_text_once_with_its_tokens_and_known_positives(table, b
 
 @settings(deadline=None)
 @given(table=rows, seed=st.integers(0, 3), data=st.data())
-def test_a_resume_goes_on_with_just_the_next_batch(table, seed, data):
+def test_a_resume_continues_with_exactly_the_next_batch(table, seed, data):
     full = batches_of(table, 4, seed)
     expected = [rows_of(batch) for _ in range(3) for batch in full]
     at = data.draw(st.integers(0, len(expected)))
@@ -192,7 +192,7 @@ def test_items_that_are_no_texts_have_numbers_and_no_tokens():
 
 def test_rows_of_mixed_batches_say_where_they_are_from():
     relations = Relations(np.arange(8), np.arange(8) + 8, source=np.arange(8) // 4)
-    settings = BatchSettings(4, shares=[SourceShare("a"), SourceShare("b")], one_source=False)
+    settings = BatchSettings(4, shares=[SourceShare("a"), SourceShare("b")], one_source_per_batch=False)
     for batch in Batches(relations, tokens_for(16), KnownPositives.of_relations(relations, 16), settings, 0):
         assert batch.source is None
         anchors = batch.items_N[batch.anchor_B]
@@ -211,15 +211,15 @@ def pairs_and_classes() -> tuple[Relations, KnownPositives]:
 
 ways = [
     BatchSettings(7, unique=True),
-    BatchSettings(7, unique=True, temperature=3.0),
-    BatchSettings(7, one_source=False),
-    BatchSettings(7, one_source=False, temperature=3.0),
+    BatchSettings(7, unique=True, mix_temperature=3.0),
+    BatchSettings(7, one_source_per_batch=False),
+    BatchSettings(7, one_source_per_batch=False, mix_temperature=3.0),
 ]
 
 
 @pytest.mark.parametrize("way", ways, ids=str)
 @pytest.mark.parametrize("weights", [(None, None, None), (1.0, 2.0, 3.0)])
-def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(way, weights):
+def test_a_resume_with_several_sources_continues_with_exactly_the_next_batch(way, weights):
     relations, known = pairs_and_classes()
     shares = [SourceShare(name, weight) for name, weight in zip("abc", weights, strict=True)]
 
@@ -242,7 +242,7 @@ def test_a_resume_with_several_sources_goes_on_with_just_the_next_batch(way, wei
 
 
 @pytest.mark.parametrize("classes", [False, True])
-def test_a_resume_of_one_source_goes_on_with_just_the_next_batch(classes):
+def test_a_resume_of_one_source_continues_with_exactly_the_next_batch(classes):
     rows = np.arange(40)
     no_pair = np.full(40, -1)
     relations = Relations(rows, no_pair, label=rows // 4) if classes else Relations(rows // 2, rows + 40)

@@ -1,4 +1,4 @@
-"""Pairs joined from texts that were tokenised by themselves are what the tokenizer itself makes of two texts."""
+"""Pairs joined from texts that were tokenized by themselves are what the tokenizer itself makes of two texts."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def batch_of(relations, items, real, negatives=2):
     return next(iter(Batches(relations, tokens, known, BatchSettings(len(relations)), 0, None, pairing)))
 
 
-def test_negatives_come_from_other_rows_and_are_never_right(real):
+def test_negatives_are_from_other_rows_and_never_positives(real):
     # Item 0 is right for 4 and for 5; 8 is both anchor and positive.
     relations = Relations(np.array([0, 0, 2, 8]), np.array([4, 5, 6, 7]))
     batch = batch_of(relations, 9, real, negatives=5)

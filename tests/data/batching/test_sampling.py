@@ -33,7 +33,7 @@ triplets = st.lists(st.tuples(item, item, st.integers(-1, 30)), min_size=2, max_
 
 
 @given(rows=triplets, batch_size=st.integers(2, 9), seed=seeds)
-def test_no_item_stands_in_two_rows_of_a_batch(rows, batch_size, seed):
+def test_no_item_is_in_two_rows_of_a_batch(rows, batch_size, seed):
     sampler = Unique(relations_of(rows), batch_size)
     found = batches(sampler.plan(random(seed)))
     assert len(found) == sampler.batches
@@ -103,7 +103,7 @@ classes = st.lists(st.integers(2, 12), min_size=1, max_size=12)
 
 
 @given(counts=classes, batch_size=st.integers(2, 16), per_class=st.integers(2, 5), seed=seeds)
-def test_every_member_comes_once_beside_another_of_its_class(counts, batch_size, per_class, seed):
+def test_every_member_is_in_one_batch_with_another_of_its_class(counts, batch_size, per_class, seed):
     label = random(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     sampler = ByClass(label, batch_size, per_class)
     found = batches(sampler.plan(random(seed)))
@@ -122,7 +122,7 @@ def test_a_batch_has_two_classes_where_there_are_two():
         assert np.bincount(np.repeat(np.arange(2), 40)[batch]).tolist() == [4, 4]
 
 
-def test_batches_hold_about_as_many_classes_and_members_as_asked():
+def test_batches_have_about_the_configured_classes_and_members():
     label = np.repeat(np.arange(100), 40)
     found = batches(ByClass(label, 64, 4).plan(random(0)))
     sizes = [len(batch) for batch in found]
@@ -161,7 +161,7 @@ def epoch(epochs: Epochs, number: int) -> list[tuple[list[int], int | None]]:
 
 
 @given(sizes=st.lists(st.integers(2, 40), min_size=2, max_size=4), batch_size=st.integers(2, 9), seed=seeds)
-def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size, seed):
+def test_without_weights_every_row_of_every_source_is_in_one_batch(sizes, batch_size, seed):
     relations = mixed(sizes)
     shares = [SourceShare(str(i)) for i in range(len(sizes))]
     epochs = Epochs(relations, BatchSettings(batch_size, shares=shares), seed)
@@ -174,7 +174,7 @@ def test_without_weights_every_row_of_every_source_comes_once(sizes, batch_size,
 
 def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
     shares = [SourceShare("a", batch_size=5), SourceShare("b", batch_size=20)]
-    found = epoch(Epochs(mixed([97, 203]), BatchSettings(10, shares=shares, temperature=1.0), 0), 0)
+    found = epoch(Epochs(mixed([97, 203]), BatchSettings(10, shares=shares, mix_temperature=1.0), 0), 0)
     assert sorted(row for rows, _ in found for row in rows) == list(range(300))
 
 
@@ -183,7 +183,7 @@ def test_temperature_one_is_one_pass_over_each_whatever_the_batch_sizes():
 def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature):
     relations = mixed([20, 0, 30])
     shares = [SourceShare("a"), SourceShare("empty"), SourceShare("c")]
-    settings = BatchSettings(10, shares=shares, temperature=temperature, one_source=one_source)
+    settings = BatchSettings(10, shares=shares, mix_temperature=temperature, one_source_per_batch=one_source)
     found = epoch(Epochs(relations, settings, 0), 0)
     assert len(found) == 5
     assert all(rows and source != 1 for rows, source in found)
@@ -198,7 +198,7 @@ def test_a_source_of_which_nothing_is_left_gives_nothing(one_source, temperature
 def test_batches_of_all_sources_are_of_equal_size_with_equal_shares(sizes, batch_size, weighted, seed):
     relations = mixed(sizes)
     shares = [SourceShare(str(i), weight=i + 1.0 if weighted else None) for i in range(len(sizes))]
-    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
+    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source_per_batch=False), seed)
     found = [rows for rows, _ in epoch(epochs, 1)]
     lengths = [len(rows) for rows in found]
     assert max(lengths) - min(lengths) <= 1
@@ -222,7 +222,7 @@ def test_batches_of_all_sources_leave_no_member_of_a_class_alone(counts, pairs, 
     rows = np.arange(len(label))
     relations = Relations(rows, np.where(label < 0, rows + 1000, -1), label=label, source=np.where(label < 0, 0, 1))
     shares = [SourceShare("pairs"), SourceShare("classes", items_per_class=per_class)]
-    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source=False), seed)
+    epochs = Epochs(relations, BatchSettings(batch_size, shares=shares, one_source_per_batch=False), seed)
     seen = []
     for number in range(2):
         for taken, _ in epoch(epochs, number):
@@ -250,7 +250,7 @@ def test_one_that_is_alone_of_its_class_and_one_of_no_class_are_left_out():
 )
 def test_small_sources_repeat_and_large_ones_go_on_in_the_next_epoch(sizes, batch_size, temperature, one_source, seed):
     shares = [SourceShare(str(i), weight=i + 1.0) for i in range(len(sizes))]
-    settings = BatchSettings(batch_size, shares=shares, temperature=temperature, one_source=one_source)
+    settings = BatchSettings(batch_size, shares=shares, mix_temperature=temperature, one_source_per_batch=one_source)
     relations = mixed(sizes)
     epochs = Epochs(relations, settings, seed)
     seen = np.zeros(sum(sizes), int)
@@ -276,7 +276,7 @@ def test_weights_are_shares_of_the_batches():
 
 @pytest.mark.parametrize(("temperature", "small"), [(1.0, 10), (2.0, 25), (1000.0, 50)])
 def test_temperature_evens_the_shares_out(temperature, small):
-    settings = BatchSettings(10, shares=[SourceShare("large"), SourceShare("small")], temperature=temperature)
+    settings = BatchSettings(10, shares=[SourceShare("large"), SourceShare("small")], mix_temperature=temperature)
     epochs = Epochs(mixed([900, 100]), settings, 0)
     assert [source for _, source in epoch(epochs, 0)].count(1) == small
 
@@ -288,7 +288,7 @@ def test_sources_have_batch_sizes_of_their_own():
 
 
 def test_batches_of_all_sources_hold_their_shares():
-    settings = BatchSettings(10, shares=[SourceShare("a"), SourceShare("b")], one_source=False)
+    settings = BatchSettings(10, shares=[SourceShare("a"), SourceShare("b")], one_source_per_batch=False)
     relations = mixed([300, 100])
     for rows, source in epoch(Epochs(relations, settings, 0), 0):
         assert source is None

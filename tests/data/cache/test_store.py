@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.data.cache import store as module
-from finetune.data.cache.manifest import MANIFEST, is_whole
+from finetune.data.cache.entry_folder import MANIFEST, is_whole
 from finetune.data.cache.store import Cache, CacheUnavailable, Removed
 from tests.conftest import can_mount
 
@@ -85,7 +85,7 @@ def test_an_entry_is_made_once_and_nothing_else_stays(root: Path) -> None:
 
 @pytest.mark.parametrize("kind,key", [("..", KEY), ("a/b", KEY), ("tokens", "../../../etc"), ("tokens", "x"), ("", "")])
 def test_no_key_leads_out_of_the_cache(root: Path, kind: str, key: str) -> None:
-    with pytest.raises(ValueError, match="no place"):
+    with pytest.raises(ValueError, match="no valid cache entry"):
         Cache(root).entry(kind, key, write)
     assert not root.exists()
 
@@ -137,7 +137,7 @@ def test_damage_is_noticed_and_mended(tmp_path_factory, content, name, damage, d
     assert victim.read_bytes()[:1] in (content[:1], b"{")
 
 
-def test_a_large_file_is_looked_at_in_a_moment_and_read_whole_only_after_a_change(root: Path) -> None:
+def test_a_large_file_is_checked_fast_and_read_whole_only_after_a_change(root: Path) -> None:
     cache = Cache(root)
     size = 300_000_000
 
@@ -228,7 +228,7 @@ def test_cleaning_goes_around_what_a_process_makes(root: Path) -> None:
         process.wait()
 
 
-def test_an_entry_that_is_damaged_is_made_anew_beside_those_who_have_it_open(root: Path) -> None:
+def test_a_damaged_entry_is_made_again_while_others_have_it_open(root: Path) -> None:
     cache = Cache(root)
     folder = cache.entry("tokens", KEY, lambda folder: write(folder, b"old"))
     with (folder / "file.bin").open("rb") as file:
@@ -264,32 +264,32 @@ def under_a_limit(root: Path, model: Path, *before: str, more: str = "") -> str:
     return process.stdout
 
 
-def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
+def test_a_file_size_limit_leaves_nothing_and_the_run_continues(root: Path, tiny_model: Path) -> None:
     said = under_a_limit(root, tiny_model, more="small files")
     assert said == (
-        f"going on without the cache: could not write to {root}: the file is larger than the system allows. "
+        f"continuing without the cache: could not write to {root}: the file is larger than the system allows. "
         "Raise the limit (ulimit -f).\nwent on\n"
     )
     assert everything_in(root) == ["tokens"]
 
 
-def test_a_cache_where_no_folder_can_be_made_is_told_with_what_moves_it(tiny_model: Path) -> None:
+def test_a_cache_where_no_folder_can_be_made_is_reported_with_advice(tiny_model: Path) -> None:
     said = under_a_limit(Path("/proc/nowhere/cache"), tiny_model)
     assert said == (
-        "going on without the cache: could not write to /proc/nowhere/cache: the system does not permit it. "
+        "continuing without the cache: could not write to /proc/nowhere/cache: the system does not permit it. "
         "Choose another place for the cache with FINETUNE_CACHE=/path/to/a/disk.\nwent on\n"
     )
 
 
 @pytest.mark.skipif(not can_mount(), reason="no mount namespaces here")
-def test_a_full_disk_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
+def test_a_full_disk_leaves_nothing_and_the_run_continues(root: Path, tiny_model: Path) -> None:
     root.mkdir()
     # The folder is listed inside: the disk goes with the processes that see it.
     shell = 'mount -t tmpfs -o size=500k tmpfs "$1" && shift && "$@" && find "$CACHE" -mindepth 1'
     before = ["env", f"CACHE={root}", "unshare", "-rm", "sh", "-ec", shell, "sh", str(root)]
     said = under_a_limit(root, tiny_model, *before)
     assert said == (
-        f"going on without the cache: could not write to {root}: the disk is full. Free some space there, or choose "
+        f"continuing without the cache: could not write to {root}: the disk is full. Free some space there, or choose "
         f"another place for the cache with FINETUNE_CACHE=/path/to/a/disk.\nwent on\n{root}/tokens\n"
     )
 
@@ -300,8 +300,8 @@ def test_a_cache_that_may_only_be_read_is_read_and_not_written(root: Path, tiny_
     shell = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
     before = ["unshare", "-rm", "sh", "-ec", shell, "sh", str(root)]
     said = under_a_limit(root, tiny_model, *before)
-    assert said.startswith(f"going on without the cache: could not write to {root}: the file system is read-only.")
-    assert said.endswith("went on\n") and said.count("going on") == 1
+    assert said.startswith(f"continuing without the cache: could not write to {root}: the file system is read-only.")
+    assert said.endswith("went on\n") and said.count("continuing") == 1
     reader = f"""
 from pathlib import Path
 from finetune.data.cache.store import Cache

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finetune.data.holdout.eval_source import OtherSource
+from finetune.data.holdout.eval_source import EvalSource
+from finetune.data.load import load
 from finetune.errors import CheckFailed
 from tests.data.conftest import csv_data
 
@@ -34,7 +35,7 @@ def scored_table(table, count=100):
 
 
 def test_a_part_of_the_scored_pairs_is_held_out(table):
-    data = csv_data(scored_table(table), validation_fraction=0.2).load()
+    data = load(csv_data(scored_table(table), validation_fraction=0.2))
     assert data.validation is None
     assert data.pairs is not None
     assert len(data.pairs.score) == data.facts["validation_pairs"] == 20
@@ -48,7 +49,7 @@ def test_a_part_of_the_scored_pairs_is_held_out(table):
 
 
 def test_too_few_scored_pairs_leave_nothing_to_evaluate_on(table):
-    data = csv_data(scored_table(table, 5), validation_fraction=0.1).load()
+    data = load(csv_data(scored_table(table, 5), validation_fraction=0.1))
     assert data.pairs is None
     assert any("Nothing to evaluate on" in note for note in data.notes)
     assert data.held.kinds() == []
@@ -56,7 +57,7 @@ def test_too_few_scored_pairs_leave_nothing_to_evaluate_on(table):
 
 def test_of_few_classes_the_training_items_are_known(table):
     path = table("labelled.csv", text=[f"t {i}" for i in range(100)], label=[f"c{i % 4}" for i in range(100)])
-    data = csv_data(path, validation_fraction=0.2).load()
+    data = load(csv_data(path, validation_fraction=0.2))
     assert data.labelled is not None
     assert len(data.labelled.items) == 100
     asked = data.labelled.items[~data.labelled.known]
@@ -69,7 +70,7 @@ def test_of_few_classes_the_training_items_are_known(table):
 
 def test_of_new_classes_half_of_each_is_known(table):
     path = table("labelled.csv", text=[f"t {i}" for i in range(600)], label=[f"c{i % 150}" for i in range(600)])
-    data = csv_data(path, validation_fraction=0.1).load()
+    data = load(csv_data(path, validation_fraction=0.1))
     assert data.labelled is not None
     assert not set(data.labelled.items) & set(data.train.anchor)
     for label in set(data.labelled.label):
@@ -77,7 +78,7 @@ def test_of_new_classes_half_of_each_is_known(table):
 
 
 def other(path, run=None, **settings):
-    return OtherSource("evaluation.mine.data", {"path": str(path), **settings}, run or csv_data("unread.csv"))
+    return EvalSource("evaluation.mine.data", {"path": str(path), **settings}, run or csv_data("unread.csv"))
 
 
 def test_all_of_another_source_is_measured_on(table):
@@ -129,7 +130,7 @@ def write_beir(folder, qrels="q1\td1\t1\n", corpus=({"_id": "d1", "text": "red"}
         ({"qrels": "q1\td1\t0\n"}, "has no judgment with a score above 0"),
     ],
 )
-def test_what_is_wrong_in_a_beir_folder_is_told(tmp_path, changes, words):
+def test_problems_in_a_beir_folder_are_reported(tmp_path, changes, words):
     write_beir(tmp_path / "beir", **changes)
     with pytest.raises(CheckFailed) as caught:
         other(tmp_path / "beir").load()
@@ -147,7 +148,7 @@ def test_what_is_wrong_in_a_beir_folder_is_told(tmp_path, changes, words):
         ({"columns": ["text1", "nothing"]}, "evaluation.mine.data.columns: the file has no column 'nothing'"),
     ],
 )
-def test_what_is_wrong_with_a_source_is_told_at_its_key(table, settings, words):
+def test_problems_of_a_source_are_reported_at_its_key(table, settings, words):
     problems = other(**{"path": scored_table(table), **settings}).check()
     assert len(problems) == 1
     assert words in str(problems[0])

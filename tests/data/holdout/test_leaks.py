@@ -16,8 +16,8 @@ from finetune.data.holdout import near_duplicates as nearness
 from finetune.data.holdout import text_normalization as folding
 from finetune.data.holdout.judgments import Judgments
 from finetune.data.holdout.leaks import find_leaks
-from finetune.data.holdout.near_duplicates import find_near
-from finetune.data.holdout.text_normalization import EqualityPrefilter, blocks, fold, without_fronts
+from finetune.data.holdout.near_duplicates import find_near_duplicates
+from finetune.data.holdout.text_normalization import EqualityPrefilter, blocks, normalize, strip_prompts
 from finetune.data.items import Items, Part
 from finetune.data.relations import Relations
 
@@ -30,7 +30,7 @@ def texts_of(*texts: str) -> pa.Array:
 
 
 def folded(*texts: str) -> list[str]:
-    return fold(texts_of(*texts)).to_pylist()
+    return normalize(texts_of(*texts)).to_pylist()
 
 
 def judged(queries: list[int]) -> Judgments:
@@ -85,7 +85,7 @@ def test_no_text_is_ruled_out_that_is_equal_when_folded(texts, asked):
 
 def test_most_ascii_texts_are_ruled_out_unread():
     texts = [f"text number {i}" for i in range(10_000)]
-    assert EqualityPrefilter(fold(texts_of(*texts[:100])))(texts_of(*texts)).sum() < 300
+    assert EqualityPrefilter(normalize(texts_of(*texts[:100])))(texts_of(*texts)).sum() < 300
 
 
 @given(texts=st.lists(st.text(max_size=9), max_size=30), cut=st.integers(0, 5))
@@ -100,9 +100,9 @@ def test_blocks_are_all_texts_in_order(texts, cut):
 
 def test_prompts_are_taken_off_once_the_longest_first():
     texts = texts_of("query: a", "query: the b", "query: query: c", "passage: d", "e query: ", "qu.ry: f")
-    bare = without_fronts(texts, ["query: ", "query: the ", "", "passage: "])
+    bare = strip_prompts(texts, ["query: ", "query: the ", "", "passage: "])
     assert bare.to_pylist() == ["a", "b", "query: c", "d", "e query: ", "qu.ry: f"]
-    assert without_fronts(texts_of("(a|b)* x", "b x"), ["(a|b)* "]).to_pylist() == ["x", "b x"]
+    assert strip_prompts(texts_of("(a|b)* x", "b x"), ["(a|b)* "]).to_pylist() == ["x", "b x"]
 
 
 def shingles(text: str) -> set[str]:
@@ -127,7 +127,7 @@ def test_near_duplicates_are_exactly_those_of_brute_force(texts, asked, threshol
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearness, "_AT_ONCE", at_once)
         patch.setattr(folding, "BLOCK_BYTES", block)
-        found = find_near(texts_of(*texts), np.ones(len(texts), bool), texts_of(*asked), threshold)
+        found = find_near_duplicates(texts_of(*texts), np.ones(len(texts), bool), texts_of(*asked), threshold)
     closest = [max((share(text, query) for query in asked), default=0.0) for text in texts]
     assert found.text.tolist() == [i for i, best in enumerate(closest) if best >= threshold - 1e-9]
     for text, query, common in zip(*(part.tolist() for part in found), strict=True):
@@ -145,14 +145,14 @@ def test_planted_near_duplicates_are_found_among_many():
         texts[place] = re.sub(r"^\w+", "other", query)
     expected = sorted(int(p) for p, query in zip(planted, asked, strict=True) if share(texts[p], query) >= 0.8)
     assert len(expected) > 150
-    assert find_near(texts_of(*texts), np.ones(len(texts), bool), texts_of(*asked)).text.tolist() == expected
+    assert find_near_duplicates(texts_of(*texts), np.ones(len(texts), bool), texts_of(*asked)).text.tolist() == expected
 
 
 def test_a_relation_counts_once_where_it_is_closest_and_the_sentence_is_kept():
     texts = ["what is rain", "What is rain?", "what is the rain", "water", "snow", "rain", "ice"]
     rows = [(0, 3), (4, 0), (1, 3), (1, 0), (2, 3), (4, 5), (5, 6)]
     leaks = leaks_of(texts, rows, [0])
-    assert (leaks.exact, leaks.normalised, leaks.near) == (3, 1, None)
+    assert (leaks.exact, leaks.normalized, leaks.near) == (3, 1, None)
     assert leaks.facts() == {"leaks": 3, "leaks_normalised": 1}
     assert leaks.notes() == [
         "3 training pairs contain a validation query: the figures will flatter the model.",
@@ -166,11 +166,11 @@ def test_one_pair_is_one_pair():
     assert leaks.notes() == ["1 training pair contains a validation query: the figures will flatter the model."]
 
 
-def test_near_duplicates_are_told_if_they_are_looked_for():
+def test_near_duplicates_are_noted_if_they_are_searched_for():
     texts = ["how do I make a good cup of tea in the morning", "how do I make a good cup of tea in the evening", "tea"]
     query = [*texts, "How do I make a good cup of tea in the mornings?"]
     leaks = leaks_of(query, [(0, 2), (1, 2)], [3], near=True)
-    assert (leaks.exact, leaks.normalised, leaks.near) == (0, 0, 1)
+    assert (leaks.exact, leaks.normalized, leaks.near) == (0, 0, 1)
     assert leaks.facts()["leaks_near"] == 1
     (note,) = leaks.notes()
     assert note.startswith("1 training pair contains a near-duplicate of a validation query (at least 80% of ")
@@ -184,16 +184,16 @@ def test_negatives_and_documents_are_no_leak():
     assert find_leaks(items, relations, judged([2])).exact == 0
 
 
-def test_labelled_items_that_are_trained_on_and_asked():
+def test_labelled_items_that_are_trained_on_and_queried():
     leaks = leaks_of(["a b", "A b", "c"], [(0, -1), (1, -1), (2, -1)], [0])
-    assert (leaks.exact, leaks.normalised) == (1, 1)
+    assert (leaks.exact, leaks.normalized) == (1, 1)
     assert leaks.notes()[0] == "1 training item equals a validation query: the figures will flatter the model."
 
 
 def test_a_text_is_the_same_under_another_prompt():
     texts = ["query: rain", "passage: rain", "passage: Rain!", "query: snow"]
     leaks = leaks_of(texts, [(3, 1), (3, 2)], [0], prompts=["query: ", "passage: "])
-    assert (leaks.exact, leaks.normalised) == (1, 1)
+    assert (leaks.exact, leaks.normalized) == (1, 1)
     assert leaks_of(texts, [(3, 1), (3, 2)], [0]).exact == 0
 
 
@@ -201,7 +201,7 @@ def test_what_is_no_text_leaks_by_being_the_same_only():
     items = Items((Part("text", texts_of("a")), Part("image", texts_of("x.png", "X.png"))))
     relations = Relations(np.array([1, 2]), np.array([0, 0]))
     leaks = find_leaks(items, relations, judged([1]), near=True)
-    assert (leaks.exact, leaks.normalised, leaks.near) == (1, 0, 0)
+    assert (leaks.exact, leaks.normalized, leaks.near) == (1, 0, 0)
 
 
 @settings(deadline=None)
@@ -213,7 +213,7 @@ def test_what_is_no_text_leaks_by_being_the_same_only():
 def test_hostile_texts_are_counted_and_quoted_on_one_line(texts, queries, near):
     rows = [(i, (i + 1) % len(texts)) for i in range(len(texts))]
     leaks = leaks_of(texts, rows, sorted(queries), near=near)
-    assert 0 < leaks.exact + leaks.normalised + (leaks.near or 0) <= len(rows)
+    assert 0 < leaks.exact + leaks.normalized + (leaks.near or 0) <= len(rows)
     assert all(note.isprintable() for note in leaks.notes())
 
 

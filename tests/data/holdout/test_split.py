@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from finetune.data.holdout.split import MAX_JUDGMENTS, MAX_QUERIES, Split, connected, hold_out, judge
 from finetune.data.known_positives import KnownPositives
+from finetune.data.load import load
 from finetune.data.relations import Relations
 from tests.data.conftest import csv_data
 
@@ -33,7 +34,7 @@ def test_a_long_chain_is_one_group():
 
 
 @given(rows=pairs, fraction=st.floats(0, 0.5), seed=st.integers(0, 3))
-def test_every_row_is_on_one_side_and_no_more_than_asked_is_held(rows, fraction, seed):
+def test_every_row_is_on_one_side_and_at_most_the_fraction_is_held_out(rows, fraction, seed):
     relations = relations_of(rows)
     split = hold_out(relations, fraction, seed)
     assert sorted([*split.train, *split.held]) == list(range(len(rows)))
@@ -45,7 +46,7 @@ def test_every_row_is_on_one_side_and_no_more_than_asked_is_held(rows, fraction,
     assert not set(train.anchor) & set(held.anchor)
 
 
-def test_the_share_that_was_asked_for_is_held():
+def test_the_configured_fraction_is_held_out():
     relations = relations_of([(i // 3, 10_000 + i) for i in range(3000)])
     split = hold_out(relations, 0.1, 0)
     assert split.by == "group"
@@ -66,9 +67,9 @@ def test_where_most_rows_hang_together_anchors_are_held(giant, by):
     assert (split.held < giant).any() == (by == "anchor")
 
 
-def test_one_giant_group_is_split_by_anchor_and_it_is_said(write):
+def test_one_giant_group_is_split_by_anchor_with_a_note(write):
     rows = "".join(f"q{i},a{i}\nq{i},shared{i % 5}\nq{i},common\n" for i in range(100))
-    data = csv_data(write("question,answer\n" + rows), validation_fraction=0.1).load()
+    data = load(csv_data(write("question,answer\n" + rows), validation_fraction=0.1))
     assert data.validation is not None
     assert len(data.validation.queries) == 10
     assert not set(data.train.anchor) & set(data.validation.queries)
@@ -87,8 +88,8 @@ def test_held_anchors_search_among_all_positives():
     assert judged.grade.tolist() == [1, 1]
 
 
-def test_too_few_rows_to_hold_any_out_is_said(write):
-    data = csv_data(write("question,answer\nq1,a1\nq2,a2\nq3,a3\n"), validation_fraction=0.1).load()
+def test_too_few_rows_to_hold_any_out_gives_a_note(write):
+    data = load(csv_data(write("question,answer\nq1,a1\nq2,a2\nq3,a3\n"), validation_fraction=0.1))
     assert data.validation is None
     assert len(data.train) == 3
     assert any("Nothing to evaluate on" in note for note in data.notes)

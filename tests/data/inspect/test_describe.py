@@ -66,10 +66,10 @@ def test_tokens_are_counted_before_they_are_cut(tiny_model):
     assert tokens["length"] <= 8
 
 
-def test_of_many_texts_a_sample_is_tokenised_and_it_is_told(tiny_model, monkeypatch):
+def test_of_many_texts_a_sample_is_tokenized_and_counted(tiny_model, monkeypatch):
     from finetune.models.tokenizer import load_tokenizer
 
-    monkeypatch.setattr(stats, "_MANY", (150, 1_000_000))
+    monkeypatch.setattr(stats, "_MOST_TOKENIZED", (150, 1_000_000))
     columns = {"question": [f"red {i}" for i in range(1000)], "answer": [f"blue {i}" for i in range(1000)]}
     roles = described(columns, tokenizer=load_tokenizer(tiny_model, "tiny"))["lengths"]["roles"]
     assert [(row["texts"], row["measured"]) for row in roles[:2]] == [(800, 150), (800, 150)]
@@ -114,7 +114,7 @@ def test_the_most_repeated_texts_are_named():
     ]
 
 
-def test_items_that_are_no_texts_are_told_by_what_they_are():
+def test_items_that_are_not_text_are_shown_by_their_kind():
     images = pa.array([f"{i}.png" for i in range(4)], pa.large_string())
     items = Items((Part("text", pa.array(["a", "b", "c", "d"], pa.large_string())), Part("image", images)))
     train = Relations(np.arange(4), np.arange(4) + 4)
@@ -169,7 +169,7 @@ HOSTILE = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: 
 
 @settings(deadline=None)
 @given(texts=st.lists(HOSTILE, min_size=6, max_size=12, unique_by=str.strip), name=HOSTILE)
-def test_whatever_is_in_the_texts_what_is_told_is_plain_and_on_one_line(texts, name):
+def test_any_text_is_shown_as_plain_data_on_one_line(texts, name):
     half = len(texts) // 2
     columns = {"anchor": texts[:half], "positive": texts[half : 2 * half], name.strip() + "_": ["x"] * half}
     if len({*columns}) < 3:

@@ -1,15 +1,15 @@
 from pathlib import Path
 
-from finetune.data.inspect.row_locations import places
+from finetune.data.inspect.row_locations import row_locations
 from tests.data.conftest import csv_data
 
 
 def found(text: str, *pairs: tuple[str, str], name: str = "rows.csv", **changes) -> list[str | None]:
     Path(name).write_text(text)
-    return places(csv_data(name, **changes), pairs)
+    return row_locations(csv_data(name, **changes), pairs)
 
 
-def test_a_pair_stands_where_it_first_stands_with_lines_inside_cells():
+def test_the_first_row_of_a_pair_is_found_with_lines_inside_cells():
     text = 'anchor,positive\na,x\n"b\nb",y\na,z\na,x\n'
     assert found(text, ("a", "z"), ("b\nb", "y"), ("a", "x"), ("b", "y"), ("a", "q")) == [
         "rows.csv:5", "rows.csv:3", "rows.csv:2", None, None]  # fmt: skip
@@ -29,5 +29,5 @@ def test_numbers_are_texts_and_lists_have_no_place():
 
 def test_a_file_that_is_not_there_has_no_places():
     data = csv_data("rows.csv")
-    assert places(data, [("a", "x")]) == [None]
-    assert places(data, []) == []
+    assert row_locations(data, [("a", "x")]) == [None]
+    assert row_locations(data, []) == []

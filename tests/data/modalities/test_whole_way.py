@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from finetune.data.dataset import Dataset
+from finetune.data.load import read
 from finetune.data.modalities import facts, load
-from finetune.data.settings import read
 from finetune.errors import CheckFailed
 
 

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pyarrow import feather, parquet
 
-from finetune.data.settings import read
+from finetune.data.load import read
 from finetune.errors import CheckFailed
 
 Rows = list[dict[str, Any]]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune.data.load import load
+from finetune.data.open_sources import check_head
 from tests.data.conftest import csv_data
 from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
@@ -121,7 +123,7 @@ def test_usual_faults_of_published_folders_are_left_out_without_an_error(make):
     assert tuples(reading) == [*ROWS[:2], ("second", "one", 2.0), ROWS[0]]
     assert [(row.line, row.kind) for row in bad.first] == [(5, "dangling"), (4, "regraded"), (6, "blank")]
     assert bad.serious == 0
-    data = csv_data(str(folder)).load()
+    data = load(csv_data(str(folder)))
     assert data.notes[:2] == [
         "Left out: 1 judgment of an id that is not there, "
         "1 judgment that is given again with another grade (the last one counts), 1 empty text.",
@@ -151,7 +153,7 @@ def test_a_folder_of_folders_and_one_without_queries_get_advice(make, tmp_path):
     assert "'all' holds several BEIR folders: android, english. Name one of them, as in" in error_message("all")
     shutil.rmtree("all/english")
     assert "as in data.validation_path=all/android." in "".join(
-        str(problem) for problem in csv_data("all/android", validation_path="all").check_head()
+        str(problem) for problem in check_head(csv_data("all/android", validation_path="all"))
     )
     Path("all/android/queries.jsonl").unlink()
     assert "'all/android' has no queries.jsonl." in error_message("all/android")

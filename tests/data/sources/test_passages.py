@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune.data.load import load
 from tests.data.conftest import csv_data
 from tests.data.sources.conftest import error_message, head_of, read, rows_of, tuples
 
@@ -69,7 +70,7 @@ def test_tevatrons_passages_are_lists_of_texts(write, tmp_path):
     assert head.notes == [
         "In 'positive_passages', 'negative_passages' the title and the text of each passage are joined."
     ]
-    data = csv_data(path).load()
+    data = load(csv_data(path))
     assert data.layouts == ["several positives"]
     assert len(data.train) == 6
     assert data.train.negatives.shape == (6, 1)
@@ -90,7 +91,7 @@ def test_lists_that_are_empty_in_the_first_rows_are_read(tmp_path):
 
 
 def pairs(path: object, **changes: Any) -> list[tuple[Any, ...]]:
-    data = csv_data(path, **changes).load()
+    data = load(csv_data(path, **changes))
     columns = [data.train.anchor, data.train.positive, *data.train.negatives.T]
     return list(zip(*([text or None for text in _texts(data.items, column)] for column in columns), strict=True))
 
@@ -127,7 +128,7 @@ def test_an_instruction_of_another_form_is_a_bad_row(tmp_path):
     reading, _ = read(as_jsonl(tmp_path, rows))
     assert tuples(reading)[-1] == (None, "D p")
     path = as_jsonl(tmp_path, rows)
-    assert len(csv_data(path, on_bad_rows="skip").load().train) == 30
+    assert len(load(csv_data(path, on_bad_rows="skip")).train) == 30
     assert "each text has an instruction in front" in head_of(path).notes[0]
 
 

@@ -18,12 +18,11 @@ from finetune.data.batching.datamodule import RelationDataModule
 from finetune.data.batching.mixing import BatchSettings
 from finetune.data.cache.store import Cache
 from finetune.data.items import Items, Part
-from finetune.data.settings import read
+from finetune.data.load import read
 from finetune.data.tokens import tokenize, wordpiece
 from finetune.data.tokens.token_store import Tokens, key_of
-from finetune.data.tokens.tokenize import Tokenizer as FastTokenizer
-from finetune.data.tokens.tokenize import slices
-from finetune.data.tokens.wordpiece import frame_of
+from finetune.data.tokens.tokenize import FastTokenizer, slices
+from finetune.data.tokens.wordpiece import special_tokens_of
 from finetune.errors import ModelError
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "Red", "green", "un", "##able", "é", "e", "中", "σ", "."]  # noqa: RUF001
@@ -143,13 +142,13 @@ def assert_same(tokens: Tokens, found: Sequence[str], tokenizer: Any, max_length
 
 
 def by_words(found: Sequence[str], tokenizer: Any, max_length: int) -> Tokens:
-    """Tokenise by words and no other way, whatever a comparison says."""
-    tokeniser = FastTokenizer(tokenizer, max_length)
-    with tokenize.plain(tokenizer):
-        way = next(iter(tokeniser._ways()))
-        assert way.name == "words"
+    """Tokenize by words and by no other method, whatever the comparison with the tokenizer says."""
+    fast = FastTokenizer(tokenizer, max_length)
+    with tokenize.no_truncation(tokenizer):
+        method = next(iter(fast._methods()))
+        assert method.name == "words"
         for _ in range(2):  # the second time all words are known
-            chunk = way.encode(pa.array(found, pa.large_string()))
+            chunk = method.encode(pa.array(found, pa.large_string()))
     return Tokens(chunk.ids, np.concatenate([[0], np.cumsum(chunk.lengths)]))
 
 
@@ -183,23 +182,23 @@ def test_the_ids_of_the_real_model(real, found, max_length):
 @given(found=texts, max_length=st.integers(4, 12))
 def test_any_other_tokenizer_gives_its_own_ids_too(name, found, max_length):
     tokenizer = OTHERWISE[name]
-    with tokenize.plain(tokenizer):
-        assert frame_of(tokenizer.backend_tokenizer) is None
+    with tokenize.no_truncation(tokenizer):
+        assert special_tokens_of(tokenizer.backend_tokenizer) is None
     assert_same(Tokens.build(items_of(found), tokenizer, max_length), found, tokenizer, max_length)
 
 
 @pytest.mark.slow
-def test_every_character_beside_a_space_and_beside_a_letter(real):
+def test_every_character_next_to_a_space_and_next_to_a_letter(real):
     """All of Unicode's letters and marks, once: none may reach over a space."""
     found = [f"a {chr(code)}b c{chr(code)} d{chr(code)}e" for code in range(0x30000) if not 0xD800 <= code < 0xE000]
     tokens = by_words(found, real, 128)
-    with tokenize.plain(real):
+    with tokenize.no_truncation(real):
         expected = [encoding.ids for encoding in real.backend_tokenizer.encode_batch_fast(found)]
     assert tokens.ids.tolist() == [one for ids in expected for one in ids]
     assert tokens.lengths.tolist() == [len(ids) for ids in expected]
 
 
-def test_many_chunks_on_several_threads_come_in_order(real, monkeypatch):
+def test_many_chunks_in_several_threads_are_in_order(real, monkeypatch):
     monkeypatch.setattr(tokenize, "CHUNK_TEXTS", 50)
     monkeypatch.setattr(wordpiece, "MOST_WORDS", 100)
     rng = np.random.default_rng(0)
@@ -260,7 +259,7 @@ def test_no_texts_and_other_items():
     assert len(Tokens.build(mixed, tokenizer, 8)) == 2
 
 
-def test_texts_that_say_nothing_are_told_with_an_example():
+def test_empty_texts_are_noted_with_an_example():
     tokenizer = BY_WORDS["uncased"]
     items = items_of(["red", "q", "\x00 ", "q w", "q red"])
     tokens = Tokens.build(items, tokenizer, 8)
@@ -293,7 +292,7 @@ def same_key(texts: pa.Array, tokenizer: Any = None, max_length: int = 8) -> boo
     )
 
 
-def test_the_key_is_of_what_the_texts_are_and_not_of_where_they_stand():
+def test_the_key_depends_on_the_texts_and_not_on_their_memory():
     assert same_key(pa.array(["x", *TEXTS, "y"], pa.large_string()).slice(1, 4))
     with_bitmap = pa.array([None, *TEXTS], pa.large_string()).slice(1)
     assert with_bitmap.null_count == 0 and with_bitmap.buffers()[0] is not None
@@ -357,12 +356,12 @@ def test_damage_that_only_reading_finds_is_mended(tmp_path):
     assert_same(tokens, TEXTS, tokenizer, 8)
 
 
-def test_a_bar_is_shown_while_texts_are_tokenised_and_not_when_they_come_from_the_cache(tmp_path, monkeypatch, capsys):
+def test_a_bar_is_shown_while_texts_are_tokenized_and_not_when_they_are_cached(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
     said = []
     for _ in range(2):
         rows = [{"question": f"green {i}", "answer": f"red {i}"} for i in range(8)]
         RelationDataModule(read(rows, validation_fraction=0), BY_WORDS["uncased"], BatchSettings(4), 8, 0)
         said.append(capsys.readouterr().out)
-    assert "tokenising 16/16 texts" in said[0]
-    assert "tokenising" not in said[1]
+    assert "tokenizing 16/16 texts" in said[0]
+    assert "tokenizing" not in said[1]

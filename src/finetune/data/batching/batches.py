@@ -1,14 +1,13 @@
 """Batches: some relations of an epoch, each distinct item once; resumable at any batch.
 
-B relations and N items of a batch, M of them no texts, T tokens, n negatives of a row, E edges.
+B relations and N items of a batch, D of them distinct, E edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,72 +15,24 @@ import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints, flat_ranges
+from finetune.data.batching.batch import Batch
 from finetune.data.batching.mixing import BatchSettings, Epochs
 from finetune.data.batching.non_text import NonText
+from finetune.data.batching.pair_collator import Pairing
 from finetune.data.batching.sampling import pairs_within_classes
 from finetune.data.items import ABSENT
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
+from finetune.data.threads import map_in_threads
 from finetune.data.tokens.token_store import Tokens
-
-if TYPE_CHECKING:
-    from finetune.data.batching.pair_collator import Pairing
-
-
-@dataclass  # not frozen: Lightning's half-precision plugins rebuild a dataclass field by field
-class Batch:
-    """What one step sees: N distinct items with their tokens, and B relations between them.
-
-    `items_N` item numbers, sorted · `ids_T` token ids of the items one after the other · `lengths_N` tokens of each ·
-    `anchor_B`, `positive_B`, `negatives_Bn` places among the N items, -1 for no negative · `known_E2` pairs of places
-    that are known positives of each other, both directions. All int64. `lengths_cpu` is `lengths_N` as a list that
-    stays on the CPU, so that planning micro-batches waits for no device · `uses` how often relations use an item: what
-    would be encoded without encoding each item once.
-
-    None where there is nothing of the kind: `group_N` items with the same number are all positives of each other ·
-    `score_Bk` scores of the positive and of each negative, NaN for none (k = 1 + n) · `label_B` the class of each row ·
-    `weight_B` how much each row counts. Where there are several sources, `source` is the one that all rows are from, or
-    `source_B` the one of each row.
-
-    Texts come first, and tokens and lengths are of these; `other_M` is what the encoder takes of the others, `(M, ...)`
-    float32. Where pairs of texts are scored, the items are these pairs (`pairs.py`), and `pair_Bk` is where that of
-    each document stands among them, -1 for none. `teacher_ND` are another model's embeddings of the items.
-    """
-
-    items_N: Tensor
-    ids_T: Tensor
-    lengths_N: Tensor
-    anchor_B: Tensor
-    positive_B: Tensor
-    negatives_Bn: Tensor
-    known_E2: Tensor
-    lengths_cpu: list[int]
-    uses: int
-    group_N: Tensor | None = None
-    score_Bk: Tensor | None = None
-    label_B: Tensor | None = None
-    weight_B: Tensor | None = None
-    source: int | None = None
-    source_B: Tensor | None = None
-    other_M: Tensor | None = None
-    pair_Bk: Tensor | None = None
-    teacher_ND: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.anchor_B)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
-        """Return the batch with its tensors on `device`; further arguments go to `Tensor.to`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
-        return Batch(**{**values, **moved})
 
 
 class Batches:
     """An epoch of training batches, to be iterated again for every epoch.
 
-    Which rows stand together depends on `seed` and the epoch alone (`mixing.py`). `state_dict` is where the next batch
-    to be handed out stands; a loader with that state goes on there.
+    The rows of each batch depend on `seed` and the epoch alone (`mixing.py`). `state_dict` is the position of the next
+    batch; a loader with that state resumes there. `non_text` reads the items that are not text, `pairing` joins pairs
+    of texts for an encoder that scores them.
     """
 
     def __init__(
@@ -91,19 +42,19 @@ class Batches:
         known: KnownPositives,
         settings: BatchSettings,
         seed: int,
-        others: NonText | None = None,
+        non_text: NonText | None = None,
         pairing: Pairing | None = None,
     ) -> None:
         self.relations = relations
         self.tokens = tokens
-        self.others = others
+        self.non_text = non_text
         self.pairing = pairing
-        self.teacher: npt.NDArray[np.float16] | None = None  # what another model makes of each item, (items, D)
+        self.teacher: npt.NDArray[np.float16] | None = None  # a teacher's embeddings, (items, dimensions)
         self.seed = seed
         self.known = known
         self.epochs = Epochs(relations, settings, seed)
         self.epoch = 0
-        self.position = 0  # batches of this epoch that were handed out
+        self.position = 0  # batches of this epoch that were yielded
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -113,57 +64,74 @@ class Batches:
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
         positions = range(self.position, len(self))
-        # Images take their time to be decoded: the next batch is made while this one is learnt from.
-        made = map(self._at, positions) if self.others is None else prefetch(self._at, positions)
-        for position, batch in zip(positions, made, strict=True):
-            # Counted before it is handed out: the next batch is asked for only after the step, and a checkpoint at
-            # the end of the step must not name this batch again. Lightning reads a sized loader without prefetching.
+        batches: Iterator[Batch] = map(self._at, positions)
+        if self.non_text is not None:
+            # Images take long to decode: a thread makes the next batch while this one is trained on.
+            batches = map_in_threads(self._at, positions, threads=1)
+        for position, batch in zip(positions, batches, strict=True):
+            # Counted before the yield: the next batch is requested only after the step, and a checkpoint at the end
+            # of the step must not repeat this batch. Lightning reads a sized loader without prefetching.
             self.position = position + 1
             yield batch
 
     def _at(self, position: int) -> Batch:
-        random = np.random.default_rng((self.seed, self.epoch, position)) if self.others else None
+        """Return the batch at a position of this epoch."""
+        random = None
+        if self.non_text is not None:
+            random = np.random.default_rng((self.seed, self.epoch, position))
         batch = self.batch(*self.epochs.batch(self.epoch, position), random)
-        return batch if self.pairing is None else self.pairing.batch(batch, self.tokens)
+        if self.pairing is None:
+            return batch
+        return self.pairing.batch(batch, self.tokens)
 
     def batch(self, rows: Ints, source: int | None = None, random: np.random.Generator | None = None) -> Batch:
-        """Return the batch of these relations; `random` is for what items that are no texts are looked at with."""
-        relations = _paired(self.relations.take(rows))
+        """Return the batch of these relations; `random` augments the items that are not text."""
+        relations = _with_class_pairs(self.relations.take(rows))
         table = relations.columns()
-        distinct_D, places = np.unique(table, return_inverse=True)
-        places = places.reshape(table.shape)
-        if absent := int(len(distinct_D) > 0 and distinct_D[0] == ABSENT):
-            distinct_D, places = distinct_D[1:], places - absent  # what was absent becomes place -1
+        distinct_D, indices = np.unique(table, return_inverse=True)
+        indices = indices.reshape(table.shape)
+        if len(distinct_D) and distinct_D[0] == ABSENT:
+            distinct_D, indices = distinct_D[1:], indices - 1  # an absent item gets index -1
         known_E2, group_D = self.known.pairs_within(distinct_D), self.known.groups_within(distinct_D)
-        uses_D = np.bincount(places[places >= 0], minlength=len(distinct_D))
-        copies_D = np.ones_like(uses_D) if self.epochs.settings.encode_once else uses_D
-        places, known_E2 = _in_copies(places, known_E2, copies_D)
+        uses_D = np.bincount(indices[indices >= 0], minlength=len(distinct_D))
+        copies_D = uses_D
+        if self.epochs.settings.encode_once:
+            copies_D = np.ones_like(uses_D)
+        indices, known_E2 = _index_copies(indices, known_E2, copies_D)
         items_N = np.repeat(distinct_D, copies_D)
         texts = int(np.searchsorted(items_N, len(self.tokens)))
         ids_T, lengths_N = self.tokens.take(items_N[:texts])
-        others = self.others if texts < len(items_N) else None
+        group_N = other_M = teacher_ND = source_B = None
+        if group_D is not None:
+            group_N = np.repeat(group_D, copies_D)
+        if self.non_text is not None and texts < len(items_N):
+            other_M = self.non_text.take(items_N[texts:], random)
+        if self.teacher is not None:
+            teacher_ND = self.teacher[items_N].astype(np.float32)
+        if source is None:
+            source_B = relations.source
         return Batch(
             items_N=torch.from_numpy(items_N),
             ids_T=torch.from_numpy(ids_T.astype(np.int64)),
             lengths_N=torch.from_numpy(lengths_N),
-            anchor_B=torch.from_numpy(places[:, 0].copy()),
-            positive_B=torch.from_numpy(places[:, 1].copy()),
-            negatives_Bn=torch.from_numpy(places[:, 2:].copy()),
+            anchor_B=torch.from_numpy(indices[:, 0].copy()),
+            positive_B=torch.from_numpy(indices[:, 1].copy()),
+            negatives_Bn=torch.from_numpy(indices[:, 2:].copy()),
             known_E2=torch.from_numpy(known_E2),
             lengths_cpu=lengths_N.tolist(),
             uses=int(uses_D.sum()),
-            group_N=None if group_D is None else torch.from_numpy(np.repeat(group_D, copies_D)),
+            group_N=_tensor(group_N),
             score_Bk=_tensor(relations.score),
             label_B=_tensor(relations.label),
             weight_B=_tensor(relations.weight),
             source=source,
-            source_B=_tensor(relations.source) if source is None else None,
-            teacher_ND=None if self.teacher is None else torch.from_numpy(self.teacher[items_N].astype(np.float32)),
-            other_M=_tensor(others and others.take(items_N[texts:], random)),
+            source_B=_tensor(source_B),
+            teacher_ND=_tensor(teacher_ND),
+            other_M=_tensor(other_M),
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin `epoch`, unless it is the one that is under way."""
+        """Start `epoch`; does nothing if it is the current one."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
@@ -173,60 +141,51 @@ class Batches:
         return self
 
     def state_dict(self) -> dict[str, int]:
-        """Return where to go on: the epoch, and how many of its batches were handed out."""
+        """Return where to resume: the epoch, and how many of its batches were yielded."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state` says."""
+        """Resume at `state`."""
         self.epoch, self.position = state["epoch"], state["position"]
 
 
-def prefetch(make: Callable[[int], Batch], positions: Iterable[int]) -> Iterator[Batch]:
-    """Yield what `make` makes of each position, each made by a thread while the one before is used."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = None
-        for position in positions:
-            ready, coming = coming, pool.submit(make, position)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
-
-
-def _paired(relations: Relations) -> Relations:
-    """Return the relations of a batch, labelled ones as pairs within their class."""
+def _with_class_pairs(relations: Relations) -> Relations:
+    """Return the relations of a batch, with labelled items as pairs within their class."""
     if relations.label is None or (relations.positive != ABSENT).all():
         return relations
     labelled = np.flatnonzero((relations.positive == ABSENT) & (relations.label != ABSENT))
     rows, positive = pairs_within_classes(relations.label[labelled], relations.anchor[labelled])
     all_positive = relations.positive.copy()
     all_positive[labelled[rows]] = positive
-    # In the order of the rows, without those whose class has no other item here.
+    # In the order of the rows, without those whose class has no other item in this batch.
     return replace(relations, positive=all_positive).take(np.flatnonzero(all_positive != ABSENT))
 
 
-def _in_copies(places: Ints, known_E2: Ints, copies_D: Ints) -> tuple[Ints, Ints]:
-    """Return places and known pairs of D items among their copies: each use has its own, if there are any.
+def _index_copies(indices: Ints, known_E2: Ints, copies_D: Ints) -> tuple[Ints, Ints]:
+    """Return indices and known pairs of D items as those of their copies: each use of an item has its own copy.
 
     Copies of one item are known positives of each other, and of all copies of its known positives.
     """
     if (copies_D == 1).all():
-        return places, known_E2
+        return indices, known_E2
     firsts_D = np.cumsum(copies_D) - copies_D
-    used = places[places >= 0]
+    used = indices[indices >= 0]
     order = np.argsort(used, kind="stable")
-    own = np.empty_like(used)
-    own[order] = np.arange(len(used))  # the copies of an item stand together, in the order of their uses
-    own_places = places.copy()
-    own_places[places >= 0] = own
+    copy = np.empty_like(used)
+    copy[order] = np.arange(len(used))  # the copies of an item are adjacent, in the order of their uses
+    copy_indices = indices.copy()
+    copy_indices[indices >= 0] = copy
     several = np.flatnonzero(copies_D > 1)
     pairs_E2 = np.concatenate([known_E2, np.column_stack([several, several])])
     left, right = pairs_E2.T
     pair = np.repeat(np.arange(len(pairs_E2)), copies_D[left])
     left_copies = flat_ranges(firsts_D[left], copies_D[left])
-    each = copies_D[right[pair]]
-    return own_places, np.column_stack([np.repeat(left_copies, each), flat_ranges(firsts_D[right[pair]], each)])
+    right_counts = copies_D[right[pair]]
+    right_copies = flat_ranges(firsts_D[right[pair]], right_counts)
+    return copy_indices, np.column_stack([np.repeat(left_copies, right_counts), right_copies])
 
 
 def _tensor(values: Any) -> Tensor | None:
-    return None if values is None else torch.from_numpy(values)
+    if values is None:
+        return None
+    return torch.from_numpy(values)

@@ -1,4 +1,4 @@
-"""From a dataset to the batches Lightning iterates."""
+"""From a dataset to the batches that Lightning iterates over."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from finetune.errors import FinetuneError
 
 
 class RelationDataModule(LightningDataModule):
-    """Tokenises every distinct text once, or finds that in the cache, and feeds batches of relations.
+    """Tokenizes every distinct text once, or loads the tokens from the cache, and provides batches of relations.
 
-    `tokenizer` is the encoder's, `None` if it reads no texts; `prepare` is how it takes items that are none,
+    `tokenizer` is the encoder's, `None` if it reads no text; `prepare` is how it reads items that are not text,
     `pairing` how it joins two texts if it scores pairs.
 
     Raises:
         ModelError: the tokenizer is not a fast one.
-        FinetuneError: no batch can be made, since no class has two members left.
+        FinetuneError: there is no batch, since no class has two members left.
     """
 
     def __init__(
@@ -45,36 +45,45 @@ class RelationDataModule(LightningDataModule):
         super().__init__()
         self.dataset = dataset
         items = dataset.items
-        self.tokens = self._tokenised(tokenizer, max_length, cache) if len(items.texts) else Tokens.of_nothing()
-        self.others = NonText(items, prepare) if prepare and len(items) > len(items.texts) else None
-        self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed, self.others, pairing)
+        self.tokens = Tokens.of_nothing()
+        if len(items.texts):
+            self.tokens = self._tokenize(tokenizer, max_length, cache)
+        self.non_text: NonText | None = None
+        if prepare is not None and len(items) > len(items.texts):
+            self.non_text = NonText(items, prepare)
+        self._batches = Batches(dataset.train, self.tokens, dataset.known, settings, seed, self.non_text, pairing)
         if not len(self._batches):
             what = "No class has two members left to train on."
             raise FinetuneError(what, "Hold out fewer: lower data.validation_fraction.")
-        if settings.unique and (left_out := self._batches.epochs.left_out()):
-            rows = f"{left_out:,} of {len(dataset.train):,} pairs"
+        if settings.unique:
+            self._say_left_out(self._batches.epochs.left_out())
+
+    def _say_left_out(self, left_out: int) -> None:
+        if left_out:
+            rows = f"{left_out:,} of {len(self.dataset.train):,} pairs"
             say(
                 f"data.unique: {rows} are left to other epochs: one of their texts is in every batch with room already."
             )
 
-    def _tokenised(self, tokenizer: Any, max_length: int, cache: bool) -> Tokens:
+    def _tokenize(self, tokenizer: Any, max_length: int, cache: bool) -> Tokens:
         items = self.dataset.items
         with ExitStack() as stack:
             bar: Bar | None = None
 
             def show(done: int, total: int) -> None:
                 nonlocal bar
-                if bar is None:  # there is none for tokens that are read from the cache
-                    bar = stack.enter_context(Bar("tokenising", total, "texts"))
+                if bar is None:  # tokens that are read from the cache show no bar
+                    bar = stack.enter_context(Bar("tokenizing", total, "texts"))
                 bar.update(done)
 
             tokens = Tokens.cached(items, tokenizer, max_length, Cache() if cache else None, show)
-        if note := tokens.note(items):
+        note = tokens.note(items)
+        if note is not None:
             say(note)
         return tokens
 
     def teach(self, teacher: npt.NDArray[np.float16]) -> None:
-        """Put what another model makes of each item, `(items, D)`, into the batches."""
+        """Add a teacher's embeddings of all items, `(items, dimensions)`, to the batches."""
         self._batches.teacher = teacher
 
     @property
@@ -83,5 +92,5 @@ class RelationDataModule(LightningDataModule):
         return len(self._batches)
 
     def train_dataloader(self) -> Batches:
-        """Return the loader; it carries its own position, so that a resumed run goes on with the next batch."""
+        """Return the loader; it stores its own position, so that a resumed run continues with the next batch."""
         return self._batches

@@ -1,6 +1,6 @@
-"""Items that are no texts, as the numbers that an encoder takes.
+"""Items that are not text, as the numbers that an encoder takes.
 
-M of them.
+M items.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from finetune.data.arrays import Ints
 from finetune.data.items import Items
 
 Numbers = npt.NDArray[np.float32]
-# Turns what `modalities.load` gives into numbers (M, ...); the generator is there in training only.
+# Turns what `modalities.load` returns into numbers (M, ...); the generator is only given in training.
 Prepare = Callable[[Sequence[Any], np.random.Generator | None], Numbers]
 
 
 class NonText:
-    """Loaded and prepared each time they are asked for, since images would not fit into memory."""
+    """Loads and prepares items on every request, since all images would not fit into memory."""
 
     def __init__(self, items: Items, prepare: Prepare) -> None:
         self._first, self._part = len(items.texts), items.parts[1]
@@ -31,10 +31,10 @@ class NonText:
         """Return the items with these numbers, none of them a text: `(M, ...)`.
 
         Raises:
-            RunError: one cannot be read any more.
+            RunError: an item can no longer be read.
         """
         from finetune.data import modalities
 
         values = modalities.load(self._part, pa.array(items_M - self._first))
-        # What is mapped from the cache cannot be written to, and torch does not like that.
+        # Arrays mapped from the cache are read-only, which torch warns about.
         return np.require(self._prepare(values, random), np.float32, "W")

@@ -1,4 +1,4 @@
-"""Plans of one pass over the rows of a source: which rows stand together in a batch; a whole pass at a time.
+"""Plans of one pass over the rows of a source: the rows of each batch, for a whole pass at a time.
 
 R rows (relations), K batches of a pass, N items.
 """
@@ -16,17 +16,17 @@ from finetune.data.arrays import Ints, flat_ranges
 from finetune.data.items import ABSENT
 from finetune.data.relations import Bools, Relations
 
-# Rows that share an item with their batch are tried in others, until this often in a row next to none found room.
+# Rows that share an item with their batch are tried in others, until this many rounds in a row place next to none.
 _FRUITLESS_ROUNDS = 3
-# So many rows are looked through at once for items that repeat: what is sorted then stays in the processor's cache.
+# Rows that are searched for repeated items at once: the arrays to sort then fit in the CPU cache.
 _ROWS_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows in the order in which a pass takes them; batch `k` is `rows[bounds[k]:bounds[k + 1]]`.
+    """Rows in the order of a pass; batch `k` is `rows[bounds[k]:bounds[k + 1]]`.
 
-    `ends`, of labelled rows, is where each group of one class ends; its members mean something only beside each other.
+    `ends`, of labelled rows, is the end of each group of one class, whose members are pairs within a batch.
     """
 
     rows: Ints
@@ -37,14 +37,18 @@ class Plan:
         """Return the rows of one batch."""
         return self.rows[self.bounds[k] : self.bounds[k + 1]]
 
-    def whole(self, place: int) -> int:
-        """Return the place at or behind `place` where the rows can be cut without leaving one of a group alone."""
-        if self.ends is None or place in (0, len(self.rows)):
-            return place
-        at = int(np.searchsorted(self.ends, place))
-        start, end = int(self.ends[at - 1]) if at else 0, int(self.ends[at])
-        cut = place + (place - start) % 2  # in twos: two cuts of one group never leave one between them
-        return cut if cut <= end - 2 else end
+    def move_cut(self, index: int) -> int:
+        """Return the index at or after `index` where the rows can be cut without leaving one of a group alone."""
+        if self.ends is None or index in (0, len(self.rows)):
+            return index
+        group = int(np.searchsorted(self.ends, index))
+        start, end = 0, int(self.ends[group])
+        if group > 0:
+            start = int(self.ends[group - 1])
+        cut = index + (index - start) % 2  # even sizes: two cuts of one group never leave one row between them
+        if cut > end - 2:
+            return end
+        return cut
 
 
 class Sampler(Protocol):
@@ -59,13 +63,13 @@ class Sampler(Protocol):
 def number_of_batches(rows: int, batch_size: int) -> int:
     """Return how many batches of at most `batch_size` rows there are, but none of a single row; 0 of no rows.
 
-    A pair alone has nothing to be told from: batches of one are joined to another even if that grows by one.
+    A single pair has no negatives: it is added to another batch even if that exceeds the size by one.
     """
     return max(min(1, rows), min(ceil(rows / batch_size), rows // 2))
 
 
 class Shuffled:
-    """Every row once, in random order, in as few batches as there can be, which differ by at most one row.
+    """Every row once, in random order, in as few batches as possible, which differ by at most one row.
 
     A small last batch would have few negatives and a noisy gradient.
     """
@@ -80,10 +84,10 @@ class Shuffled:
 
 
 class Unique(Shuffled):
-    """As `Shuffled`, but no item stands in two rows of a batch.
+    """As `Shuffled`, but no item is in two rows of a batch.
 
-    Rows for which no batch has room (of an item in more rows than there are batches, say) are left out of this pass;
-    others are left out of the next. Known positives need no such care: no loss takes them for negatives.
+    Rows that fit in no batch (for example of an item in more rows than there are batches) are left out of this pass;
+    in the next pass it is other rows. Known positives need no such handling: no loss takes them as negatives.
     """
 
     def __init__(self, relations: Relations, batch_size: int) -> None:
@@ -104,7 +108,9 @@ class Unique(Shuffled):
         fruitless = 0
         while len(waiting) and fruitless < _FRUITLESS_ROUNDS:
             rows, batch, waiting, keys = self._try(waiting, free_K, taken, random)
-            fruitless = 0 if len(rows) * 10_000 > self.rows else fruitless + 1
+            fruitless += 1
+            if len(rows) * 10_000 > self.rows:
+                fruitless = 0
             placed.append((rows, batch))
             taken = _merged(taken, keys)
             free_K = free_K - np.bincount(batch, minlength=self.batches)
@@ -114,40 +120,41 @@ class Unique(Shuffled):
         return Plan(rows_P[by_batch], np.concatenate([[0], np.cumsum(counts)]))
 
     def _first_of_each(self, order: Ints, batch_R: Ints) -> tuple[Ints, Bools]:
-        """Return what `_without_repeats` does, of all rows in the order of their batches, some batches at a time."""
+        """Return the result of `_without_repeats` for all rows in batch order, some batches at a time."""
         at_once = max(1, _ROWS_AT_ONCE // self._most)
         edges = even_bounds(self.rows, self.batches)[::at_once].tolist()
-        edges += [self.rows] * (edges[-1] < self.rows)
+        if edges[-1] < self.rows:
+            edges.append(self.rows)
         parts = [self._without_repeats(order[low:high], batch_R[low:high]) for low, high in pairwise(edges)]
         return np.concatenate([keys for keys, _ in parts]), np.concatenate([stays for _, stays in parts])
 
     def _try(
         self, waiting: Ints, free_K: Ints, taken: list[Ints], random: np.random.Generator
     ) -> tuple[Ints, Ints, Ints, Ints]:
-        """Put waiting rows into random free places; returns those that fit, their batches, those that wait on, keys."""
-        places = random.permutation(np.repeat(np.arange(self.batches), free_K))[: len(waiting)]
+        """Put waiting rows into random free slots; returns those that fit, their batches, the rest, and the keys."""
+        slots = random.permutation(np.repeat(np.arange(self.batches), free_K))[: len(waiting)]
         waiting = random.permutation(waiting)
-        tried, rest = waiting[: len(places)], waiting[len(places) :]
+        tried, rest = waiting[: len(slots)], waiting[len(slots) :]
         fits = np.ones(len(tried), bool)
-        for column in self._keys(tried, places).T:
-            # In order, a search finds what it needs where the last one left it in the processor's cache.
+        for column in self._keys(tried, slots).T:
+            # Sorted queries make a binary search use the CPU cache.
             order = np.argsort(column)
             sought = column[order]
             for found in taken:
                 at = np.minimum(np.searchsorted(found, sought), len(found) - 1)
                 fits[order[(sought >= 0) & (found[at] == sought)]] = False
-        rows, batch = tried[fits], places[fits]
+        rows, batch = tried[fits], slots[fits]
         keys, stays = self._without_repeats(rows, batch)
         waiting = np.concatenate([rest, tried[~fits], rows[~stays]])
         return rows[stays], batch[stays], waiting, keys
 
     def _without_repeats(self, rows: Ints, batch: Ints) -> tuple[Ints, Bools]:
-        """Return the sorted keys of the rows that stay, and which rows those are: the first of each item in a batch."""
+        """Return the sorted keys of the rows that stay, and which rows stay: the first of each item in a batch."""
         first = int(batch.min(initial=self.batches))
         table = self._keys(rows, batch - first)
-        place = np.broadcast_to(np.arange(len(rows))[:, None], table.shape)
+        index = np.broadcast_to(np.arange(len(rows))[:, None], table.shape)
         real = table >= 0
-        key, row = _sorted_pairs(table[real], place[real], (self.batches - first) * self._items)
+        key, row = _sorted_pairs(table[real], index[real], (self.batches - first) * self._items)
         repeats = (key[1:] == key[:-1]) & (row[1:] != row[:-1])
         stays = np.ones(len(rows), bool)
         stays[row[1:][repeats]] = False
@@ -160,40 +167,42 @@ class Unique(Shuffled):
         return keys
 
 
-def _sorted_pairs(key: Ints, place: Ints, reach: int) -> tuple[Ints, Ints]:
-    """Return keys below `reach` in order, equal ones by their places, and those places."""
-    bits = int(place.max(initial=0)).bit_length()
-    if reach.bit_length() + bits > 62:
-        order = np.lexsort((place, key))
-        return key[order], place[order]
-    # Both in one number: sorting these is several times as fast as sorting places by keys.
-    packed = np.sort((key << bits) | place)
+def _sorted_pairs(key: Ints, index: Ints, bound: int) -> tuple[Ints, Ints]:
+    """Return the pairs of keys below `bound` and indices, sorted."""
+    bits = int(index.max(initial=0)).bit_length()
+    if bound.bit_length() + bits > 62:
+        order = np.lexsort((index, key))
+        return key[order], index[order]
+    # Both packed in one number: several times as fast as sorting indices by keys.
+    packed = np.sort((key << bits) | index)
     return packed >> bits, packed & ((1 << bits) - 1)
 
 
 def _merged(taken: list[Ints], keys: Ints) -> list[Ints]:
-    """Return the sorted arrays with another one; small ones are joined, so that there are few to look into."""
+    """Return the sorted arrays with another one; small ones are joined, so that there are few to search."""
     while len(taken) > 1 and len(taken[-1]) < 4 * len(keys):
         keys = np.sort(np.concatenate([taken.pop(), keys]))
-    return [*taken, keys] if len(keys) else taken
+    if len(keys):
+        return [*taken, keys]
+    return taken
 
 
 class ByClass:
-    """Labelled rows: in every batch several classes, of each about `items_per_class` members, which are pairs there.
+    """Labelled rows: every batch has several classes with about `items_per_class` members each, which become pairs.
 
-    Every row comes once a pass; every class has at least two. The groups of one class are spread over the pass as
-    evenly as there is room, batches are of about equal size: no group is cut.
+    Every row is in one batch of a pass; every class must have at least two rows. The groups of one class are spread
+    over the pass as evenly as possible, batches have about equal size, and no group is split.
     """
 
     def __init__(self, label_R: Ints, batch_size: int, items_per_class: int) -> None:
         self.label_R = label_R
-        # A batch of a single class has nothing to tell its members from.
+        # A batch of a single class has no negatives.
         self.items_per_class = max(2, min(items_per_class, batch_size // 2))
         counts_C = np.bincount(label_R)
         self._counts_C = counts_C[counts_C > 0]
-        # As near to `items_per_class` as can be: a much larger group would have a batch to itself, and no negatives.
+        # As near to `items_per_class` as possible: a much larger group would fill a batch and have no negatives.
         wanted_C = np.rint(self._counts_C / self.items_per_class).astype(np.int64)
-        self._groups_C = np.maximum(1, np.minimum(wanted_C, self._counts_C // 2))  # no member is left alone
+        self._groups_C = np.maximum(1, np.minimum(wanted_C, self._counts_C // 2))  # at least two members in each group
         self.batches = min(ceil(len(label_R) / batch_size), int(self._groups_C.sum()))
 
     def plan(self, random: np.random.Generator) -> Plan:
@@ -202,22 +211,22 @@ class ByClass:
         rows = shuffled[np.argsort(self.label_R[shuffled], kind="stable")]
         counts_C, groups_C = self._counts_C, self._groups_C
         of_class = np.repeat(np.arange(len(counts_C)), groups_C)
-        place = np.arange(len(of_class)) - np.repeat(np.cumsum(groups_C) - groups_C, groups_C)
-        sizes_G = counts_C[of_class] // groups_C[of_class] + (place < counts_C[of_class] % groups_C[of_class])
+        rank = np.arange(len(of_class)) - np.repeat(np.cumsum(groups_C) - groups_C, groups_C)
+        sizes_G = counts_C[of_class] // groups_C[of_class] + (rank < counts_C[of_class] % groups_C[of_class])
         starts_G = np.cumsum(sizes_G) - sizes_G
-        # Equal steps from a random beginning, around the whole pass.
-        when_G = (random.random(len(counts_C))[of_class] + place / groups_C[of_class]) % 1.0
+        # Equal steps from a random start, cyclic over the whole pass.
+        when_G = (random.random(len(counts_C))[of_class] + rank / groups_C[of_class]) % 1.0
         order = np.argsort(when_G, kind="stable")
         ends = np.cumsum(sizes_G[order])
         return Plan(rows[flat_ranges(starts_G[order], sizes_G[order])], self._bounds(ends), ends)
 
     def _bounds(self, ends: Ints) -> Ints:
-        """Return where the batches begin and end, (K + 1,): at ends of groups, nearest to equal sizes."""
+        """Return the bounds of the batches, (K + 1,): at ends of groups, as near as possible to equal sizes."""
         batch = np.arange(self.batches - 1)
         wanted = (batch + 1) * len(self.label_R) / self.batches
         at = np.searchsorted(ends, wanted)
         at -= (at > 0) & (wanted - ends[at - 1] < ends[at] - wanted)
-        # A group that is larger than a batch would end several: each batch has at least one group.
+        # A group that is larger than a batch would be the end of several: each batch has at least one group.
         at = np.maximum.accumulate(at - batch) + batch
         at = np.minimum(at, len(ends) - self.batches + batch)
         return np.concatenate([[0], ends[at], ends[-1:]])
@@ -241,5 +250,5 @@ def pairs_within_classes(label_B: Ints, item_B: Ints) -> tuple[Ints, Ints]:
 
 
 def even_bounds(rows: int, batches: int) -> Ints:
-    """Return where batches of equal size, up to one row, begin and end, (K + 1,)."""
+    """Return the bounds of batches of equal size up to one row, (K + 1,)."""
     return np.linspace(0, rows, batches + 1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""One array in one Arrow file, uncompressed, so that reading is mapping it into memory."""
+"""One array per Arrow file, uncompressed, so that it can be memory-mapped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 
 
 def write_array(path: Path, values: pa.Array) -> None:
-    """Write the values as the only column, in one piece.
+    """Write the values as the only column, in one batch.
 
     Raises:
-        OSError: the disk is full, say.
+        OSError: it cannot be written, for example because the disk is full.
     """
     schema = pa.schema([("value", values.type)])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -21,13 +21,13 @@ def write_array(path: Path, values: pa.Array) -> None:
 
 
 def read_array(path: Path) -> pa.Array:
-    """Return what `write_array` wrote, mapped into memory: it costs nothing until it is used, and cannot be changed.
+    """Return what `write_array` wrote, memory-mapped: loaded on first use, and read-only.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: it is no such file.
+        OSError: the file is missing.
+        ValueError: it was not written by `write_array`.
     """
-    # Not as a context manager: the array goes on reading from the map.
+    # Not a context manager: the array still reads from the memory map.
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
 
 

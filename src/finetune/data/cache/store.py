@@ -1,17 +1,16 @@
-"""The cache: what is costly to make and can be made again, kept under a digest of all that it is made from.
+"""The cache: results that are expensive to compute, stored under a digest of everything that they depend on.
 
-    <root>/<kind>/<key>/             an entry: its files, and the list of them, which is written last
-    <root>/<kind>/.<key>.lock        held by the process that makes or removes the entry
-    <root>/<kind>/.<key>.<random>/   an entry in the making; what a killed process left when nobody holds the lock
+    <root>/<kind>/<key>/             an entry: its files, and a manifest, which is written last
+    <root>/<kind>/.<key>.lock        locked by the process that makes or removes the entry
+    <root>/<kind>/.<key>.<random>/   a draft: an entry that is being made, or a leftover if the lock is free
 
-An entry never changes: it is there, whole, or it is not. So readers need no lock, and files that are mapped into the
-memory of a process live on there when the entry is removed.
+An entry never changes: it is either complete or missing. So readers need no lock, and files that are memory-mapped by a
+process stay available to it when the entry is removed.
 """
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import shutil
 import time
@@ -23,8 +22,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune.console import say
-from finetune.data.cache.folders import KEY, KIND, another_name, discard, is_draft, key_of, lock_of, size_of, subfolders
-from finetune.data.cache.manifest import MANIFEST, is_whole, read_manifest, seal
+from finetune.data.cache.entry_folder import (
+    KEY,
+    KIND,
+    MANIFEST,
+    discard,
+    draft_name,
+    is_draft,
+    is_whole,
+    key_of,
+    lock_of,
+    read_manifest,
+    seal,
+    size_of,
+    subfolders,
+)
 from finetune.errors import FinetuneError, RunError
 from finetune.runs.atomic import explain, sync_folder
 from finetune.runs.lock import LockHeld, hold_lock
@@ -37,7 +49,7 @@ DAY = 24 * 60 * 60
 
 
 class CacheUnavailable(FinetuneError):
-    """Nothing can be kept in the cache: the disk is full, say. It was said already; the caller does without."""
+    """The cache cannot be written, for example because the disk is full. The user was notified; continue without it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Removed:
-    """What a cleaning removed, and how many entries stayed because a process makes them just now."""
+    """What was removed, and how many entries were not because a process is making them."""
 
     entries: int = 0
     size: int = 0
@@ -65,7 +77,7 @@ class Removed:
 
 
 class Cache:
-    """The cache in the folder `root`, which is made when something is first kept.
+    """The cache in the folder `root`, which is created with the first entry.
 
     Without `root`: $FINETUNE_CACHE, else $XDG_CACHE_HOME/finetune, else ~/.cache/finetune.
     """
@@ -78,36 +90,36 @@ class Cache:
         """The folder of the cache.
 
         Raises:
-            CacheUnavailable: there is no home folder to keep it in.
+            CacheUnavailable: there is no home folder.
         """
         return self._root or _default_root()
 
     def entry(self, kind: str, key: str, build: Callable[[Path], object]) -> Path:
-        """Return the folder of an entry, made by `build` if it is not there whole.
+        """Return the folder of an entry, made by `build` if it is missing or incomplete.
 
-        `kind` is a short word in small letters; `key` a hexadecimal digest of all that the entry is made from. `build`
-        is given an empty folder to write into. When another process makes the same entry just now, it is waited for.
+        `kind` is a short lower-case word; `key` a hexadecimal digest of everything that the entry depends on. `build`
+        gets an empty folder to write into. If another process is making the same entry, wait for it.
 
         Raises:
-            CacheUnavailable: it cannot be kept, or `build` met an OSError; nothing half-written stays.
+            CacheUnavailable: it cannot be written, or `build` raised an OSError; no partial entry stays.
         """
         if not KIND.fullmatch(kind) or not KEY.fullmatch(key):
-            raise ValueError(f"{kind}/{key} is no place in a cache")
+            raise ValueError(f"{kind}/{key} is no valid cache entry")
         folder = self.root / kind / key
         if not is_whole(folder):
             try:
                 _make(folder, build)
             except OSError as error:
                 raise _unavailable(explain(error, f"write to {self.root}", ELSEWHERE)) from error
-        with suppress(OSError):  # a cache that may only be read is as good
+        with suppress(OSError):  # a read-only cache works too
             os.utime(folder / MANIFEST)
         return folder
 
     def load(self, kind: str, key: str, build: Callable[[Path], object], load: Callable[[Path], T]) -> T:
         """Return what `load` reads from the folder of an entry, which is made as by `entry`.
 
-        An entry that cannot be read after all is made once more: somebody may have removed it at this very moment, or
-        its damage is where a glance does not reach.
+        An entry that cannot be read is made again: another process may just have removed it, or it is damaged in a way
+        that the manifest does not detect.
 
         Raises:
             CacheUnavailable: as `entry` does.
@@ -123,58 +135,62 @@ class Cache:
         return load(self.entry(kind, key, build))
 
     def entries(self) -> list[Entry]:
-        """Return all entries, those used last at the end."""
+        """Return all entries, in the order of their last use."""
         found = (_describe(folder) for folder in self._folders() if KEY.fullmatch(folder.name))
-        return sorted((entry for entry in found if entry), key=lambda entry: entry.used)
+        return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.used)
 
     def drafts(self) -> list[Path]:
-        """Return the folders of entries that are being made, or were when their maker was killed."""
+        """Return the folders of entries that are being made, or that a killed process left unfinished."""
         return list(filter(is_draft, self._folders()))
 
     def stale(self, older_than: float | None, keep: int | None) -> list[Path]:
-        """Return entries not used for `older_than` seconds, and of the others those used longest ago, so that at most
-        `keep` bytes stay; None sets no bound.
+        """Return entries that were not used for `older_than` seconds, and of the rest the least recently used, so that
+        at most `keep` bytes stay; None sets no limit.
         """
         entries, now = self.entries(), time.time()
-        old = [entry for entry in entries if older_than is not None and now - entry.used >= older_than]
-        rest = entries[len(old) :]  # they are in the order of their last use
-        over = sum(entry.size for entry in rest) - (math.inf if keep is None else keep)
-        for entry in rest:
-            if over <= 0:
-                break
-            old.append(entry)
-            over -= entry.size
+        old: list[Entry] = []
+        if older_than is not None:
+            old = [entry for entry in entries if now - entry.used >= older_than]
+        if keep is not None:
+            rest = entries[len(old) :]  # in the order of their last use
+            excess = sum(entry.size for entry in rest) - keep
+            for entry in rest:
+                if excess <= 0:
+                    break
+                old.append(entry)
+                excess -= entry.size
         return [entry.path for entry in old]
 
     def remove(self, folders: Iterable[Path]) -> Removed:
-        """Remove these entries, but none that a process makes just now.
+        """Remove these entries, except those that a process is making.
 
         Raises:
-            RunError: the system refuses.
+            RunError: an entry cannot be removed.
         """
         return _remove_all(folders)
 
     def remove_leftovers(self) -> Removed:
-        """Remove what killed processes left behind.
+        """Remove the drafts of killed processes.
 
         Raises:
-            RunError: the system refuses.
+            RunError: an entry cannot be removed.
         """
         return _remove_all(self.drafts())
 
     def _folders(self) -> Iterator[Path]:
-        """Return every folder that may be an entry or a draft; links are not followed, strange names left alone."""
+        """Yield every folder that may be an entry or a draft; links are not followed, other names ignored."""
         for kind in subfolders(self.root):
             if KIND.fullmatch(kind.name):
                 yield from subfolders(kind)
 
 
 def _default_root() -> Path:
-    if told := os.environ.get("FINETUNE_CACHE"):
-        return Path(told).expanduser().absolute()
-    told = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(told).is_absolute():
-        return Path(told) / "finetune"
+    own = os.environ.get("FINETUNE_CACHE", "")
+    if own:
+        return Path(own).expanduser().absolute()
+    user = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(user).is_absolute():
+        return Path(user) / "finetune"
     try:
         return Path.home() / ".cache" / "finetune"
     except RuntimeError as error:
@@ -185,18 +201,18 @@ def _make(folder: Path, build: Callable[[Path], object]) -> None:
     with ExitStack() as stack:
         locked = _lock(folder, stack)
         _remove_leftovers(folder, locked=locked)
-        if not is_whole(folder):  # or another process has just made it
+        if not is_whole(folder):  # otherwise another process has just made it
             _make_alone(folder, build, locked=locked)
 
 
 def _lock(folder: Path, stack: ExitStack) -> bool:
-    """Hold the lock of an entry until `stack` closes; returns whether there is one."""
+    """Lock an entry until `stack` closes; returns whether the file system supports locks."""
     if folder.parent.is_symlink():
         raise NotADirectoryError(errno.ENOTDIR, "is a link", str(folder.parent))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:
-        # All parents are made: it is the system that has no place for them there, as in /proc.
+        # All parents exist: the file system does not support folders there, as in /proc.
         raise PermissionError(errno.EPERM, "no folder can be made there", str(folder.parent)) from error
     lock = lock_of(folder)
 
@@ -206,15 +222,15 @@ def _lock(folder: Path, stack: ExitStack) -> bool:
     try:
         locked = stack.enter_context(hold_lock(lock, f"the cache entry {folder}", wait))
     except RunError as error:
-        raise error.__cause__ or error from None  # the OSError, to be explained with an advice that fits a cache
-    stack.callback(lock.unlink, missing_ok=True)  # while it is held; who waits for it then takes a new one
+        raise error.__cause__ or error from None  # the OSError; the caller explains it with advice for the cache
+    stack.callback(lock.unlink, missing_ok=True)  # while it is locked; a waiting process then creates a new one
     return locked
 
 
 def _remove_leftovers(folder: Path, *, locked: bool) -> None:
-    """Remove what killed processes left in the making, of this entry, which is locked, and of its neighbours."""
+    """Remove the drafts of killed processes, of this entry, which is locked, and of its neighbors."""
     for draft in filter(is_draft, subfolders(folder.parent)):
-        with suppress(RunError, OSError):  # another user's, say
+        with suppress(RunError, OSError):  # for example a draft of another user
             if locked and key_of(draft) == folder.name:
                 shutil.rmtree(draft)
             else:
@@ -222,7 +238,7 @@ def _remove_leftovers(folder: Path, *, locked: bool) -> None:
 
 
 def _make_alone(folder: Path, build: Callable[[Path], object], *, locked: bool) -> None:
-    draft = another_name(folder)
+    draft = draft_name(folder)
     draft.mkdir()
     try:
         build(draft)
@@ -246,11 +262,11 @@ def _remove_all(folders: Iterable[Path]) -> Removed:
 def _remove(folder: Path) -> Removed:
     lock = lock_of(folder)
     if not os.path.lexists(folder):
-        return Removed()  # another process was faster
+        return Removed()  # another process removed it
     try:
         with hold_lock(lock, f"the cache entry {folder}") as locked:
             if not locked and is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
-                return Removed(busy=1)  # without locks only its age tells that nobody writes there any more
+                return Removed(busy=1)  # without locks, only its age shows that no process writes there
             size = size_of(folder)
             discard(folder)
             lock.unlink(missing_ok=True)
@@ -264,7 +280,7 @@ def _remove(folder: Path) -> Removed:
 
 
 def _describe(folder: Path) -> Entry | None:
-    """Return what is known of an entry; None if it is none, or is being removed."""
+    """Return the facts of an entry; None if it is no entry, or is being removed."""
     try:
         used = (folder / MANIFEST).stat().st_mtime
         size = size_of(folder)
@@ -277,9 +293,9 @@ def _describe(folder: Path) -> Entry | None:
     return Entry(folder.parent.name, folder.name, folder, size, made, used)
 
 
-def _unavailable(refusal: RunError) -> CacheUnavailable:
-    _say_once(f"going on without the cache: {refusal}")
-    return CacheUnavailable(refusal.what, refusal.advice)
+def _unavailable(error: RunError) -> CacheUnavailable:
+    _say_once(f"continuing without the cache: {error}")
+    return CacheUnavailable(error.what, error.advice)
 
 
 @cache

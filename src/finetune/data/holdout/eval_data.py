@@ -1,4 +1,4 @@
-"""What can be evaluated on: judgments, scored pairs and labelled items, over the items of a data set.
+"""Evaluation data: judgments, scored pairs and labelled items, over the items of a data set.
 
 N items, P pairs.
 """
@@ -27,7 +27,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Pairs of items, `left (P,)` and `right (P,)`, and how well they match, `score (P,)`; `name` is where from."""
+    """Pairs of items, `left (P,)` and `right (P,)`, and how well they match, `score (P,)`; `name` is their origin."""
 
     name: str
     left: Ints
@@ -53,41 +53,47 @@ class LabelledItems:
         return f"{len(self.items):,} labelled items"
 
 
-What: TypeAlias = Judgments | ScoredPairs | LabelledItems
+AnyEvalData: TypeAlias = Judgments | ScoredPairs | LabelledItems
 
 
 @dataclass(frozen=True)
 class EvalData:
-    """Items, what there is to be measured over them, at most one of each kind, and what is to be said.
+    """Items, and evaluation data over them, at most one of each kind; `notes` are sentences for the user.
 
-    `problems` is a file with the bad rows that were left out.
+    `problems` is a file that lists the bad rows that were left out.
     """
 
     items: Items
-    found: tuple[What, ...]
+    found: tuple[AnyEvalData, ...]
     notes: list[str] = field(default_factory=list)
     problems: Path | None = None
 
-    def of(self, kind: Kind) -> What | None:
-        """Return what there is of one kind."""
+    def of(self, kind: Kind) -> AnyEvalData | None:
+        """Return the evaluation data of one kind, None if there is none."""
         wanted = {"judgments": Judgments, "scored pairs": ScoredPairs, "labelled items": LabelledItems}[kind]
-        return next((one for one in self.found if isinstance(one, wanted)), None)
+        for data in self.found:
+            if isinstance(data, wanted):
+                return data
+        return None
 
     def kinds(self) -> list[Kind]:
-        """Return what kinds there are."""
+        """Return the kinds that there are."""
         return [kind for kind in KINDS if self.of(kind) is not None]
 
 
-def hold_all(prepared: Prepared, notes: list[str], problems: Path | None = None) -> EvalData:
-    """Return all that was read as held out, each kind of rows as what it says."""
+def all_as_eval_data(prepared: Prepared, notes: list[str], problems: Path | None = None) -> EvalData:
+    """Return all rows that were read as evaluation data, by their kind."""
     relations, name = prepared.relations, ", ".join(prepared.sources)
     scored = of_layouts(relations, prepared, ("scored pairs",))
-    labelled = np.zeros(len(relations), bool) if relations.label is None else relations.label != ABSENT
     paired = ~scored & (relations.positive != ABSENT)
-    found: list[What] = []
-    if paired.any() or labelled.any():
-        rows = np.flatnonzero(paired if paired.any() else labelled)
-        found.append(_judgments(relations.take(rows), prepared, name))
+    labelled = np.zeros(len(relations), bool)
+    if relations.label is not None:
+        labelled = relations.label != ABSENT
+    found: list[AnyEvalData] = []
+    if paired.any():
+        found.append(_judgments(relations.take(np.flatnonzero(paired)), prepared, name))
+    elif labelled.any():
+        found.append(_judgments(relations.take(np.flatnonzero(labelled)), prepared, name))
     if scored.any():
         found.append(scored_pairs(relations.take(scored), name))
     if labelled.any():
@@ -98,18 +104,20 @@ def hold_all(prepared: Prepared, notes: list[str], problems: Path | None = None)
 
 def of_layouts(relations: Relations, prepared: Prepared, layouts: Sequence[Layout]) -> Bools:
     """Return which rows are from sources of these layouts."""
-    source = np.zeros(len(relations), np.int64) if relations.source is None else relations.source
-    return np.isin(source, [place for place, layout in enumerate(prepared.layouts) if layout in layouts])
+    wanted = [number for number, layout in enumerate(prepared.layouts) if layout in layouts]
+    if relations.source is None:
+        return np.full(len(relations), 0 in wanted)
+    return np.isin(relations.source, wanted)
 
 
 def scored_pairs(relations: Relations, name: str) -> ScoredPairs:
-    """Return scored pairs as what they are; each row has a score."""
+    """Return relations as scored pairs; each row must have a score."""
     assert relations.score is not None
     return ScoredPairs(name, relations.anchor, relations.positive, relations.score[:, 0].astype(np.float64))
 
 
 def labelled_items(relations: Relations, name: str, known: Bools | None = None) -> LabelledItems:
-    """Return the items of labelled rows, each once; without `known` every second of a class may be learnt from."""
+    """Return the items of labelled rows, each once; without `known` every second of a class is known."""
     assert relations.label is not None
     rows = np.sort(np.unique(relations.anchor, return_index=True)[1])
     label = relations.label[rows]
@@ -125,15 +133,17 @@ def labelled_items(relations: Relations, name: str, known: Bools | None = None) 
 
 
 def _judgments(relations: Relations, prepared: Prepared, name: str) -> Judgments:
-    """Return judgments of all rows: with their grades where they have some, else every known positive is right."""
+    """Return judgments of all rows: with their grades if they have any, else every known positive is right."""
     if relations.score is None:
-        by: Literal["class", "group"] = "class" if (relations.positive == ABSENT).all() else "group"
+        by: Literal["class", "group"] = "group"
+        if (relations.positive == ABSENT).all():
+            by = "class"
         split = Split(np.empty(0, np.int64), np.arange(len(relations)), by)
         return judge(relations, split, name, prepared.known)
     table = np.column_stack([relations.positive, relations.negatives])
     query = np.repeat(relations.anchor, table.shape[1])
     document, grade = table.ravel(), relations.score.astype(np.float64).ravel()
-    there = (document != ABSENT) & ~np.isnan(grade)
-    queries, query_index = np.unique(query[there], return_inverse=True)
-    corpus, document_index = np.unique(document[there], return_inverse=True)
-    return Judgments(name, queries, corpus, query_index.reshape(-1), document_index.reshape(-1), grade[there])
+    is_judged = (document != ABSENT) & ~np.isnan(grade)
+    queries, query_index = np.unique(query[is_judged], return_inverse=True)
+    corpus, document_index = np.unique(document[is_judged], return_inverse=True)
+    return Judgments(name, queries, corpus, query_index.reshape(-1), document_index.reshape(-1), grade[is_judged])

@@ -25,10 +25,10 @@ class Judgments:
     """Queries, a corpus, and graded judgments between them, over the items of a data set.
 
     `queries (Q,)` and `corpus (M,)` are item numbers; a judgment is `query_index (J,)`, `document_index (J,)`
-    (places in `queries` and `corpus`) and `grade (J,)`, above 0 for a right answer. A text may be both a query and a
+    (indices into `queries` and `corpus`) and `grade (J,)`, above 0 for a right answer. A text may be both a query and a
     document: then both have the same item number, so that a search can leave a query's own text out.
-    `name` says where the judgments are from. `lost_query (L,)` and `lost_grade (L,)` are right answers, above 0, that
-    are not in the corpus: nothing finds them, but they count among what a query should find, as trec_eval counts them.
+    `name` is where the judgments are from. `lost_query (L,)` and `lost_grade (L,)` are right answers, above 0, that
+    are not in the corpus: they are never found, but count among the right answers of a query, as in trec_eval.
     """
 
     name: str
@@ -55,5 +55,6 @@ class Judgments:
             "validation_judgments": len(self.grade),
             "right_answers_per_query": round(right / queries, 2) if queries else 0.0,
         }
-        lost = {"right_answers_not_in_the_corpus": len(self.lost_query)} if len(self.lost_query) else {}
-        return facts | lost
+        if len(self.lost_query):
+            facts["right_answers_not_in_the_corpus"] = len(self.lost_query)
+        return facts

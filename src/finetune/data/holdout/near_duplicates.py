@@ -1,8 +1,8 @@
 """Near-duplicates: texts that share most of their character trigrams with one of some queries.
 
-All pairs above the threshold are found, none by chance, without comparing every text with every query: of a query with
-n trigrams that shares the fraction t of them, any n - ceil(t n) + m contain m shared ones, so only texts that hold m of
-so many of its rarest are compared (prefix filtering; Bayardo, Ma and Srikant 2007, https://doi.org/10.1145/1242572.1242591).
+All pairs above the threshold are found (the search is exact) without comparing every text with every query: if a text
+shares the fraction t of a query's n trigrams, any n - ceil(t n) + m of them contain m shared ones, so only texts that
+contain m of that many of its rarest are compared (prefix filtering; Bayardo, Ma and Srikant 2007, https://doi.org/10.1145/1242572.1242591).
 
 N texts, Q queries, S trigrams of texts, U distinct trigrams of all queries, P pairs of a text and a query.
 """
@@ -17,59 +17,65 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints, flat_ranges
-from finetune.data.holdout.text_normalization import Bools, blocks, fold
+from finetune.data.holdout.text_normalization import Bools, blocks, normalize
 
-THRESHOLD = 0.8  # of the trigrams of two texts together, the share that both have (Jaccard)
-_SHARED = 3  # rare trigrams that a text must share with a query to be compared: with fewer, chance sends too many
-_SAMPLE = (50_000, 16 << 20)  # texts, and bytes of text, that tell which trigrams are rare
-_AT_ONCE = 4 << 20  # comparisons of single trigrams held in memory
+THRESHOLD = 0.8  # Jaccard similarity of the trigrams of two texts
+_SHARED = 3  # rare trigrams that a text must share with a query to be compared: fewer give too many candidates
+_SAMPLE = (50_000, 16 << 20)  # texts, and bytes of text, from which the frequencies of trigrams are estimated
+_AT_ONCE = 4 << 20  # comparisons of single trigrams in memory at once
 _TABLE_BITS = 20
 
 
-class Near(NamedTuple):
-    """Texts with a near-duplicate among the queries: their places, the closest query of each, the share in common."""
+class NearDuplicates(NamedTuple):
+    """Texts with a near-duplicate among the queries: their indices, the closest query of each, their similarity."""
 
     text: Ints
     query: Ints
     share: npt.NDArray[np.float64]
 
 
-def find_near(texts: pa.Array, wanted_N: Bools, queries: pa.Array, threshold: float = THRESHOLD) -> Near:
+def find_near_duplicates(
+    texts: pa.Array, wanted_N: Bools, queries: pa.Array, threshold: float = THRESHOLD
+) -> NearDuplicates:
     """Return which of the `wanted_N` texts share at least `threshold` of their trigrams with a query.
 
-    Compared are the folded texts (`fold`); the trigrams of a text are a set, and begin at each of its characters.
+    Normalized texts are compared (`normalize`); the trigrams of a text are a set, and begin at each of its characters.
     """
-    index = _Queries(fold(queries), threshold, _sample(texts, wanted_N))
+    index = _Queries(normalize(queries), threshold, _sample(texts, wanted_N))
     found = []
     for first, block in blocks(texts):
         places = np.flatnonzero(wanted_N[first : first + len(block)])
         if len(places):
-            folded = fold(block if len(places) == len(block) else block.take(pa.array(places)))
-            text, query, share = index.find(folded)
-            found.append(Near(places[text] + first, query, share))
+            wanted = block
+            if len(places) < len(block):
+                wanted = block.take(pa.array(places))
+            text, query, share = index.find(normalize(wanted))
+            found.append(NearDuplicates(places[text] + first, query, share))
     if not found:
-        return Near(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    return Near(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        return NearDuplicates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    return NearDuplicates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def _sample(texts: pa.Array, wanted_N: Bools) -> pa.Array:
     places = np.flatnonzero(wanted_N)
     most = min(_SAMPLE[0], 1 + _SAMPLE[1] * len(texts) // max(1, texts.nbytes))
-    return fold(texts.take(pa.array(places[:: 1 + len(places) // most])))
+    return normalize(texts.take(pa.array(places[:: 1 + len(places) // most])))
 
 
-def _trigrams(folded: pa.Array) -> tuple[Ints, Ints]:
-    """Return the trigrams of texts one after the other, (S,), and the place of the text that each is of, (S,)."""
-    # Two NULs behind each text, in which none is left: so every character begins a trigram, also the last.
-    padded = pc.binary_join_element_wise(folded, pa.scalar("\0\0", folded.type), pa.scalar("", folded.type))
+def _trigrams(normalized: pa.Array) -> tuple[Ints, Ints]:
+    """Return the concatenated trigrams of texts, (S,), and the index of the text of each, (S,)."""
+    # Two NULs after each text, which contains none itself: so every character begins a trigram, also the last.
+    padded = pc.binary_join_element_wise(normalized, pa.scalar("\0\0", normalized.type), pa.scalar("", normalized.type))
     data = padded.buffers()[2]
-    code = np.frombuffer((data.to_pybytes() if data else b"").decode().encode("utf-32-le"), np.uint32).astype(np.int64)
+    if not data:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    code = np.frombuffer(data.to_pybytes().decode().encode("utf-32-le"), np.uint32).astype(np.int64)
     if not len(code):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     # A code point has 21 bits, so three of them are one number.
     key = (code[:-2] | (code[1:-1] << 21) | (code[2:] << 42))[code[:-2] != 0]
-    lengths = pc.utf8_length(folded).to_numpy(zero_copy_only=False)
-    return key, np.repeat(np.arange(len(folded)), lengths)
+    lengths = pc.utf8_length(normalized).to_numpy(zero_copy_only=False)
+    return key, np.repeat(np.arange(len(normalized)), lengths)
 
 
 def _distinct_trigrams(key: Ints, owner: Ints) -> tuple[Ints, Ints]:
@@ -81,54 +87,54 @@ def _distinct_trigrams(key: Ints, owner: Ints) -> tuple[Ints, Ints]:
 
 
 class _Queries:
-    """The trigrams of the queries, and which queries a rare one of them points to."""
+    """An index of the queries by their rarest trigrams."""
 
-    def __init__(self, folded: pa.Array, threshold: float, sample: pa.Array) -> None:
+    def __init__(self, normalized: pa.Array, threshold: float, sample: pa.Array) -> None:
         self.threshold = threshold
-        key, owner = _distinct_trigrams(*_trigrams(folded))
-        self.size_Q = np.bincount(owner, minlength=len(folded))
-        self.known_U, number = np.unique(key, return_inverse=True)
-        self.least_Q = np.ceil(threshold * self.size_Q - 1e-9).astype(np.int64)  # that a near-duplicate has of them
+        key, owner = _distinct_trigrams(*_trigrams(normalized))
+        self.size_Q = np.bincount(owner, minlength=len(normalized))
+        self.trigram_U, number = np.unique(key, return_inverse=True)
+        self.least_Q = np.ceil(threshold * self.size_Q - 1e-9).astype(np.int64)  # shared with a near-duplicate
         self.shared_Q = np.minimum(_SHARED, self.least_Q)
-        self.held = np.sort(owner * len(self.known_U) + number)  # which query has which trigram
+        self.pairs = np.sort(owner * len(self.trigram_U) + number)  # (query, trigram) as one number
         rare = self._rarest(owner, number, _trigrams(sample)[0])
         order = np.argsort(number[rare], kind="stable")
-        self.points_to = owner[rare][order]
+        self.query_of_rare = owner[rare][order]
         number = number[rare][order]
         self.rare, first = np.unique(number, return_index=True)
         self.starts = np.append(first, len(number))
-        self.rare = self.known_U[self.rare]
+        self.rare = self.trigram_U[self.rare]
         self._table = np.zeros(1 << _TABLE_BITS, bool)
         self._table[_hashed(self.rare)] = True
 
     def _rarest(self, owner: Ints, number: Ints, seen: Ints) -> Ints:
-        """Return so many of the rarest trigrams of each query that a near-duplicate must have one of them."""
-        place = np.searchsorted(self.known_U, seen)
-        inside = place < len(self.known_U)
-        inside[inside] = self.known_U[place[inside]] == seen[inside]
-        often_U = np.bincount(place[inside], minlength=len(self.known_U))
+        """Return as many of the rarest trigrams of each query that a near-duplicate must contain `shared_Q` of them."""
+        place = np.searchsorted(self.trigram_U, seen)
+        inside = place < len(self.trigram_U)
+        inside[inside] = self.trigram_U[place[inside]] == seen[inside]
+        often_U = np.bincount(place[inside], minlength=len(self.trigram_U))
         order = np.lexsort((often_U[number], owner))
         rank = np.arange(len(owner)) - np.repeat(np.cumsum(self.size_Q) - self.size_Q, self.size_Q)
         chosen: Ints = order[rank < (self.size_Q - self.least_Q + self.shared_Q)[owner[order]]]
         return chosen
 
-    def find(self, folded: pa.Array) -> Near:
+    def find(self, normalized: pa.Array) -> NearDuplicates:
         """Return the closest query of each text that has one."""
-        key, owner = _trigrams(folded)
+        key, owner = _trigrams(normalized)
         place, of = self._rare_among(key, owner)
         counts = np.diff(self.starts)[place]
-        if counts.sum() > _AT_ONCE and len(folded) > 1:
-            return self._in_halves(folded)
+        if counts.sum() > _AT_ONCE and len(normalized) > 1:
+            return self._in_halves(normalized)
         text = np.repeat(of, counts)
-        query = self.points_to[flat_ranges(self.starts[:-1][place], counts)]
-        # Repeated trigrams only make a text longer than it counts, so one that is too short can be left out already.
-        long_enough = np.bincount(owner, minlength=len(folded))[text] >= self.threshold * self.size_Q[query] - 1e-9
+        query = self.query_of_rare[flat_ranges(self.starts[:-1][place], counts)]
+        # Repeated trigrams only overestimate the length of a text, so one that is too short can be excluded already.
+        long_enough = np.bincount(owner, minlength=len(normalized))[text] >= self.threshold * self.size_Q[query] - 1e-9
         text, query = self._often_enough(text[long_enough], query[long_enough])
         return self._compared(text, query, key, owner)
 
     def _often_enough(self, text: Ints, query: Ints) -> tuple[Ints, Ints]:
         """Return the pairs that occur as often as a near-duplicate shares rare trigrams, each once."""
-        # The texts ascend already, which a stable sort makes use of.
+        # The texts are in ascending order already, which makes a stable sort fast.
         pair = np.sort(text * len(self.size_Q) + query, kind="stable")
         first = np.flatnonzero(np.append(True, pair[1:] != pair[:-1])[: len(pair)])
         times = np.diff(np.append(first, len(pair)))
@@ -136,28 +142,26 @@ class _Queries:
         often = times >= self.shared_Q[query]
         return text[often], query[often]
 
-    def _in_halves(self, folded: pa.Array) -> Near:
-        middle = len(folded) // 2
-        left, right = self.find(folded.slice(0, middle)), self.find(folded.slice(middle))
-        return Near(
-            *(np.concatenate(parts) for parts in zip(left, right._replace(text=right.text + middle), strict=True))
-        )
+    def _in_halves(self, normalized: pa.Array) -> NearDuplicates:
+        middle = len(normalized) // 2
+        left, right = self.find(normalized.slice(0, middle)), self.find(normalized.slice(middle))
+        right = right._replace(text=right.text + middle)
+        return NearDuplicates(*(np.concatenate(parts) for parts in zip(left, right, strict=True)))
 
     def _rare_among(self, key: Ints, owner: Ints) -> tuple[Ints, Ints]:
-        """Return the places in `rare` of those trigrams that are there, and the text that each is of."""
+        """Return the indices in `rare` of the trigrams that are found there, and the text of each."""
         possible = np.flatnonzero(self._table[_hashed(key)])
         key, owner = key[possible], owner[possible]
-        place = np.minimum(np.searchsorted(self.rare, key), max(0, len(self.rare) - 1))
-        real = self.rare[place] == key if len(key) else np.empty(0, bool)
-        return place[real], owner[real]
+        place, found = _search(self.rare, key)
+        return place[found], owner[found]
 
-    def _compared(self, text_P: Ints, query_P: Ints, key: Ints, owner: Ints) -> Near:
+    def _compared(self, text_P: Ints, query_P: Ints, key: Ints, owner: Ints) -> NearDuplicates:
         """Return, of these pairs, for each text the one with the most in common, if that is enough."""
         texts, text_P = np.unique(text_P, return_inverse=True)
-        candidate = np.zeros(int(owner.max(initial=-1)) + 1, bool)
-        candidate[texts] = True
-        mine = candidate[owner]
-        key, owner = _distinct_trigrams(key[mine], owner[mine])
+        is_candidate = np.zeros(int(owner.max(initial=-1)) + 1, bool)
+        is_candidate[texts] = True
+        of_candidates = is_candidate[owner]
+        key, owner = _distinct_trigrams(key[of_candidates], owner[of_candidates])
         size = np.bincount(np.searchsorted(texts, owner), minlength=len(texts))[text_P]
         fits = self.threshold * size <= self.size_Q[query_P] + 1e-9
         fits &= self.threshold * self.size_Q[query_P] <= size + 1e-9
@@ -168,13 +172,12 @@ class _Queries:
         order = order[share[order] >= self.threshold - 1e-9]
         _, best = np.unique(text_P[order], return_index=True)
         best = order[best]
-        return Near(texts[text_P[best]], query_P[best], share[best])
+        return NearDuplicates(texts[text_P[best]], query_P[best], share[best])
 
     def _in_common(self, text_P: Ints, query_P: Ints, key: Ints, owner: Ints) -> Ints:
         """Return how many trigrams the text and the query of each pair share, (P,)."""
-        number = np.minimum(np.searchsorted(self.known_U, key), max(0, len(self.known_U) - 1))
-        known = self.known_U[number] == key if len(key) else np.empty(0, bool)
-        number, owner = number[known], owner[known]
+        number, found = _search(self.trigram_U, key)
+        number, owner = number[found], owner[found]
         ends = np.searchsorted(owner, np.arange(int(text_P.max(initial=-1)) + 2))
         counts_P = np.diff(ends)[text_P]
         both = np.zeros(len(text_P), np.int64)
@@ -182,10 +185,18 @@ class _Queries:
         for low, high in zip(cuts, [*cuts[1:], len(text_P)], strict=True):
             counts = counts_P[low:high]
             of = np.repeat(np.arange(low, high), counts)
-            wanted = query_P[of] * len(self.known_U) + number[flat_ranges(ends[text_P[low:high]], counts)]
-            place = np.minimum(np.searchsorted(self.held, wanted), len(self.held) - 1)
-            both += np.bincount(of[self.held[place] == wanted], minlength=len(text_P))
+            wanted = query_P[of] * len(self.trigram_U) + number[flat_ranges(ends[text_P[low:high]], counts)]
+            place = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
+            both += np.bincount(of[self.pairs[place] == wanted], minlength=len(text_P))
         return both
+
+
+def _search(ordered: Ints, key: Ints) -> tuple[Ints, Bools]:
+    """Return an index in `ordered` for each key, and whether the key is found there."""
+    if not len(key):
+        return np.empty(0, np.int64), np.empty(0, bool)
+    place = np.minimum(np.searchsorted(ordered, key), max(0, len(ordered) - 1))
+    return place, ordered[place] == key
 
 
 def _hashed(key: Ints) -> npt.NDArray[np.uint64]:

@@ -15,13 +15,13 @@ from finetune.data.items import ABSENT
 from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Bools, Relations
 
-MAX_QUERIES = 2_000  # a bootstrap over 2,000 queries is narrow enough; more only takes longer, twice a run
-MANY_CLASSES = 100  # from here on whole classes are held out: what is asked is whether new classes come apart
-MAX_JUDGMENTS = 5_000_000  # of labelled items: all members of a class are right for each other
+MAX_QUERIES = 2_000  # gives a narrow bootstrap interval; more only takes longer, twice a run
+MANY_CLASSES = 100  # from here on whole classes are held out: the question is whether new classes are separated
+MAX_JUDGMENTS = 5_000_000  # of labelled items: all members of a class are positives of each other
 
 
 class Split(NamedTuple):
-    """Rows of the relations to train on and rows held out, and how they were parted."""
+    """Rows of the relations to train on and rows held out, and the unit by which they were split."""
 
     train: Ints
     held: Ints
@@ -31,11 +31,11 @@ class Split(NamedTuple):
 def hold_out(relations: Relations, fraction: float, seed: int, component: Ints | None = None) -> Split:
     """Hold out about `fraction` of the rows, at most 2,000 distinct anchors, whole groups of connected items.
 
-    Items are connected if a chain of anchors and positives leads from one to the other (`component (N,)`, found here
-    if it is not given), so no held item occurs in training as an anchor or a positive. Where more than half of the
-    rows hang together, whole anchors are held out instead (`by="anchor"`). Of labelled items whole classes are held
-    out if there are many (`by="class"`), else members of every class (`by="member"`). Where less than one row would
-    be, none is (`by="nothing"`).
+    Items are connected if a chain of anchors and positives leads from one to the other (`component (N,)`, computed
+    here if it is not given), so no held-out item occurs in training as an anchor or a positive. Where more than half
+    of the rows are connected, whole anchors are held out instead (`by="anchor"`). Of labelled items whole classes are
+    held out if there are many (`by="class"`), else members of every class (`by="member"`). A fraction of less than one
+    row holds out nothing (`by="nothing"`).
     """
     rows = len(relations)
     target = int(fraction * rows)
@@ -44,12 +44,15 @@ def hold_out(relations: Relations, fraction: float, seed: int, component: Ints |
         return nothing
     by: Literal["group", "anchor", "class", "member"] = "group"
     if relations.label is not None and (relations.positive == ABSENT).all():
-        many = len(distinct(relations.label)) >= MANY_CLASSES
-        by, group = ("class", relations.label) if many else ("member", relations.anchor)
+        by, group = "member", relations.anchor
+        if len(distinct(relations.label)) >= MANY_CLASSES:
+            by, group = "class", relations.label
         held = _draw(_dense(group), relations.anchor, target, seed)
     else:
         by, held = _hold_out_pairs(relations, target, seed, component)
-    return Split(np.flatnonzero(~held), np.flatnonzero(held), by) if held.any() else nothing
+    if not held.any():
+        return nothing
+    return Split(np.flatnonzero(~held), np.flatnonzero(held), by)
 
 
 def _hold_out_pairs(
@@ -67,9 +70,9 @@ def _hold_out_pairs(
 
 
 def connected(left: Ints, right: Ints) -> Ints:
-    """Return for every item number up to the largest the smallest item it is connected with, (N,).
+    """Return for every item number up to the largest the smallest item that it is connected with, (N,).
 
-    Every round hooks each tree's root under its smallest neighbour and flattens the trees (Shiloach and Vishkin
+    Every round hooks each tree's root under its smallest neighbor and flattens the trees (Shiloach and Vishkin
     1982, https://doi.org/10.1016/0196-6774(82)90008-6), which takes about log N rounds.
     """
     label = np.arange(int(max(left.max(initial=-1), right.max(initial=-1))) + 1)
@@ -79,31 +82,41 @@ def connected(left: Ints, right: Ints) -> Ints:
         if np.array_equal(low, high):
             return label
         np.minimum.at(label, high, low)
-        while not np.array_equal(label, flatter := label[label]):
-            label = flatter
+        label = _flattened(label)
+
+
+def _flattened(parent: Ints) -> Ints:
+    """Return the root of every tree node; a root is its own parent."""
+    while True:
+        grandparent = parent[parent]
+        if np.array_equal(parent, grandparent):
+            return parent
+        parent = grandparent
 
 
 def judge(relations: Relations, split: Split, name: str, known: KnownPositives) -> Judgments:
     """Return judgments for the held rows: their anchors search among the positives of all rows.
 
-    Every known positive of a query that is in the corpus counts as right, whichever row said so. Labelled items search
-    among all labelled items, those of held-out classes among their own.
+    Every known positive of a query that is in the corpus counts as right, whichever row it is from. Labelled items
+    search among all labelled items, those of held-out classes among their own.
     """
     queries = distinct(relations.anchor[split.held])
     if split.by == "class":
         corpus = queries
+    elif split.by == "member":
+        corpus = distinct(relations.anchor)
     else:
-        corpus = distinct(relations.anchor if split.by == "member" else relations.positive)
+        corpus = distinct(relations.positive)
     if known.group is not None:
-        corpus = _thinned(corpus, known.group[corpus], len(queries))
-    pair = np.concatenate([_neighbours_in(corpus, queries, known), _same_group_in(corpus, queries, known)])
+        corpus = _limit_groups(corpus, known.group[corpus], len(queries))
+    pair = np.concatenate([_neighbors_in(corpus, queries, known), _same_group_in(corpus, queries, known)])
     keys = distinct(pair[:, 0] * len(corpus) + pair[:, 1])
     query_index, document_index = np.divmod(keys, len(corpus))
     return Judgments(name, queries, corpus, query_index, document_index, np.ones(len(keys)))
 
 
-def _neighbours_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
-    """Return the right answers that pairs say, (E, 2): place of the query, place in the corpus."""
+def _neighbors_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
+    """Return the right answers that are neighbors, (E, 2): index of the query, index in the corpus."""
     query_index, answer = known.of(queries)
     place = np.minimum(np.searchsorted(corpus, answer), len(corpus) - 1)
     inside = corpus[place] == answer
@@ -111,7 +124,7 @@ def _neighbours_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
 
 
 def _same_group_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
-    """Return the right answers of the same group, (E, 2): place of the query, place in the corpus; not itself."""
+    """Return the other items of a query's group, (E, 2): index of the query, index in the corpus."""
     if known.group is None:
         return np.empty((0, 2), np.int64)
     order = np.argsort(known.group[corpus], kind="stable")
@@ -123,16 +136,17 @@ def _same_group_in(corpus: Ints, queries: Ints, known: KnownPositives) -> Ints:
     return others
 
 
-def _thinned(corpus: Ints, group: Ints, queries: int) -> Ints:
-    """Return the corpus with so few of its largest groups that the judgments can be kept."""
+def _limit_groups(corpus: Ints, group: Ints, queries: int) -> Ints:
+    """Return the corpus with its largest groups cut, so that there are at most about `MAX_JUDGMENTS` judgments."""
     order = np.argsort(group, kind="stable")
     _, counts = np.unique(group, return_counts=True)
     rank = np.arange(len(corpus)) - np.repeat(np.cumsum(counts) - counts, counts)
-    few = (rank < max(2, MAX_JUDGMENTS // max(1, queries))) | (group[order] == ABSENT)
-    return np.sort(corpus[order[few]])
+    kept = (rank < max(2, MAX_JUDGMENTS // max(1, queries))) | (group[order] == ABSENT)
+    return np.sort(corpus[order[kept]])
 
 
 def _dense(codes: Ints) -> Ints:
+    """Return the codes renumbered from 0 without gaps."""
     return np.unique(codes, return_inverse=True)[1].reshape(-1)
 
 
@@ -140,16 +154,18 @@ def _draw(group: Ints, anchor: Ints, target: int, seed: int) -> Bools:
     """Return which rows belong to randomly drawn whole groups, together at most `target` rows and the query limit."""
     rows_G = np.bincount(group)
     owner = np.zeros(int(anchor.max()) + 1, np.int64)
-    owner[anchor] = group  # an anchor lies in one group only
+    owner[anchor] = group  # an anchor belongs to one group only
     anchors_G = np.bincount(owner[distinct(anchor)], minlength=len(rows_G))
     order = np.random.default_rng(seed).permutation(len(rows_G))
     rows_left, anchors_left = target, MAX_QUERIES
     drawn = np.zeros(len(rows_G), bool)
-    # Each round takes groups in order up to the first that does not fit, then drops all that never will.
-    while len(order := order[(rows_G[order] <= rows_left) & (anchors_G[order] <= anchors_left)]):
+    # Each round takes groups in order up to the first that does not fit, then drops all that can no longer fit.
+    while True:
+        order = order[(rows_G[order] <= rows_left) & (anchors_G[order] <= anchors_left)]
+        if not len(order):
+            return drawn[group]
         fits = (np.cumsum(rows_G[order]) <= rows_left) & (np.cumsum(anchors_G[order]) <= anchors_left)
         taken, order = order[fits], order[~fits]
         drawn[taken] = True
         rows_left -= int(rows_G[taken].sum())
         anchors_left -= int(anchors_G[taken].sum())
-    return drawn[group]

@@ -1,4 +1,4 @@
-"""Where rows stand in their files, found again by what they hold: what was read keeps no line numbers.
+"""Locations of rows in their files, found by their content: line numbers are not stored when reading.
 
 P pairs.
 """
@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from finetune.data.arrays import Ints
 from finetune.data.bad_rows import BadRows
-from finetune.data.load import Looked, look, prompts_of
+from finetune.data.open_sources import OpenedSource, open_sources
+from finetune.data.prompts import prompts_of
 from finetune.data.schema.columns import to_texts
 from finetune.errors import CheckFailed
 
@@ -24,54 +25,61 @@ if TYPE_CHECKING:
 Pair = tuple[str, str]  # the text of an anchor, and that of its positive or the name of its class
 
 
-def places(data: Data, pairs: Sequence[Pair]) -> list[str | None]:
-    """Return `file:line` of the first row of each pair, None where there is none; reads all sources once more.
+def row_locations(data: Data, pairs: Sequence[Pair]) -> list[str | None]:
+    """Return `file:line` of the first row of each pair, None if it is not found; reads all sources again.
 
-    Only texts are looked for, one to a cell: pictures, numbers and lists of positives have no place. The texts are as
-    the model sees them, with their prompts.
+    Only texts are supported, one per cell, not images, numbers and lists of positives. The texts are as the model sees
+    them, with their prompts.
     """
+    if not pairs:
+        return []
     found: dict[Pair, str] = {}
     try:
-        for one in look(data)[0] if pairs else []:
-            for pair, place in _in_source(one, list(dict.fromkeys(pairs))).items():
-                found.setdefault(pair, place)
-    except CheckFailed:  # it has changed or gone meanwhile
+        for source in open_sources(data)[0]:
+            for pair, location in _find_in_source(source, list(dict.fromkeys(pairs))).items():
+                found.setdefault(pair, location)
+    except CheckFailed:  # the files were changed or removed since they were read
         pass
     return [found.get(pair) for pair in pairs]
 
 
-def _in_source(looked: Looked, pairs: Sequence[Pair]) -> Mapping[Pair, str]:
-    one, source, _, roles = looked
+def _find_in_source(opened: OpenedSource, pairs: Sequence[Pair]) -> Mapping[Pair, str]:
+    """Return the location of those pairs that are found in one source."""
+    roles = opened.roles
     second = roles.positive or roles.label
     if second is None or {roles.anchor, second} & set(roles.lists):
         return {}
-    reading = source.read(roles.names, BadRows())
-    front = prompts_of(one.data)
+    reading = opened.source.read(roles.names, BadRows())
+    prompts = prompts_of(opened.settings.data)
     try:
         columns = [to_texts(name, reading.table[name]) for name in (roles.anchor, second)]
     except CheckFailed:  # no texts
         return {}
-    fronts = front.anchor, front.positive if roles.positive else ""
-    asked = [[pair[side].removeprefix(fronts[side]) for pair in pairs] for side in (0, 1)]
-    pair_P, row_P = _first_rows(columns, asked)
-    at = reading.locate(row_P)
-    return {pairs[pair]: str(place) for pair, place in zip(pair_P, at, strict=True)}
+    prefixes = [prompts.anchor, prompts.positive]
+    if not roles.positive:
+        prefixes[1] = ""  # names of classes have no prompt
+    texts = [[pair[side].removeprefix(prefixes[side]) for pair in pairs] for side in (0, 1)]
+    pair_P, row_P = _first_rows(columns, texts)
+    locations = reading.locate(row_P)
+    return {pairs[pair]: str(location) for pair, location in zip(pair_P, locations, strict=True)}
 
 
 def _first_rows(columns: Sequence[pa.ChunkedArray], asked: Sequence[Sequence[str]]) -> tuple[Ints, Ints]:
-    """Return which pairs are there, and the first row of each, ascending."""
-    sets = [list(dict.fromkeys(texts)) for texts in asked]
+    """Return which pairs are found, and the first row of each, ascending."""
     code, wanted = [], []
-    for column, texts, known in zip(columns, asked, sets, strict=True):
-        values = pa.array(known, pa.large_string())
+    for column, texts in zip(columns, asked, strict=True):
+        number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        values = pa.array(list(number_of), pa.large_string())
         code.append(pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy().astype(np.int64))
-        place = {text: number for number, text in enumerate(known)}
-        wanted.append(np.array([place[text] for text in texts], np.int64))
+        wanted.append(np.array([number_of[text] for text in texts], np.int64))
     rows = np.flatnonzero((code[0] >= 0) & (code[1] >= 0))
-    width = len(sets[1])
+    if not len(rows):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    width = len(asked[1])
     key, first = np.unique(code[0][rows] * width + code[1][rows], return_index=True)
-    of_pair = wanted[0] * width + wanted[1]
-    at = np.minimum(np.searchsorted(key, of_pair), max(0, len(key) - 1))
-    there = np.flatnonzero(key[at] == of_pair) if len(key) else np.empty(0, np.int64)
-    order = np.argsort(rows[first[at[there]]], kind="stable")
-    return there[order], rows[first[at[there]]][order]
+    wanted_key = wanted[0] * width + wanted[1]
+    index = np.minimum(np.searchsorted(key, wanted_key), len(key) - 1)
+    found = np.flatnonzero(key[index] == wanted_key)
+    first_row = rows[first[index[found]]]
+    order = np.argsort(first_row, kind="stable")
+    return found[order], first_row[order]

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.bad_rows import BadRows
-from finetune.data.beir_folder import TRAIN, WANTED, BeirFolder, named_judgments, split_of, to_train_on, why_not
+from finetune.data.beir_folder import (
+    TRAIN,
+    WANTED,
+    BeirFolder,
+    beir_problem,
+    named_judgments,
+    split_of,
+    train_beir_folder,
+)
 from finetune.data.source import Head, Reading
 from finetune.data.sources.errors import fail
 from finetune.data.sources.files import find_file
@@ -38,15 +46,15 @@ def open_beir(path: Path, shown: str, key: str) -> BeirSource:
         CheckFailed: a part of it is missing, or it has several splits of judgments to choose from.
     """
     if named_judgments(path) is not None:
-        return BeirSource(to_train_on(path, shown, key), key)
+        return BeirSource(train_beir_folder(path, shown, key), key)
     if not path.is_dir():
         if path.exists():
             fail(key, f"'{shown}' is a file.", WANTED)
         find_file(path, shown, key)
-    problem = why_not(path, shown, key)
+    problem = beir_problem(path, shown, key)
     if problem is not None:
         raise CheckFailed([problem])
-    return BeirSource(to_train_on(path, shown, key), key, chosen=True)
+    return BeirSource(train_beir_folder(path, shown, key), key, chosen=True)
 
 
 class BeirSource:

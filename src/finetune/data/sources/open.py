@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from finetune.config.suggest import did_you_mean
 from finetune.data.bad_rows import cut
-from finetune.data.beir_folder import beir_inside, is_beir, missing_parts, named_judgments, why_not
+from finetune.data.beir_folder import beir_inside, beir_problem, is_beir, missing_parts, named_judgments
 from finetune.data.extensions import kind_by_suffix
 from finetune.data.paths import resolve
 from finetune.data.source import ReadOptions, Source
@@ -180,7 +180,7 @@ def _open_folder(path: Path, shown: str, options: ReadOptions, key: str) -> Sour
 
         return open_vectors(path, shown, key)
     if beir_inside(path) or len(missing_parts(path)) == 1:
-        problem = why_not(path, shown, key)
+        problem = beir_problem(path, shown, key)
         if problem is not None:
             raise CheckFailed([replace(problem, advice=f"{problem.advice}{list_data_files(path)}")])
     find_file(path, shown, key)  # raises: it is a folder, with the data files in it

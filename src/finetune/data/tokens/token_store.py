@@ -1,4 +1,4 @@
-"""Tokens: the token ids of every text, made once, kept flat, and mapped into memory from the cache.
+"""Tokens: the token ids of every text, computed once, stored as flat arrays, memory-mapped from the cache.
 
 N texts, T tokens.
 """
@@ -21,18 +21,18 @@ from finetune.data.bad_rows import cut
 from finetune.data.cache.arrow_files import read_numbers, write_array
 from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.items import Items
-from finetune.data.tokens.tokenize import Chunk, TokenIds, Tokenizer, offsets_of, plain
+from finetune.data.tokens.tokenize import Chunk, FastTokenizer, TokenIds, no_truncation, offsets_of
 
-FORMAT = 1  # of what is kept in the cache: another number makes everything be tokenised again
+FORMAT = 1  # of the cache entries: raising it makes everything be tokenized again
 
-Progress = Callable[[int, int], None]  # called with the texts that are done, and the texts in all
+Progress = Callable[[int, int], None]  # called with the number of texts done, and of all texts
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was met while tokenising: texts that were cut, texts that became nothing, texts of unknown tokens only.
+    """Counts of truncated texts, texts without any token, and texts of unknown tokens only.
 
-    `example` is the number of the first of the latter two kinds, -1 if there is none.
+    `example` is the number of the first text of the latter two kinds, -1 if there is none.
     """
 
     truncated: int = 0
@@ -45,7 +45,7 @@ class Counts:
 class Tokens:
     """Token ids of all texts: those of item `i` are `ids[offsets[i]:offsets[i + 1]]`, special tokens included.
 
-    Items that are no texts have none; texts come first among the items.
+    Items that are not text have none; texts come first among the items.
     """
 
     ids: TokenIds
@@ -54,37 +54,37 @@ class Tokens:
 
     @classmethod
     def of_nothing(cls) -> Tokens:
-        """Return the tokens of items among which there is no text."""
+        """Return the tokens of items without any text."""
         return cls(np.empty(0, np.uint16), np.zeros(1, np.int64))
 
     @classmethod
     def build(cls, items: Items, tokenizer: Any, max_length: int, progress: Progress | None = None) -> Tokens:
-        """Tokenise every text, cut to `max_length` tokens, in memory.
+        """Tokenize every text, truncated to `max_length` tokens, in memory.
 
         `tokenizer` is a fast tokenizer of transformers.
 
         Raises:
             ModelError: it is not a fast one.
         """
-        tokeniser, tally = Tokenizer(tokenizer, max_length), _Tally()
-        chunks = list(tally.over(tokeniser, items.texts, progress))
-        ids = np.concatenate([np.empty(0, tokeniser.dtype), *(chunk.ids for chunk in chunks)])
-        return cls(ids, tally.offsets(), tally.counts)
+        fast, counter = FastTokenizer(tokenizer, max_length), _Counter()
+        chunks = list(counter.chunks(fast, items.texts, progress))
+        ids = np.concatenate([np.empty(0, fast.dtype), *(chunk.ids for chunk in chunks)])
+        return cls(ids, counter.offsets(), counter.counts)
 
     @classmethod
     def cached(
         cls, items: Items, tokenizer: Any, max_length: int, cache: Cache | None, progress: Progress | None = None
     ) -> Tokens:
-        """Return the same as `build`, mapped into memory from `cache`, where it is made if it is not there.
+        """Return the same as `build`, memory-mapped from `cache`, which is filled first if necessary.
 
-        Several processes that ask for the same wait for one of them to make it. Where nothing can be kept, and without
-        a cache, the tokens are in memory.
+        Of several processes that request the same tokens, one computes them and the others wait. Where the cache is
+        unavailable, and without a cache, the tokens are in memory.
         """
         if cache is None:
             return cls.build(items, tokenizer, max_length, progress)
 
         def make(folder: Path) -> None:
-            _write(folder, items.texts, Tokenizer(tokenizer, max_length), progress)
+            _write(folder, items.texts, FastTokenizer(tokenizer, max_length), progress)
 
         with suppress(CacheUnavailable):
             return cache.load("tokens", key_of(items.texts, tokenizer, max_length), make, _read)
@@ -99,7 +99,7 @@ class Tokens:
         return np.diff(self.offsets)
 
     def take(self, rows: Ints) -> tuple[TokenIds, Ints]:
-        """Return the ids of these items one after the other, (T,), and how many each has."""
+        """Return the concatenated ids of these items, (T,), and how many each has."""
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         return self.ids[flat_ranges(starts, lengths)], lengths
@@ -118,47 +118,59 @@ class Tokens:
         }
 
     def note(self, items: Items) -> str | None:
-        """Return one sentence about texts that say nothing to the model, with an example; None if there are none."""
+        """Return one sentence about texts that are empty to the model, with an example; None if there are none."""
         counts = self.counts
-        kinds = ((counts.without_tokens, "no token at all"), (counts.unknown_only, "nothing but unknown tokens"))
         if counts.example < 0:
             return None
-        found = " and ".join(f"{count:,} {'has' if count == 1 else 'have'} {what}" for count, what in kinds if count)
+        kinds = []
+        for count, what in (
+            (counts.without_tokens, "no token at all"),
+            (counts.unknown_only, "nothing but unknown tokens"),
+        ):
+            if count:
+                kinds.append(f"{count:,} {'has' if count == 1 else 'have'} {what}")
+        found = " and ".join(kinds)
         example = cut(items.take(np.array([counts.example]))[0])
         return f"of {len(self):,} texts {found}, such as {example!r}: to the model they are all the same."
 
 
 def key_of(texts: pa.Array, tokenizer: Any, max_length: int) -> str:
-    """Return a digest of all that the tokens depend on: the texts, the tokenizer, and the length."""
+    """Return a digest of everything that the tokens depend on: the texts, the tokenizer, and the length."""
     import tokenizers
     import transformers
 
     if texts.null_count:
         raise ValueError("a text is never null")
-    with plain(tokenizer):
-        made_of = tokenizer.backend_tokenizer.to_str()
-    says = (tokenizer.truncation_side, tokenizer.split_special_tokens, tokenizer.unk_token_id, type(tokenizer).__name__)
+    with no_truncation(tokenizer):
+        backend = tokenizer.backend_tokenizer.to_str()
+    settings = (
+        tokenizer.truncation_side,
+        tokenizer.split_special_tokens,
+        tokenizer.unk_token_id,
+        type(tokenizer).__name__,
+    )
     versions = (FORMAT, tokenizers.__version__, transformers.__version__)
-    digest = hashlib.sha256(json.dumps([versions, max_length, says, made_of]).encode())
+    digest = hashlib.sha256(json.dumps([versions, max_length, settings, backend]).encode())
     offsets = offsets_of(texts)
-    # The same texts have the same digest wherever they stand in the memory of a larger array.
+    # The same texts have the same digest, also as a slice of a larger array.
     digest.update(np.diff(offsets).data)
-    if data := texts.buffers()[2]:
+    data = texts.buffers()[2]
+    if data:
         digest.update(memoryview(data)[offsets[0] : offsets[-1]])
     return digest.hexdigest()
 
 
-class _Tally:
-    """Counts what goes by."""
+class _Counter:
+    """Counts the texts and tokens of the chunks that it yields."""
 
     def __init__(self) -> None:
         self.counts = Counts()
         self._lengths: list[Ints] = []
 
-    def over(self, tokeniser: Tokenizer, texts: pa.Array, progress: Progress | None) -> Generator[Chunk, None, None]:
+    def chunks(self, fast: FastTokenizer, texts: pa.Array, progress: Progress | None) -> Generator[Chunk, None, None]:
         done = 0
-        for chunk in tokeniser.chunks(texts):
-            self._count(chunk, done, tokeniser)
+        for chunk in fast.chunks(texts):
+            self._count(chunk, done, fast)
             self._lengths.append(chunk.lengths)
             yield chunk
             done += len(chunk.lengths)
@@ -166,42 +178,49 @@ class _Tally:
                 progress(done, len(texts))
 
     def offsets(self) -> Ints:
-        """Return where each text begins, and where the last one ends, (N + 1,)."""
+        """Return the offset of each text, and the end of the last one, (N + 1,)."""
         return np.concatenate([np.zeros(1, np.int64), *self._lengths]).cumsum()
 
-    def _count(self, chunk: Chunk, first: int, tokeniser: Tokenizer) -> None:
-        nothing_N = chunk.lengths <= tokeniser.marks
-        unknown_N = _unknown(chunk, tokeniser.tokenizer.unk_token_id)
-        unknown_N = (unknown_N > 0) & (unknown_N == chunk.lengths - tokeniser.marks)
-        bad = np.flatnonzero(nothing_N | unknown_N)
-        counts = self.counts
+    def _count(self, chunk: Chunk, first: int, fast: FastTokenizer) -> None:
+        empty_N = chunk.lengths <= fast.special_tokens
+        unknown_N = _unknown(chunk, fast.tokenizer.unk_token_id)
+        unknown_N = (unknown_N > 0) & (unknown_N == chunk.lengths - fast.special_tokens)
+        bad = np.flatnonzero(empty_N | unknown_N)
+        counts, example = self.counts, self.counts.example
+        if example < 0 and len(bad):
+            example = first + int(bad[0])
         self.counts = Counts(
             counts.truncated + chunk.truncated,
-            counts.without_tokens + int(np.count_nonzero(nothing_N)),
+            counts.without_tokens + int(np.count_nonzero(empty_N)),
             counts.unknown_only + int(np.count_nonzero(unknown_N)),
-            first + int(bad[0]) if counts.example < 0 and len(bad) else counts.example,
+            example,
         )
 
 
 def _unknown(chunk: Chunk, unknown_id: int | None) -> Ints:
     """Return how many unknown tokens each text has, (N,)."""
-    places = np.flatnonzero(chunk.ids == unknown_id) if unknown_id is not None else np.empty(0, np.int64)
+    if unknown_id is None:
+        return np.zeros(len(chunk.lengths), np.int64)
+    places = np.flatnonzero(chunk.ids == unknown_id)
     text = np.searchsorted(np.cumsum(chunk.lengths), places, side="right")
     return np.bincount(text, minlength=len(chunk.lengths))
 
 
-def _write(folder: Path, texts: pa.Array, tokeniser: Tokenizer, progress: Progress | None) -> None:
-    tally, raw = _Tally(), folder / "ids.raw"
-    # Closed at once if the disk is full: the tokenizer is then needed for tokenising in memory.
-    with raw.open("wb") as file, closing(tally.over(tokeniser, texts, progress)) as chunks:
+def _write(folder: Path, texts: pa.Array, fast: FastTokenizer, progress: Progress | None) -> None:
+    counter, raw = _Counter(), folder / "ids.raw"
+    # Closed at once if the disk is full: then the tokenizer is needed again, to tokenize in memory.
+    with raw.open("wb") as file, closing(counter.chunks(fast, texts, progress)) as chunks:
         for chunk in chunks:
             file.write(chunk.ids.data)
-    # An Arrow file says first how long an array is, which is only known now. Mapped, it is copied without being held.
-    ids = np.memmap(raw, tokeniser.dtype, "r") if raw.stat().st_size else np.empty(0, tokeniser.dtype)
+    # The header of an Arrow file needs the length of the array, which is only known now. A memory map is copied without
+    # loading it into memory.
+    ids: TokenIds = np.empty(0, fast.dtype)
+    if raw.stat().st_size:
+        ids = np.memmap(raw, fast.dtype, "r")
     write_array(folder / "ids.arrow", pa.array(ids))
     raw.unlink()
-    write_array(folder / "offsets.arrow", pa.array(tally.offsets()))
-    (folder / "counts.json").write_text(json.dumps(asdict(tally.counts)), encoding="utf-8")
+    write_array(folder / "offsets.arrow", pa.array(counter.offsets()))
+    (folder / "counts.json").write_text(json.dumps(asdict(counter.counts)), encoding="utf-8")
 
 
 def _read(folder: Path) -> Tokens:

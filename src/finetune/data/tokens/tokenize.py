@@ -1,4 +1,4 @@
-"""From texts to token ids: just those that the tokenizer itself gives, by the fastest of the ways that do.
+"""From texts to token ids: exactly those of the tokenizer itself, by the fastest method that returns them.
 
 N texts of a chunk, T tokens of them.
 """
@@ -6,12 +6,11 @@ N texts of a chunk, T tokens of them.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,30 +18,31 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune.data.arrays import Ints, flat_ranges
-from finetune.data.tokens.wordpiece import SpecialTokenLayout, WordPieces, frame_of
+from finetune.data.threads import map_in_threads
+from finetune.data.tokens.wordpiece import SpecialTokens, WordPieces, special_tokens_of
 from finetune.errors import ModelError
 
 TokenIds = npt.NDArray[np.integer[Any]]  # uint16 where the vocabulary allows it, else int32
 
-CHUNK_TEXTS = 50_000  # of short texts; what is held of a chunk at once are some tens of MB
+CHUNK_TEXTS = 50_000  # of short texts; a chunk takes some tens of MB of memory
 CHUNK_BYTES = 2 << 20
-MOST_THREADS = 4  # each holds a chunk
-RUST_TEXTS = 4096  # enough to keep all cores busy; the tokenizers library needs about a hundred bytes for a token
+MOST_THREADS = 4  # each has a chunk in memory
+RUST_TEXTS = 4096  # enough to keep all cores busy; the tokenizers library takes about 100 bytes per token
 RUST_BYTES = 1 << 20
-SAMPLE = 64  # texts by which a way is held against the tokenizer itself
+SAMPLE = 64  # texts on which a method is compared with the tokenizer itself
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Token ids of some texts in a row `(T,)`, how many each has `(N,)`, and how many texts were cut."""
+    """Concatenated token ids of some texts `(T,)`, token count of each `(N,)`, and how many texts were truncated."""
 
     ids: TokenIds
     lengths: Ints
     truncated: int
 
 
-class Way(NamedTuple):
-    """A way to tokenise, how many texts and bytes of them it is given at once, and how many threads may do so."""
+class Method(NamedTuple):
+    """A method to tokenize, how many texts and bytes of text it takes per call, and how many threads may call it."""
 
     name: str
     encode: Callable[[pa.Array], Chunk]
@@ -51,10 +51,10 @@ class Way(NamedTuple):
     threads: int
 
 
-class Tokenizer:
-    """Gives the ids that `tokenizer(texts, truncation=True, max_length=max_length)` gives.
+class FastTokenizer:
+    """Returns the ids that `tokenizer(texts, truncation=True, max_length=max_length)` returns.
 
-    `tokenizer` is a fast tokenizer of transformers, whose settings of truncation and padding are as before afterwards.
+    `tokenizer` is a fast tokenizer of transformers; its truncation and padding settings are restored afterwards.
 
     Raises:
         ModelError: it is not a fast one.
@@ -68,43 +68,54 @@ class Tokenizer:
         self.tokenizer = tokenizer
         self.backend = tokenizer.backend_tokenizer
         self.max_length = max_length
-        self.marks = self.backend.num_special_tokens_to_add(False)  # tokens that are put around every text
-        self.dtype = np.uint16 if _highest_id(self.backend) < 1 << 16 else np.int32
+        self.special_tokens = self.backend.num_special_tokens_to_add(False)  # added to every text
+        self.dtype: type[np.integer[Any]] = np.int32
+        if _highest_id(self.backend) < 1 << 16:
+            self.dtype = np.uint16
 
     def chunks(self, texts: pa.Array) -> Iterator[Chunk]:
-        """Yield the ids of all texts (large_string, without nulls), some at a time."""
+        """Yield the ids of all texts (large_string, without nulls), chunk by chunk."""
         if not len(texts):
             return
-        sample = texts.take(pa.array(np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).astype(np.int64)))
+        places = np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).astype(np.int64)
+        sample = texts.take(pa.array(places))
         expected = self._by_transformers(sample)
-        with plain(self.tokenizer):
-            # The last of the ways is what the others are held against: it is always there.
-            way = next(way for way in self._ways() if _same(way.encode(sample), expected))
-            yield from _in_order(way.encode, slices(texts, way.most_texts, way.most_bytes), way.threads)
+        with no_truncation(self.tokenizer):
+            method = self._fastest_method(sample, expected)
+            parts = slices(texts, method.most_texts, method.most_bytes)
+            yield from map_in_threads(method.encode, parts, method.threads)
 
-    def _ways(self) -> Iterator[Way]:
-        """Yield the ways that may give the right ids, the fastest first."""
-        frame = frame_of(self.backend)
-        if frame and len(frame.before) + len(frame.after) < self.max_length:
+    def _fastest_method(self, sample: pa.Array, expected: Chunk) -> Method:
+        """Return the first method that returns `expected`, what the tokenizer itself returns, for a sample."""
+        for method in self._methods():
+            if _same(method.encode(sample), expected):
+                return method
+        raise AssertionError("the last method is the tokenizer itself")
+
+    def _methods(self) -> Iterator[Method]:
+        """Yield the methods that may return the right ids, the fastest first; the last one is the tokenizer itself."""
+        special = special_tokens_of(self.backend)
+        if special is not None and len(special.before) + len(special.after) < self.max_length:
             words = WordPieces(self.backend, self.dtype)
             threads = min(MOST_THREADS, os.cpu_count() or 1)
-            yield Way("words", lambda texts: self._by_words(texts, words, frame), CHUNK_TEXTS, CHUNK_BYTES, threads)
+            encode = partial(self._by_words, words=words, special=special)
+            yield Method("words", encode, CHUNK_TEXTS, CHUNK_BYTES, threads)
         self.backend.enable_truncation(self.max_length, direction=self.tokenizer.truncation_side)
-        # The backend uses all cores by itself; a second thread reads what it gave meanwhile.
-        yield Way("backend", self._by_backend, RUST_TEXTS, RUST_BYTES, 2)
+        # The backend uses all cores by itself; a second thread converts its results meanwhile.
+        yield Method("backend", self._by_backend, RUST_TEXTS, RUST_BYTES, 2)
         # Some tokenizers do more in their Python class than in their backend.
-        yield Way("transformers", self._by_transformers, RUST_TEXTS, RUST_BYTES, 1)
+        yield Method("transformers", self._by_transformers, RUST_TEXTS, RUST_BYTES, 1)
 
-    def _by_words(self, texts: pa.Array, words: WordPieces, frame: SpecialTokenLayout) -> Chunk:
+    def _by_words(self, texts: pa.Array, words: WordPieces, special: SpecialTokens) -> Chunk:
         ids_T, lengths_N = words.ids(texts)
-        kept_N = np.minimum(lengths_N, self.max_length - len(frame.before) - len(frame.after))
+        kept_N = np.minimum(lengths_N, self.max_length - len(special.before) - len(special.after))
         truncated = int(np.count_nonzero(kept_N < lengths_N))
         if truncated:
             starts_N = np.cumsum(lengths_N) - lengths_N
             if self.tokenizer.truncation_side == "left":
                 starts_N += lengths_N - kept_N
             ids_T = ids_T[flat_ranges(starts_N, kept_N)]
-        return Chunk(*_framed(ids_T, kept_N, frame), truncated)
+        return Chunk(*_add_special_tokens(ids_T, kept_N, special), truncated)
 
     def _by_backend(self, texts: pa.Array) -> Chunk:
         return self._collect(self.backend.encode_batch_fast(texts.to_pylist()))
@@ -118,23 +129,26 @@ class Tokenizer:
         rows = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids: TokenIds = np.fromiter(chain.from_iterable(rows), self.dtype, int(lengths.sum()))
-        # A text of just `max_length` tokens looks cut and is not: only what overflowed tells.
+        # A text of exactly `max_length` tokens is not truncated: only one with an overflow is.
         truncated = sum(bool(encodings[row].overflowing) for row in np.flatnonzero(lengths >= self.max_length))
         return Chunk(ids, lengths, truncated)
 
 
 @contextmanager
-def plain(tokenizer: Any) -> Iterator[None]:
-    """Let the backend of `tokenizer` neither cut nor pad inside the `with`, and treat marks as `tokenizer` says."""
+def no_truncation(tokenizer: Any) -> Iterator[None]:
+    """Disable truncation and padding of the backend of `tokenizer` inside the `with`.
+
+    Special tokens in a text are split or kept as `tokenizer.split_special_tokens` says.
+    """
     backend = tokenizer.backend_tokenizer
-    truncation, padding, encodes_marks = backend.truncation, backend.padding, backend.encode_special_tokens
+    truncation, padding, encode_special_tokens = backend.truncation, backend.padding, backend.encode_special_tokens
     try:
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = tokenizer.split_special_tokens
         yield
     finally:
-        backend.encode_special_tokens = encodes_marks
+        backend.encode_special_tokens = encode_special_tokens
         backend.no_truncation()
         if truncation:
             backend.enable_truncation(**truncation)
@@ -142,18 +156,8 @@ def plain(tokenizer: Any) -> Iterator[None]:
             backend.enable_padding(**padding)
 
 
-def _in_order(encode: Callable[[pa.Array], Chunk], parts: Iterator[pa.Array], threads: int) -> Iterator[Chunk]:
-    """Yield `encode(part)` of all parts in their order; `threads` are at it, and no more results than that wait."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending = deque(pool.submit(encode, part) for part in islice(parts, threads))
-        while pending:
-            chunk = pending.popleft().result()
-            pending.extend(pool.submit(encode, part) for part in islice(parts, 1))
-            yield chunk
-
-
 def slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:
-    """Yield the texts (large_string) in slices of at most so many texts and bytes; a longer text comes alone."""
+    """Yield the texts (large_string) in slices of at most so many texts and bytes; a longer text is its own slice."""
     offsets = offsets_of(texts)
     start = 0
     while start < len(texts):
@@ -164,25 +168,27 @@ def slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Arr
 
 
 def offsets_of(texts: pa.Array) -> Ints:
-    """Return where in its buffer each text begins, and where the last ends, (N + 1,)."""
+    """Return the offset of each text in its buffer, and the end of the last, (N + 1,)."""
     buffer = texts.buffers()[1]
     if not len(texts) or buffer is None:
         return np.zeros(1, np.int64)
     return np.frombuffer(buffer, np.int64, len(texts) + 1, 8 * texts.offset)
 
 
-def _framed(ids_T: TokenIds, lengths_N: Ints, frame: SpecialTokenLayout) -> tuple[TokenIds, Ints]:
-    longer_N = lengths_N + len(frame.before) + len(frame.after)
+def _add_special_tokens(ids_T: TokenIds, lengths_N: Ints, special: SpecialTokens) -> tuple[TokenIds, Ints]:
+    """Return the ids with the special tokens before and after each text, and the new lengths."""
+    longer_N = lengths_N + len(special.before) + len(special.after)
     ends_N = np.cumsum(longer_N)
-    framed = np.empty(int(ends_N[-1]), ids_T.dtype)
-    is_text = np.ones(len(framed), bool)
-    marks = [*enumerate(frame.before), *enumerate(frame.after, -len(frame.after))]
-    for at, mark in marks:
-        places = (ends_N if at < 0 else ends_N - longer_N) + at
-        framed[places] = mark
+    starts_N = ends_N - longer_N
+    with_special = np.empty(int(ends_N[-1]), ids_T.dtype)
+    is_text = np.ones(len(with_special), bool)
+    columns = [(starts_N + i, token) for i, token in enumerate(special.before)]
+    columns += [(ends_N - len(special.after) + i, token) for i, token in enumerate(special.after)]
+    for places, token in columns:
+        with_special[places] = token
         is_text[places] = False
-    framed[is_text] = ids_T
-    return framed, longer_N
+    with_special[is_text] = ids_T
+    return with_special, longer_N
 
 
 def _same(one: Chunk, other: Chunk) -> bool:

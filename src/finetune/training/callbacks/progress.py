@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from finetune.console import Bar
-from finetune.data.batching.batches import Batch
+from finetune.data.batching.batch import Batch
 from finetune.training.callbacks.status import TimeLeft
 
 _SECONDS_BETWEEN_UPDATES = 0.25
