@@ -45,6 +45,9 @@ def answer(*words: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
         # Hydra, OmegaConf and ANTLR alone are 260, and Python's own 100.
         pytest.param((*TRAIN, "trainer.max_epcohs=3"), 2, 520, id="a wrong key"),
         pytest.param((*TRAIN, "modle=bert", "optimizer.lr=-1"), 2, 520, id="a wrong group and a wrong value"),
+        # Without Typer.
+        pytest.param((*FINETUNE, "check", "trainer.max_epcohs=3"), 2, 520, id="finetune check"),
+        pytest.param((*FINETUNE, "train", "trainer.max_epcohs=3"), 2, 520, id="finetune train"),
         pytest.param((*TRAIN, "--help"), 0, 520, id="train.py --help"),
         pytest.param((*TRAIN, "--version"), 0, 520, id="train.py --version"),
         pytest.param((*FINETUNE, "--help"), 0, 200, id="finetune --help"),

@@ -56,9 +56,9 @@ def train(ctx: typer.Context) -> None:
 @app.command(context_settings=_ALL)
 def check(ctx: typer.Context) -> None:
     """Look for mistakes in a config and its data, all at once, and start nothing."""
-    from finetune.cli.train import main as launch
+    from finetune.cli.train import check as check_run
 
-    raise typer.Exit(launch([*ctx.args, "check=true"]))
+    raise typer.Exit(check_run(ctx.args))
 
 
 @app.command(context_settings=_ANY)
