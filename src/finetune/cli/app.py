@@ -9,6 +9,7 @@ import typer
 
 import finetune
 from finetune.cli import cache, runs
+from finetune.cli.errors import reports_errors
 
 app = typer.Typer(
     name="finetune",
@@ -104,6 +105,7 @@ def evaluate(
 
 
 @app.command()
+@reports_errors
 def losses() -> None:
     """List the losses that loss=NAME chooses, with one line each and what they learn from.
 
@@ -113,6 +115,7 @@ def losses() -> None:
 
 
 @app.command()
+@reports_errors
 def miners() -> None:
     """List the miners that miner=NAME chooses, with one line each: they choose the pairs that a loss sees.
 
@@ -122,6 +125,7 @@ def miners() -> None:
 
 
 @app.command()
+@reports_errors
 def models() -> None:
     """List the models that model=NAME chooses, with one line each.
 
@@ -131,18 +135,16 @@ def models() -> None:
 
 
 def _list(group: str) -> None:
-    from finetune.exit_codes import exit_code_of
     from finetune.preflight.losses import describe
 
-    def tell() -> int:
-        for name, line, learns in describe(group):
-            typer.echo(f"{name:<20} {line}" + (f"\n{'':<20} learns from {learns}" if learns else ""))
-        return 0
-
-    raise typer.Exit(exit_code_of(tell))
+    for name, line, learns in describe(group):
+        typer.echo(f"{name:<20} {line}")
+        if learns:
+            typer.echo(f"{'':<20} learns from {learns}")
 
 
 @app.command()
+@reports_errors
 def report(
     runs: list[str] = _RUNS,
     root: Path | None = _ROOT,
@@ -159,12 +161,9 @@ def report(
 
     Example: finetune report first second --no-open
     """
-    from finetune.cli.errors import answering
+    from finetune.cli.report import report as make_report
 
-    with answering():
-        from finetune.cli.report import report as make_report
-
-        make_report(runs or [], root, show=show, as_json=as_json)
+    make_report(runs or [], root, show=show, as_json=as_json)
 
 
 @data_app.command(context_settings=_ANY)

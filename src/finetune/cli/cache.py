@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from finetune.cli.errors import answering
+from finetune.cli.errors import reports_errors
 from finetune.config.durations import ago
 from finetune.errors import FinetuneError
 
@@ -21,6 +21,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
+@reports_errors
 def cache(ctx: typer.Context) -> None:
     """Show what the cache holds: data that was read and tokenised, kept for the next run. Nothing in it is needed.
 
@@ -29,11 +30,11 @@ def cache(ctx: typer.Context) -> None:
     Example: finetune cache
     """
     if ctx.invoked_subcommand is None:
-        with answering():
-            _show(_open())
+        _show(_open())
 
 
 @app.command()
+@reports_errors
 def clean(
     older_than: float | None = typer.Option(None, min=0, metavar="DAYS", help="What was not used for so many days."),
     keep_gb: float | None = typer.Option(None, min=0, metavar="N", help="What was used longest ago, until N GB stay."),
@@ -43,10 +44,9 @@ def clean(
 
     Example: finetune cache clean --older-than 30 --keep-gb 20
     """
-    with answering():
-        if everything and (older_than is not None or keep_gb is not None):
-            raise FinetuneError("--all leaves nothing for --older-than or --keep-gb to choose.", "Give one of them.")
-        _clean(_open(), 0 if everything else older_than, keep_gb)
+    if everything and (older_than is not None or keep_gb is not None):
+        raise FinetuneError("--all leaves nothing for --older-than or --keep-gb to choose.", "Give one of them.")
+    _clean(_open(), 0 if everything else older_than, keep_gb)
 
 
 def _open() -> Cache:

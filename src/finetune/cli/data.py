@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune import signals
+from finetune.cli.errors import exit_code_of
 from finetune.config.build import build
 from finetune.config.command_line import Arguments, parse
 from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
-from finetune.exit_codes import exit_code_of
 from finetune.models.resolve import find_here
 from finetune.preflight.check import check_at_a_glance, check_fit, check_run
 from finetune.runner.run import report_check

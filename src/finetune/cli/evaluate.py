@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from finetune import signals
 from finetune.cli.data import silent
+from finetune.cli.errors import exit_code_of
 from finetune.config.build import build
 from finetune.config.check import check_overrides
 from finetune.config.command_line import Arguments, key_of, parse
@@ -23,7 +24,6 @@ from finetune.config.evaluators import evaluators_of, needs_eval_data, report_on
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.exit_codes import exit_code_of
 from finetune.preflight.devices import check_devices
 from finetune.preflight.evaluators import (
     check_sources,

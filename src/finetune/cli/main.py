@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import finetune
 from finetune import ranks
+from finetune.cli.errors import exit_code_of
 from finetune.cli.show import show
 from finetune.config import resolvers
 from finetune.config.command_line import Arguments, parse
 from finetune.console import say
 from finetune.errors import FinetuneError
-from finetune.exit_codes import exit_code_of
 from finetune.runner.run import run
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:

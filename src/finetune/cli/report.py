@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.console import console, end_quietly_without_a_reader, say
+from finetune.console import console, say
 from finetune.errors import FinetuneError
 from finetune.report import terminal
 from finetune.report.comparison import compared, comparison_page
@@ -29,7 +29,6 @@ def report(names: Sequence[str], root: Path | None, *, show: bool | None, as_jso
     Raises:
         FinetuneError: there is no such run, it has no report, the system refuses.
     """
-    end_quietly_without_a_reader()
     folder = root or OUTPUTS
     records = [read(find(name, folder)) for name in names] or [_newest(folder)]
     if as_json:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from finetune.cli.errors import answering
+from finetune.cli.errors import reports_errors
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _JSON = typer.Option(False, "--json", help="Print the same as JSON, for programs
 
 
 @app.callback(invoke_without_command=True)
+@reports_errors
 def runs(
     ctx: typer.Context,
     root: Path | None = _ROOT,
@@ -56,59 +57,59 @@ def runs(
     """
     if ctx.invoked_subcommand is not None:
         return
-    with _at_work():
-        from finetune.cli.runs_tables import print_list
-        from finetune.runs.selection import RunQuery, select
+    from finetune.cli.runs_tables import print_list
+    from finetune.runs.selection import RunQuery, select
 
-        wish = RunQuery(experiment, state, where, metric, since, sort, reverse)
-        found = select(_folder(root, ctx), wish)
-        most = (0 if as_json else SHOWN) if limit is None else limit
-        chosen = found.records[:most] if most else found.records
-        if as_json:
-            _print_json([one.facts() | {name: one.value(name) for name in column} for one in chosen])
-        else:
-            print_list(found, chosen, column, _folder(root, ctx))
+    wish = RunQuery(experiment, state, where, metric, since, sort, reverse)
+    found = select(_folder(root, ctx), wish)
+    most = (0 if as_json else SHOWN) if limit is None else limit
+    chosen = found.records[:most] if most else found.records
+    if as_json:
+        _print_json([one.facts() | {name: one.value(name) for name in column} for one in chosen])
+    else:
+        print_list(found, chosen, column, _folder(root, ctx))
 
 
 @app.command()
+@reports_errors
 def show(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT, as_json: bool = _JSON) -> None:
     """Show one run: how it stands and why, how it was started, what it found, how it goes on.
 
     Example: finetune runs show default/my_run
     """
-    with _at_work():
-        from finetune.cli.runs_tables import print_run
-        from finetune.runs.metrics import last_values
+    from finetune.cli.runs_tables import print_run
+    from finetune.runs.metrics import last_values
 
-        record = _record(run, root, ctx)
-        if as_json:
-            more = {"config": record.config, "metrics": last_values(record.run.read_metrics())}
-            _print_json(record.facts() | more)
-        else:
-            print_run(record)
+    record = _record(run, root, ctx)
+    if as_json:
+        more = {"config": record.config, "metrics": last_values(record.run.read_metrics())}
+        _print_json(record.facts() | more)
+    else:
+        print_run(record)
 
 
 @app.command()
+@reports_errors
 def compare(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT, as_json: bool = _JSON) -> None:
     """Put two or more runs side by side: where their configs, data and environments differ, and all metrics.
 
     Example: finetune runs compare default/first default/second
     """
-    with _at_work():
-        from finetune.cli.runs_tables import print_comparison
-        from finetune.runs.compare import side_by_side
+    from finetune.cli.runs_tables import print_comparison
+    from finetune.runs.compare import side_by_side
 
-        records = _records(runs, root, ctx)
-        if len(records) < 2:
-            raise FinetuneError("One run has nothing to be compared with.", "Give two or more.")
-        facts = side_by_side(records)
-        if as_json:
-            _print_json(facts)
-        else:
-            print_comparison(facts)
+    records = _records(runs, root, ctx)
+    if len(records) < 2:
+        raise FinetuneError("One run has nothing to be compared with.", "Give two or more.")
+    facts = side_by_side(records)
+    if as_json:
+        _print_json(facts)
+    else:
+        print_comparison(facts)
 
 
 @app.command()
+@reports_errors
 def logs(
     ctx: typer.Context,
     run: str = _RUN,
@@ -120,18 +121,18 @@ def logs(
 
     Example: finetune runs logs my_run -f
     """
-    with _at_work():
-        from finetune.runs.log import ends, tail
+    from finetune.runs.log import ends, tail
 
-        record = _record(run, root, ctx)
-        for text in tail(record.run, lines, follow=follow):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        if follow:
-            typer.echo(ends(record.run), err=True)
+    record = _record(run, root, ctx)
+    for text in tail(record.run, lines, follow=follow):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    if follow:
+        typer.echo(ends(record.run), err=True)
 
 
 @app.command()
+@reports_errors
 def curve(
     ctx: typer.Context,
     runs_and_metric: list[str] = _RUNS_AND_METRIC,
@@ -143,42 +144,42 @@ def curve(
 
     Example: finetune runs curve my_run loss --smooth 20
     """
-    with _at_work():
-        from finetune.cli.runs_curve import curves, draw
+    from finetune.cli.runs_curve import curves, draw
 
-        *runs, metric = runs_and_metric
-        if not runs:
-            raise _no_metric(_record(metric, root, ctx))
-        points = curves([record.run for record in _records(runs, root, ctx)], metric, smooth)
-        if as_json:
-            _print_json(points)
-        else:
-            draw(points, metric)
+    *runs, metric = runs_and_metric
+    if not runs:
+        raise _no_metric(_record(metric, root, ctx))
+    points = curves([record.run for record in _records(runs, root, ctx)], metric, smooth)
+    if as_json:
+        _print_json(points)
+    else:
+        draw(points, metric)
 
 
 @app.command()
+@reports_errors
 def path(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT) -> None:
     """Print where a run is, for other programs.
 
     Example: cd "$(finetune runs path my_run)"
     """
-    with _at_work():
-        sys.stdout.write(f"{_record(run, root, ctx).run.path.absolute()}\n")
+    sys.stdout.write(f"{_record(run, root, ctx).run.path.absolute()}\n")
 
 
 @app.command()
+@reports_errors
 def cancel(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT) -> None:
     """End runs that wait in a cluster's queue or are running, there or on this machine. Those that run save first.
 
     Example: finetune runs cancel default/my_run
     """
-    with _at_work():
-        from finetune.executors.cancel import cancel_runs
+    from finetune.executors.cancel import cancel_runs
 
-        cancel_runs([_record(run, root, ctx) for run in runs])
+    cancel_runs([_record(run, root, ctx) for run in runs])
 
 
 @app.command()
+@reports_errors
 def rm(
     ctx: typer.Context,
     runs: list[str] = _RUNS,
@@ -189,18 +190,17 @@ def rm(
 
     Example: finetune runs rm default/my_run
     """
-    with _at_work():
-        from finetune.runs.delete import check_removable, remove
-        from finetune.runs.registry import find
+    from finetune.runs.delete import check_removable, remove
+    from finetune.runs.registry import find
 
-        folder = _folder(root, ctx)
-        paths = list(dict.fromkeys(find(run, folder, whole=True) for run in runs))
-        for one in paths:
-            check_removable(one, folder)
-        _ask(paths, yes)
-        for one in paths:
-            remove(one, folder)
-            typer.echo(f"removed {one}")
+    folder = _folder(root, ctx)
+    paths = list(dict.fromkeys(find(run, folder, whole=True) for run in runs))
+    for one in paths:
+        check_removable(one, folder)
+    _ask(paths, yes)
+    for one in paths:
+        remove(one, folder)
+        typer.echo(f"removed {one}")
 
 
 def _no_metric(record: Record) -> FinetuneError:
@@ -224,13 +224,6 @@ def _ask(paths: list[Path], yes: bool) -> None:
         raise FinetuneError("Nobody is there to be asked; nothing was removed.", "Say --yes to remove without asking.")
     if not typer.confirm(f"Remove {'this run' if len(paths) == 1 else f'these {len(paths)} runs'} for good?"):
         raise FinetuneError("Nothing was removed.")
-
-
-def _at_work() -> Any:
-    from finetune.console import end_quietly_without_a_reader
-
-    end_quietly_without_a_reader()
-    return answering()
 
 
 def _folder(root: Path | None, ctx: typer.Context) -> Path:

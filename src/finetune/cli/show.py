@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.config.compose import compose
 from finetune.console import end_quietly_without_a_reader, say
 from finetune.errors import CheckFailed
-
-if TYPE_CHECKING:
-    pass
-
 from finetune.runner.hydra_task import run_as_hydra_task
 
 

@@ -6,15 +6,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from finetune.cli.errors import exit_code_of
 from finetune.cli.show import show
 from finetune.config.command_line import Arguments, is_of_the_cluster, of_the_run, parse
 from finetune.console import say
 from finetune.executors.slurm.sbatch import check_possible
 from finetune.executors.slurm.script import Task, script
 from finetune.executors.slurm.submit import pending, place, submit_job
-from finetune.exit_codes import exit_code_of
 from finetune.preflight.check import check_run
 from finetune.preflight.models import fetch
 from finetune.preflight.resume import LAUNCHER
@@ -22,9 +21,6 @@ from finetune.preflight.slurm import resource_request, settings_of
 from finetune.runner.run import report_check
 from finetune.runner.run_setup import find_run, remove_new_dirs_on_failure
 from finetune.runs.environment import write_changes
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str]) -> int:

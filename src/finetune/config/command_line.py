@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from finetune.config.commands import program
+from finetune.config.commands import hide_secrets, program
 from finetune.config.quoting import quoted
 from finetune.config.suggest import distance, nearest
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.runs.environment import hide_secrets
 
 # Flags that only look at the config; Hydra answers them itself.
 _SHOW = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--version")
