@@ -10,7 +10,7 @@ from rich.table import Table
 _UNLIMITED = 100_000  # characters
 
 
-class Narrowing:
+class ResponsiveTable:
     """A table that leaves out columns, the first of `expendable` first, until the rest fit on a line.
 
     `make` builds the table with the columns of these names. What does not fit even then is folded by Rich.

@@ -86,7 +86,7 @@ def test_what_goes_is_what_was_used_longest_ago(cache: Cache, options: list[str]
 @pytest.mark.parametrize(
     "options,told",
     [
-        (["--all", "--keep-gb", "1"], "--all leaves nothing for --older-than or --keep-gb to choose."),
+        (["--all", "--keep-gb", "1"], "--all cannot be combined with --older-than or --keep-gb."),
         (["--older-than", "-1"], "Invalid value for '--older-than'"),
         (["--keep-gb", "much"], "Invalid value for '--keep-gb'"),
         (["everything"], "unexpected extra argument"),
@@ -102,7 +102,7 @@ def test_a_place_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments in (["cache"], ["cache", "clean"]):
         said = finetune(Cache(tmp_path / "file"), *arguments, code=2)
-        assert said.splitlines()[0] == f"The cache {tmp_path}/file is no folder."
+        assert said.splitlines()[0] == f"The cache {tmp_path}/file is not a folder."
 
 
 def test_the_help_has_an_example(cache: Cache) -> None:

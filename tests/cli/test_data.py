@@ -106,7 +106,7 @@ def test_the_verb_shows_a_file_and_leaves_nothing_behind(tmp_path, tiny_model):
     write_pairs(tmp_path / "pairs.csv")
     answer = show(f"model.name={tiny_model}", "data.path=pairs.csv", "data.max_length=16", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    for words in ("Recognised", "pairs.csv: pairs", "rows read", "120", "[CLS]|", "Leaks"):
+    for words in ("Recognized", "pairs.csv: pairs", "rows read", "120", "[CLS]|", "Leaks"):
         assert words in answer.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.csv"]
 
@@ -114,7 +114,7 @@ def test_the_verb_shows_a_file_and_leaves_nothing_behind(tmp_path, tiny_model):
 def test_with_check_nothing_is_shown(tmp_path, tiny_model):
     write_pairs(tmp_path / "pairs.csv")
     done = show(f"model.name={tiny_model}", "data.path=pairs.csv", "data.max_length=16", "check=true", cwd=tmp_path)
-    assert done.returncode == 0 and "nothing was started" in done.stdout and "Recognised" not in done.stdout
+    assert done.returncode == 0 and "nothing was started" in done.stdout and "Recognized" not in done.stdout
 
 
 def test_json_is_the_same_and_nothing_else(tmp_path, tiny_model):

@@ -1,4 +1,4 @@
-"""What a command line asks for: printing something, one run, or a sweep."""
+"""From a command line to what it asks for: printing something, one run, or a sweep."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from finetune.runner.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit code: 0, 2 for a mistake in it, 1 for a failed run."""
+    """Run what the command line asks for and return the exit code: 0, 2 for a mistake in it, 1 for a failed run."""
     resolvers.begin()
-    return exit_code_of(lambda: _do(parse(sys.argv[1:] if argv is None else argv)))
+    words = sys.argv[1:] if argv is None else argv
+    return exit_code_of(lambda: _run_command(parse(words)))
 
 
-def _do(arguments: Arguments) -> int:
+def _run_command(arguments: Arguments) -> int:
     if "--version" in arguments.show:
         say(f"finetune {finetune.__version__}")
         return 0
     if arguments.show:
-        return show(arguments) if ranks.speaks() else 0
+        if not ranks.speaks():
+            return 0  # another process of this run prints it
+        return show(arguments)
     if arguments.multirun:
         if ranks.current_rank().world > 1:
             raise FinetuneError("A sweep starts its own processes.", "Start it without torchrun or srun.")

@@ -65,7 +65,7 @@ def with_locations(
 ) -> list[Problem]:
     """The problems, with file and line where a key comes from a file."""
     with composer(config_dir, config_name) as compositor:
-        config, _, _ = compositor.compose_what_can_be(overrides)
+        config, _, _ = compositor.compose_valid(overrides)
         return list(problems) if config is None else with_places(problems, config, compositor)
 
 
@@ -78,7 +78,7 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
     wrong = [choice_problem(override, compositor) for override in choices]
     problems = [problem for problem in wrong if problem]
     good = [str(choice.input_line) for choice, problem in zip(choices, wrong, strict=True) if problem is None]
-    config, good, found = compositor.compose_what_can_be(good)
+    config, good, found = compositor.compose_valid(good)
     problems += found
     if config is None:
         return None, problems
@@ -92,7 +92,7 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
         else:
             problems.append(problem)
     if settings:
-        config, _, found = compositor.compose_what_can_be([*good, *settings])
+        config, _, found = compositor.compose_valid([*good, *settings])
         problems += found
     return config, problems
 

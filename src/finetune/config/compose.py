@@ -128,7 +128,7 @@ class Composer:
         self.overrides, self._merged = list(overrides), self._loader.merged
         return config
 
-    def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
+    def compose_valid(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
         """Compose with all overrides that Hydra takes: the config, these overrides, and a problem for each other.
 
         The config is None when there is none even without overrides.

@@ -12,7 +12,7 @@ from finetune.report import comparison as sides
 from finetune.report import content
 from finetune.report.charts import kind_of
 from finetune.report.escaping import one_line
-from finetune.table_columns import Narrowing
+from finetune.table_columns import ResponsiveTable
 
 _COLOURS = {"better": "green", "worse": "red", "same": "default"}
 
@@ -21,7 +21,7 @@ _COLOURS = {"better": "green", "worse": "red", "same": "default"}
 _EXPENDABLE = (content.CASES, content.INTERVAL, content.CHANGE)
 
 
-def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
+def metrics_table(name: str, part: Mapping[str, Any]) -> ResponsiveTable:
     """The metrics of one evaluation; certain changes in colour and marked, so that colour is not needed.
 
     A narrow terminal shows fewer columns, but always the metric with its values.
@@ -39,7 +39,7 @@ def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
             table.add_row(*(Text(one_line(cell)) for cell in shown), style=colour)
         return table
 
-    return Narrowing(table_of, wanted.columns, _EXPENDABLE)
+    return ResponsiveTable(table_of, wanted.columns, _EXPENDABLE)
 
 
 def comparison(facts: Mapping[str, Any]) -> Iterator[Table]:
