@@ -11,7 +11,7 @@ def main() -> None:
 
     from finetune import native_libraries, streams
 
-    streams.settle()
+    streams.install()
     native_libraries.set_defaults()
     verb, words = sys.argv[1:2], sys.argv[2:]
     # Both take every argument as it is, so Typer, whose import takes a quarter of the time of `check`, is not needed.

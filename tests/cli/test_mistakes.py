@@ -81,7 +81,7 @@ def test_json_is_answered_with_how_braces_are_written(tmp_path):
 
 def test_names_that_mean_none_or_cannot_be_a_folder(tmp_path):
     for name in ("None", "NULL.", "con", "x.", "-x", "", '"null"'):
-        assert "can name a folder" in mistaken(f"name={name}", "check=true", cwd=tmp_path)
+        assert "is a folder name" in mistaken(f"name={name}", "check=true", cwd=tmp_path)
     answer = mistaken("name=None", "experiment=None", "output_root=None", cwd=tmp_path)
     assert answer.startswith("3 problems") and "write name=null" in answer
 
@@ -208,7 +208,7 @@ def test_check_reports_the_data_and_starts_nothing(tmp_path):
     [
         (["--cfg", "job", "model=brt"], "Did you mean bert?"),
         (["--cfg", "job", "--resolve", "trainer.max_epcohs=3", "model=brt"], "Did you mean trainer.max_epochs?"),
-        (["--cfg", "job", "--resolve", "name=${nmae}"], "which is not there"),
+        (["--cfg", "job", "--resolve", "name=${nmae}"], "which does not exist"),
         (["--info", "defaults", "model=brt"], "Did you mean bert?"),
         (["--info", "nope"], "invalid choice: 'nope'"),
         (["--resolve"], "--cfg job --resolve"),

@@ -88,10 +88,10 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
     [
         ({"model/x.yaml": "a: [1\nb: 2\n"}, "model=x", "conf/model/x.yaml:2", "not valid YAML"),
         ({"model/x.yaml": "a: 1\na: 2\n"}, "model=x", "conf/model/x.yaml:2", "duplicate key"),
-        ({"model/x.yaml": "a: '${'\n"}, "model=x", "model=x", "cannot be read"),
+        ({"model/x.yaml": "a: '${'\n"}, "model=x", "model=x", "cannot be parsed"),
         ({"model/x.yaml": "- a\n"}, "model=x", "model", "found ['a']"),
         ({"model/x.yaml": "text"}, "model=x", "model", "_target_"),
-        ({"model/x.yaml": ""}, "model=x", "model", "cannot do without"),
+        ({"model/x.yaml": ""}, "model=x", "model", "a run needs one"),
         ({"model/x.yaml": ""}, "model=y", "model=y", "There are: bert, clip, "),
         (
             {"recipe/x.yaml": "# @package _global_\ndefaults:\n  - override /model: brt\n"},
@@ -151,7 +151,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             {"recipe/x.yaml": "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: evil.CB\n"},
             "recipe=x",
             "hydra.callbacks.x",
-            "cannot be changed: code could be started through it (conf/recipe/x.yaml:4).",
+            "cannot be changed: it could run arbitrary code (conf/recipe/x.yaml:4).",
         ),
         (
             {"hydra/launcher/x.yaml": "# @package hydra.launcher\n_target_: evil.Launcher\n"},

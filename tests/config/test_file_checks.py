@@ -97,7 +97,7 @@ UNRESOLVED = [
     ("${hydra:nope}", ["'hydra.nope'"]),
     ("${hydra:job.id}", ["no value"]),
     ("${hydra.runtime.cwd}", ["${hydra:runtime.cwd}"]),
-    ("${hydra:runtime.output_dir}", ["folder of the run"]),
+    ("${hydra:runtime.output_dir}", ["run directory"]),
 ]
 
 

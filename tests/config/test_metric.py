@@ -10,7 +10,7 @@ import pytest
 from pytorch_metric_learning import losses, miners
 
 from finetune.config.signatures import signature
-from finetune.config.static_source import define, load
+from finetune.config.static_source import find_definition, load_module
 
 from .conftest import problems_of
 
@@ -51,9 +51,9 @@ def test_answers(overrides: str, where: str, words: str) -> None:
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
-    load.cache_clear()
+    load_module.cache_clear()
     yield
-    load.cache_clear()
+    load_module.cache_clear()
 
 
 def test_without_the_package(missing: None) -> None:
@@ -76,7 +76,7 @@ def test_arguments_of_bases_are_known(module: object) -> None:
     for name, kind in vars(module).items():
         if not isinstance(kind, type) or name in ("BaseLossWrapper", "CrossBatchMemory", "SelfSupervisedLoss"):
             continue
-        known = signature(define(f"{module.__name__}.{name}"))  # type: ignore[attr-defined]
+        known = signature(find_definition(f"{module.__name__}.{name}"))  # type: ignore[attr-defined]
         assert not known.is_open
         # What a class itself says to its bases cannot be given.
         said = {"CircleLoss": {"mat_based_loss"}, "BatchHardMiner": {"pos_strategy", "neg_strategy"}}.get(name, set())

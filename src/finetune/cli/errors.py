@@ -17,12 +17,12 @@ P = ParamSpec("P")
 
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; errors of the user are printed as text, bugs keep their traceback."""
-    from finetune.console import be_quiet, complain  # imports Rich, which the help texts do not need
+    from finetune.console import be_quiet, print_error  # imports Rich, which the help texts do not need
 
     if not ranks.speaks():
         be_quiet()  # the first process of the run prints the same
     if streams.is_program():
-        garbage_collector.leave_out_what_is_loaded()
+        garbage_collector.freeze_loaded_objects()
     # Hydra would shorten the traceback, and the hub would get telemetry with each download.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -32,15 +32,15 @@ def exit_code_of(command: Callable[[], int]) -> int:
     try:
         return command()
     except FinetuneError as error:
-        complain(error)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        complain(Interrupted(signals.LINE))
+        print_error(Interrupted(signals.LINE))
         return Interrupted.exit_code
     except Exception:
         if not signals.asked():
             raise
-        complain(Interrupted(signals.LINE))  # a library turned the interrupt into another error
+        print_error(Interrupted(signals.LINE))  # a library turned the interrupt into another error
         return Interrupted.exit_code
 
 
@@ -54,10 +54,10 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def decorated(*args: P.args, **kwargs: P.kwargs) -> None:
         import typer
 
-        from finetune.console import end_quietly_without_a_reader
+        from finetune.console import exit_on_closed_pipe
 
         def run() -> int:
-            end_quietly_without_a_reader()
+            exit_on_closed_pipe()
             command(*args, **kwargs)
             return 0
 

@@ -7,7 +7,7 @@ from finetune.config.commands import program
 from finetune.config.compose import composer
 
 _TRAIN = """\
-Make an embedding model better at your search, matching or clustering: check, evaluate, train, evaluate again, report.
+Fine-tune an embedding model for search, matching or clustering: check, evaluate, train, evaluate again, report.
 
 Examples
   {program} model=bert data=csv

@@ -18,7 +18,7 @@ from finetune.runner.run import run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for and return the exit code: 0, 2 for a mistake in it, 1 for a failed run."""
-    resolvers.begin()
+    resolvers.reset_moment()
     words = sys.argv[1:] if argv is None else argv
     return exit_code_of(lambda: _run_command(parse(words)))
 

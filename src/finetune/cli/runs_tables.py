@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.config.commands import resume_command
-from finetune.config.differences import shown
+from finetune.config.differences import as_yaml
 from finetune.config.durations import ago, span
 from finetune.console import console, say
 from finetune.runs.atomic import read_mapping
@@ -36,10 +36,10 @@ def print_list(found: Found, chosen: Sequence[Record], columns: Sequence[str], r
     filled = {name for row in rows for name, cell in row.items() if cell}
     names = [name for name in rows[0] if name in filled] if rows else []
 
-    def table_of(shown: Sequence[str]) -> Table:
-        table = _table(*shown)
+    def table_of(as_yaml: Sequence[str]) -> Table:
+        table = _table(*as_yaml)
         for row in rows:
-            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in shown))
+            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in as_yaml))
         return table
 
     if rows:
@@ -180,7 +180,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return shown(value)
+    return as_yaml(value)
 
 
 def _short(reason: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.config.compose import compose
-from finetune.console import end_quietly_without_a_reader, say
+from finetune.console import exit_on_closed_pipe, say
 from finetune.errors import CheckFailed
 from finetune.runner.hydra_task import run_as_hydra_task
 
 
 def show(arguments: Arguments) -> int:
     """Print what a flag such as --cfg asks for, and return the exit code."""
-    end_quietly_without_a_reader()
+    exit_on_closed_pipe()
     if "--help" in arguments.show:
         from finetune.cli.help import help_text
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune.cli.errors import exit_code_of
 from finetune.cli.show import show
-from finetune.config.command_line import Arguments, is_of_the_cluster, of_the_run, parse
+from finetune.config.command_line import Arguments, is_cluster_override, parse, run_overrides
 from finetune.console import say
 from finetune.executors.slurm.sbatch import check_possible
 from finetune.executors.slurm.script import Task, script
@@ -45,7 +45,7 @@ def _submit(arguments: Arguments) -> int:
     arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
     if cfg.check:
         return 0
-    settings, overrides = settings_of(cfg), of_the_run(arguments.overrides)
+    settings, overrides = settings_of(cfg), run_overrides(arguments.overrides)
     assert settings is not None
 
     def script_text(run: Path) -> str:
@@ -56,7 +56,7 @@ def _submit(arguments: Arguments) -> int:
         return 0
     check_possible(script_text(place(cfg)))
     fetch(cfg)  # a machine of the cluster may have no network
-    cluster_overrides = [each for each in arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
+    cluster_overrides = [each for each in arguments.overrides if is_cluster_override(each) and each != LAUNCHER]
     with remove_new_dirs_on_failure(place(cfg).parent):
         run, resumes = find_run(cfg, overrides, dataset, arguments)
         with pending([(run, resumes)]):

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         signals.end_at_once()
-        streams.settle()
+        streams.install()
     from finetune.errors import FinetuneError
     from finetune.runner.process_state import preserve_process_state
 
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             slurm_job.listen()
             return launch(argv)
     except FinetuneError as error:  # raised by preserve_process_state; `launch` reports those of a run
-        from finetune.console import complain
+        from finetune.console import print_error
 
-        complain(error)
+        print_error(error)
         return error.exit_code
 
 

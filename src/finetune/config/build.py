@@ -34,7 +34,7 @@ def build_offered(node: DictConfig, key: str, offered: Mapping[str, Any], /, **r
 
 def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
     """The names of the parameters of what a node would build; `key` is the node's place unless it is in its config."""
-    target = find(node["_target_"], f"{key or node._get_full_key(None)}._target_")
+    target = import_target(node["_target_"], f"{key or node._get_full_key(None)}._target_")
     return frozenset(inspect.signature(target).parameters)
 
 
@@ -52,12 +52,12 @@ def _build(value: Any, key: str, runtime_arguments: Mapping[str, Any]) -> Any:
     inner = {name: _build(item, f"{key}.{name}", {}) for name, item in value.items() if name != "_target_"}
     if "_target_" not in value:
         return inner
-    target = find(value["_target_"], f"{key}._target_")
+    target = import_target(value["_target_"], f"{key}._target_")
     _bind(target, key, inner, runtime_arguments)
     return target(**inner, **runtime_arguments)
 
 
-def find(name: object, place: str) -> Any:
+def import_target(name: object, place: str) -> Any:
     """Import a class or function, if the group of `place` may build it, by this name and where it is really defined.
 
     `place` is where the config names it. Raises CheckFailed if it may not, or if there is none.

@@ -32,7 +32,7 @@ _hydras_map = defaults_list._create_interpolation_map
 
 
 @cache
-def take(shipped: Path) -> None:
+def install(shipped: Path) -> None:
     """From now on all of Hydra takes the shortcuts; files below `shipped` are parsed by libyaml."""
     FileConfigSource.shipped = shipped.resolve()
     SourcesRegistry.instance().types.update(file=FileConfigSource, pkg=ImportlibResourcesConfigSource)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import filled_by_run
-from finetune.config.targets import resolve
+from finetune.config.targets import resolve_target
 
 
 def loss_nodes(cfg: DictConfig) -> list[tuple[str, dict[str, Any]]]:
@@ -41,7 +41,7 @@ def facts_wanted(node: Mapping[str, Any]) -> dict[str, str]:
 
 def facts_of(node: Mapping[str, Any]) -> dict[str, str]:
     """Return which arguments of what a node builds are facts of the run, and which each is, be they there or not."""
-    definition, _ = resolve(node.get("_target_"), "loss", "")
+    definition, _ = resolve_target(node.get("_target_"), "loss", "")
     return filled_by_run(definition) if definition else {}
 
 

@@ -27,7 +27,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("hydra", _hydra, replace=True)
 
 
-def begin() -> None:
+def reset_moment() -> None:
     """Forget the moment of an earlier run of this process; one that the process was started with stays."""
     if not _inherited:
         os.environ.pop(_MOMENT, None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from finetune.config.static_source import DEEPEST, Definition, Module, Opaque, base_of, last_name
+from finetune.config.static_source import MAX_DEPTH, Definition, Module, Opaque, base_of, last_name
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -38,7 +38,7 @@ def signature(definition: Definition, depth: int = 0) -> Signature:
     node = definition.node
     if not isinstance(node, ast.ClassDef):
         return _from_function(node.args, definition.module, skip=0)
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise Opaque(definition.name)
     if _constructor(node) is None and _is_dataclass(node):
         bases = [base_of(expression, definition) for expression in node.bases]
@@ -48,7 +48,7 @@ def signature(definition: Definition, depth: int = 0) -> Signature:
 
 def _order(definition: Definition, depth: int = 0) -> list[Definition]:
     """The class, then those that its arguments may go on to, in the order in which Python asks them."""
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise Opaque(definition.name)
     node, found = definition.node, [definition]
     own = _constructor(node)

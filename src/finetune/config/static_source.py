@@ -12,10 +12,10 @@ from pathlib import Path
 
 from finetune.config.suggest import nearest
 
-DEEPEST = 30  # re-exports and bases followed before giving up; only a circle is longer
+MAX_DEPTH = 30  # re-exports and bases followed before giving up; only a circle is longer
 
 
-class NotThere(Exception):
+class NotFound(Exception):
     """The name does not exist; `near` are the dotted names that could have been meant."""
 
     def __init__(self, what: str, near: Iterable[str] = ()) -> None:
@@ -65,21 +65,21 @@ class Definition:
         return f"{self.module.name}.{self.node.name}"
 
 
-def define(dotted: str, depth: int = 0) -> Definition:
+def find_definition(dotted: str, depth: int = 0) -> Definition:
     """The definition behind a dotted name, re-exports followed.
 
     Raises NotThere if there is no such name, Opaque if the source does not tell.
     """
     module, rest = _longest_module(dotted)
     if not rest:
-        raise NotThere(f"{dotted} is a module, not a class", _below(module, _classes(module)))
+        raise NotFound(f"{dotted} is a module, not a class", _below(module, _classes(module)))
     return _member(module, rest, depth)
 
 
 def class_attribute(definition: Definition, name: str, depth: int = 0) -> object:
     """The plain value that a class, or the nearest of its bases, gives to a name in its body; None if there is none."""
     node = definition.node
-    if not isinstance(node, ast.ClassDef) or depth > DEEPEST:
+    if not isinstance(node, ast.ClassDef) or depth > MAX_DEPTH:
         return None
     values = [value for statement in node.body for symbol, value in _meanings(statement, "", []) if symbol == name]
     if values:
@@ -104,7 +104,7 @@ def base_of(expression: ast.expr, definition: Definition) -> Definition | None:
     dotted = ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
     try:
         return _member(definition.module, dotted.split("."), 0)
-    except NotThere as answer:
+    except NotFound as answer:
         raise Opaque(definition.name) from answer
 
 
@@ -118,7 +118,7 @@ def last_name(expression: ast.expr) -> str:
 
 
 @cache
-def load(name: str) -> Module:
+def load_module(name: str) -> Module:
     """The module of this name; raises NotThere or Opaque."""
     file, folders = _find(name)
     submodules = frozenset(child.stem for folder in folders for child in folder.glob("[!_]*.py"))
@@ -147,7 +147,7 @@ def _find(name: str) -> tuple[Path | None, list[Path]]:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise NotThere(f"there is no package {top}")
+        raise NotFound(f"there is no package {top}")
     file = Path(spec.origin) if spec.origin else None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     for part in rest:
@@ -168,34 +168,34 @@ def _child(part: str, folders: list[Path], name: str) -> tuple[Path | None, list
     namespaces = [folder / part for folder in folders if part.isidentifier() and (folder / part).is_dir()]
     if namespaces:
         return None, namespaces
-    raise NotThere(f"there is no module {name}")
+    raise NotFound(f"there is no module {name}")
 
 
 def _longest_module(dotted: str) -> tuple[Module, list[str]]:
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            return load(".".join(parts[:length])), parts[length:]
-        except NotThere as answer:
+            return load_module(".".join(parts[:length])), parts[length:]
+        except NotFound as answer:
             missing = answer
     raise missing
 
 
 def _member(module: Module, rest: list[str], depth: int) -> Definition:
     name, *inner = rest
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise Opaque(f"{module.name}.{name}")
     symbol = module.symbols.get(name)
     if symbol is None:
         return _through_stars(module, rest, depth)
     if isinstance(symbol, Import):
-        return define(".".join(filter(None, [symbol.module, symbol.name, *inner])), depth + 1)
+        return find_definition(".".join(filter(None, [symbol.module, symbol.name, *inner])), depth + 1)
     if isinstance(symbol, ast.Name) and symbol.id != name:
-        return define(".".join([module.name, symbol.id, *inner]), depth + 1)
+        return find_definition(".".join([module.name, symbol.id, *inner]), depth + 1)
     if isinstance(symbol, ast.expr):
         raise Opaque(f"{module.name}.{name}")
     if inner:
-        raise NotThere(
+        raise NotFound(
             f"{'.'.join(rest)} is not a class or function of {module.name} itself", _below(module, _classes(module))
         )
     return Definition(module, symbol)
@@ -204,15 +204,15 @@ def _member(module: Module, rest: list[str], depth: int) -> Definition:
 def _through_stars(module: Module, rest: list[str], depth: int) -> Definition:
     for star in module.stars:
         try:
-            return _member(load(star), rest, depth + 1)
-        except NotThere:
+            return _member(load_module(star), rest, depth + 1)
+        except NotFound:
             continue
     if "__getattr__" in module.symbols:
         raise Opaque(module.name)
     name, *inner = rest
     # With more behind the name it is a module that is misspelt.
     near = _below(module, nearest(name, module.submodules), *inner) if inner else _below(module, _classes(module))
-    raise NotThere(f"{module.name} has no '{name}'", near)
+    raise NotFound(f"{module.name} has no '{name}'", near)
 
 
 def _below(module: Module, names: Iterable[str], *inner: str) -> list[str]:

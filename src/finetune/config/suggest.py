@@ -23,7 +23,7 @@ def nearest(word: str, candidates: Iterable[str]) -> list[str]:
     return [candidate for far, candidate in scored if far <= min(limit, best + 0.5)][:MOST]
 
 
-def distance(a: str, b: str, limit: float = math.inf) -> float:
+def edit_distance(a: str, b: str, limit: float = math.inf) -> float:
     """Letters to insert, delete, replace, or swap with their neighbour to turn one text into the other.
 
     Optimal string alignment (Damerau 1964, https://doi.org/10.1145/363958.363994). Infinite if it is above `limit`,
@@ -50,14 +50,14 @@ def distance(a: str, b: str, limit: float = math.inf) -> float:
 def _far(word: str, candidate: str, limit: float) -> float:
     """How far the candidate is from the word; infinite if that is above `limit`."""
     word, candidate = word.lower(), candidate.lower()
-    whole = distance(word, candidate, limit)
+    whole = edit_distance(word, candidate, limit)
     place, _, leaf = word.rpartition(".")
     other_place, _, other_leaf = candidate.rpartition(".")
     # The right leaf in the wrong place (lr for optimizer.lr) is nearly as good as the right key with a slip in it, and
     # in a place that is one slip away it is better.
-    part = distance(leaf, other_leaf, limit)
+    part = edit_distance(leaf, other_leaf, limit)
     if part < math.inf:
-        part += min(0.6, 0.3 * distance(place, other_place, limit=2))
+        part += min(0.6, 0.3 * edit_distance(place, other_place, limit=2))
     # Half a key (epochs for max_epochs) is a guess: shown only when nothing is a single slip away.
     half = 1.65 if _one_holds_other(leaf, other_leaf) else part
     return min(whole, part, half)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from finetune.config.annotations import complaint
+from finetune.config.annotations import mismatch
 from finetune.config.suggest import did_you_mean
 from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
 from finetune.data.beir_folder import WANTED, BeirFolder, is_beir, named_judgments, to_evaluate_on, why_not
@@ -290,7 +290,7 @@ def _check_own(name: str, own: object) -> Iterator[Problem]:
         if key not in OF_A_SOURCE:
             advice = did_you_mean(key, OF_A_SOURCE) or f"A source has: {', '.join(OF_A_SOURCE)}."
             yield Problem(f"{where}.{key}", "one of several sources has no such key.", advice)
-        elif (wrong := complaint(value, OF_A_SOURCE[key])) is not None:
+        elif (wrong := mismatch(value, OF_A_SOURCE[key])) is not None:
             yield Problem(f"{where}.{key}", f"{wrong}.")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.config.build import find
+from finetune.config.build import import_target
 from finetune.config.suggest import did_you_mean
 from finetune.config.targets import ALLOW, is_own
 from finetune.data.cache.store import Cache
@@ -132,7 +132,7 @@ def _named(name: str, languages: Sequence[str] | None, key: str) -> Iterator[Abs
 def _own(name: str, key: str) -> AbsTask:
     from mteb.abstasks import AbsTask
 
-    kind = find(name, key)
+    kind = import_target(name, key)
     if not (isinstance(kind, type) and issubclass(kind, AbsTask)):
         raise CheckFailed([Problem(key, f"{name} is no task of MTEB's.", "Derive it from one of mteb.abstasks.")])
     return kind()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.config.differences import shown
+from finetune.config.differences import as_yaml
 from finetune.report import charts, content
 from finetune.report.charts import Chart
 from finetune.report.content import Table
@@ -60,7 +60,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 def differences_table(facts: Mapping[str, Any], title: str) -> Table:
     """Where the configs, the data or the environments differ."""
     rows = [
-        (key, *("-" if value is None else shown(value) for value in values)) for key, values in facts[title].items()
+        (key, *("-" if value is None else as_yaml(value) for value in values)) for key, values in facts[title].items()
     ]
     return Table((title, *facts["runs"]), rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.config.differences import ABSENT, differences, shown
+from finetune.config.differences import ABSENT, as_yaml, differences
 from finetune.runs.atomic import read_mapping
 from finetune.runs.metrics import last_values
 from finetune.runs.record import Record
@@ -46,7 +46,7 @@ def _rows(trees: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _or_not_there(value: Any) -> Any:
     # null would be a value that was set.
-    return shown(value) if value is ABSENT else value
+    return as_yaml(value) if value is ABSENT else value
 
 
 def _names(metrics: Sequence[Mapping[str, float]]) -> list[str]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
-from finetune.config.differences import ABSENT, shown
+from finetune.config.differences import ABSENT, as_yaml
 from finetune.errors import FinetuneError
 
 _TERM = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
@@ -40,7 +40,7 @@ class Term:
 
     def _fits(self, found: Any) -> bool:
         # Of a node only what it builds can be meant: loss=triplet is finetune.losses.triplet.Triplet.
-        text = shown(found).rpartition(".")[2] if isinstance(found, Mapping) else shown(found)
+        text = as_yaml(found).rpartition(".")[2] if isinstance(found, Mapping) else as_yaml(found)
         text, wanted = text.casefold(), self.value.casefold()
         return text == wanted or fnmatchcase(text, wanted)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.annotations import complaint
+from finetune.config.annotations import mismatch
 from finetune.config.build import build
 from finetune.config.evaluators import evaluators_of
 from finetune.config.suggest import did_you_mean
@@ -68,7 +68,7 @@ class OtherSource:
             if name not in KEYS:
                 advice = did_you_mean(name, KEYS) or f"There are: {', '.join(KEYS)}."
                 problems.append(Problem(f"{self.key}.{name}", "a source has no such key.", advice))
-            elif (wrong := complaint(value, KEYS[name])) is not None:
+            elif (wrong := mismatch(value, KEYS[name])) is not None:
                 problems.append(Problem(f"{self.key}.{name}", f"{wrong}."))
         return problems
 
