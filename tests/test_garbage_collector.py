@@ -19,7 +19,7 @@ kept = [[] for _ in range(10_000)]
 
 
 @pytest.mark.parametrize(("loaded", "spared"), [("", "True"), ("sys.modules['torch'] = None", "False")])
-def test_a_run_collects_at_its_end_and_an_answer_does_not(loaded: str, spared: str) -> None:
+def test_a_run_collects_garbage_at_exit_and_a_refused_command_does_not(loaded: str, spared: str) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(loaded)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == spared
 

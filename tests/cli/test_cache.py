@@ -38,7 +38,7 @@ def finetune(cache: Cache, *arguments: str, code: int = 0) -> str:
     return process.stdout + process.stderr
 
 
-def test_it_shows_what_is_there(cache: Cache) -> None:
+def test_the_cache_is_listed(cache: Cache) -> None:
     (cache.root / "tokens" / f".{'0' * 64}.12345678").mkdir()
     lines = [line.split() for line in finetune(cache, "cache").splitlines()]
     key = hashlib.sha256(b"2").hexdigest()[:12]
@@ -76,7 +76,7 @@ def test_cleaning_without_a_choice_removes_only_what_killed_processes_left(cache
         (["--all"], 0),
     ],
 )
-def test_what_goes_is_what_was_used_longest_ago(cache: Cache, options: list[str], left: int) -> None:
+def test_the_least_recently_used_entries_are_removed(cache: Cache, options: list[str], left: int) -> None:
     keys = [entry.key for entry in cache.entries()]
     said = finetune(cache, "cache", "clean", *options)
     assert [entry.key for entry in cache.entries()] == keys[3 - left :]

@@ -134,7 +134,7 @@ def test_without_a_tokenizer_lengths_are_in_characters(tmp_path):
     assert "nobody/nothing is not on this machine" in answer.stdout
 
 
-def test_what_only_training_would_stumble_over_is_shown_all_the_same(tmp_path, tiny_model):
+def test_problems_that_only_affect_training_are_warnings(tmp_path, tiny_model):
     (tmp_path / "texts.csv").write_text("text\n" + "".join(f"red {i}\n" for i in range(9)))
     answer = show(f"model.name={tiny_model}", "data.path=texts.csv", "data.max_length=16", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
@@ -149,7 +149,7 @@ def test_what_only_training_would_stumble_over_is_shown_all_the_same(tmp_path, t
         (["--jsno"], ["no option --jsno"]),
     ],
 )
-def test_a_mistake_is_answered_with_exit_code_2_and_nothing_on_standard_output(tmp_path, arguments, words):
+def test_a_mistake_has_exit_code_2_and_no_standard_output(tmp_path, arguments, words):
     write_pairs(tmp_path / "pairs.csv")
     answer = show(*arguments, cwd=tmp_path)
     assert answer.returncode == 2

@@ -57,7 +57,7 @@ def finetune(cwd: Path, *arguments: str, code: int = 0, given: str = "") -> str:
     return process.stdout + process.stderr
 
 
-def test_the_list_tells_how_each_run_stands(here: Path) -> None:
+def test_the_list_shows_the_state_of_each_run(here: Path) -> None:
     lines = finetune(here, "runs").splitlines()
     assert lines[0].split() == ["run", "state", "step", "loss", "metric", "age"]
     assert [line.split("  ")[0].split(" dead")[0].strip()[:11] for line in lines[1:6]] == [

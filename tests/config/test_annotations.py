@@ -41,7 +41,7 @@ def test_reads_what_python_reads(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["Tensor", "torch.Tensor", "list[", "foo()", "1 + 2", "Literal[x]", "torch.int"])
-def test_what_is_unknown_is_unchecked(text: str) -> None:
+def test_unknown_types_are_not_checked(text: str) -> None:
     expression = ast.Constant(value=text)
     assert fits(object(), evaluate_annotation(expression, EMPTY))
 

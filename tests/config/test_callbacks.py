@@ -50,5 +50,5 @@ def test_one_sentence_says_what_does_not_fit(overrides, sentence):
         "callbacks=none",
     ],
 )
-def test_what_fits_is_let_through(overrides):
+def test_values_that_fit_pass(overrides):
     check(overrides.split())

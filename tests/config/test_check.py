@@ -327,12 +327,12 @@ def split(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("typed", "where", "words"), ANSWERS, ids=lambda value: str(value)[:60])
-def test_answers_what_is_wrong_where_it_is(typed: str, where: str, words: list[str]) -> None:
+def test_problems_are_reported_with_their_location(typed: str, where: str, words: list[str]) -> None:
     assert_answered(problems_of(*split(typed)), where, words)
 
 
 @pytest.mark.parametrize("layer", layers(VALUES, 9), ids=lambda layer: f"{len(layer)} values")
-def test_answers_every_value_that_does_not_fit(layer: list[Answer]) -> None:
+def test_every_value_that_does_not_fit_is_reported(layer: list[Answer]) -> None:
     problems = problems_of(*(typed for typed, _, _ in layer))
     for _, where, words in layer:
         assert_answered(problems, where, words)
@@ -340,7 +340,7 @@ def test_answers_every_value_that_does_not_fit(layer: list[Answer]) -> None:
 
 
 @pytest.mark.parametrize("layer", layers(TARGETS, 1), ids=lambda layer: f"{len(layer)} targets")
-def test_answers_every_target_that_cannot_be_built(layer: list[Answer]) -> None:
+def test_every_target_that_cannot_be_built_is_reported(layer: list[Answer]) -> None:
     problems = problems_of(*(typed for typed, _, _ in layer))
     for _, where, words in layer:
         assert_answered(problems, where, words)
@@ -392,17 +392,17 @@ def test_a_file_without_a_key_is_data(elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("typed", FINE)
-def test_lets_pass_what_is_right(typed: str) -> None:
+def test_valid_overrides_pass(typed: str) -> None:
     assert problems_of(*split(typed)) == []
 
 
-def test_answers_everything_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     typed = ["model=brt", "trainer.max_epcohs=3", "lr=1", "seed=-1", "x", "optimizer.lr=1,2", "loss.temperature=0"]
     found = [problem.where for problem in problems_of(*typed)]
     assert sorted(found) == sorted([*typed[:3], "seed", "x", "optimizer.lr=1,2", "loss.temperature"])
 
 
-def test_an_empty_argument_is_answered() -> None:
+def test_an_empty_argument_is_reported() -> None:
     assert [problem.where for problem in problems_of("", "  ")] == ["''", "'  '"]
 
 
@@ -438,7 +438,7 @@ def test_every_shipped_argument_is_a_parameter_with_a_fitting_type() -> None:
     assert sorted(problem.where for problem in problems) == sorted(f"{node}.not_a_parameter" for node in nodes)
 
 
-def test_number_in_quotes_in_a_file_is_answered(elsewhere: Path) -> None:
+def test_a_number_in_quotes_in_a_file_is_reported(elsewhere: Path) -> None:
     write(elsewhere, {"conf/loss/mine.yaml": '_target_: finetune.losses.infonce.InfoNCE\ntemperature: "5e-2"\n'})
     (problem,) = problems_of("loss=mine")
     assert (problem.where, problem.advice) == ("loss.temperature", "Write the number without quotes: 0.05.")

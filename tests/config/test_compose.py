@@ -53,12 +53,12 @@ def test_the_shipped_folder_is_not_listed_twice(monkeypatch: pytest.MonkeyPatch)
     assert [source.path for source in sources].count(str(shipped_folder())) == 1
 
 
-def test_a_config_dir_that_is_not_there() -> None:
+def test_a_missing_config_dir() -> None:
     (problem,) = problems_of(config_dir=Path("nope"))
     assert problem.where == "--config-dir"
 
 
-def test_a_root_config_that_is_not_there() -> None:
+def test_a_missing_root_config() -> None:
     with pytest.raises(CheckFailed, match=r"no file 'trian\.yaml'"):
         compose([], config_name="trian")
 
@@ -204,7 +204,7 @@ def test_a_launcher_is_not_taken_from_outside_the_search_path(elsewhere: Path) -
     assert any(problem.where == "hydra/launcher" for problem in problems_of("hydra/launcher=../../x/y"))
 
 
-def test_what_was_typed_is_not_looked_for_in_files(elsewhere: Path) -> None:
+def test_problems_of_the_command_line_have_no_file_location(elsewhere: Path) -> None:
     write(elsewhere, {"conf/recipe/x.yaml": "# @package _global_\ndata:\n  batch_size: 1\n"})
     (problem,) = problems_of("recipe=x", "data.batch_size=0")
     assert problem.what.endswith("found 0.")

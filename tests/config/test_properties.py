@@ -60,7 +60,7 @@ def test_the_right_key_is_among_the_suggestions_for_one_slip(keys: list[str], da
 
 @given(data=st.data())
 @QUICK
-def test_the_check_answers_one_slip_with_the_right_key(keys: list[str], data: st.DataObject) -> None:
+def test_the_check_suggests_the_right_key_for_one_typo(keys: list[str], data: st.DataObject) -> None:
     key, typo = data.draw(typos(keys))
     # An empty part is no key, and one slip can make another legal key (or a parameter that can be added).
     if typo in keys or "" in typo.split(".") or any(typo.startswith(f"{other}.") and other != key for other in keys):
