@@ -11,7 +11,7 @@ PROGRAM = """
 import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > before))  # handlers run in reverse order: this is the last one
 from finetune import garbage
-garbage.leave_out_what_is_loaded()
+garbage.freeze_loaded_objects()
 before = gc.get_freeze_count()
 kept = [[] for _ in range(10_000)]
 {}

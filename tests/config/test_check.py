@@ -246,7 +246,7 @@ STEPS = [
         "optimizer._target_",
         ["supports sparse gradients", "optimizer=adam"],
     ),
-    ("optimizer._target_=torch.optim.Muon", "optimizer._target_", ["optimizer=muon, which leaves the rest"]),
+    ("optimizer._target_=torch.optim.Muon", "optimizer._target_", ["optimizer=muon, which uses AdamW for the rest"]),
     ("optimizer=sgd | optimizer.momentum=0", "optimizer.nesterov", ["optimizer.momentum is 0", "momentum=0.9"]),
     ("optimizer=sgd | optimizer.dampening=0.1", "optimizer.nesterov", ["allows no dampening"]),
     ("optimizer=sgd | optimizer.momentum=1", "optimizer.momentum", ["below 1, found 1"]),

@@ -29,7 +29,7 @@ ANSWERS = [
         "without 'margin'",
     ),
     (f"loss=metric_learning | loss.loss._target_={LOSS}.CrossBatchMemory", "loss.loss._target_", "loss.memory=1024"),
-    (f"loss=metric_learning | loss.loss._target_={LOSS}.GenericPairLoss", "loss.loss._target_", "others are built on"),
+    (f"loss=metric_learning | loss.loss._target_={LOSS}.GenericPairLoss", "loss.loss._target_", "it is a base class"),
     (f"loss=metric_learning | loss.loss._target_={MINER}.HDCMiner", "loss.loss._target_", "loss may not build"),
     ("loss=margin | loss.loss.triplets_per_anchor=al", "loss.loss.triplets_per_anchor", "'all', found 'al'"),
     ("loss=circle | miner=bach_hard", "miner=bach_hard", "Did you mean batch_hard?"),
