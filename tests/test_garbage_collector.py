@@ -1,4 +1,4 @@
-"""The end of a process that only answered is not spent on collecting garbage."""
+"""A process that starts no run does not collect garbage at exit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 PROGRAM = """
 import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > before))  # handlers run in reverse order: this is the last one
-from finetune import garbage
-garbage.freeze_loaded_objects()
+from finetune import garbage_collector
+garbage_collector.freeze_loaded_objects()
 before = gc.get_freeze_count()
 kept = [[] for _ in range(10_000)]
 {}
