@@ -52,7 +52,7 @@ def print_list(found: Found, chosen: Sequence[Record], columns: Sequence[str], r
         if record.reason:
             say(f"{record.name} is {record.state}: {_short(record.reason)}")
     for record in found.unreadable:
-        say(f"{record.name} is left out: its config.yaml cannot be read.")
+        say(f"{record.name} is left out: its config.yaml is unreadable.")
 
 
 def _row(record: Record, columns: Sequence[str]) -> dict[str, str]:
