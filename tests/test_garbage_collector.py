@@ -1,4 +1,4 @@
-"""The end of a process that only answered is not spent on collecting garbage."""
+"""A process that starts no run does not collect garbage at exit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 PROGRAM = """
 import atexit, gc, sys
 atexit.register(lambda: print(gc.get_freeze_count() > before))  # handlers run in reverse order: this is the last one
-from finetune import garbage
-garbage.leave_out_what_is_loaded()
+from finetune import garbage_collector
+garbage_collector.freeze_loaded_objects()
 before = gc.get_freeze_count()
 kept = [[] for _ in range(10_000)]
 {}
@@ -19,7 +19,7 @@ kept = [[] for _ in range(10_000)]
 
 
 @pytest.mark.parametrize(("loaded", "spared"), [("", "True"), ("sys.modules['torch'] = None", "False")])
-def test_a_run_collects_at_its_end_and_an_answer_does_not(loaded: str, spared: str) -> None:
+def test_a_run_collects_garbage_at_exit_and_a_refused_command_does_not(loaded: str, spared: str) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(loaded)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == spared
 

@@ -100,7 +100,7 @@ def test_finetune_train_from_the_wheel_in_an_empty_folder(unpacked, tiny_model, 
     assert (tmp_path / "outputs/default/wheel/model/model.safetensors").is_file()
 
 
-def test_ones_own_conf_adds_to_and_overrides_the_shipped_groups(tiny_model, tmp_path):
+def test_the_users_conf_adds_to_and_overrides_the_shipped_groups(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     (tmp_path / "conf/loss").mkdir(parents=True)
     (tmp_path / "conf/optimizer").mkdir()

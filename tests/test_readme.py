@@ -45,7 +45,7 @@ def test_the_make_targets_of_the_documents_exist():
         assert named <= targets, document
 
 
-def test_the_two_commands_are_there_and_run_what_they_say():
+def test_the_two_commands_exist_and_run_what_the_readme_says():
     readme = (ROOT / "README.md").read_text()
     assert "    make train" in readme
     assert "    make test" in readme

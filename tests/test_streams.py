@@ -9,7 +9,7 @@ import pytest
 SPEAK = """
 import logging, sys
 from finetune import streams
-streams.settle()
+streams.install()
 logging.basicConfig(stream=sys.stdout, force=True)
 for number in range(3000):
     print("caf\\u00e9 \\u2192", number, flush=True)
@@ -48,7 +48,9 @@ def test_a_reader_that_has_gone_is_no_error_also_at_the_end():
     ours, theirs = os.pipe()
     os.close(ours)
     # Block-buffered, so that most of it is written when the interpreter ends.
-    done = speak("from finetune import streams; streams.settle(); print('x' * 100); raise SystemExit(7)", stdout=theirs)
+    done = speak(
+        "from finetune import streams; streams.install(); print('x' * 100); raise SystemExit(7)", stdout=theirs
+    )
     os.close(theirs)
     assert done.returncode == 7
 
@@ -56,7 +58,7 @@ def test_a_reader_that_has_gone_is_no_error_also_at_the_end():
 def test_a_pipe_that_is_full_and_does_not_block_is_waited_for():
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    program = "from finetune import streams; streams.settle(); print('x' * 1_000_000)"
+    program = "from finetune import streams; streams.install(); print('x' * 1_000_000)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=theirs) as process:
         os.close(theirs)
         with os.fdopen(ours, "rb") as file:
@@ -68,7 +70,7 @@ def test_a_file_that_is_opened_where_standard_output_is_closed_does_not_become_i
     program = f"""
 import os, sys
 from finetune import streams
-streams.settle()
+streams.install()
 with open({str(tmp_path / "data")!r}, "w") as file:
     os.write(1, b"a C library prints")
     print("and so does Python", flush=True)
@@ -79,7 +81,7 @@ assert sys.stdin.read() == ""
 
 
 def test_the_bytes_of_a_file_name_are_written_as_they_are():
-    program = "from finetune import streams; streams.settle(); print('\\udcff/a')"
+    program = "from finetune import streams; streams.install(); print('\\udcff/a')"
     assert speak(program, capture_output=True).stdout == b"\xff/a\n"
 
 

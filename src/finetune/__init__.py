@@ -1,3 +1,3 @@
-"""finetune: make an embedding model better at your search, matching or clustering, from your own data."""
+"""finetune: fine-tune embedding models for search, matching or clustering on your own data."""
 
 __version__ = "0.1.0"

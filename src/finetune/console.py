@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: plain lines, progress, problems.
+"""Terminal output: plain lines, progress bars, problems.
 
-Whatever is printed here or elsewhere goes through the streams of `streams.py`, which never raise.
+All output goes through the streams of `streams.py`, which never raise.
 """
 
 from __future__ import annotations
@@ -27,49 +27,50 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
-_log = logging.getLogger("finetune")  # nobody listens until a run has its directory
+_log = logging.getLogger("finetune")  # has no handler until the run directory exists
 
 
 def say(text: str, style: str = "") -> None:
-    """Print one plain line, also into the log of a run; markup is not read, since `text` may hold somebody's data."""
+    """Print one plain line, and write it to the run's log; markup is not interpreted, as `text` may contain data."""
     console.print(Text(text, style=style))
     log(text)
 
 
 def be_quiet() -> None:
-    """Print nothing from now on: only the first process of a run speaks, the others would say everything again."""
+    """Print nothing from now on: only the first process of a run prints."""
     console.quiet = errors.quiet = True
 
 
 def alert(text: str) -> None:
-    """Print a line to standard error, also from a process that is quiet: something may have to be done about it."""
+    """Print a line to standard error, even if this process is quiet: the user may have to act on it."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def log(text: str) -> None:
-    """Write one line into the log of the run only; nothing before it has a directory."""
+    """Write one line to the run's log only; it is dropped if there is no run directory yet."""
     if not errors.quiet:
         _log.info("%s", text)
 
 
-def end_quietly_without_a_reader() -> None:
-    """From now on `| head` ends the process, as it ends any other program that only prints something."""
+def exit_on_closed_pipe() -> None:
+    """From now on a closed pipe (`| head`) ends the process, as for other programs that only print."""
     if hasattr(signal, "SIGPIPE") and streams.is_program():
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
-def complain(error: FinetuneError) -> None:
-    """Print an error as text, also into the log of a run: every problem of a check, or one sentence and the way out."""
-    for text in _told(error):
+def print_error(error: FinetuneError) -> None:
+    """Print an error, and write it to the run's log: all problems of a check, or one sentence and the advice."""
+    for text in _message(error):
         errors.print(text)
         log(text.plain)
 
 
-def _told(error: FinetuneError) -> Iterator[Text]:
+def _message(error: FinetuneError) -> Iterator[Text]:
     if isinstance(error, CheckFailed):
         count = sum(not problem.part for problem in error.problems)
-        yield Text(f"{count} problem{'s' if count > 1 else ''}; nothing was started.\n", style="bold red")
+        problems = "problems" if count > 1 else "problem"
+        yield Text(f"{count} {problems}; nothing was started.\n", style="bold red")
         yield from map(_block, error.problems)
         return
     if error.trace:
@@ -81,8 +82,9 @@ def _told(error: FinetuneError) -> Iterator[Text]:
 
 def _block(problem: Problem) -> Text:
     text = Text(problem.where, style="bold")
-    # Of many, each is one line, so that they fit on a screen.
-    text.append(f"  {problem.what}" if problem.part else f"\n    {problem.what}", style="not bold")
+    # Parts, of which there may be many, take one line each.
+    separator = "  " if problem.part else "\n    "
+    text.append(f"{separator}{problem.what}", style="not bold")
     if problem.advice:
         text.append(f"\n    {problem.advice}", style="not bold")
     return text
@@ -92,7 +94,7 @@ def _time_left() -> ProgressColumn:
     from rich.progress import Task, TimeRemainingColumn
 
     class TimeLeft(TimeRemainingColumn):
-        """The seconds that a bar was given as `left`, else Rich's own estimate."""
+        """Shows the `left` seconds that a bar was given, else Rich's own estimate."""
 
         def render(self, task: Task) -> Text:
             """Return the time left as Rich writes it."""
@@ -105,13 +107,13 @@ def _time_left() -> ProgressColumn:
 
 
 class Bar:
-    """A progress bar in a terminal, a line now and then in a log file.
+    """A progress bar in a terminal, a line every 15 seconds in a log file.
 
     `unit` names what is counted. Use as a context manager and call `update`.
     """
 
     def __init__(self, description: str, total: int, unit: str) -> None:
-        from rich import progress  # here, because a command that is refused shows no bar
+        from rich import progress  # here, because most commands show no bar
 
         self.description, self.total, self.unit = description, total, unit
         self._started = self._last_line = time.monotonic()
@@ -139,28 +141,32 @@ class Bar:
         self._progress.stop()
 
     def start_at(self, done: int) -> None:
-        """Begin at `done` instead of 0, as a resumed run does, so that the time left is not misjudged."""
+        """Start at `done` instead of 0, for a resumed run, so that the remaining time is estimated correctly."""
         self._first = done
         self._progress.update(self._task, completed=done)
 
     def update(self, done: int, text: str = "", left: float | None = None) -> None:
         """Show that `done` of `total` are done, with `text` next to it.
 
-        `left` are the seconds left where more is to come than the bar counts; else they are estimated from the pace.
+        `left`: the remaining seconds, if more follows than the bar counts; else they are estimated from the pace.
         """
         self._progress.update(self._task, completed=done, text=text, left=left)
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or done == self.total:
             self._last_line = now
             seconds = self.seconds_left(done) if left is None else left
-            tail = f" · {seconds:.0f} s left" if done < self.total or seconds >= 1 else ""
-            line = f"{self.description} {done}/{self.total} {self.unit}{' · ' + text if text else ''}{tail}"
-            if not console.is_terminal:
-                say(line)
-            else:
+            parts = [f"{self.description} {done}/{self.total} {self.unit}"]
+            if text:
+                parts.append(text)
+            if done < self.total or seconds >= 1:
+                parts.append(f"{seconds:.0f} s left")
+            line = " · ".join(parts)
+            if console.is_terminal:
                 log(line)
+            else:
+                say(line)
 
     def seconds_left(self, done: int) -> float:
-        """Estimate the seconds still to go from the pace so far."""
+        """Estimate the remaining seconds from the pace so far."""
         pace = (time.monotonic() - self._started) / max(1, done - self._first)
         return pace * (self.total - done)

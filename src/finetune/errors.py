@@ -1,4 +1,4 @@
-"""The few errors a user can meet. Everything else is a bug and keeps its traceback."""
+"""Errors that are shown to the user as text. All other exceptions are bugs and keep their traceback."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where it is, what it is, and what to do about it.
+    """One problem: its location, a description, and advice.
 
-    `where` is a config key (`trainer.max_epochs`) or a place in a file (`pairs.csv:17`). `part` says that it is one of
-    many of which another problem tells how many there are, such as a bad row.
+    `where` is a config key (`trainer.max_epochs`) or a location in a file (`pairs.csv:17`). `part`: it is one of many,
+    such as a bad row, which another problem counts.
     """
 
     where: str
@@ -20,14 +20,17 @@ class Problem:
     part: bool = False
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f" {self.advice}" if self.advice else "")
+        text = f"{self.where}: {self.what}"
+        if self.advice:
+            text += f" {self.advice}"
+        return text
 
 
 class FinetuneError(Exception):
-    """A mistake or a mishap that a person can mend: shown as text, never as a traceback.
+    """An error that the user can fix, shown as text without a traceback.
 
-    `exit_code` is what the command line ends with: 2 for a mistake in what was asked. `trace` is the traceback of a bug
-    that this tells of, where it happened in another process.
+    `exit_code`: exit code of the command; 2 for a mistake in its arguments or config. `trace`: traceback of a bug in
+    another process that this error reports.
     """
 
     exit_code = 2
@@ -40,7 +43,7 @@ class FinetuneError(Exception):
 
 
 class CheckFailed(FinetuneError):
-    """Everything that is wrong with a config or its data, found before anything was started."""
+    """All problems of a config and its data, found before anything was started."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
@@ -48,26 +51,27 @@ class CheckFailed(FinetuneError):
 
 
 class ModelError(FinetuneError):
-    """A model that cannot be had, read, or used as asked."""
+    """A model that is missing, unreadable, or does not support what was requested."""
 
 
 class RunError(FinetuneError):
-    """A run that could not go on: a full disk, a directory that cannot be written, a loss that is not a number."""
+    """A run that cannot continue: a full disk, a directory without write permission, a loss that is not finite."""
 
     exit_code = 1
 
 
 class Refused(RunError):
-    """The system refused to write or read (a full disk); once that is mended the run can go on where it was."""
+    """A failed read or write (a full disk); the run can be resumed once it is fixed."""
 
 
 class Interrupted(FinetuneError):
-    """A run that a person or the system stopped; it can be resumed."""
+    """A run that was stopped by the user or the system; it can be resumed."""
 
     exit_code = 130
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a library's error is called and the first thing it says, for a sentence of ours."""
+    """Return the type and the first line of an exception, at most 300 characters, for a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300]
+    reason = lines[0] if lines else "no reason given"
+    return f"{type(error).__name__}: {reason}"[:300]

@@ -1,10 +1,10 @@
 """Standard output and standard error that never raise: what cannot be written is dropped, and the program continues.
 
-A reader that has gone (`| head`), a full disk behind `> log`, a closed terminal, a descriptor that was closed
-(`>&-`) and a character that the encoding lacks are no reason to end a training of many hours. Every print, table,
-progress bar and logging handler of this process writes through these two streams, and so do the libraries.
+A closed pipe (`| head`), a full disk behind `> log`, a closed terminal, a closed descriptor (`>&-`) and a character
+that the encoding lacks must not end a training of many hours. All output of this process, including that of
+libraries, goes through these two streams.
 
-Imports next to nothing: the first lines of a program call it.
+Imports very little, because it is called first in every program.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _ERRORS = "finetune.streams"
 _is_program: list[bool] = []
 
 
-def settle() -> None:
-    """Replace the standard streams of this program by ones that never raise, and open those that are closed."""
+def install() -> None:
+    """Replace the standard streams of this program by streams that never raise, and open closed descriptors."""
     _is_program.append(True)
     _replace()
 
 
 def is_program() -> bool:
-    """Return whether this process is our own program, and not another one that calls a function of ours."""
+    """Return whether this process is finetune's own program, and not another program that calls finetune."""
     return bool(_is_program)
 
 
 @contextmanager
 def replaced() -> Iterator[None]:
-    """Have such streams inside the `with`, in a program that is not ours."""
+    """Use such streams inside the `with`, in another program."""
     before = sys.stdin, sys.stdout, sys.stderr
     _replace()
     try:
@@ -55,7 +55,7 @@ def _replace() -> None:
 
 
 def _open_closed() -> None:
-    # Otherwise the next file that is opened gets the number, and C libraries print into it.
+    # Otherwise the next opened file gets the descriptor, and C libraries print into it.
     for number, _ in enumerate(_STANDARD):
         try:
             os.fstat(number)
@@ -68,11 +68,11 @@ def _open_closed() -> None:
 
 
 def _reading_nothing() -> Any:
-    return open(os.devnull, encoding="utf-8")  # noqa: PTH123 - as long as the process lives
+    return open(os.devnull, encoding="utf-8")  # noqa: PTH123 - stays open until the process ends
 
 
 def _safe(stream: Any, number: int) -> Any:
-    """Return a stream that writes where `stream` does; one of a notebook, a test or another program is kept."""
+    """Return a stream with the same target that never raises; a stream of a notebook, a test or a program is kept."""
     if stream is None:  # its descriptor was closed when Python started
         return _Text(_Bytes(number), "utf-8", _ERRORS)
     if type(stream) is not io.TextIOWrapper:
@@ -93,18 +93,21 @@ def _safe(stream: Any, number: int) -> Any:
 
 
 def _encoded(error: UnicodeError) -> tuple[bytes, int]:
-    """Return bytes for what an encoding lacks: those of a file name as they are, which Python escapes, else `?`."""
+    """Encode characters that an encoding lacks: surrogate escapes of a file name as their bytes, others as `?`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    text = error.object[error.start : error.end]
-    return b"".join(bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else b"?" for one in text), error.end
+    encoded = bytearray()
+    for character in error.object[error.start : error.end]:
+        is_escaped_byte = "\udc80" <= character <= "\udcff"
+        encoded.append(ord(character) - 0xDC00 if is_escaped_byte else ord("?"))
+    return bytes(encoded), error.end
 
 
 codecs.register_error(_ERRORS, _encoded)
 
 
 class _Text(io.TextIOWrapper):
-    """A text stream of a class of its own, so that it is not replaced twice."""
+    """A text stream of its own class, so that it is not replaced twice."""
 
     mode = "w"
 

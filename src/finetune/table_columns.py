@@ -1,4 +1,4 @@
-"""Tables that drop columns where a terminal is too narrow for them, in place of cells cut into pieces."""
+"""Tables that drop columns in a narrow terminal, instead of wrapping their cells."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.table import Table
 _UNLIMITED = 100_000  # characters
 
 
-class Narrowing:
-    """A table that leaves out columns, the first of `expendable` first, until the rest fit on a line.
+class ResponsiveTable:
+    """A table that drops the `expendable` columns one by one, in this order, until the others fit on a line.
 
-    `make` builds the table with the columns of these names. What does not fit even then is folded by Rich.
+    `make` builds the table with the given columns. If they still do not fit, Rich wraps their cells.
     """
 
     def __init__(self, make: Callable[[Sequence[str]], Table], columns: Sequence[str], expendable: Sequence[str]):

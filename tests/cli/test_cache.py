@@ -38,7 +38,7 @@ def finetune(cache: Cache, *arguments: str, code: int = 0) -> str:
     return process.stdout + process.stderr
 
 
-def test_it_shows_what_is_there(cache: Cache) -> None:
+def test_the_cache_is_listed(cache: Cache) -> None:
     (cache.root / "tokens" / f".{'0' * 64}.12345678").mkdir()
     lines = [line.split() for line in finetune(cache, "cache").splitlines()]
     key = hashlib.sha256(b"2").hexdigest()[:12]
@@ -76,7 +76,7 @@ def test_cleaning_without_a_choice_removes_only_what_killed_processes_left(cache
         (["--all"], 0),
     ],
 )
-def test_what_goes_is_what_was_used_longest_ago(cache: Cache, options: list[str], left: int) -> None:
+def test_the_least_recently_used_entries_are_removed(cache: Cache, options: list[str], left: int) -> None:
     keys = [entry.key for entry in cache.entries()]
     said = finetune(cache, "cache", "clean", *options)
     assert [entry.key for entry in cache.entries()] == keys[3 - left :]
@@ -86,7 +86,7 @@ def test_what_goes_is_what_was_used_longest_ago(cache: Cache, options: list[str]
 @pytest.mark.parametrize(
     "options,told",
     [
-        (["--all", "--keep-gb", "1"], "--all leaves nothing for --older-than or --keep-gb to choose."),
+        (["--all", "--keep-gb", "1"], "--all cannot be combined with --older-than or --keep-gb."),
         (["--older-than", "-1"], "Invalid value for '--older-than'"),
         (["--keep-gb", "much"], "Invalid value for '--keep-gb'"),
         (["everything"], "unexpected extra argument"),
@@ -102,7 +102,7 @@ def test_a_place_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments in (["cache"], ["cache", "clean"]):
         said = finetune(Cache(tmp_path / "file"), *arguments, code=2)
-        assert said.splitlines()[0] == f"The cache {tmp_path}/file is no folder."
+        assert said.splitlines()[0] == f"The cache {tmp_path}/file is not a folder."
 
 
 def test_the_help_has_an_example(cache: Cache) -> None:

@@ -46,7 +46,7 @@ def test_a_run_names_the_columns_that_it_does_not_use_everywhere(trained):
         assert all(word in page for word in ("Not used: the columns", "remark", "origin"))
 
 
-def test_scores_that_oppose_the_untouched_model_are_told_before_the_training_and_in_the_report(trained):
+def test_scores_that_contradict_the_original_model_are_reported_before_training_and_in_the_report(trained):
     printed = trained.process.stdout
     assert printed.count(OPPOSED) == 1
     assert printed.index(OPPOSED) < printed.index("training 2/2 steps")

@@ -106,7 +106,7 @@ def test_the_verb_shows_a_file_and_leaves_nothing_behind(tmp_path, tiny_model):
     write_pairs(tmp_path / "pairs.csv")
     answer = show(f"model.name={tiny_model}", "data.path=pairs.csv", "data.max_length=16", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    for words in ("Recognised", "pairs.csv: pairs", "rows read", "120", "[CLS]|", "Leaks"):
+    for words in ("Recognized", "pairs.csv: pairs", "rows read", "120", "[CLS]|", "Leaks"):
         assert words in answer.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.csv"]
 
@@ -114,7 +114,7 @@ def test_the_verb_shows_a_file_and_leaves_nothing_behind(tmp_path, tiny_model):
 def test_with_check_nothing_is_shown(tmp_path, tiny_model):
     write_pairs(tmp_path / "pairs.csv")
     done = show(f"model.name={tiny_model}", "data.path=pairs.csv", "data.max_length=16", "check=true", cwd=tmp_path)
-    assert done.returncode == 0 and "nothing was started" in done.stdout and "Recognised" not in done.stdout
+    assert done.returncode == 0 and "nothing was started" in done.stdout and "Recognized" not in done.stdout
 
 
 def test_json_is_the_same_and_nothing_else(tmp_path, tiny_model):
@@ -134,7 +134,7 @@ def test_without_a_tokenizer_lengths_are_in_characters(tmp_path):
     assert "nobody/nothing is not on this machine" in answer.stdout
 
 
-def test_what_only_training_would_stumble_over_is_shown_all_the_same(tmp_path, tiny_model):
+def test_problems_that_only_affect_training_are_warnings(tmp_path, tiny_model):
     (tmp_path / "texts.csv").write_text("text\n" + "".join(f"red {i}\n" for i in range(9)))
     answer = show(f"model.name={tiny_model}", "data.path=texts.csv", "data.max_length=16", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
@@ -149,7 +149,7 @@ def test_what_only_training_would_stumble_over_is_shown_all_the_same(tmp_path, t
         (["--jsno"], ["no option --jsno"]),
     ],
 )
-def test_a_mistake_is_answered_with_exit_code_2_and_nothing_on_standard_output(tmp_path, arguments, words):
+def test_a_mistake_has_exit_code_2_and_no_standard_output(tmp_path, arguments, words):
     write_pairs(tmp_path / "pairs.csv")
     answer = show(*arguments, cwd=tmp_path)
     assert answer.returncode == 2

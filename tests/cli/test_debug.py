@@ -18,7 +18,7 @@ def test_overfit_brings_the_loss_to_nearly_zero(tiny_model, tmp_path):
     assert "evaluating" not in run.stdout
 
 
-def test_profile_prints_where_the_time_went(tiny_model, tmp_path):
+def test_profile_prints_a_summary_of_times(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     more = [f"model.name={tiny_model}", "data.path=pairs.csv", "data.max_length=16", "evaluation=none"]
     run = run_train("debug=profile", *more, "trainer.max_steps=2", cwd=tmp_path)

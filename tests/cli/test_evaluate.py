@@ -112,8 +112,8 @@ def test_scored_pairs_are_measured_in_a_run_that_trains_on_the_others(tiny_model
         (["evaluation.retrieval.metrics=[ndgc@10]"], ["there is no metric 'ndgc@10'", "Did you mean nDCG@10"]),
         (["evaluation.retrieval.dimensions=[64]"], ["64 dimensions are more than the 32 that the model has"]),
         (["evaluation.retrieval.data={path: no.csv}"], ["evaluation.retrieval.data.path", "no.csv"]),
-        (["evaluation=similarity"], ["judgments is held out, which no evaluation is for"]),
-        (["evaluation=none"], ["there is nothing to measure by"]),
+        (["evaluation=similarity"], ["judgments is held out, which no evaluation supports"]),
+        (["evaluation=none"], ["there is no evaluator"]),
         (["./no-such-model"], ["no-such-model", "does not exist"]),
         (["-m"], ["evaluate does not take -m"]),
         (
@@ -122,14 +122,14 @@ def test_scored_pairs_are_measured_in_a_run_that_trains_on_the_others(tiny_model
         ),
     ],
 )
-def test_a_mistake_is_answered_before_anything_is_measured(tiny_model, tmp_path, arguments, words):
+def test_a_mistake_is_reported_before_anything_is_evaluated(tiny_model, tmp_path, arguments, words):
     write_pairs(tmp_path / "pairs.csv")
     answer = evaluate(str(tiny_model), "data.path=pairs.csv", "data.max_length=16", *arguments, cwd=tmp_path, answer=2)
     assert all(word in answer for word in words), answer
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.csv"]
 
 
-def test_with_check_nothing_is_measured_and_mistakes_are_found(tiny_model, tmp_path):
+def test_with_check_nothing_is_evaluated_and_mistakes_are_reported(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     typed = [str(tiny_model), "data.path=pairs.csv", "data.max_length=16", "check=true"]
     assert "nothing was evaluated" in evaluate(*typed, cwd=tmp_path)
@@ -140,7 +140,7 @@ def test_help_has_examples(tmp_path):
     assert "finetune evaluate outputs/default/my_run" in evaluate("--help", cwd=tmp_path)
 
 
-def test_what_is_left_out_of_a_published_folder_is_said_listed_and_reported(tiny_model, tmp_path):
+def test_rows_dropped_from_a_published_folder_are_printed_listed_and_reported(tiny_model, tmp_path):
     write_beir(tmp_path / "beir", np.random.default_rng(0))
     with (tmp_path / "beir/corpus.jsonl").open("a") as file:
         file.write('{"_id": "empty", "title": "", "text": ""}\n')

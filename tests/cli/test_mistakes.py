@@ -20,7 +20,7 @@ def mistaken(*overrides, cwd):
     return answer.stderr
 
 
-def test_everything_wrong_comes_in_one_answer_of_config_and_data(tmp_path):
+def test_problems_of_config_and_data_are_reported_together(tmp_path):
     answer = mistaken(
         "trainer.max_epcohs=3", "model=brt", "loss.temperature=0", "lr=1e-4", "data.path=nowhere.csv", cwd=tmp_path
     )
@@ -39,11 +39,11 @@ def test_a_config_mistake_imports_nothing_heavy(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--lr=3", "--max_epochs", "-x"])
-def test_an_unknown_flag_is_answered_with_how_overrides_are_written(tmp_path, flag):
+def test_an_unknown_flag_gets_the_syntax_of_overrides_as_advice(tmp_path, flag):
     assert "no option" in mistaken(flag, cwd=tmp_path)
 
 
-def test_words_with_dashes_are_answered_with_what_to_type(tmp_path):
+def test_options_with_dashes_get_the_override_as_advice(tmp_path):
     typed = [
         "--lr=1e-4",
         "--data.path=my-file.csv",
@@ -61,7 +61,7 @@ def test_words_with_dashes_are_answered_with_what_to_type(tmp_path):
     assert "Did you mean --config-name?" in answer and "Did you mean --multirun?" in answer
 
 
-def test_a_group_that_is_taken_out_or_cannot_be_resolved_is_one_answer(tmp_path):
+def test_a_group_that_is_removed_or_unresolvable_is_one_problem(tmp_path):
     for typed in (
         "~loss",
         "~data",
@@ -73,7 +73,7 @@ def test_a_group_that_is_taken_out_or_cannot_be_resolved_is_one_answer(tmp_path)
         assert mistaken(typed, cwd=tmp_path).startswith("1 problem;")
 
 
-def test_json_is_answered_with_how_braces_are_written(tmp_path):
+def test_json_gets_the_syntax_of_braces_as_advice(tmp_path):
     answer = mistaken('data={"path": "my pairs.csv", \'delimiter\': ";"}', '{"seed": 3}', cwd=tmp_path)
     assert """Write 'data={path: "my pairs.csv", delimiter: ";"}'""" in answer
     assert "this is JSON" in answer
@@ -81,7 +81,7 @@ def test_json_is_answered_with_how_braces_are_written(tmp_path):
 
 def test_names_that_mean_none_or_cannot_be_a_folder(tmp_path):
     for name in ("None", "NULL.", "con", "x.", "-x", "", '"null"'):
-        assert "can name a folder" in mistaken(f"name={name}", "check=true", cwd=tmp_path)
+        assert "is a folder name" in mistaken(f"name={name}", "check=true", cwd=tmp_path)
     answer = mistaken("name=None", "experiment=None", "output_root=None", cwd=tmp_path)
     assert answer.startswith("3 problems") and "write name=null" in answer
 
@@ -103,7 +103,7 @@ def test_outputs_that_are_a_link_to_no_folder(tmp_path, link, to, words):
     assert answer.returncode == 2 and words in answer.stderr
 
 
-def test_what_a_file_asks_of_a_cluster_is_none_of_a_run_here(tmp_path):
+def test_cluster_settings_of_a_file_do_not_apply_to_a_local_run(tmp_path):
     recipe = tmp_path / "conf/recipe/jobs.yaml"
     recipe.parent.mkdir(parents=True)
     chosen = "defaults: [override /hydra/launcher: slurm, override /hydra/sweeper: optuna]\n"
@@ -119,7 +119,7 @@ def test_a_missing_model_folder_is_found_before_a_run_directory_is_made(tmp_path
     assert "does not exist" in mistaken("model.name=./no-such-model", cwd=tmp_path)
 
 
-def test_a_device_that_is_not_there_is_found_without_torch(tmp_path):
+def test_a_missing_device_is_detected_without_torch(tmp_path):
     if has_gpu():
         pytest.skip("this machine has a GPU")
     assert "this machine has no GPU" in mistaken("trainer.accelerator=gpu", "check=true", cwd=tmp_path)
@@ -134,7 +134,7 @@ def test_gpus_are_known_by_their_drivers_files(tmp_path):
     assert has_gpu(tmp_path)
 
 
-def test_what_only_lightning_knows_of_a_device_leaves_no_run_directory(tmp_path, tiny_model):
+def test_a_device_error_of_lightning_leaves_no_run_directory(tmp_path, tiny_model):
     write_pairs(tmp_path / "pairs.csv")
     more = ["data.path=pairs.csv", "data.max_length=16", "trainer.accelerator=tpu"]
     answer = run_train(f"model.name={tiny_model}", *more, cwd=tmp_path)
@@ -208,18 +208,18 @@ def test_check_reports_the_data_and_starts_nothing(tmp_path):
     [
         (["--cfg", "job", "model=brt"], "Did you mean bert?"),
         (["--cfg", "job", "--resolve", "trainer.max_epcohs=3", "model=brt"], "Did you mean trainer.max_epochs?"),
-        (["--cfg", "job", "--resolve", "name=${nmae}"], "which is not there"),
+        (["--cfg", "job", "--resolve", "name=${nmae}"], "which does not exist"),
         (["--info", "defaults", "model=brt"], "Did you mean bert?"),
         (["--info", "nope"], "invalid choice: 'nope'"),
         (["--resolve"], "--cfg job --resolve"),
     ],
 )
-def test_flags_that_show_something_answer_mistakes_as_a_run_does(tmp_path, flags, words):
+def test_flags_that_print_something_report_mistakes_like_a_run(tmp_path, flags, words):
     assert words in mistaken(*flags, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["--info", "all"], ["check=true"]])
-def test_nobody_reads_to_the_end(tmp_path, flags):
+def test_a_reader_that_closes_the_pipe(tmp_path, flags):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *flags],
         cwd=tmp_path,
@@ -232,7 +232,7 @@ def test_nobody_reads_to_the_end(tmp_path, flags):
     process.wait()
 
 
-def test_help_names_the_groups_ones_own_too(tmp_path):
+def test_help_lists_all_groups_including_the_users(tmp_path):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text("")
     for command in ([str(ROOT / "train.py")], ["-m", "finetune", "train"], ["-m", "finetune", "check"]):
@@ -289,7 +289,7 @@ def test_a_damaged_model_leaves_no_run_directory(tmp_path, tiny_model):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_flags_and_overrides_are_told_apart():
+def test_flags_and_overrides_are_separated():
     arguments = parse(["model=bert", "-m", "optimizer.lr=1e-4,2e-4", "~callbacks.progress", "--config-name", "other"])
     assert arguments.overrides == ["model=bert", "optimizer.lr=1e-4,2e-4", "~callbacks.progress"]
     assert arguments.multirun
@@ -300,7 +300,7 @@ def test_train_py_is_a_few_lines():
     assert len((ROOT / "train.py").read_text().splitlines()) < 25
 
 
-def test_a_wrong_word_is_answered_before_anything_heavy_is_loaded(tmp_path):
+def test_a_wrong_word_is_reported_before_heavy_imports(tmp_path):
     process = run_train("modle=bert", cwd=tmp_path, env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert process.returncode == 2
     loaded = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines() if line.startswith("import time")}
@@ -315,7 +315,7 @@ def test_callbacks_that_evaluate_where_nothing_is_held_out(tmp_path):
     assert "callbacks.evaluate\n    nothing is held out to evaluate on." in answer
 
 
-def test_a_batch_larger_than_the_data_is_said(tiny_model, tmp_path):
+def test_a_batch_larger_than_the_data_is_reported(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     checked = run_train(*quick(tiny_model, "data.batch_size=500", "check=true"), cwd=tmp_path)
     assert checked.returncode == 0

@@ -35,7 +35,7 @@ def report(cwd: Path, *arguments: str, code: int = 0, **env: str) -> str:
     return answer.stdout + answer.stderr
 
 
-def test_the_newest_report_is_made_anew_from_its_directory_alone(here: Path) -> None:
+def test_the_newest_report_is_rebuilt_from_its_directory_alone(here: Path) -> None:
     lines = report(here).splitlines()
     assert lines == [
         "two/newest is newer and has no report: it is failed.",
@@ -80,13 +80,13 @@ def test_several_runs_are_compared(here: Path) -> None:
     assert facts["warnings"] == ["two/newest has no report yet: it is failed."]
 
 
-def test_json_is_what_the_report_is_made_of(here: Path) -> None:
+def test_json_is_the_data_of_the_report(here: Path) -> None:
     assert json.loads(report(here, "first", "--json"))["cost"]["tokens"] == 1_234_567
     assert not (here / "outputs/one/first/report.html").exists()
 
 
-def test_mistakes_are_answered_in_a_sentence(here: Path) -> None:
-    assert "there is no run 'nope' in outputs." in report(here, "nope", code=2)
+def test_mistakes_are_reported_in_a_sentence(here: Path) -> None:
+    assert "'nope' is the name of no run in outputs." in report(here, "nope", code=2)
     said = report(here, "newest", code=2)
     assert "two/newest has no report.json yet" in said and "finetune runs show" in said
     assert "there is no folder elsewhere with runs" in report(here, "--root", "elsewhere", code=2)

@@ -57,7 +57,7 @@ def finetune(cwd: Path, *arguments: str, code: int = 0, given: str = "") -> str:
     return process.stdout + process.stderr
 
 
-def test_the_list_tells_how_each_run_stands(here: Path) -> None:
+def test_the_list_shows_the_state_of_each_run(here: Path) -> None:
     lines = finetune(here, "runs").splitlines()
     assert lines[0].split() == ["run", "state", "step", "loss", "metric", "age"]
     assert [line.split("  ")[0].split(" dead")[0].strip()[:11] for line in lines[1:6]] == [
@@ -159,7 +159,7 @@ def test_a_curve_fits_into_any_width(
     monkeypatch.setattr(runs_curve, "console", Console(width=columns))
     runs_curve.draw({"e/a": [(1, 0.5), (2, 0.25)]}, "loss")
     printed = capsys.readouterr().out
-    assert ("too narrow to draw" in printed) == (columns < 40)
+    assert ("too narrow to plot" in printed) == (columns < 40)
     picture, _, last = re.sub("The terminal is too narrow.*\n", "", printed).rstrip().rpartition("e/a")
     assert last.startswith("  loss 0.5 at step 1")
     assert bool(picture) == (columns >= 40)
@@ -174,7 +174,7 @@ def test_a_curve_is_a_picture(here: Path) -> None:
     assert lines[-1] == "two/gone  loss 9 at step 1, 9 at step 1; lowest 9, highest 9"
     assert "Did you mean loss?" in finetune(here, "runs", "curve", "good", "los", code=2)
     missing = finetune(here, "runs", "curve", "one/good", code=2)
-    assert "The metric to draw of one/good is missing." in missing and "loss, " in missing
+    assert "The metric to plot for one/good is missing." in missing and "loss, " in missing
 
 
 def test_paths_and_logs(here: Path) -> None:
@@ -190,8 +190,8 @@ def test_paths_and_logs(here: Path) -> None:
 def test_removing_asks_first(here: Path) -> None:
     left = len(list(here.glob("outputs/*/*")))
     said = finetune(here, "runs", "rm", "one/bad", given="y\n", code=2)
-    assert "Nobody is there to be asked; nothing was removed." in said
-    assert "there is no run 'goo'" in finetune(here, "runs", "rm", "goo", "--yes", code=2)
+    assert "This needs a confirmation, and there is no terminal; nothing was removed." in said
+    assert "is the name of no run" in finetune(here, "runs", "rm", "goo", "--yes", code=2)
     outside = make_run(here, "elsewhere/e/a")
     assert "it is not a run in outputs" in finetune(here, "runs", "rm", str(outside.path), "one/bad", "--yes", code=2)
     assert len(list(here.glob("outputs/*/*"))) == left and outside.path.is_dir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config.check import check
-from finetune.config.static_source import load
+from finetune.config.static_source import load_module
 from finetune.errors import CheckFailed, Problem
 
 
@@ -85,7 +85,7 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.syspath_prepend(str(tmp_path / "code"))
     monkeypatch.setenv("FINETUNE_ALLOW", "elsewhere., mine.")
-    load.cache_clear()
+    load_module.cache_clear()
     return package
 
 

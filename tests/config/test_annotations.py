@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from finetune.config import types as config_types
-from finetune.config.annotations import complaint, describe, evaluate, fits
+from finetune.config.annotations import describe_type, evaluate_annotation, fits, mismatch
 from finetune.config.static_source import Module
 from finetune.config.types import FolderName, Fraction, NotEmpty, NotEmptyText, PositiveInt, Range
 
@@ -36,14 +36,14 @@ SCOPE: dict[str, Any] = {
 def test_reads_what_python_reads(text: str) -> None:
     expected = eval(text, SCOPE)
     expected = eval(expected, SCOPE) if isinstance(expected, str) else expected
-    found = evaluate(ast.parse(text, mode="eval").body, EMPTY)
+    found = evaluate_annotation(ast.parse(text, mode="eval").body, EMPTY)
     assert found == expected or (found is type(None) and expected is None)
 
 
 @pytest.mark.parametrize("text", ["Tensor", "torch.Tensor", "list[", "foo()", "1 + 2", "Literal[x]", "torch.int"])
-def test_what_is_unknown_is_unchecked(text: str) -> None:
+def test_unknown_types_are_not_checked(text: str) -> None:
     expression = ast.Constant(value=text)
-    assert fits(object(), evaluate(expression, EMPTY))
+    assert fits(object(), evaluate_annotation(expression, EMPTY))
 
 
 @pytest.mark.parametrize(
@@ -65,19 +65,19 @@ def test_what_is_unknown_is_unchecked(text: str) -> None:
 )  # fmt: skip
 def test_fits(value: object, annotation: Any, is_right: bool) -> None:
     assert fits(value, annotation) is is_right
-    assert (complaint(value, annotation) is None) is is_right
+    assert (mismatch(value, annotation) is None) is is_right
 
 
 def test_words() -> None:
-    assert describe(PositiveInt | Literal["auto"] | None) == "a whole number of at least 1, 'auto' or null"
-    assert describe(tuple[float, float]) == "a list of 2 (each: a number)"
-    assert describe(Annotated[float, Range(above=0, at_most=1)]) == "a number above 0 and at most 1"
+    assert describe_type(PositiveInt | Literal["auto"] | None) == "a whole number of at least 1, 'auto' or null"
+    assert describe_type(tuple[float, float]) == "a list of 2 (each: a number)"
+    assert describe_type(Annotated[float, Range(above=0, at_most=1)]) == "a number above 0 and at most 1"
     assert str(Range(at_most=3)) == "of at most 3"
-    assert complaint([], Annotated[list[int], NotEmpty()]) == (
+    assert mismatch([], Annotated[list[int], NotEmpty()]) == (
         "expected a list (each: a whole number) that is not empty, found []"
     )
-    assert complaint({"a": [None, True]}, int) == "expected a whole number, found {a: [null, true]}"
-    assert complaint("x" * 200, int) == f"expected a whole number, found 'xxxx{'x' * 72}..."
+    assert mismatch({"a": [None, True]}, int) == "expected a whole number, found {a: [null, true]}"
+    assert mismatch("x" * 200, int) == f"expected a whole number, found 'xxxx{'x' * 72}..."
 
 
 @pytest.mark.parametrize(

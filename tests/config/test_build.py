@@ -91,7 +91,7 @@ def test_a_group_may_not_build_what_another_may() -> None:
         build({"_target_": "torch.optim.AdamW"}, "loss")
 
 
-def test_what_the_object_raises_passes_through(own_code: Path) -> None:
+def test_exceptions_of_the_object_are_passed_on(own_code: Path) -> None:
     write(own_code, {"bad.py": "class Bad:\n    def __init__(self):\n        raise TypeError('a bug')\n"})
     with pytest.raises(TypeError, match="a bug"):
         build({"_target_": "mine.bad.Bad"}, "model")

@@ -9,25 +9,25 @@ from finetune.errors import CheckFailed
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ("callbacks=best", "callbacks=default, which is not chosen"),
+        ("callbacks=best", "callbacks=default, which is not selected"),
         ("callbacks=best", "Write 'callbacks=[default,evaluate,best]'."),
         ("callbacks=[evaluate,best]", "Write 'callbacks=[default,evaluate,best]'."),
-        ("callbacks=[default,early_stopping]", "callbacks.early_stopping: it goes by evaluations in training, and"),
-        ("callbacks=[default,best]", "callbacks.checkpoint: it goes by evaluations in training, and there are none"),
+        ("callbacks=[default,early_stopping]", "callbacks.early_stopping: it needs evaluations during training, and"),
+        ("callbacks=[default,best]", "callbacks.checkpoint: it needs evaluations during training, and there are none"),
         ("callbacks=[default,evaluate] evaluation=none", "callbacks.evaluate: there is no evaluation"),
         (
             "callbacks=[default,evaluate] evaluation=mteb evaluation.mteb.tasks=[SciFact]",
             "Set evaluation.mteb.during_training=true, or leave it out.",
         ),
         ("callbacks=[default,wise_ft] evaluation=none", "callbacks.wise_ft: there is no evaluation"),
-        ("callbacks=[default,wise_ft] tuning=lora", "callbacks.wise_ft: it mixes the weights"),
+        ("callbacks=[default,wise_ft] tuning=lora", "callbacks.wise_ft: it interpolates the weights"),
         (
             "callbacks.checkpoint.restore_best=true",
             "callbacks.checkpoint.restore_best: the best checkpoint is not kept",
         ),
         (
             "callbacks=[default,evaluate,best] callbacks.checkpoint.metric=search/nDCG@10",
-            "callbacks.checkpoint.metric: 'search/nDCG@10' is of no evaluation of this run.",
+            "callbacks.checkpoint.metric: 'search/nDCG@10' is not a metric of an evaluation of this run.",
         ),
         ("+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping", "EarlyStopping does not work here"),
         ("callbacks=[default,average] callbacks.average.decay=1", "expected a number of at least 0 and below 1"),
@@ -50,5 +50,5 @@ def test_one_sentence_says_what_does_not_fit(overrides, sentence):
         "callbacks=none",
     ],
 )
-def test_what_fits_is_let_through(overrides):
+def test_values_that_fit_pass(overrides):
     check(overrides.split())

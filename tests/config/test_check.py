@@ -35,7 +35,7 @@ ANSWERS = [
     ("recipe=null", "recipe=null", ["~recipe"]),
     ("model=null", "model=null", ["There are: bert, "]),
     ("evaluation=null", "evaluation=null", ["evaluation=none"]),
-    ("+model=bert", "+model=bert", ["Leave out the plus"]),
+    ("+model=bert", "+model=bert", ["Remove the plus"]),
     ("++model=bert", "++model=bert", ["Write model=bert"]),
     ("model@x=bert", "model@x=bert", ["model@x"]),
     ("nope@x=bert", "nope@x=bert", ["no group 'nope'"]),
@@ -49,7 +49,7 @@ ANSWERS = [
     ("+trainer.max_epcohs=3", "trainer.max_epcohs", ["Trainer has no parameter", "Did you mean trainer.max_epochs?"]),
     ("++optimizer.lrr=1", "optimizer.lrr", ["AdamW has no parameter 'lrr'", "Did you mean optimizer.lr?"]),
     ("trainer.min_steps=1", "trainer.min_steps=1", ["with a plus: +trainer.min_steps=1"]),
-    ("+trainer.max_epochs=3", "+trainer.max_epochs=3", ["Leave out the plus"]),
+    ("+trainer.max_epochs=3", "+trainer.max_epochs=3", ["Remove the plus"]),
     ("lr=1e-5", "lr=1e-5", ["Did you mean optimizer.lr?"]),
     ("batch_size=8", "batch_size=8", ["Did you mean data.batch_size?"]),
     ("epochs=3", "epochs=3", ["trainer.max_epochs"]),
@@ -67,26 +67,30 @@ ANSWERS = [
     ("optimizer.lr=1e-5,3e-5", "optimizer.lr=1e-5,3e-5", ["-m", "'optimizer.lr=[1e-5,3e-5]'"]),
     ("seed=range(1,3)", "seed=range(1,3)", ["-m"]),
     # what is missing
-    ("~loss", "loss", ["cannot do without one", "loss=..."]),
-    ("~experiment", "experiment", ["needed"]),
-    ("~evaluation", "evaluation", ["needed", "evaluation=none"]),
-    ("~callbacks", "callbacks", ["needed", "callbacks"]),
-    ("~logger", "logger", ["needed", "logger"]),
+    ("~loss", "loss", ["a run needs one", "loss=..."]),
+    ("~experiment", "experiment", ["required"]),
+    ("~evaluation", "evaluation", ["required", "evaluation=none"]),
+    ("~callbacks", "callbacks", ["required", "callbacks"]),
+    ("~logger", "logger", ["required", "logger"]),
     ("~model.name", "model.name", ["TextEncoder cannot be built without 'name'"]),
     ("model.name=???", "model.name", ["no value yet"]),
     # interpolations
     (
         "model.name=${modle.pooling}",
         "model.name",
-        ["'modle.pooling', which is not there", "Did you mean model.pooling?"],
+        ["'modle.pooling', which does not exist", "Did you mean model.pooling?"],
     ),
     ("model.name=${oc.env:FINETUNE_NOT_SET}", "model.name", ["FINETUNE_NOT_SET is not set"]),
     ("model.name=${oc.evn:HOME}", "model.name", ["'oc.evn', which is not a resolver", "Did you mean oc.env?"]),
-    ("model.name=${model.pooling} | model.pooling=${model.name}", "model.pooling", ["leads back to itself"]),
-    ("data.columns=${loss} | loss.temperature=${data}", "data.columns.temperature", ["leads back to data"]),
-    ("data.columns=${data}", "data.columns", ["leads back to itself"]),
-    ("experiment=${nope}", "experiment", ["'nope', which is not there"]),
-    ("hydra.run.dir=${nope}", "hydra.run.dir", ["'nope', which is not there"]),
+    ("model.name=${model.pooling} | model.pooling=${model.name}", "model.pooling", ["refers to itself"]),
+    (
+        "data.columns=${loss} | loss.temperature=${data}",
+        "data.columns.temperature",
+        ["refers to data, which contains it"],
+    ),
+    ("data.columns=${data}", "data.columns", ["refers to itself"]),
+    ("experiment=${nope}", "experiment", ["'nope', which does not exist"]),
+    ("hydra.run.dir=${nope}", "hydra.run.dir", ["'nope', which does not exist"]),
 ]
 
 # The same for values; those of different keys are checked together, because one check answers all.
@@ -124,12 +128,12 @@ VALUES = [
     # the run's own keys
     ("seed=-1", "seed", ["at least 0", "found -1"]),
     ("seed=4294967296", "seed", ["at most 4294967295"]),
-    ("experiment=a/b", "experiment", ["name a folder"]),
-    ("experiment=..", "experiment", ["name a folder"]),
-    ("experiment=''", "experiment", ["name a folder"]),
+    ("experiment=a/b", "experiment", ["a folder name"]),
+    ("experiment=..", "experiment", ["a folder name"]),
+    ("experiment=''", "experiment", ["a folder name"]),
     ("experiment=2024", "experiment", ["'experiment=\"2024\"'"]),
-    ("name=.x", "name", ["name a folder"]),
-    ("name=' x'", "name", ["name a folder"]),
+    ("name=.x", "name", ["a folder name"]),
+    ("name=' x'", "name", ["a folder name"]),
     (f"name={'x' * 201}", "name", ["200 bytes"]),
     ("check=maybe", "check", ["true or false"]),
     ("resume=''", "resume", ["not empty"]),
@@ -181,7 +185,7 @@ TARGETS = [
     (
         "optimizer={_target_: torch.optim.SGD, lr: 0.1}",
         "optimizer.betas",
-        ["conf/optimizer/adamw.yaml:", "~optimizer.betas", "conf/optimizer/NAME.yaml of your own"],
+        ["conf/optimizer/adamw.yaml:", "~optimizer.betas", "your own file conf/optimizer/NAME.yaml"],
     ),
     (
         "+callbacks.x._target_=pytorch_lightning.callbacks.ModelCheckpoint",
@@ -202,14 +206,14 @@ TOGETHER = [
     ("trainer.strategy=dpp", "trainer.strategy", ["ddp"]),
     ("trainer.num_nodes=0", "trainer.num_nodes", ["at least 1"]),
     ("trainer.devices=0", "trainer.devices", ["at least 1"]),
-    ("trainer=fsdp | optimizer=muon", "optimizer", ["whole", "fsdp"]),
-    ("trainer=fsdp | callbacks=[default,average]", "callbacks.average", ["whole", "fsdp"]),
+    ("trainer=fsdp | optimizer=muon", "optimizer", ["unsharded", "fsdp"]),
+    ("trainer=fsdp | callbacks=[default,average]", "callbacks.average", ["unsharded", "fsdp"]),
     ("trainer.accelerator=cpu | trainer.devices=-1", "trainer.devices", ["on a CPU"]),
     ("trainer.accelerator=cpu | trainer.devices=[0]", "trainer.devices", ["on a CPU"]),
     ("hydra.run.dir=a/x | name=foo", "hydra.run.dir", ["named 'x'", "'foo'", "one of the two"]),
     ("output_root='~/runs'", "output_root", ["not your home", str(Path.home() / "runs")]),
     ("hydra.run.dir='~/x/y'", "hydra.run.dir", ["not your home"]),
-    ("name=${foo}", "name", ["'foo', which is not there"]),
+    ("name=${foo}", "name", ["'foo', which does not exist"]),
 ]
 
 # Hydra builds and calls what its own node names.
@@ -229,16 +233,20 @@ HYDRAS = [
         ["cannot be changed"],
     ),
     ("+hydra.job.env_set.LD_PRELOAD=x", "hydra.job.env_set.LD_PRELOAD", ["cannot be changed"]),
-    ("hydra.job.chdir=true", "hydra.job.chdir", ["relative to the folder"]),
-    ("hydra.overrides.task=[--x]", "hydra.overrides", ["what was typed"]),
+    ("hydra.job.chdir=true", "hydra.job.chdir", ["relative to the working directory"]),
+    ("hydra.overrides.task=[--x]", "hydra.overrides", ["Hydra's record of the command line"]),
     ("hydra.runtime.output_dir=/x", "hydra.runtime.output_dir", ["cannot be changed"]),
     ("hydra.mode=MULTIRUN", "hydra.mode", ["-m"]),
     ("+model@hydra.callbacks.x=bert", "hydra.callbacks.x", ["cannot be changed"]),
 ]
 STEPS = [
     ("optimizer._target_=torch.optim.LBFGS", "optimizer._target_", ["LBFGS does not work here", "optimizer=adamw"]),
-    ("optimizer._target_=torch.optim.SparseAdam", "optimizer._target_", ["takes sparse gradients", "optimizer=adam"]),
-    ("optimizer._target_=torch.optim.Muon", "optimizer._target_", ["optimizer=muon, which leaves the rest"]),
+    (
+        "optimizer._target_=torch.optim.SparseAdam",
+        "optimizer._target_",
+        ["supports sparse gradients", "optimizer=adam"],
+    ),
+    ("optimizer._target_=torch.optim.Muon", "optimizer._target_", ["optimizer=muon, which uses AdamW for the rest"]),
     ("optimizer=sgd | optimizer.momentum=0", "optimizer.nesterov", ["optimizer.momentum is 0", "momentum=0.9"]),
     ("optimizer=sgd | optimizer.dampening=0.1", "optimizer.nesterov", ["allows no dampening"]),
     ("optimizer=sgd | optimizer.momentum=1", "optimizer.momentum", ["below 1, found 1"]),
@@ -252,7 +260,7 @@ STEPS = [
     (
         "scheduler=wsd | scheduler.cooldown=0.8 | scheduler.warmup=0.3",
         "scheduler.cooldown",
-        ["are 1.1 of the steps", "Set scheduler.cooldown=0.7 or less"],
+        ["are 1.1 of all steps", "Set scheduler.cooldown=0.7 or less"],
     ),
     ("scheduler=wsd | scheduler.shape=root", "scheduler.shape", ["'sqrt', 'linear' or 'cosine'"]),
     ("scheduler=plateau | scheduler.window=0", "scheduler.window", ["at least 1"]),
@@ -319,12 +327,12 @@ def split(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("typed", "where", "words"), ANSWERS, ids=lambda value: str(value)[:60])
-def test_answers_what_is_wrong_where_it_is(typed: str, where: str, words: list[str]) -> None:
+def test_problems_are_reported_with_their_location(typed: str, where: str, words: list[str]) -> None:
     assert_answered(problems_of(*split(typed)), where, words)
 
 
 @pytest.mark.parametrize("layer", layers(VALUES, 9), ids=lambda layer: f"{len(layer)} values")
-def test_answers_every_value_that_does_not_fit(layer: list[Answer]) -> None:
+def test_every_value_that_does_not_fit_is_reported(layer: list[Answer]) -> None:
     problems = problems_of(*(typed for typed, _, _ in layer))
     for _, where, words in layer:
         assert_answered(problems, where, words)
@@ -332,7 +340,7 @@ def test_answers_every_value_that_does_not_fit(layer: list[Answer]) -> None:
 
 
 @pytest.mark.parametrize("layer", layers(TARGETS, 1), ids=lambda layer: f"{len(layer)} targets")
-def test_answers_every_target_that_cannot_be_built(layer: list[Answer]) -> None:
+def test_every_target_that_cannot_be_built_is_reported(layer: list[Answer]) -> None:
     problems = problems_of(*(typed for typed, _, _ in layer))
     for _, where, words in layer:
         assert_answered(problems, where, words)
@@ -384,17 +392,17 @@ def test_a_file_without_a_key_is_data(elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("typed", FINE)
-def test_lets_pass_what_is_right(typed: str) -> None:
+def test_valid_overrides_pass(typed: str) -> None:
     assert problems_of(*split(typed)) == []
 
 
-def test_answers_everything_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     typed = ["model=brt", "trainer.max_epcohs=3", "lr=1", "seed=-1", "x", "optimizer.lr=1,2", "loss.temperature=0"]
     found = [problem.where for problem in problems_of(*typed)]
     assert sorted(found) == sorted([*typed[:3], "seed", "x", "optimizer.lr=1,2", "loss.temperature"])
 
 
-def test_an_empty_argument_is_answered() -> None:
+def test_an_empty_argument_is_reported() -> None:
     assert [problem.where for problem in problems_of("", "  ")] == ["''", "'  '"]
 
 
@@ -430,7 +438,7 @@ def test_every_shipped_argument_is_a_parameter_with_a_fitting_type() -> None:
     assert sorted(problem.where for problem in problems) == sorted(f"{node}.not_a_parameter" for node in nodes)
 
 
-def test_number_in_quotes_in_a_file_is_answered(elsewhere: Path) -> None:
+def test_a_number_in_quotes_in_a_file_is_reported(elsewhere: Path) -> None:
     write(elsewhere, {"conf/loss/mine.yaml": '_target_: finetune.losses.infonce.InfoNCE\ntemperature: "5e-2"\n'})
     (problem,) = problems_of("loss=mine")
     assert (problem.where, problem.advice) == ("loss.temperature", "Write the number without quotes: 0.05.")

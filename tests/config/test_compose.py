@@ -53,12 +53,12 @@ def test_the_shipped_folder_is_not_listed_twice(monkeypatch: pytest.MonkeyPatch)
     assert [source.path for source in sources].count(str(shipped_folder())) == 1
 
 
-def test_a_config_dir_that_is_not_there() -> None:
+def test_a_missing_config_dir() -> None:
     (problem,) = problems_of(config_dir=Path("nope"))
     assert problem.where == "--config-dir"
 
 
-def test_a_root_config_that_is_not_there() -> None:
+def test_a_missing_root_config() -> None:
     with pytest.raises(CheckFailed, match=r"no file 'trian\.yaml'"):
         compose([], config_name="trian")
 
@@ -88,10 +88,10 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
     [
         ({"model/x.yaml": "a: [1\nb: 2\n"}, "model=x", "conf/model/x.yaml:2", "not valid YAML"),
         ({"model/x.yaml": "a: 1\na: 2\n"}, "model=x", "conf/model/x.yaml:2", "duplicate key"),
-        ({"model/x.yaml": "a: '${'\n"}, "model=x", "model=x", "cannot be read"),
+        ({"model/x.yaml": "a: '${'\n"}, "model=x", "model=x", "cannot be parsed"),
         ({"model/x.yaml": "- a\n"}, "model=x", "model", "found ['a']"),
         ({"model/x.yaml": "text"}, "model=x", "model", "_target_"),
-        ({"model/x.yaml": ""}, "model=x", "model", "cannot do without"),
+        ({"model/x.yaml": ""}, "model=x", "model", "a run needs one"),
         ({"model/x.yaml": ""}, "model=y", "model=y", "There are: bert, clip, "),
         (
             {"recipe/x.yaml": "# @package _global_\ndefaults:\n  - override /model: brt\n"},
@@ -151,7 +151,7 @@ def test_hydra_main_searches_the_same_folders(elsewhere: Path) -> None:
             {"recipe/x.yaml": "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: evil.CB\n"},
             "recipe=x",
             "hydra.callbacks.x",
-            "cannot be changed: code could be started through it (conf/recipe/x.yaml:4).",
+            "cannot be changed: it could run arbitrary code (conf/recipe/x.yaml:4).",
         ),
         (
             {"hydra/launcher/x.yaml": "# @package hydra.launcher\n_target_: evil.Launcher\n"},
@@ -204,7 +204,7 @@ def test_a_launcher_is_not_taken_from_outside_the_search_path(elsewhere: Path) -
     assert any(problem.where == "hydra/launcher" for problem in problems_of("hydra/launcher=../../x/y"))
 
 
-def test_what_was_typed_is_not_looked_for_in_files(elsewhere: Path) -> None:
+def test_problems_of_the_command_line_have_no_file_location(elsewhere: Path) -> None:
     write(elsewhere, {"conf/recipe/x.yaml": "# @package _global_\ndata:\n  batch_size: 1\n"})
     (problem,) = problems_of("recipe=x", "data.batch_size=0")
     assert problem.what.endswith("found 0.")

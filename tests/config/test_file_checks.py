@@ -18,7 +18,7 @@ def told(*overrides: str) -> dict[str, str]:
     return {problem.where: f"{problem.what} {problem.advice}" for problem in problems_of(*overrides)}
 
 
-def test_what_a_file_demands_has_to_be_set_after_it(elsewhere: Path) -> None:
+def test_a_key_that_a_file_requires_must_be_set_later(elsewhere: Path) -> None:
     demands = GLOBAL + "data:\n  path: ???\ntrainer:\n  max_steps: ???\n"
     later = GLOBAL + "defaults: [demands]\ntrainer: {max_steps: 3}\n"
     write(elsewhere / "conf/recipe", {"demands.yaml": demands, "later.yaml": later})
@@ -31,7 +31,7 @@ def test_what_a_file_demands_has_to_be_set_after_it(elsewhere: Path) -> None:
     assert set(told("recipe=demands", "++data.path=x.csv")) == {"trainer.max_steps"}
 
 
-def test_a_root_of_ones_own_may_demand_any_key(elsewhere: Path) -> None:
+def test_a_users_root_config_can_require_any_key(elsewhere: Path) -> None:
     write(elsewhere / "conf", {"mine.yaml": "defaults: [train, _self_]\nname: ???\nhydra: {job: {name: '???'}}\n"})
     _, problems = check_overrides([], config_name="mine")
     assert {problem.where for problem in problems} == {"name", "hydra.job.name"}
@@ -49,7 +49,7 @@ def test_a_file_that_hides_the_shipped_root_is_named(elsewhere: Path, foreign: s
     assert first.advice.startswith("Rename conf/train.yaml")
 
 
-def test_a_key_with_a_dot_in_a_file_is_told_with_how_it_is_written(elsewhere: Path) -> None:
+def test_a_key_with_a_dot_in_a_file_gets_the_right_syntax_as_advice(elsewhere: Path) -> None:
     file = GLOBAL + "data: {path.x: 1}\noptimizer.lr: 0.5\nhydra.run.dir: x\n"
     write(elsewhere / "conf/recipe", {"dotted.yaml": file})
     answer = told("recipe=dotted")
@@ -71,7 +71,7 @@ def test_a_dot_in_a_name_of_the_data_or_of_a_search_is_none_of_a_key(elsewhere: 
 FOREIGN = "defaults: [{model: mnist}, _self_]\ntask_name: train\nckpt_path: null\nseed: null\n"
 
 
-def test_a_root_config_of_another_program_is_one_answer(elsewhere: Path) -> None:
+def test_a_root_config_of_another_program_is_one_problem(elsewhere: Path) -> None:
     write(elsewhere / "conf", {"train.yaml": FOREIGN, "model/mnist.yaml": "_target_: src.models.MNIST\n"})
     (problem,) = problems_of()
     assert problem.where == "conf/train.yaml" and "output_root" in problem.what and "--config-dir" in problem.advice
@@ -83,7 +83,7 @@ def test_a_root_config_of_another_program_is_one_answer(elsewhere: Path) -> None
     check([], elsewhere / "empty")
 
 
-def test_a_group_that_a_file_of_ones_own_makes_wrong_is_told_with_the_file(elsewhere: Path) -> None:
+def test_an_invalid_group_is_reported_with_the_users_file(elsewhere: Path) -> None:
     write(elsewhere / "conf/trainer", {"default.yaml": "max_epochs: 3\n"})
     assert "(conf/trainer/default.yaml)" in told()["trainer"]
 
@@ -97,13 +97,13 @@ UNRESOLVED = [
     ("${hydra:nope}", ["'hydra.nope'"]),
     ("${hydra:job.id}", ["no value"]),
     ("${hydra.runtime.cwd}", ["${hydra:runtime.cwd}"]),
-    ("${hydra:runtime.output_dir}", ["folder of the run"]),
+    ("${hydra:runtime.output_dir}", ["run directory"]),
 ]
 
 
 @pytest.mark.parametrize("key", ["data.path", "loss.temperature", "hydra.output_subdir"])
 @pytest.mark.parametrize(("value", "words"), UNRESOLVED)
-def test_an_interpolation_that_cannot_be_resolved_is_told_with_its_place(
+def test_an_unresolvable_interpolation_is_reported_with_its_location(
     elsewhere: Path, key: str, value: str, words: list[str]
 ) -> None:
     if key.startswith("hydra.") and value.startswith(("${hydra.", "${hydra:runtime")):
@@ -125,7 +125,7 @@ def test_hydras_own_values_and_the_time_resolve(elsewhere: Path, monkeypatch: py
     assert (config.experiment, config.name, config.output_root) == ("train", "250000", "bert")
 
 
-def test_a_wrong_value_is_told_with_the_interpolation_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_is_reported_with_its_interpolation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBER", "3")
     assert "from '${oc.env:NUMBER}'" in told("seed=${oc.env:NUMBER}")["seed"]
     assert told('seed="${oc.decode:${oc.env:NUMBER}}"') == {}

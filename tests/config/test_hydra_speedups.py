@@ -90,7 +90,7 @@ def test_libyaml_takes_the_same_words_for_numbers(text: str) -> None:
     assert repr(found) == repr(expected)
 
 
-def test_libyaml_refuses_a_key_that_is_there_twice() -> None:
+def test_libyaml_refuses_duplicate_keys() -> None:
     with pytest.raises(yaml.constructor.ConstructorError, match="duplicate key a"):
         yaml.load("a: 1\na: 2\n", hydra_speedups._fast_loader())
 

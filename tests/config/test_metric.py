@@ -10,7 +10,7 @@ import pytest
 from pytorch_metric_learning import losses, miners
 
 from finetune.config.signatures import signature
-from finetune.config.static_source import define, load
+from finetune.config.static_source import find_definition, load_module
 
 from .conftest import problems_of
 
@@ -29,7 +29,7 @@ ANSWERS = [
         "without 'margin'",
     ),
     (f"loss=metric_learning | loss.loss._target_={LOSS}.CrossBatchMemory", "loss.loss._target_", "loss.memory=1024"),
-    (f"loss=metric_learning | loss.loss._target_={LOSS}.GenericPairLoss", "loss.loss._target_", "others are built on"),
+    (f"loss=metric_learning | loss.loss._target_={LOSS}.GenericPairLoss", "loss.loss._target_", "it is a base class"),
     (f"loss=metric_learning | loss.loss._target_={MINER}.HDCMiner", "loss.loss._target_", "loss may not build"),
     ("loss=margin | loss.loss.triplets_per_anchor=al", "loss.loss.triplets_per_anchor", "'all', found 'al'"),
     ("loss=circle | miner=bach_hard", "miner=bach_hard", "Did you mean batch_hard?"),
@@ -51,9 +51,9 @@ def test_answers(overrides: str, where: str, words: str) -> None:
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
-    load.cache_clear()
+    load_module.cache_clear()
     yield
-    load.cache_clear()
+    load_module.cache_clear()
 
 
 def test_without_the_package(missing: None) -> None:
@@ -76,7 +76,7 @@ def test_arguments_of_bases_are_known(module: object) -> None:
     for name, kind in vars(module).items():
         if not isinstance(kind, type) or name in ("BaseLossWrapper", "CrossBatchMemory", "SelfSupervisedLoss"):
             continue
-        known = signature(define(f"{module.__name__}.{name}"))  # type: ignore[attr-defined]
+        known = signature(find_definition(f"{module.__name__}.{name}"))  # type: ignore[attr-defined]
         assert not known.is_open
         # What a class itself says to its bases cannot be given.
         said = {"CircleLoss": {"mat_based_loss"}, "BatchHardMiner": {"pos_strategy", "neg_strategy"}}.get(name, set())

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from finetune.config.check import check
 from finetune.config.compose import compose
-from finetune.config.suggest import distance, nearest
+from finetune.config.suggest import edit_distance, nearest
 from finetune.config.values import keys_of
 from finetune.errors import CheckFailed
 
@@ -60,7 +60,7 @@ def test_the_right_key_is_among_the_suggestions_for_one_slip(keys: list[str], da
 
 @given(data=st.data())
 @QUICK
-def test_the_check_answers_one_slip_with_the_right_key(keys: list[str], data: st.DataObject) -> None:
+def test_the_check_suggests_the_right_key_for_one_typo(keys: list[str], data: st.DataObject) -> None:
     key, typo = data.draw(typos(keys))
     # An empty part is no key, and one slip can make another legal key (or a parameter that can be added).
     if typo in keys or "" in typo.split(".") or any(typo.startswith(f"{other}.") and other != key for other in keys):
@@ -101,23 +101,23 @@ def test_nothing_that_is_typed_raises_anything_else(typed: list[str]) -> None:
 @given(a=st.text(LETTERS, max_size=8), b=st.text(LETTERS, max_size=8))
 @settings(deadline=None)
 def test_distance_is_symmetric_and_zero_only_for_the_same(a: str, b: str) -> None:
-    assert distance(a, b) == distance(b, a)
-    assert (distance(a, b) == 0) == (a == b)
-    assert abs(len(a) - len(b)) <= distance(a, b) <= max(len(a), len(b))
+    assert edit_distance(a, b) == edit_distance(b, a)
+    assert (edit_distance(a, b) == 0) == (a == b)
+    assert abs(len(a) - len(b)) <= edit_distance(a, b) <= max(len(a), len(b))
 
 
 @given(a=st.text("abc", max_size=8), b=st.text("abc", max_size=8), limit=st.sampled_from([0, 1, 1.7, 3, 5]))
 @settings(deadline=None)
 def test_a_limit_changes_only_distances_above_it(a: str, b: str, limit: float) -> None:
-    far = distance(a, b)
-    assert distance(a, b, limit) == (far if far <= limit else math.inf)
+    far = edit_distance(a, b)
+    assert edit_distance(a, b, limit) == (far if far <= limit else math.inf)
 
 
 @pytest.mark.parametrize(
     ("a", "b", "far"), [("ca", "ac", 1), ("ca", "abc", 3), ("kitten", "sitting", 3), ("", "ab", 2)]
 )
 def test_distance_by_hand(a: str, b: str, far: int) -> None:
-    assert distance(a, b) == far
+    assert edit_distance(a, b) == far
 
 
 def test_case_does_not_matter_and_far_words_are_not_suggested() -> None:

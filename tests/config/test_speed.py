@@ -45,6 +45,9 @@ def answer(*words: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
         # Hydra, OmegaConf and ANTLR alone are 260, and Python's own 100.
         pytest.param((*TRAIN, "trainer.max_epcohs=3"), 2, 520, id="a wrong key"),
         pytest.param((*TRAIN, "modle=bert", "optimizer.lr=-1"), 2, 520, id="a wrong group and a wrong value"),
+        # Without Typer.
+        pytest.param((*FINETUNE, "check", "trainer.max_epcohs=3"), 2, 520, id="finetune check"),
+        pytest.param((*FINETUNE, "train", "trainer.max_epcohs=3"), 2, 520, id="finetune train"),
         pytest.param((*TRAIN, "--help"), 0, 520, id="train.py --help"),
         pytest.param((*TRAIN, "--version"), 0, 520, id="train.py --version"),
         pytest.param((*FINETUNE, "--help"), 0, 200, id="finetune --help"),
@@ -53,14 +56,14 @@ def answer(*words: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
         pytest.param((*FINETUNE, "runs", "--root", "."), 0, 400, id="finetune runs"),
     ],
 )
-def test_a_command_that_only_answers_imports_little(words: tuple[str, ...], code: int, most: int) -> None:
+def test_a_command_that_starts_nothing_imports_little(words: tuple[str, ...], code: int, most: int) -> None:
     done, modules = answer(*words)
     assert done.returncode == code, done.stderr
     assert not HEAVY & modules
     assert len(modules) <= most
 
 
-def test_the_model_and_the_data_are_looked_at_without_their_libraries(tmp_path: Path) -> None:
+def test_model_and_data_are_checked_without_their_libraries(tmp_path: Path) -> None:
     data = tmp_path / "pairs.csv"
     data.write_text("anchor,positive\nred,rot\n")
     (tmp_path / "model").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config.signatures import signature
-from finetune.config.static_source import NotThere, Opaque, define
+from finetune.config.static_source import NotFound, Opaque, find_definition
 
 from .conftest import write
 
@@ -28,11 +28,11 @@ from .conftest import write
 def test_agrees_with_inspect(name: str) -> None:
     module, _, attribute = name.rpartition(".")
     if name == "collections.abc.Mapping.get":
-        with pytest.raises((NotThere, Opaque)):
-            define(name)
+        with pytest.raises((NotFound, Opaque)):
+            find_definition(name)
         return
     target = getattr(importlib.import_module(module), attribute)
-    definition = define(name)
+    definition = find_definition(name)
     known = signature(definition)
     real = inspect.signature(target).parameters.values()
     named = [
@@ -47,7 +47,7 @@ def test_agrees_with_inspect(name: str) -> None:
 
 def test_nothing_is_imported(own_code: Path) -> None:
     write(own_code, {"loud.py": "raise RuntimeError('imported')\nclass Loud:\n    def __init__(self, a): ...\n"})
-    assert list(signature(define("mine.loud.Loud")).parameters) == ["a"]
+    assert list(signature(find_definition("mine.loud.Loud")).parameters) == ["a"]
 
 
 def test_circles_end(own_code: Path) -> None:
@@ -58,12 +58,12 @@ def test_circles_end(own_code: Path) -> None:
             "b.py": "from mine.a import X\nfrom mine.a import *\n",
         },
     )
-    with pytest.raises((Opaque, NotThere)):
-        define("mine.a.X")
-    with pytest.raises((Opaque, NotThere)):
-        define("mine.a.Y")
+    with pytest.raises((Opaque, NotFound)):
+        find_definition("mine.a.X")
+    with pytest.raises((Opaque, NotFound)):
+        find_definition("mine.a.Y")
     with pytest.raises(Opaque):
-        signature(define("mine.a.C"))
+        signature(find_definition("mine.a.C"))
 
 
 @pytest.mark.parametrize(
@@ -71,5 +71,5 @@ def test_circles_end(own_code: Path) -> None:
 )
 def test_what_cannot_be_told_says_so(own_code: Path, name: str) -> None:
     write(own_code, {"broken.py": "def f(:\n"})
-    with pytest.raises((Opaque, NotThere)):
-        define(name)
+    with pytest.raises((Opaque, NotFound)):
+        find_definition(name)

@@ -281,7 +281,7 @@ def test_a_config_of_other_parts_is_told_in_a_few_lines(tiny_model, tmp_path):
     other = run_train(*overrides, "evaluation=none", "scheduler=cosine", "seed=1", "model.dropout=0.1", cwd=tmp_path)
     assert other.returncode == 2
     lines = [line.strip() for line in other.stderr.splitlines()]
-    assert "evaluation.retrieval was finetune.evaluation.retrieval.Retrieval, now not there" in lines
+    assert "evaluation.retrieval was finetune.evaluation.retrieval.Retrieval, now missing" in lines
     assert "scheduler was finetune.training.schedules.Linear, now finetune.training.schedules.Cosine" in lines
     assert "model.dropout was null, now 0.1" in lines
     assert len(lines) < 10

@@ -1,4 +1,4 @@
-"""`finetune VERB …`: the same as train.py and what stands beside it."""
+"""`finetune VERB …`: the commands and their help texts. Imports lazily, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -9,66 +9,68 @@ import typer
 
 import finetune
 from finetune.cli import cache, runs
+from finetune.cli.errors import reports_errors
 
 app = typer.Typer(
     name="finetune",
     help="Fine-tune embedding models from YAML: checked before it starts, measured before and after.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # or [question,answer] in an example would be read as markup
+    rich_markup_mode=None,  # otherwise [question,answer] in an example would be parsed as markup
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Inspect data before training on it.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 app.add_typer(cache.app, name="cache")
 app.add_typer(runs.app, name="runs")
 
-_ANY = {"allow_extra_args": True, "ignore_unknown_options": True}
-# Without a --help of its own: it is handed on, and answered with the groups that are there.
-_ALL = {**_ANY, "help_option_names": []}
+_EXTRA_ARGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+# --help is passed on as well: the command's own help lists the config groups.
+_EXTRA_ARGS_AND_HELP = {**_EXTRA_ARGS, "help_option_names": []}
 _RUNS = typer.Argument(None, metavar="RUN", help="Names as in finetune runs show, or paths.", show_default=False)
-_ROOT = typer.Option(None, metavar="FOLDER", help="The folder of all runs (output_root); outputs if not given.")
+_ROOT = typer.Option(None, metavar="FOLDER", help="The folder that holds all runs (output_root); default: outputs.")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(finetune.__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     pass
 
 
-@app.command(context_settings=_ALL)
+@app.command(context_settings=_EXTRA_ARGS_AND_HELP)
 def train(ctx: typer.Context) -> None:
     """Check, evaluate, train, evaluate again, save and report one run."""
-    from finetune.cli.train import main as launch
+    from finetune.cli.train import main as train_main
 
-    raise typer.Exit(launch(ctx.args))
+    raise typer.Exit(train_main(ctx.args))
 
 
-@app.command(context_settings=_ALL)
+@app.command(context_settings=_EXTRA_ARGS_AND_HELP)
 def check(ctx: typer.Context) -> None:
-    """Look for mistakes in a config and its data, all at once, and start nothing."""
-    from finetune.cli.train import main as launch
+    """Check a config and its data, report all problems at once, and start nothing."""
+    from finetune.cli.train import check as check_run
 
-    raise typer.Exit(launch([*ctx.args, "check=true"]))
+    raise typer.Exit(check_run(ctx.args))
 
 
-@app.command(context_settings=_ANY)
+@app.command(context_settings=_EXTRA_ARGS)
 def submit(ctx: typer.Context) -> None:
-    """Hand one run over to a SLURM cluster and return at once with the id of its job; with -m a sweep as an array job.
+    """Submit one run to a SLURM cluster and print its job id; with -m submit a sweep as an array job.
 
-    Takes the overrides of finetune train, and hydra.launcher.* for what the job asks for: partition, account, qos,
+    Takes the overrides of finetune train, and hydra.launcher.* for the resources of the job: partition, account, qos,
     constraint, time (minutes), memory, cpus_per_process, gpus_per_process, options (conf/hydra/launcher/slurm.yaml).
-    Machines and processes are trainer.num_nodes and trainer.devices. Everything is checked here, as for any run. A job
-    that is preempted, or whose time is over, saves, is queued again, and goes on. dry_run=true prints the script.
+    Set the number of machines and processes with trainer.num_nodes and trainer.devices. Config and data are checked
+    before submission, as for any run. A job that is preempted or reaches its time limit saves a checkpoint, is
+    requeued, and resumes. dry_run=true prints the job script.
 
     Example: finetune submit model=bert data.path=pairs.csv trainer.accelerator=gpu hydra.launcher.partition=gpu
     hydra.launcher.time=240
@@ -80,16 +82,16 @@ def submit(ctx: typer.Context) -> None:
     raise typer.Exit(submit_run(ctx.args))
 
 
-@app.command(context_settings=_ANY, options_metavar="[OPTIONS] [MODEL...] [KEY=VALUE...]")
+@app.command(context_settings=_EXTRA_ARGS, options_metavar="[OPTIONS] [MODEL...] [KEY=VALUE...]")
 def evaluate(
     ctx: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
 ) -> None:
-    """Measure any models without training, side by side: run directories, folders or hub ids.
+    """Evaluate models without training and compare them: run directories, folders or hub ids.
 
-    Takes the overrides of finetune train, and measures on what such a run would hold out, or on sources that the
-    evaluations name. Without any, on what the first run that is named held out. Without a model it is that of
-    model.name.
+    Takes the overrides of finetune train, and evaluates on the data that such a run would hold out, or on the sources
+    that the evaluations name. Without overrides it uses the held-out data of the first run that is given. Without a
+    model it evaluates model.name.
 
     Example: finetune evaluate default/my_run
 
@@ -104,8 +106,9 @@ def evaluate(
 
 
 @app.command()
+@reports_errors
 def losses() -> None:
-    """List the losses that loss=NAME chooses, with one line each and what they learn from.
+    """List the losses for loss=NAME, each with a description and the data it learns from.
 
     Example: finetune losses
     """
@@ -113,8 +116,9 @@ def losses() -> None:
 
 
 @app.command()
+@reports_errors
 def miners() -> None:
-    """List the miners that miner=NAME chooses, with one line each: they choose the pairs that a loss sees.
+    """List the miners for miner=NAME, each with a description. A miner selects the pairs that a loss is computed on.
 
     Example: finetune miners
     """
@@ -122,8 +126,9 @@ def miners() -> None:
 
 
 @app.command()
+@reports_errors
 def models() -> None:
-    """List the models that model=NAME chooses, with one line each.
+    """List the models for model=NAME, each with a description.
 
     Example: finetune models
     """
@@ -131,48 +136,43 @@ def models() -> None:
 
 
 def _list(group: str) -> None:
-    from finetune.exit_codes import exit_code_of
     from finetune.preflight.losses import describe
 
-    def tell() -> int:
-        for name, line, learns in describe(group):
-            typer.echo(f"{name:<20} {line}" + (f"\n{'':<20} learns from {learns}" if learns else ""))
-        return 0
-
-    raise typer.Exit(exit_code_of(tell))
+    for name, line, learns in describe(group):
+        typer.echo(f"{name:<20} {line}")
+        if learns:
+            typer.echo(f"{'':<20} learns from {learns}")
 
 
 @app.command()
+@reports_errors
 def report(
     runs: list[str] = _RUNS,
     root: Path | None = _ROOT,
     show: bool | None = typer.Option(
-        None, "--open/--no-open", help="Open it in a browser; without a word that is done where there is a screen."
+        None, "--open/--no-open", help="Open the page in a browser; default: only if there is a screen."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print what the report is made of, for programs."),
+    as_json: bool = typer.Option(False, "--json", help="Print the data of the report as JSON, for programs."),
 ) -> None:
-    """Make a run's report.html and report.md anew, say its headline, and open it. Of several runs: compare them.
+    """Write a run's report.html and report.md again, print its headline, and open it. Several runs are compared.
 
-    Without a name it is the newest run that has a report. Of several runs the page lies beside the first.
+    Without a name, the newest run that has a report is used. The page of several runs is written next to the first.
 
     Example: finetune report my_run
 
     Example: finetune report first second --no-open
     """
-    from finetune.cli.errors import answering
+    from finetune.cli.report import report as make_report
 
-    with answering():
-        from finetune.cli.report import report as make_report
-
-        make_report(runs or [], root, show=show, as_json=as_json)
+    make_report(runs or [], root, show=show, as_json=as_json)
 
 
-@data_app.command(context_settings=_ANY)
+@data_app.command(context_settings=_EXTRA_ARGS)
 def show(
     ctx: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
 ) -> None:
-    """Show what a run would learn from: columns, counts, lengths, classes, scores, examples, leaks, bad rows.
+    """Show the data that a run would train on: columns, counts, lengths, classes, scores, examples, leaks, bad rows.
 
     Takes the same overrides as finetune train, and starts nothing.
 

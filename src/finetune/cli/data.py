@@ -1,4 +1,4 @@
-"""`finetune data show`: what a run would learn from, without starting one."""
+"""`finetune data show`: the data that a run would train on, without starting one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from finetune import signals
+from finetune.cli.errors import exit_code_of
 from finetune.config.command_line import Arguments, parse
 from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
-from finetune.exit_codes import exit_code_of
 from finetune.models.resolve import find_local
 from finetune.preflight.check import check_at_a_glance, check_fit, check_run
 from finetune.runner.run import report_check
@@ -22,36 +22,39 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str], *, as_json: bool) -> int:
-    """Print everything about the data that these overrides name; returns the exit code, 2 for a mistake in them."""
+    """Print a description of the data that these overrides select; returns the exit code, 2 for a mistake in them."""
     return exit_code_of(lambda: _show(parse(argv), as_json=as_json))
 
 
 def _show(arguments: Arguments, *, as_json: bool) -> int:
-    if arguments.multirun or arguments.show:
-        flag = "-m" if arguments.multirun else arguments.show[0]
-        raise FinetuneError(f"data show does not take {flag}.", "It takes the overrides of one run: key=value.")
+    refuse_flags(arguments, "data show", "It takes the overrides of one run: key=value.")
     with silent(as_json):
         facts = gather(arguments)
-    if facts is None and not as_json:
-        return 0
-    facts = facts or {}
     if as_json:
-        # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
-        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
-    else:
+        # ASCII only, because the data may contain characters that the terminal's encoding lacks.
+        sys.stdout.write(json.dumps(facts or {}, indent=1) + "\n")
+    elif facts is not None:
         from finetune.cli.data_tables import print_facts
 
         print_facts(facts, console)
     return 0
 
 
-def gather(arguments: Arguments) -> dict[str, Any] | None:
-    """Check the config, read all of the data and describe it, as JSON-able data; None if `check` asks for no more.
+def refuse_flags(arguments: Arguments, command: str, advice: str) -> None:
+    """Raise FinetuneError for -m and for flags such as --cfg, which only `finetune train` takes."""
+    if arguments.multirun:
+        raise FinetuneError(f"{command} does not take -m.", advice)
+    if arguments.show:
+        raise FinetuneError(f"{command} does not take {arguments.show[0]}.", advice)
 
-    What only training would stumble over is no mistake here: it is among the warnings.
+
+def gather(arguments: Arguments) -> dict[str, Any] | None:
+    """Check the config, read all of the data and return a JSON-serializable description; None for `check=true`.
+
+    Problems that would only prevent training are warnings here.
 
     Raises:
-        CheckFailed: with everything that is wrong.
+        CheckFailed: with all problems.
         ModelError: the model's tokenizer is damaged.
     """
     cfg, problems = check_at_a_glance(arguments, arguments.overrides)
@@ -60,7 +63,7 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
     if cfg.check:
         report_check(check_run(arguments))
         return None
-    signals.raise_from_now_on()  # the cache that is filled here can be left tidy
+    signals.raise_from_now_on()  # so that an unfinished cache entry is removed
     from finetune.data.inspect.describe import describe
     from finetune.data.load import load
     from finetune.data.open_sources import open_sources
@@ -69,29 +72,39 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
     settings = data_settings(cfg)
     dataset = load(settings, cfg.seed)
     heads = [(source.head, source.roles) for source in open_sources(settings)[0]]
-    tokenizer, without = _tokenizer(cfg) if len(dataset.items.texts) else (None, "")
+    tokenizer, no_tokenizer = None, ""
+    if len(dataset.items.texts):
+        tokenizer, no_tokenizer = _tokenizer(cfg)
     facts = describe(dataset, heads, tokenizer, cfg.data.max_length, cfg.seed)
-    unfit = [f"A run would stop here: {problem.what} {problem.advice}" for problem in check_fit(cfg, dataset)]
-    if warnings := [*facts.get("warnings", []), *([without] if without else []), *unfit]:
+    warnings = list(facts.get("warnings", []))
+    if no_tokenizer:
+        warnings.append(no_tokenizer)
+    for problem in check_fit(cfg, dataset):
+        warnings.append(f"A run would stop here: {problem.what} {problem.advice}")
+    if warnings:
         facts["warnings"] = warnings
     return facts
 
 
 def _tokenizer(cfg: DictConfig) -> tuple[Any | None, str]:
-    """Return the model's tokenizer if it is on this machine, else what is to be said."""
+    """Return the model's tokenizer if it is on this machine, else None and a sentence that says so."""
     name = cfg.model.get("name")
-    folder = find_local(name, pickles=bool(cfg.model.get("allow_pickle"))) if name else None
+    folder = None
+    if name:
+        folder = find_local(name, pickles=bool(cfg.model.get("allow_pickle")))
     if folder is None:
-        return None, f"{name} is not on this machine, so lengths are in characters; a run would fetch it from the hub."
+        what = f"{name} is not on this machine, so lengths are in characters; a run would download it from the hub."
+        return None, what
     from finetune.models.tokenizer import load_tokenizer
 
     return load_tokenizer(folder, name), ""
 
 
 @contextmanager
-def silent(wanted: bool) -> Iterator[None]:
-    """Keep progress and notes from standard output while what is printed there is to be read by a program."""
-    before, console.quiet = console.quiet, wanted or console.quiet
+def silent(quiet: bool) -> Iterator[None]:
+    """With `quiet`, print no progress and notes to standard output, where a program expects JSON only."""
+    before = console.quiet
+    console.quiet = before or quiet
     try:
         yield
     finally:

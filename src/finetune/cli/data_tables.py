@@ -1,4 +1,4 @@
-"""What `finetune data show` prints: the facts of `data/inspect/describe.py` as tables of at most 80 columns."""
+"""The output of `finetune data show`: the facts of `data/inspect/describe.py` as tables."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Facts = Mapping[str, Any]
 _PERCENTILES = {"min": "min", "5": "5%", "25": "25%", "50": "50%", "75": "75%", "95": "95%", "99": "99%", "max": "max"}
 _BAR = 14  # cells of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_WIDEST = 120  # a line that is longer is hard to read
+_WIDEST = 120  # characters; longer lines are hard to read
 _BLANK = Text(" ")
 
 
 def print_facts(facts: Facts, console: Console) -> None:
-    """Print all sections that there are; texts are printed as text, never as markup."""
+    """Print all non-empty sections; texts of the data are never interpreted as markup."""
     for name, (title, render) in _SECTIONS.items():
         if facts.get(name):
             _print(console, Text(title, style="bold"))
@@ -33,16 +33,19 @@ def _print(console: Console, part: RenderableType) -> None:
     console.print(part, width=min(_WIDEST, console.width), soft_wrap=False)
 
 
-def _recognised(sources: Sequence[Facts]) -> Iterable[RenderableType]:
+def _recognized(sources: Sequence[Facts]) -> Iterable[RenderableType]:
     for source in sources:
-        header = "" if source["header"] else ", without a header"
-        yield _line(f"{source['source']}: {source['layout']}{header}")
+        title = f"{source['source']}: {source['layout']}"
+        if not source["header"]:
+            title += ", without a header"
+        yield _line(title)
         table = _table("column", "is", "kind")
         for column in source["columns"]:
-            table.add_row(
-                *map(_line, (column["column"], column["role"] or "not used", column["kind"])),
-                style="" if column["role"] else "dim",
-            )
+            name, role, kind = column["column"], column["role"], column["kind"]
+            if role:
+                table.add_row(_line(name), _line(role), _line(kind))
+            else:
+                table.add_row(_line(name), _line("not used"), _line(kind), style="dim")
         yield table
         yield from map(Text, source["notes"])
 
@@ -50,29 +53,36 @@ def _recognised(sources: Sequence[Facts]) -> Iterable[RenderableType]:
 def _pairs(facts: Facts) -> Iterable[RenderableType]:
     table = _table("", "", header=False)
     for name, value in facts.items():
-        if name != "layout":  # which is shown above, and for machines
+        if name != "layout":  # shown in another section already
             table.add_row(_line(name.replace("_", " ")), _line(_number(value)))
     yield table
 
 
 def _prompts(prompts: Facts) -> Iterable[RenderableType]:
-    # Quoted, or nobody would see the space at the end, which matters.
+    # Quoted, so that a space at the end is visible.
     return _pairs({name: repr(prompt) for name, prompt in prompts.items()})
 
 
 def _lengths(facts: Facts) -> Iterable[RenderableType]:
     in_tokens = facts["unit"] == "tokens"
-    table = _table("", "texts", *_PERCENTILES.values(), *(["cut"] if in_tokens else []), right=True)
+    title, columns = f"{facts['unit']} of a text", ["", "texts", *_PERCENTILES.values()]
+    if in_tokens:
+        title += f"; cut are those longer than data.max_length={facts['max_length']}"
+        columns.append("cut")
+    table = _table(*columns, right=True)
     for row in facts["roles"]:
-        cut = [f"{row['truncated']:.1%}"] if in_tokens else []
-        table.add_row(_line(row["role"]), _number(row["texts"]), *(_number(row[name]) for name in _PERCENTILES), *cut)
-    what = f"{facts['unit']} of a text"
-    yield _line(f"{what}; cut are those longer than data.max_length={facts['max_length']}" if in_tokens else what)
+        cells = [_number(row["texts"]), *(_number(row[name]) for name in _PERCENTILES)]
+        if in_tokens:
+            cells.append(f"{row['truncated']:.1%}")
+        table.add_row(_line(row["role"]), *cells)
+    yield _line(title)
     yield table
-    if sampled := [row for row in facts["roles"] if row["measured"] < row["texts"]]:
+    sampled = [row for row in facts["roles"] if row["measured"] < row["texts"]]
+    if sampled:
         names = ", ".join(f"{row['role']} {row['measured']:,}" for row in sampled)
         yield _line(f"Measured on a random sample: {names}.")
-    if note := facts.get("note"):
+    note = facts.get("note")
+    if note:
         yield Text(note[:1].upper() + note[1:])
     yield _BLANK
     yield _histogram(facts["histogram"], facts["unit"])
@@ -82,29 +92,41 @@ def _histogram(facts: Facts, unit: str) -> RenderableType:
     if not facts:
         return Text()
     edges, shares = facts["edges"], facts["shares"]
-    table = _table(unit, *(column for name in shares for column in (name, "")))
-    most = max(max(row) for row in shares.values()) or 1
+    columns = [unit]
+    for name in shares:
+        columns += [name, ""]  # a bar and a percentage
+    table = _table(*columns)
+    highest = max(max(row) for row in shares.values()) or 1
     for i in range(len(edges)):
-        cells = [cell for row in shares.values() for cell in (_bar(row[i] / most), _percent(row[i]))]
-        table.add_row(_bin(edges, i), *cells)
+        cells = [_bin(edges, i)]
+        for row in shares.values():
+            cells += [_bar(row[i] / highest), _percent(row[i])]
+        table.add_row(*cells)
     return table
 
 
 def _bin(edges: Sequence[float], i: int) -> str:
+    """Return the label of bin `i`; for integer edges both ends are inclusive, and the last bin is open."""
+    low = f"{edges[i]:g}"
     if i == len(edges) - 1:
-        return f"{edges[i]:g}+" if i else f"{edges[i]:g}"
-    whole = all(float(edge).is_integer() for edge in edges)
-    last = edges[i + 1] - 1 if whole else edges[i + 1]
-    return f"{edges[i]:g}" if whole and last == edges[i] else f"{edges[i]:g}-{last:g}"
+        return f"{low}+" if i else low
+    high = edges[i + 1]
+    if all(float(edge).is_integer() for edge in edges):
+        high -= 1
+        if high == edges[i]:
+            return low
+    return f"{low}-{high:g}"
 
 
 def _bar(share: float) -> str:
-    eighths = round(share * _BAR * 8)
-    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+    full, eighths = divmod(round(share * _BAR * 8), 8)
+    return "█" * full + _EIGHTHS[eighths].strip()
 
 
 def _percent(share: float) -> str:
-    return "" if not share else f"{share:.0%}" if share >= 0.005 else "<1%"
+    if not share:
+        return ""
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 def _classes(facts: Facts) -> Iterable[RenderableType]:
@@ -124,7 +146,8 @@ def _per_anchor(facts: Facts) -> Iterable[RenderableType]:
     for name, number in facts["positives"].items():
         table.add_row(name, _number(number), _bar(number / facts["anchors"]))
     yield table
-    if negatives := facts.get("negatives_per_row"):
+    negatives = facts.get("negatives_per_row")
+    if negatives:
         yield _line(f"Negatives of a row: {negatives['min']} to {negatives['max']}, median {negatives['50']}.")
 
 
@@ -156,12 +179,15 @@ def _examples(examples: Sequence[Facts]) -> Iterable[RenderableType]:
             if "tokens" in item:
                 table.add_row("", f"{item['length']} tokens", _line(item["tokens"]), style="dim")
             front = ""
-        if more := example.get("more_negatives"):
-            table.add_row("", "", f"and {more:,} more {'negative' if more == 1 else 'negatives'}")
+        more = example.get("more_negatives")
+        if more:
+            noun = "negative" if more == 1 else "negatives"
+            table.add_row("", "", f"and {more:,} more {noun}")
         for name in ("label", "score", "source"):
             if name in example:
                 table.add_row("", name, _line(example[name]))
-        yield Group(table, _BLANK) if number < len(examples) else table
+        is_last = number == len(examples)
+        yield table if is_last else Group(table, _BLANK)
 
 
 def _repeated(entries: Sequence[Facts]) -> Iterable[RenderableType]:
@@ -173,13 +199,13 @@ def _repeated(entries: Sequence[Facts]) -> Iterable[RenderableType]:
 
 def _leaks(facts: Facts) -> Iterable[RenderableType]:
     names = {"leaks": "the same", "leaks_normalised": "but for case, spaces, punctuation", "leaks_near": "nearly"}
-    looked_for = {name: title for name, title in names.items() if name in facts}
-    if not any(facts[name] for name in looked_for):
+    searched = {name: title for name, title in names.items() if name in facts}
+    if not any(facts[name] for name in searched):
         near = ", nor a near-duplicate of one" if "leaks_near" in facts else ""
         yield Text(f"No training row contains a validation query, not even up to case, spaces and punctuation{near}.")
         return
     table = _table("a validation query in training", "rows", right=True)
-    for name, title in looked_for.items():
+    for name, title in searched.items():
         table.add_row(title, _number(facts[name]))
     yield table
     for kind, title in (("normalised", "but for case, spaces, punctuation"), ("near", "nearly the same")):
@@ -192,7 +218,8 @@ def _leaks(facts: Facts) -> Iterable[RenderableType]:
 
 
 def _bad_rows(facts: Facts) -> Iterable[RenderableType]:
-    yield _line(f"{facts['skipped']:,} left out" + (", such as" if "first" in facts else ""))
+    such_as = ", such as" if "first" in facts else ""
+    yield _line(f"{facts['skipped']:,} left out{such_as}")
     for line in facts.get("first", ()):
         yield _line(line)
     if "listed_in" in facts:
@@ -205,12 +232,12 @@ def _sentences(sentences: Sequence[str]) -> Iterable[RenderableType]:
 
 
 _SECTIONS: dict[str, tuple[str, Callable[[Any], Iterable[RenderableType]]]] = {
-    "recognised": ("Recognised", _recognised),
+    "recognised": ("Recognized", _recognized),
     "prompts": ("Prompts", _prompts),
     "counts": ("Counts", _pairs),
     "lengths": ("Lengths", _lengths),
     "classes": ("Classes", _classes),
-    "per_anchor": ("Positives of an anchor", _per_anchor),
+    "per_anchor": ("Positives per anchor", _per_anchor),
     "scores": ("Scores", _scores),
     "examples": ("Examples", _examples),
     "repeated": ("Most repeated", _repeated),
@@ -218,16 +245,16 @@ _SECTIONS: dict[str, tuple[str, Callable[[Any], Iterable[RenderableType]]]] = {
     "leaks": ("Leaks", _leaks),
     "bad_rows": ("Bad rows", _bad_rows),
     "notes": ("Notes", _sentences),
-    "warnings": ("Worth a look", _sentences),
+    "warnings": ("Warnings", _sentences),
 }
 
 
 def _table(*columns: str, right: bool = False, header: bool = True) -> Table:
-    """Return a table without lines; with `right`, all columns but the first are numbers."""
+    """Return a table without lines; with `right`, all named columns but the first are right-aligned numbers."""
     table = Table(box=None, pad_edge=False, show_header=header, header_style="dim", padding=(0, 2, 0, 0))
     for i, name in enumerate(columns):
-        number = right and i > 0 and name
-        table.add_column(name, justify="right" if number else "left", no_wrap=True, overflow="ellipsis")
+        is_number = right and i > 0 and name
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
     return table
 
 
@@ -236,4 +263,6 @@ def _line(text: str) -> Text:
 
 
 def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

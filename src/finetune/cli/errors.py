@@ -1,22 +1,68 @@
-"""How a command beside `train` answers a mistake."""
+"""From a command to its exit code: 0, 2 for a mistake of the user, 1 for a failure, 130 if it was stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
 
-import typer
+from finetune import garbage_collector, ranks, signals, streams
+from finetune.errors import FinetuneError, Interrupted
 
-from finetune.errors import FinetuneError
+P = ParamSpec("P")
 
 
-@contextmanager
-def answering() -> Iterator[None]:
-    """Show a mistake as a sentence, and end with its exit code."""
-    from finetune.console import complain
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; errors of the user are printed as text, bugs keep their traceback."""
+    from finetune.console import be_quiet, print_error  # imports Rich, which the help texts do not need
 
+    if not ranks.speaks():
+        be_quiet()  # the first process of the run prints the same
+    if streams.is_program():
+        garbage_collector.freeze_loaded_objects()
+    # Hydra would shorten the traceback, and the hub would get telemetry with each download.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # with several processes torch logs what no user can act on
+    if os.environ.get("FINETUNE_ALLOW"):
+        sys.path.insert(0, str(Path.cwd()))  # the user's own package is imported from here, as with python -m
     try:
-        yield
+        return command()
     except FinetuneError as error:
-        complain(error)
-        raise typer.Exit(error.exit_code) from error
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print_error(Interrupted(signals.LINE))
+        return Interrupted.exit_code
+    except Exception:
+        if not signals.asked():
+            raise
+        print_error(Interrupted(signals.LINE))  # a library turned the interrupt into another error
+        return Interrupted.exit_code
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a Typer command that prints something: errors and exit codes as in `exit_code_of`.
+
+    A reader that has gone (`| head`) ends it.
+    """
+
+    @wraps(command)
+    def decorated(*args: P.args, **kwargs: P.kwargs) -> None:
+        import typer
+
+        from finetune.console import exit_on_closed_pipe
+
+        def run() -> int:
+            exit_on_closed_pipe()
+            command(*args, **kwargs)
+            return 0
+
+        code = exit_code_of(run)
+        if code:  # not for 0, because a callback is followed by its subcommand
+            raise typer.Exit(code)
+
+    return decorated

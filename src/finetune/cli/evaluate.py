@@ -1,4 +1,4 @@
-"""`finetune evaluate`: any models measured side by side, without training."""
+"""`finetune evaluate`: evaluate and compare models without training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from finetune import signals
-from finetune.cli.data import silent
+from finetune.cli.data import refuse_flags, silent
+from finetune.cli.errors import exit_code_of
 from finetune.config.build import build
 from finetune.config.check import check_overrides
 from finetune.config.command_line import Arguments, key_of, parse
@@ -25,7 +26,6 @@ from finetune.console import console, say
 from finetune.data.open_sources import check_head
 from finetune.data.settings import data_settings
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.exit_codes import exit_code_of
 from finetune.preflight.devices import check_devices
 from finetune.preflight.evaluators import (
     check_sources,
@@ -45,54 +45,54 @@ if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import EvalData
     from finetune.evaluation.result import Result
 
-# What says on which data a model is measured, and how.
-_MEASURES = re.compile(r"[+~]*(data|evaluation|seed|recipe)[.=@]")
+# Overrides that determine on which data, and how, a model is evaluated.
+_AFFECTS_EVALUATION = re.compile(r"[+~]*(data|evaluation|seed|recipe)[.=@]")
 
 
 def main(argv: Sequence[str], *, as_json: bool) -> int:
-    """Measure the models that are named, with the evaluators and data of the overrides; returns the exit code."""
+    """Evaluate the given models with the evaluators and data of the overrides; returns the exit code."""
     return exit_code_of(lambda: _evaluate(parse(argv), as_json=as_json))
 
 
 def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
-    if arguments.multirun or arguments.show:
-        flag = "-m" if arguments.multirun else arguments.show[0]
-        raise FinetuneError(f"evaluate does not take {flag}.", "It takes models, and overrides: key=value.")
+    refuse_flags(arguments, "evaluate", "It takes models, and overrides: key=value.")
     with silent(as_json):
-        found = measured(arguments)
-    if found is None and not as_json:
+        results = evaluate_models(arguments)
+    if results is None and not as_json:
         say("The models, the config and the data are fine; nothing was evaluated.", style="bold green")
         return 0
-    found = found or {}
-    from finetune.report.report_data import models_data
-    from finetune.report.terminal import models_table
+    from finetune.report.side_by_side import as_data, side_by_side
 
+    results = results or {}
     if as_json:
-        data = {"evaluations": {name: models_data(results) for name, results in found.items()}}
+        data = {"evaluations": {name: as_data(by_model) for name, by_model in results.items()}}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
     else:
-        for name, results in found.items():
-            console.print(models_table(name, results))
+        for name, by_model in results.items():
+            console.print(side_by_side(name, by_model))
     return 0
 
 
-def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
-    """Return what each evaluator found of each model, by the evaluators' and the models' names.
-
-    None if `check` asks for nothing but to look whether all is as it must be.
+def evaluate_models(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
+    """Return the result of each evaluator for each model, by evaluator name and model name; None for `check=true`.
 
     Raises:
-        CheckFailed: with everything that is wrong.
-        FinetuneError: a model cannot be had, there is nothing to be found, an embedding is no number.
+        CheckFailed: with all problems.
+        FinetuneError: a model is missing or unusable, there is nothing to evaluate on, an embedding is not finite.
     """
     models, overrides = split_models(arguments.overrides)
     configs = _checked(models, overrides, arguments)
     signals.raise_from_now_on()
-    first = next(iter(configs.values()))
-    held, own = _held(configs)
-    for note in [*(held.notes if held else []), *source_notes(first, own)]:
+    first, *_ = configs.values()
+    held, own = _eval_data(configs)
+    loaded = list(own.values())
+    if held is not None:
+        loaded.insert(0, held)
+        for note in held.notes:
+            say(note)
+    for note in source_notes(first, own):
         say(note)
-    write_left_out_rows(one.problems for one in (held, *own.values()) if one is not None)
+    write_left_out_rows(data.problems for data in loaded)
     if first.check:
         return None
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}
@@ -100,41 +100,49 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
         download_missing(cfg)
     from finetune.training.evaluate import evaluate
 
-    by_model = {label: evaluate(cfg, evaluators, held, own, label) for label, cfg in configs.items()}
-    names = next(iter(by_model.values()))
-    return {name: {label: results[name] for label, results in by_model.items()} for name in names}
+    by_evaluator: dict[str, dict[str, Result]] = {}
+    for label, cfg in configs.items():
+        for name, result in evaluate(cfg, evaluators, held, own, label).items():
+            by_evaluator.setdefault(name, {})[label] = result
+    return by_evaluator
 
 
 def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the models and the overrides among the words that were typed: a model is a word without `=`."""
-    models = [word for word in words if "=" not in word and (not word.startswith("~") or word.startswith("~/"))]
-    return list(dict.fromkeys(models)), [word for word in words if word not in models]
+    """Split arguments into models, each once, and overrides: a model has no `=`, and `~key` is an override."""
+    models, overrides = [], []
+    for word in words:
+        is_deletion = word.startswith("~") and not word.startswith("~/")
+        if "=" in word or is_deletion:
+            overrides.append(word)
+        else:
+            models.append(word)
+    return list(dict.fromkeys(models)), overrides
 
 
 def as_overrides(model: str) -> list[str]:
-    """Return the overrides that choose a model: a run's, of the kind that the run trained, or any folder or hub id."""
+    """Return the overrides that select a model: the trained model of a run, or any folder or hub id."""
     run = run_of(model)
     if run is None:
         return [f"model.name={quoted(model)}"]
     if not run.model.is_dir():
-        raise FinetuneError(f"the run {run.path} has no model yet.", "Let it finish first, or name another one.")
-    # What shaped the model when it was new is in the folder that it was saved to.
-    return [*_kind_of(run), f"model.name={quoted(str(run.model))}"]
+        raise FinetuneError(f"the run {run.path} has no model yet.", "Let it finish first, or give another one.")
+    # The settings of the model's architecture are in the folder that it was saved to.
+    return [*_model_option(run), f"model.name={quoted(str(run.model))}"]
 
 
-def _kind_of(run: RunDirectory) -> list[str]:
-    """Return the override that chooses a run's kind of model, whichever file or word chose it."""
+def _model_option(run: RunDirectory) -> list[str]:
+    """Return the override model=... that a run was started with, typed or set in a file."""
     started = with_root_of(run, Arguments(overrides_of(run)))
     try:
         cfg = compose(started.overrides, started.config_dir, started.config_name)
-    except CheckFailed:  # its files have changed since
+    except CheckFailed:  # its config files have changed since
         return [word for word in started.overrides if key_of(word) == "model"]
-    chosen = cfg.hydra.runtime.choices.get("model")
-    return [f"model={chosen}"] if chosen else []
+    option = cfg.hydra.runtime.choices.get("model")
+    return [f"model={option}"] if option else []
 
 
 def run_of(model: str) -> RunDirectory | None:
-    """Return the run that is meant: its directory, or <experiment>/<name> or <name> below outputs, in full."""
+    """Return the run that `model` names: its directory, or its whole <experiment>/<name> or <name> below outputs."""
     folder = Path(model).expanduser()
     if not folder.exists() and OUTPUTS.is_dir():
         with contextlib.suppress(FinetuneError):
@@ -143,36 +151,40 @@ def run_of(model: str) -> RunDirectory | None:
     return run if run.config_path.is_file() else None
 
 
-def _as_it_was_measured(models: list[str], arguments: Arguments) -> Arguments:
-    """Return the root config and the overrides of the first run that is named, as far as they say on what it is
-    measured, and how; without a run the arguments as they are.
-    """
-    run = next((run for model in models if (run := run_of(model)) is not None), None)
-    if run is None:
-        return replace(arguments, overrides=[])
-    words = [word for word in overrides_of(run) if _MEASURES.match(word)]
-    return replace(with_root_of(run, arguments), overrides=words)
+def _evaluation_arguments(models: list[str], arguments: Arguments) -> Arguments:
+    """Return the root config and the evaluation overrides of the first run among `models`, if there is a run."""
+    for model in models:
+        run = run_of(model)
+        if run is not None:
+            overrides = [word for word in overrides_of(run) if _AFFECTS_EVALUATION.match(word)]
+            return replace(with_root_of(run, arguments), overrides=overrides)
+    return replace(arguments, overrides=[])
 
 
 def _checked(models: list[str], overrides: list[str], arguments: Arguments) -> dict[str, DictConfig]:
-    """Return the config of each model, by what it is called."""
+    """Return the config of each model, by the name that was given."""
     if all(key_of(word) == "check" for word in overrides):
-        arguments = _as_it_was_measured(models, arguments)
+        arguments = _evaluation_arguments(models, arguments)
         overrides = [*arguments.overrides, *overrides]
+    if not models:
+        cfg, problems = _check(overrides, arguments)
+        if cfg is None or problems:
+            raise CheckFailed(dict.fromkeys(problems))
+        return {str(cfg.model.get("name")): cfg}
     configs: dict[str, DictConfig] = {}
-    problems: list[Problem] = []
-    for words in [as_overrides(model) for model in models] or [[]]:
-        cfg, found = _look([*words, *overrides], arguments)
+    problems = []
+    for model in models:
+        cfg, found = _check([*as_overrides(model), *overrides], arguments)
         problems += found
         if cfg is not None:
-            configs[models[len(configs)] if models else str(cfg.model.get("name"))] = cfg
+            configs[model] = cfg
     if problems:
         raise CheckFailed(dict.fromkeys(problems))
     return configs
 
 
-def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
-    """Return the config and what is wrong with it, as far as it takes part in measuring."""
+def _check(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
+    """Return the config and the problems of those parts of it that an evaluation uses."""
     cfg, problems = check_overrides(overrides, arguments.config_dir, arguments.config_name)
     if cfg is None or problems:
         return cfg, problems
@@ -180,7 +192,7 @@ def _look(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | None
     problems += [*check_lengths(cfg, models), *check_devices(cfg)]
     problems += [*evaluation_problems(cfg, width(cfg, models)), *check_sources(cfg)]
     if not cfg.evaluation:
-        what = "there is nothing to measure by."
+        what = "there is no evaluator."
         problems.append(Problem("evaluation", what, "Choose some: 'evaluation=[retrieval,geometry]'."))
     if _needs_run_data(cfg):
         problems += check_head(data_settings(cfg))
@@ -193,9 +205,9 @@ def _needs_run_data(cfg: DictConfig) -> bool:
     return any(needs_eval_data(node) for node in cfg.evaluation.values())
 
 
-def _held(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict[str, EvalData]]:
-    """Return what a run with the same overrides would hold out, if it is asked for, and the evaluators' own sources."""
-    first = next(iter(configs.values()))
+def _eval_data(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict[str, EvalData]]:
+    """Return the data that a run would hold out, None if no evaluator needs it, and the evaluators' own sources."""
+    first, *_ = configs.values()
     own, problems = load_sources(first)
     held: EvalData | None = None
     if _needs_run_data(first):
@@ -205,13 +217,13 @@ def _held(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict[str,
         for note in [*dataset.notes, *evaluation_notes(first, dataset.held)]:
             say(note)
         held = replace(dataset.held, problems=dataset.problems)
-        if len(evaluators_without_data(first, held)) == sum(
-            not report_only(node) for node in evaluators_of(first).values()
-        ):
-            what = f"of this data {' and '.join(held.kinds()) or 'nothing'} is held out, which no evaluation is for."
-            problems.append(Problem("evaluation", what, "Choose another: evaluation=similarity, say."))
-    for cfg in configs.values():
-        problems += check_reads(cfg, held.items) if held else []
+        judging = [node for node in evaluators_of(first).values() if not report_only(node)]
+        if len(evaluators_without_data(first, held)) == len(judging):
+            kinds = " and ".join(held.kinds()) or "nothing"
+            what = f"of this data {kinds} is held out, which no evaluation supports."
+            problems.append(Problem("evaluation", what, "Choose another, such as evaluation=similarity."))
+        for cfg in configs.values():
+            problems += check_reads(cfg, held.items)
     if problems:
         raise CheckFailed(dict.fromkeys(problems))
     return held, own

@@ -1,4 +1,4 @@
-"""`finetune report`: a run's report made anew and opened, or several runs compared; without torch or a model."""
+"""`finetune report`: write and open a run's report, or compare several runs; needs no torch and no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.console import console, end_quietly_without_a_reader, say
+from finetune.console import console, say
 from finetune.errors import FinetuneError
 from finetune.report import terminal
 from finetune.report.comparison import comparison_page
@@ -19,27 +19,31 @@ from finetune.runs.record import Record, read_run
 from finetune.runs.registry import OUTPUTS, find_run
 from finetune.runs.selection import RunQuery, select
 
-_LONGEST = 80  # characters of a run's name in that of a file
+_LONGEST = 80  # characters of a run's name in a file name
 
 
 def report(names: Sequence[str], root: Path | None, *, show: bool | None, as_json: bool) -> None:
-    """Make and show the report of the run that is named, else of the newest that has one; of several a comparison.
+    """Write and show the report of a run, by default of the newest run that has one; several runs are compared.
 
-    `show` says whether a browser opens it; None: where somebody sits at a screen.
+    `show`: whether to open it in a browser; None: only if there is a screen.
 
     Raises:
-        FinetuneError: there is no such run, it has no report, the system refuses.
+        FinetuneError: a run is missing, it has no report, or the report cannot be written.
     """
-    end_quietly_without_a_reader()
     folder = root or OUTPUTS
-    records = [read_run(find_run(name, folder)) for name in names] or [_newest(folder)]
+    records = [read_run(find_run(name, folder)) for name in names]
+    if not records:
+        records.append(_newest(folder))
+    is_comparison = len(records) > 1
     if as_json:
-        content = read_report(records[0].run) if len(records) == 1 else compare_reports(records)
+        content = compare_reports(records) if is_comparison else read_report(records[0].run)
         sys.stdout.write(to_json(content, indent=1, ascii_only=True) + "\n")
         return
-    page = _one(records[0]) if len(records) == 1 else _several(records)
+    page = _write_comparison(records) if is_comparison else _write_report(records[0])
     say(f"report: {page}")
-    if show or (show is None and _somebody_looks()):
+    if show is None:
+        show = _has_screen()
+    if show:
         _open(page)
 
 
@@ -53,7 +57,7 @@ def _newest(folder: Path) -> Record:
     return reported[0]
 
 
-def _one(record: Record) -> Path:
+def _write_report(record: Record) -> Path:
     write_report(record.run)
     say(record.name, style="bold")
     for line in terminal.headlines(read_report(record.run)):
@@ -61,21 +65,22 @@ def _one(record: Record) -> Path:
     return record.run.report_page_path
 
 
-def _several(records: Sequence[Record]) -> Path:
+def _write_comparison(records: Sequence[Record]) -> Path:
     facts = compare_reports(records)
     for table in terminal.comparison(facts):
         console.print(table)
     for line in (*facts["warnings"], *facts["notes"]):
         say(line)
     names = "_".join(re.sub(r"[^\w.+=-]+", "-", record.run.name)[:_LONGEST] for record in records[:2])
-    more = f"_and_{len(records) - 2}_more" if len(records) > 2 else ""
-    page = records[0].run.path.parent / f"compared_{names}{more}.html"
+    if len(records) > 2:
+        names += f"_and_{len(records) - 2}_more"
+    page = records[0].run.path.parent / f"compared_{names}.html"
     write_text_atomically(page, comparison_page(records))
     return page
 
 
-def _somebody_looks() -> bool:
-    # Without a screen a browser of characters would take the terminal.
+def _has_screen() -> bool:
+    # Without a screen a text browser would open in the terminal.
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return sys.stdout.isatty() and bool(screen)
 

@@ -1,31 +1,33 @@
-"""`finetune runs`: what runs there are, how they stand, what they found. Imports lazily, as the command line does."""
+"""`finetune runs`: list, show, compare and manage runs. Imports lazily, like `cli/app.py`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from finetune.cli.errors import answering
+from finetune.cli.errors import reports_errors
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
     from finetune.runs.record import Record
 
-SHOWN = 50  # runs in a table that nobody gave a limit
+SHOWN = 50  # runs in a table, without --limit
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-_RUN = typer.Argument(metavar="RUN", help="A run's name, <experiment>/<name>, a part of it that only one has, or path.")
+_RUN = typer.Argument(metavar="RUN", help="A run's name, <experiment>/<name>, a unique part of it, or its path.")
 _RUNS = typer.Argument(metavar="RUN...", help="Names as in finetune runs show, or paths.")
 _RUNS_AND_METRIC = typer.Argument(
     metavar="RUN... METRIC",
     help="Names as in finetune runs show, or paths; then a metric, as in loss, or nDCG@10 for retrieval/after/nDCG@10.",
 )
-_ROOT = typer.Option(None, metavar="FOLDER", help="The folder of all runs (output_root); outputs if not given.")
-_EXPERIMENT = typer.Option([], "--experiment", "-e", metavar="NAME", help="Only of this experiment; * and ? are any.")
+_ROOT = typer.Option(None, metavar="FOLDER", help="The folder that holds all runs (output_root); default: outputs.")
+_EXPERIMENT = typer.Option(
+    [], "--experiment", "-e", metavar="NAME", help="Only this experiment; * and ? are wildcards."
+)
 _STATE = typer.Option([], "--state", "-s", metavar="STATE", help="Only in this state: finished, dead, running ...")
 _WHERE = typer.Option([], "--where", "-w", metavar="COND", help="Config value: 'optimizer.lr<=1e-4', loss=triplet.")
 _METRIC = typer.Option([], "--metric", "-m", metavar="COND", help="Last value of a metric: 'nDCG@10>0.3'.")
@@ -34,6 +36,7 @@ _JSON = typer.Option(False, "--json", help="Print the same as JSON, for programs
 
 
 @app.callback(invoke_without_command=True)
+@reports_errors
 def runs(
     ctx: typer.Context,
     root: Path | None = _ROOT,
@@ -43,194 +46,196 @@ def runs(
     metric: list[str] = _METRIC,
     since: str | None = typer.Option(None, metavar="WHEN", help="Started since: 30m, 12h, 7d, 2w, or 2026-11-20."),
     sort: str = typer.Option("started", metavar="NAME", help="started, run, state, step, a metric, or a config key."),
-    reverse: bool = typer.Option(False, "-r", "--reverse", help="Smallest first; otherwise largest and newest."),
+    reverse: bool = typer.Option(
+        False, "-r", "--reverse", help="Smallest or oldest first; default: largest or newest."
+    ),
     column: list[str] = _COLUMN,
-    limit: int | None = typer.Option(None, "--limit", "-n", min=0, help=f"So many; 0: all. {SHOWN} without --json."),
+    limit: int | None = typer.Option(
+        None, "--limit", "-n", min=0, help=f"At most this many; 0: all. Default: {SHOWN}, all with --json."
+    ),
     as_json: bool = _JSON,
 ) -> None:
-    """List the runs, the newest first, or do something with one. All is read from the run directories themselves.
+    """List the runs, newest first. Everything is read from the run directories.
 
-    A run is dead if it says that it runs and no process holds its lock: it was killed, or the machine went down.
+    A run is dead if its status is running and no process holds its lock: it was killed, or the machine went down.
 
     Example: finetune runs -s finished -w 'optimizer.lr<=1e-4' -m 'nDCG@10>0.3' --since 7d --sort nDCG@10
     """
     if ctx.invoked_subcommand is not None:
         return
-    with _at_work():
-        from finetune.cli.runs_tables import print_list
-        from finetune.runs.selection import RunQuery, select
+    from finetune.cli.runs_tables import print_list
+    from finetune.runs.selection import RunQuery, select
 
-        wish = RunQuery(experiment, state, where, metric, since, sort, reverse)
-        found = select(_folder(root, ctx), wish)
-        most = (0 if as_json else SHOWN) if limit is None else limit
-        chosen = found.records[:most] if most else found.records
-        if as_json:
-            _print_json([one.facts() | {name: one.value(name) for name in column} for one in chosen])
-        else:
-            print_list(found, chosen, column, _folder(root, ctx))
+    query = RunQuery(experiment, state, where, metric, since, sort, reverse)
+    found = select(_folder(root, ctx), query)
+    if limit is None:
+        limit = 0 if as_json else SHOWN
+    chosen = found.records[:limit] if limit else found.records
+    if as_json:
+        _print_json([one.facts() | {name: one.value(name) for name in column} for one in chosen])
+    else:
+        print_list(found, chosen, column, _folder(root, ctx))
 
 
 @app.command()
+@reports_errors
 def show(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT, as_json: bool = _JSON) -> None:
-    """Show one run: how it stands and why, how it was started, what it found, how it goes on.
+    """Show one run: its state and the reason, the command that started it, its results, and how to resume it.
 
     Example: finetune runs show default/my_run
     """
-    with _at_work():
-        from finetune.cli.runs_tables import print_run
-        from finetune.runs.metrics import last_values
+    from finetune.cli.runs_tables import print_run
+    from finetune.runs.metrics import last_values
 
-        record = _record(run, root, ctx)
-        if as_json:
-            more = {"config": record.config, "metrics": last_values(record.run.read_metrics())}
-            _print_json(record.facts() | more)
-        else:
-            print_run(record)
+    record = _record(run, root, ctx)
+    if as_json:
+        more = {"config": record.config, "metrics": last_values(record.run.read_metrics())}
+        _print_json(record.facts() | more)
+    else:
+        print_run(record)
 
 
 @app.command()
+@reports_errors
 def compare(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT, as_json: bool = _JSON) -> None:
-    """Put two or more runs side by side: where their configs, data and environments differ, and all metrics.
+    """Compare two or more runs: the differences of their configs, data and environments, and all metrics.
 
     Example: finetune runs compare default/first default/second
     """
-    with _at_work():
-        from finetune.cli.runs_tables import print_comparison
-        from finetune.runs.compare import compare_runs
+    from finetune.cli.runs_tables import print_comparison
+    from finetune.runs.compare import compare_runs
 
-        records = _records(runs, root, ctx)
-        if len(records) < 2:
-            raise FinetuneError("One run has nothing to be compared with.", "Give two or more.")
-        facts = compare_runs(records)
-        if as_json:
-            _print_json(facts)
-        else:
-            print_comparison(facts)
+    records = _records(runs, root, ctx)
+    if len(records) < 2:
+        raise FinetuneError("One run cannot be compared.", "Give two or more.")
+    facts = compare_runs(records)
+    if as_json:
+        _print_json(facts)
+    else:
+        print_comparison(facts)
 
 
 @app.command()
+@reports_errors
 def logs(
     ctx: typer.Context,
     run: str = _RUN,
-    follow: bool = typer.Option(False, "-f", "--follow", help="Go on with what comes, until the run's process ends."),
-    lines: int = typer.Option(20, "--lines", "-n", min=0, help="Lines from the end; 0: all."),
+    follow: bool = typer.Option(False, "-f", "--follow", help="Print new lines until the run's process ends."),
+    lines: int = typer.Option(20, "--lines", "-n", min=0, help="Number of lines from the end; 0: all."),
     root: Path | None = _ROOT,
 ) -> None:
-    """Show the end of a run's log: what it said in the terminal, and what libraries logged.
+    """Show the end of a run's log: its terminal output and the log messages of libraries.
 
     Example: finetune runs logs my_run -f
     """
-    with _at_work():
-        from finetune.runs.log import status_line, tail
+    from finetune.runs.log import status_line, tail
 
-        record = _record(run, root, ctx)
-        for text in tail(record.run, lines, follow=follow):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        if follow:
-            typer.echo(status_line(record.run), err=True)
+    record = _record(run, root, ctx)
+    for text in tail(record.run, lines, follow=follow):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    if follow:
+        typer.echo(status_line(record.run), err=True)
 
 
 @app.command()
+@reports_errors
 def curve(
     ctx: typer.Context,
     runs_and_metric: list[str] = _RUNS_AND_METRIC,
-    smooth: int = typer.Option(1, min=1, help="The mean of so many points instead of each."),
+    smooth: int = typer.Option(1, min=1, help="Average over this many points."),
     root: Path | None = _ROOT,
     as_json: bool = _JSON,
 ) -> None:
-    """Draw a metric over the steps, of one run or of several in one picture.
+    """Plot a metric over the steps, for one or more runs in one figure.
 
     Example: finetune runs curve my_run loss --smooth 20
     """
-    with _at_work():
-        from finetune.cli.runs_curve import curves, draw
+    from finetune.cli.runs_curve import curves, draw
 
-        *runs, metric = runs_and_metric
-        if not runs:
-            raise _no_metric(_record(metric, root, ctx))
-        points = curves([record.run for record in _records(runs, root, ctx)], metric, smooth)
-        if as_json:
-            _print_json(points)
-        else:
-            draw(points, metric)
+    *runs, metric = runs_and_metric
+    if not runs:
+        raise _missing_metric(_record(metric, root, ctx))
+    points = curves([record.run for record in _records(runs, root, ctx)], metric, smooth)
+    if as_json:
+        _print_json(points)
+    else:
+        draw(points, metric)
 
 
 @app.command()
+@reports_errors
 def path(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT) -> None:
-    """Print where a run is, for other programs.
+    """Print the path of a run, for other programs.
 
     Example: cd "$(finetune runs path my_run)"
     """
-    with _at_work():
-        sys.stdout.write(f"{_record(run, root, ctx).run.path.absolute()}\n")
+    sys.stdout.write(f"{_record(run, root, ctx).run.path.absolute()}\n")
 
 
 @app.command()
+@reports_errors
 def cancel(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT) -> None:
-    """End runs that wait in a cluster's queue or are running, there or on this machine. Those that run save first.
+    """Stop runs that are running or in a cluster's queue, on the cluster or on this machine. Running ones save first.
 
     Example: finetune runs cancel default/my_run
     """
-    with _at_work():
-        from finetune.executors.cancel import cancel_runs
+    from finetune.executors.cancel import cancel_runs
 
-        cancel_runs([_record(run, root, ctx) for run in runs])
+    cancel_runs([_record(run, root, ctx) for run in runs])
 
 
 @app.command()
+@reports_errors
 def rm(
     ctx: typer.Context,
     runs: list[str] = _RUNS,
-    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
     root: Path | None = _ROOT,
 ) -> None:
-    """Remove runs with all that is in them. Asks first; never one that a process works on, nor what is no run.
+    """Delete run directories, after confirmation. Refuses runs that a process is working on, and other folders.
 
     Example: finetune runs rm default/my_run
     """
-    with _at_work():
-        from finetune.runs.delete import check_deletable, delete_run
-        from finetune.runs.registry import find_run
+    from finetune.runs.delete import check_deletable, delete_run
+    from finetune.runs.registry import find_run
 
-        folder = _folder(root, ctx)
-        paths = list(dict.fromkeys(find_run(run, folder, whole=True) for run in runs))
-        for one in paths:
-            check_deletable(one, folder)
-        _ask(paths, yes)
-        for one in paths:
-            delete_run(one, folder)
-            typer.echo(f"removed {one}")
+    folder = _folder(root, ctx)
+    paths = list(dict.fromkeys(find_run(run, folder, whole=True) for run in runs))
+    for one in paths:
+        check_deletable(one, folder)
+    if not yes:
+        _confirm(paths)
+    for one in paths:
+        delete_run(one, folder)
+        typer.echo(f"removed {one}")
 
 
-def _no_metric(record: Record) -> FinetuneError:
-    """What to say where a run is named, and nothing of it to draw."""
+def _missing_metric(record: Record) -> FinetuneError:
+    """Return the error for a command line with a run and no metric."""
     from finetune.runs.metrics import last_values
 
     names = ", ".join(last_values(record.run.read_metrics()))
-    advice = f"Name one of: {names}." if names else "It has logged none yet."
-    return FinetuneError(f"The metric to draw of {record.name} is missing.", advice)
+    advice = f"Give one of: {names}." if names else "It has logged none yet."
+    return FinetuneError(f"The metric to plot for {record.name} is missing.", advice)
 
 
-def _ask(paths: list[Path], yes: bool) -> None:
+def _confirm(paths: list[Path]) -> None:
+    """List the runs to be deleted and ask for confirmation; raises FinetuneError without it."""
     from finetune.runs.record import read_run
 
-    for one in paths if not yes else ():
-        record = read_run(one)
-        typer.echo(f"{one}  {record.state}" + (f" at step {record.step}" if record.step else ""))
-    if yes:
-        return
+    for path in paths:
+        record = read_run(path)
+        line = f"{path}  {record.state}"
+        if record.step:
+            line += f" at step {record.step}"
+        typer.echo(line)
     if not sys.stdin.isatty():
-        raise FinetuneError("Nobody is there to be asked; nothing was removed.", "Say --yes to remove without asking.")
-    if not typer.confirm(f"Remove {'this run' if len(paths) == 1 else f'these {len(paths)} runs'} for good?"):
+        what = "This needs a confirmation, and there is no terminal; nothing was removed."
+        raise FinetuneError(what, "Use --yes to remove without confirmation.")
+    runs = "this run" if len(paths) == 1 else f"these {len(paths)} runs"
+    if not typer.confirm(f"Remove {runs} permanently?"):
         raise FinetuneError("Nothing was removed.")
-
-
-def _at_work() -> Any:
-    from finetune.console import end_quietly_without_a_reader
-
-    end_quietly_without_a_reader()
-    return answering()
 
 
 def _folder(root: Path | None, ctx: typer.Context) -> Path:
@@ -248,12 +253,12 @@ def _record(run: str, root: Path | None, ctx: typer.Context) -> Record:
 
 
 def _records(runs: list[str], root: Path | None, ctx: typer.Context) -> list[Record]:
-    # A sweep's files stand beside its runs: outputs/my_sweep/* names them too.
+    # Skips files, because the glob outputs/my_sweep/* also matches a sweep's own files.
     return [_record(run, root, ctx) for run in runs if not Path(run).is_file()]
 
 
 def _print_json(content: object) -> None:
     from finetune.runs.atomic import to_json
 
-    # ASCII, so that no terminal and no encoding stands in the way of what is in somebody's data.
+    # ASCII only, because the data may contain characters that the terminal's encoding lacks.
     sys.stdout.write(to_json(content, indent=1, ascii_only=True) + "\n")

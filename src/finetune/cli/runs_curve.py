@@ -1,4 +1,4 @@
-"""`finetune runs curve`: a metric over the steps, drawn with characters."""
+"""`finetune runs curve`: plot a metric over the steps, with text characters."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from finetune.runs.metrics import curve, last_values, resolve_metric_name
 
 Points = list[tuple[float, float]]
 
-_COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
+_COLORS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 _WIDEST, _HEIGHT = 120, 20  # characters
-_MARGIN = 24  # characters beside the picture, for the numbers and the name of the axis
-_NARROWEST = 16  # characters; a narrower picture shows nothing
+_MARGIN = 24  # characters next to the plot, for the tick labels and the name of the axis
+_NARROWEST = 16  # characters; a narrower plot is unreadable
 _LONGEST_LABEL = 8  # characters
 
 
 def curves(runs: Sequence[RunDirectory], metric: str, smooth: int) -> dict[str, Points]:
-    """The points (step, value) of each run by its name, each the mean of the last `smooth`.
+    """Return the points (step, value) of each run by name, each value averaged over the last `smooth` points.
 
-    Raises FinetuneError if one has no such metric.
+    Raises:
+        FinetuneError: a run has no such metric.
     """
     found = {}
     for run in runs:
@@ -42,24 +43,25 @@ def _smoothed(points: Points, width: int) -> Points:
 
 
 def draw(found: Mapping[str, Points], metric: str) -> None:
-    """Print the picture, and below it where each curve begins and ends; colours only in a terminal.
+    """Print the plot, and below it the first and last point of each curve; in color only in a terminal.
 
-    A terminal too narrow for the picture shows only the lines below it, and says so.
+    In a terminal too narrow for the plot only the lines below it are printed, with a message.
     """
     width = min(_WIDEST, console.width) - _MARGIN
     if width >= _NARROWEST:
-        _draw_picture(found, metric, width)
+        _plot(found, metric, width)
     else:
         needed = _NARROWEST + _MARGIN
-        say(f"The terminal is too narrow to draw: it has {console.width} columns, and a picture needs {needed}.")
-    for colour, (name, points) in zip(cycle(_COLOURS), found.items(), strict=False):
-        (first, start), (last, end), low = points[0], points[-1], min(value for _, value in points)
+        say(f"The terminal is too narrow to plot: it has {console.width} columns, and a plot needs {needed}.")
+    for color, (name, points) in zip(cycle(_COLORS), found.items(), strict=False):
+        (first_step, first_value), (last_step, last_value) = points[0], points[-1]
+        low = min(value for _, value in points)
         high = max(value for _, value in points)
-        line = f"{name}  {metric} {start:.6g} at step {first:g}, {end:.6g} at step {last:g}"
-        say(f"{line}; lowest {low:.6g}, highest {high:.6g}", style=colour)
+        line = f"{name}  {metric} {first_value:.6g} at step {first_step:g}, {last_value:.6g} at step {last_step:g}"
+        say(f"{line}; lowest {low:.6g}, highest {high:.6g}", style=color)
 
 
-def _draw_picture(found: Mapping[str, Points], metric: str, width: int) -> None:
+def _plot(found: Mapping[str, Points], metric: str, width: int) -> None:
     import plotille
 
     figure = plotille.Figure()
@@ -68,21 +70,25 @@ def _draw_picture(found: Mapping[str, Points], metric: str, width: int) -> None:
     figure.x_label, figure.y_label = "step", metric.rpartition("/")[2][:_LONGEST_LABEL]
     for kind in (int, float):
         figure.register_label_formatter(kind, _number)
-    figure.x_ticks_fkt = lambda step, _next: round(step)  # there are no halves of a step
+    figure.x_ticks_fkt = lambda step, _next: round(step)  # steps are whole numbers
     figure.set_x_limits(*_limits([step for points in found.values() for step, _ in points]))
     figure.set_y_limits(*_limits([value for points in found.values() for _, value in points]))
-    for colour, points in zip(cycle(_COLOURS), found.values(), strict=False):
+    for color, points in zip(cycle(_COLORS), found.values(), strict=False):
         steps, values = zip(*points, strict=True)
-        figure.plot(steps, values, lc=colour if figure.with_colors else None)
+        figure.plot(steps, values, lc=color if figure.with_colors else None)
     sys.stdout.write(figure.show() + "\n")
 
 
 def _limits(numbers: Sequence[float]) -> tuple[float, float]:
     low, high = min(numbers), max(numbers)
-    # A picture of one point, or of a line that never moves, needs some room too.
-    return (low, high) if low < high else (low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10)
+    if low == high:  # a single point or a constant line needs some room
+        margin = (abs(low) or 1) / 10
+        return low - margin, high + margin
+    return low, high
 
 
 def _number(value: float, chars: int, delta: float, left: bool = False) -> str:  # noqa: ARG001 - plotille gives it
     text = f"{value:.4g}"
-    return text.ljust(chars) if left else text.rjust(chars)
+    if left:
+        return text.ljust(chars)
+    return text.rjust(chars)

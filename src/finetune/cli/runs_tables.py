@@ -1,4 +1,4 @@
-"""What `finetune runs` prints: one line a run, one run, several side by side."""
+"""The tables of `finetune runs`: a list of runs, one run, several runs compared."""
 
 from __future__ import annotations
 
@@ -12,113 +12,129 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.config.commands import resume_command
-from finetune.config.differences import shown
+from finetune.config.differences import as_yaml
 from finetune.config.durations import ago, span
 from finetune.console import console, say
 from finetune.runs.atomic import read_mapping
 from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.record import DAMAGED, DEAD, ENDED, REQUEUED, WAITING, Record
 from finetune.runs.selection import Selection
-from finetune.table_columns import Narrowing
+from finetune.table_columns import ResponsiveTable
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", DEAD: "red", DAMAGED: "red", REQUEUED: "yellow"}
-_GOES_ON = ("failed", "interrupted", DEAD)
+_RESUMABLE = ("failed", "interrupted", DEAD)
 _UNLIMITED = 10_000  # characters of a line
-# Columns that a narrow terminal leaves out, the first first; never the name, the state, or a column that was asked for.
+# Columns that are dropped, in this order, in a narrow terminal; never the name, the state, or a column of --column.
 _EXPENDABLE = ("age", "job", "loss", "left", "step", "metric")
-_LONGEST_REASON = 200  # characters in a list; `show` tells all
+_LONGEST_REASON = 200  # characters in the list; `finetune runs show` prints all of it
 
 
 def print_list(found: Selection, chosen: Sequence[Record], columns: Sequence[str], root: Path) -> None:
-    """Print a line a run, and below the table what is wrong with those that did not end well."""
+    """Print a table with one row for each run, and below it the reasons of those that failed or were stopped."""
     rows = [_row(record, columns) for record in chosen]
-    # What no run has would only take the place of the names, which are long.
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row[name] for row in rows)]
+    # Empty columns are left out, because the names are long.
+    filled = {name for row in rows for name, cell in row.items() if cell}
+    names = [name for name in rows[0] if name in filled] if rows else []
 
-    def table_of(shown: Sequence[str]) -> Table:
-        table = _table(*shown)
+    def table_of(as_yaml: Sequence[str]) -> Table:
+        table = _table(*as_yaml)
         for row in rows:
-            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in shown))
+            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in as_yaml))
         return table
 
     if rows:
-        _print(Narrowing(table_of, names, _EXPENDABLE))
-    said = f"{len(found.records):,} of {found.total:,} runs in {root}"
-    say(said + (f", {len(chosen):,} shown (-n 0 shows all)" if len(chosen) < len(found.records) else ""))
+        _print(ResponsiveTable(table_of, names, _EXPENDABLE))
+    summary = f"{len(found.records):,} of {found.total:,} runs in {root}"
+    if len(chosen) < len(found.records):
+        summary += f", {len(chosen):,} shown (-n 0 shows all)"
+    say(summary)
     for record in chosen:
         if record.reason:
             say(f"{record.name} is {record.state}: {_short(record.reason)}")
     for record in found.unreadable:
-        say(f"{record.name} is left out: its config.yaml cannot be read.")
+        say(f"{record.name} is left out: its config.yaml is unreadable.")
 
 
 def _row(record: Record, columns: Sequence[str]) -> dict[str, str]:
+    """Return the cells of a run by column; every run has the same columns in the same order."""
     headline, loss, step = record.headline, record.metric("loss"), record.step
-    return {
-        "run": record.name,
-        "state": record.state,
-        "job": record.job or "",
-        "step": "" if step is None else f"{step:,}",
-        "loss": "" if loss is None else f"{loss:.4g}",
-        "metric": "" if headline is None else f"{headline.metric} {headline.after:.4f}",
-        **{name: _cell(record.value(name)) for name in columns},
-        "age": span((datetime.now(UTC) - record.started).total_seconds()),
-        "left": _now(record),
-    }
+    row = {"run": record.name, "state": record.state, "job": record.job or "", "step": "", "loss": "", "metric": ""}
+    if step is not None:
+        row["step"] = f"{step:,}"
+    if loss is not None:
+        row["loss"] = f"{loss:.4g}"
+    if headline is not None:
+        row["metric"] = f"{headline.metric} {headline.after:.4f}"
+    for name in columns:
+        row[name] = _cell(record.value(name))
+    row["age"] = span((datetime.now(UTC) - record.started).total_seconds())
+    row["left"] = _progress(record)
+    return row
 
 
-def _now(record: Record) -> str:
-    """What is happening: the time left, or for how long nothing was heard."""
+def _progress(record: Record) -> str:
+    """Return the remaining time of an active run, and how long ago it last updated its status if over a minute."""
     if record.state in (*ENDED, *WAITING, DEAD, DAMAGED):
         return ""
-    eta, silent = record.status.get("eta_seconds"), (datetime.now(UTC) - record.last_update).total_seconds()
-    left = f"{span(eta)} left" if isinstance(eta, int | float) and eta else ""
-    return f"{left}, silent for {span(silent)}".lstrip(", ") if silent > 60 else left
+    parts = []
+    eta = record.status.get("eta_seconds")
+    if isinstance(eta, int | float) and eta:
+        parts.append(f"{span(eta)} left")
+    silent = (datetime.now(UTC) - record.last_update).total_seconds()
+    if silent > 60:
+        parts.append(f"silent for {span(silent)}")
+    return ", ".join(parts)
 
 
 def print_run(record: Record) -> None:
-    """Print all that is worth knowing of one run."""
+    """Print the state, the environment and the results of one run."""
     say(record.name, style="bold")
-    _print_pairs(_standing(record))
+    _print_pairs(_state(record))
     environment = read_mapping(record.run.environment_path)
-    git, versions = environment.get("git") or {}, environment.get("packages") or {}
+    versions = environment.get("packages") or {}
     _print_pairs(
         {
             "command": environment.get("command"),
             "machine": environment.get("cpu"),
-            "git": f"{git['sha']}{' (changed)' if git.get('dirty') else ''}" if git.get("sha") else None,
+            "git": _commit(environment.get("git") or {}),
             "torch": versions.get("torch"),
         }
     )
     report = read_mapping(record.run.report_data_path)
-    if evaluations := report.get("evaluations"):
+    evaluations = report.get("evaluations")
+    if evaluations:
         from finetune.report.terminal import metrics_table  # not needed for a list of runs
 
         for name, part in evaluations.items():
             _print(metrics_table(name, part))
-    if record.state in _GOES_ON:
+    if record.state in _RESUMABLE:
         if not record.run.saved.steps() and not record.run.last_checkpoint.is_file():
             say(NO_CHECKPOINT)
         say(f"resume with: {resume_command(record.run.path)}")
     elif record.status.get("cause") == "max_time" and record.run.last_checkpoint.is_file():
-        say(f"train on with: {resume_command(record.run.path)} trainer.max_time=null")
+        say(f"continue training with: {resume_command(record.run.path)} trainer.max_time=null")
 
 
-def _standing(record: Record) -> dict[str, Any]:
-    loss = record.metric("loss")
-    there = {"model": record.run.model, "report": record.run.report_page_path, "checkpoint": record.run.last_checkpoint}
+def _state(record: Record) -> dict[str, Any]:
+    loss, run = record.metric("loss"), record.run
+    files = {"model": run.model, "report": run.report_page_path, "checkpoint": run.last_checkpoint}
     return {
-        "state": record.state + (f": {record.reason}" if record.reason else ""),
-        "path": record.run.path,
+        "state": f"{record.state}: {record.reason}" if record.reason else record.state,
+        "path": run.path,
         "started": ago(record.started.timestamp()),
-        "last heard of": ago(record.last_update.timestamp()),
+        "last update": ago(record.last_update.timestamp()),
         "host": record.status.get("host"),
         "job": record.job,
         "step": record.step,
-        "left": _now(record) or None,
+        "left": _progress(record) or None,
         "loss": None if loss is None else f"{loss:.6g}",
-        **{name: path for name, path in there.items() if path.exists()},
+        **{name: path for name, path in files.items() if path.exists()},
     }
+
+
+def _commit(git: Mapping[str, Any]) -> str | None:
+    sha = git.get("sha")
+    return f"{sha} (changed)" if sha and git.get("dirty") else sha
 
 
 def _print_pairs(pairs: Mapping[str, Any]) -> None:
@@ -128,13 +144,14 @@ def _print_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 def print_comparison(facts: Mapping[str, Any]) -> None:
-    """Print what `compare_runs` found, a column a run."""
+    """Print the comparison that `side_by_side` returns, with one column for each run."""
     table = _table("", *facts["runs"])
     table.add_row(Text("state"), *map(Text, facts["states"]))
     for title in ("config", "data", "environment", "metrics"):
         rows = facts[title]
         table.add_row()
-        table.add_row(Text(title if rows else f"{title}: no difference", style="bold"))
+        heading = title if rows else f"{title}: no difference"
+        table.add_row(Text(heading, style="bold"))
         for name, values in rows.items():
             table.add_row(Text(f"  {name}"), *(Text(_cell(value)) for value in values))
     _print(table)
@@ -145,24 +162,29 @@ def print_comparison(facts: Mapping[str, Any]) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
-        right = name in ("step", "loss", "before", "after", "change")
-        # Folded, not cut off: a name is there to be typed.
-        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+        is_number = name in ("step", "loss", "before", "after", "change")
+        # Folded and not cut off, so that a name can be copied.
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
     return table
 
 
 def _print(table: RenderableType) -> None:
-    # A program that reads the lines has no width.
-    wide = console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
-    wide.print(table, soft_wrap=False)
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+    else:  # another program reads the lines, so they are not wrapped
+        Console(highlight=False, width=_UNLIMITED).print(table, soft_wrap=False)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.6g}" if isinstance(value, float) else shown(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return as_yaml(value)
 
 
 def _short(reason: str) -> str:
     line = " ".join(reason.split())
-    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
+    if len(line) > _LONGEST_REASON:
+        return f"{line[:_LONGEST_REASON]}..."
+    return line

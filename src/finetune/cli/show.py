@@ -1,24 +1,18 @@
-"""What flags such as --cfg and --help print."""
+"""Flags such as --cfg and --help, which print something and start nothing."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from finetune.config.check import check
 from finetune.config.command_line import Arguments
 from finetune.config.compose import compose
-from finetune.console import end_quietly_without_a_reader, say
+from finetune.console import exit_on_closed_pipe, say
 from finetune.errors import CheckFailed
-
-if TYPE_CHECKING:
-    pass
-
 from finetune.runner.hydra_task import run_as_hydra_task
 
 
 def show(arguments: Arguments) -> int:
-    """Print what was asked for with a flag, such as --cfg, and return the exit code."""
-    end_quietly_without_a_reader()
+    """Print what a flag such as --cfg asks for, and return the exit code."""
+    exit_on_closed_pipe()
     if "--help" in arguments.show:
         from finetune.cli.help import help_text
 
@@ -28,16 +22,17 @@ def show(arguments: Arguments) -> int:
         _check_showable(arguments)
     try:
         run_as_hydra_task(arguments, arguments.show, lambda _: None)
-    except SystemExit as shown:  # Hydra ends the process when it has printed its help
-        return shown.code if isinstance(shown.code, int) else 0
+    except SystemExit as ended:  # Hydra exits after printing its help
+        if isinstance(ended.code, int):
+            return ended.code
     return 0
 
 
 def _check_showable(arguments: Arguments) -> None:
-    """Refuse what cannot be composed, or not be resolved; anything else that is wrong may be what one wants to see.
+    """Refuse a config that cannot be composed, or with --resolve not be resolved; any other config is printed.
 
     Raises:
-        CheckFailed: with everything that is wrong.
+        CheckFailed: with all problems.
     """
     where = arguments.overrides, arguments.config_dir, arguments.config_name
     try:

@@ -1,1 +1,1 @@
-"""Compose, check, build: from the command line to objects, with every mistake answered before anything starts."""
+"""Composes, checks and builds configs; all mistakes are reported before anything starts."""

@@ -1,4 +1,4 @@
-"""Annotations read from source text, and whether a config's value fits them."""
+"""Type annotations read from source text, and the check of a config's values against them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 
 from finetune.config import types as config_types
 from finetune.config.examples import example
-from finetune.config.static_source import DEEPEST, Import, Module, NotThere, Opaque, load
+from finetune.config.static_source import MAX_DEPTH, Import, Module, NotFound, Opaque, load_module
 from finetune.config.suggest import did_you_mean
 
 _BUILTINS = {kind.__name__: kind for kind in (bool, int, float, str, list, dict, tuple)}
@@ -39,9 +39,9 @@ _KINDS = {
 }
 
 
-def evaluate(expression: ast.expr | None, scope: Module, depth: int = 0) -> Any:  # noqa: PLR0911
-    """The type that an annotation's text names; `Any` for whatever the source text does not tell."""
-    if depth > DEEPEST:
+def evaluate_annotation(expression: ast.expr | None, scope: Module, depth: int = 0) -> Any:  # noqa: PLR0911
+    """Return the type of an annotation's expression; `Any` if the source text does not determine it."""
+    if depth > MAX_DEPTH:
         return Any
     match expression:
         case ast.Constant(value=None):
@@ -53,49 +53,60 @@ def evaluate(expression: ast.expr | None, scope: Module, depth: int = 0) -> Any:
         case ast.Attribute(attr=name):
             return _NAMES.get(name, Any) if name not in _BUILTINS else Any
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-            return Union[evaluate(left, scope, depth + 1), evaluate(right, scope, depth + 1)]  # noqa: UP007
+            return Union[evaluate_annotation(left, scope, depth + 1), evaluate_annotation(right, scope, depth + 1)]  # noqa: UP007
         case ast.Subscript():
             return _subscript(expression, scope, depth)
     return Any
 
 
-def complaint(value: object, annotation: Any) -> str | None:
-    """Half a sentence that says what was expected and what was found; None if the value fits."""
+def mismatch(value: object, annotation: Any) -> str | None:
+    """Return "expected ..., found ..." if the value does not fit the annotation, else None."""
     if fits(value, annotation):
         return None
-    return f"expected {describe(annotation)}, found {show(value)}"
+    return f"expected {describe_type(annotation)}, found {format_value(value)}"
 
 
-def narrow(value: object, annotation: Any, key: str) -> tuple[object, Any, str]:
-    """The innermost value of a mapping that does not fit, what it should be, and its key."""
+def innermost_mismatch(value: object, annotation: Any, key: str) -> tuple[object, Any, str]:
+    """Return the innermost value of a mapping that does not fit, its annotation, and its key."""
+    if not isinstance(value, dict):
+        return value, annotation, key
     for member in _members(annotation):
-        of_key, of_value = get_args(member) if _kind(member) in (dict, Mapping) and get_args(member) else (Any, Any)
-        for name, inner in value.items() if isinstance(value, dict) else ():
+        of_key, of_value = Any, Any
+        if _kind(member) in (dict, Mapping) and get_args(member):
+            of_key, of_value = get_args(member)
+        for name, inner in value.items():
             if fits(name, of_key) and not fits(inner, of_value):
-                return narrow(inner, of_value, f"{key}.{name}")
+                return innermost_mismatch(inner, of_value, f"{key}.{name}")
     return value, annotation, key
 
 
-def hint(value: object, annotation: Any, key: str) -> str:
-    """Advice for a value of `key` that does not fit: the nearest word, or how a text or number is written."""
+def advice_for(value: object, annotation: Any, key: str) -> str:
+    """Return advice for a value of `key` that does not fit: the nearest valid word, or the right syntax."""
     if value == "None" and fits(None, annotation):
         return f"None is a text here; write {key}=null."
-    if shown := example(value, key):
+    shown = example(value, key)
+    if shown:
         return shown
     if isinstance(value, float) and value.is_integer() and fits(int(value), annotation):
         return f"Write {key}={int(value)}."
-    if not isinstance(value, str):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"As a text: '{key}=\"{value}\"' (both quotes)." if is_number and fits(str(value), annotation) else ""
-    words = [str(word) for word in _literals(annotation)]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and fits(str(value), annotation):
+        return f"As a text: '{key}=\"{value}\"' (both quotes)."
+    if isinstance(value, str):
+        return _advice_for_text(value, annotation)
+    return ""
+
+
+def _advice_for_text(value: str, annotation: Any) -> str:
     number = _number(value)
     if number is not None and fits(number, annotation):
-        return f"Write the number without quotes: {number if isinstance(number, int) else _yaml_float(number)}."
-    return did_you_mean(value, words)
+        shown = str(number) if isinstance(number, int) else _yaml_float(number)
+        return f"Write the number without quotes: {shown}."
+    return did_you_mean(value, [str(word) for word in _literals(annotation)])
 
 
 def fits(value: object, annotation: Any) -> bool:  # noqa: PLR0911
-    """Whether a plain value (from YAML) is of this type; what is unknown fits."""
+    """Return whether a plain value (from YAML) is of this type; true for an unknown type."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         rules = [rule for rule in annotation.__metadata__ if hasattr(rule, "holds")]
@@ -111,47 +122,58 @@ def fits(value: object, annotation: Any) -> bool:  # noqa: PLR0911
         of_key, of_value = arguments or (Any, Any)
         return isinstance(value, dict) and all(fits(k, of_key) and fits(v, of_value) for k, v in value.items())
     if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        numbers = int if kind is int else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool)
     if kind is Path:
         return isinstance(value, str)
-    return isinstance(value, kind) if kind in (bool, str, type(None)) else True
+    return kind not in (bool, str, type(None)) or isinstance(value, kind)
 
 
-def describe(annotation: Any) -> str:
-    """What a value of this type is, in words."""
+def describe_type(annotation: Any) -> str:
+    """Return a description of this type, for an error message."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         rules = [str(rule) for rule in annotation.__metadata__ if hasattr(rule, "holds")]
-        return " ".join([describe(annotation.__origin__), *rules])
+        return " ".join([describe_type(annotation.__origin__), *rules])
     if origin in (Union, types.UnionType):
-        return _either(describe(member) for member in arguments)
+        return _either(describe_type(member) for member in arguments)
     if origin is Literal:
-        return _either(map(show, arguments))
+        return _either(map(format_value, arguments))
     kind = origin or annotation
     if kind in (list, Sequence, tuple):
-        length = f" of {len(arguments)}" if kind is tuple and arguments and arguments[-1] is not ... else ""
-        return f"a list{length} (each: {_either(map(describe, arguments))})" if arguments else "a list"
+        return _describe_list(kind, arguments)
     if kind in (dict, Mapping):
         return "a mapping"
     return _KINDS.get(kind) or str(getattr(kind, "__name__", kind))
 
 
-def show(value: object) -> str:
-    """A value as YAML shows it, shortened."""
+def _describe_list(kind: type, arguments: tuple[Any, ...]) -> str:
+    if not arguments:
+        return "a list"
+    length = f" of {len(arguments)}" if kind is tuple and arguments[-1] is not ... else ""
+    return f"a list{length} (each: {_either(map(describe_type, arguments))})"
+
+
+def format_value(value: object) -> str:
+    """Return a value as in YAML, at most 80 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = _shown(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    if len(text) > 80:
+        return f"{text[:77]}..."
+    return text
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {show(inner)}" for name, inner in value.items()) + "}"
-    return f"[{', '.join(map(show, value))}]" if isinstance(value, list) else repr(value)
+        return "{" + ", ".join(f"{name}: {format_value(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(format_value, value))}]"
+    return repr(value)
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The alternatives of a union, without their rules."""
+    """Return the members of a union, without their rules."""
     if get_origin(annotation) is Annotated:
         return _members(annotation.__origin__)
     if get_origin(annotation) in (Union, types.UnionType):
@@ -165,12 +187,14 @@ def _kind(annotation: Any) -> Any:
 
 def _either(words: Iterable[str]) -> str:
     *first, last = dict.fromkeys(words)
-    return f"{', '.join(first)} or {last}" if first else last
+    if first:
+        return f"{', '.join(first)} or {last}"
+    return last
 
 
 def _evaluate_text(text: str, scope: Module, depth: int) -> Any:
     try:
-        return evaluate(ast.parse(text, mode="eval").body, scope, depth + 1)
+        return evaluate_annotation(ast.parse(text, mode="eval").body, scope, depth + 1)
     except SyntaxError:
         return Any
 
@@ -178,29 +202,31 @@ def _evaluate_text(text: str, scope: Module, depth: int) -> Any:
 def _named(name: str, scope: Module, depth: int) -> Any:
     symbol = scope.symbols.get(name)
     if isinstance(symbol, ast.expr):
-        return evaluate(symbol, scope, depth + 1)  # an alias such as Pooling = Literal["auto", "mean"]
+        return evaluate_annotation(symbol, scope, depth + 1)  # an alias such as Pooling = Literal["auto", "mean"]
     if isinstance(symbol, Import) and symbol.name and symbol.name not in _NAMES:
         try:
-            return _named(symbol.name, load(symbol.module), depth + 1) if depth < DEEPEST else Any
-        except (NotThere, Opaque):
+            return _named(symbol.name, load_module(symbol.module), depth + 1) if depth < MAX_DEPTH else Any
+        except (NotFound, Opaque):
             return Any
-    return _NAMES.get(symbol.name if isinstance(symbol, Import) else name, Any)
+    if isinstance(symbol, Import):
+        name = symbol.name
+    return _NAMES.get(name, Any)
 
 
 def _subscript(expression: ast.Subscript, scope: Module, depth: int) -> Any:
-    base = evaluate(expression.value, scope, depth + 1)
+    base = evaluate_annotation(expression.value, scope, depth + 1)
     parts = expression.slice.elts if isinstance(expression.slice, ast.Tuple) else [expression.slice]
     try:
         if base is Literal:
             return Literal[tuple(ast.literal_eval(part) for part in parts)]
         if base is Annotated:
-            rules = [rule for part in parts[1:] if (rule := _rule(part)) is not None]
-            inner = evaluate(parts[0], scope, depth + 1)
+            rules = [rule for rule in map(_rule, parts[1:]) if rule is not None]
+            inner = evaluate_annotation(parts[0], scope, depth + 1)
             return Annotated[(inner, *rules)] if rules else inner
-        members = tuple(_ellipsis(part) or evaluate(part, scope, depth + 1) for part in parts)
+        members = tuple(_ellipsis(part) or evaluate_annotation(part, scope, depth + 1) for part in parts)
         return members[0] | None if base is Optional else base[members]
     except (TypeError, ValueError):
-        return Any  # an annotation that is wrong in itself is not the user's mistake
+        return Any  # an invalid annotation is not the user's mistake
 
 
 def _ellipsis(part: ast.expr) -> Any:
@@ -237,4 +263,6 @@ def _number(text: str) -> int | float | None:
 
 def _yaml_float(number: float) -> str:
     mantissa, e, exponent = repr(number).partition("e")
-    return f"{mantissa}{'' if '.' in mantissa else '.0'}{e}{exponent}" if e else mantissa
+    if e and "." not in mantissa:  # YAML reads 1e-05 as a text
+        mantissa += ".0"
+    return f"{mantissa}{e}{exponent}"

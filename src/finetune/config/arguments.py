@@ -1,28 +1,28 @@
-"""A node of the config against the signature of what it builds, before anything is imported."""
+"""Checks a node of the config against the signature of what it builds, without importing it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetune.config.annotations import complaint, evaluate, hint, narrow
+from finetune.config.annotations import advice_for, evaluate_annotation, innermost_mismatch, mismatch
 from finetune.config.rules import ARGUMENTS, FILLED, GROUPS, Group
 from finetune.config.signatures import Signature, signature
 from finetune.config.static_source import Definition, Opaque
 from finetune.config.suggest import did_you_mean, nearest
-from finetune.config.targets import is_under, resolve
+from finetune.config.targets import is_under, resolve_target
 from finetune.config.values import UNKNOWN
 from finetune.errors import Problem
 
 
 def check_node(node: dict[str, Any], key: str, group: str, is_inner: bool = False) -> Iterator[Problem]:
-    """Everything wrong with one node that is to be built, and with the nodes inside it.
+    """Yield the problems of a node with a `_target_`, and of the nodes inside it.
 
-    Only the outermost node gets arguments from the run; an inner one has to be complete.
+    Only the outermost node gets arguments from the run; inner nodes must be complete.
     """
     if node["_target_"] is UNKNOWN:
         return
-    definition, problems = resolve(node["_target_"], group, f"{key}._target_")
+    definition, problems = resolve_target(node["_target_"], group, f"{key}._target_")
     yield from problems
     if definition is not None:
         yield from _check_arguments(node, key, Group(()) if is_inner else GROUPS[group], definition)
@@ -32,30 +32,35 @@ def check_node(node: dict[str, Any], key: str, group: str, is_inner: bool = Fals
 
 
 def is_special(name: str) -> bool:
-    """Whether a key is one of those that Hydra gives a meaning of its own, as `_partial_`."""
+    """Return whether a key has the form of Hydra's special keys, such as `_partial_`."""
     return name.startswith("_") and name.endswith("_")
 
 
 def parameter_names(target: object, group: str) -> list[str]:
-    """The parameters that a config can set on a target; none when the source does not tell."""
-    definition, _ = resolve(target, group, "")
+    """Return the parameters of a target that a config can set; none if the source cannot be analyzed."""
+    definition, _ = resolve_target(target, group, "")
     known = _signature(definition) if definition else None
-    return [name for name in known.parameters if not GROUPS[group].refusal(name)] if known else []
+    if known is None:
+        return []
+    return [name for name in known.parameters if not GROUPS[group].refusal(name)]
 
 
 def refusal_of(name: str, target: object, group: str) -> tuple[str, str] | None:
-    """Why a parameter of a target cannot be set, and what to use instead; `None` if it can be, or does not exist."""
-    definition, _ = resolve(target, group, "")
+    """Return why a parameter of a target cannot be set, and an alternative; None if it can be, or does not exist."""
+    definition, _ = resolve_target(target, group, "")
     known = _signature(definition) if definition else None
-    return GROUPS[group].refusal(name) if known and name in known.parameters else None
+    if known is None or name not in known.parameters:
+        return None
+    return GROUPS[group].refusal(name)
 
 
 def filled_by_run(definition: Definition) -> dict[str, str]:
-    """The arguments that the run says of what is built where a config does not, and which fact of the run each is."""
+    """Return the required arguments that the run provides if the config does not, and which fact of the run each is."""
     known = _signature(definition)
+    if known is None:
+        return {}
     rules = _rules(definition, FILLED)
-    required = {name for name, parameter in known.parameters.items() if parameter.required} if known else set()
-    return {name: fact for name, fact in rules.items() if name in required}
+    return {name: fact for name, fact in rules.items() if name in known.parameters and known.parameters[name].required}
 
 
 def _check_inside(value: Any, key: str, group: str) -> Iterator[Problem]:
@@ -77,7 +82,8 @@ def _check_arguments(node: dict[str, Any], key: str, group: Group, definition: D
         if is_special(name):
             continue
         exists = name in known.parameters or name in group.given
-        if exists and (refusal := group.refusal(name)):
+        refusal = group.refusal(name) if exists else None
+        if refusal:
             yield Problem(f"{key}.{name}", *refusal)
         elif name in known.parameters:
             yield from _check_value(value, f"{key}.{name}", name, known, definition)
@@ -96,12 +102,13 @@ def _check_value(value: Any, key: str, name: str, known: Signature, definition: 
     parameter = known.parameters[name]
     annotation = _rules(definition, ARGUMENTS).get(name)
     if annotation is None:
-        annotation = evaluate(parameter.annotation, parameter.scope)
-    if complaint(value, annotation) is None:
+        annotation = evaluate_annotation(parameter.annotation, parameter.scope)
+    if mismatch(value, annotation) is None:
         return
-    value, annotation, key = narrow(value, annotation, key)
-    if (wrong := complaint(value, annotation)) is not None:
-        yield Problem(key, f"{wrong}.", hint(value, annotation, key))
+    value, annotation, key = innermost_mismatch(value, annotation, key)
+    wrong = mismatch(value, annotation)
+    if wrong is not None:
+        yield Problem(key, f"{wrong}.", advice_for(value, annotation, key))
 
 
 def _unknown(name: str, key: str, parameters: list[str], definition: Definition) -> Problem:
@@ -110,7 +117,7 @@ def _unknown(name: str, key: str, parameters: list[str], definition: Definition)
         return Problem(f"{key}.{name}", what, did_you_mean(f"{key}.{name}", (f"{key}.{word}" for word in parameters)))
     has = f"It has: {', '.join(parameters)}." if parameters else "It has none."
     group = key.partition(".")[0]
-    ways = f"~{key}.{name} takes this out; a file conf/{group}/NAME.yaml of your own has only the keys you want."
+    ways = f"~{key}.{name} removes it; your own file conf/{group}/NAME.yaml can hold only the keys that you want."
     return Problem(f"{key}.{name}", what, f"{has} {ways}")
 
 
@@ -126,11 +133,16 @@ def _signature(definition: Definition) -> Signature | None:
 
 
 def _rules(definition: Definition, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    return next((rules for prefix, rules in table.items() if is_under(definition.name, (prefix,))), {})
+    for prefix, rules in table.items():
+        if is_under(definition.name, (prefix,)):
+            return rules
+    return {}
 
 
 def _is_open(value: Any) -> bool:
-    # What is inside is unknown, or becomes an object: neither can be held against a plain type.
+    # A value that is unknown, or contains an object to be built, cannot be checked against a plain type.
     if isinstance(value, dict):
         return "_target_" in value or any(map(_is_open, value.values()))
-    return any(map(_is_open, value)) if isinstance(value, list) else value is UNKNOWN
+    if isinstance(value, list):
+        return any(map(_is_open, value))
+    return value is UNKNOWN

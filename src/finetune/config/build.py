@@ -1,4 +1,4 @@
-"""Builds what a node of a checked config names."""
+"""Builds the objects of a checked config."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from finetune.errors import CheckFailed, Problem
 
 
 def build(node: DictConfig | Mapping[str, Any], key: str, /, **runtime_arguments: Any) -> Any:
-    """Build the object that a node describes, and those inside it; `key` is the node's place in the config.
+    """Build the object that a node describes, and those inside it; `key` is the node's key in the config.
 
-    Not Hydra's `instantiate`: here every object, inner ones too, is held against the allow-list of its group
-    after it is imported, and every call against the real signature, with the config's key in the answer.
-    Raises CheckFailed if either does not hold; whatever the object itself raises passes through.
+    Unlike Hydra's `instantiate`, this checks every imported target, inner ones too, against the allow-list of its
+    group, and every call against the real signature, and names the config's key in errors.
+    Raises CheckFailed if a check fails; exceptions of the object itself are passed on.
     """
     return _build(_plain(node), key, runtime_arguments)
 
 
 def build_offered(node: DictConfig, key: str, offered: Mapping[str, Any], /, **runtime_arguments: Any) -> Any:
-    """Build what a node describes, with those of the `offered` arguments that it has a parameter for and no key."""
+    """Build the object of a node with those `offered` arguments that are parameters and not set by the node."""
     wanted = parameters_of(node, key)
     taken = {name: value for name, value in offered.items() if name in wanted and name not in node}
     return build(node, key, **runtime_arguments, **taken)
 
 
 def parameters_of(node: DictConfig, key: str = "") -> frozenset[str]:
-    """The names of the parameters of what a node would build; `key` is the node's place unless it is in its config."""
-    target = find(node["_target_"], f"{key or node._get_full_key(None)}._target_")
+    """Return the parameter names of a node's target; `key`: its key, if it is detached from its config."""
+    target = import_target(node["_target_"], f"{key or node._get_full_key(None)}._target_")
     return frozenset(inspect.signature(target).parameters)
 
 
@@ -52,15 +52,15 @@ def _build(value: Any, key: str, runtime_arguments: Mapping[str, Any]) -> Any:
     inner = {name: _build(item, f"{key}.{name}", {}) for name, item in value.items() if name != "_target_"}
     if "_target_" not in value:
         return inner
-    target = find(value["_target_"], f"{key}._target_")
+    target = import_target(value["_target_"], f"{key}._target_")
     _bind(target, key, inner, runtime_arguments)
     return target(**inner, **runtime_arguments)
 
 
-def find(name: object, place: str) -> Any:
-    """Import a class or function, if the group of `place` may build it, by this name and where it is really defined.
+def import_target(name: object, place: str) -> Any:
+    """Import a class or function, if the group of the key `place` may build it, by this name and by its definition.
 
-    `place` is where the config names it. Raises CheckFailed if it may not, or if there is none.
+    Raises CheckFailed if it may not, or if it does not exist.
     """
     group = place.partition(".")[0]
     prefixes = allowed_prefixes(group)

@@ -1,4 +1,4 @@
-"""Callbacks that are right each by itself and wrong together, or without what they go by."""
+"""Checks of combinations of callbacks and evaluations."""
 
 from __future__ import annotations
 
@@ -15,32 +15,36 @@ _EVALUATE = "Add `evaluate` to the callbacks, as in callbacks=[default,evaluate,
 
 
 def check_callbacks(tree: dict[str, Any]) -> Iterator[Problem]:
-    """Everything wrong between the callbacks of a resolved tree, its evaluations and how it tunes."""
+    """Yield problems between the callbacks, the evaluations and the tuning of a resolved tree."""
     nodes = _named(tree.get("callbacks"))
     evaluations = _named(tree.get("evaluation"))
-    ends = [name for name, node in evaluations.items() if node.get("during_training") is False]
-    for name in ends:
-        del evaluations[name]  # it measures at the ends only, so nothing in between can go by it
-    advice = f"Set evaluation.{ends[0]}.during_training=true" if ends else "Set evaluation=retrieval"
-    kinds = {kind: key for key, node in nodes.items() if (kind := _kind(node))}
-    measures = [key for kind, key in kinds.items() if kind in ("Evaluate", "WiseFT")]
-    for key in measures if not evaluations else ():
-        what = f"there is no evaluation{' during training' if ends else ''}."
-        yield Problem(f"callbacks.{key}", what, f"{advice}, or leave it out.")
+    only_at_ends = [name for name, node in evaluations.items() if node.get("during_training") is False]
+    for name in only_at_ends:
+        del evaluations[name]  # callbacks cannot use it during training
+    kinds = {_kind(node): key for key, node in nodes.items()}
+    kinds.pop(None, None)
+    if not evaluations:
+        what, advice = "there is no evaluation.", "Set evaluation=retrieval"
+        if only_at_ends:
+            what = "there is no evaluation during training."
+            advice = f"Set evaluation.{only_at_ends[0]}.during_training=true"
+        for kind, key in kinds.items():
+            if kind in ("Evaluate", "WiseFT"):
+                yield Problem(f"callbacks.{key}", what, f"{advice}, or leave it out.")
     for key, node in nodes.items():
-        if _goes_by_evaluation(node) and "Evaluate" not in kinds:
-            what = "it goes by evaluations in training, and there are none."
+        if _uses_evaluations(node) and "Evaluate" not in kinds:
+            what = "it needs evaluations during training, and there are none."
             yield Problem(f"callbacks.{key}", what, _EVALUATE)
         elif evaluations:
             yield from _check_metric(key, node, [*evaluations])
         yield from _check_best(key, node)
     if "WiseFT" in kinds and str(_node(tree.get("tuning")).get("_target_")).endswith(".LoRA"):
-        what = "it mixes the weights before with those after, and tuning=lora leaves them as they are."
+        what = "it interpolates the weights before and after training, which tuning=lora does not change."
         yield Problem(f"callbacks.{kinds['WiseFT']}", what, "Set tuning=full, or leave it out.")
 
 
 def callbacks_without_default(node: dict[str, Any], key: str, composer: Composer) -> Problem | None:
-    """What is missing where a chosen file changes a callback of callbacks=default, which was not chosen."""
+    """Return the problem of an option that changes a callback of callbacks=default without selecting it."""
     files = [file.config_path or "" for file in composer.defaults()]
     chosen = [file.removeprefix("callbacks/") for file in files if file.startswith("callbacks/")]
     default = yaml.safe_load((shipped_folder() / "callbacks/default.yaml").read_text("utf-8"))
@@ -49,17 +53,19 @@ def callbacks_without_default(node: dict[str, Any], key: str, composer: Composer
     missing = ["default"]
     if _count(node.get("best")) > 0 and "evaluate" not in chosen:
         missing.append("evaluate")
-    what = f"it only changes {key} of callbacks=default, which is not chosen."
+    what = f"it only changes {key} of callbacks=default, which is not selected."
     return Problem(key, what, f"Write 'callbacks=[{','.join([*missing, *chosen])}]'.")
 
 
 def evaluates(callbacks: Any) -> str | None:
-    """The key of a callback that needs something to evaluate on, if there is one."""
-    keys = (f"callbacks.{key}" for key, node in _named(callbacks).items() if _kind(node) in ("Evaluate", "WiseFT"))
-    return next(keys, None)
+    """Return the key of a callback that needs data to evaluate on, if there is one."""
+    for key, node in _named(callbacks).items():
+        if _kind(node) in ("Evaluate", "WiseFT"):
+            return f"callbacks.{key}"
+    return None
 
 
-def _goes_by_evaluation(node: dict[str, Any]) -> bool:
+def _uses_evaluations(node: dict[str, Any]) -> bool:
     kind = _kind(node)
     return kind == "EarlyStopping" or (kind == "Checkpoint" and _count(node.get("best")) > 0)
 
@@ -76,14 +82,17 @@ def _check_metric(key: str, node: dict[str, Any], evaluations: list[str]) -> Ite
         return
     first = metric.removeprefix("average/").partition("/")[0]
     if first not in evaluations:
-        what = f"'{metric}' is of no evaluation of this run."
-        yield Problem(f"callbacks.{key}.metric", what, f"It begins with one of: {', '.join(evaluations)}; and a slash.")
+        what = f"'{metric}' is not a metric of an evaluation of this run."
+        advice = f"It starts with the name of an evaluation and a slash: {', '.join(evaluations)}."
+        yield Problem(f"callbacks.{key}.metric", what, advice)
 
 
 def _kind(node: Any) -> str | None:
-    """What a node builds, if it is one of ours."""
+    """Return the class name of a callback of finetune; None for others."""
     target = str(_node(node).get("_target_"))
-    return target.rpartition(".")[2] if target.startswith(_OURS) else None
+    if not target.startswith(_OURS):
+        return None
+    return target.rpartition(".")[2]
 
 
 def _named(group: Any) -> dict[str, dict[str, Any]]:

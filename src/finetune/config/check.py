@@ -1,6 +1,6 @@
-"""Holds a config against everything it will have to fit, and answers with all that is wrong at once.
+"""Checks a config and reports all problems at once.
 
-Nothing here imports what the config builds: a wrong word is answered before the libraries are loaded.
+Nothing here imports what the config builds: mistakes are reported before the libraries are loaded.
 """
 
 from __future__ import annotations
@@ -12,26 +12,34 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from finetune.config.annotations import complaint, hint, show
+from finetune.config.annotations import advice_for, format_value, mismatch
 from finetune.config.arguments import check_node
 from finetune.config.callbacks import callbacks_without_default
 from finetune.config.compose import Composer, composer
-from finetune.config.cross_checks import check_relations
+from finetune.config.cross_checks import check_combinations
 from finetune.config.file_checks import check_files, unfit_root
-from finetune.config.hydra_errors import short
-from finetune.config.hydra_node import check_hydra, folder_is_set, is_whole
-from finetune.config.key_locations import find, folders_of, with_places
-from finetune.config.overrides import apply, choice_problem, chooses, decimal_comma, how_to_empty, key_problem, parse
+from finetune.config.hydra_errors import display_path
+from finetune.config.hydra_node import check_hydra, folder_is_set, is_complete
+from finetune.config.key_locations import add_locations, find_config_file, folders_of
+from finetune.config.overrides import (
+    apply_override,
+    choice_problem,
+    how_to_empty,
+    is_group_choice,
+    key_problem,
+    parse,
+    with_decimal_comma_advice,
+)
 from finetune.config.rules import GROUPS, KEYS
 from finetune.config.suggest import did_you_mean
-from finetune.config.values import UNKNOWN, own_parts, resolve
+from finetune.config.values import UNKNOWN, own_parts, resolve_values
 from finetune.errors import CheckFailed, Problem
 
 
 def check(
     overrides: list[str], config_dir: Path | None = None, config_name: str = "train", *, multirun: bool = False
 ) -> DictConfig:
-    """Compose the config, with its `hydra` node, and check all of it; raises CheckFailed with every problem found."""
+    """Compose the config, with its `hydra` node, and check it; raises CheckFailed with all problems."""
     config, problems = check_overrides(overrides, config_dir, config_name, multirun=multirun)
     if problems or config is None:
         raise CheckFailed(problems)
@@ -41,9 +49,9 @@ def check(
 def check_overrides(
     overrides: list[str], config_dir: Path | None = None, config_name: str = "train", *, multirun: bool = False
 ) -> tuple[DictConfig | None, list[Problem]]:
-    """Every problem, and the config as far as it can be composed: wrong overrides are left out to see behind them.
+    """Return the config and all problems; invalid overrides are left out of the config, to check the rest.
 
-    `multirun` says that this is one of the runs of a sweep.
+    The config is None if it cannot be composed at all. `multirun`: this is one of the runs of a sweep.
     """
     parsed, problems = parse(overrides)
     with composer(config_dir, config_name) as compositor:
@@ -52,7 +60,7 @@ def check_overrides(
         except CheckFailed:
             config, found = diagnose(parsed, compositor)
             problems += found
-        problems = [decimal_comma(problem, config) for problem in problems]
+        problems = [with_decimal_comma_advice(problem, config) for problem in problems]
         if (unfit := unfit_root(config, compositor)) is not None:
             return None, [unfit, *(problems if config is None else [])]
         if config is not None:
@@ -63,22 +71,24 @@ def check_overrides(
 def with_locations(
     problems: Iterable[Problem], overrides: list[str], config_dir: Path | None = None, config_name: str = "train"
 ) -> list[Problem]:
-    """The problems, with file and line where a key comes from a file."""
+    """Return the problems, with file and line for keys that are set in a file."""
     with composer(config_dir, config_name) as compositor:
-        config, _, _ = compositor.compose_what_can_be(overrides)
-        return list(problems) if config is None else with_places(problems, config, compositor)
+        config, _, _ = compositor.compose_valid(overrides)
+        if config is None:
+            return list(problems)
+        return add_locations(problems, config, compositor)
 
 
 def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfig | None, list[Problem]]:
-    """Which overrides keep the config from being composed, and the config that the others make.
+    """Return the config of the valid overrides, and the problems of the others.
 
-    Choices come first, because they decide which keys there are.
+    Group choices are checked first, because they determine which keys exist.
     """
-    choices = [override for override in overrides if chooses(override, compositor)]
+    choices = [override for override in overrides if is_group_choice(override, compositor)]
     wrong = [choice_problem(override, compositor) for override in choices]
     problems = [problem for problem in wrong if problem]
     good = [str(choice.input_line) for choice, problem in zip(choices, wrong, strict=True) if problem is None]
-    config, good, found = compositor.compose_what_can_be(good)
+    config, good, found = compositor.compose_valid(good)
     problems += found
     if config is None:
         return None, problems
@@ -87,31 +97,31 @@ def diagnose(overrides: list[Override], compositor: Composer) -> tuple[DictConfi
     for override in (override for override in overrides if override not in choices):
         problem = key_problem(override, tree, compositor)
         if problem is None:
-            apply(override, tree)
+            apply_override(override, tree)
             settings.append(str(override.input_line))
         else:
             problems.append(problem)
     if settings:
-        config, _, found = compositor.compose_what_can_be([*good, *settings])
+        config, _, found = compositor.compose_valid([*good, *settings])
         problems += found
     return config, problems
 
 
 def check_config(config: DictConfig, compositor: Composer, *, multirun: bool = False) -> list[Problem]:
-    """Everything wrong with a composed config: values, keys, what its groups would build and with which arguments."""
-    if not is_whole(config):
-        return [Problem("hydra", "a part of Hydra's own settings is gone.", "Leave out what changes hydra.")]
-    tree, problems = resolve(config)
+    """Return all problems of a composed config: values, keys, targets and their arguments."""
+    if not is_complete(config):
+        return [Problem("hydra", "a part of Hydra's own settings is missing.", "Remove what changes hydra.")]
+    tree, problems = resolve_values(config)
     problems += check_hydra(config, compositor.overrides, multirun=multirun)
     problems += _check_keys(tree, config)
     for group in GROUPS:
         problems += _check_group(group, tree, compositor)
     for part in own_parts(config):
         problems += _check_one(tree["hydra"][part], f"hydra.{part}", "sweep", [], compositor)
-    problems += check_relations(tree, folder_is_set=folder_is_set(config))
+    problems += check_combinations(tree, folder_is_set=folder_is_set(config))
     in_files, explained = check_files(config, compositor)
     problems = [problem for problem in problems if problem.where not in explained]
-    return [*in_files, *with_places(problems, config, compositor)]
+    return [*in_files, *add_locations(problems, config, compositor)]
 
 
 def _check_keys(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:
@@ -125,21 +135,21 @@ def _check_keys(tree: dict[str, Any], config: DictConfig) -> Iterator[Problem]:
             yield Problem(name, f"there is no group or key '{name}'.", advice)
     for name, annotation in KEYS.items():
         if name not in tree:
-            yield Problem(name, "this key is needed and is not there.", f"It was deleted; set it with {name}=...")
-        elif tree[name] is not UNKNOWN and (wrong := complaint(tree[name], annotation)) is not None:
-            yield Problem(name, f"{wrong}.", hint(tree[name], annotation, name))
+            yield Problem(name, "this required key is missing.", f"It was deleted; set it with {name}=...")
+        elif tree[name] is not UNKNOWN and (wrong := mismatch(tree[name], annotation)) is not None:
+            yield Problem(name, f"{wrong}.", advice_for(tree[name], annotation, name))
 
 
 def _without_package(group: str, option: str, config: DictConfig) -> Problem:
-    """What is wrong with a file whose keys came to stand under its group, where nothing looks for them."""
-    file = find(f"{group}/{option}", folders_of(config))
-    where = short(file) if file else f"{group}={option}"
+    """Return the problem of a file without '# @package _global_', whose keys are merged below its group and unused."""
+    file = find_config_file(f"{group}/{option}", folders_of(config))
+    where = display_path(file) if file else f"{group}={option}"
     if file and not file.read_text("utf-8").strip():
-        return Problem(where, "this file is empty.", "Its first line must be '# @package _global_', then come keys.")
+        return Problem(where, "this file is empty.", "Start it with the line '# @package _global_', followed by keys.")
     if not isinstance(config[group], DictConfig):
-        return Problem(where, f"expected keys, found {show(OmegaConf.to_container(config)[group])}.")  # type: ignore
-    what = f"its first line is not '# @package _global_', so its keys stand under '{group}' and change nothing."
-    return Problem(where, what, "Put that line in front.")
+        return Problem(where, f"expected keys, found {format_value(OmegaConf.to_container(config)[group])}.")  # type: ignore
+    what = f"its first line is not '# @package _global_', so its keys are below '{group}' and have no effect."
+    return Problem(where, what, "Add that line at the top.")
 
 
 def _check_group(group: str, tree: dict[str, Any], compositor: Composer) -> Iterator[Problem]:
@@ -148,13 +158,13 @@ def _check_group(group: str, tree: dict[str, Any], compositor: Composer) -> Iter
         return
     may_be_empty = GROUPS[group].named or GROUPS[group].optional
     if may_be_empty and group not in tree:
-        yield Problem(group, "this group is needed, even if nothing is in it.", how_to_empty(group, compositor))
+        yield Problem(group, "this group is required, even if it is empty.", how_to_empty(group, compositor))
     elif GROUPS[group].optional and node in ({}, None):
         return
     elif not GROUPS[group].named:
         yield from _check_one(node, group, group, [], compositor)
     elif node is not None and not isinstance(node, dict):
-        yield Problem(group, f"expected names with what to build under each, found {show(node)}.")
+        yield Problem(group, f"expected a mapping of names to keys with a _target_, found {format_value(node)}.")
     else:
         nodes = node or {}
         for name, inner in nodes.items():
@@ -166,13 +176,15 @@ def _check_one(node: Any, key: str, group: str, siblings: list[str], compositor:
     if isinstance(node, dict) and "_target_" in node:
         yield from check_node(node, key, group)
     elif isinstance(node, dict) and node:
-        advice = did_you_mean(key, siblings) or f"Say it with +{key}._target_=..."
-        without_default = callbacks_without_default(node, key, compositor) if group == "callbacks" else None
-        yield without_default or Problem(key, "it does not say what to build (it has no _target_).", advice)
+        problem = callbacks_without_default(node, key, compositor) if group == "callbacks" else None
+        if problem is None:
+            advice = did_you_mean(key, siblings) or f"Set it with +{key}._target_=..."
+            problem = Problem(key, "it has no _target_, which names what to build.", advice)
+        yield problem
     elif GROUPS[group].named:
         if node is not UNKNOWN:
-            yield Problem(key, f"expected keys with a _target_, found {show(node)}.", f"~{key} takes it out.")
+            yield Problem(key, f"expected keys with a _target_, found {format_value(node)}.", f"~{key} removes it.")
     elif node:
-        yield Problem(key, f"expected keys with a _target_, found {show(node)}.")
+        yield Problem(key, f"expected keys with a _target_, found {format_value(node)}.")
     else:
-        yield Problem(key, "a run cannot do without one.", f"Choose one: {group}=...")
+        yield Problem(key, "a run needs one.", f"Choose one: {group}=...")

@@ -1,4 +1,4 @@
-"""What was typed: Hydra's flags apart from the overrides."""
+"""Parses a command line into Hydra's flags and overrides."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from finetune.config.commands import program
+from finetune.config.commands import hide_secrets, program
 from finetune.config.quoting import quoted
-from finetune.config.suggest import distance, nearest
+from finetune.config.suggest import edit_distance, nearest
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.runs.environment import hide_secrets
 
-# Flags that only look at the config; Hydra answers them itself.
+# Flags that print something and start nothing.
 _SHOW = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--version")
 _WITH_A_VALUE = ("--config-dir", "--config-path", "--config-name", "--cfg", "--info", "--package")
 _FLAGS = (*_SHOW, *_WITH_A_VALUE, "--multirun", "--resolve")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-# What speaks of the sweep, or of the cluster, and not of a run.
+# Overrides of the sweep or of the cluster, which are not part of a run's config.
 _OF_THE_SWEEP = re.compile(r"[+~]*(sweep[.=@]|hydra/sweeper|hydra\.sweeper)")
-# The launcher of this machine may be typed to set aside the one that a file chooses.
+# hydra/launcher=basic belongs to a run: it replaces a launcher that a file selects.
 _OF_THE_CLUSTER = re.compile(r"[+~]*(hydra/launcher(?!=basic$)|hydra\.launcher|dry_run=(?!false$))")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """`overrides` as typed, `multirun` for a sweep, `show` if Hydra is only to print something."""
+    """A parsed command line: `overrides` as typed, `multirun` for a sweep, `show` for flags that only print."""
 
     overrides: list[str]
     multirun: bool = False
@@ -41,53 +40,57 @@ class Arguments:
 
     @property
     def only_checks(self) -> bool:
-        """Whether nothing is to be started (`check=true`)."""
+        """Whether nothing is started (`check=true`)."""
         return any(word.lower() == "check=true" for word in self.overrides)
 
     @property
     def has_own_root(self) -> bool:
-        """Whether a flag names another root config, or another folder, than is used without one."""
+        """Whether a flag selects another root config or folder than the default."""
         return self.config_dir is not None or self.config_name != "train"
 
     def where(self) -> list[str]:
-        """Return the flags that say where the config is, for a process that is to find the same."""
-        folder = [] if self.config_dir is None else ["--config-dir", str(self.config_dir.absolute())]
-        return [*folder, "--config-name", self.config_name]
+        """Return the flags that select the same root config in another process."""
+        flags = ["--config-name", self.config_name]
+        if self.config_dir is not None:
+            flags = ["--config-dir", str(self.config_dir.absolute()), *flags]
+        return flags
 
     def in_folder(self, run: Path) -> Arguments:
-        """Return the same for a run that has this folder."""
+        """Return the same arguments with this run directory."""
         kept = [text for text in self.overrides if key_of(text) != "hydra.run.dir"]
         return replace(self, overrides=[*kept, f"hydra.run.dir={quoted(str(run))}"])
 
     def command(self, overrides: Sequence[str]) -> str:
-        """Return the command that does this with these overrides, to be pasted in the same folder; without secrets."""
-        words = ["-m"] * self.multirun + (self.where() if self.has_own_root else [])
+        """Return the command line for these overrides, for the same folder; secrets are hidden."""
+        words = ["-m"] if self.multirun else []
+        if self.has_own_root:
+            words += self.where()
         return f"{program()} {shlex.join(hide_secrets([*words, *overrides]))}".strip()
 
 
 def key_of(override: str) -> str:
-    """Return the key or group of an override as typed, such as `name` of `++name=x`."""
+    """Return the key or group of an override, such as `name` of `++name=x`."""
     return override.partition("=")[0].lstrip("+~")
 
 
-def is_of_the_sweep(override: str) -> bool:
-    """Return whether an override speaks of a sweep as a whole, not of a run."""
+def is_sweep_override(override: str) -> bool:
+    """Return whether an override applies to a sweep as a whole, not to a run."""
     return _OF_THE_SWEEP.match(override) is not None
 
 
-def is_of_the_cluster(override: str) -> bool:
-    """Return whether an override says what is asked of a cluster, not what a run is."""
+def is_cluster_override(override: str) -> bool:
+    """Return whether an override applies to the job on a cluster, not to the run."""
     return _OF_THE_CLUSTER.match(override) is not None
 
 
-def of_the_run(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that a run itself gets."""
-    return [text for text in overrides if not is_of_the_sweep(text) and not is_of_the_cluster(text)]
+def run_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that apply to the run itself."""
+    return [text for text in overrides if not is_sweep_override(text) and not is_cluster_override(text)]
 
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise FinetuneError(f"{message}.", "Overrides are written key=value; --help shows what there is.")
+        raise FinetuneError(f"{message}.", "Overrides are written key=value; --help lists the keys and flags.")
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -98,7 +101,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--multirun", "-m", action="store_true")
-    # Hydra's two folders are one here: the shipped groups are found behind it.
+    # Hydra has two options; here they are the same folder, which precedes the shipped groups.
     parser.add_argument("--config-dir", "--config-path", "-cd", "-cp", dest="config_dir", type=Path)
     parser.add_argument("--config-name", "-cn", default="train")
     for short, long in (("-h", "--help"), ("-v", "--version")):
@@ -110,13 +113,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser.add_argument("--info", "-i", nargs="?", const="all", choices=_INFO)
     parser.add_argument("--package", "-p")
     known, rest = parser.parse_known_args(list(argv))
-    if unknown := list(_unknown_flags(rest)):
+    unknown = list(_unknown_flags(rest))
+    if unknown:
         raise CheckFailed(unknown)
     for flag in ("resolve", "package"):
         if getattr(known, flag) and not known.cfg:
-            raise FinetuneError(
-                f"--{flag} says how a config is printed.", f"Write it with --cfg job: --cfg job --{flag}."
-            )
+            raise FinetuneError(f"--{flag} needs --cfg.", f"Write it with --cfg job: --cfg job --{flag}.")
     if known.config_dir is not None and not known.config_dir.is_dir():
         raise FinetuneError(
             f"--config-dir {known.config_dir}: there is no such folder.", "Give the folder of your own groups."
@@ -132,15 +134,17 @@ def _unknown_flags(words: Sequence[str]) -> Iterator[Problem]:
 
 
 def _instead(word: str, following: str) -> str:
-    """What to type instead of a word with dashes: an option that is spelled like it, or an override."""
+    """Return advice for an unknown option: one with a similar name, or an override."""
     flag, equals, value = word.partition("=")
-    # With a value behind it this is meant for a key of the config, unless one letter makes it an option.
-    near = [each for each in _WITH_A_VALUE if distance(flag, each) == 1] if equals else nearest(flag, _FLAGS)
+    near = nearest(flag, _FLAGS)
+    if equals:  # probably a key of the config, unless it is one letter away from an option
+        near = [each for each in _WITH_A_VALUE if edit_distance(flag, each) == 1]
     if near:
         return f"Did you mean {' or '.join(near)}?"
     key = flag.lstrip("-").replace("-", "_")
     if not equals:
-        value = following if following and not following.startswith("-") and "=" not in following else "VALUE"
+        is_value = following and not following.startswith("-") and "=" not in following
+        value = following if is_value else "VALUE"
     return f"Overrides are written without dashes: {shlex.quote(f'{key}={value}')}"
 
 

@@ -1,4 +1,4 @@
-"""From the command line's overrides to one composed config, with the user's own groups found first."""
+"""Composes a config from overrides, with the user's own groups before the shipped ones."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from finetune.config import hydra_speedups, resolvers
-from finetune.config.hydra_errors import as_problem
+from finetune.config.hydra_errors import to_problem
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
 JOB_NAME = "train"  # ${hydra:job.name}, unless hydra.job.name is set
-_STATE: tuple[Any, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)  # what Hydra keeps of one app
+_STATE: tuple[Any, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)  # Hydra's global state of one app
 
 
 def compose(overrides: list[str], config_dir: Path | None = None, config_name: str = "train") -> DictConfig:
-    """Compose the config, with its `hydra` node, as a run with these overrides would see it.
+    """Compose the config of a run with these overrides, with its `hydra` node.
 
-    Raises CheckFailed with the first problem that keeps it from being composed.
+    Raises CheckFailed with the first problem that prevents it.
     """
     with composer(config_dir, config_name) as compositor:
         return compositor.compose(overrides)
 
 
 def search_path(config_dir: Path | None = None) -> list[Path]:
-    """The folders that hold config groups, the first one that has a file wins: the user's, then the shipped one.
+    """Return the folders of config groups in order of precedence: the user's, then the shipped one.
 
     The user's folder is `config_dir`, or `conf` in the working directory when there is one.
     Raises CheckFailed when `config_dir` is not a folder.
@@ -55,12 +55,13 @@ def search_path(config_dir: Path | None = None) -> list[Path]:
     if config_dir is not None and not own.is_dir():
         raise CheckFailed([Problem("--config-dir", f"there is no folder '{config_dir}'.", "Give a folder of groups.")])
     shipped = shipped_folder()
-    # In a source checkout ./conf is what is shipped.
-    return [own, shipped] if own.is_dir() and not own.samefile(shipped) else [shipped]
+    if not own.is_dir() or own.samefile(shipped):  # in a source checkout ./conf is the shipped folder
+        return [shipped]
+    return [own, shipped]
 
 
 def shipped_folder() -> Path:
-    """The folder of the groups that come with the package; raises FinetuneError if it is not installed."""
+    """Return the folder of the shipped groups; raises FinetuneError if it is not installed."""
     spec = importlib.util.find_spec("finetune.conf")
     if spec is None or spec.origin is None:
         raise FinetuneError(
@@ -70,9 +71,9 @@ def shipped_folder() -> Path:
 
 
 def run_hydra(words: list[str], config_dir: Path | None, config_name: str, task: Callable[[DictConfig], None]) -> None:
-    """Do what `hydra.main` does with a command line of these words (flags and overrides), on the same search path.
+    """Do the same as `hydra.main` with these flags and overrides, on the same search path.
 
-    Not `hydra.main` itself: it reads `sys.argv`, which belongs to the program that calls us.
+    `hydra.main` itself reads `sys.argv`, which belongs to the calling program.
     """
     with own_hydra():
         _search_shipped_groups()
@@ -83,7 +84,7 @@ def run_hydra(words: list[str], config_dir: Path | None, config_name: str, task:
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Give Hydra a global state of our own inside the `with`: another Hydra app in this process keeps its own."""
+    """Use a separate global state of Hydra inside the `with`; another Hydra app in this process keeps its own."""
     before = Singleton._instances
     Singleton._instances = {kind: one for kind, one in before.items() if kind not in _STATE}
     _ShippedGroups.levels += 1
@@ -91,7 +92,7 @@ def own_hydra() -> Iterator[None]:
         yield
     finally:
         _ShippedGroups.levels -= 1
-        # What is found once for all (plugins, schemas) is kept.
+        # State that does not depend on the app (plugins, schemas) is kept.
         before.update({kind: one for kind, one in Singleton._instances.items() if kind not in _STATE})
         Singleton._instances = before
 
@@ -103,35 +104,37 @@ class Composer:
         self._loader = loader
         self._folders = folders
         self._config_name = config_name
-        self.overrides: list[str] = []  # of the last config that could be composed
+        self.overrides: list[str] = []  # of the last config that was composed
         self._merged: list[ResultDefault] = []
 
     @property
     def own_root(self) -> Path | None:
-        """The root config where it is a file of the user's; None if it is the shipped one."""
+        """The user's own root config; None if the shipped one is used."""
         file = self._folders[0] / f"{self._config_name}.yaml"
-        return file if self._folders[0] != shipped_folder() and file.is_file() else None
+        if self._folders[0] == shipped_folder() or not file.is_file():
+            return None
+        return file
 
     def compose(self, overrides: list[str], blame: str | None = None) -> DictConfig:
         """Compose with these overrides; raises CheckFailed, at `blame` unless the mistake is in a file."""
         try:
             with warnings.catch_warnings():
-                # Hydra only warns of a hydra.searchpath that leads nowhere, and then does not find what is in it.
+                # Hydra only warns about a missing folder in hydra.searchpath.
                 warnings.filterwarnings("error", message=".*is not available")
                 config: DictConfig = self._loader.load_configuration(
                     self._config_name, overrides, run_mode=RunMode.RUN, from_shell=False
                 )
         except Exception as error:
-            # Hydra answers odd input with whatever its internals raise, assertions and key errors included.
+            # Invalid input can raise any exception in Hydra, including AssertionError and KeyError.
             where = blame or self._config_name or "hydra"
-            raise CheckFailed([as_problem(error, where, self._folders)]) from error
+            raise CheckFailed([to_problem(error, where, self._folders)]) from error
         self.overrides, self._merged = list(overrides), self._loader.merged
         return config
 
-    def compose_what_can_be(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
-        """Compose with all overrides that Hydra takes: the config, these overrides, and a problem for each other.
+    def compose_valid(self, overrides: list[str]) -> tuple[DictConfig | None, list[str], list[Problem]]:
+        """Compose with all overrides that Hydra accepts; return the config, these, and the problems of the others.
 
-        The config is None when there is none even without overrides.
+        The config is None if it cannot be composed without overrides either.
         """
         try:
             return self.compose(overrides), overrides, []
@@ -152,31 +155,31 @@ class Composer:
         return config, kept, problems
 
     def parse(self, text: str) -> Override:
-        """An override that knows the groups, as glob(*) over their options needs; raises HydraException."""
-        # Only the parser of lists hands its loader on.
+        """Parse an override with access to the groups, which glob(*) needs; raises HydraException."""
+        # Only `parse_overrides` passes the loader on.
         return OverridesParser.create(config_loader=self._loader).parse_overrides([text])[0]
 
     def defaults(self) -> list[ResultDefault]:
-        """The files that make up the last config that could be composed, in the order in which they are merged."""
+        """Return the files of the last config that was composed, in merge order."""
         return self._merged
 
     def is_group(self, name: str) -> bool:
-        """Whether some folder on the search path holds this group."""
+        """Return whether a folder on the search path has this group."""
         return bool(name) and bool(self.options(name) or self.groups(name))
 
     def groups(self, parent: str = "") -> list[str]:
-        """The names of the groups directly in `parent`."""
+        """Return the names of the groups directly in `parent`."""
         return self._list(parent, ObjectType.GROUP)
 
     def options(self, group: str) -> list[str]:
-        """What can be chosen in a group, the user's own files included."""
+        """Return the options of a group, including the user's own."""
         return self._list(group, ObjectType.CONFIG)
 
     def _list(self, parent: str, kind: ObjectType) -> list[str]:
         if any(part in (".", "..") for part in parent.split("/")) or parent.startswith("/"):
-            return []  # a group is a name below the search path, never a way out of it
+            return []  # never outside of the search path
         try:
-            # The loader's own method would copy the repository first, which changes nothing without overrides.
+            # The loader's own method copies the repository first, which is not needed without overrides.
             return self._loader.repository.get_group_options(parent, kind)
         except (OSError, ValueError, ModuleNotFoundError):
             return []
@@ -184,7 +187,7 @@ class Composer:
 
 @contextmanager
 def composer(config_dir: Path | None = None, config_name: str = "train") -> Iterator[Composer]:
-    """A composer over the user's and the shipped groups; leaves Hydra's global state as it was."""
+    """Provide a composer over the user's and the shipped groups; Hydra's global state is restored afterwards."""
     folders = search_path(config_dir)
     _search_shipped_groups()
     with own_hydra(), initialize_config_dir(str(folders[0]), job_name=JOB_NAME, version_base="1.3"):
@@ -195,19 +198,19 @@ def composer(config_dir: Path | None = None, config_name: str = "train") -> Iter
 
 
 def reference() -> Composer:
-    """A composer over Hydra's own and the shipped files alone, without a root config: nothing of the user's."""
+    """Return a composer over Hydra's own and the shipped files only, without the user's and without a root config."""
     shipped = shipped_folder()
     return Composer(hydra_speedups.Loader(create_config_search_path(str(shipped))), [shipped], None)
 
 
 class _ShippedGroups(SearchPathPlugin):
-    """Puts the shipped groups behind the user's.
+    """Appends the shipped groups to the search path, after the user's.
 
-    A `hydra.searchpath` override would do so too, but Hydra looks for the root config before it reads
-    that, and so a user's folder without a train.yaml of its own would not do.
+    A `hydra.searchpath` override does not suffice: Hydra looks for the root config before it reads it, so a user's
+    folder would need its own train.yaml.
     """
 
-    levels: ClassVar[int] = 0  # of `own_hydra`: the search path of another Hydra app is left alone
+    levels: ClassVar[int] = 0  # of nested `own_hydra`; at 0 the search path of another Hydra app is not changed
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if not self.levels:
@@ -220,4 +223,4 @@ class _ShippedGroups(SearchPathPlugin):
 @cache
 def _search_shipped_groups() -> None:
     Plugins.instance().register(_ShippedGroups)
-    hydra_speedups.take(shipped_folder())
+    hydra_speedups.install(shipped_folder())

@@ -1,4 +1,4 @@
-"""Where the configs of runs differ."""
+"""Differences between the configs of runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-# Keys that say where and how a run is started, not what it computes.
+# Keys that determine where and how a run is started, not what it computes.
 NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "dry_run", "sweep")
-# Keys that may change when a run resumes: where it computes, for how long, and when it saves, not what it computes.
+# Keys that may change when a run resumes: hardware, duration and checkpoints, not what it computes.
 _MAY_CHANGE = (
     "trainer.devices",
     "trainer.num_nodes",
@@ -17,10 +17,10 @@ _MAY_CHANGE = (
     "trainer.max_time",
     "callbacks.checkpoint.every_n_minutes",
 )
-_MOST_TOLD = 10  # of another config; more would scroll what matters out of sight
+_MOST_LISTED = 10  # differences in a message
 ABSENT = object()  # the value of a key that is not in a config
-# What a run of an earlier version has, and the default of today that does the same: pattern of the key, then, now.
-# A new key and a changed default need a line here (unless the key may change): without it no older run can be resumed.
+# Pattern of a key, its value in runs of earlier versions, and the current default with the same effect.
+# Every new key and changed default needs a line here (unless the key may change), or older runs cannot be resumed.
 _SAME_AS_BEFORE: tuple[tuple[str, Any, Any], ...] = (
     ("data.decimal", ABSENT, "auto"),
     ("data.score_values", ABSENT, None),
@@ -30,7 +30,7 @@ _SAME_AS_BEFORE: tuple[tuple[str, Any, Any], ...] = (
 
 
 def differences(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Each key that differs, with its value in every config; a node that builds something else is told as a whole."""
+    """Yield each key that differs, with its value in every config; nodes with different targets differ as a whole."""
     for key in dict.fromkeys(name for tree in trees for name in tree):
         if not prefix and key in NOT_COMPARED:
             continue
@@ -43,7 +43,7 @@ def differences(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterato
 
 
 def value_of(tree: Mapping[str, Any], key: str) -> Any:
-    """The value under a dotted key, ABSENT if there is none."""
+    """Return the value of a dotted key, ABSENT if there is none."""
     found: Any = tree
     for part in key.split("."):
         found = found.get(part, ABSENT) if isinstance(found, Mapping) else ABSENT
@@ -51,35 +51,38 @@ def value_of(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield all dotted keys of a config, those of nodes too."""
+    """Yield all dotted keys of a config, including those of nodes."""
     for key, value in tree.items():
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from keys_of(value, f"{prefix}{key}.")
 
 
-def shown(value: Any) -> str:
-    """A value as one would write it in YAML; of a node what it builds."""
+def as_yaml(value: Any) -> str:
+    """Return a value as in YAML; a node is represented by its target."""
     if value is ABSENT:
-        return "not there"
+        return "missing"
     if isinstance(value, Mapping):
-        return str(value.get("_target_", "there"))
-    # JSON is YAML on one line, and its words are those of the configs: null, true.
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+        return str(value.get("_target_", "present"))
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, default=str)  # JSON is YAML on one line, with the same null and true
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs of what is computed, at most ten lines and one that counts the rest; empty if nothing.
+    """Return the differences that affect the computation: at most ten lines, and one with the number of others.
 
-    A default of today that does what an earlier version did is no difference.
+    A current default with the same effect as in an earlier version is not a difference.
     """
     found = [
-        f"{key} was {shown(old)}, now {shown(new)}"
+        f"{key} was {as_yaml(old)}, now {as_yaml(new)}"
         for key, (old, new) in differences([then, now])
         if not _may_change(key) and not _is_same_as_before(key, old, new)
     ]
-    rest = len(found) - _MOST_TOLD
-    return found if rest <= 0 else [*found[:_MOST_TOLD], f"and {rest} more"]
+    rest = len(found) - _MOST_LISTED
+    if rest <= 0:
+        return found
+    return [*found[:_MOST_LISTED], f"and {rest} more"]
 
 
 def _may_change(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""What only shows in the files of a config: once they are merged, it is gone or looks like something else."""
+"""Checks of the config files themselves, for mistakes that are no longer visible after merging."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import Composer, shipped_folder
-from finetune.config.hydra_errors import short
-from finetune.config.key_locations import find, folders_of, is_among, keys_typed, parsed
+from finetune.config.hydra_errors import display_path
+from finetune.config.key_locations import find_config_file, folders_of, keys_of_overrides, overlaps_any, parse_yaml
 from finetune.config.rules import GROUPS, KEYS
 from finetune.errors import Problem
 
 Keys = tuple[str, ...]
 
 
-# What the text of a file has that may hold one.
+# Quick tests of a file's text, before it is parsed.
 _A_DEMAND = re.compile(r"\?\?\?")
 _A_DOTTED_KEY = re.compile(r"\w\.[\w.]+['\"]?\s*:")
 
 
 class _Setting(NamedTuple):
-    """A key of a file, by its path in the config, with its value and its place."""
+    """A key of a file: its path in the config, its value, and its location (file:line)."""
 
     path: Keys
     value: yaml.Node
@@ -33,9 +33,9 @@ class _Setting(NamedTuple):
 
 
 def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
-    """What is wrong where a root config of the user's own, or of another program, has the place of the shipped one.
+    """Return the problem of a root config, the user's or another program's, that lacks keys of the shipped one.
 
-    `config` is None if it cannot be composed. What is missing in it would otherwise be reported key by key.
+    `config` is None if it cannot be composed. Without this, every missing key would be reported.
     """
     root = composer.own_root
     if root is None:
@@ -43,49 +43,58 @@ def unfit_root(config: DictConfig | None, composer: Composer) -> Problem | None:
     hiding = _hiding_the_shipped(root)
     if config is None and hiding is None and not (shipped_folder() / root.name).is_file():
         return None
-    there = [] if config is None else [*map(str, config), *keys_typed(composer, deleted=True)]
-    missing = [name for name in (*GROUPS, *KEYS) if name not in there]
+    present: list[str] = []
+    if config is not None:
+        present = [*map(str, config), *keys_of_overrides(composer, deleted=True)]
+    missing = [name for name in (*GROUPS, *KEYS) if name not in present]
     if not missing:
         return None
     if hiding is not None:
-        what = f"its default 'train' is {short(hiding)}, which is not finetune's root config."
-        return Problem(short(root), what, f"Rename {short(hiding)}, so that 'train' is the root of finetune.")
-    what = "this file is the root config here, in place of the one that comes with finetune"
-    what += ", and cannot be composed." if config is None else f", and has no {', '.join(missing)}."
+        what = f"its default 'train' is {display_path(hiding)}, which is not finetune's root config."
+        advice = f"Rename {display_path(hiding)}, so that 'train' is finetune's root config."
+        return Problem(display_path(root), what, advice)
+    what = "this file replaces the root config of finetune"
+    if config is None:
+        what += ", and cannot be composed."
+    else:
+        what += f", and has no {', '.join(missing)}."
     if not (shipped_folder() / root.name).is_file():
-        return Problem(short(root), what, "Let it begin with 'defaults: [train, _self_]'.")
+        return Problem(display_path(root), what, "Start it with 'defaults: [train, _self_]'.")
     advice = (
-        "If it belongs to another program, start finetune in another folder, or with --config-dir FOLDER.\n"
-        "    If it is yours, give it another name, let it begin with 'defaults: [train, _self_]', and use "
+        "If it belongs to another program, run finetune in another folder, or with --config-dir FOLDER.\n"
+        "    If it is yours, give it another name, start it with 'defaults: [train, _self_]', and use "
         "--config-name NAME."
     )
-    return Problem(short(root), what, advice)
+    return Problem(display_path(root), what, advice)
 
 
 def _hiding_the_shipped(root: Path) -> Path | None:
-    """The file that hides the shipped root from a user's root config whose defaults name it."""
+    """Return the user's train.yaml that shadows the shipped one in the defaults of another root config."""
     hiding = root.with_name("train.yaml")
     if root == hiding or not hiding.is_file():
         return None
     try:
         content = yaml.safe_load(root.read_text("utf-8"))
     except (ValueError, yaml.YAMLError):
-        return None  # which is a problem of its own
+        return None  # reported elsewhere
     defaults = content.get("defaults") if isinstance(content, dict) else None
-    names = [str(each).removesuffix(".yaml").lstrip("/") for each in defaults] if isinstance(defaults, list) else []
+    if not isinstance(defaults, list):
+        return None
+    names = [str(each).removesuffix(".yaml").lstrip("/") for each in defaults]
     return hiding if "train" in names else None
 
 
 def check_files(config: DictConfig, composer: Composer) -> tuple[list[Problem], set[str]]:
-    """Everything in the files of the last composed config that does not do what it says, and the keys of the config
-    that are wrong because of it.
-    """
+    """Return the problems in the files of the last composed config, and the keys of the config that they explain."""
     dotted = dict(_dotted(config, composer))
     return [*dotted.values(), *_demanded(config, composer)], set(dotted)
 
 
 def _demanded(config: DictConfig, composer: Composer) -> Iterator[Problem]:
-    """Keys that a file demands with `???`, and that nothing after it sets: merging keeps the value before."""
+    """Yield keys that a file marks as required with `???` and that nothing sets later.
+
+    They are not visible after merging, which keeps an earlier value.
+    """
     open_demands: dict[Keys, str] = {}
     for setting in _settings(config, composer, _A_DEMAND):
         is_a_demand = isinstance(setting.value, yaml.ScalarNode) and setting.value.value == "???"
@@ -94,28 +103,28 @@ def _demanded(config: DictConfig, composer: Composer) -> Iterator[Problem]:
         elif not is_a_demand and not (isinstance(setting.value, yaml.MappingNode) and setting.value.value):
             for path in [path for path in open_demands if path[: len(setting.path)] == setting.path]:
                 del open_demands[path]
-    typed = list(keys_typed(composer, deleted=True)) if open_demands else []
+    typed = list(keys_of_overrides(composer, deleted=True)) if open_demands else []
     for path, place in open_demands.items():
         key = ".".join(path)
         is_seen = OmegaConf.is_missing(OmegaConf.select(config, ".".join(path[:-1])) or config, path[-1])
-        if not is_among(key, typed) and not is_seen:
+        if not overlaps_any(key, typed) and not is_seen:
             yield Problem(key, f"has no value yet ({place}).", f"Set it: {key}=...")
 
 
 def _dotted(config: DictConfig, composer: Composer) -> Iterator[tuple[str, Problem]]:
-    """Keys with a dot inside: a path on the command line, one word in a file."""
+    """Yield keys that contain a dot, which is a path on the command line but a single key in a file."""
     for path, value, place in _settings(config, composer, _A_DOTTED_KEY):
         *above, last = path
         if "." in last and _has_known_keys(tuple(above), config):
             what = f"'{last}' is one key with a dot in its name, and there is no such key."
             shown = value.value if isinstance(value, yaml.ScalarNode) else "..."
             lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(last.split("."))]
-            advice = "Write a line for each part:\n" + "\n".join(f"        {line}" for line in lines)
+            advice = "Write one line for each part:\n" + "\n".join(f"        {line}" for line in lines)
             yield ".".join(path), Problem(place, what, f"{advice} {shown}")
 
 
 def _has_known_keys(path: Keys, config: DictConfig) -> bool:
-    """Whether the keys at this place are ours to name, and not the data's, or those of a search."""
+    """Return whether the keys at this path are parameters, and not free names such as columns of the data."""
     if not path or (len(path) == 1 and path[0] in GROUPS):
         return True
     node = OmegaConf.select(config, ".".join(path), throw_on_resolution_failure=False)
@@ -123,23 +132,28 @@ def _has_known_keys(path: Keys, config: DictConfig) -> bool:
 
 
 def _settings(config: DictConfig, composer: Composer, sign: re.Pattern[str]) -> Iterator[_Setting]:
-    """The settings of all files from the first one on that has the `sign` in its text, in the order of merging."""
+    """Yield the settings of all files in merge order, starting with the first whose text matches `sign`."""
     folders = folders_of(config)
     found = False
     for default in composer.defaults():
-        file = find(default.config_path or "", folders)
+        file = find_config_file(default.config_path or "", folders)
         if file is None:
             continue
         found = found or bool(sign.search(file.read_text("utf-8")))
-        if found and (node := parsed(file)) is not None:
+        if not found:
+            continue
+        node = parse_yaml(file)
+        if node is not None:
             package = tuple(default.package.split(".")) if default.package else ()
             yield from _inside(node, package, file)
 
 
 def _inside(node: yaml.Node, path: Keys, file: Path) -> Iterator[_Setting]:
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
         if not path and key.value == "defaults":
             continue
         inner = (*path, str(key.value))
-        yield _Setting(inner, value, f"{short(file)}:{key.start_mark.line + 1}")
+        yield _Setting(inner, value, f"{display_path(file)}:{key.start_mark.line + 1}")
         yield from _inside(value, inner, file)

@@ -1,4 +1,4 @@
-"""Hydra's own node: what of it may be set, because Hydra builds and calls whatever the rest of it names."""
+"""Checks Hydra's own node, of which only few keys may be set, because Hydra imports and calls what the others name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from finetune.errors import Problem
 
 SETTABLE = ("run.dir", "job.name", "output_subdir", "verbose", "searchpath", "mode")
 DEFAULT_FOLDER = "${output_root}/${experiment}/${name}"
-"""What hydra.run.dir is in the shipped train.yaml: the run is where these three keys say."""
+"""hydra.run.dir in the shipped train.yaml."""
 GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
-# What Hydra writes while it composes: what was typed, chosen and found where.
+# Keys that Hydra writes while it composes.
 _RECORDED = (
     "overrides",
     "runtime.choices",
@@ -28,12 +28,12 @@ _RECORDED = (
     "job.override_dirname",
     "job.config_name",
 )
-# What the shipped train.yaml says of these, which have no effect.
+# Values of the shipped train.yaml for keys without effect.
 _SHIPPED_SWEEP = {"sweep.dir": "${output_root}/${experiment}", "sweep.subdir": "."}
 
 
-def is_whole(config: DictConfig) -> bool:
-    """Whether the `hydra` node still has the parts that a run reads; `~hydra.run` or `++hydra=null` take them away."""
+def is_complete(config: DictConfig) -> bool:
+    """Return whether the `hydra` node has all parts that a run reads; `~hydra.run` or `++hydra=null` remove them."""
     parts = ("run", "sweep", "job", "runtime", "runtime.choices", "overrides")
     hydra = OmegaConf.select(config, "hydra", throw_on_resolution_failure=False)
     return isinstance(hydra, DictConfig) and all(
@@ -42,36 +42,36 @@ def is_whole(config: DictConfig) -> bool:
 
 
 def folder_is_set(config: DictConfig) -> bool:
-    """Whether hydra.run.dir gives the run a folder: it is neither as shipped, nor as in Hydra without our root."""
+    """Return whether hydra.run.dir was changed from the shipped value, and from Hydra's own default."""
     folder = OmegaConf.to_container(config.hydra.run, resolve=False)["dir"]  # type: ignore[index, call-overload]
     return folder not in (DEFAULT_FOLDER, _expected(_trusted_choices(config))["run"]["dir"])
 
 
 def check_hydra(config: DictConfig, overrides: list[str], *, multirun: bool) -> Iterator[Problem]:
-    """Everything in the `hydra` node that is neither settable nor as Hydra's and the shipped files alone make it.
+    """Yield a problem for each key of the `hydra` node that may not be set and differs from the shipped files.
 
-    Held against a node composed from these files, not against a list of what is dangerous: logging, launchers,
-    sweepers and callbacks are all built from names in it, and another version may build more.
+    The node is compared with one composed from Hydra's and the shipped files, not with a list of dangerous keys:
+    logging, launchers, sweepers and callbacks are all built from names in it, and another version may build more.
     """
     choices = config.hydra.runtime.choices
-    strangers = [group for group in GROUPS if not _is_trusted(group, choices.get(group))]
-    for group in strangers:
+    untrusted = [group for group in GROUPS if not _is_trusted(group, choices.get(group))]
+    for group in untrusted:
         options = _trusted_options(group)
         advice = f"{did_you_mean(str(choices.get(group)), options)} {listing(options)}".strip()
-        what = f"'{choices.get(group)}' comes neither with Hydra, nor with a plugin, nor with us."
+        what = f"'{choices.get(group)}' is not an option of Hydra, of a plugin, or of finetune."
         yield Problem(group, what, advice)
     expected = _expected(_trusted_choices(config))
-    hidden = tuple(group.replace("hydra/", "") for group in strangers)
-    hidden = (*hidden, *own_parts(config))  # which are held against the classes that they name
+    skipped = [group.replace("hydra/", "") for group in untrusted]
+    skipped += own_parts(config)  # which are checked against the classes that they name
     for key in _differences(OmegaConf.to_container(config.hydra, resolve=False), expected):
-        if not _is_below(key, (*SETTABLE, *_RECORDED, *hidden)):
+        if not _is_below(key, (*SETTABLE, *_RECORDED, *skipped)):
             yield from _refusal(key, config)
     recorded: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
     if sorted([*recorded["hydra"], *recorded["task"]]) != sorted(overrides):
-        yield Problem("hydra.overrides", "this is Hydra's record of what was typed.", "Leave it out.")
+        yield Problem("hydra.overrides", "this is Hydra's record of the command line.", "Leave it out.")
     if multirun and folder_is_set(config):
-        what = "each run of a sweep has a folder of its own."
-        yield Problem("hydra.run.dir", what, "Leave it out; output_root=... and experiment=... say where they are.")
+        what = "each run of a sweep has its own folder."
+        yield Problem("hydra.run.dir", what, "Leave it out; set their location with output_root=... and experiment=...")
     if not _can_be_subfolder(_value(config, "output_subdir")):
         what = "this is the name of a folder inside the run's folder, for Hydra's own record."
         yield Problem("hydra.output_subdir", what, "Write a name without slashes, as in hydra.output_subdir=.hydra")
@@ -86,12 +86,12 @@ def _trusted() -> Composer:
 
 @cache
 def _expected(choices: tuple[str, ...]) -> Any:
-    # The points of a sweep are checked one by one and share this.
+    # Cached, because the runs of a sweep are checked one by one.
     return OmegaConf.to_container(_trusted().compose(list(choices)).hydra, resolve=False)
 
 
 def _trusted_choices(config: DictConfig) -> tuple[str, ...]:
-    """The choices of Hydra's groups that come with Hydra, with a plugin or with us, as overrides."""
+    """Return the choices of Hydra's groups that come with Hydra, a plugin or finetune, as overrides."""
     choices = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
     return tuple(f"{group}={option}" for group, option in choices.items() if _is_trusted(group, option))
 
@@ -110,22 +110,22 @@ def _refusal(key: str, config: DictConfig) -> Iterator[Problem]:
     where = f"hydra.{key}"
     if key == "job.chdir":
         if _value(config, key):
-            what = "paths are relative to the folder the command was typed in, so a run stays there."
+            what = "paths are relative to the working directory, so a run does not change it."
             yield Problem(where, what, "Leave it out.")
     elif key in ("sweep.dir", "sweep.subdir"):
         if OmegaConf.to_container(config.hydra.sweep, resolve=False)[key[6:]] != _SHIPPED_SWEEP[key]:  # type: ignore
-            what = "this has no effect: the runs of a sweep are in <output_root>/<experiment>, as all runs are."
+            what = "this has no effect: the runs of a sweep are in <output_root>/<experiment>, like all runs."
             yield Problem(where, what, "Set output_root=... or experiment=...")
     elif key == "sweeper.params":
-        advice = "Type them behind -m, as in -m seed=1,2,3; files can name them with hydra/sweeper=optuna only."
-        yield Problem(where, "this has no effect: a grid is of the values that are typed.", advice)
+        advice = "Write them after -m, as in -m seed=1,2,3; files can set them with hydra/sweeper=optuna only."
+        yield Problem(where, "this has no effect: a grid consists of the values on the command line.", advice)
     else:
-        what = "this part of Hydra's own settings cannot be changed: code could be started through it."
-        yield Problem(where, what, f"Of hydra.* there may be set: {', '.join(SETTABLE)}.")
+        what = "this part of Hydra's own settings cannot be changed: it could run arbitrary code."
+        yield Problem(where, what, f"Keys of hydra that can be set: {', '.join(SETTABLE)}.")
 
 
 def _value(config: DictConfig, key: str) -> object:
-    """The value of a key of the node; None if it cannot be resolved, which is reported with all values."""
+    """Return the value of a key of the node; None if it cannot be resolved, which is reported elsewhere."""
     return OmegaConf.select(config.hydra, key, throw_on_resolution_failure=False)
 
 
@@ -134,7 +134,7 @@ def _can_be_subfolder(value: object) -> bool:
 
 
 def _differences(found: Any, expected: Any, at: str = "") -> Iterator[str]:
-    """The dotted keys whose values differ, whole nodes where only one side has them."""
+    """Yield the dotted keys whose values differ; a node that only one side has counts as one key."""
     if not (isinstance(found, dict) and isinstance(expected, dict)):
         if type(found) is not type(expected) or found != expected:
             yield at

@@ -1,9 +1,9 @@
-"""Shortcuts through Hydra 1.3: it composes the same configs, in less time.
+"""Makes Hydra 1.3 compose the same configs in less time.
 
 A command composes two to four times before it starts or is refused, which is most of its CPU time until then. So a file
-is parsed once, by libyaml where it is one of ours or of Hydra's, files are merged once for the same choices, and a map
-that Hydra makes for every file and hardly ever reads is left out. `tests/config/test_hydra_speedups.py` compares the
-results with those of an unchanged Hydra over all shipped configs.
+is parsed once (shipped files by libyaml), files are merged once for the same choices, and a map that Hydra creates for
+every file and rarely uses is skipped. `tests/config/test_hydra_speedups.py` compares the results with those of an
+unchanged Hydra over all shipped configs.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _hydras_map = defaults_list._create_interpolation_map
 
 
 @cache
-def take(shipped: Path) -> None:
-    """From now on all of Hydra takes the shortcuts; files below `shipped` are parsed by libyaml."""
+def install(shipped: Path) -> None:
+    """Install the faster implementations into Hydra; files below `shipped` are parsed by libyaml."""
     FileConfigSource.shipped = shipped.resolve()
     SourcesRegistry.instance().types.update(file=FileConfigSource, pkg=ImportlibResourcesConfigSource)
     defaults_list._create_interpolation_map = _interpolation_map
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, which keeps what it merged, and the list of files of its last config: `merged`.
+    """Hydra's loader with a cache of merged files; `merged` lists the files of its last config.
 
-    A wrong override is searched for by composing with some of the overrides, so that the same files are merged again
-    and again; and finding the files takes half of composing. The files must not change as long as it is used.
+    A wrong override is found by composing with some of the overrides, which merges the same files repeatedly. The files
+    must not change while it is used.
     """
 
     merged: list[ResultDefault]
@@ -60,7 +60,7 @@ class Loader(ConfigLoaderImpl):
         return copy.deepcopy(self._configs[key])
 
 
-# These have the names of the classes that they replace, because Hydra's registry compares names.
+# These have the names of the classes they replace, because Hydra's registry compares names.
 class FileConfigSource(file_config_source.FileConfigSource):
     """Parses a file once in a process, and again when it has changed."""
 
@@ -86,7 +86,7 @@ class ImportlibResourcesConfigSource(importlib_resources_config_source.Importlib
 
 
 def _loaded(source: ConfigSource, file: Path, by_libyaml: bool) -> ConfigResult | None:
-    """The config of a file; None unless it has keys."""
+    """Return the config of a file; None unless it has keys."""
     state = file.stat()
     header, content = _parsed(file, state.st_mtime_ns, state.st_size, by_libyaml)
     if not isinstance(content, dict):
@@ -100,7 +100,7 @@ def _parsed(file: Path, _changed_ns: int, _size: int, by_libyaml: bool) -> tuple
     """Return Hydra's header of a file, and the file's content as plain dicts and lists."""
     with file.open(encoding="utf-8") as stream:
         header = ConfigSource._get_header_dict(stream.read(512))
-        # libyaml accepts some texts that PyYAML refuses, and describes mistakes in other words.
+        # libyaml accepts some texts that PyYAML refuses, and has other error messages.
         if by_libyaml:
             with suppress(yaml.YAMLError):
                 stream.seek(0)
@@ -111,13 +111,13 @@ def _parsed(file: Path, _changed_ns: int, _size: int, by_libyaml: bool) -> tuple
 
 @cache
 def _fast_loader() -> Any:
-    """OmegaConf's loader on libyaml's parser instead of PyYAML's."""
+    """Return OmegaConf's YAML loader based on libyaml instead of PyYAML."""
     slow = get_yaml_loader()
     return type("Loader", (yaml.CSafeLoader, slow), {}) if yaml.__with_libyaml__ else slow
 
 
 def _interpolation_map(overrides: Overrides, defaults_list: list[InputDefault], self_added: bool) -> DictConfig:
-    """Return what a ${...} in a defaults list can name; empty where there is none."""
+    """Return the values that a ${...} in a defaults list can use; empty if it has none."""
     if any(not default.is_self() and default.is_interpolation() for default in defaults_list):
         return _hydras_map(overrides, defaults_list, self_added)
     return OmegaConf.create()

@@ -1,4 +1,4 @@
-"""Which losses a config names: the run's, or one for each of several sources; and what the run itself says to them."""
+"""The losses of a config: the run's, or one for each source; and the arguments that the run provides to them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import filled_by_run
-from finetune.config.targets import resolve
+from finetune.config.targets import resolve_target
 
 
 def loss_nodes(cfg: DictConfig) -> list[tuple[str, dict[str, Any]]]:
-    """Return the place and the node of the run's loss, or of each source's in their order: the run's with its own keys.
+    """Return the key and the node of the run's loss, or of the loss of each source: the run's with the source's keys.
 
-    A source that names a loss of its own (`_target_`) takes nothing from the run's.
+    A source with its own `_target_` inherits nothing from the run's loss.
     """
     run = _plain(cfg.loss)
     nodes = []
@@ -26,7 +26,7 @@ def loss_nodes(cfg: DictConfig) -> list[tuple[str, dict[str, Any]]]:
 
 
 def nodes_of(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the place and the node of everything that is built from a node, itself and inside."""
+    """Yield the key and the node of everything that a node builds: itself, and nodes inside it."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield key, node
@@ -35,18 +35,20 @@ def nodes_of(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def facts_wanted(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return the arguments that the run has to say of what a node builds, and which fact of the run each is."""
+    """Return the arguments of a node that the run must provide, and which fact of the run each one is."""
     return {name: fact for name, fact in facts_of(node).items() if name not in node}
 
 
 def facts_of(node: Mapping[str, Any]) -> dict[str, str]:
-    """Return which arguments of what a node builds are facts of the run, and which each is, be they there or not."""
-    definition, _ = resolve(node.get("_target_"), "loss", "")
-    return filled_by_run(definition) if definition else {}
+    """Return the arguments of a node's target that are facts of the run, and which each one is, whether set or not."""
+    definition, _ = resolve_target(node.get("_target_"), "loss", "")
+    if definition is None:
+        return {}
+    return filled_by_run(definition)
 
 
 def filled(node: Any, facts: Mapping[str, Any]) -> Any:
-    """Return a node with the facts of the run put in wherever something wants one, itself or inside."""
+    """Return a node with the facts of the run filled in, in itself and in nodes inside it."""
     if isinstance(node, list):
         return [filled(each, facts) for each in node]
     if not isinstance(node, dict):

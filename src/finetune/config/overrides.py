@@ -1,4 +1,4 @@
-"""What was typed, one argument at a time: can it be read, and is there such a group, option, or key."""
+"""Checks overrides one by one: their syntax, and whether the group, option or key exists."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from finetune.errors import Problem
 _QUOTED_KEY = re.compile(r"""(?P<before>[{,]\s*)(?P<quote>["'])(?P<key>[^"']*)(?P=quote)\s*:\s*""")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _SEVERAL_RUNS = "this asks for several runs."
-MOST_LISTED = 25  # keys in an answer to a word that is near to none
+MOST_LISTED = 25  # keys that a message lists if no suggestion is close
 
 
 def parse(texts: list[str]) -> tuple[list[Override], list[Problem]]:
-    """The overrides that can be read, and a problem for each that cannot or that asks for a sweep."""
+    """Return the valid overrides, and a problem for each that cannot be parsed or asks for a sweep."""
     parser = OverridesParser.create()
     overrides: list[Override] = []
     problems: list[Problem] = []
@@ -50,18 +50,18 @@ def parse(texts: list[str]) -> tuple[list[Override], list[Problem]]:
 
 
 def _without_spaced(texts: list[str]) -> tuple[list[str], list[Problem]]:
-    """The texts without what is `KEY = VALUE` or `KEY =VALUE`, which arrives in pieces, and a problem for each."""
-    rest, problems, place = [], [], 0
-    while place < len(texts):
-        key, *following = texts[place : place + 3]
+    """Return the texts without `KEY = VALUE` and `KEY =VALUE`, which the shell splits, and a problem for each."""
+    rest, problems, position = [], [], 0
+    while position < len(texts):
+        key, *following = texts[position : position + 3]
         if "=" in key or not following or not following[0].startswith("="):
             rest.append(key)
-            place += 1
+            position += 1
             continue
         count = 3 if following[0] == "=" else 2
-        pieces = texts[place : place + count]
+        pieces = texts[position : position + count]
         problems.append(_spaced(" ".join(pieces), "".join(pieces)))
-        place += count
+        position += count
     return rest, problems
 
 
@@ -69,19 +69,19 @@ def _spaced(text: str, joined: str) -> Problem:
     return Problem(text, "there are no spaces around the '='.", f"Write {shlex.quote(joined)}.")
 
 
-def chooses(override: Override, composer: Composer) -> bool:
-    """Whether an override chooses (or drops) an option of a group, rather than setting a key."""
+def is_group_choice(override: Override, composer: Composer) -> bool:
+    """Return whether an override selects (or removes) an option of a group, rather than setting a key."""
     # model={name: x} sets keys of the chosen option.
     return not isinstance(override.value(), dict) and composer.is_group(override.key_or_group)
 
 
 def choice_problem(override: Override, composer: Composer) -> Problem | None:
-    """What is wrong with the choice of an option."""
+    """Return the problem of an override that selects an option; None if it is valid."""
     group, value, text = override.key_or_group, override.value(), str(override.input_line)
     if override.is_delete():
         return None
     if override.is_force_add():
-        return Problem(text, "a group is added with one plus, or changed with none.", f"Write {text.lstrip('+')}.")
+        return Problem(text, "a group is added with one plus, or changed without.", f"Write {text.lstrip('+')}.")
     if value is None:
         return Problem(text, f"expected an option of group {group}, found null.", _instead_of_null(group, composer))
     names = value if isinstance(value, list) else [value]
@@ -94,14 +94,14 @@ def choice_problem(override: Override, composer: Composer) -> Problem | None:
 
 
 def how_to_empty(group: str, composer: Composer) -> str:
-    """Advice for a group that must be there and may hold nothing."""
+    """Return how to empty a group that is required and may be empty."""
     if "none" in composer.options(group):
         return f"Empty it with {group}=none."
-    return f"Take out what is in it one by one, as in ~{group}.NAME."
+    return f"Remove its entries one by one, as in ~{group}.NAME."
 
 
 def key_problem(override: Override, tree: dict[str, Any], composer: Composer) -> Problem | None:
-    """What is wrong with setting, adding or deleting this key in the composed (unresolved) tree."""
+    """Return the problem of setting, adding or deleting a key of the composed, unresolved tree; None if it is valid."""
     key, text = override.key_or_group, str(override.input_line)
     if override.package is not None:
         groups = composer.groups()
@@ -109,19 +109,28 @@ def key_problem(override: Override, tree: dict[str, Any], composer: Composer) ->
     adds = override.is_add() or override.is_force_add()
     at, node, missing = _follow(key, tree)
     if missing is None:
-        is_there = node is not None and not isinstance(override.value(), dict | list)
-        if override.is_add() and is_there:
-            return Problem(text, "this key is there already.", f"Leave out the plus: {text[1:]}")
-        return None if adds or override.is_delete() else _dict_problem(override, key, node, tree, composer)
+        return _existing_key_problem(override, node, tree, composer)
     if isinstance(node, str) and "${" in node:
-        return None  # where an interpolation leads is Hydra's to follow
+        return None  # Hydra follows interpolations
     if not isinstance(node, dict) and not (adds and node is None):
         return Problem(text, f"'{at}' is a value and has no '{missing}' below it.", f"Set it as a whole: {at}=...")
-    return None if adds else _absent(text, key, tree, composer)
+    if adds:
+        return None
+    return _absent(text, key, tree, composer)
 
 
-def apply(override: Override, tree: dict[str, Any]) -> None:
-    """Set, add or delete the key in the plain tree, so that the next override is held against what is then there."""
+def _existing_key_problem(override: Override, node: Any, tree: dict[str, Any], composer: Composer) -> Problem | None:
+    text = str(override.input_line)
+    is_set = node is not None and not isinstance(override.value(), dict | list)
+    if override.is_add() and is_set:
+        return Problem(text, "this key already exists.", f"Remove the plus: {text[1:]}")
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        return None
+    return _dict_problem(override, override.key_or_group, node, tree, composer)
+
+
+def apply_override(override: Override, tree: dict[str, Any]) -> None:
+    """Set, add or delete the key in the plain tree, so that the next override is checked against the result."""
     *path, last = override.key_or_group.split(".")
     node: Any = tree
     for part in path:
@@ -144,23 +153,25 @@ def apply(override: Override, tree: dict[str, Any]) -> None:
 
 def _unreadable(text: str, error: Exception) -> Problem:
     if not text.strip() or not text.isprintable():
-        what = "this is empty." if not text.strip() else "this has characters that cannot be printed."
+        what = "this has characters that cannot be printed."
+        if not text.strip():
+            what = "this is empty."
         return Problem(repr(text), what, "Overrides are written KEY=VALUE.")
     key, equals, value = text.partition("=")
     if not equals or key != key.strip():
         return _not_key_value(text)
     if not re.fullmatch(r"[~+]{0,2}[\w$/@:.-]*", key, re.ASCII) or ".." in key:
         return Problem(
-            text, f"'{key}' cannot be a key.", "Keys are words of a to z, 0 to 9, - and _, with dots between."
+            text, f"'{key}' cannot be a key.", "Keys are words of a to z, 0 to 9, - and _, separated by dots."
         )
     if "${" in value or value[:1] in ("[", "{", "'", '"'):
-        advice = "Look at its brackets, commas and quotes."
-        if "${" in value:  # to quote it would only hide that it names nothing
+        advice = "Check its brackets, commas and quotes."
+        if "${" in value:  # quotes would only hide the mistake
             advice = f"An interpolation is written '{key}=${{KEY}}', in single quotes for the shell."
-        return Problem(text, f"the value cannot be read: {_first_line(error)}.", advice)
+        return Problem(text, f"the value cannot be parsed: {_first_line(error)}.", advice)
     if value.startswith("~/"):
-        value = str(Path(value).expanduser())  # what was meant, for no shell does it behind a '='
-        return Problem(text, "a value cannot begin with '~'.", f"Write {typed(key, quoted(value))}.")
+        value = str(Path(value).expanduser())  # shells do not expand it after '='
+        return Problem(text, "a value cannot start with '~'.", f"Write {typed(key, quoted(value))}.")
     what = "the value has characters that need quotes."
     return Problem(text, what, f"Write {typed(key, quoted(value))} (both quotes).")
 
@@ -176,13 +187,13 @@ def _not_key_value(text: str) -> Problem:
 
 
 def _json(text: str) -> Problem | None:
-    """What is wrong with a text that is written as JSON."""
+    """Return the problem of a text that is written as JSON; None for other texts."""
     key, equals, value = text.partition("=")
     if not _QUOTED_KEY.search(value if equals else text):
         return None
     if not equals:
         what = "this is JSON, and overrides are written one by one."
-        return Problem(text, what, "Write KEY=VALUE for each, with dots between keys: data.path=pairs.csv")
+        return Problem(text, what, "Write KEY=VALUE for each, with dots in nested keys: data.path=pairs.csv")
     unquoted = _QUOTED_KEY.sub(lambda found: f"{found['before']}{found['key']}: ", value)
     what = "keys inside braces are written without quotes, unlike in JSON."
     return Problem(text, what, f"Write {shlex.quote(f'{key}={unquoted}')}")
@@ -190,9 +201,10 @@ def _json(text: str) -> Problem | None:
 
 def _instead_of_null(group: str, composer: Composer) -> str:
     if group not in GROUPS:
-        return f"~{group} takes it out."
-    may_be_empty = GROUPS[group].named or GROUPS[group].optional
-    return how_to_empty(group, composer) if may_be_empty else listing(composer.options(group))
+        return f"~{group} removes it."
+    if GROUPS[group].named or GROUPS[group].optional:
+        return how_to_empty(group, composer)
+    return listing(composer.options(group))
 
 
 def _first_line(error: Exception) -> str:
@@ -207,8 +219,8 @@ def _sweep(override: Override) -> Problem:
     return Problem(text, _SEVERAL_RUNS, f"{advice}.")
 
 
-def decimal_comma(problem: Problem, config: DictConfig | None) -> Problem:
-    """The problem of several values, with the number that `0,05` may mean where the key has a number with decimals."""
+def with_decimal_comma_advice(problem: Problem, config: DictConfig | None) -> Problem:
+    """Return the problem of several values, with advice for a decimal comma (`0,05`) if the key has a float."""
     key, _, value = problem.where.partition("=")
     if problem.what != _SEVERAL_RUNS or config is None or not _DECIMAL_COMMA.fullmatch(value):
         return problem
@@ -225,7 +237,7 @@ def _is_option(group: str, name: str, composer: Composer) -> bool:
 
 
 def _follow(key: str, tree: Any) -> tuple[str, Any, str | None]:
-    """How far the key leads: the dotted place, what is there, and the first part that is not (None if all are)."""
+    """Follow a key as far as it exists: return that path, its value, and the first missing part (None if all exist)."""
     at: list[str] = []
     for part in key.split("."):
         if isinstance(tree, dict) and part in tree:
@@ -239,7 +251,7 @@ def _follow(key: str, tree: Any) -> tuple[str, Any, str | None]:
 
 
 def _dict_problem(override: Override, key: str, node: Any, tree: dict[str, Any], composer: Composer) -> Problem | None:
-    # optimizer={lr: 1} sets each key inside, and each has to be there.
+    # optimizer={lr: 1} sets each key inside, and each must exist.
     value = override.value()
     if isinstance(value, dict) and isinstance(node, dict):
         for name in value:
@@ -249,13 +261,15 @@ def _dict_problem(override: Override, key: str, node: Any, tree: dict[str, Any],
 
 
 def _absent(text: str, key: str, tree: dict[str, Any], composer: Composer) -> Problem:
+    """Return the problem of a key that does not exist, with how to add it or the closest existing keys."""
     at, node, _ = _follow(key, tree)
     group, name = at.partition(".")[0], key.rpartition(".")[2]
     if node == {} and key == f"{at}.{name}":
         return Problem(text, f"'{key}' is not in the config yet.", f"Add it with a plus: +{key}=...")
     can_be_added = []
     if "_target_" in node and group in GROUPS:
-        if key == f"{at}.{name}" and (refusal := refusal_of(name, node["_target_"], group)):
+        refusal = refusal_of(name, node["_target_"], group) if key == f"{at}.{name}" else None
+        if refusal:
             return Problem(text, *refusal)
         can_be_added = [word for word in parameter_names(node["_target_"], group) if word not in node]
     if name in can_be_added and key == f"{at}.{name}":
@@ -263,7 +277,10 @@ def _absent(text: str, key: str, tree: dict[str, Any], composer: Composer) -> Pr
     is_hydra = key.startswith("hydra")
     candidates = [word for word in keys_of(tree) if word.startswith("hydra") == is_hydra]
     candidates += [f"{at}.{word}" for word in can_be_added]
-    candidates += [f"hydra/{word}" for word in composer.groups("hydra")] if is_hydra else composer.groups()
+    if is_hydra:
+        candidates += [f"hydra/{word}" for word in composer.groups("hydra")]
+    else:
+        candidates += composer.groups()
     what = f"there is no key '{key}'." if "." in key else f"there is no group or key '{key}'."
     advice = did_you_mean(key, (word for word in candidates if word != key))
     if not advice and 0 < len(node) <= MOST_LISTED:

@@ -1,18 +1,18 @@
-"""Text as Hydra's grammar reads it back."""
+"""Quoting of texts for Hydra's grammar and for the shell."""
 
 from __future__ import annotations
 
 import re
 import shlex
 
-# Any more than a word or a path, and a word that means something else, needs quotes.
+# Everything but a word or a path needs quotes, and so do words with a special meaning.
 _PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)(\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 def quoted(text: str) -> str:
-    """The text as a value in an override, in double quotes if it needs any.
+    """Return the text as the value of an override, in double quotes if needed.
 
-    There a backslash is one, except in front of a quote.
+    Inside quotes a backslash is literal, except before a quote.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -21,5 +21,5 @@ def quoted(text: str) -> str:
 
 
 def typed(key: str, value: str) -> str:
-    """`key=value`, with the quotes that a shell needs around it; `value` is in Hydra's grammar already."""
+    """Return `key=value` quoted for the shell; `value` is already in Hydra's grammar."""
     return shlex.quote(f"{key}={value}")

@@ -1,6 +1,6 @@
-"""`${now:...}` and `${hydra:...}`, which mean the same when a config is checked and in every process of its run.
+"""`${now:...}` and `${hydra:...}` with the same values in the check and in every process of a run.
 
-Hydra's own `now` reads the clock of each process, and its own `hydra` reads a global that is set in a running job only.
+Hydra's own `now` reads the clock of each process, and its `hydra` reads a global that is only set in a running job.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError
 
-# Seconds since 1970, in the environment: processes that this one starts resolve ${now:} to the same moment.
+# Seconds since 1970, in the environment, so that child processes resolve ${now:} to the same time.
 _MOMENT = "FINETUNE_MOMENT"
 _inherited = _MOMENT in os.environ
 _FOLDER = "runtime.output_dir"
 FOLDER_UNKNOWN_YET = f"${{hydra:{_FOLDER}}}"
-"""What the run's folder resolves to until the run has one: such a config is the same wherever the run is."""
+"""The value of the run directory before it exists, so that the config does not depend on it."""
 
 
 def register() -> None:
-    """Use these resolvers from now on; Hydra registers its own whenever it is initialized."""
+    """Register these resolvers; must be repeated after Hydra is initialized, which registers its own."""
     OmegaConf.register_new_resolver("now", _now, replace=True)
     OmegaConf.register_new_resolver("hydra", _hydra, replace=True)
 
 
-def begin() -> None:
-    """Forget the moment of an earlier run of this process; one that the process was started with stays."""
+def reset_moment() -> None:
+    """Reset the time of an earlier run of this process; a time inherited from the parent process is kept."""
     if not _inherited:
         os.environ.pop(_MOMENT, None)
 
 
 def moment() -> float:
-    """The moment that `${now:...}` means, in seconds since 1970."""
+    """Return the time of `${now:...}`, in seconds since 1970."""
     return float(os.environ.setdefault(_MOMENT, str(datetime.now().timestamp())))
 
 
 def set_moment(seconds: float) -> None:
-    """Resolve `${now:...}` to this moment, here and in processes that are started from here."""
+    """Set the time of `${now:...}`, for this process and its child processes."""
     os.environ[_MOMENT] = str(seconds)
 
 
@@ -48,7 +48,7 @@ def _now(pattern: str) -> str:
 
 
 def _hydra(key: str, *, _root_: Any) -> Any:
-    """The value of a key of Hydra's node, which is inside the config that is checked and next to the one of a job."""
+    """Return a key of Hydra's node, which is part of a config during the check, and separate in a running job."""
     holder: Any = _root_ if isinstance(_root_, DictConfig) and "hydra" in _root_ else HydraConfig.instance().cfg
     parent, _, name = f"hydra.{key}".rpartition(".")
     node = OmegaConf.select(holder, parent)

@@ -1,4 +1,4 @@
-"""What a config may hold: its groups, its own keys, and bounds that third-party annotations leave out."""
+"""Rules of the config: its groups, its top-level keys, and bounds that third-party annotations do not state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from finetune.config.types import (
 # The run directory is offered to whatever has a parameter of one of these names.
 _DIRECTORIES = frozenset({"directory", "save_dir"})
 
-# pytorch-metric-learning's, and what they are put together from.
+# Classes of pytorch-metric-learning, and the components they take as arguments.
 _LOSSES, _MINERS = "pytorch_metric_learning.losses", "pytorch_metric_learning.miners"
 _PARTS = tuple(f"pytorch_metric_learning.{part}" for part in ("distances", "reducers", "regularizers"))
 
@@ -32,10 +32,10 @@ _PARTS = tuple(f"pytorch_metric_learning.{part}" for part in ("distances", "redu
 class Group:
     """What one group of the config may build.
 
-    `prefixes` are the dotted names under which it must be defined. A `named` group holds any number of
-    nodes, each under a name; an `optional` one may be empty. `given` arguments always come from the run,
-    `offered` ones when a node wants them and the config has none. `refused` arguments cannot be set, for a reason and
-    with an alternative; where `supported` is not empty, no others than these can.
+    `prefixes`: dotted names below which a target must be defined. A `named` group holds any number of nodes, each with
+    a name; an `optional` one may be empty. `given` arguments always come from the run, `offered` ones if the target has
+    such a parameter and the config does not set it. `refused` arguments cannot be set; each has a reason and an
+    alternative. If `supported` is not empty, only these can be set.
     """
 
     prefixes: tuple[str, ...]
@@ -47,7 +47,7 @@ class Group:
     supported: frozenset[str] = frozenset()
 
     def refusal(self, name: str) -> tuple[str, str] | None:
-        """Return why an argument that exists cannot be set, and what to use instead; `None` if it can be set."""
+        """Return why an existing argument cannot be set, and an alternative; None if it can be set."""
         if name in self.given:
             return "this is set by the run itself.", "Leave it out."
         if name in self.refused:
@@ -70,7 +70,7 @@ GROUPS: dict[str, Group] = {
     ),
     "scheduler": Group(("finetune.training.schedules",)),
     "trainer": Group(
-        # The first is the name to write, the second where it is defined.
+        # The first is the name to use, the second where it is defined.
         ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.trainer.Trainer"),
         supported=frozenset(trainer.SUPPORTED),
         refused=trainer.REFUSED,
@@ -78,7 +78,7 @@ GROUPS: dict[str, Group] = {
     "callbacks": Group(
         ("finetune.training.callbacks", "pytorch_lightning.callbacks"),
         named=True,
-        offered=_DIRECTORIES | {"evaluator"},  # training/in_training_evaluator.py
+        offered=_DIRECTORIES | {"gauge"},  # the evaluator that callbacks use during training
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
     "evaluation": Group(("finetune.evaluation",), named=True),
@@ -91,21 +91,21 @@ GROUPS: dict[str, Group] = {
     ),
 }
 
-# Keys beside the groups; train.yaml says what each is for.
+# Top-level keys; train.yaml documents them.
 KEYS: dict[str, Any] = {
     "experiment": Annotated[str, FolderName()],
     "name": Annotated[str, FolderName()] | None,
     "output_root": NotEmptyText,
     "seed": Annotated[int, Range(at_least=0, at_most=2**32 - 1)],
-    "resume": NotEmptyText | bool,  # a bool is refused where it can be said what is meant, see relations.py
+    "resume": NotEmptyText | bool,  # a bool is refused with advice, see cross_checks.py
     "check": bool,
     "dry_run": bool,
 }
 
-# Packages that come with an extra of this one.
+# Optional packages, and the extra of finetune that installs each.
 EXTRAS = {"pytorch_metric_learning": "metric", "optuna": "optuna"}
 
-# Modules that have been renamed, for configs written before.
+# Former names of modules, for older configs.
 MOVED = {
     "finetune.losses.scored": "finetune.losses.pairwise_scores",
     "finetune.evaluation.labels": "finetune.evaluation.classification",
@@ -114,16 +114,16 @@ MOVED = {
     "finetune.launch.slurm.settings": "finetune.preflight.slurm",
 }
 
-# What a group could build and a run cannot use: by where it is defined, why, and what to use.
-_ITSELF, _ABSTRACT = "the run does this itself", "it is only what others are built on"
-_AVERAGE, _OURS = "what it averages is neither evaluated nor saved by a run", "callbacks=[default,average]"
+# Classes that a run cannot use: the reason and an alternative, by the name under which each is defined.
+_ITSELF, _ABSTRACT = "the run does this itself", "it is a base class"
+_AVERAGE, _OURS = "a run neither evaluates nor saves its average", "callbacks=[default,average]"
 INSTEAD: dict[str, tuple[str, str]] = {
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": (
         _ITSELF,
         "callbacks.checkpoint, which resumes exactly",
     ),
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping": (
-        "it waits for a validation loop, which a run does not have",
+        "it needs Lightning's validation loop, which a run does not use",
         "callbacks=[default,evaluate,early_stopping]",
     ),
     "pytorch_lightning.callbacks.timer.Timer": (
@@ -143,25 +143,25 @@ INSTEAD: dict[str, tuple[str, str]] = {
     f"{_LOSSES}.mixins.WeightRegularizerMixin": (_ABSTRACT, "one of those: `finetune losses`"),
     f"{_MINERS}.base_miner.BaseMiner": (_ABSTRACT, "one of those: `finetune miners`"),
     f"{_MINERS}.embeddings_already_packaged_as_triplets.EmbeddingsAlreadyPackagedAsTriplets": (
-        "each item is encoded once, wherever it stands",
+        "each item of a batch is encoded once",
         "loss=triplet loss.negatives=given",
     ),
     "torch.optim.lbfgs.LBFGS": (
-        "it computes the loss of a step several times and knows no groups of weights",
+        "it computes the loss of a step several times and does not support parameter groups",
         "optimizer=adamw",
     ),
     "torch.optim.sparse_adam.SparseAdam": (
-        "it takes sparse gradients only, and those of an encoder are dense",
+        "it supports sparse gradients only, and those of an encoder are dense",
         "optimizer=adam",
     ),
     "torch.optim._muon.Muon": (
-        "it takes matrices only, and an encoder has vectors too",
-        "optimizer=muon, which leaves the rest to AdamW",
+        "it supports matrices only, and an encoder also has vectors",
+        "optimizer=muon, which uses AdamW for the rest",
     ),
 }
 
-# Arguments that have to be there and that the run says where a config does not, wherever in a loss: by the dotted
-# prefix of what is built, and which fact of the run each is.
+# Required arguments that the run provides if a config does not, anywhere inside a loss: by the dotted prefix of the
+# target, with the fact of the run that each one is.
 FILLED: dict[str, dict[str, str]] = {
     "finetune.losses.metric_learning": {"miner": "miner", "classes": "classes", "width": "width"},
     _LOSSES: {
@@ -172,10 +172,10 @@ FILLED: dict[str, dict[str, str]] = {
     },
 }
 
-# Arguments whose own annotation says too little, by the dotted prefix of what is built.
+# Types of arguments whose own annotations are too general, by the dotted prefix of the target.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "pytorch_lightning.trainer.trainer.Trainer": trainer.SUPPORTED,
-    # Of several prefixes the first counts.
+    # The first matching prefix is used.
     "torch.optim._adafactor": {"eps": tuple[Positive | None, Positive]},
     "torch.optim": {
         "lr": PositiveFraction,

@@ -1,4 +1,4 @@
-"""With which keyword arguments something can be built, from source text: nothing is imported."""
+"""Signatures of functions and classes, read from source text without importing them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from finetune.config.static_source import DEEPEST, Definition, Module, Opaque, base_of, last_name
+from finetune.config.static_source import MAX_DEPTH, Definition, Module, Opaque, base_of, last_name
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument that can be given by keyword."""
+    """One parameter that can be passed by keyword."""
 
     annotation: ast.expr | None
     scope: Module  # where the annotation's names are looked up
@@ -23,22 +23,22 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """Parameters by name; `is_open` says that others are taken too (**kwargs)."""
+    """Parameters by name; `is_open`: other keywords are accepted too (**kwargs)."""
 
     parameters: dict[str, Parameter]
     is_open: bool = False
 
 
 def signature(definition: Definition, depth: int = 0) -> Signature:
-    """The keyword parameters of a function, or of a class through its own or its inherited `__init__`.
+    """Return the keyword parameters of a function, or of a class's own or inherited `__init__`.
 
-    What an `__init__` hands on to its bases as **kwargs are the parameters of these.
-    Raises Opaque if a base class cannot be read.
+    They include the parameters of base classes to which an `__init__` passes its **kwargs.
+    Raises Opaque if a base class cannot be analyzed.
     """
     node = definition.node
     if not isinstance(node, ast.ClassDef):
         return _from_function(node.args, definition.module, skip=0)
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise Opaque(definition.name)
     if _constructor(node) is None and _is_dataclass(node):
         bases = [base_of(expression, definition) for expression in node.bases]
@@ -47,42 +47,45 @@ def signature(definition: Definition, depth: int = 0) -> Signature:
 
 
 def _order(definition: Definition, depth: int = 0) -> list[Definition]:
-    """The class, then those that its arguments may go on to, in the order in which Python asks them."""
-    if depth > DEEPEST:
+    """Return the class and the base classes that receive its arguments, in method resolution order."""
+    if depth > MAX_DEPTH:
         raise Opaque(definition.name)
     node, found = definition.node, [definition]
     own = _constructor(node)
-    if isinstance(node, ast.ClassDef) and (_handed_on(own) if own else not _is_dataclass(node)):
-        for base in (base_of(expression, definition) for expression in node.bases):
-            found += _order(base, depth + 1) if base is not None else []
-    # A class that several others build on is asked after all of them.
+    passes_on = _forwarding_call(own) is not None if own else not _is_dataclass(node)
+    if isinstance(node, ast.ClassDef) and passes_on:
+        for expression in node.bases:
+            base = base_of(expression, definition)
+            if base is not None:
+                found += _order(base, depth + 1)
+    # A common base class comes after all of its subclasses.
     names = [each.name for each in found]
-    return [each for place, each in enumerate(found) if each.name not in names[place + 1 :]]
+    return [each for i, each in enumerate(found) if each.name not in names[i + 1 :]]
 
 
 def _along(order: list[Definition]) -> Signature:
     if not order:
-        return Signature({})  # object takes nothing
+        return Signature({})  # `object` has no parameters
     first, *rest = order
     own = _constructor(first.node)
     if own is None:
         return signature(first) if _is_dataclass(first.node) else _along(rest)
     known = _from_function(own.args, first.module, skip=1)
-    call = _handed_on(own)
+    call = _forwarding_call(own)
     if call is None:
         return known
-    beyond, read = _along(rest), dict(_read(own))
-    # What the class itself says to its bases nobody else can.
-    by_place = sum(not isinstance(argument, ast.Starred) for argument in call.args)
-    said = {*list(beyond.parameters)[:by_place], *(word.arg for word in call.keywords)}
-    further = {name: each for name, each in beyond.parameters.items() if name not in said}
-    own_words = {name: Parameter(None, first.module, required) for name, required in read.items()}
-    return Signature({**known.parameters, **own_words, **further, **known.parameters}, beyond.is_open)
+    inherited, read = _along(rest), dict(_read(own))
+    # Arguments that the class itself passes to its bases cannot be set.
+    positional = sum(not isinstance(argument, ast.Starred) for argument in call.args)
+    passed = {*list(inherited.parameters)[:positional], *(word.arg for word in call.keywords)}
+    further = {name: each for name, each in inherited.parameters.items() if name not in passed}
+    from_kwargs = {name: Parameter(None, first.module, required) for name, required in read.items()}
+    return Signature({**known.parameters, **from_kwargs, **further, **known.parameters}, inherited.is_open)
 
 
 @cache
-def _handed_on(own: _Function) -> ast.Call | None:
-    """The call that hands **kwargs on to the bases; None if there is none, or if more is done with them than seen."""
+def _forwarding_call(own: _Function) -> ast.Call | None:
+    """Return the call that passes **kwargs to the base class; None if there is none, or if kwargs have other uses."""
     if own.args.kwarg is None:
         return None
     name = own.args.kwarg.arg
@@ -92,12 +95,13 @@ def _handed_on(own: _Function) -> ast.Call | None:
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr="__init__")):
                 if any(word.arg is None and _is_name(word.value, name) for word in node.keywords):
-                    return node if uses == 1 + asked + sum(1 for _ in _read(own)) else None
+                    known_uses = 1 + asked + len(list(_read(own)))
+                    return node if uses == known_uses else None
     return None
 
 
 def _read(own: _Function) -> Iterator[tuple[str, bool]]:
-    """What an `__init__` itself takes out of its **kwargs, and whether it has to be there."""
+    """Yield the keywords that an `__init__` reads from its **kwargs, and whether each is required."""
     name = own.args.kwarg.arg if own.args.kwarg else ""
     for node in ast.walk(own):
         match node:

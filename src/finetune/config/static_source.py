@@ -1,4 +1,4 @@
-"""Reads what a dotted name defines from source text: nothing is imported."""
+"""Finds the definition of a dotted name in source text, without importing it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from finetune.config.suggest import nearest
 
-DEEPEST = 30  # re-exports and bases followed before giving up; only a circle is longer
+MAX_DEPTH = 30  # re-exports and base classes that are followed; only a cycle is longer
 
 
-class NotThere(Exception):
-    """The name does not exist; `near` are the dotted names that could have been meant."""
+class NotFound(Exception):
+    """The name does not exist; `near`: similar dotted names."""
 
     def __init__(self, what: str, near: Iterable[str] = ()) -> None:
         super().__init__(what)
@@ -24,7 +24,7 @@ class NotThere(Exception):
 
 
 class Opaque(Exception):
-    """Source text cannot tell (compiled, assigned, made at run time); `name` is the dotted name where it ends."""
+    """Source text does not determine the definition (compiled, assigned, created at run time) of the dotted `name`."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -54,38 +54,40 @@ class Module:
 
 @dataclass(frozen=True, eq=False)
 class Definition:
-    """A class or function, and the module whose text defines it."""
+    """A class or function, and the module that defines it."""
 
     module: Module
     node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
     @property
     def name(self) -> str:
-        """Where it is defined, as a dotted name."""
+        """The dotted name under which it is defined."""
         return f"{self.module.name}.{self.node.name}"
 
 
-def define(dotted: str, depth: int = 0) -> Definition:
-    """The definition behind a dotted name, re-exports followed.
+def find_definition(dotted: str, depth: int = 0) -> Definition:
+    """Return the definition of a dotted name, following re-exports.
 
-    Raises NotThere if there is no such name, Opaque if the source does not tell.
+    Raises NotFound if there is no such name, Opaque if the source does not determine it.
     """
     module, rest = _longest_module(dotted)
     if not rest:
-        raise NotThere(f"{dotted} is a module, not a class", _below(module, _classes(module)))
+        raise NotFound(f"{dotted} is a module, not a class", _below(module, _classes(module)))
     return _member(module, rest, depth)
 
 
 def class_attribute(definition: Definition, name: str, depth: int = 0) -> object:
-    """The plain value that a class, or the nearest of its bases, gives to a name in its body; None if there is none."""
+    """Return the literal value of a class attribute, own or inherited; None if there is none."""
     node = definition.node
-    if not isinstance(node, ast.ClassDef) or depth > DEEPEST:
+    if not isinstance(node, ast.ClassDef) or depth > MAX_DEPTH:
         return None
     values = [value for statement in node.body for symbol, value in _meanings(statement, "", []) if symbol == name]
     if values:
+        if not isinstance(values[-1], ast.expr):
+            return None
         try:
-            return ast.literal_eval(values[-1]) if isinstance(values[-1], ast.expr) else None
-        except ValueError:  # an expression, which only running it would tell
+            return ast.literal_eval(values[-1])
+        except ValueError:  # not a literal
             return None
     for expression in node.bases:
         with suppress(Opaque):
@@ -97,19 +99,19 @@ def class_attribute(definition: Definition, name: str, depth: int = 0) -> object
 
 
 def base_of(expression: ast.expr, definition: Definition) -> Definition | None:
-    """The class behind a base of a class; None for those that take no arguments. Raises Opaque if it cannot be read."""
+    """Return the definition of a base class; None for those without parameters. Raises Opaque if it is not found."""
     name = last_name(expression)
     if name in ("object", "Generic", "Protocol", "ABC"):
-        return None  # they take no arguments
+        return None
     dotted = ast.unparse(expression.value if isinstance(expression, ast.Subscript) else expression)
     try:
         return _member(definition.module, dotted.split("."), 0)
-    except NotThere as answer:
+    except NotFound as answer:
         raise Opaque(definition.name) from answer
 
 
 def last_name(expression: ast.expr) -> str:
-    """The last part of a dotted name, of what is called or subscripted in it."""
+    """Return the last part of a dotted name, also of one that is called or subscripted."""
     if isinstance(expression, ast.Call):
         return last_name(expression.func)
     if isinstance(expression, ast.Subscript):
@@ -118,8 +120,8 @@ def last_name(expression: ast.expr) -> str:
 
 
 @cache
-def load(name: str) -> Module:
-    """The module of this name; raises NotThere or Opaque."""
+def load_module(name: str) -> Module:
+    """Return the module of this name; raises NotFound or Opaque."""
     file, folders = _find(name)
     submodules = frozenset(child.stem for folder in folders for child in folder.glob("[!_]*.py"))
     if file is None:
@@ -133,21 +135,21 @@ def load(name: str) -> Module:
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for statement, is_nested in _statements(tree.body):
         for symbol, meaning in _meanings(statement, package, stars):
-            # Of the branches of an `if` or `try`, the first is the usual one.
+            # Of the branches of an `if` or `try`, the first one is used.
             if not (is_nested and symbol in symbols):
                 symbols[symbol] = meaning
     return Module(name, symbols, tuple(stars), submodules)
 
 
 def _find(name: str) -> tuple[Path | None, list[Path]]:
-    # find_spec on a dotted name would import its parents; on a top package it only looks.
+    # find_spec of a dotted name would import the parent packages; of a top-level package it imports nothing.
     top, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise NotThere(f"there is no package {top}")
+        raise NotFound(f"there is no package {top}")
     file = Path(spec.origin) if spec.origin else None
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     for part in rest:
@@ -168,34 +170,34 @@ def _child(part: str, folders: list[Path], name: str) -> tuple[Path | None, list
     namespaces = [folder / part for folder in folders if part.isidentifier() and (folder / part).is_dir()]
     if namespaces:
         return None, namespaces
-    raise NotThere(f"there is no module {name}")
+    raise NotFound(f"there is no module {name}")
 
 
 def _longest_module(dotted: str) -> tuple[Module, list[str]]:
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         try:
-            return load(".".join(parts[:length])), parts[length:]
-        except NotThere as answer:
+            return load_module(".".join(parts[:length])), parts[length:]
+        except NotFound as answer:
             missing = answer
     raise missing
 
 
 def _member(module: Module, rest: list[str], depth: int) -> Definition:
     name, *inner = rest
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise Opaque(f"{module.name}.{name}")
     symbol = module.symbols.get(name)
     if symbol is None:
         return _through_stars(module, rest, depth)
     if isinstance(symbol, Import):
-        return define(".".join(filter(None, [symbol.module, symbol.name, *inner])), depth + 1)
+        return find_definition(".".join(filter(None, [symbol.module, symbol.name, *inner])), depth + 1)
     if isinstance(symbol, ast.Name) and symbol.id != name:
-        return define(".".join([module.name, symbol.id, *inner]), depth + 1)
+        return find_definition(".".join([module.name, symbol.id, *inner]), depth + 1)
     if isinstance(symbol, ast.expr):
         raise Opaque(f"{module.name}.{name}")
     if inner:
-        raise NotThere(
+        raise NotFound(
             f"{'.'.join(rest)} is not a class or function of {module.name} itself", _below(module, _classes(module))
         )
     return Definition(module, symbol)
@@ -204,15 +206,15 @@ def _member(module: Module, rest: list[str], depth: int) -> Definition:
 def _through_stars(module: Module, rest: list[str], depth: int) -> Definition:
     for star in module.stars:
         try:
-            return _member(load(star), rest, depth + 1)
-        except NotThere:
+            return _member(load_module(star), rest, depth + 1)
+        except NotFound:
             continue
     if "__getattr__" in module.symbols:
         raise Opaque(module.name)
     name, *inner = rest
-    # With more behind the name it is a module that is misspelt.
+    # With further parts after the name, it is a misspelled module.
     near = _below(module, nearest(name, module.submodules), *inner) if inner else _below(module, _classes(module))
-    raise NotThere(f"{module.name} has no '{name}'", near)
+    raise NotFound(f"{module.name} has no '{name}'", near)
 
 
 def _below(module: Module, names: Iterable[str], *inner: str) -> list[str]:

@@ -76,9 +76,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "default_root_dir": ("all files of a run are in its run directory", "Set output_root=..., or name=..."),
     "enable_checkpointing": (
         "checkpoints are saved by callbacks.checkpoint",
-        "~callbacks.checkpoint takes it out; callbacks.checkpoint.every_n_steps sets how often.",
+        "~callbacks.checkpoint removes it; callbacks.checkpoint.every_n_steps sets how often.",
     ),
-    "enable_progress_bar": ("progress is shown by callbacks.progress", "~callbacks.progress takes it out."),
+    "enable_progress_bar": ("progress is shown by callbacks.progress", "~callbacks.progress removes it."),
     "enable_model_summary": (
         "Lightning's summary of the model is not among what a run prints",
         "+callbacks.summary._target_=pytorch_lightning.callbacks.RichModelSummary prints one.",

@@ -1,7 +1,7 @@
-"""Types for config values, with their ranges, used as annotations by everything a config can build.
+"""Types of config values with their ranges, used as annotations by all classes that a config can build.
 
-The check reads these annotations from the source text, so that a wrong value is answered without
-importing what would be built. Only names from this module, builtins and `typing` may stand in them.
+The check reads these annotations from source text, so that a wrong value is reported without importing the class.
+Annotations may only use names from this module, builtins and `typing`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Range:
     below: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether the value lies within the bounds; infinity and not-a-number never do."""
+        """Return whether the value is within the bounds; infinity and NaN never are."""
         return (
             math.isfinite(value)
             and (self.at_least is None or value >= self.at_least)
@@ -34,27 +34,28 @@ class Range:
         )
 
     def __str__(self) -> str:
+        has_lower = self.at_least is not None or self.above is not None
         bounds = {
             "of at least": self.at_least,
             "above": self.above,
-            "of at most" if self.at_least is None and self.above is None else "at most": self.at_most,
+            "at most" if has_lower else "of at most": self.at_most,
             "below": self.below,
         }
         return " and ".join(f"{words} {bound:.12g}" for words, bound in bounds.items() if bound is not None)
 
 
-# What a user means as no name, and what is a device on Windows.
+# Texts that mean no name, and names of devices on Windows.
 _RESERVED = re.compile(r"None|null|((CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class FolderName:
-    """A text that can be the name of one folder on every common file system."""
+    """A text that is a valid folder name on all common file systems."""
 
-    longest: int = 200  # bytes; file systems end at 255, and suffixes for uniqueness come after the name
+    longest: int = 200  # bytes; file systems allow 255, and suffixes for uniqueness are appended
 
     def holds(self, value: str) -> bool:
-        """Whether the text names one visible folder below its parent."""
+        """Return whether the text is the name of one visible folder."""
         return (
             0 < len(value.encode("utf-8", "surrogatepass")) <= self.longest
             and value.isprintable()
@@ -67,8 +68,8 @@ class FolderName:
 
     def __str__(self) -> str:
         return (
-            f"that can name a folder (1 to {self.longest} bytes; no slash or control character, no dot or dash in "
-            "front, no dot or space at its end; not None, null, CON or NUL)"
+            f"that is a folder name (1 to {self.longest} bytes; no slash or control character, no dot or dash at "
+            "the start, no dot or space at the end; not None, null, CON or NUL)"
         )
 
 
@@ -77,8 +78,10 @@ class NotEmpty:
     """A text with at least one character that is not a space, or a list with at least one item."""
 
     def holds(self, value: str | list[object]) -> bool:
-        """Whether anything but spaces is there."""
-        return bool(value.strip()) and "\0" not in value if isinstance(value, str) else bool(value)
+        """Return whether a text has a character that is not a space, or a list an item."""
+        if isinstance(value, str):
+            return bool(value.strip()) and "\0" not in value
+        return bool(value)
 
     def __str__(self) -> str:
         return "that is not empty"
@@ -86,20 +89,20 @@ class NotEmpty:
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of time above zero, as `form` shows: DD:HH:MM:SS, or a mapping as `datetime.timedelta` takes it."""
+    """A positive duration in the format that `form` describes: DD:HH:MM:SS, or arguments of `datetime.timedelta`."""
 
     form: str
 
     def holds(self, value: str | dict[str, float]) -> bool:
-        """Whether the value is such a length of time."""
+        """Return whether the value is a positive duration."""
         return (seconds_of(value) or 0) > 0
 
     def __str__(self) -> str:
-        return f"that is a time above zero in the form {self.form}"
+        return f"that is a positive duration in the form {self.form}"
 
 
 def seconds_of(value: str | Mapping[str, float]) -> float | None:
-    """Return the seconds of a length of time in one of Lightning's forms; `None` if it is in none of them."""
+    """Return the seconds of a duration in one of Lightning's formats; None if it is in none of them."""
     if isinstance(value, str):
         match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value.strip())
         if match is None:

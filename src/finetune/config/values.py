@@ -1,4 +1,4 @@
-"""Every value of a composed config, interpolations resolved; those that cannot be had are named."""
+"""Resolves all values of a composed config, and reports those that cannot be resolved."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from finetune.config.suggest import did_you_mean
 from finetune.errors import Problem
 
 UNKNOWN = object()
-"""Stands in the tree for a value that is missing or cannot be resolved."""
+"""Placeholder in the tree for a value that is missing or cannot be resolved."""
 
 _RESOLVERS = (
     *("oc.env", "oc.select", "oc.decode", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values"),
     *("now", "hydra"),
 )
-# Read when the run has its folder; everything else is read before, to check it or to decide on the folder.
-_KNOW_THE_FOLDER = ("callbacks", "logger", "trainer")
+# Read after the run directory is created; all other groups are read before, by the check.
+_CAN_USE_RUN_DIRECTORY = ("callbacks", "logger", "trainer")
 
 
-def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
-    """The config as plain dicts and lists, and a problem for each value that cannot be had.
+def resolve_values(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the config as plain dicts and lists, and a problem for each value that cannot be resolved.
 
-    Of the `hydra` node only the directories are there, and what is ours of it; the rest is Hydra's own, and full of
-    values that exist in a running job only.
+    Of the `hydra` node it contains only the directories and finetune's own parts; many other values of the node exist
+    in a running job only.
     """
     walk = _Walk(list(keys_of(OmegaConf.to_container(config, resolve=False))))
     tree = {str(name): walk.value(config, name, str(name), ()) for name in config if name != "hydra"}
@@ -45,23 +45,23 @@ def resolve(config: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def has_own_sweeper(config: DictConfig) -> bool:
-    """Whether `hydra/sweeper` chose one of ours, whose node is checked and built like any of our groups."""
+    """Return whether `hydra/sweeper` selects finetune's sweeper, whose node is checked and built like any group."""
     return bool(config.hydra.runtime.choices.get("hydra/sweeper") == "optuna")
 
 
 def has_own_launcher(config: DictConfig) -> bool:
-    """Whether `hydra/launcher` chose a cluster, whose node is checked and built like any of our groups."""
+    """Return whether `hydra/launcher` selects finetune's launcher, whose node is checked and built like any group."""
     return bool(config.hydra.runtime.choices.get("hydra/launcher") == "slurm")
 
 
 def own_parts(config: DictConfig) -> list[str]:
-    """The parts of the `hydra` node that are ours."""
+    """Return the parts of the `hydra` node that belong to finetune."""
     ours = {"sweeper": has_own_sweeper, "launcher": has_own_launcher}
     return [part for part, is_ours in ours.items() if is_ours(config)]
 
 
 def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a plain tree, nodes and leaves."""
+    """Yield all dotted keys of a plain tree, of nodes and leaves."""
     if not isinstance(tree, dict):
         return
     for name, value in tree.items():
@@ -70,7 +70,7 @@ def keys_of(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 class _Walk:
-    """Goes through a config leaf by leaf: OmegaConf's own walk stops at the first broken interpolation."""
+    """Resolves a config value by value, because OmegaConf stops at the first broken interpolation."""
 
     def __init__(self, keys: list[str]) -> None:
         self._keys = keys
@@ -88,23 +88,25 @@ class _Walk:
         except MissingMandatoryValue:
             return self._unknown(key, "has no value yet.", f"Set it: {key}=...")
         except Exception as error:
-            # Resolvers are code (a user's too) and raise what they like.
+            # Resolvers are arbitrary code, possibly the user's, and can raise any exception.
             raw = _raw(parent, name)
             if not _is_circle(error):
                 self._named[key] = re.findall(r"\$\{([\w.]+)\}", raw)
             return self._unknown(key, *self._why(error, raw))
         if isinstance(value, DictConfig | ListConfig):
             return self._container(value, key, trail)
-        if isinstance(value, str) and (unusable := _unusable(parent, name, key, value)):
-            return self._unknown(key, *unusable)
+        if isinstance(value, str):
+            unusable = _unusable(parent, name, key, value)
+            if unusable:
+                return self._unknown(key, *unusable)
         return value
 
     def _container(self, node: DictConfig | ListConfig, key: str, trail: tuple[str, ...]) -> Any:
-        # An interpolation can lead to a node that we are in already.
-        place = node._get_full_key(None)
-        if place in trail:
-            return self._unknown(key, f"the interpolation leads back to {place}, which holds it.")
-        trail = (*trail, place)
+        # An interpolation can refer to a node that contains it.
+        path = node._get_full_key(None)
+        if path in trail:
+            return self._unknown(key, f"the interpolation refers to {path}, which contains it.")
+        trail = (*trail, path)
         if isinstance(node, ListConfig):
             return [self.value(node, index, f"{key}.{index}", trail) for index in range(len(node))]
         return {str(name): self.value(node, name, f"{key}.{name!s}", trail) for name in node}
@@ -116,19 +118,21 @@ class _Walk:
     def _why(self, error: Exception, raw: str) -> tuple[str, str]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, InterpolationToMissingValueError):
-            advice = "Hydra sets it in sweeps of its own only." if "${hydra:" in raw else "Set that key."
-            return f"'{raw}' leads to a key that has no value yet.", advice
+            advice = "Hydra sets it only in its own sweeps." if "${hydra:" in raw else "Set that key."
+            return f"'{raw}' refers to a key that has no value yet.", advice
         if _is_circle(error):
-            return f"'{raw}' leads back to itself.", "Give a key of the circle a value of its own."
-        if found := re.search(r"Environment variable '([^']*)' not found", first):
-            return (
-                f"'{raw}' cannot be resolved: the environment variable {found[1]} is not set.",
-                f"Set it, or write ${{oc.env:{found[1]},default}}.",
-            )
-        if found := re.search(r"Interpolation key '([^']*)' not found", first):
-            return f"'{raw}' names the key '{found[1]}', which is not there.", self._instead(found[1])
-        if found := re.search(r"Unsupported interpolation type (\S+)", first):
-            return f"'{raw}' names '{found[1]}', which is not a resolver.", did_you_mean(found[1], _RESOLVERS)
+            return f"'{raw}' refers to itself.", "Set one of the keys in the cycle to a value."
+        variable = re.search(r"Environment variable '([^']*)' not found", first)
+        if variable:
+            what = f"'{raw}' cannot be resolved: the environment variable {variable[1]} is not set."
+            return what, f"Set it, or write ${{oc.env:{variable[1]},default}}."
+        missing = re.search(r"Interpolation key '([^']*)' not found", first)
+        if missing:
+            return f"'{raw}' refers to the key '{missing[1]}', which does not exist.", self._instead(missing[1])
+        resolver = re.search(r"Unsupported interpolation type (\S+)", first)
+        if resolver:
+            what = f"'{raw}' uses '{resolver[1]}', which is not a resolver."
+            return what, did_you_mean(resolver[1], _RESOLVERS)
         return f"'{raw}' cannot be resolved: {first.rstrip('.')}.", ""
 
     def _instead(self, name: str) -> str:
@@ -139,14 +143,15 @@ class _Walk:
 
 
 def _unusable(parent: DictConfig | ListConfig, name: Any, key: str, value: str) -> tuple[str, str] | None:
-    """What is wrong with a text that was resolved and still cannot be used, and what to do."""
+    """Return the problem and the advice for a resolved text that cannot be used; None if it can."""
     group, raw = key.partition(".")[0], _raw(parent, name)
-    if group != "hydra" and (found := re.search(r"\$\{(hydra\.[\w.]+)\}", raw)):
-        what = f"'{raw}' names '{found[1]}', and a run has Hydra's own settings elsewhere."
-        return what, f"Write ${{hydra:{found[1].removeprefix('hydra.')}}}."
-    if FOLDER_UNKNOWN_YET in value and group not in _KNOW_THE_FOLDER:
-        what = f"'{raw}' needs the folder of the run, which is made after {group} was read."
-        return what, f"Only {', '.join(_KNOW_THE_FOLDER)} can name it; elsewhere write a path."
+    hydra_key = re.search(r"\$\{(hydra\.[\w.]+)\}", raw)
+    if group != "hydra" and hydra_key:
+        what = f"'{raw}' refers to '{hydra_key[1]}', and Hydra's settings are not part of a run's config."
+        return what, f"Write ${{hydra:{hydra_key[1].removeprefix('hydra.')}}}."
+    if FOLDER_UNKNOWN_YET in value and group not in _CAN_USE_RUN_DIRECTORY:
+        what = f"'{raw}' needs the run directory, which is created after {group} is read."
+        return what, f"Only {', '.join(_CAN_USE_RUN_DIRECTORY)} can use it; write a path here."
     return None
 
 

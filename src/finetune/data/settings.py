@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from finetune.config.annotations import complaint
+from finetune.config.annotations import mismatch
 from finetune.config.build import build
 from finetune.config.suggest import did_you_mean
 from finetune.config.types import NotEmptyText, Positive, PositiveInt, Range
@@ -199,6 +199,6 @@ def check_values(
             advice = did_you_mean(key, types) or f"{available}: {', '.join(types)}."
             yield Problem(f"{where}.{key}", unknown, advice)
             continue
-        wrong = complaint(value, types[key])
+        wrong = mismatch(value, types[key])
         if wrong is not None:
             yield Problem(f"{where}.{key}", f"{wrong}.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.config.build import find
+from finetune.config.build import import_target
 from finetune.config.suggest import did_you_mean
 from finetune.config.targets import ALLOW, is_own
 from finetune.data.cache.store import Cache
@@ -136,7 +136,7 @@ def _tasks_of(name: str, languages: Sequence[str] | None, key: str) -> Iterator[
 def _custom_task(name: str, key: str) -> AbsTask:
     from mteb.abstasks import AbsTask
 
-    task_class = find(name, key)
+    task_class = import_target(name, key)
     if not (isinstance(task_class, type) and issubclass(task_class, AbsTask)):
         raise CheckFailed([Problem(key, f"{name} is not an MTEB task.", "Derive it from a class of mteb.abstasks.")])
     return task_class()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finetune.config.static_source import class_attribute
-from finetune.config.targets import resolve
+from finetune.config.targets import resolve_target
 from finetune.errors import Problem
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def logger_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield a problem for each logger whose package is not there."""
     for name, node in (cfg.logger or {}).items():
-        definition, _ = resolve(node["_target_"], "logger", f"logger.{name}")
+        definition, _ = resolve_target(node["_target_"], "logger", f"logger.{name}")
         needs = definition and class_attribute(definition, "needs")
         if isinstance(needs, str) and importlib.util.find_spec(needs) is None:
             advice = f"Install it: pip install 'finetune[{needs}]'."

@@ -13,8 +13,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.compose import composer
-from finetune.config.hydra_errors import as_problem, short
-from finetune.config.key_locations import find, folders_of
+from finetune.config.hydra_errors import display_path, to_problem
+from finetune.config.key_locations import find_config_file, folders_of
 from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
 from finetune.data.schema.sample_values import suggested_min_score
@@ -183,12 +183,12 @@ def _options(group: str, config_dir: Path | None = None) -> Iterator[tuple[str, 
         folders = folders_of(compositor.compose([]))
         names = sorted(compositor.options(group))
     for name in names:
-        file = find(f"{group}/{name}", folders)
+        file = find_config_file(f"{group}/{name}", folders)
         if file is None:
             continue
         try:
             node = OmegaConf.load(file)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CheckFailed([as_problem(error, short(file), folders)]) from error
+            raise CheckFailed([to_problem(error, display_path(file), folders)]) from error
         content = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
         yield name, file, cast(dict[str, Any], content)

@@ -11,7 +11,7 @@ import yaml
 
 from finetune.config import resolvers
 from finetune.config.check import check_overrides, with_locations
-from finetune.config.command_line import Arguments, is_of_the_cluster, key_of
+from finetune.config.command_line import Arguments, is_cluster_override, key_of
 from finetune.config.hydra_node import folder_is_set
 from finetune.config.quoting import quoted, typed
 from finetune.errors import CheckFailed, FinetuneError, Problem
@@ -156,4 +156,4 @@ def _asked_before(run: RunDirectory, typed: Sequence[str]) -> list[str]:
     """What was asked of the cluster when the run was submitted, but for what is asked for now."""
     keys = {key_of(text) for text in typed}
     asked = [str(text) for text in run.read_job().get("asked", [])]
-    return [text for text in asked if is_of_the_cluster(text) and key_of(text) not in keys]
+    return [text for text in asked if is_cluster_override(text) and key_of(text) not in keys]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.config.differences import shown
+from finetune.config.differences import as_yaml
 from finetune.report import charts, content
 from finetune.report.charts import Chart
 from finetune.report.content import Table
@@ -29,7 +29,7 @@ def differences_table(facts: Mapping[str, Any], title: str) -> Table:
     """Return the values of each run that differ in the `config`, the `data` or the `environment`."""
     rows = []
     for key, values in facts[title].items():
-        rows.append((key, *("-" if value is None else shown(value) for value in values)))
+        rows.append((key, *("-" if value is None else as_yaml(value) for value in values)))
     return Table((title, *facts["runs"]), rows)
 
 

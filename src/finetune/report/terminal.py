@@ -13,7 +13,7 @@ from finetune.report import comparison as run_comparison
 from finetune.report import content
 from finetune.report.charts import kind_of
 from finetune.report.escaping import one_line
-from finetune.table_columns import Narrowing
+from finetune.table_columns import ResponsiveTable
 
 if TYPE_CHECKING:
     from finetune.evaluation.result import Result
@@ -25,7 +25,7 @@ _NUMBER_WIDTH = len("0.000")
 _MODELS_LEGEND = "in brackets: against the first model; * certain: the 95 % interval excludes zero"
 
 
-def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
+def metrics_table(name: str, part: Mapping[str, Any]) -> ResponsiveTable:
     """Return the metrics of one evaluation; certain changes are marked, and colored in addition.
 
     A narrow terminal shows fewer columns, but always the metric with its values.
@@ -47,7 +47,7 @@ def metrics_table(name: str, part: Mapping[str, Any]) -> Narrowing:
             narrowed.add_row(*(Text(one_line(cell)) for cell in kept), style=color)
         return narrowed
 
-    return Narrowing(with_columns, table.columns, _EXPENDABLE)
+    return ResponsiveTable(with_columns, table.columns, _EXPENDABLE)
 
 
 def comparison(facts: Mapping[str, Any]) -> Iterator[Table]:

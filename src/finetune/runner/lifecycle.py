@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from finetune import signals
 from finetune.config.commands import resume_command
-from finetune.console import complain, say
+from finetune.console import print_error, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runner.slurm_job import record_job, stop_reason
@@ -58,7 +58,7 @@ def _watched(run: RunDirectory, peers: Rendezvous | None) -> AbstractContextMana
     def end(error: RemoteRankError) -> None:
         found = _noted(run, error)
         assert isinstance(found, FinetuneError)
-        complain(found)
+        print_error(found)
         os._exit(found.exit_code)  # the main thread waits for a process that is gone
 
     return contextlib.nullcontext() if peers is None else peers.watched(end)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from finetune import ranks
 from finetune.config.check import with_locations
-from finetune.config.command_line import Arguments, is_of_the_cluster, is_of_the_sweep
-from finetune.console import complain, end_quietly_without_a_reader, log, say
+from finetune.config.command_line import Arguments, is_cluster_override, is_sweep_override
+from finetune.console import exit_on_closed_pipe, log, print_error, say
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.preflight.check import CheckedRun, check_run
 from finetune.preflight.devices import check_start, processes_here
@@ -41,7 +41,7 @@ def run(arguments: Arguments) -> int:
     try:
         checked = _checked(arguments)
     except FinetuneError as error:
-        complain(error)  # before the other ranks are waited for
+        print_error(error)  # before the other ranks are waited for
         if not arguments.only_checks:
             report_before_join(error)
         return error.exit_code
@@ -71,10 +71,10 @@ def _checked(arguments: Arguments) -> CheckedRun | None:
     Raises:
         CheckFailed: with everything that is wrong.
     """
-    if of_a_sweep := [text for text in arguments.overrides if is_of_the_sweep(text)]:
+    if of_a_sweep := [text for text in arguments.overrides if is_sweep_override(text)]:
         what = "this is an option of a sweep, and this is a single run."
         raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_a_sweep)
-    if of_a_cluster := [text for text in arguments.overrides if is_of_the_cluster(text)]:
+    if of_a_cluster := [text for text in arguments.overrides if is_cluster_override(text)]:
         what = "this is an option of a cluster, and this is a run on this machine."
         raise CheckFailed(Problem(text, what, "Leave it out, or use finetune submit.") for text in of_a_cluster)
     checked = check_run(arguments)
@@ -99,7 +99,7 @@ def report_check(checked: CheckedRun) -> None:
         say(note)
     if not cfg.check:
         return
-    end_quietly_without_a_reader()
+    exit_on_closed_pipe()
     for name in checked.missing_models:
         say(f"{name} is not on this machine; a run would fetch it from the hub.")
     write_left_out_rows([dataset.problems])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.config.differences import ABSENT, differences, shown
+from finetune.config.differences import ABSENT, as_yaml, differences
 from finetune.runs.atomic import read_mapping
 from finetune.runs.metrics import last_values
 from finetune.runs.record import Record
@@ -63,7 +63,7 @@ def _differing_rows(trees: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         row: list[Any] = [None] * len(trees)
         for place, value in zip(present, values, strict=True):
             # Not None, which would be a value that was set.
-            row[place] = shown(value) if value is ABSENT else value
+            row[place] = as_yaml(value) if value is ABSENT else value
         rows[key] = row
     return rows
 

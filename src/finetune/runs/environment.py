@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import finetune
+from finetune.config.commands import hide_secrets
 from finetune.runs.atomic import write_text_atomically
 
 PACKAGES = (
@@ -28,7 +28,6 @@ PACKAGES = (
     "pyarrow",
     "numpy",
 )
-_SECRET = re.compile(r"([^=]*(?:token|secret|password|passwd|api_?key|credentials))=.*", re.IGNORECASE | re.DOTALL)
 
 
 def describe_environment(cwd: Path) -> dict[str, Any]:
@@ -74,11 +73,6 @@ def command_line(argv: Sequence[str]) -> str:
     if program.endswith(".py"):
         start = ["python", program]
     return shlex.join(start + hide_secrets(arguments))
-
-
-def hide_secrets(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the values of passwords, tokens and keys hidden."""
-    return [_SECRET.sub(r"\1=***", argument) for argument in arguments]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from finetune.config.differences import ABSENT, keys_of, shown, value_of
+from finetune.config.differences import ABSENT, as_yaml, keys_of, value_of
 from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError, RunError
 from finetune.runs.metrics import is_short_for, last_values
@@ -75,7 +75,7 @@ class Condition:
         return {"<": not larger and not equal, "<=": not larger, ">": larger, ">=": larger or equal}[self.sign]
 
     def _matches(self, found: Any) -> bool:
-        text = shown(found)
+        text = as_yaml(found)
         if isinstance(found, Mapping):
             # A config node is compared by the class that it builds: loss=triplet is finetune.losses.triplet.Triplet.
             text = text.rpartition(".")[2]

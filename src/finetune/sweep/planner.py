@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.config.command_line import Arguments, of_the_run
+from finetune.config.command_line import Arguments, run_overrides
 from finetune.config.compose import compose
 from finetune.console import Bar
 from finetune.errors import CheckFailed, Problem
@@ -106,7 +106,7 @@ class Planner:
     def _point(self, overrides: list[str], mine: list[str], cfg: DictConfig) -> Trial:
         place = folder_of(cfg, mine, self._dataset(cfg).fingerprint)
         self._configs[place] = cfg
-        return Trial(of_the_run(overrides), mine, place, processes_of(cfg))
+        return Trial(run_overrides(overrides), mine, place, processes_of(cfg))
 
     def _dataset(self, cfg: DictConfig) -> Dataset:
         from finetune.data.load import load

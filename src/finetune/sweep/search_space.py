@@ -91,7 +91,7 @@ def read_search_space(arguments: Arguments) -> SearchSpace:
     with composer(arguments.config_dir, arguments.config_name) as compositor:
         parsed = [(text, _parsed(text, compositor)) for text in arguments.overrides]
         fixed = [text for text, override in parsed if override is None or not override.is_sweep_override()]
-        config, _, _ = compositor.compose_what_can_be(fixed)  # what is wrong the check answers
+        config, _, _ = compositor.compose_valid(fixed)  # what is wrong the check answers
         is_search = config is not None and has_own_sweeper(config)
         if config is not None and is_search:
             parsed = [*_of_the_config(config, arguments.overrides, compositor), *parsed]

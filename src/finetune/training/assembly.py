@@ -18,7 +18,7 @@ from finetune.data.batching.mixing import BatchSettings
 from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_source import eval_sources
 from finetune.data.prompts import prompts_of
-from finetune.data.settings import Data
+from finetune.data.settings import Data, data_settings
 from finetune.encoding.engine import Engine
 from finetune.encoding.source import ItemSource
 from finetune.encoding.teacher import teacher_embeddings
@@ -79,14 +79,14 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     encoder = build_encoder(cfg.model, dataset.items)
     tuning: Tuning = build(cfg.tuning, "tuning")
     tuning.apply(encoder)
-    data_settings: Data = build(cfg.data, "data")
-    data = _build_data(cfg, data_settings, dataset, encoder)
+    settings = data_settings(cfg)
+    data = _build_data(cfg, settings, dataset, encoder)
     engine: Engine = build(cfg.engine, "engine")
     evaluators, report_only_evaluators = _build_evaluators(cfg)
-    runner = _build_runner(cfg, data_settings, data, encoder, engine)
+    runner = _build_runner(cfg, settings, data, encoder, engine)
     stop = StopOnSignal(run.path)
     trainer = _build_trainer(cfg, run, data, stop, InTrainingEvaluator(evaluators, runner, dataset))
-    losses = _build_losses(cfg, data_settings, dataset, encoder)
+    losses = _build_losses(cfg, settings, dataset, encoder)
     _add_teacher(cfg, data, losses, trainer)
     module = EmbeddingModule(
         encoder,
@@ -100,7 +100,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     return Parts(
         encoder,
         tuning,
-        data_settings,
+        settings,
         data,
         engine,
         module,
@@ -114,12 +114,12 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     )
 
 
-def _build_data(cfg: DictConfig, data_settings: Data, dataset: Dataset, encoder: Encoder) -> RelationDataModule:
+def _build_data(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> RelationDataModule:
     max_length = cfg.data.max_length
     return RelationDataModule(
         dataset,
         encoder.tokenizer,
-        BatchSettings.from_data(data_settings),
+        BatchSettings.from_data(settings),
         max_length,
         cfg.seed,
         cfg.data.cache,
@@ -142,7 +142,7 @@ def _build_evaluators(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _build_runner(
-    cfg: DictConfig, data_settings: Data, data: RelationDataModule, encoder: Encoder, engine: Engine
+    cfg: DictConfig, settings: Data, data: RelationDataModule, encoder: Encoder, engine: Engine
 ) -> EvaluationRunner:
     """Return what runs evaluators, with the data of the run and what evaluators have of their own."""
     max_length, cache = cfg.data.max_length, cfg.data.cache
@@ -152,7 +152,7 @@ def _build_runner(
     }
     held = data.dataset.held
     run = EvalInputs(held, ItemSource(held.items, data.tokens, data.non_text))
-    return EvaluationRunner(encoder, engine, max_length, run, own, prompts_of(data_settings))
+    return EvaluationRunner(encoder, engine, max_length, run, own, prompts_of(settings))
 
 
 def _build_trainer(
@@ -175,9 +175,9 @@ def _build_trainer(
     return build_trainer(cfg.trainer, run, data.batches_per_epoch, all_callbacks, loggers)
 
 
-def _build_losses(cfg: DictConfig, data_settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:
+def _build_losses(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:
     """Return the loss of each source, and let the encoder return the layers that these need."""
-    losses = build_losses(cfg, dataset, encoder.width, data_settings.one_source_per_batch)
+    losses = build_losses(cfg, dataset, encoder.width, settings.one_source_per_batch)
     for loss in losses:
         check_width(loss, encoder.width)
     encoder.set_output_layers(layers_of(losses))

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from finetune.config.build import build
 from finetune.data.holdout.eval_data import EvalData
 from finetune.data.prompts import prompts_of
+from finetune.data.settings import data_settings
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
@@ -39,7 +40,7 @@ def evaluate(
     run_source = None
     if held is not None:
         run_source = EvalInputs.prepare(held, encoder, max_length, cache)
-    prompts = prompts_of(build(cfg.data, "data"))
+    prompts = prompts_of(data_settings(cfg))
     engine = build(cfg.engine, "engine")
     runner = EvaluationRunner(encoder, engine, max_length, run_source, own_sources, prompts)
     return runner.evaluate(evaluators, Collectives(device), label)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.config.command_line import Arguments, is_of_the_cluster
+from finetune.config.command_line import Arguments, is_cluster_override
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted
 from finetune.executors.local import TrialOutcome
@@ -138,7 +138,7 @@ class SlurmExecutor:
     def _hand_over(self, shape: ResourceRequest, points: list[Trial]) -> str:
         text = self._script(shape, points)
         check_possible(text)
-        asked = [each for each in self.arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
+        asked = [each for each in self.arguments.overrides if is_cluster_override(each) and each != LAUNCHER]
         with ExitStack() as stack:
             for folder in {point.run.parent for point in points}:
                 stack.enter_context(remove_new_dirs_on_failure(folder))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.config.command_line import Arguments, key_of, of_the_run
+from finetune.config.command_line import Arguments, key_of, run_overrides
 from finetune.config.quoting import quoted
 from finetune.preflight.slurm import ResourceRequest, SlurmSettings
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN
@@ -44,7 +44,7 @@ class Task:
     @property
     def words(self) -> list[str]:
         """What stands behind `python -m finetune.runner` for it."""
-        kept = [text for text in of_the_run(self.overrides) if key_of(text) not in ("resume", "hydra.run.dir")]
+        kept = [text for text in run_overrides(self.overrides) if key_of(text) not in ("resume", "hydra.run.dir")]
         chosen = [text for text in self.overrides if key_of(text) == "resume" and text not in _DECIDED]
         # Whatever a file says: the run is there, and a job that is queued again resumes it.
         resume = chosen[-1:] or ["resume=auto"]

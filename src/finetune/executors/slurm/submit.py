@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.console import complain
+from finetune.console import print_error
 from finetune.errors import FinetuneError
 from finetune.executors.slurm.sbatch import cancel, submit
 from finetune.preflight.resume import named_folder
@@ -36,7 +36,7 @@ def submit_job(text: str, runs: Sequence[RunDirectory], asked: Sequence[str], *,
         try:
             cancel([job_id])
         except FinetuneError as error:  # what went wrong first is what is raised
-            complain(error)
+            print_error(error)
         raise
     return job_id
 

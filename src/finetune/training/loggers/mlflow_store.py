@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from finetune.config.differences import shown
+from finetune.config.differences import as_yaml
 from finetune.config.types import NotEmptyText, Positive
 from finetune.runs.directory import State
 from finetune.training.loggers.tracker import Row, Tracker
@@ -68,7 +68,7 @@ class MLflow(Tracker):
     def _log_config(self, config: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        parameters = [Param(key, shown(value)[:_MAX_VALUE_LENGTH]) for key, value in _leaves(config)]
+        parameters = [Param(key, as_yaml(value)[:_MAX_VALUE_LENGTH]) for key, value in _leaves(config)]
         for first in range(0, len(parameters), _MAX_PARAMETERS):
             self._client.log_batch(self._id, params=parameters[first : first + _MAX_PARAMETERS])
 
