@@ -37,7 +37,7 @@ def environment(monkeypatch):
         for name, value in values.items():
             monkeypatch.setenv(name, value)
 
-    for name in [*ranks.OF_A_RUN, *(name for name in os.environ if name.startswith("SLURM_"))]:
+    for name in [*ranks.RANK_VARIABLES, *(name for name in os.environ if name.startswith("SLURM_"))]:
         monkeypatch.delenv(name, raising=False)
     return put
 
@@ -107,15 +107,15 @@ import signal, sys
 from finetune import signals
 from finetune.runner import worker
 
-def meet(here, patience):
+def join(info, timeout):
     for number in signals.ALL:
         signal.raise_signal(number)
     raise RuntimeError
 
-worker.meet = meet
-signals.listen(signals.ALL, signals.raise_stop, although_ignored=[signal.SIGINT])
+worker.join = join
+signals.install(signals.ALL, signals.raise_stop, although_ignored=[signal.SIGINT])
 signals._SECONDS_OF_A_REPEAT = 0
-worker._end(KeyboardInterrupt(), [])
+worker._report_and_exit(KeyboardInterrupt(), None)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
@@ -143,34 +143,34 @@ def free_port():
 
 
 def test_it_gives_up(environment, monkeypatch, capfd):
-    monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    peers = join.join(RankInfo(0, 3, 0, 3, "srun"))
-    with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
-        wait_notice.wait_for_all(peers.missing, peers.place, timedelta(seconds=0.5))
+    rendezvous = join.join(RankInfo(0, 3, 0, 3, "srun"))
+    with pytest.raises(RunError, match="Processes 1, 2 of this run did not connect to"):
+        wait_notice.wait_for_all(rendezvous.missing, rendezvous.info, timedelta(seconds=0.5))
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
 def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(environment, monkeypatch, capfd):
-    monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
-    monkeypatch.setattr(collectives, "LONGEST", timedelta(seconds=0.5))
+    monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
+    monkeypatch.setattr(collectives, "MAX_WAIT", timedelta(seconds=0.5))
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
-    with pytest.raises(RunError, match="Process 1 of this run did not come to"):
+    with pytest.raises(RunError, match="Process 1 of this run did not connect to"):
         collectives.Collectives(torch.device("cpu"), 0, 2)._wait_for_all()
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
 def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd):
-    monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
+    monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    with pytest.raises(RunError, match="cannot meet"):
+    with pytest.raises(RunError, match="cannot connect"):
         join.join(RankInfo(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
     assert "Process 2 waits for process 0 of its run at 127.0.0.1" in capfd.readouterr().err
 
 
 def test_an_address_without_a_machine_and_a_port_that_is_used(environment, monkeypatch):
-    monkeypatch.setattr(join, "PATIENCE", timedelta(seconds=0.1))
+    monkeypatch.setattr(join, "JOIN_TIMEOUT", timedelta(seconds=0.1))
     environment(MASTER_ADDR="nowhere.invalid", MASTER_PORT="1")
     for rank in range(2):
         with pytest.raises(RunError, match=r"the machine nowhere\.invalid has no address"):
@@ -186,5 +186,5 @@ def test_what_runs_in_the_background_can_be_interrupted():
     pressed.start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        join._in_background(threading.Event().wait, wait_notice.Notice(str))
+        join._in_background(threading.Event().wait, wait_notice.WaitNotice(str))
     assert time.monotonic() - start < 20

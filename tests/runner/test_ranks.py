@@ -214,7 +214,7 @@ def test_what_the_first_process_refuses_alone_ends_those_that_wait_for_it(tiny_m
         for process in tasks:
             process.kill()
     assert tasks[0].returncode == 2 and tasks[1].returncode != 0
-    assert "this speaks of a sweep, and this is one run." in said
+    assert "this is an option of a sweep, and this is a single run." in said
     assert "Traceback" not in said + other
     assert not (cwd / "outputs/default/refused").exists()
 

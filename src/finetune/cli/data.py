@@ -15,8 +15,8 @@ from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.exit_codes import exit_code_of
 from finetune.models.resolve import find_here
-from finetune.preflight.check import check_at_a_glance, check_fit, check_run
-from finetune.runner.run import report_check
+from finetune.preflight.check import check_fit, check_quickly, check_run
+from finetune.runner.run import print_check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,13 +55,13 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
         CheckFailed: with everything that is wrong.
         ModelError: the model's tokenizer is damaged.
     """
-    cfg, problems = check_at_a_glance(arguments, arguments.overrides)
+    cfg, problems = check_quickly(arguments, arguments.overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
     if cfg.check:
-        report_check(check_run(arguments))
+        print_check(check_run(arguments))
         return None
-    signals.raise_from_now_on()  # the cache that is filled here can be left tidy
+    signals.raise_on_interrupt()  # the cache that is filled here can be left tidy
     data = build(cfg.data, "data")
     dataset = data.load(cfg.seed)
     from finetune.data.inspect.describe import describe

@@ -84,12 +84,14 @@ def measured(arguments: Arguments) -> dict[str, dict[str, Result]] | None:
     """
     models, overrides = split_models(arguments.overrides)
     configs = _checked(models, overrides, arguments)
-    signals.raise_from_now_on()
+    signals.raise_on_interrupt()
     first = next(iter(configs.values()))
     held, own = _held(configs)
     for note in [*(held.notes if held else []), *source_notes(first, own)]:
         say(note)
-    list_left_out(one.problems for one in (held, *own.values()) if one is not None)
+    listing = list_left_out(one.problems for one in (held, *own.values()) if one is not None)
+    if listing is not None:
+        say(f"What was left out is listed in {listing}.")
     if first.check:
         return None
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}

@@ -31,7 +31,7 @@ def _do(arguments: Arguments) -> int:
         say(f"finetune {finetune.__version__}")
         return 0
     if arguments.show:
-        return show(arguments) if ranks.speaks() else 0
+        return show(arguments) if ranks.should_print() else 0
     if arguments.multirun:
         if ranks.current_rank().world > 1:
             raise FinetuneError("A sweep starts its own processes.", "Start it without torchrun or srun.")

@@ -1,34 +1,24 @@
-"""`finetune submit`: one run, checked here as any run is, and handed over to the cluster."""
+"""`finetune submit`: one run, checked here as any run is, and submitted to the cluster."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune.cli.show import show
-from finetune.config.command_line import Arguments, is_of_the_cluster, of_the_run, parse
+from finetune.config.command_line import Arguments, parse
 from finetune.console import say
-from finetune.executors.slurm.sbatch import check_possible
-from finetune.executors.slurm.script import Task, script
-from finetune.executors.slurm.submit import pending, place, submit_job
+from finetune.executors.single_run import submit_slurm
 from finetune.exit_codes import exit_code_of
 from finetune.preflight.check import check_run
-from finetune.preflight.models import fetch
-from finetune.preflight.resume import LAUNCHER
-from finetune.preflight.slurm import resource_request, settings_of
-from finetune.runner.run import report_check
-from finetune.runner.run_setup import find_run, remove_new_dirs_on_failure
-from finetune.runs.environment import write_changes
-
-if TYPE_CHECKING:
-    pass
+from finetune.preflight.resume import LAUNCHER, expected_folder
+from finetune.preflight.slurm import slurm_settings
+from finetune.runner.run import print_check
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what `finetune submit` was told and return the exit code."""
+    """Run `finetune submit` with these arguments and return the exit code."""
     return exit_code_of(lambda: _do(parse(argv)))
 
 
@@ -45,28 +35,14 @@ def _do(arguments: Arguments) -> int:
 
 def _submit(arguments: Arguments) -> int:
     checked = check_run(arguments)
-    report_check(checked)
-    arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
+    print_check(checked)
+    cfg = checked.cfg
     if cfg.check:
         return 0
-    settings, overrides = settings_of(cfg), of_the_run(arguments.overrides)
+    settings = slurm_settings(cfg)
     assert settings is not None
-
-    def text(run: Path) -> str:
-        return script([Task(run, overrides)], settings, resource_request(cfg, settings), arguments)
-
-    if cfg.dry_run:
-        say(text(place(cfg)))
-        return 0
-    check_possible(text(place(cfg)))
-    fetch(cfg)  # a machine of the cluster may have no network
-    asked = [each for each in arguments.overrides if is_of_the_cluster(each) and each != LAUNCHER]
-    with remove_new_dirs_on_failure(place(cfg).parent):
-        run, goes_on = find_run(cfg, overrides, dataset, arguments)
-        with pending([(run, goes_on)]):
-            write_changes(run.path)
-            job_id = submit_job(text(run.path), [run], asked)
-    say(f"job {job_id} is in the queue; run directory: {run.path}")
-    named = shlex.quote(str(run.path))
-    say(f"`finetune runs show {named}` shows its state, `finetune runs cancel {named}` ends it.")
+    _, path = submit_slurm(checked, settings, expected_folder(cfg))
+    if not cfg.dry_run:
+        name = shlex.quote(str(path))
+        say(f"`finetune runs show {name}` shows its state, `finetune runs cancel {name}` cancels it.")
     return 0

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import distributed
 
 from finetune import ranks
-from finetune.wait_notice import LONGEST, wait_for_all
+from finetune.wait_notice import MAX_WAIT, wait_for_all
 
 _T = TypeVar("_T")
 _BYTES_AT_ONCE = 2**26
@@ -51,7 +51,7 @@ class Collectives:
         keys = [f"begin/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         wait_for_all(
-            lambda: [rank for rank, key in enumerate(keys) if not store.check([key])], ranks.current_rank(), LONGEST
+            lambda: [rank for rank, key in enumerate(keys) if not store.check([key])], ranks.current_rank(), MAX_WAIT
         )
 
     def broadcast(self, value: _T) -> _T:

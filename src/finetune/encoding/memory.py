@@ -1,4 +1,4 @@
-"""How much memory there is, how much a graph keeps, and whether an error means that it ran out."""
+"""How much memory is available, and how much a graph keeps."""
 
 from __future__ import annotations
 
@@ -78,11 +78,6 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
-
-
-def is_oom(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _meminfo() -> int | None:

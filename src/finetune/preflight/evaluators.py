@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from finetune.config.evaluators import brings_texts, evaluators_of, needs_eval_data, reads_texts, report_only
 from finetune.config.targets import class_variable
-from finetune.console import say
 from finetune.data.holdout.eval_source import OtherSource, other_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
@@ -97,13 +96,12 @@ def source_notes(cfg: DictConfig, own: Mapping[str, EvalData]) -> list[str]:
     return notes
 
 
-def list_left_out(paths: Iterable[Path | None]) -> None:
-    """Write the rows that were left out to a file where the command was typed, and say where; nothing if none were."""
+def list_left_out(paths: Iterable[Path | None]) -> Path | None:
+    """Write the rows that were left out to a file in the working directory, and return it; None if none were."""
     from finetune.data.bad_rows import list_for_user, rows_in
 
     bad = rows_in(paths)
-    if bad and (path := list_for_user(bad)) is not None:
-        say(f"What was left out is listed in {path}.")
+    return list_for_user(bad) if bad else None
 
 
 def _unfit(cfg: DictConfig, name: str, source: OtherSource, held: EvalData) -> Iterator[Problem]:

@@ -86,10 +86,11 @@ def out_of_memory(error: BaseException) -> RunError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or not."""
-    # By name, because this room does not import torch.
-    is_named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return is_named or "can't allocate" in str(error)
+    """Return whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return True
+    # torch.OutOfMemoryError by its name, so that torch is not imported here.
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def _refusal(error: BaseException) -> int | None:

@@ -23,6 +23,7 @@ from finetune.errors import FinetuneError
 from finetune.losses.loss import local_loss, own_rates, share_scores, total_weight
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
+from finetune.runs.failure_causes import is_out_of_memory
 from finetune.training.accumulation import Accumulation
 from finetune.training.callbacks.order import ends_step
 from finetune.training.fsdp import Fsdp, shard
@@ -184,7 +185,7 @@ class EmbeddingModule(LightningModule):
                 graph.backward(value.grad)  # type: ignore[no-untyped-call]
                 return
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_oom(error) or not self._forget_gradients(before):
+                if not is_out_of_memory(error) or not self._forget_gradients(before):
                     raise
                 del graph  # and with it what was kept
                 self.engine.halve(error)

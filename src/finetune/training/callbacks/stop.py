@@ -35,7 +35,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start to listen."""
         # A script starts its background jobs with Ctrl-C ignored, and `kill -INT` is meant for this process alone.
-        self._previous = signals.listen(signals.ALL, self._ask, although_ignored=[signal.SIGINT])
+        self._previous = signals.install(signals.ALL, self._ask, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save and stop if any process of the run was asked to; save too if the time is over, to resume from there."""
@@ -77,7 +77,7 @@ class StopOnSignal(Callback):
             return  # a cluster says it more than once, and ends what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
-        self.stopped_by = signals.called(number)
+        self.stopped_by = signals.display_name(number)
         at_once = "; Ctrl-C once more stops at once" if job_here() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 
