@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from finetune import streams
 from finetune.config.quoting import quoted, typed
 
 _PROGRAM = sys.argv[0]
@@ -18,6 +19,8 @@ def program() -> str:
     if called.name == "finetune":
         return f"{_found_by_the_shell(called)} train"
     python = _found_by_the_shell(Path(sys.executable), "python")
+    if not streams.is_program():  # the script of a program that calls us does not take overrides
+        return f"{python} -m finetune train"
     if called.name == "__main__.py":
         return f"{python} -m finetune{'.runner' if called.parent.name == 'runner' else ' train'}"
     return f"{python} {shlex.quote(_PROGRAM) if called.suffix == '.py' else 'train.py'}"
