@@ -59,7 +59,9 @@ def stop_requested() -> bool:
 
 def stop_signal() -> str | None:
     """Return the name of the last signal that asked this process to stop; None if none did."""
-    return display_name(_requests[-1][1]) if _requests else None
+    if not _requests:
+        return None
+    return display_name(_requests[-1][1])
 
 
 def reset() -> None:

@@ -278,7 +278,7 @@ def test_a_run_of_this_machine_is_cancelled_too(tmp_path):
     with living(run) as process:
         cancel_runs([read(run.path)])
         assert process.wait() != 0
-    with pytest.raises(FinetuneError, match="nothing to end"):
+    with pytest.raises(FinetuneError, match="nothing to cancel"):
         cancel_runs([read(run.path)])
 
 

@@ -70,10 +70,10 @@ def start(overrides: Sequence[str], *, config_dir: Path | None = None, config_na
 
     with _isolated():
         checked = _check(_arguments(overrides, config_dir, config_name))
-        if checked.cfg.check or checked.cfg.dry_run:
-            key = "check" if checked.cfg.check else "dry_run"
-            what = f"with {key}=true nothing is started."
-            raise CheckFailed([Problem(key, what, "Leave it out; finetune.api.check only checks.")])
+        for key in ("check", "dry_run"):
+            if checked.cfg[key]:
+                what = f"with {key}=true nothing is started."
+                raise CheckFailed([Problem(key, what, "Leave it out; finetune.api.check only checks.")])
         executor, path = _submit(checked)
         return RunHandle(path, executor)
 

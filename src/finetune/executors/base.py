@@ -51,7 +51,7 @@ class RunOutcome:
 class Executor(Protocol):
     """Starts runs as processes of their own, somewhere.
 
-    `is_detached`: runs are only submitted, and nobody waits for their outcome. `poll_seconds` is the time to sleep
+    `is_detached`: runs are only submitted, without waiting for their outcome. `poll_seconds` is the time to sleep
     between two calls of `poll`.
     """
 

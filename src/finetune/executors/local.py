@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted, RunError
@@ -159,7 +159,9 @@ def _outcome(process: _Process) -> RunOutcome:
     """Return how a run ended: from its status if the run could write one, else from its exit code and error output."""
     path, exit_code = process.request.path, process.child.returncode
     run = RunDirectory(path)
-    status = run.read_status() if path.is_dir() else {}
+    status: dict[str, Any] = {}
+    if path.is_dir():
+        status = run.read_status()
     state, reason = str(status.get("state", "")), str(status.get("reason", ""))
     if exit_code == 0 and state == "finished":
         return RunOutcome(path, state, "")

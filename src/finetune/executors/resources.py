@@ -39,12 +39,16 @@ def slots(parallel: int, processes: int = 1, *, uses_gpu: bool = False) -> list[
     """Return what each of `parallel` runs at the same time may use, with a GPU for each of its `processes`."""
     if parallel == 1:
         return [Slot()]
-    cores = visible_cores()
-    gpus = visible_gpus() if uses_gpu else []
+    gpus: list[str] = []
+    if uses_gpu:
+        gpus = visible_gpus()
     found = []
     for place in range(parallel):
-        own_gpus = _gpus_of(gpus, place, processes) if gpus else None
-        found.append(Slot(_cores_of(cores, place, parallel), own_gpus))
+        cores = _cores_of(visible_cores(), place, parallel)
+        if gpus:
+            found.append(Slot(cores, _gpus_of(gpus, place, processes)))
+        else:
+            found.append(Slot(cores))
     return found
 
 
@@ -60,7 +64,9 @@ def check_slots(parallel: int, gpus_per_run: Sequence[object], *, share_gpus: bo
         what = f"with sweep.parallel={parallel} the sweep decides which GPUs a trial gets."
         return [Problem("trainer.devices", what, "Set how many a trial needs: trainer.devices=1.")]
     available, each = len(visible_gpus()), max(numbers)
-    needed = each if share_gpus else parallel * each
+    needed = each
+    if not share_gpus:
+        needed = parallel * each
     if needed <= available:
         return []
     what = f"{parallel} trials at once with trainer.devices={each} need {needed} GPUs, and there are {available}."

@@ -57,7 +57,9 @@ def submit_slurm(
     def claim(_request: RunRequest) -> tuple[RunDirectory, bool]:
         fetch(cfg)  # a machine of the cluster may have no network
         run, existed = find_run(cfg, overrides, checked.dataset, arguments)
-        return RunDirectory(run.path.absolute()) if path.is_absolute() else run, existed
+        if path.is_absolute():
+            run = RunDirectory(run.path.absolute())
+        return run, existed
 
     executor = SlurmExecutor(
         settings,
@@ -70,5 +72,6 @@ def submit_slurm(
     )
     executor.submit(RunRequest(path, overrides))
     executor.flush()
-    submitted = executor.running()
-    return executor, submitted[0] if submitted else path
+    for submitted in executor.running():
+        path = submitted
+    return executor, path

@@ -140,7 +140,9 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
         return mistakes
 
     def check_machine() -> Iterable[Problem]:
-        return check_slurm(cfg) if is_a_job and slurm_settings(cfg) else check_devices(cfg)
+        if is_a_job and slurm_settings(cfg):
+            return check_slurm(cfg)
+        return check_devices(cfg)
 
     # The parts of the config that a check reads, and the check.
     checks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
@@ -185,7 +187,9 @@ def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
 def check_output(cfg: DictConfig) -> list[Problem]:
     """Check that the run can be written into its folder; leaves nothing behind."""
     folder = expected_folder(cfg)
-    key = "hydra.run.dir" if folder_is_set(cfg) else "output_root"
+    key = "output_root"
+    if folder_is_set(cfg):
+        key = "hydra.run.dir"
     try:
         # The run's own folder may exist: then it is resumed. A broken link exists too, and is no folder.
         existing = folder.absolute()
@@ -236,7 +240,10 @@ def check_run(arguments: Arguments) -> CheckedRun:
     models = models_of(cfg)
     is_a_job = is_for_cluster(arguments)
     notes = [*dataset.notes, *_batch_notes(cfg, dataset)]
-    notes += slurm_notes(cfg) if is_a_job and slurm_settings(cfg) else device_notes(cfg)
+    if is_a_job and slurm_settings(cfg):
+        notes += slurm_notes(cfg)
+    else:
+        notes += device_notes(cfg)
     notes += model_notes(cfg, models)
     notes += unused_held_note(cfg, dataset.held)
     notes += evaluation_notes(cfg, dataset.held)

@@ -135,8 +135,10 @@ def _check_unfinished(run: RunDirectory, *, is_typed: bool) -> None:
     if status.get("state") != "finished" or status.get("cause") == "max_time":  # with more time the latter resumes
         return
     what = f"the run {run.path} is finished; it is not trained again."
-    out = "Leave resume=... out" if is_typed else "Remove resume from the file"
-    advice = f"{out}; to train on from its model also set {typed('model.name', quoted(str(run.model)))}."
+    leave_out = "Remove resume from the file"
+    if is_typed:
+        leave_out = "Leave resume=... out"
+    advice = f"{leave_out}; to train on from its model also set {typed('model.name', quoted(str(run.model)))}."
     raise CheckFailed([Problem("resume", what, advice)])
 
 
@@ -150,7 +152,9 @@ def _as_started(run: RunDirectory, resume: str, arguments: Arguments) -> Argumen
     if LAUNCHER in typed:
         typed = [*_cluster_options_before(run, typed), *typed]
     path = Path(resume).expanduser()
-    chosen = quoted(resume) if path.is_file() else "auto"
+    chosen = "auto"
+    if path.is_file():
+        chosen = quoted(resume)
     # The folder may have been renamed or moved since: it alone says which run this is.
     this = ["name=null", f"resume={chosen}", f"hydra.run.dir={quoted(str(run.path))}"]
     return replace(

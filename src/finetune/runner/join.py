@@ -47,7 +47,9 @@ def join_if_distributed(count: int) -> Rendezvous | None:
         wait_for_all(rendezvous.missing, info, MAX_WAIT)
         return rendezvous
     ranks.remove_rank_variables()
-    return host_on_this_machine(count) if count > 1 else None
+    if count <= 1:
+        return None
+    return host_on_this_machine(count)
 
 
 def join(info: RankInfo, timeout: timedelta = MAX_WAIT) -> Rendezvous:

@@ -100,9 +100,11 @@ def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) ->
             return Refused(error.what, f"{error.advice}\n  Then resume it with: {resume_command(run.path)}".strip())
         return error
     shortage = out_of_memory(error)
-    reason = f"{type(error).__name__}: {error}" if shortage is None else shortage.what
-    _write_status(run, "failed", reason, cause_of(error))
-    return shortage or error
+    if shortage is not None:
+        _write_status(run, "failed", shortage.what, cause_of(error))
+        return shortage
+    _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))
+    return error
 
 
 def _record_stop(run: RunDirectory, error: BaseException, first_step: int) -> Interrupted:
@@ -115,14 +117,17 @@ def _record_stop(run: RunDirectory, error: BaseException, first_step: int) -> In
         return Interrupted(what, advice)
     what = f"{what} {stop.what}"
     _write_status(run, "interrupted", what, stop.cause, will_resume=stop.will_resume)
-    return Interrupted(what, "" if stop.will_resume else advice)
+    if stop.will_resume:
+        return Interrupted(what)
+    return Interrupted(what, advice)
 
 
 def _describe_stop(run: RunDirectory) -> str:
     """Return which signal stopped a run that could not save first, at what stage, and what is saved of it."""
     signal_name = signals.stop_signal()
-    by = f"by {signal_name} " if signal_name else ""
-    return f"Stopped {by}{_stage(run)}; {_saved(run)}."
+    if signal_name is None:
+        return f"Stopped {_stage(run)}; {_saved(run)}."
+    return f"Stopped by {signal_name} {_stage(run)}; {_saved(run)}."
 
 
 def _stage(run: RunDirectory) -> str:

@@ -108,11 +108,11 @@ class Rendezvous:
         self._is_ending.set()
         if not (is_stop(error) or is_secondary_failure(error)):
             return error
-        failure = self._wait_for_failure(0 if is_stop(error) else _SECONDS_FOR_REPORT)
+        if is_stop(error):  # unless another process has failed already
+            return self._failure(self._store) or error
+        failure = self._wait_for_failure(_SECONDS_FOR_REPORT)
         if failure is not None:
             return failure
-        if is_stop(error):
-            return error
         stopped = self._stopped()
         if stopped is not None:
             return stopped
@@ -212,7 +212,9 @@ def _machine() -> str:
 
 def _read_report(store: Store, rank: int) -> ExitReport | None:
     key = f"ending/{rank}"
-    return ExitReport(**json.loads(store.get(key))) if store.check([key]) else None
+    if not store.check([key]):
+        return None
+    return ExitReport(**json.loads(store.get(key)))
 
 
 def _is_alive(pid: int) -> bool:

@@ -101,8 +101,10 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: 
     """Train a new run, or resume one."""
     checkpoint = None
     if is_resumed:
-        # A checkpoint that the user chose is where the job started, not where it resumes after a requeue.
-        checkpoint = latest_checkpoint(run, "auto" if is_restart() else cfg.resume)
+        resume = cfg.resume
+        if is_restart():  # a checkpoint that the user chose is where the job started, not where it resumes
+            resume = "auto"
+        checkpoint = latest_checkpoint(run, resume)
         if checkpoint is None:
             say(NO_CHECKPOINT)
         record_time_limit(cfg, run)

@@ -259,11 +259,15 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     # One by one: an interpolation of a key of Hydra is resolved in the whole config only.
-    nodes = {str(key): cfg[key] for key in cfg if key != "hydra"}
-    return {
-        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        for key, node in nodes.items()
-    }
+    plain: dict[str, Any] = {}
+    for key in cfg:
+        if key == "hydra":
+            continue
+        node = cfg[key]
+        if OmegaConf.is_config(node):
+            node = OmegaConf.to_container(node, resolve=True)
+        plain[str(key)] = node
+    return plain
 
 
 def _stem(cfg: DictConfig) -> str:

@@ -39,7 +39,9 @@ def _write_status(run: RunDirectory, code: int) -> None:
     number = code - 128
     stop = stop_reason(has_progressed=False)
     if stop is not None and (number in _STOPS or stop.cause == "cancelled" or stop.will_resume):
-        when = "Stopped before it started." if status.get("state") == "pending" else "Stopped at once."
+        when = "Stopped at once."
+        if status.get("state") == "pending":
+            when = "Stopped before it started."
         run.write_status("interrupted", f"{when} {stop.what}", cause=stop.cause, will_resume=stop.will_resume)
         return
     if 128 < code < 128 + signal.NSIG:

@@ -119,7 +119,9 @@ def _cause(facts: dict[str, str]) -> Cause:
         return "preempted"
     if _warned or _is_out_of_time(facts):
         return "time limit"
-    return "cancelled" if facts and not is_active(facts) else "stopped"
+    if facts and not is_active(facts):
+        return "cancelled"
+    return "stopped"
 
 
 def _is_out_of_time(facts: dict[str, str]) -> bool:

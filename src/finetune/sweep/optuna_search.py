@@ -159,7 +159,13 @@ class OptunaScheduler:
 
     def _overrides(self, drawn: OptunaTrial | FrozenTrial) -> list[str]:
         """Return the override of each axis."""
-        return [axis.override(drawn.params[axis.key]) if axis.varies else axis.overrides[0] for axis in self.space.axes]
+        overrides = []
+        for axis in self.space.axes:
+            if axis.varies:
+                overrides.append(axis.override(drawn.params[axis.key]))
+            else:
+                overrides.append(axis.overrides[0])
+        return overrides
 
     def _is_exhausted(self) -> bool:
         """Return whether every trial of a finite space has been drawn."""
@@ -183,7 +189,9 @@ class OptunaScheduler:
 
         The headline of the first evaluation is only known when there is one; the study has a direction before that.
         """
-        maximizes = self.ranking.maximizes(name) if is_metric else more_is_better(name)
+        maximizes = more_is_better(name)
+        if is_metric:
+            maximizes = self.ranking.maximizes(name)
         return 1 if maximizes == self.ranking.maximizes() else -1
 
 

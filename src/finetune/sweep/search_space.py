@@ -152,11 +152,13 @@ def _axis(text: str, override: Override | None, is_search: bool, compositor: Com
         return Axis(override.key_or_group, [text])
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
-        return _interval(key, text, value) if is_search else _not_a_grid(key, text)
+        return _interval(key, text, value, is_search)
     overrides = [f"{key}={each}" for each in override.sweep_string_iterator()]
     if not overrides:
         return _no_value(override, text, compositor)
-    numbers = _numbers_of_range(value) if is_search and len(overrides) > 1 else None
+    numbers = None
+    if is_search and isinstance(value, RangeSweep) and len(overrides) > 1:
+        numbers = _numbers_of_range(value)
     return Axis(key, overrides, numbers)
 
 
@@ -172,19 +174,21 @@ def _unsupported(override: Override, text: str) -> Problem | None:
     return None
 
 
-def _interval(key: str, text: str, value: IntervalSweep) -> Axis | Problem:
+def _interval(key: str, text: str, value: IntervalSweep, is_search: bool) -> Axis | Problem:
+    if not is_search:
+        return _not_a_grid(key, text)
     low, high, log = value.start, value.end, "log" in value.tags
     if low is None or high is None or low >= high:
         return Problem(text, "the interval is empty.", f"Write the smaller number first: {key}=interval(1e-5,1e-3)")
     if log and low <= 0:
         return Problem(text, "on a logarithmic scale numbers have to be above 0.", "Begin the interval above 0.")
-    step = 1.0 if isinstance(low, int) and isinstance(high, int) else None
+    step = None
+    if isinstance(low, int) and isinstance(high, int):
+        step = 1.0
     return Axis(key, [f"{key}={low!r}", f"{key}={high!r}"], Numbers(low, high, step, log))
 
 
-def _numbers_of_range(value: object) -> Numbers | None:
-    if not isinstance(value, RangeSweep):
-        return None
+def _numbers_of_range(value: RangeSweep) -> Numbers:
     numbers = sorted(value.range())
     return Numbers(numbers[0], numbers[-1], abs(value.step))
 

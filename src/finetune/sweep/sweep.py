@@ -60,7 +60,9 @@ class GridScheduler:
 
     def next(self) -> Trial | None:
         """Return the next trial."""
-        return self.trials.pop(0) if self.trials else None
+        if not self.trials:
+            return None
+        return self.trials.pop(0)
 
     def record(self, result: TrialResult) -> None:
         """Do nothing: the trials do not depend on each other."""
@@ -130,17 +132,25 @@ def sweep(arguments: Arguments, make_executor: ExecutorFactory = executor_from_c
     problems = check_resources(configs, settings.parallel, share_gpus=settings.share_gpus)
     trials = planner.trials(candidates, configs, problems)
     if cfg.check:
-        fine = "The one trial is fine" if len(trials) == 1 else f"All {len(trials):,} trials are fine"
-        say(f"{fine}; nothing was started.", style="bold green")
+        _say_fine(len(trials))
         return 0
     batch = RunBatch(
         arguments, configs, space.is_search, settings.parallel, settings.share_gpus, planner.config, planner.claim
     )
     executor = make_executor(batch)
     if executor.is_detached:
-        return _submit_all(trials[:1] if space.is_search else trials, executor, dry_run=bool(cfg.dry_run))
+        if space.is_search:  # a dry run: the later trials depend on results
+            trials = trials[:1]
+        return _submit_all(trials, executor, dry_run=bool(cfg.dry_run))
     with _scheduler(space, planner, cfg, settings, trials) as scheduler:
         return _run(scheduler, executor, arguments.command(arguments.overrides))
+
+
+def _say_fine(count: int) -> None:
+    fine = f"All {count:,} trials are fine"
+    if count == 1:
+        fine = "The one trial is fine"
+    say(f"{fine}; nothing was started.", style="bold green")
 
 
 @contextmanager
@@ -161,9 +171,11 @@ def _submit_all(trials: list[Trial], executor: Executor, *, dry_run: bool) -> in
         executor.submit(trial.request)
     executor.flush()
     if not dry_run:
-        done = len(trials) - len(unfinished)
-        finished = f"{done} trials are finished already. " if done else ""
-        say(f"{finished}`finetune runs` shows the state of the others.")
+        text = "`finetune runs` shows the state of the others."
+        finished = len(trials) - len(unfinished)
+        if finished:
+            text = f"{finished} trials are finished already. {text}"
+        say(text)
     return 0
 
 
@@ -212,8 +224,10 @@ def _submit_next(scheduler: TrialScheduler, executor: Executor, progress: Progre
         if is_finished(trial.run):
             progress.add(trial, RunOutcome(trial.run, "finished", ""), "finished already, ")
             continue
-        resumes = " (resumes)" if trial.run.exists() else ""
-        say(f"\ntrial {trial.run.name}: {' '.join(trial.own_overrides)}{resumes}", style="bold")
+        text = f"trial {trial.run.name}: {' '.join(trial.own_overrides)}"
+        if trial.run.exists():
+            text += " (resumes)"
+        say(f"\n{text}", style="bold")
         active[trial.run] = trial  # first: if Ctrl-C comes now the executor may have started it
         executor.submit(trial.request)
 
@@ -226,4 +240,6 @@ def _number_for_runs(stop: KeyboardInterrupt) -> int:
     number = getattr(stop, "number", signal.SIGINT)
     if number in signals.QUITS:
         return signal.SIGKILL
-    return signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+    if number == signal.SIGINT:
+        return signal.SIGINT
+    return signal.SIGTERM

@@ -80,9 +80,9 @@ def directory_of(cfg: DictConfig, own_overrides: Sequence[str], fingerprint: str
     compared = {key: value for key, value in resolved(cfg).items() if key not in NOT_COMPARED}
     digest = digest_of([compared, fingerprint])
     # The rest of the name differs if another sweep varied other keys.
-    existing = list(folder.glob(f"*_{digest}")) if folder.is_dir() else []
-    if existing:
-        return existing[0]
+    if folder.is_dir():
+        for existing in folder.glob(f"*_{digest}"):
+            return existing
     return folder / f"{_slug(own_overrides)}_{digest}"
 
 

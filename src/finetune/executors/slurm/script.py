@@ -41,9 +41,10 @@ def script(
 ) -> str:
     """Return the script of a job; of an array job where `parallel` says how many tasks may run at once."""
     options = _options(settings, resources)
+    selection = _set_run(requests[0], "")
     if parallel is not None:
         options["array"] = f"0-{len(requests) - 1}%{parallel}"
-    selection = _select_task(requests) if parallel is not None else _set_run(requests[0], "")
+        selection = _select_task(requests)
     body = _BODY.format(
         mark=MARK,
         requeue=shlex.quote(QUEUED_AGAIN if settings.requeue else ONCE),
