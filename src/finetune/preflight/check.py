@@ -91,10 +91,11 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         if batches:
             problems += length_problems(cfg.trainer, batches)
     needs_held_out = any(map(needs_eval_data, cfg.evaluation.values()))
-    key = evaluates(OmegaConf.to_container(cfg.callbacks))
-    if key and needs_held_out and not dataset.held.found:
-        what = "nothing is held out to evaluate on."
-        problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
+    if needs_held_out and not dataset.held.found:
+        key = evaluates(OmegaConf.to_container(cfg.callbacks))
+        if key:
+            what = "nothing is held out to evaluate on."
+            problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
     return problems
 
 
