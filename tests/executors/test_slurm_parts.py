@@ -84,7 +84,7 @@ def test_lengths_of_time_are_read_as_sbatch_reads_them(text, seconds):
         ),
     ],
 )
-def test_what_is_wrong_with_the_launchers_config_is_answered_as_anywhere(override, where, words):
+def test_what_is_wrong_with_the_launchers_config_is_reported_as_anywhere(override, where, words):
     _, problems = check_overrides([SLURM, override] if "/" not in override else [override])
     assert any(problem.where.startswith(where) and words in f"{problem.what} {problem.advice}" for problem in problems)
 
@@ -121,7 +121,7 @@ def test_a_script_asks_for_what_the_config_says():
 
 
 @pytest.mark.parametrize("number", [None, "1"])
-def test_a_script_starts_its_run_whatever_its_name_and_tells_how_it_ended(tmp_path, monkeypatch, commands, number):
+def test_a_script_starts_its_run_whatever_its_name_and_records_how_it_ended(tmp_path, monkeypatch, commands, number):
     run = tmp_path / 'it\'s 100% "$HOME" `x` ü'
     run.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -156,7 +156,7 @@ def job(tmp_path, name, state, job_id, **facts):
     return run
 
 
-def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
+def test_the_cluster_decides_the_state_where_a_run_cannot(tmp_path, commands):
     again = {"reason": "so", "cause": "preempted", "will_resume": True}
     runs = {
         "waits": job(tmp_path, "waits", "pending", "1"),
@@ -191,7 +191,7 @@ def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
     assert len(calls.read_text().splitlines()) == 1  # for all of them
 
 
-def test_a_run_whose_cluster_is_out_of_reach_is_what_it_said_last(tmp_path, commands):
+def test_a_run_whose_cluster_is_out_of_reach_keeps_its_last_status(tmp_path, commands):
     commands("squeue", code=1, errors="slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     commands("sacct", code=1)
     record = read(job(tmp_path, "a", "pending", "1").path)
@@ -232,7 +232,7 @@ def test_why_a_job_stops_and_when_it_is_queued_again(
     assert stop.will_resume is (asks or "Restarts=1" in facts)
 
 
-def test_a_requeue_that_is_refused_is_said(tmp_path, commands, monkeypatch):
+def test_a_requeue_that_is_refused_is_recorded(tmp_path, commands, monkeypatch):
     commands("scontrol", "JobId=7 JobState=RUNNING", errors="Requested operation is presently disabled")
     script = Path(os.environ["PATH"].split(":")[0]) / "scontrol"
     script.write_text(script.read_text().replace("exit 0", '[ "$1" != requeue ]'))
@@ -267,7 +267,7 @@ def test_a_job_that_is_refused_leaves_nothing_and_one_that_is_shown_too(tiny_mod
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "bin"}
 
 
-def test_what_speaks_of_a_cluster_is_refused_in_a_run(tmp_path):
+def test_options_of_a_cluster_are_refused_in_a_single_run(tmp_path):
     run = run_train(SLURM, "dry_run=true", cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.count("finetune submit") == 2
@@ -282,7 +282,7 @@ def test_a_run_of_this_machine_is_cancelled_too(tmp_path):
         cancel_runs([read(run.path)])
 
 
-def test_a_run_that_somebody_works_on_is_not_touched_by_who_wants_to_submit_it(tmp_path, commands):
+def test_a_run_in_use_is_not_changed_by_a_submission(tmp_path, commands):
     run = job(tmp_path, "a", "running", "1")
     commands("squeue", "1|RUNNING|None")
     said = run.status_path.read_bytes()

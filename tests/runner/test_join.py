@@ -1,4 +1,4 @@
-"""Processes of a run that wait for each other say so, hear signals, and give up; one that is alone waits for nobody."""
+"""Processes of a run that wait for each other print it, handle signals and time out; a single process does not wait."""
 
 import os
 import signal
@@ -75,7 +75,7 @@ def test_numbers_that_are_none_are_no_error(environment):
     assert ranks.current_rank() == RankInfo()
 
 
-def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
+def test_a_single_process_removes_the_variables_of_an_outer_job(environment):
     environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="3", MASTER_ADDR="x.invalid", SLURM_PROCID="3")
     assert join.join_if_distributed(1) is None
     assert os.environ["RANK"] == "0"
@@ -83,7 +83,7 @@ def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
 
 
 @pytest.mark.parametrize("more", [STEP, TORCHRUN], ids=["srun", "torchrun"])
-def test_check_waits_for_nobody_and_says_what_is_wrong(tmp_path, more):
+def test_a_check_waits_for_no_process_and_prints_what_is_wrong(tmp_path, more):
     write_pairs(tmp_path / "pairs.csv")
     answer = run_train("check=true", "data.path=pairs.csv", "trainer.devices=7", cwd=tmp_path, warm=more)
     assert answer.returncode == 2
@@ -101,7 +101,7 @@ def test_of_the_processes_that_torchrun_starts_only_the_first_one_speaks(tmp_pat
     assert ("there is no option --nothing" in done.stderr) == speaks
 
 
-def test_a_second_signal_does_not_keep_a_process_from_telling_its_end():
+def test_a_second_signal_does_not_keep_a_process_from_reporting_its_end():
     program = """
 import signal, sys
 from finetune import signals
@@ -122,7 +122,7 @@ worker._report_and_exit(KeyboardInterrupt(), None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_process_whose_others_never_come_says_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
+def test_a_process_whose_others_never_join_prints_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
     write_pairs(tmp_path / "pairs.csv")
     command = [sys.executable, ROOT / "train.py", *quick(tiny_model, "name=run", "trainer.devices=4")]
     env = os.environ | STEP | {"MASTER_PORT": str(free_port())}
@@ -142,7 +142,7 @@ def free_port():
         return server.getsockname()[1]
 
 
-def test_it_gives_up(environment, monkeypatch, capfd):
+def test_waiting_ends_at_the_time_limit(environment, monkeypatch, capfd):
     monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     rendezvous = join.join(RankInfo(0, 3, 0, 3, "srun"))
@@ -151,7 +151,7 @@ def test_it_gives_up(environment, monkeypatch, capfd):
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
-def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(environment, monkeypatch, capfd):
+def test_processes_that_do_not_join_the_training_are_reported(environment, monkeypatch, capfd):
     monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     monkeypatch.setattr(collectives, "MAX_WAIT", timedelta(seconds=0.5))
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -161,7 +161,7 @@ def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(envir
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
-def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd):
+def test_a_missing_first_process_is_reported(environment, monkeypatch, capfd):
     monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     with pytest.raises(RunError, match="cannot connect"):

@@ -58,7 +58,7 @@ def test_memory_that_ran_out_elsewhere(peers):
     assert cause_of(first.root_cause(GONE)) == "out of memory"
 
 
-def test_an_error_of_its_own_comes_first_and_a_stop_is_nobodys_failure(peers):
+def test_an_error_of_its_own_comes_first_and_a_stop_is_no_failure(peers):
     first, second = peers
     second.end(ExitReport.of(GONE))
     own = ValueError("own")
@@ -68,7 +68,7 @@ def test_an_error_of_its_own_comes_first_and_a_stop_is_nobodys_failure(peers):
     assert first.root_cause(STOP) is STOP
 
 
-def test_one_that_was_stopped_alone_is_told_by_those_that_only_saw_its_end(peers, monkeypatch):
+def test_a_process_that_was_stopped_alone_is_the_cause_for_the_others(peers, monkeypatch):
     monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_FOR_REPORT", 0)
     first, second = peers
     second.end(ExitReport.of(STOP))
@@ -94,7 +94,7 @@ def test_a_number_on_another_machine_says_nothing(peers):
     assert not first.exited()
 
 
-def test_who_waits_for_another_that_failed_is_ended(peers, monkeypatch):
+def test_a_process_that_waits_for_a_failed_one_is_ended(peers, monkeypatch):
     monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_TO_END", 0.0)
     first, second = peers
     found, over = [], threading.Event()
@@ -104,14 +104,14 @@ def test_who_waits_for_another_that_failed_is_ended(peers, monkeypatch):
     assert found == ["process 1: ValueError: mine"]
 
 
-def test_what_is_said_to_all_is_waited_for(peers):
+def test_get_waits_for_the_value(peers):
     first, second = peers
     threading.Timer(0.1, lambda: first.set("run", "here")).start()
     assert second.get("run") == "here"
     assert os.getpid() == int(first._store.get("process/1").decode().split()[-1])
 
 
-def test_the_first_one_stays_until_the_others_have_heard_that_the_run_is_finished(peers):
+def test_the_first_one_stays_until_the_others_have_read_that_the_run_is_finished(peers):
     first, second = peers
     other = threading.Thread(target=second.wait_for_finish)
     other.start()

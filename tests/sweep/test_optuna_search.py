@@ -25,7 +25,7 @@ LR = "optimizer.lr=tag(log,interval(1e-8,1e-2))"
 
 
 @pytest.mark.slow
-def test_a_search_stops_what_is_worse_and_the_same_command_goes_on_up_to_its_points(tiny_model, tmp_path):
+def test_a_search_prunes_bad_trials_and_the_same_command_continues_to_its_number_of_trials(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     # With this seed the third rate is thousands of times smaller than the two before it.
     search = ["hydra/sweeper=optuna", LR, "hydra.sweeper.sampler.seed=276", "hydra.sweeper.pruner.n_startup_trials=2"]
@@ -70,7 +70,7 @@ def test_a_search_stops_what_is_worse_and_the_same_command_goes_on_up_to_its_poi
         ([LR, "loss=infonce,cosent"], "cosent"),
     ],
 )
-def test_an_impossible_search_is_answered_before_anything_starts(tmp_path, overrides, words):
+def test_an_impossible_search_is_refused_before_anything_starts(tmp_path, overrides, words):
     sweep = run_train("-m", "hydra/sweeper=optuna", *overrides, cwd=tmp_path)
     assert words in sweep.stderr
     assert sweep.returncode == 2, sweep.stdout
@@ -100,7 +100,7 @@ def overrides(tiny_model, pairs_csv, monkeypatch):
     return [*few, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4"]
 
 
-def test_what_is_drawn_fits_what_was_asked_and_a_new_process_draws_other_points(overrides):
+def test_draws_fit_the_search_space_and_a_new_process_draws_other_trials(overrides):
     more = ["data.batch_size=range(8,25,4)", "loss=infonce,supcon", "trainer.max_steps=int(interval(3,9))", LR]
     drawn = []
     for _ in range(3):  # each a process that goes on
@@ -118,7 +118,7 @@ def test_what_is_drawn_fits_what_was_asked_and_a_new_process_draws_other_points(
         assert each["loss"] in ("infonce", "supcon")
 
 
-def test_a_trial_that_was_running_when_the_sweep_was_killed_is_taken_up(overrides):
+def test_a_trial_that_was_running_when_the_sweep_was_killed_is_resumed(overrides):
     with opened([*overrides, LR]) as search:
         lost, failed = search.next(), search.next()
         search.record(TrialResult(failed, "failed", "disk full", "", None))

@@ -95,7 +95,7 @@ def markdown_rows(tmp_path):
         (["loss=infonce,cosent"], "cosent"),  # which learns from scores, and the data has none
     ],
 )
-def test_an_impossible_sweep_is_answered_before_anything_starts(tmp_path, overrides, words):
+def test_an_impossible_sweep_is_refused_before_anything_starts(tmp_path, overrides, words):
     sweep = run_train("-m", *overrides, cwd=tmp_path)
     assert words in sweep.stdout + sweep.stderr
     assert sweep.returncode == (0 if "check=true" in overrides else 2)
@@ -103,7 +103,7 @@ def test_an_impossible_sweep_is_answered_before_anything_starts(tmp_path, overri
     assert not list(tmp_path.iterdir())
 
 
-def test_what_speaks_of_a_sweep_is_refused_in_a_run(tmp_path):
+def test_options_of_a_sweep_are_refused_in_a_single_run(tmp_path):
     run = run_train("sweep.parallel=2", "hydra/sweeper=optuna", cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.count("add -m") == 2
@@ -154,7 +154,7 @@ def command_of(process):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 @pytest.mark.slow
-def test_trials_at_once_have_cores_of_their_own_and_go_on_after_ctrl_c(tiny_model, tmp_path):
+def test_trials_at_once_have_cores_of_their_own_and_resume_after_ctrl_c(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     overrides = swept(tiny_model, "trainer.max_epochs=40", "evaluation=none", "sweep.parallel=2", "sweep.metric=loss")
     overrides = [text for text in overrides if text != "trainer.max_epochs=3"]

@@ -14,9 +14,8 @@ from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted
 from finetune.executors.base import RunOutcome, RunRequest
 from finetune.executors.pending import pending
-from finetune.executors.slurm.sbatch import cancel, check_possible
+from finetune.executors.slurm.sbatch import cancel, check_possible, submit_job
 from finetune.executors.slurm.script import script
-from finetune.executors.slurm.submit import submit_job
 from finetune.preflight.resume import LAUNCHER
 from finetune.preflight.slurm import ResourceRequest, SlurmSettings
 from finetune.runner.run_setup import remove_new_dirs_on_failure

@@ -1,12 +1,14 @@
-"""The commands sbatch and scancel, with a sentence of advice where SLURM refuses."""
+"""Submitting and cancelling jobs with sbatch and scancel, with advice if SLURM refuses."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from finetune.console import complain
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.jobs import Refusal, call
+from finetune.runs.directory import RunDirectory
+from finetune.runs.jobs import Refusal, call, write_job
 
 # Reasons that do not go away by waiting. What else keeps a job from starting sbatch itself reports.
 _IMPOSSIBLE = re.compile(
@@ -29,19 +31,23 @@ def check_possible(script: str) -> None:
         raise FinetuneError(error.what, error.advice) from error
 
 
-def submit(script: str) -> str:
-    """Submit a script and return the id of its job.
+def submit_job(script: str, runs: Sequence[RunDirectory], typed: Sequence[str], *, is_array: bool = False) -> str:
+    """Submit a script, record its job and the `typed` overrides of the cluster in each run, and return the job's id.
 
     Raises:
-        FinetuneError: SLURM refuses it, or does not answer.
+        FinetuneError: SLURM refuses it or does not answer, or the disk is full; nothing is in the queue.
     """
+    job_id = _submit(script)
     try:
-        output = call(["sbatch", "--parsable"], script)
-    except Refusal as refusal:
-        raise _refused(refusal) from refusal
-    except RunError as error:
-        raise FinetuneError(error.what, error.advice) from error
-    return output.strip().partition(";")[0]  # with several clusters the cluster's name follows
+        for number, run in enumerate(runs):
+            write_job(run, f"{job_id}_{number}" if is_array else job_id, typed)
+    except BaseException:
+        try:
+            cancel([job_id])
+        except FinetuneError as error:  # the first error is the one that is raised
+            complain(error)
+        raise
+    return job_id
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -54,6 +60,16 @@ def cancel(ids: Sequence[str]) -> None:
         call(["scancel", *ids])
     except RunError as error:
         raise FinetuneError(f"SLURM did not cancel {', '.join(ids)}: {error.what}", error.advice) from error
+
+
+def _submit(script: str) -> str:
+    try:
+        output = call(["sbatch", "--parsable"], script)
+    except Refusal as refusal:
+        raise _refused(refusal) from refusal
+    except RunError as error:
+        raise FinetuneError(error.what, error.advice) from error
+    return output.strip().partition(";")[0]  # with several clusters the cluster's name follows
 
 
 def _refused(refusal: Refusal) -> FinetuneError:
