@@ -17,8 +17,9 @@ from finetune.executors.slurm.executor import SlurmExecutor
 from finetune.preflight.check import CheckedRun
 from finetune.preflight.devices import check_start
 from finetune.preflight.models import fetch
+from finetune.preflight.resume import expected_folder
 from finetune.preflight.slurm import SlurmSettings, resource_request
-from finetune.runner.run_setup import find_run
+from finetune.runner.run_setup import find_run, remove_new_dirs_on_failure
 from finetune.runs.directory import RunDirectory
 
 
@@ -31,12 +32,13 @@ def submit_local(checked: CheckedRun) -> tuple[Executor, Path]:
     cfg, arguments = checked.cfg, checked.arguments
     check_start(cfg)
     fetch(cfg)  # before there is a run that could fail because of it
-    run, existed = find_run(cfg, arguments.overrides, checked.dataset, arguments)
-    request = RunRequest(run.path.absolute(), arguments.overrides, processes_of(cfg))
-    request = replace(request, overrides=request.overrides_to_resume())
     executor = LocalExecutor([Slot()], arguments, prints=False)
-    with pending(run, existed=existed):
-        executor.submit(request)
+    with remove_new_dirs_on_failure(expected_folder(cfg).parent):
+        run, existed = find_run(cfg, arguments.overrides, checked.dataset, arguments)
+        request = RunRequest(run.path.absolute(), arguments.overrides, processes_of(cfg))
+        request = replace(request, overrides=request.overrides_to_resume())
+        with pending(run, existed=existed):
+            executor.submit(request)
     return executor, request.path
 
 

@@ -91,10 +91,8 @@ def _logging() -> Iterator[None]:
     before = [(one, one.level, list(one.handlers), one.propagate, one.disabled) for one in loggers]
     # Hydra's logging closes every handler in this list, also those of the program.
     known, logging._handlerList[:] = list(logging._handlerList), []  # type: ignore[attr-defined]
-    raises, logging.raiseExceptions = (
-        logging.raiseExceptions,
-        False,
-    )  # a full disk must not print a traceback for each line
+    raises = logging.raiseExceptions
+    logging.raiseExceptions = False  # a full disk must not print a traceback for each line
     try:
         yield
     finally:
