@@ -31,7 +31,7 @@ def test_every_command_passes_the_check(text, tmp_path, monkeypatch):
     write_pairs(tmp_path / "pairs.csv")
     words = shlex.split(text)
     if "-m" in words:  # the first point of the sweep
-        words, _ = read_search_space(Arguments([word for word in words if word != "-m"])).corners()[0]
+        words, _ = read_search_space(Arguments([word for word in words if word != "-m"])).one_at_a_time()[0]
     if "--cfg" in words:
         return
     check(words)

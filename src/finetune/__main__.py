@@ -2,7 +2,7 @@
 
 from finetune import signals
 
-signals.end_at_once()  # before anything else is imported: only a program imports this module
+signals.exit_on_interrupt()  # before anything else is imported: only a program imports this module
 
 
 def main() -> None:

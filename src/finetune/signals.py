@@ -1,12 +1,12 @@
-"""The signals that ask this process to stop: Ctrl-C at every moment, SIGTERM and SIGHUP once there is a run.
+"""The signals that stop this process: Ctrl-C at any time, SIGTERM and SIGHUP while there is a run.
 
-An exception that comes in the middle of an import, a destructor or a parser leaves as whatever that code makes of it,
-or not at all. So the process ends at once while it has made nothing, and later it is remembered that somebody asked.
+An exception raised in the middle of an import, a destructor or a parser may be replaced by another one or be lost. So
+the process exits at once as long as it has written nothing, and later it records that a stop was requested.
 
-SIGHUP, from a terminal that closes, is treated as SIGTERM; where it is ignored (nohup) it stays ignored. SIGQUIT
-(Ctrl-backslash) keeps its default: it ends a process that does not answer, at once and without saving.
+SIGHUP, sent when a terminal closes, is treated as SIGTERM; if it is ignored (nohup) it stays ignored. SIGQUIT
+(Ctrl-backslash) keeps its default: it ends a process that does not react, at once and without saving.
 
-Imports next to nothing: until `end_at_once` is called, Ctrl-C is a traceback.
+Imports as little as possible: until `exit_on_interrupt` is called, Ctrl-C prints a traceback.
 """
 
 from __future__ import annotations
@@ -24,77 +24,93 @@ if TYPE_CHECKING:
 
     Handler = Callable[[int, FrameType | None], None]
 
-LINE = "Stopped by Ctrl-C."
+INTERRUPTED_MESSAGE = "Stopped by Ctrl-C."
 EXIT_CODE = 130
-# Where a system has no SIGHUP (Windows), a terminal that closes ends the process.
+# On a system without SIGHUP (Windows) a closed terminal ends the process.
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+QUITS = tuple(getattr(signal, name) for name in ("SIGQUIT",) if hasattr(signal, name))
 ALL = (signal.SIGINT, *STOPS)
 _SECONDS_OF_A_REPEAT = 1.0
-_asked: list[tuple[float, int]] = []  # when, and by which signal
+_requests: list[tuple[float, int]] = []  # the time of each request to stop, and its signal
 
 
-def end_at_once() -> None:
-    """From now on Ctrl-C ends the process where it is: there is nothing to clean up."""
-    listen([signal.SIGINT], _end)
+class StopRequested(KeyboardInterrupt):
+    """A signal asked this process to stop; `number` is that signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(display_name(number))
+        self.number = number
 
 
-def raise_from_now_on() -> None:
-    """From now on Ctrl-C is a KeyboardInterrupt, so that what was made can be finished or removed."""
-    listen([signal.SIGINT], raise_stop)
+def exit_on_interrupt() -> None:
+    """From now on Ctrl-C ends the process at once: there is nothing to clean up."""
+    install([signal.SIGINT], _end)
 
 
-def asked() -> bool:
-    """Whether a person or the system asked this process to stop, so that any error may be a consequence of it."""
-    return bool(_asked)
+def raise_on_interrupt() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt, so that files can be finished or removed."""
+    install([signal.SIGINT], raise_stop)
 
 
-def asked_by() -> str | None:
-    """Return the name of the last signal that asked this process to stop; None if there was none."""
-    return called(_asked[-1][1]) if _asked else None
+def stop_requested() -> bool:
+    """Return whether a signal asked this process to stop, so that any error may be a consequence of it."""
+    return bool(_requests)
 
 
-def forget() -> None:
-    """Forget what was asked: the next run of this process has not been stopped."""
-    _asked.clear()
+def stop_signal() -> str | None:
+    """Return the name of the last signal that asked this process to stop; None if none did."""
+    if not _requests:
+        return None
+    return display_name(_requests[-1][1])
 
 
-def called(number: int) -> str:
-    """Return what a signal is called in messages."""
+def reset() -> None:
+    """Forget all requests to stop, before the next run of this process."""
+    _requests.clear()
+
+
+def display_name(number: int) -> str:
+    """Return the name of a signal for messages."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def is_repeat(number: int) -> bool:
-    """Return whether a signal repeats the last one; if not, it is a request of its own and is remembered.
+    """Return whether a signal repeats the last one; if not, it is recorded as a new request.
 
-    Wrappers (`timeout`, `uv run`) pass on what the terminal sent to all its processes, and a terminal that closes sends
+    Wrappers (`timeout`, `uv run`) forward what the terminal sent to all its processes, and a terminal that closes sends
     SIGHUP several times. Neither is a second request, which would end the process without saving.
     """
     now = time.monotonic()
-    if _asked and (number not in (signal.SIGINT, signal.SIGTERM) or now - _asked[-1][0] < _SECONDS_OF_A_REPEAT):
+    if _requests and (number not in (signal.SIGINT, signal.SIGTERM) or now - _requests[-1][0] < _SECONDS_OF_A_REPEAT):
         return True
-    _asked.append((now, number))
+    _requests.append((now, number))
     return False
 
 
 def raise_stop(number: int, _frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; the handler of a signal that asks to stop."""
+    """Raise StopRequested unless the signal is a repeat; the handler of a signal that asks to stop."""
     if not is_repeat(number):
-        raise KeyboardInterrupt(called(number))
+        raise StopRequested(number)
 
 
-def listen(
+def raise_at_once(number: int, _frame: FrameType | None) -> None:
+    """Raise StopRequested; the handler of a signal that asks to stop without saving."""
+    raise StopRequested(number)
+
+
+def install(
     numbers: Iterable[int], handler: Handler | signal.Handlers, although_ignored: Iterable[int] = ()
 ) -> dict[int, Any]:
     """Install a handler for signals that are not ignored, or are among `although_ignored`.
 
-    Returns what `restore` takes back. Only the main thread may install one, so nothing happens in another thread: the
-    program that started it decides.
+    Returns the previous handlers for `restore`. Only the main thread may install handlers, so in another thread nothing
+    happens: the program that started the thread decides.
     """
     before: dict[int, Any] = {}
     for number in numbers:
         previous = signal.getsignal(number)
         if previous is signal.SIG_IGN and number not in although_ignored:
-            continue  # set by the process that started this one (nohup)
+            continue  # the process that started this one wants that (nohup)
         try:
             signal.signal(number, handler)
         except ValueError:  # not in the main thread
@@ -104,21 +120,21 @@ def listen(
 
 
 def restore(before: dict[int, Any]) -> None:
-    """Take back what `listen` did."""
+    """Install the previous handlers, which `install` returned."""
     for number, handler in before.items():
         # None: it was installed by C code, and Python cannot install it again.
         if handler is not None:
             signal.signal(number, handler)
 
 
-class Listening:
-    """A context in which a handler is installed, as `listen` does it."""
+class Installed:
+    """A context in which a handler is installed, see `install`."""
 
     def __init__(self, numbers: Iterable[int], handler: Handler | signal.Handlers) -> None:
         self._numbers, self._handler = numbers, handler
 
     def __enter__(self) -> None:
-        self._before = listen(self._numbers, self._handler)
+        self._before = install(self._numbers, self._handler)
 
     def __exit__(self, *_: object) -> None:
         restore(self._before)
@@ -135,7 +151,7 @@ def _end(*_: object) -> None:
         is_first = True
     if is_first:
         try:  # noqa: SIM105
-            os.write(2, f"{LINE}\n".encode())
+            os.write(2, f"{INTERRUPTED_MESSAGE}\n".encode())
         except OSError:
             pass
     os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""How a process waits for the others of its run: it says for whom and where, and gives up in the end."""
+"""Waiting for the other processes of a run: a notice says for which and where, and after a time limit it fails."""
 
 from __future__ import annotations
 
@@ -11,50 +11,54 @@ from finetune.console import alert
 from finetune.errors import RunError
 from finetune.ranks import RankInfo
 
-LONGEST = timedelta(minutes=30)  # as long as torch waits for a process group
-SECONDS_BETWEEN_LOOKS = 0.2
-_SECONDS_IN_SILENCE, _SECONDS_BETWEEN_NOTICES = 5.0, 60.0
+MAX_WAIT = timedelta(minutes=30)  # as long as torch waits for a process group
+POLL_SECONDS = 0.2
+_SECONDS_TO_FIRST_NOTICE, _SECONDS_BETWEEN_NOTICES = 5.0, 60.0
 
 
-class Notice:
-    """Says every now and then for whom a process waits."""
+class WaitNotice:
+    """Prints now and then what a process waits for."""
 
     def __init__(self, text: Callable[[], str]) -> None:
         self._text = text
         self._next: float | None = None
 
     def tick(self) -> None:
-        """Say it if it is time; the waiting begins with the first call, not with the import of torch before it."""
+        """Print it if it is time; the waiting begins with the first call, not with the import of torch before it."""
         if self._next is None:
-            self._next = time.monotonic() + _SECONDS_IN_SILENCE
+            self._next = time.monotonic() + _SECONDS_TO_FIRST_NOTICE
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS_BETWEEN_NOTICES
             alert(self._text())
 
 
-def wait_for_all(missing: Callable[[], list[int]], here: RankInfo, patience: timedelta) -> None:
-    """Wait until no process of the run is `missing`, whose ranks that returns.
+def wait_for_all(missing: Callable[[], list[int]], here: RankInfo, timeout: timedelta) -> None:
+    """Wait until `missing`, which returns the ranks of the processes that have not joined, returns none.
 
-    In Python: inside of torch's C++ a process hears no signal.
+    The loop is in Python: inside torch's C++ code signals are not handled.
 
     Raises:
-        RunError: `patience` is over.
+        RunError: `timeout` is over.
     """
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    notice = Notice(
-        lambda: f"Waiting at {where} for {_named(missing())} of the {here.world} processes of this run. {here.if_alone}"
-    )
-    until = time.monotonic() + patience.total_seconds()
-    while ranks := missing():
+    processes = f"of the {here.world} processes of this run. {here.advice_if_alone}"
+    notice = WaitNotice(lambda: f"Waiting at {where} for {_named(missing())} {processes}")
+    until = time.monotonic() + timeout.total_seconds()
+    while True:
+        ranks = missing()
+        if not ranks:
+            return
         if time.monotonic() > until:
-            minutes = patience.total_seconds() / 60
-            what = f"{_named(ranks)} of this run did not come to {where} in {minutes:.0f} minutes."
-            advice = f"Look for what ended it or keeps it from starting. {here.if_alone}"
+            minutes = timeout.total_seconds() / 60
+            what = f"{_named(ranks)} of this run did not connect to {where} within {minutes:.0f} minutes."
+            advice = f"Find out what ended it or keeps it from starting. {here.advice_if_alone}"
             raise RunError(what[0].upper() + what[1:], advice)
         notice.tick()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
 
 
 def _named(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-    return f"process{'es' if len(ranks) > 1 else ''} {shown}"
+    shown = ", ".join(map(str, ranks[:8]))
+    if len(ranks) > 8:
+        shown += f" and {len(ranks) - 8} more"
+    return f"processes {shown}" if len(ranks) > 1 else f"process {shown}"

@@ -123,7 +123,7 @@ def test_a_missing_device_is_detected_without_torch(tmp_path):
     if has_gpu():
         pytest.skip("this machine has a GPU")
     assert "this machine has no GPU" in mistaken("trainer.accelerator=gpu", "check=true", cwd=tmp_path)
-    assert "no GPU of Apple" in mistaken("trainer.accelerator=mps", cwd=tmp_path)
+    assert "no Apple GPU" in mistaken("trainer.accelerator=mps", cwd=tmp_path)
 
 
 def test_gpus_are_known_by_their_drivers_files(tmp_path):

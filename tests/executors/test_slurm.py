@@ -227,7 +227,7 @@ def test_a_preempted_run_saves_is_queued_again_once_and_ends_as_if_nothing_had_b
     until(lambda: slurm("squeue", "-h", "-j", urgent_job, "-o%T").strip() == "RUNNING", "the other", world, "preempted")
     shown = world.shown("preempted")
     assert shown["state"] == "requeued"
-    assert "at step 6 of 21" in shown["reason"] and "make room for another. It is queued again." in shown["reason"]
+    assert "at step 6 of 21" in shown["reason"] and "make room for another. It is requeued." in shown["reason"]
     assert world.status("preempted")["cause"] == "preempted"
     slurm("scancel", urgent_job)
     goes_on_alike(world, "preempted", step=6)
@@ -239,7 +239,7 @@ def test_a_run_past_its_time_saves_is_queued_again_and_goes_on(world):
     slurm("scontrol", "update", f"JobId={world.job('limited')}", f"EndTime={soon:%Y-%m-%dT%H:%M:%S}")
     until(lambda: world.restarts("limited") == 1, "a restart", world, "limited")
     goes_on_alike(world, "limited", step=6)
-    assert "The time of job" in world.said("limited")
+    assert "The time limit of job" in world.said("limited")
 
 
 def test_a_run_whose_node_dies_goes_on_from_its_last_checkpoint(world):
@@ -275,8 +275,8 @@ def test_a_cancelled_run_of_two_nodes_saves_and_stays_away(world):
 
 
 def test_a_sweep_is_an_array_goes_on_without_its_shell_and_reports_to_the_next(world):
-    points = ["+callbacks.boom._target_=mine.Boom", "+callbacks.boom.fails=true,false", "experiment=swept"]
-    words = ["train", "-m", "hydra/launcher=slurm", *world.settings(), *points, "sweep.parallel=2"]
+    trials = ["+callbacks.boom._target_=mine.Boom", "+callbacks.boom.fails=true,false", "experiment=swept"]
+    words = ["train", "-m", "hydra/launcher=slurm", *world.settings(), *trials, "sweep.parallel=2"]
     shell = subprocess.Popen(
         [sys.executable, "-m", "finetune", *words],
         cwd=world.folder,
@@ -290,7 +290,7 @@ def test_a_sweep_is_an_array_goes_on_without_its_shell_and_reports_to_the_next(w
     shell.send_signal(signal.SIGINT)
     said, errors = shell.communicate(timeout=LONGEST)
     assert shell.returncode == 130
-    assert "2 points are still in the queue or running, and go on without this shell" in errors
+    assert "2 trials are still in the queue or running, and continue without this shell" in errors
     jobs = {
         path.parent.name: json.loads(path.read_text())["id"] for path in world.folder.glob("outputs/swept/*/job.json")
     }
@@ -300,13 +300,13 @@ def test_a_sweep_is_an_array_goes_on_without_its_shell_and_reports_to_the_next(w
     assert again.returncode == 1, again.stderr
     # Nothing is submitted twice; the failing point is told, and ranked last.
     assert "job " not in again.stdout.replace("as job ", "")
-    table = again.stdout.split("the points, best first")[1]
+    table = again.stdout.split("the trials, best first")[1]
     assert table.index("boom.fails=False") < table.index("failed: ValueError: injected")
 
     (world.folder / "mended").touch()
     mended = world.run(*words)
     assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert mended.stdout.count("finished already") == 1 and ": 1 point," in mended.stdout
+    assert mended.stdout.count("finished already") == 1 and ": 1 trial," in mended.stdout
 
 
 @pytest.mark.parametrize(

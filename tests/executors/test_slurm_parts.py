@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune.cli.submit import pending
 from finetune.config.check import check, check_overrides
 from finetune.config.command_line import Arguments
 from finetune.errors import FinetuneError
+from finetune.executors.base import RunRequest
 from finetune.executors.cancel import cancel_runs
-from finetune.executors.slurm.script import Task, script
-from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_request, seconds_of, settings_of
+from finetune.executors.pending import pending
+from finetune.executors.slurm.script import script
+from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_request, seconds_of, slurm_settings
 from finetune.runner import slurm_epilog
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import MARK, ONCE, QUEUED_AGAIN, write_job
@@ -48,7 +49,7 @@ def commands(tmp_path, monkeypatch):
 
 def settings(*overrides):
     cfg = check([SLURM, *overrides])
-    return settings_of(cfg), resource_request(cfg, settings_of(cfg))
+    return slurm_settings(cfg), resource_request(cfg, slurm_settings(cfg))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_lengths_of_time_are_read_as_sbatch_reads_them(text, seconds):
         ),
     ],
 )
-def test_what_is_wrong_with_the_launchers_config_is_answered_as_anywhere(override, where, words):
+def test_what_is_wrong_with_the_launchers_config_is_reported_as_anywhere(override, where, words):
     _, problems = check_overrides([SLURM, override] if "/" not in override else [override])
     assert any(problem.where.startswith(where) and words in f"{problem.what} {problem.advice}" for problem in problems)
 
@@ -110,7 +111,7 @@ def test_a_script_asks_for_what_the_config_says():
     asked += ["hydra.launcher.memory=32G", "+hydra.launcher.options.exclusive=true", "hydra.launcher.requeue=false"]
     asked += ["+hydra.launcher.options.mail-user='me and you'"]
     slurm, shape = settings(*asked)
-    text = script([Task(Path("r"), [])], slurm, shape, Arguments([]))
+    text = script([RunRequest(Path("r"), [])], slurm, shape, Arguments([]))
     told = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert told == [
         *["job-name=finetune", "nodes=2", "ntasks-per-node=4", "cpus-per-task=4", "gpus-per-node=4", "time=1440"],
@@ -120,14 +121,17 @@ def test_a_script_asks_for_what_the_config_says():
 
 
 @pytest.mark.parametrize("number", [None, "1"])
-def test_a_script_starts_its_run_whatever_its_name_and_tells_how_it_ended(tmp_path, monkeypatch, commands, number):
+def test_a_script_starts_its_run_whatever_its_name_and_records_how_it_ended(tmp_path, monkeypatch, commands, number):
     run = tmp_path / 'it\'s 100% "$HOME" `x` ü'
     run.mkdir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bin/srun").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$RUN/arguments"\nexit 3\n')
     (tmp_path / "bin/srun").chmod(0o755)
     (run / "config.yaml").touch()
-    tasks = [Task(tmp_path / "other", []), Task(run, ["name='it''s; rm -rf x'", "resume=never", SLURM, "dry_run=true"])]
+    tasks = [
+        RunRequest(tmp_path / "other", []),
+        RunRequest(run, ["name='it''s; rm -rf x'", "resume=never", SLURM, "dry_run=true"]),
+    ]
     text = script(
         tasks if number else tasks[1:], settings()[0], ResourceRequest(1, 1, 0), Arguments([]), 2 if number else None
     )
@@ -152,7 +156,7 @@ def job(tmp_path, name, state, job_id, **facts):
     return run
 
 
-def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
+def test_the_cluster_decides_the_state_where_a_run_cannot(tmp_path, commands):
     again = {"reason": "so", "cause": "preempted", "will_resume": True}
     runs = {
         "waits": job(tmp_path, "waits", "pending", "1"),
@@ -187,7 +191,7 @@ def test_the_cluster_has_the_last_word_where_a_run_cannot(tmp_path, commands):
     assert len(calls.read_text().splitlines()) == 1  # for all of them
 
 
-def test_a_run_whose_cluster_is_out_of_reach_is_what_it_said_last(tmp_path, commands):
+def test_a_run_whose_cluster_is_out_of_reach_keeps_its_last_status(tmp_path, commands):
     commands("squeue", code=1, errors="slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     commands("sacct", code=1)
     record = read_run(job(tmp_path, "a", "pending", "1").path)
@@ -220,7 +224,7 @@ def test_why_a_job_stops_and_when_it_is_queued_again(
     monkeypatch.setenv(MARK, mark)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm_job, "_warned", [True] if warned else [])
-    stop = slurm_job.stop_reason(has_moved=steps > 0)
+    stop = slurm_job.stop_reason(has_progressed=steps > 0)
     assert stop.cause == cause
     run = job(tmp_path, "a", "interrupted", "7", reason=stop.what, cause=stop.cause, will_resume=stop.will_resume)
     assert slurm_epilog.main(str(run.path), "130") == 130
@@ -228,7 +232,7 @@ def test_why_a_job_stops_and_when_it_is_queued_again(
     assert stop.will_resume is (asks or "Restarts=1" in facts)
 
 
-def test_a_requeue_that_is_refused_is_said(tmp_path, commands, monkeypatch):
+def test_a_requeue_that_is_refused_is_recorded(tmp_path, commands, monkeypatch):
     commands("scontrol", "JobId=7 JobState=RUNNING", errors="Requested operation is presently disabled")
     script = Path(os.environ["PATH"].split(":")[0]) / "scontrol"
     script.write_text(script.read_text().replace("exit 0", '[ "$1" != requeue ]'))
@@ -263,7 +267,7 @@ def test_a_job_that_is_refused_leaves_nothing_and_one_that_is_shown_too(tiny_mod
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "bin"}
 
 
-def test_what_speaks_of_a_cluster_is_refused_in_a_run(tmp_path):
+def test_options_of_a_cluster_are_refused_in_a_single_run(tmp_path):
     run = run_train(SLURM, "dry_run=true", cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.count("finetune submit") == 2
@@ -274,34 +278,34 @@ def test_a_run_of_this_machine_is_cancelled_too(tmp_path):
     with living(run) as process:
         cancel_runs([read_run(run.path)])
         assert process.wait() != 0
-    with pytest.raises(FinetuneError, match="nothing to end"):
+    with pytest.raises(FinetuneError, match="nothing to cancel"):
         cancel_runs([read_run(run.path)])
 
 
-def test_a_run_that_somebody_works_on_is_not_touched_by_who_wants_to_submit_it(tmp_path, commands):
+def test_a_run_in_use_is_not_changed_by_a_submission(tmp_path, commands):
     run = job(tmp_path, "a", "running", "1")
     commands("squeue", "1|RUNNING|None")
     said = run.status_path.read_bytes()
-    with pytest.raises(FinetuneError, match="running as job 1"), pending([(run, True)]):
+    with pytest.raises(FinetuneError, match="running as job 1"), pending(run, existed=True):
         pass
     other = make_run(tmp_path, "e/b", "created")
     with living(other) as process:
         said_by_other = other.status_path.read_bytes()
-        with pytest.raises(FinetuneError, match="in use by process"), pending([(other, True)]):
+        with pytest.raises(FinetuneError, match="in use by process"), pending(other, existed=True):
             pass
         assert (run.status_path.read_bytes(), other.status_path.read_bytes()) == (said, said_by_other)
         process.kill()
         process.wait()
-    with pytest.raises(ZeroDivisionError), pending([(other, True)]):
+    with pytest.raises(ZeroDivisionError), pending(other, existed=True):
         assert other.read_status()["state"] == "pending"
         raise ZeroDivisionError
     assert other.status_path.read_bytes() == said_by_other
     # A status that cannot be read does not make a run a new one, which would be gone with its checkpoints.
     other.status_path.write_text("")
-    with pytest.raises(ZeroDivisionError), pending([(other, True)]):
+    with pytest.raises(ZeroDivisionError), pending(other, existed=True):
         raise ZeroDivisionError
     assert other.path.is_dir()
-    with pytest.raises(ZeroDivisionError), pending([(other, False)]):
+    with pytest.raises(ZeroDivisionError), pending(other, existed=False):
         raise ZeroDivisionError
     assert not other.path.exists()
 

@@ -15,7 +15,7 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID"
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    for name in (*ranks.OF_A_RUN, *SRUN):
+    for name in (*ranks.RANK_VARIABLES, *SRUN):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -66,10 +66,10 @@ def test_one_process_starts_none_on_other_machines():
 def test_more_gpus_than_there_are(monkeypatch, tmp_path):
     for name in ("nvidia0", "nvidia1", "nvidiactl"):
         (tmp_path / name).touch()
-    assert devices._gpus_seen(tmp_path) == 2
+    assert devices._count_usable_gpus(tmp_path) == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert devices._gpus_seen(tmp_path) == 1
-    monkeypatch.setattr(devices, "_gpus_seen", lambda: 1)
+    assert devices._count_usable_gpus(tmp_path) == 1
+    monkeypatch.setattr(devices, "_count_usable_gpus", lambda: 1)
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
     (problem,) = devices.check_devices(config(2, accelerator="gpu"))
     assert problem.what == "this machine has 1 GPU to use, and this asks for 2."

@@ -89,7 +89,7 @@ def test_a_terminal_that_closes_is_a_signal_sent_twice_and_no_more_output(starte
     assert (found["state"], found["cause"]) == ("interrupted", "stopped")
     assert found["reason"].startswith(f"Stopped by SIGHUP at step {found['step']} of")
     assert last_step(path) == found["step"] >= 5
-    assert "Go on with: " in (path / "run.log").read_text()
+    assert "Resume it with: " in (path / "run.log").read_text()
 
 
 def test_a_reader_that_goes_is_no_reason_to_stop_and_nohup_is_deaf_to_sighup(tiny_model, tmp_path):
@@ -128,7 +128,7 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     }
     run = RunDirectory(tmp_path / "run")
     run.saved.folder.mkdir(parents=True)
-    signals.forget()
+    signals.reset()
     with pytest.raises(Interrupted, match="resume="), run_lifecycle(run):
         if moment != "validating":
             run.write_status("running", step=3)
@@ -143,21 +143,21 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     reason = f"Stopped by {signal.Signals(number).name} {told[moment]}"
     assert status(run.path)["reason"] == reason
     assert signal.getsignal(number) is signal.SIG_DFL
-    signals.forget()
+    signals.reset()
 
 
 def test_what_repeats_a_signal_is_no_second_request(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("finetune.signals.time.monotonic", lambda: now[0])
-    signals.forget()
+    signals.reset()
     assert not signals.is_repeat(signal.SIGINT)
     now[0] += 0.2
     assert signals.is_repeat(signal.SIGINT) and signals.is_repeat(signal.SIGTERM)  # passed on by a wrapper
     now[0] += 2
     assert signals.is_repeat(signal.SIGHUP)
     assert not signals.is_repeat(signal.SIGINT)
-    signals.forget()
-    assert not signals.asked()
+    signals.reset()
+    assert not signals.stop_requested()
 
 
 def test_an_ignored_signal_stays_ignored_and_a_thread_changes_none():
@@ -165,13 +165,13 @@ def test_an_ignored_signal_stays_ignored_and_a_thread_changes_none():
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with signals.Listening(signals.ALL, signals.raise_stop):
+        with signals.Installed(signals.ALL, signals.raise_stop):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) is signals.raise_stop
     finally:
         signal.signal(signal.SIGHUP, before)
     found = []
-    thread = threading.Thread(target=lambda: found.append(signals.listen(signals.ALL, signals.raise_stop)))
+    thread = threading.Thread(target=lambda: found.append(signals.install(signals.ALL, signals.raise_stop)))
     thread.start()
     thread.join()
     assert found == [{}] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -402,7 +402,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tiny_model, tmp_path,
     assert run.returncode == 1, (run.stdout, run.stderr, sizes)
     assert "the disk is full" in run.stderr
     assert doing in run.stderr
-    assert "Then go on with" in run.stderr
+    assert "Then resume it with" in run.stderr
     assert "Traceback" not in run.stderr
     assert status(kept)["state"] == "failed"
     assert "the disk is full" in status(kept)["reason"]

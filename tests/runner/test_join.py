@@ -1,4 +1,4 @@
-"""Processes of a run that wait for each other say so, hear signals, and give up; one that is alone waits for nobody."""
+"""Processes of a run that wait for each other print it, handle signals and time out; a single process does not wait."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def environment(monkeypatch):
         for name, value in values.items():
             monkeypatch.setenv(name, value)
 
-    for name in [*ranks.OF_A_RUN, *(name for name in os.environ if name.startswith("SLURM_"))]:
+    for name in [*ranks.RANK_VARIABLES, *(name for name in os.environ if name.startswith("SLURM_"))]:
         monkeypatch.delenv(name, raising=False)
     return put
 
@@ -75,7 +75,7 @@ def test_numbers_that_are_none_are_no_error(environment):
     assert ranks.current_rank() == RankInfo()
 
 
-def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
+def test_a_single_process_removes_the_variables_of_an_outer_job(environment):
     environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="3", MASTER_ADDR="x.invalid", SLURM_PROCID="3")
     assert join.join_if_distributed(1) is None
     assert os.environ["RANK"] == "0"
@@ -83,7 +83,7 @@ def test_who_is_alone_forgets_the_numbers_of_an_outer_job(environment):
 
 
 @pytest.mark.parametrize("more", [STEP, TORCHRUN], ids=["srun", "torchrun"])
-def test_check_waits_for_nobody_and_says_what_is_wrong(tmp_path, more):
+def test_a_check_waits_for_no_process_and_prints_what_is_wrong(tmp_path, more):
     write_pairs(tmp_path / "pairs.csv")
     answer = run_train("check=true", "data.path=pairs.csv", "trainer.devices=7", cwd=tmp_path, warm=more)
     assert answer.returncode == 2
@@ -101,28 +101,28 @@ def test_of_the_processes_that_torchrun_starts_only_the_first_one_speaks(tmp_pat
     assert ("there is no option --nothing" in done.stderr) == speaks
 
 
-def test_a_second_signal_does_not_keep_a_process_from_telling_its_end():
+def test_a_second_signal_does_not_keep_a_process_from_reporting_its_end():
     program = """
 import signal, sys
 from finetune import signals
 from finetune.runner import worker
 
-def meet(here, patience):
+def join(info, timeout):
     for number in signals.ALL:
         signal.raise_signal(number)
     raise RuntimeError
 
-worker.meet = meet
-signals.listen(signals.ALL, signals.raise_stop, although_ignored=[signal.SIGINT])
+worker.join = join
+signals.install(signals.ALL, signals.raise_stop, although_ignored=[signal.SIGINT])
 signals._SECONDS_OF_A_REPEAT = 0
-worker._end(KeyboardInterrupt(), [])
+worker._report_and_exit(KeyboardInterrupt(), None)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_process_whose_others_never_come_says_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
+def test_a_process_whose_others_never_join_prints_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
     write_pairs(tmp_path / "pairs.csv")
     command = [sys.executable, ROOT / "train.py", *quick(tiny_model, "name=run", "trainer.devices=4")]
     env = os.environ | STEP | {"MASTER_PORT": str(free_port())}
@@ -142,35 +142,35 @@ def free_port():
         return server.getsockname()[1]
 
 
-def test_it_gives_up(environment, monkeypatch, capfd):
-    monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
+def test_waiting_ends_at_the_time_limit(environment, monkeypatch, capfd):
+    monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    peers = join.join(RankInfo(0, 3, 0, 3, "srun"))
-    with pytest.raises(RunError, match="Processes 1, 2 of this run did not come to"):
-        wait_notice.wait_for_all(peers.missing, peers.place, timedelta(seconds=0.5))
+    rendezvous = join.join(RankInfo(0, 3, 0, 3, "srun"))
+    with pytest.raises(RunError, match="Processes 1, 2 of this run did not connect to"):
+        wait_notice.wait_for_all(rendezvous.missing, rendezvous.info, timedelta(seconds=0.5))
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
-def test_processes_that_do_not_come_to_the_training_are_said_to_be_missing(environment, monkeypatch, capfd):
-    monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
-    monkeypatch.setattr(collectives, "LONGEST", timedelta(seconds=0.5))
+def test_processes_that_do_not_join_the_training_are_reported(environment, monkeypatch, capfd):
+    monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
+    monkeypatch.setattr(collectives, "MAX_WAIT", timedelta(seconds=0.5))
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
-    with pytest.raises(RunError, match="Process 1 of this run did not come to"):
+    with pytest.raises(RunError, match="Process 1 of this run did not connect to"):
         collectives.Collectives(torch.device("cpu"), 0, 2)._wait_for_all()
     assert "Waiting at 127.0.0.1" in capfd.readouterr().err
 
 
-def test_the_first_process_is_said_to_be_missing(environment, monkeypatch, capfd):
-    monkeypatch.setattr(wait_notice, "_SECONDS_IN_SILENCE", 0)
+def test_a_missing_first_process_is_reported(environment, monkeypatch, capfd):
+    monkeypatch.setattr(wait_notice, "_SECONDS_TO_FIRST_NOTICE", 0)
     environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    with pytest.raises(RunError, match="cannot meet"):
+    with pytest.raises(RunError, match="cannot connect"):
         join.join(RankInfo(2, 3, 2, 3, "torchrun"), timedelta(seconds=0.5))
     assert "Process 2 waits for process 0 of its run at 127.0.0.1" in capfd.readouterr().err
 
 
 def test_an_address_without_a_machine_and_a_port_that_is_used(environment, monkeypatch):
-    monkeypatch.setattr(join, "PATIENCE", timedelta(seconds=0.1))
+    monkeypatch.setattr(join, "JOIN_TIMEOUT", timedelta(seconds=0.1))
     environment(MASTER_ADDR="nowhere.invalid", MASTER_PORT="1")
     for rank in range(2):
         with pytest.raises(RunError, match=r"the machine nowhere\.invalid has no address"):
@@ -186,5 +186,5 @@ def test_what_runs_in_the_background_can_be_interrupted():
     pressed.start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        join._in_background(threading.Event().wait, wait_notice.Notice(str))
+        join._in_background(threading.Event().wait, wait_notice.WaitNotice(str))
     assert time.monotonic() - start < 20

@@ -1,4 +1,4 @@
-"""Why a run of several processes ended, told to the one that says it; the echo of another's end is no reason."""
+"""Why a run of several processes ended, reported to the first one; an error caused by another's end is no reason."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from finetune.ranks import RankInfo
 from finetune.runner import join
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runs.failure_causes import RemoteRankError, cause_of
-from finetune.wait_notice import Notice
+from finetune.wait_notice import WaitNotice
 
 GONE = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 STOP = Interrupted("Stopped by Ctrl-C at step 3 of 9.")
@@ -20,9 +20,9 @@ STOP = Interrupted("Stopped by Ctrl-C at step 3 of 9.")
 
 @pytest.fixture
 def peers():
-    quiet, patience = Notice(str), timedelta(seconds=60)
-    first = join.store_at("127.0.0.1", 0, True, patience, quiet)
-    second = join.store_at("127.0.0.1", first.port, False, patience, quiet)
+    quiet, patience = WaitNotice(str), timedelta(seconds=60)
+    first = join.connect_store("127.0.0.1", 0, True, patience, quiet)
+    second = join.connect_store("127.0.0.1", first.port, False, patience, quiet)
     return Rendezvous(first, RankInfo(0, 2, 0, 2, "torchrun")), Rendezvous(second, RankInfo(1, 2, 1, 2, "torchrun"))
 
 
@@ -37,64 +37,64 @@ def failed():
 def test_the_failure_of_another_is_what_ended_a_process_that_only_saw_its_end(peers, error):
     first, second = peers
     second.end(failed())
-    truth = first.truth(error)
-    assert isinstance(truth, RemoteRankError)
-    assert (truth.what, truth.exit_code, cause_of(truth)) == ("process 1: ValueError: mine", 1, "error")
-    assert 'raise ValueError("mine")' in truth.trace
+    cause = first.root_cause(error)
+    assert isinstance(cause, RemoteRankError)
+    assert (cause.what, cause.exit_code, cause_of(cause)) == ("process 1: ValueError: mine", 1, "error")
+    assert 'raise ValueError("mine")' in cause.trace
 
 
 def test_a_mistake_keeps_its_advice_and_its_exit_code(peers):
     first, second = peers
     second.end(ExitReport.of(FinetuneError("There is no file x.csv.", "Put it there.")))
-    truth = first.truth(GONE)
-    assert (truth.what, truth.advice, truth.exit_code) == ("process 1: There is no file x.csv.", "Put it there.", 2)
-    assert cause_of(truth) == "mistake"
-    assert not truth.trace
+    cause = first.root_cause(GONE)
+    assert (cause.what, cause.advice, cause.exit_code) == ("process 1: There is no file x.csv.", "Put it there.", 2)
+    assert cause_of(cause) == "mistake"
+    assert not cause.trace
 
 
 def test_memory_that_ran_out_elsewhere(peers):
     first, second = peers
     second.end(ExitReport.of(MemoryError()))
-    assert cause_of(first.truth(GONE)) == "out of memory"
+    assert cause_of(first.root_cause(GONE)) == "out of memory"
 
 
-def test_an_error_of_its_own_comes_first_and_a_stop_is_nobodys_failure(peers):
+def test_an_error_of_its_own_comes_first_and_a_stop_is_no_failure(peers):
     first, second = peers
     second.end(ExitReport.of(GONE))
     own = ValueError("own")
-    assert first.truth(own) is own
-    assert first.truth(STOP) is STOP
+    assert first.root_cause(own) is own
+    assert first.root_cause(STOP) is STOP
     second.end(ExitReport.of(STOP))
-    assert first.truth(STOP) is STOP
+    assert first.root_cause(STOP) is STOP
 
 
-def test_one_that_was_stopped_alone_is_told_by_those_that_only_saw_its_end(peers, monkeypatch):
-    monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_FOR_WORDS", 0)
+def test_a_process_that_was_stopped_alone_is_the_cause_for_the_others(peers, monkeypatch):
+    monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_FOR_REPORT", 0)
     first, second = peers
     second.end(ExitReport.of(STOP))
-    truth = first.truth(GONE)
-    assert truth.what.startswith("process 1 was stopped") and cause_of(truth) == "stopped"
+    cause = first.root_cause(GONE)
+    assert cause.what.startswith("process 1 was stopped") and cause_of(cause) == "stopped"
 
 
-def test_one_that_ended_without_a_word_was_killed(peers):
+def test_one_that_ended_without_a_report_was_killed(peers):
     first, second = peers
     ended = subprocess.Popen(["true"])
     machine = second._store.get("process/1").decode().rpartition(" ")[0]
-    second.tell("process/1", f"{machine} {ended.pid}")
-    while first.gone() != {1: "was killed"}:  # as long as nobody asks for it, it is there and has ended
+    second.set("process/1", f"{machine} {ended.pid}")
+    while first.exited() != {1: "was killed"}:  # as long as nobody asks for it, it is there and has ended
         pass
     ended.wait()
-    truth = first.truth(GONE)
-    assert (truth.what, cause_of(truth)) == ("process 1 was killed.", "killed")
+    cause = first.root_cause(GONE)
+    assert (cause.what, cause_of(cause)) == ("process 1 was killed.", "killed")
 
 
 def test_a_number_on_another_machine_says_nothing(peers):
     first, second = peers
-    second.tell("process/1", "another 1234567")
-    assert not first.gone()
+    second.set("process/1", "another 1234567")
+    assert not first.exited()
 
 
-def test_who_waits_for_another_that_failed_is_ended(peers, monkeypatch):
+def test_a_process_that_waits_for_a_failed_one_is_ended(peers, monkeypatch):
     monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_TO_END", 0.0)
     first, second = peers
     found, over = [], threading.Event()
@@ -104,18 +104,18 @@ def test_who_waits_for_another_that_failed_is_ended(peers, monkeypatch):
     assert found == ["process 1: ValueError: mine"]
 
 
-def test_what_is_said_to_all_is_waited_for(peers):
+def test_get_waits_for_the_value(peers):
     first, second = peers
-    threading.Timer(0.1, lambda: first.tell("run", "here")).start()
-    assert second.hear("run") == "here"
+    threading.Timer(0.1, lambda: first.set("run", "here")).start()
+    assert second.get("run") == "here"
     assert os.getpid() == int(first._store.get("process/1").decode().split()[-1])
 
 
-def test_the_first_one_stays_until_the_others_have_heard_that_the_run_is_finished(peers):
+def test_the_first_one_stays_until_the_others_have_read_that_the_run_is_finished(peers):
     first, second = peers
     other = threading.Thread(target=second.wait_for_finish)
     other.start()
     first.finish()
-    assert first.hear("heard/1") == ""
+    assert first.get("heard/1") == ""
     other.join(60)
     assert not other.is_alive()

@@ -1,4 +1,4 @@
-"""Searches with Optuna: through the front door, then the study with points whose metrics are written by hand."""
+"""Searches with Optuna: through the front door, then the study with trials whose metrics are written by hand."""
 
 import json
 import math
@@ -25,7 +25,7 @@ LR = "optimizer.lr=tag(log,interval(1e-8,1e-2))"
 
 
 @pytest.mark.slow
-def test_a_search_stops_what_is_worse_and_the_same_command_goes_on_up_to_its_points(tiny_model, tmp_path):
+def test_a_search_prunes_bad_trials_and_the_same_command_continues_to_its_number_of_trials(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     # With this seed the third rate is thousands of times smaller than the two before it.
     search = ["hydra/sweeper=optuna", LR, "hydra.sweeper.sampler.seed=276", "hydra.sweeper.pruner.n_startup_trials=2"]
@@ -45,7 +45,7 @@ def test_a_search_stops_what_is_worse_and_the_same_command_goes_on_up_to_its_poi
     assert (pruned / "checkpoints/last.ckpt").is_file()
     again = run_train("-m", *overrides, "hydra.sweeper.n_trials=4", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "3 points of it are done, 1 are to come" in again.stdout
+    assert "3 of its trials are done, 1 remain" in again.stdout
     second = statuses(folder)
     assert len(second) == 4
     assert {path: second[path] for path in first} == first
@@ -70,7 +70,7 @@ def test_a_search_stops_what_is_worse_and_the_same_command_goes_on_up_to_its_poi
         ([LR, "loss=infonce,cosent"], "cosent"),
     ],
 )
-def test_an_impossible_search_is_answered_before_anything_starts(tmp_path, overrides, words):
+def test_an_impossible_search_is_refused_before_anything_starts(tmp_path, overrides, words):
     sweep = run_train("-m", "hydra/sweeper=optuna", *overrides, cwd=tmp_path)
     assert words in sweep.stderr
     assert sweep.returncode == 2, sweep.stdout
@@ -81,16 +81,16 @@ def test_an_impossible_search_is_answered_before_anything_starts(tmp_path, overr
 @contextmanager
 def opened(overrides, prune_by="auto", metric=None):
     axes = read_search_space(Arguments(overrides))
-    survey, settings = Planner(Arguments(overrides)), SweepSettings(metric, "auto", 1, False, prune_by)
-    corner = axes.corners()[0]
+    planner, settings = Planner(Arguments(overrides)), SweepSettings(metric, "auto", 1, False, prune_by)
+    corner = axes.one_at_a_time()[0]
     cfg = compose(corner[0])
-    with searching(axes, survey, cfg, settings, survey.point(*corner)) as search:
+    with searching(axes, planner, cfg, settings, planner.trial(*corner)) as search:
         yield search
 
 
-def finished(point, value):
-    RunDirectory(point.run).path.mkdir(parents=True, exist_ok=True)
-    return TrialResult(point, "finished", "", "nDCG@10", value)
+def finished(trial, value):
+    RunDirectory(trial.run).path.mkdir(parents=True, exist_ok=True)
+    return TrialResult(trial, "finished", "", "nDCG@10", value)
 
 
 @pytest.fixture
@@ -100,15 +100,15 @@ def overrides(tiny_model, pairs_csv, monkeypatch):
     return [*few, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4"]
 
 
-def test_what_is_drawn_fits_what_was_asked_and_a_new_process_draws_other_points(overrides):
+def test_draws_fit_the_search_space_and_a_new_process_draws_other_trials(overrides):
     more = ["data.batch_size=range(8,25,4)", "loss=infonce,supcon", "trainer.max_steps=int(interval(3,9))", LR]
     drawn = []
     for _ in range(3):  # each a process that goes on
         with opened([*overrides, *more]) as search:
-            point = search.next()
-            drawn.append(dict(text.split("=") for text in point.mine))
-            assert "hydra/sweeper=optuna" not in point.overrides
-            search.ended(finished(point, 0.5))
+            trial = search.next()
+            drawn.append(dict(text.split("=") for text in trial.own_overrides))
+            assert "hydra/sweeper=optuna" not in trial.overrides
+            search.record(finished(trial, 0.5))
             assert search.waiting() == 4 - len(drawn)
     assert len({float(each["optimizer.lr"]) for each in drawn}) == 3
     for each in drawn:
@@ -118,14 +118,14 @@ def test_what_is_drawn_fits_what_was_asked_and_a_new_process_draws_other_points(
         assert each["loss"] in ("infonce", "supcon")
 
 
-def test_a_point_that_was_running_when_the_sweep_was_killed_is_taken_up(overrides):
+def test_a_trial_that_was_running_when_the_sweep_was_killed_is_resumed(overrides):
     with opened([*overrides, LR]) as search:
         lost, failed = search.next(), search.next()
-        search.ended(TrialResult(failed, "failed", "disk full", "", None))
+        search.record(TrialResult(failed, "failed", "disk full", "", None))
     with opened([*overrides, LR]) as search:
         assert [search.next().run, search.next().run] == [lost.run, failed.run]
-        search.ended(finished(lost, 0.25))
-        search.ended(finished(failed, 0.5))
+        search.record(finished(lost, 0.25))
+        search.record(finished(failed, 0.5))
         assert search.waiting() == 2
         assert search.study.best_value == 0.5
     with opened([*overrides, LR]) as search:  # nothing is taken up twice
@@ -134,17 +134,17 @@ def test_a_point_that_was_running_when_the_sweep_was_killed_is_taken_up(override
 
 def test_a_search_over_few_choices_ends_with_the_last_of_them(overrides):
     with opened([*overrides, "loss=infonce,supcon", "hydra.sweeper.n_trials=50"]) as search:
-        points = []
-        while (point := search.next()) is not None:
-            points.append(point)
-            search.ended(finished(point, 0.5))
-    assert {point.mine[0] for point in points} == {"loss=infonce", "loss=supcon"}
+        trials = []
+        while (trial := search.next()) is not None:
+            trials.append(trial)
+            search.record(finished(trial, 0.5))
+    assert {trial.own_overrides[0] for trial in trials} == {"loss=infonce", "loss=supcon"}
 
 
-def test_points_at_once_are_never_the_same(overrides):
+def test_trials_at_once_are_never_the_same(overrides):
     with opened([*overrides, "loss=infonce,supcon,decoupled"]) as search:
-        points = [search.next(), search.next(), search.next()]
-        assert len({point.run for point in points}) == 3
+        trials = [search.next(), search.next(), search.next()]
+        assert len({trial.run for trial in trials}) == 3
         assert search.next() is None
 
 
@@ -161,27 +161,27 @@ def test_pruned_is_what_is_worse_by_the_metric_at_the_same_step(overrides, prune
     told = [*overrides, LR, "hydra.sweeper.pruner.n_startup_trials=2"]
     with opened(told, prune_by) as search:
         for value in (good, good, good):
-            point = search.next()
-            measured(point, key, value)
-            assert not search.should_prune(point)
-            search.ended(finished(point, 0.5))
+            trial = search.next()
+            measured(trial, key, value)
+            assert not search.should_prune(trial)
+            search.record(finished(trial, 0.5))
         worse = search.next()
         assert not search.should_prune(worse)  # it has not begun
         measured(worse, key, bad)
         assert search.should_prune(worse) == (prune_by is not None)
-        search.ended(TrialResult(worse, "interrupted", "pruned", "", None))
+        search.record(TrialResult(worse, "interrupted", "pruned", "", None))
         assert search.study.trials[-1].state == optuna.trial.TrialState.PRUNED
 
 
-def measured(point, key, value):
-    run = RunDirectory(point.run)
+def measured(trial, key, value):
+    run = RunDirectory(trial.run)
     run.path.mkdir(parents=True, exist_ok=True)
     for step in (10, 20):
         run.append_metrics({"step": step, "other": 1.0})
         run.append_metrics({"step": step, key: value})
 
 
-def test_a_point_that_is_running_still_is_not_started_again(overrides):
+def test_a_trial_that_is_running_still_is_not_started_again(overrides):
     with opened([*overrides, LR]) as search:
         orphan = RunDirectory(search.next().run)
         orphan.path.mkdir(parents=True)
@@ -191,10 +191,10 @@ def test_a_point_that_is_running_still_is_not_started_again(overrides):
 
 def test_a_headline_that_is_to_be_small_is_made_small(overrides):
     with opened([*overrides, LR]) as search:
-        points = [search.next(), search.next()]
-        for point, value in zip(points, (0.5, 0.25), strict=True):
-            search.ended(TrialResult(point, "finished", "", "mse", value))
-        assert search.study.best_trial.user_attrs["run"] == points[1].run.name
+        trials = [search.next(), search.next()]
+        for trial, value in zip(trials, (0.5, 0.25), strict=True):
+            search.record(TrialResult(trial, "finished", "", "mse", value))
+        assert search.study.best_trial.user_attrs["run"] == trials[1].run.name
 
 
 def test_two_processes_do_not_share_a_search(overrides):
@@ -223,4 +223,4 @@ def test_the_process_of_a_search_loads_no_torch(overrides):
     )
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "points are fine" in done.stdout
+    assert "trials are fine" in done.stdout

@@ -1,4 +1,4 @@
-"""The parts of a sweep by themselves: which metric ranks, who gets which devices, why a point ended."""
+"""The parts of a sweep by themselves: which metric ranks, who gets which devices, why a trial ended."""
 
 import json
 import re
@@ -9,14 +9,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from finetune.config.compose import compose
+from finetune.executors.from_config import check_resources
 from finetune.executors.local import _reason
-from finetune.executors.resources import check_slots, slots, visible_gpus
+from finetune.executors.resources import check_slots, slots
+from finetune.preflight.devices import uses_gpu, visible_gpus
 from finetune.runner.run_setup import resolved
 from finetune.runs.directory import RunDirectory
 from finetune.runs.metrics import more_is_better
 from finetune.sweep.ranking import Ranking, say_ranked, write_ranked
-from finetune.sweep.settings import SweepSettings
-from finetune.sweep.trials import Trial, TrialResult, check_folder, folder_of
+from finetune.sweep.trials import Trial, TrialResult, check_directory, directory_of
 from tests.conftest import write_pairs
 
 
@@ -24,14 +25,14 @@ def result(name, value, tmp_path, state="finished"):
     return TrialResult(Trial([name], [name], tmp_path / name), state, "", "nDCG@10" if value is not None else "", value)
 
 
-def test_the_best_point_stands_first_and_the_failed_last(capsys, tmp_path):
+def test_the_best_trial_comes_first_and_the_failed_last(capsys, tmp_path):
     results = [result("a", 0.5, tmp_path), result("b", None, tmp_path, "failed"), result("c", 0.75, tmp_path)]
     say_ranked(Ranking(None, "auto").ranked(results))
     shown = capsys.readouterr().out
     assert re.findall(r"^ +\d\. .* (\w)$", shown, re.MULTILINE) == ["c", "a", "b"]
     assert "failed" in shown
     assert "no run directory was made" in shown
-    order = [each.point.run.name for each in Ranking(None, "minimize").ranked(results)]
+    order = [each.trial.run.name for each in Ranking(None, "minimize").ranked(results)]
     assert order == ["a", "c", "b"]
 
 
@@ -75,40 +76,46 @@ def test_the_table_survives_any_text(tmp_path):
     assert json.loads((tmp_path / "sweep.json").read_text())["waiting"] == 3
 
 
-def settings(parallel, share_gpus=False):
-    return SweepSettings(None, "auto", parallel, share_gpus, "auto")
-
-
 def config(accelerator, devices):
-    return OmegaConf.create({"trainer": {"accelerator": accelerator, "devices": devices}})
+    trainer = {"accelerator": accelerator, "devices": devices}
+    return OmegaConf.create({"trainer": trainer, "hydra": {"runtime": {"choices": {"hydra/launcher": "basic"}}}})
 
 
 def test_cores_are_divided(monkeypatch):
-    monkeypatch.setattr("finetune.executors.resources.cores", lambda: (0, 1, 2, 4, 5))
+    monkeypatch.setattr("finetune.executors.resources.visible_cores", lambda: (0, 1, 2, 4, 5))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    two = slots(settings(2), [config("cpu", 1)])
+    two = slots(2)
     assert [slot.cores for slot in two] == [(0, 1), (2, 4, 5)]
     assert [slot.environment(1)["OMP_NUM_THREADS"] for slot in two] == ["2", "3"]
     assert two[1].environment(2)["OMP_NUM_THREADS"] == "1"
     assert "LOCAL_RANK" not in two[0].environment(1)
-    assert [slot.cores for slot in slots(settings(7), [config("cpu", 1)])] == [(0,), (1,), (2,), (4,), (5,), (0,), (1,)]
-    assert [slot.cores for slot in slots(settings(1), [config("cpu", 1)])] == [None]
+    assert [slot.cores for slot in slots(7)] == [(0,), (1,), (2,), (4,), (5,), (0,), (1,)]
+    assert [slot.cores for slot in slots(1)] == [None]
 
 
-def test_no_two_points_get_one_gpu_unless_asked(monkeypatch):
+def test_no_two_trials_get_one_gpu_unless_asked(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 3,5,7")
-    assert [slot.gpus for slot in slots(settings(2), [config("gpu", 2)])] == [("0", "3"), ("5", "7")]
-    assert slots(settings(2), [config("gpu", 2)])[1].environment(2)["CUDA_VISIBLE_DEVICES"] == "5,7"
-    assert not check_slots(settings(2), [config("gpu", 2)])
-    (problem,) = check_slots(settings(3), [config("gpu", 1), config("gpu", 2)])
+    assert [slot.gpus for slot in slots(2, 2, uses_gpu=True)] == [("0", "3"), ("5", "7")]
+    assert slots(2, 2, uses_gpu=True)[1].environment(2)["CUDA_VISIBLE_DEVICES"] == "5,7"
+    assert not check_slots(2, [2], share_gpus=False)
+    (problem,) = check_slots(3, [1, 2], share_gpus=False)
     assert (problem.where, problem.advice.split(",")[0]) == ("sweep.parallel", "Set sweep.parallel=2")
-    assert not check_slots(settings(3, share_gpus=True), [config("gpu", 2)])
-    assert [slot.gpus for slot in slots(settings(3, True), [config("gpu", 2)])][2] == ("0", "3")
-    (problem,) = check_slots(settings(2), [config("gpu", "auto")])
+    assert not check_slots(3, [2], share_gpus=True)
+    assert [slot.gpus for slot in slots(3, 2, uses_gpu=True)][2] == ("0", "3")
+    (problem,) = check_slots(2, ["auto"], share_gpus=False)
     assert problem.where == "trainer.devices"
-    assert not check_slots(settings(9), [config("cpu", 2)])
-    assert slots(settings(2), [config("cpu", 1)])[0].gpus is None
+    assert not check_slots(9, [], share_gpus=False)
+    assert slots(2)[0].gpus is None
+
+
+def test_only_runs_that_train_on_a_gpu_need_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 3,5,7")
+    cpu, gpu = config("cpu", 2), config("gpu", 2)
+    assert (uses_gpu(cpu), uses_gpu(gpu)) == (False, True)
+    assert not check_resources([cpu], 9, share_gpus=False)
+    (problem,) = check_resources([cpu, gpu], 3, share_gpus=False)
+    assert problem.where == "sweep.parallel"
 
 
 def test_gpus_are_those_that_a_driver_shows(monkeypatch, tmp_path):
@@ -130,45 +137,45 @@ def test_gpus_are_those_that_a_driver_shows(monkeypatch, tmp_path):
         ("", 3, "it ended with exit code 3"),
     ],
 )
-def test_the_reason_of_a_point_that_could_not_write_it_down(errors, exit_code, expected):
+def test_the_reason_of_a_trial_that_could_not_write_it_down(errors, exit_code, expected):
     assert _reason(errors, exit_code) == expected
 
 
-def test_what_stands_where_a_point_will_be_must_be_that_point(tmp_path, monkeypatch):
+def test_what_exists_where_a_trial_will_be_must_be_that_trial(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "pairs.csv")
     cfg, other = (compose(["data.path=pairs.csv", f"seed={seed}"]) for seed in (1, 2))
     dataset = SimpleNamespace(fingerprint="x", sources=["pairs.csv"])
     run = RunDirectory(tmp_path / "run")
-    assert check_folder(cfg, run.path, dataset) == []
+    assert check_directory(cfg, run.path, dataset) == []
     run.path.mkdir()
-    (problem,) = check_folder(cfg, run.path, dataset)
+    (problem,) = check_directory(cfg, run.path, dataset)
     assert "no run of finetune" in problem.what
     run.config_path.write_text(yaml.safe_dump(resolved(cfg)))
     run.data_path.write_text('{"fingerprint": "x"}')
     run.write_status("interrupted", "Ctrl-C")
-    assert check_folder(cfg, run.path, dataset) == []
-    (problem,) = check_folder(other, run.path, dataset)
+    assert check_directory(cfg, run.path, dataset) == []
+    (problem,) = check_directory(other, run.path, dataset)
     assert "seed was 1, now 2" in problem.what
     with run.lock():
-        (problem,) = check_folder(cfg, run.path, dataset)
+        (problem,) = check_directory(cfg, run.path, dataset)
         assert "in use" in problem.what
     run.write_status("finished")
-    assert check_folder(cfg, run.path, dataset) == []
+    assert check_directory(cfg, run.path, dataset) == []
     cfg.resume = "never"
-    (problem,) = check_folder(cfg, run.path, dataset)
+    (problem,) = check_directory(cfg, run.path, dataset)
     assert "resume=never" in problem.what
 
 
-def test_the_place_of_a_point_follows_from_config_and_data_alone(tmp_path, monkeypatch):
+def test_the_place_of_a_trial_follows_from_config_and_data_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg, other, named = (compose(["data.path=pairs.csv", text]) for text in ("seed=1", "seed=2", "name=mine"))
-    place = folder_of(cfg, ["model.name='a/b c'"], "data")
+    place = directory_of(cfg, ["model.name='a/b c'"], "data")
     assert re.fullmatch(r"model\.name=b-c_[0-9a-f]{10}", place.name)
     place.mkdir(parents=True)
-    # Wherever else it varies, it is the same point.
-    assert folder_of(cfg, ["seed=1"], "data") == place
-    assert folder_of(compose(["data.path=pairs.csv", "seed=1", "sweep.parallel=2"]), [], "data") == place
-    assert folder_of(cfg, ["seed=1"], "other data") != place
-    assert folder_of(other, ["seed=2"], "data") != place
-    assert folder_of(named, ["seed=1"], "data").name == "mine"
+    # Wherever else it varies, it is the same trial.
+    assert directory_of(cfg, ["seed=1"], "data") == place
+    assert directory_of(compose(["data.path=pairs.csv", "seed=1", "sweep.parallel=2"]), [], "data") == place
+    assert directory_of(cfg, ["seed=1"], "other data") != place
+    assert directory_of(other, ["seed=2"], "data") != place
+    assert directory_of(named, ["seed=1"], "data").name == "mine"

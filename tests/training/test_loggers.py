@@ -19,7 +19,7 @@ import pytest
 
 from finetune.config.command_line import Arguments
 from finetune.errors import Interrupted, RunError
-from finetune.preflight.check import check_at_a_glance
+from finetune.preflight.check import check_quickly
 from finetune.runs.directory import RunDirectory, State
 from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, close_trackers
 from finetune.training.loggers.tracker import Row
@@ -355,7 +355,7 @@ def test_a_missing_package_is_reported_before_a_run(tmp_path: Path, monkeypatch:
     for name in ("wandb", "tensorboard", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
     overrides = ["logger=[wandb,tensorboard,mlflow]"]
-    _, problems = check_at_a_glance(Arguments(overrides), overrides)
+    _, problems = check_quickly(Arguments(overrides), overrides)
     assert [str(problem) for problem in problems] == [
         f"logger.{name}: it needs the package {name}. Install it: pip install 'finetune[{name}]'."
         for name in ("wandb", "tensorboard", "mlflow")

@@ -14,8 +14,8 @@ from finetune.config.command_line import Arguments, parse
 from finetune.console import console
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.models.resolve import find_local
-from finetune.preflight.check import check_at_a_glance, check_fit, check_run
-from finetune.runner.run import report_check
+from finetune.preflight.check import check_fit, check_quickly, check_run
+from finetune.runner.run import print_check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,13 +57,13 @@ def gather(arguments: Arguments) -> dict[str, Any] | None:
         CheckFailed: with all problems.
         ModelError: the model's tokenizer is damaged.
     """
-    cfg, problems = check_at_a_glance(arguments, arguments.overrides)
+    cfg, problems = check_quickly(arguments, arguments.overrides)
     if cfg is None or problems:
         raise CheckFailed(problems)
     if cfg.check:
-        report_check(check_run(arguments))
+        print_check(check_run(arguments))
         return None
-    signals.raise_from_now_on()  # so that an unfinished cache entry is removed
+    signals.raise_on_interrupt()  # so that an unfinished cache entry is removed
     from finetune.data.inspect.describe import describe
     from finetune.data.load import load
     from finetune.data.open_sources import open_sources

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import ParamSpec
 
-from finetune import garbage_collector, ranks, signals, streams
+from finetune import garbage_collector, library_settings, ranks, signals, streams
 from finetune.errors import FinetuneError, Interrupted
 
 P = ParamSpec("P")
@@ -19,28 +16,23 @@ def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit code; errors of the user are printed as text, bugs keep their traceback."""
     from finetune.console import be_quiet, print_error  # imports Rich, which the help texts do not need
 
-    if not ranks.speaks():
+    if not ranks.should_print():
         be_quiet()  # the first process of the run prints the same
     if streams.is_program():
         garbage_collector.freeze_loaded_objects()
-    # Hydra would shorten the traceback, and the hub would get telemetry with each download.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # with several processes torch logs what no user can act on
-    if os.environ.get("FINETUNE_ALLOW"):
-        sys.path.insert(0, str(Path.cwd()))  # the user's own package is imported from here, as with python -m
+    library_settings.apply()
     try:
         return command()
     except FinetuneError as error:
         print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print_error(Interrupted(signals.LINE))
+        print_error(Interrupted(signals.INTERRUPTED_MESSAGE))
         return Interrupted.exit_code
     except Exception:
-        if not signals.asked():
+        if not signals.stop_requested():
             raise
-        print_error(Interrupted(signals.LINE))  # a library turned the interrupt into another error
+        print_error(Interrupted(signals.INTERRUPTED_MESSAGE))  # a library turned the interrupt into another error
         return Interrupted.exit_code
 
 

@@ -82,7 +82,7 @@ def evaluate_models(arguments: Arguments) -> dict[str, dict[str, Result]] | None
     """
     models, overrides = split_models(arguments.overrides)
     configs = _checked(models, overrides, arguments)
-    signals.raise_from_now_on()
+    signals.raise_on_interrupt()
     first, *_ = configs.values()
     held, own = _eval_data(configs)
     loaded = list(own.values())
@@ -92,7 +92,9 @@ def evaluate_models(arguments: Arguments) -> dict[str, dict[str, Result]] | None
             say(note)
     for note in source_notes(first, own):
         say(note)
-    write_left_out_rows(data.problems for data in loaded)
+    listing = write_left_out_rows(data.problems for data in loaded)
+    if listing is not None:
+        say(f"The skipped rows are listed in {listing}.")
     if first.check:
         return None
     evaluators = {name: build(node, f"evaluation.{name}") for name, node in evaluators_of(first).items()}

@@ -28,7 +28,7 @@ def _run_command(arguments: Arguments) -> int:
         say(f"finetune {finetune.__version__}")
         return 0
     if arguments.show:
-        if not ranks.speaks():
+        if not ranks.should_print():
             return 0  # another process of this run prints it
         return show(arguments)
     if arguments.multirun:

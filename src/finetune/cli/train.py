@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (`runner/process_state.py`). One call at a time, because a run changes state that belongs to the whole process.
     """
     if argv is None:
-        signals.end_at_once()
+        signals.exit_on_interrupt()
         streams.install()
     from finetune.errors import FinetuneError
     from finetune.runner.process_state import preserve_process_state
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from finetune.cli.main import main as launch
             from finetune.runner import slurm_job
 
-            slurm_job.listen()
+            slurm_job.handle_warning()
             return launch(argv)
     except FinetuneError as error:  # raised by preserve_process_state; `launch` reports those of a run
         from finetune.console import print_error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import distributed
 
 from finetune import ranks
-from finetune.wait_notice import LONGEST, wait_for_all
+from finetune.wait_notice import MAX_WAIT, wait_for_all
 
 _T = TypeVar("_T")
 _MAX_CHUNK_BYTES = 2**26  # of one reduction
@@ -86,7 +86,7 @@ class Collectives:
         def missing() -> list[int]:
             return [rank for rank, key in enumerate(keys) if not store.check([key])]
 
-        wait_for_all(missing, ranks.current_rank(), LONGEST)
+        wait_for_all(missing, ranks.current_rank(), MAX_WAIT)
 
     def broadcast(self, value: _T) -> _T:
         """Return the first process's value in all processes."""

@@ -30,6 +30,7 @@ from finetune.encoding import memory
 from finetune.models.encoder import Encoder
 from finetune.models.micro_batching import optimal_cuts, pack_greedy, split
 from finetune.models.packing import upload
+from finetune.runs.failure_causes import is_out_of_memory
 
 if TYPE_CHECKING:
     from finetune.data.batching.non_text import NonText
@@ -95,7 +96,7 @@ class Engine:
             try:
                 return self._encode(encoder, ids_T, lengths_N, items_n, other_M, costs_N, in_step)
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_oom(error) or in_step is not None:
+                if not is_out_of_memory(error) or in_step is not None:
                     raise
                 self.halve(error)
 

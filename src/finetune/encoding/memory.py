@@ -1,4 +1,4 @@
-"""Memory: what is available and used, the budget of the engine, and the test for out-of-memory errors."""
+"""Memory: what is available and used, what a graph keeps, and the budget of the engine."""
 
 from __future__ import annotations
 
@@ -130,11 +130,6 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS, in KB elsewhere
     return maximum if sys.platform == "darwin" else maximum * 1024
-
-
-def is_oom(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _available_of_machine() -> int | None:

@@ -1,1 +1,1 @@
-"""Where runs are executed: on this machine or on a SLURM cluster."""
+"""Where runs are executed: processes on this machine, or jobs of a SLURM cluster; one protocol for both."""

@@ -1,4 +1,4 @@
-"""The processes of a sweep: each point a fresh one, in a session of its own, at most one on each slot."""
+"""Runs as processes of this machine: each in a session of its own, at most one on each slot."""
 
 from __future__ import annotations
 
@@ -9,165 +9,190 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import IO
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, ClassVar
 
 from finetune.config.command_line import Arguments
-from finetune.config.quoting import quoted
 from finetune.errors import Interrupted, RunError
+from finetune.executors.base import RunOutcome, RunRequest
 from finetune.executors.resources import Slot
-from finetune.ranks import how_it_ended
+from finetune.ranks import describe_exit
 from finetune.runner.spawn import RUN_SCRIPT
 from finetune.runs.directory import RunDirectory, State
-from finetune.sweep.trials import PRUNED, Trial
 
-_SECONDS_BETWEEN_LOOKS = 0.1
 _ERROR = re.compile(r"(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b: .*)")
+_CANCELLED = "Cancelled before it started training."
+_MAX_BYTES = 1 << 24  # of a process's standard error that are read at once
 
 
 @dataclass
-class _Going:
-    point: Trial
+class _Process:
+    """A run's process: the slot it occupies, its standard error, and whether and why it was cancelled."""
+
+    request: RunRequest
     slot: Slot
     child: subprocess.Popen[bytes]
     errors: IO[bytes]
-    told: int = 0  # bytes of its errors that were passed on
-    is_pruned: bool = False
+    printed: int = 0  # bytes of its standard error that were printed
+    is_cancelled: bool = False
+    cancel_reason: str | None = None
 
-
-@dataclass(frozen=True)
-class TrialOutcome:
-    """A point whose process ended, and how: as its status says, or as what the process left behind shows."""
-
-    point: Trial
-    state: str
-    reason: str
+    def read_errors(self, start: int = 0) -> bytes:
+        """Return its standard error from byte `start` on."""
+        return os.pread(self.errors.fileno(), _MAX_BYTES, start)
 
 
 @dataclass
 class LocalExecutor:
-    """Starts processes, passes on what they complain of, and stops them; never more than there are slots."""
+    """Starts processes, prints their standard error, and stops them; never more than there are slots.
+
+    With `prints=False` neither their output nor their standard error is printed.
+    """
 
     slots: Sequence[Slot]
     arguments: Arguments
-    _going: list[_Going] = field(default_factory=list)
+    prints: bool = True
+    _processes: list[_Process] = field(default_factory=list)
+
+    is_detached: ClassVar[bool] = False
+    poll_seconds: ClassVar[float] = 0.1
 
     def has_room(self) -> bool:
-        """Return whether another point can be started."""
-        return len(self._going) < len(self.slots)
+        """Return whether a slot is free."""
+        return len(self._processes) < len(self.slots)
 
-    def is_idle(self) -> bool:
-        """Return whether nothing is running."""
-        return not self._going
-
-    def points(self) -> list[Trial]:
-        """Return the points that are running, but for those that are being stopped."""
-        return [each.point for each in self._going if not each.is_pruned]
-
-    def start(self, point: Trial) -> None:
-        """Start a point on a free slot."""
-        taken = [each.slot for each in self._going]
-        slot = self.slots[0] if not taken else next(slot for slot in self.slots if not any(slot is t for t in taken))
-        command = [sys.executable, str(RUN_SCRIPT), *self.arguments.where(), *point.overrides]
-        command.append(f"hydra.run.dir={quoted(str(point.run))}")
-        # A file, not a pipe: a point must not end because the sweep was killed.
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the point has ended
+    def submit(self, request: RunRequest) -> None:
+        """Start a run on a free slot."""
+        slot = self._free_slot()
+        arguments = replace(self.arguments, overrides=list(request.overrides)).in_folder(request.path)
+        # A file, not a pipe: a run must not end because this process was killed.
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run has ended
         child = subprocess.Popen(
-            command,
-            env=slot.environment(point.processes),
-            # Progress of several at once cannot be read; run.log of each has it.
-            stdout=None if len(self.slots) == 1 else subprocess.DEVNULL,
+            [sys.executable, str(RUN_SCRIPT), *arguments.where(), *arguments.overrides],
+            env=slot.environment(request.processes),
+            stdin=None if self.prints else subprocess.DEVNULL,
+            # The progress of several runs at once is unreadable; each has a run.log.
+            stdout=None if self._prints_live() else subprocess.DEVNULL,
             stderr=errors,
             # A session of its own: Ctrl-C must reach it once, from here, and leave it time to save.
             start_new_session=True,
         )
-        slot.keep(child.pid)
-        self._going.append(_Going(point, slot, child, errors))
+        slot.pin(child.pid)
+        self._processes.append(_Process(request, slot, child, errors))
 
-    def wait(self) -> list[TrialOutcome]:
-        """Wait a moment, and return the points that have ended."""
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        for each in self._going:
-            self._pass_on(each)
-        return list(self._ended())
+    def flush(self) -> None:
+        """Do nothing: `submit` starts each run at once."""
 
-    def prune(self, point: Trial) -> None:
-        """Ask a point to save and stop, because others are better."""
-        for each in self._going:
-            if each.point is point:
-                each.is_pruned = True
-                each.child.send_signal(signal.SIGTERM)
+    def poll(self) -> list[RunOutcome]:
+        """Print new standard error of the runs, and return the runs that have ended."""
+        for process in self._processes:
+            self._print_errors(process)
+        return self._remove_ended()
 
-    def stop(self, number: int) -> list[TrialOutcome]:
-        """Pass a signal on to all and wait for them to save; the second one stops them at once, the third kills."""
-        for each_signal in (number, number, signal.SIGKILL):
+    def running(self) -> list[Path]:
+        """Return the directories of the runs that have not been cancelled."""
+        return [process.request.path for process in self._processes if not process.is_cancelled]
+
+    def cancel(self, path: Path, reason: str | None = None) -> None:
+        """Send SIGTERM to a run, which saves and stops; `reason` is written to its status when it has."""
+        for process in self._processes:
+            if process.request.path == path:
+                process.is_cancelled = True
+                process.cancel_reason = reason
+                process.child.send_signal(signal.SIGTERM)
+
+    def stop(self, number: int) -> list[RunOutcome]:
+        """Forward a signal to all runs and wait until they have saved.
+
+        A second Ctrl-C meanwhile forwards it again, which ends them without saving; a third one kills them.
+        """
+        for each_number in (number, number, signal.SIGKILL):
             with contextlib.suppress(KeyboardInterrupt):
-                for each in self._going:
-                    each.child.send_signal(each_signal)
-                for each in self._going:
-                    each.child.wait()
+                for process in self._processes:
+                    process.child.send_signal(each_number)
+                for process in self._processes:
+                    process.child.wait()
                 break
-        return list(self._ended())
+        return self._remove_ended()
 
-    def stopped(self, finished: int, again: str) -> Interrupted:
-        """Return what is to be said when the sweep was stopped, and all its points with it."""
-        what = f"The sweep was stopped; {finished} point{'s' if finished != 1 else ''} of it finished."
-        return Interrupted(what, f"The same command goes on where it was:\n    {again}")
+    def interrupted(self, finished: int, command: str) -> Interrupted:
+        """Return that the sweep was stopped, and all its runs with it."""
+        trials = "trial" if finished == 1 else "trials"
+        what = f"The sweep was stopped; {finished} {trials} of it finished."
+        return Interrupted(what, f"The same command resumes it:\n    {command}")
 
-    def _ended(self) -> Iterator[TrialOutcome]:
-        for each in [each for each in self._going if each.child.poll() is not None]:
-            self._going.remove(each)
-            if each.child.returncode:
+    def _free_slot(self) -> Slot:
+        occupied = [id(process.slot) for process in self._processes]
+        return next(slot for slot in self.slots if id(slot) not in occupied)
+
+    def _prints_live(self) -> bool:
+        return self.prints and len(self.slots) == 1
+
+    def _remove_ended(self) -> list[RunOutcome]:
+        ended = [process for process in self._processes if process.child.poll() is not None]
+        outcomes = []
+        for process in ended:
+            self._processes.remove(process)
+            if process.child.returncode:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(each.child.pid, signal.SIGKILL)  # what other processes of the point are still there
-            self._pass_on(each)
-            state, reason = _outcome(each)
-            each.errors.close()
-            yield TrialOutcome(each.point, state, reason)
+                    os.killpg(process.child.pid, signal.SIGKILL)  # other processes of the run that are still alive
+            self._print_errors(process)
+            outcomes.append(_outcome(process))
+            process.errors.close()
+        return outcomes
 
-    def _pass_on(self, each: _Going) -> None:
-        text = os.pread(each.errors.fileno(), 1 << 24, each.told)
-        # Of several at once, in one piece; of one that is stopped on purpose nothing.
-        if text and not each.is_pruned and (len(self.slots) == 1 or each.child.returncode is not None):
-            each.told += len(text)
+    def _print_errors(self, process: _Process) -> None:
+        if not self.prints or process.is_cancelled:
+            return
+        if len(self.slots) > 1 and process.child.returncode is None:
+            return  # of several runs at once: in one piece, at the end
+        text = process.read_errors(process.printed)
+        if text:
+            process.printed += len(text)
             sys.stderr.write(text.decode(errors="replace"))
             sys.stderr.flush()
 
 
-def _outcome(each: _Going) -> tuple[str, str]:
-    """The state and the reason: of the status where the run could write one, which it then has."""
-    run, exit_code = RunDirectory(each.point.run), each.child.returncode
-    status = run.read_status() if each.point.run.is_dir() else {}
+def _outcome(process: _Process) -> RunOutcome:
+    """Return how a run ended: from its status if the run could write one, else from its exit code and error output."""
+    path, exit_code = process.request.path, process.child.returncode
+    run = RunDirectory(path)
+    status: dict[str, Any] = {}
+    if path.is_dir():
+        status = run.read_status()
     state, reason = str(status.get("state", "")), str(status.get("reason", ""))
     if exit_code == 0 and state == "finished":
-        return state, ""
-    if state == "interrupted" and each.is_pruned:
-        _write(run, "interrupted", PRUNED)
-        return state, PRUNED
+        return RunOutcome(path, state, "")
+    if state == "interrupted" and process.cancel_reason is not None:
+        _write_status(run, "interrupted", process.cancel_reason)
+        return RunOutcome(path, state, process.cancel_reason)
     if state == "interrupted" and exit_code > 0:
-        return state, reason
+        return RunOutcome(path, state, reason)
     if state == "failed" and reason:
-        return state, reason
-    errors = os.pread(each.errors.fileno(), 1 << 24, 0).decode(errors="replace")
-    reason = _reason(errors, exit_code)
-    if state:  # a process that was killed could not write it down
-        _write(run, "failed", reason)
-    return "failed", reason
+        return RunOutcome(path, state, reason)
+    if process.is_cancelled and exit_code == -signal.SIGTERM and process.cancel_reason is None:
+        _write_status(run, "interrupted", _CANCELLED)  # it had not installed its signal handlers yet
+        return RunOutcome(path, "interrupted", _CANCELLED)
+    reason = _reason(process.read_errors().decode(errors="replace"), exit_code)
+    if state:  # the process was killed before it could write it
+        _write_status(run, "failed", reason)
+    return RunOutcome(path, "failed", reason)
 
 
-def _write(run: RunDirectory, state: State, reason: str) -> None:
-    with contextlib.suppress(RunError):  # the others go on, whatever the disk says
+def _write_status(run: RunDirectory, state: State, reason: str) -> None:
+    with contextlib.suppress(RunError):  # a full disk must not end the other runs
         run.write_status(state, reason)
 
 
 def _reason(errors: str, exit_code: int) -> str:
-    """What a process that could not write it down left of its reason: a traceback, a signal, its answer."""
-    found = next((match[1] for match in map(_ERROR.fullmatch, errors.splitlines()) if match), "")
-    if found:
-        return found
+    """Return why a process ended that could not write it: the last line of a traceback, a signal, or its message."""
+    for line in errors.splitlines():
+        match = _ERROR.fullmatch(line)
+        if match is not None:
+            return match[1]
     if exit_code < 0:
-        return how_it_ended(exit_code).removeprefix("was ")
-    said = [line.strip() for line in errors.splitlines() if line.strip()]
-    return " ".join(said[:4])[:500] or f"it ended with exit code {exit_code}"
+        return describe_exit(exit_code).removeprefix("was ")
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    return " ".join(lines[:4])[:500] or f"it ended with exit code {exit_code}"

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune import signals
 from finetune.config.callbacks import evaluates
-from finetune.config.check import check_overrides
-from finetune.config.command_line import Arguments
+from finetune.config.check import check_overrides, with_locations
+from finetune.config.command_line import Arguments, is_cluster_override, is_sweep_override
 from finetune.config.evaluators import needs_eval_data
 from finetune.config.hydra_node import folder_is_set
 from finetune.config.losses import loss_nodes
@@ -45,8 +45,8 @@ from finetune.preflight.models import (
     models_of,
     width,
 )
-from finetune.preflight.resume import LAUNCHER, composed, named_folder
-from finetune.preflight.slurm import check_slurm, settings_of, slurm_notes
+from finetune.preflight.resume import LAUNCHER, composed, expected_folder
+from finetune.preflight.slurm import check_slurm, slurm_notes, slurm_settings
 from finetune.training.length import length_problems, limits_length
 
 if TYPE_CHECKING:
@@ -56,24 +56,25 @@ if TYPE_CHECKING:
 
 
 def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
-    """Check the config, then all of the data, and return both ready to be used, with the arguments of the run.
+    """Check the config, then all of the data, and return both, with the arguments of the run.
 
     Raises:
-        CheckFailed: with everything that is wrong; of the data only what shows at a glance if anything else is wrong.
+        CheckFailed: with everything that is wrong; if the config is, of the data only what a quick check finds.
     """
     arguments, cfg, problems = composed(arguments)
     if cfg is not None:
-        problems = check_details(cfg, problems, is_a_job=is_for_a_cluster(arguments))
+        problems = check_details(cfg, problems, is_a_job=is_for_cluster(arguments))
     if cfg is None or problems:
         raise CheckFailed(problems)
-    signals.raise_from_now_on()
-    from finetune.data.load import load  # imports NumPy and Arrow: mistakes in the config are reported without them
+    signals.raise_on_interrupt()
+    from finetune.data.load import load
     from finetune.data.settings import data_settings
 
     dataset = load(data_settings(cfg), cfg.seed)
-    own, broken = load_sources(cfg)  # for what is to be said of them: they are read again from the cache
-    if unfit := [*check_fit(cfg, dataset), *broken]:
-        raise CheckFailed(unfit)
+    own, broken = load_sources(cfg)  # for their notes and problems: they are read again from the cache
+    problems = [*check_fit(cfg, dataset), *broken]
+    if problems:
+        raise CheckFailed(problems)
     return arguments, cfg, add_source_notes(cfg, dataset, own)
 
 
@@ -84,45 +85,49 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     problems = check_reads(cfg, dataset.items)
     problems += loss_problems(cfg, dataset)
     if "texts" in dataset.layouts:
-        what = "there is one column of texts, and nothing says which of them belong together."
+        what = "there is one column of texts, and no column that relates them."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
-    if limits_length(cfg.trainer) and (batches := batches_per_epoch(cfg, dataset)):
-        problems += length_problems(cfg.trainer, batches)
-    needed = any(map(needs_eval_data, cfg.evaluation.values()))
-    if needed and not dataset.held.found and (key := evaluates(OmegaConf.to_container(cfg.callbacks))):
-        what = "nothing is held out to evaluate on."
-        problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
+    if limits_length(cfg.trainer):
+        batches = batches_per_epoch(cfg, dataset)
+        if batches:
+            problems += length_problems(cfg.trainer, batches)
+    needs_held_out = any(map(needs_eval_data, cfg.evaluation.values()))
+    if needs_held_out and not dataset.held.found:
+        key = evaluates(OmegaConf.to_container(cfg.callbacks))
+        if key:
+            what = "nothing is held out to evaluate on."
+            problems.append(Problem(key, what, "Set data.validation_fraction=0.1, or leave it out."))
     return problems
 
 
 def batches_per_epoch(cfg: DictConfig, dataset: Dataset) -> int:
-    """Return the batches of one pass over the training relations; zero if none can be made of them."""
+    """Return the number of batches in an epoch; zero if there are no training relations."""
     from finetune.data.batching.mixing import BatchSettings, Epochs
     from finetune.data.settings import data_settings
 
-    if not len(dataset.train):
+    if len(dataset.train) == 0:
         return 0
     return len(Epochs(dataset.train, BatchSettings.from_data(data_settings(cfg)), cfg.seed))
 
 
-def check_at_a_glance(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
+def check_quickly(arguments: Arguments, overrides: list[str]) -> tuple[DictConfig | None, list[Problem]]:
     """Return the config and what is wrong with it, its model's folder, its output folder, its data file's head.
 
-    What belongs to a part of the config that is itself wrong is not looked at.
+    What depends on a part of the config that is itself wrong is not checked.
     """
     cfg, problems = check_overrides(overrides, arguments.config_dir, arguments.config_name, multirun=arguments.multirun)
     if cfg is not None:
-        problems = check_details(cfg, problems, is_a_job=is_for_a_cluster(arguments))
+        problems = check_details(cfg, problems, is_a_job=is_for_cluster(arguments))
     return cfg, problems
 
 
-def is_for_a_cluster(arguments: Arguments) -> bool:
-    """Return whether what the config asks of a cluster is meant: a single run is a job only by `finetune submit`."""
+def is_for_cluster(arguments: Arguments) -> bool:
+    """Return whether the launcher of the config is used: a single run is a job only by `finetune submit`."""
     return arguments.multirun or LAUNCHER in arguments.overrides
 
 
 def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -> list[Problem]:
-    """Return what is wrong with a composed config, which are these `problems` and those of what it names."""
+    """Return what is wrong with a composed config: these `problems`, and those of the files and models it names."""
     from finetune.data.open_sources import check_head
     from finetune.data.settings import data_settings
 
@@ -131,20 +136,26 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
     embedding_width: int | None = None
     found: list[Problem] = []
 
-    def look_at_the_models() -> list[Problem]:
+    def check_models() -> list[Problem]:
         nonlocal models, embedding_width
         models, mistakes = inspect_models(cfg)
         embedding_width = width(cfg, models)
         return mistakes
 
-    looks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
-        ({"model"}, look_at_the_models),
+    def check_machine() -> Iterable[Problem]:
+        if is_a_job and slurm_settings(cfg):
+            return check_slurm(cfg)
+        return check_devices(cfg)
+
+    # The parts of the config that a check reads, and the check.
+    checks: list[tuple[set[str], Callable[[], Iterable[Problem]]]] = [
+        ({"model"}, check_models),
         ({"model", "data"}, lambda: check_lengths(cfg, models)),
         ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
-        ({"trainer", "hydra"}, lambda: check_slurm(cfg) if is_a_job and settings_of(cfg) else check_devices(cfg)),
+        ({"trainer", "hydra"}, check_machine),
         ({"output_root", "experiment", "name", "hydra"}, lambda: check_output(cfg)),
         ({"logger"}, lambda: logger_problems(cfg)),
         ({"loss"}, lambda: loss_settings("loss", cfg.loss, embedding_width)),
@@ -152,11 +163,11 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
         ({"data", "loss", "miner"}, lambda: miner_problems(cfg)),
         ({"data"}, lambda: check_head(data_settings(cfg))),
     ]
-    for parts, looking in looks:
+    for parts, check in checks:
         if wrong & parts:
             continue
         try:
-            found += looking()
+            found += check()
         except OmegaConfBaseException:
             if not problems:
                 raise
@@ -165,48 +176,53 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
 
 
 def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:
-    """Look at what each of several sources has for a loss of its own."""
+    """Check the losses that single sources of several have for themselves."""
     from finetune.config.arguments import check_node
 
     problems: list[Problem] = []
     for key, node in loss_nodes(cfg):
         if key != "loss":
-            problems += [*check_node(node, key, "loss")] or [*loss_settings(key, node, width)]
+            in_node = list(check_node(node, key, "loss"))
+            problems += in_node or loss_settings(key, node, width)
     return problems
 
 
 def check_output(cfg: DictConfig) -> list[Problem]:
     """Check that the run can be written into its folder; leaves nothing behind."""
-    folder = named_folder(cfg) or Path(cfg.output_root) / cfg.experiment / "NEW"
-    key = "hydra.run.dir" if folder_is_set(cfg) else "output_root"
+    folder = expected_folder(cfg)
+    key = "output_root"
+    if folder_is_set(cfg):
+        key = "hydra.run.dir"
     try:
-        # The run's own folder may exist: then it is resumed. A link to nothing exists too, and cannot be one.
-        around = [folder.absolute(), *folder.absolute().parents]
-        there = next(each for each in around if os.path.lexists(each))
-        if there == folder.absolute() and not folder_is_set(cfg):
+        # The run's own folder may exist: then it is resumed. A broken link exists too, and is no folder.
+        existing = folder.absolute()
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if existing == folder.absolute() and not folder_is_set(cfg):
             key = "name"
-        if not there.is_dir():
-            return [Problem(key, _no_folder(there), f"Choose another place with {key}=...")]
-        # Only trying tells: a file system may be read-only, or made of something else than files (/proc).
-        Path(tempfile.mkdtemp(prefix=".finetune-", dir=there)).rmdir()
+        if not existing.is_dir():
+            return [Problem(key, _describe_no_folder(existing), f"Choose another place with {key}=...")]
+        # This has to be tried: a file system may be read-only, or have no real files (/proc).
+        Path(tempfile.mkdtemp(prefix=".finetune-", dir=existing)).rmdir()
     except OSError as error:
-        return [Problem(key, f"{there} may not be written ({error.strerror}).", f"Choose another place with {key}=...")]
+        what = f"{existing} may not be written ({error.strerror})."
+        return [Problem(key, what, f"Choose another place with {key}=...")]
     return []
 
 
-def _no_folder(path: Path) -> str:
+def _describe_no_folder(path: Path) -> str:
     if not path.is_symlink():
         return f"{path} is a file."
     if path.exists():
         return f"{path} is a link to a file."
-    return f"{path} is a link to {path.readlink()}, and no folder is found there."
+    return f"{path} is a link to {path.readlink()}, which does not exist."
 
 
 @dataclass(frozen=True)
 class CheckedRun:
-    """A run with nothing wrong in its config and data, ready to be started.
+    """A run whose config and data have been checked, ready to be started.
 
-    `notes` are sentences about what is allowed and may still be unexpected. `missing_models` are those that a run would
+    `notes` are sentences about what is valid and may still be unexpected. `missing_models` are those that a run would
     download from the hub.
     """
 
@@ -225,36 +241,67 @@ def check_run(arguments: Arguments) -> CheckedRun:
     """
     arguments, cfg, dataset = check_all(arguments)
     models = models_of(cfg)
-    is_a_job = is_for_a_cluster(arguments)
-    notes = slurm_notes(cfg) if is_a_job and settings_of(cfg) else device_notes(cfg)
-    notes = [*dataset.notes, *_batch_notes(cfg, dataset), *notes, *model_notes(cfg, models)]
-    notes += [
-        *unused_eval_data_note(cfg, dataset.held),
-        *evaluation_notes(cfg, dataset.held),
-        *_unused_notes(cfg, is_a_job=is_a_job),
-    ]
+    is_a_job = is_for_cluster(arguments)
+    notes = [*dataset.notes, *_batch_notes(cfg, dataset)]
+    if is_a_job and slurm_settings(cfg):
+        notes += slurm_notes(cfg)
+    else:
+        notes += device_notes(cfg)
+    notes += model_notes(cfg, models)
+    notes += unused_eval_data_note(cfg, dataset.held)
+    notes += evaluation_notes(cfg, dataset.held)
+    notes += _unused_notes(cfg, is_a_job=is_a_job)
     missing = [model.name for model in models if model.folder is None]
     return CheckedRun(arguments, cfg, dataset, notes, missing)
 
 
+def check_single_run(arguments: Arguments, *, is_a_job: bool = False) -> None:
+    """Check that no override is an option of a sweep, nor one of a cluster unless the run is to be a job.
+
+    Raises:
+        CheckFailed: some are.
+    """
+    of_sweep = [text for text in arguments.overrides if is_sweep_override(text)]
+    if of_sweep:
+        what = "this is an option of a sweep, and this is a single run."
+        raise CheckFailed(Problem(text, what, "Leave it out, or add -m.") for text in of_sweep)
+    of_cluster = [text for text in arguments.overrides if is_cluster_override(text)]
+    if of_cluster and not is_a_job:
+        what = "this is an option of a cluster, and this is a run on this machine."
+        raise CheckFailed(Problem(text, what, "Leave it out, or use finetune submit.") for text in of_cluster)
+
+
+def check_not_dry(checked: CheckedRun) -> None:
+    """Check that a run on this machine is not to be a dry run, which prints the script of a job.
+
+    Raises:
+        CheckFailed: it is.
+    """
+    if checked.cfg.dry_run:
+        where = checked.arguments.config_dir, checked.arguments.config_name
+        what = "there is no script of a job to print: this is a run on this machine."
+        problems = [Problem("dry_run", what, "Use finetune submit, or write dry_run=false.")]
+        raise CheckFailed(with_locations(problems, checked.arguments.overrides, *where))
+
+
 def _unused_notes(cfg: DictConfig, *, is_a_job: bool) -> list[str]:
-    """Say which settings of a file mean nothing for a single run here; a process of a sweep or of a job knows."""
+    """Return which settings of a file have no effect on a single run here; a process of a sweep or a job has none."""
     if folder_is_set(cfg):
         return []
     notes = []
     if has_own_sweeper(cfg):
         notes.append("The config chooses hydra/sweeper=optuna, and this is one run: add -m to search.")
-    if settings_of(cfg) is not None and not is_a_job:
+    if slurm_settings(cfg) is not None and not is_a_job:
         notes.append("The config chooses hydra/launcher=slurm, and this runs here: use finetune submit for a job.")
     return notes
 
 
 def _batch_notes(cfg: DictConfig, dataset: Dataset) -> list[str]:
-    size, there = cfg.data.batch_size, len(dataset.train)
-    batches, together = math.ceil(there / size), cfg.trainer.get("accumulate_grad_batches", 1)
-    if together > batches:
-        what = f"trainer.accumulate_grad_batches is {together}, but an epoch has about {batches:,} batches"
+    size, pairs = cfg.data.batch_size, len(dataset.train)
+    batches, accumulated = math.ceil(pairs / size), cfg.trainer.get("accumulate_grad_batches", 1)
+    if accumulated > batches:
+        what = f"trainer.accumulate_grad_batches is {accumulated}, but an epoch has about {batches:,} batches"
         return [f"{what} of data.batch_size={size}: each step takes those of a whole epoch, and no more."]
-    if size <= there:
+    if size <= pairs:
         return []
-    return [f"data.batch_size is {size}, but there are {there} training pairs: each step takes them all."]
+    return [f"data.batch_size is {size}, but there are {pairs} training pairs: each step takes them all."]

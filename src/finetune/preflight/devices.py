@@ -1,4 +1,4 @@
-"""What this machine has to train on, as far as that shows without importing torch, which takes seconds."""
+"""The devices of this machine, as far as they are visible without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -14,19 +14,42 @@ from finetune.errors import CheckFailed, Problem
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# What a driver puts there: NVIDIA (also in a container, on Jetson, under WSL), AMD.
+# Device files of a driver: NVIDIA (also in a container, on Jetson, under WSL), AMD.
 _GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "nvhost-gpu", "nvgpu", "dxg", "kfd")
+_DEV = Path("/dev")
 
 
-def has_gpu(folder: Path = Path("/dev")) -> bool | None:
-    """Return whether a driver of a GPU is there; None where that cannot be seen from files."""
+def has_gpu(folder: Path = _DEV) -> bool | None:
+    """Return whether there is a driver of a GPU; None if files do not show it."""
     if sys.platform != "linux":
         return None
-    return any(next(folder.glob(pattern), None) for pattern in _GPU_FILES)
+    return any(list(folder.glob(pattern)) for pattern in _GPU_FILES)
 
 
-def processes_here(cfg: DictConfig) -> int:
-    """Return how many processes are to train on this machine, as `trainer.devices` says."""
+def visible_gpus(folder: Path = _DEV) -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names is not None:
+        return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
+    # Drivers without a file for each GPU (WSL, AMD): at least one is certain.
+    return [str(i) for i in range(_count_gpu_files(folder) or 1)]
+
+
+def visible_cores() -> tuple[int, ...]:
+    """Return the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def uses_gpu(cfg: DictConfig) -> bool:
+    """Return whether a run trains on a GPU, as far as its config and the device files show."""
+    wanted = cfg.trainer.accelerator
+    return wanted in ("gpu", "cuda") or (wanted == "auto" and bool(has_gpu()))
+
+
+def local_processes(cfg: DictConfig) -> int:
+    """Return how many processes train on this machine according to `trainer.devices`."""
     devices = cfg.trainer.devices
     if isinstance(devices, int) and devices > 0:
         return devices
@@ -34,16 +57,16 @@ def processes_here(cfg: DictConfig) -> int:
         return len(devices)
     if cfg.trainer.accelerator not in ("auto", "gpu", "cuda") or has_gpu() is False:
         return 1
-    import torch  # nothing else knows how many it can use
+    import torch  # only torch knows how many it can use
 
     return max(1, torch.cuda.device_count())
 
 
 def check_start(cfg: DictConfig) -> None:
-    """Look whether the processes that a run wants can be there.
+    """Check that the processes of a run can exist.
 
     Raises:
-        CheckFailed: it wants other machines, and nobody starts processes there.
+        CheckFailed: the run needs other machines, and no program has started processes there.
     """
     machines = cfg.trainer.num_nodes
     if isinstance(machines, int) and machines > 1 and ranks.current_rank().world == 1:
@@ -53,54 +76,67 @@ def check_start(cfg: DictConfig) -> None:
 
 
 def check_devices(cfg: DictConfig) -> list[Problem]:
-    """Look whether there is what the trainer is told to use, and whether it is what somebody started."""
-    return [*_check_there(cfg), *_check_started(cfg)]
-
-
-def _check_started(cfg: DictConfig) -> Iterator[Problem]:
-    here, devices, machines = ranks.current_rank(), cfg.trainer.devices, cfg.trainer.num_nodes
-    if not here.starter:
-        return
-    auto = "set it to auto, as trainer=ddp does."
-    wanted = devices if isinstance(devices, int | str) else len(devices)
-    if wanted not in ("auto", -1, here.local_world):
-        what = f"{here.starter} started {here.local_world} on this machine, and this says {wanted}."
-        yield Problem("trainer.devices", what, f"Set trainer.devices={here.local_world}, or {auto} {here.if_alone}")
-    if machines not in ("auto", here.machines):
-        what = f"{here.starter} started processes on {here.machines} machines, and this says {machines}."
-        yield Problem("trainer.num_nodes", what, f"Set trainer.num_nodes={here.machines}, or {auto} {here.if_alone}")
-
-
-def _check_there(cfg: DictConfig) -> list[Problem]:
-    wanted = cfg.trainer.accelerator
-    nowhere = {"gpu": has_gpu() is False, "cuda": has_gpu() is False, "mps": sys.platform != "darwin"}
-    if nowhere.get(wanted, False):
-        what = f"this machine has no {'GPU of Apple' if wanted == 'mps' else 'GPU, or no driver for it'}."
-        advice = "Set trainer.accelerator=auto to take what there is, or run it on a machine that has one."
-        return [Problem("trainer.accelerator", what, advice)]
-    there, asked = _gpus_seen(), cfg.trainer.devices
-    if wanted in ("gpu", "cuda") and there is not None and isinstance(asked, int) and asked > there:
-        what = f"this machine has {there} GPU{'' if there == 1 else 's'} to use, and this asks for {asked}."
-        return [Problem("trainer.devices", what, f"Set trainer.devices={max(1, there)}, or auto for all there are.")]
-    return []
-
-
-def _gpus_seen(folder: Path = Path("/dev")) -> int | None:
-    """Return how many GPUs a process may use, as far as that shows; NVIDIA's driver has a file for each."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    files = len(list(folder.glob("nvidia[0-9]*")))
-    return min(files, len([name for name in named.split(",") if name])) if files and named else files or None
+    """Check that the devices of the config exist, and that it agrees with the processes that were started."""
+    return [*_check_exist(cfg), *_check_started(cfg)]
 
 
 def device_notes(cfg: DictConfig) -> list[str]:
-    """Return what is to be said about devices that are as asked, and may disappoint."""
-    wanted, devices = cfg.trainer.accelerator, cfg.trainer.devices
-    on_cpu = wanted == "cpu" or (wanted == "auto" and has_gpu() is False)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return sentences about devices that are valid and may still be unexpected."""
+    accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and has_gpu() is False)
+    cores = len(visible_cores())
     notes = []
     if on_cpu and isinstance(devices, int) and devices > cores:
-        one = f"{cores} core{'s' if cores > 1 else ''}"
-        notes.append(f"trainer.devices={devices} on {one}: the processes take turns; at most {cores} make it faster.")
-    if cfg.check and wanted not in ("auto", "cpu"):
-        notes.append(f"Whether torch can use trainer.accelerator={wanted} here was not looked at; a run looks first.")
+        available = "1 core" if cores == 1 else f"{cores} cores"
+        notes.append(
+            f"trainer.devices={devices} on {available}: the processes take turns; at most {cores} make it faster."
+        )
+    if cfg.check and accelerator not in ("auto", "cpu"):
+        notes.append(f"Whether torch can use trainer.accelerator={accelerator} here was not checked; a run checks it.")
     return notes
+
+
+def _check_started(cfg: DictConfig) -> Iterator[Problem]:
+    info, devices, machines = ranks.current_rank(), cfg.trainer.devices, cfg.trainer.num_nodes
+    if not info.starter:
+        return
+    auto = "set it to auto, as trainer=ddp does."
+    wanted = devices if isinstance(devices, int | str) else len(devices)
+    if wanted not in ("auto", -1, info.local_world):
+        what = f"{info.starter} started {info.local_world} on this machine, and this says {wanted}."
+        advice = f"Set trainer.devices={info.local_world}, or {auto} {info.advice_if_alone}"
+        yield Problem("trainer.devices", what, advice)
+    if machines not in ("auto", info.machines):
+        what = f"{info.starter} started processes on {info.machines} machines, and this says {machines}."
+        advice = f"Set trainer.num_nodes={info.machines}, or {auto} {info.advice_if_alone}"
+        yield Problem("trainer.num_nodes", what, advice)
+
+
+def _check_exist(cfg: DictConfig) -> list[Problem]:
+    accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
+    advice = "Set trainer.accelerator=auto to take what there is, or run it on a machine that has one."
+    if accelerator in ("gpu", "cuda") and has_gpu() is False:
+        return [Problem("trainer.accelerator", "this machine has no GPU, or no driver for it.", advice)]
+    if accelerator == "mps" and sys.platform != "darwin":
+        return [Problem("trainer.accelerator", "this machine has no Apple GPU.", advice)]
+    available = _count_usable_gpus()
+    if accelerator in ("gpu", "cuda") and available is not None and isinstance(devices, int) and devices > available:
+        gpus = "1 GPU" if available == 1 else f"{available} GPUs"
+        what = f"this machine has {gpus} to use, and this asks for {devices}."
+        return [
+            Problem("trainer.devices", what, f"Set trainer.devices={max(1, available)}, or auto for all there are.")
+        ]
+    return []
+
+
+def _count_usable_gpus(folder: Path = _DEV) -> int | None:
+    """Return how many GPUs a process may use; None without a file for each GPU, as NVIDIA's driver has."""
+    files = _count_gpu_files(folder)
+    if files == 0:
+        return None
+    # An empty variable hides all GPUs, which a run reports itself.
+    return min(files, len(visible_gpus(folder))) or files
+
+
+def _count_gpu_files(folder: Path) -> int:
+    return len(list(folder.glob("nvidia[0-9]*")))

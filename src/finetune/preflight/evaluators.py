@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from finetune.config.evaluators import brings_texts, evaluators_of, needs_eval_data, reads_texts, report_only
 from finetune.config.targets import class_variable
-from finetune.console import say
 from finetune.data.holdout.eval_source import EvalSource, eval_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
@@ -97,16 +96,14 @@ def source_notes(cfg: DictConfig, own: Mapping[str, EvalData]) -> list[str]:
     return notes
 
 
-def write_left_out_rows(paths: Iterable[Path | None]) -> None:
-    """Write the skipped rows of these files to one file in the working directory, and print its path."""
+def write_left_out_rows(paths: Iterable[Path | None]) -> Path | None:
+    """Write the skipped rows of these files to a file in the working directory; None if there are none."""
     from finetune.data.bad_rows import list_for_user, rows_in
 
     bad_rows = rows_in(paths)
     if not bad_rows:
-        return
-    path = list_for_user(bad_rows)
-    if path is not None:
-        say(f"The skipped rows are listed in {path}.")
+        return None
+    return list_for_user(bad_rows)
 
 
 def _unsuitable(cfg: DictConfig, name: str, source: EvalSource, eval_data: EvalData) -> Iterator[Problem]:

@@ -25,14 +25,14 @@ LAUNCHER = "hydra/launcher=slurm"  # how finetune submit says that the run is a 
 
 
 def composed(arguments: Arguments) -> tuple[Arguments, DictConfig | None, list[Problem]]:
-    """Return the config of a run and what is wrong with it, after `resume=PATH` is replaced by what that run was.
+    """Return the arguments that compose the config of a run, the config, and what is wrong with it.
 
-    The first of what is returned are the arguments that compose this config.
+    `resume=PATH` is replaced by the arguments that the run at that path was started with.
 
     Raises:
-        CheckFailed: there is no run at that path; all else that is wrong is in it too.
+        CheckFailed: there is no run at that path; everything else that is wrong is in it too.
     """
-    cfg, problems = _look(arguments)
+    cfg, problems = _compose(arguments)
     if cfg is None or {"resume", "hydra", "hydra.run.dir", "name"} & {problem.where for problem in problems}:
         return arguments, cfg, problems
     try:
@@ -45,7 +45,7 @@ def composed(arguments: Arguments) -> tuple[Arguments, DictConfig | None, list[P
     folder = named_folder(cfg) if run is None else run.path
     is_another_moment = folder is not None and restore_moment(RunDirectory(folder))
     if run is not None or is_another_moment:
-        return arguments, *_look(arguments)
+        return arguments, *_compose(arguments)
     return arguments, cfg, problems
 
 
@@ -53,13 +53,24 @@ def named_folder(cfg: DictConfig) -> Path | None:
     """Return the folder that the config gives to the run; None where it gets a new one of its own."""
     if folder_is_set(cfg):
         return Path(cfg.hydra.run.dir)
-    return None if cfg.name is None else Path(cfg.output_root) / cfg.experiment / cfg.name
+    if cfg.name is None:
+        return None
+    return Path(cfg.output_root) / str(cfg.experiment) / str(cfg.name)
+
+
+def expected_folder(cfg: DictConfig) -> Path:
+    """Return where a run will be; with `NAME` in place of a name that it only gets when it starts."""
+    return named_folder(cfg) or Path(cfg.output_root) / str(cfg.experiment) / "NAME"
 
 
 def origin_of(arguments: Arguments) -> dict[str, Any]:
-    """Return what a run keeps of where its config came from, for `composed` when it is resumed."""
-    folder = None if arguments.config_dir is None else str(arguments.config_dir.absolute())
-    return {"config_dir": folder, "config_name": arguments.config_name, "moment": resolvers.moment()}
+    """Return what a run records of where its config came from, for `composed` when it is resumed."""
+    folder = arguments.config_dir
+    return {
+        "config_dir": None if folder is None else str(folder.absolute()),
+        "config_name": arguments.config_name,
+        "moment": resolvers.moment(),
+    }
 
 
 def with_root_of(run: RunDirectory, arguments: Arguments) -> Arguments:
@@ -67,10 +78,12 @@ def with_root_of(run: RunDirectory, arguments: Arguments) -> Arguments:
     origin = read_mapping(run.environment_path).get("origin") or {}
     if arguments.has_own_root or not origin:
         return arguments
-    folder = None if origin["config_dir"] is None else Path(origin["config_dir"])
-    if folder is not None and not folder.is_dir():
-        what = f"{run.path} was started with --config-dir {folder}, and there is no such folder."
-        raise FinetuneError(what, "Say where it is now: --config-dir FOLDER")
+    folder = None
+    if origin["config_dir"] is not None:
+        folder = Path(origin["config_dir"])
+        if not folder.is_dir():
+            what = f"{run.path} was started with --config-dir {folder}, which does not exist."
+            raise FinetuneError(what, "Give its present path: --config-dir FOLDER")
     return replace(arguments, config_dir=folder, config_name=str(origin["config_name"]))
 
 
@@ -84,7 +97,7 @@ def overrides_of(run: RunDirectory) -> list[str]:
 
 
 def restore_moment(run: RunDirectory) -> bool:
-    """Resolve `${now:...}` to the moment when the run was new, and return whether that is another one."""
+    """Resolve `${now:...}` to the moment when the run was created, and return whether that was another one."""
     origin = read_mapping(run.environment_path).get("origin") or {}
     recorded = origin.get("moment")
     if not isinstance(recorded, int | float) or recorded == resolvers.moment():
@@ -93,16 +106,18 @@ def restore_moment(run: RunDirectory) -> bool:
     return True
 
 
-def _look(arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
+def _compose(arguments: Arguments) -> tuple[DictConfig | None, list[Problem]]:
     return check_overrides(arguments.overrides, arguments.config_dir, arguments.config_name)
 
 
 def _named_by_resume(cfg: DictConfig, *, is_typed: bool) -> RunDirectory | None:
-    """The run that `resume` names, unless this process was already started with what that run is."""
+    """Return the run that `resume` names; None if this process was already started with the arguments of that run."""
     if cfg.resume in ("auto", "never"):
         return None
     path = Path(cfg.resume).expanduser()
-    folder = path.parent.parent if path.is_file() else path  # a checkpoint is in the run's checkpoints/
+    folder = path
+    if path.is_file():  # a checkpoint, in the run's checkpoints/
+        folder = path.parent.parent
     if not RunDirectory(folder).overrides_path.is_file():
         what = f"there is no run at '{cfg.resume}'."
         raise CheckFailed([Problem("resume", what, "Give a run directory, such as outputs/<experiment>/<run>.")])
@@ -120,8 +135,10 @@ def _check_unfinished(run: RunDirectory, *, is_typed: bool) -> None:
     if status.get("state") != "finished" or status.get("cause") == "max_time":  # with more time the latter resumes
         return
     what = f"the run {run.path} is finished; it is not trained again."
-    out = "Leave resume=... out" if is_typed else "Remove resume from the file"
-    advice = f"{out}; to train on from its model also set {typed('model.name', quoted(str(run.model)))}."
+    leave_out = "Remove resume from the file"
+    if is_typed:
+        leave_out = "Leave resume=... out"
+    advice = f"{leave_out}; to train on from its model also set {typed('model.name', quoted(str(run.model)))}."
     raise CheckFailed([Problem("resume", what, advice)])
 
 
@@ -133,9 +150,11 @@ def _as_started(run: RunDirectory, resume: str, arguments: Arguments) -> Argumen
             raise CheckFailed([Problem(text, what, "Leave it out; to rename a run rename its folder.")])
     started_with = overrides_of(run)
     if LAUNCHER in typed:
-        typed = [*_asked_before(run, typed), *typed]
+        typed = [*_cluster_options_before(run, typed), *typed]
     path = Path(resume).expanduser()
-    chosen = quoted(resume) if path.is_file() else "auto"
+    chosen = "auto"
+    if path.is_file():
+        chosen = quoted(resume)
     # The folder may have been renamed or moved since: it alone says which run this is.
     this = ["name=null", f"resume={chosen}", f"hydra.run.dir={quoted(str(run.path))}"]
     return replace(
@@ -144,16 +163,19 @@ def _as_started(run: RunDirectory, resume: str, arguments: Arguments) -> Argumen
 
 
 def _recipes(started_with: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """The choice of the run's recipe and of the one that is typed now, which would take its place."""
-    before, now = ([text for text in words if key_of(text) == "recipe"] for words in (started_with, typed))
+    """Return a choice of both the run's recipe and the one that is typed now, which would replace it."""
+    before = [text for text in started_with if key_of(text) == "recipe"]
+    now = [text for text in typed if key_of(text) == "recipe"]
     if not before or not now:
         return []
-    names = [name.strip() for text in (before[-1], now[-1]) for name in text.partition("=")[2].strip("[]").split(",")]
+    names: list[str] = []
+    for text in (before[-1], now[-1]):
+        names += [name.strip() for name in text.partition("=")[2].strip("[]").split(",")]
     return [f"recipe=[{','.join(dict.fromkeys(names))}]"]
 
 
-def _asked_before(run: RunDirectory, typed: Sequence[str]) -> list[str]:
-    """What was asked of the cluster when the run was submitted, but for what is asked for now."""
+def _cluster_options_before(run: RunDirectory, typed: Sequence[str]) -> list[str]:
+    """Return the cluster options that the run was submitted with, except for those that are typed now."""
     keys = {key_of(text) for text in typed}
     asked = [str(text) for text in run.read_job().get("asked", [])]
     return [text for text in asked if is_cluster_override(text) and key_of(text) not in keys]

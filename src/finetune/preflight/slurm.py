@@ -1,4 +1,4 @@
-"""What a config asks a SLURM cluster for, and what of it cannot be."""
+"""The settings of jobs on a SLURM cluster, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _KEY = "hydra.launcher"
-# What the script itself sets: some write files, some would start something else.
-_OURS = {
+# Options that the script sets itself, or that would write files or start something else.
+_RESERVED = {
     *("nodes", "ntasks", "ntasks-per-node", "array", "output", "error", "input", "open-mode", "chdir", "export"),
     *("export-file", "wrap", "signal", "requeue", "no-requeue", "wait", "parsable", "test-only", "batch", "uid", "gid"),
     *("get-user-env", "bbf", "clusters", "gpus-per-node", "gpus-per-task", "time", "partition", "account", "qos"),
@@ -27,12 +27,12 @@ _OURS = {
 }
 _OPTION = re.compile(r"[a-z][a-z0-9-]+")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_SCAN_SECONDS = 60  # SLURM may send its signal so much earlier
+_SCAN_SECONDS = 60  # SLURM may send its signal this much earlier
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What a job asks for; `conf/hydra/launcher/slurm.yaml` says what each of these means."""
+    """What a job asks for; `conf/hydra/launcher/slurm.yaml` explains each field."""
 
     partition: NotEmptyText | None
     account: NotEmptyText | None
@@ -50,15 +50,15 @@ class SlurmSettings:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What a run needs of a cluster: machines, processes on each of them, and GPUs for each process."""
+    """What a run needs on a cluster: machines, processes on each of them, and GPUs for each process."""
 
     nodes: int
     processes: int
     gpus: int
 
 
-def settings_of(cfg: DictConfig) -> SlurmSettings | None:
-    """Return what the config asks a cluster for; None where it is not for one, or this is the job already."""
+def slurm_settings(cfg: DictConfig) -> SlurmSettings | None:
+    """Return the settings of a job; None if the config is not for a cluster, or this process is in the job already."""
     if not has_own_launcher(cfg) or current_job_id() is not None:
         return None
     settings: SlurmSettings = build(cfg.hydra.launcher, "sweep")
@@ -71,23 +71,25 @@ def resource_request(cfg: DictConfig, settings: SlurmSettings) -> ResourceReques
     if gpus == "auto":
         gpus = int(cfg.trainer.accelerator in ("gpu", "cuda"))
     nodes = cfg.trainer.num_nodes
-    return ResourceRequest(1 if nodes == "auto" else int(nodes), int(cfg.trainer.devices), int(gpus))
+    if nodes == "auto":
+        nodes = 1
+    return ResourceRequest(int(nodes), int(cfg.trainer.devices), int(gpus))
 
 
 def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
-    """Look at what a config asks a cluster for, and whether SLURM's commands are here."""
-    settings = settings_of(cfg)
+    """Check the settings of a job, and that SLURM's commands are installed."""
+    settings = slurm_settings(cfg)
     if settings is None:
         return
     if not isinstance(cfg.trainer.devices, int) or cfg.trainer.devices < 1:
-        what = "on a cluster the number of processes on each machine has to be said."
+        what = "on a cluster the number of processes on each machine has to be given."
         yield Problem("trainer.devices", what, "Write a number: trainer.devices=1")
     seconds = seconds_of(settings.time)
     if seconds is None:
-        what = f"'{settings.time}' is no length of time."
+        what = f"'{settings.time}' is no duration."
         yield Problem(f"{_KEY}.time", what, "Write minutes, or '[days-]hours:minutes:seconds' in quotes.")
     elif seconds < settings.save_seconds + _SCAN_SECONDS:
-        what = f"a run would be told to save {settings.save_seconds} s before the end of {seconds} s: before it began."
+        what = f"a run has to save {settings.save_seconds} s before the end of its {seconds} s: before it starts."
         yield Problem(f"{_KEY}.time", what, f"Give it more time, or set {_KEY}.save_seconds lower.")
     for name, value in (
         ("partition", settings.partition),
@@ -101,12 +103,16 @@ def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
         yield from _check_option(str(option), value)
     if shutil.which("sbatch") is None and not cfg.dry_run and not cfg.check:
         what = "SLURM's sbatch is not on the PATH here."
-        yield Problem("hydra/launcher=slurm", what, "Type this where jobs are submitted, or load the cluster's module.")
+        yield Problem(
+            "hydra/launcher=slurm",
+            what,
+            "Run this on a machine from which jobs are submitted, or load the cluster's module.",
+        )
 
 
 def slurm_notes(cfg: DictConfig) -> list[str]:
-    """Return what is to be said about a job that is as asked, and may disappoint."""
-    settings = settings_of(cfg)
+    """Return a sentence if a job is valid and may still be unexpected: it asks for no GPU."""
+    settings = slurm_settings(cfg)
     if settings is None or resource_request(cfg, settings).gpus or cfg.trainer.accelerator == "cpu":
         return []
     if any(option.startswith("g") for option in settings.options):  # gres, gpus, gpus-per-node ...
@@ -115,7 +121,7 @@ def slurm_notes(cfg: DictConfig) -> list[str]:
 
 
 def seconds_of(time: int | str) -> int | None:
-    """Return a length of time in seconds: minutes, or as SLURM writes it; None if it is neither.
+    """Return a duration in seconds: minutes, or as SLURM writes it; None if it is neither.
 
     The forms are those of `man sbatch`: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
     days-hours:minutes, days-hours:minutes:seconds.
@@ -123,7 +129,7 @@ def seconds_of(time: int | str) -> int | None:
     found = _TIME.fullmatch(str(time))
     if found is None:
         return None
-    days, *numbers = (int(number) if number else 0 for number in found.groups())
+    days, *numbers = (int(number or 0) for number in found.groups())
     if found[1] or found[4]:
         hours, minutes, seconds = numbers
     else:
@@ -135,7 +141,7 @@ def _check_option(option: str, value: Any) -> Iterator[Problem]:
     key = f"{_KEY}.options.{option}"
     if not _OPTION.fullmatch(option):
         yield Problem(key, "this is no long option of sbatch.", "Write it without dashes in front: {exclude: node7}")
-    elif option in _OURS:
+    elif option in _RESERVED:
         what = "this is set from other keys of the config, or by the run itself."
         yield Problem(key, what, f"Leave it out; {_KEY} has time, partition, memory and more.")
     elif isinstance(value, dict | list):
@@ -145,6 +151,6 @@ def _check_option(option: str, value: Any) -> Iterator[Problem]:
 
 
 def _check_text(key: str, value: Any) -> Iterator[Problem]:
-    # A line break would begin a line of the script.
+    # A line break would start a new line of the script.
     if isinstance(value, str) and not value.isprintable():
         yield Problem(key, "there is a line break or another control character in it.", "Leave it out.")

@@ -1,4 +1,4 @@
-"""The script that processes of a run are started from: those of a sweep, and the further ranks of a run."""
+"""The entry script of the processes that finetune starts: runs of a sweep, jobs, the other ranks of a run."""
 
 import sys
 

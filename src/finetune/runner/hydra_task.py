@@ -1,4 +1,4 @@
-"""Runs a function as a task of Hydra's: with its logging, its output folder and its resolvers."""
+"""Runs a function as a task of Hydra: with its logging, its output folder and its resolvers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def run_as_hydra_task(arguments: Arguments, flags: list[str], task: Callable[[DictConfig], None]) -> None:
-    """Hand over to Hydra with the same search path that the check used.
+    """Run `task` through Hydra, with the same search path as the check.
 
     Raises:
-        Exception: what `task` raised, about which Hydra would say something of its own.
+        Exception: what `task` raised; Hydra would print a message of its own about it.
     """
     failures: list[Exception] = []
 
@@ -28,8 +28,8 @@ def run_as_hydra_task(arguments: Arguments, flags: list[str], task: Callable[[Di
         except Exception as error:
             failures.append(error)
 
-    guarded.__module__ = JOB_NAME  # from where Hydra takes the name of the job
+    guarded.__module__ = JOB_NAME  # Hydra derives the name of the job from it
     words = [*flags, *arguments.where(), *arguments.overrides]
     run_hydra(words, arguments.config_dir, arguments.config_name, guarded)
-    for failure in failures:
-        raise failure
+    if failures:
+        raise failures[0]

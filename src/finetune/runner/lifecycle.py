@@ -1,4 +1,4 @@
-"""How a run ended, written down whatever happens."""
+"""The status of a run from its start to its end, written whatever ends it."""
 
 from __future__ import annotations
 
@@ -20,57 +20,61 @@ from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_st
 
 
 @contextmanager
-def run_lifecycle(run: RunDirectory, was_there: bool = False, peers: Rendezvous | None = None) -> Iterator[None]:
-    """Hold the run's lock and keep its status true: validating, then finished, failed or interrupted with the reason.
+def run_lifecycle(run: RunDirectory, existed: bool = False, rendezvous: Rendezvous | None = None) -> Iterator[None]:
+    """Hold the run's lock and keep its status: validating, then finished, failed or interrupted with the reason.
 
-    What is inside says when it is running. What became of a run that `was_there` is said first. Where other processes
-    of the run are its `peers`, what ended it may have happened to one of them.
+    The block itself writes when it is running. If the run `existed` and was killed, that is printed first. With other
+    processes, connected by `rendezvous`, the reason may be an error of one of them.
 
     Raises:
-        FinetuneError: another process has the run.
-        Interrupted: somebody or the system stopped it; `resume=` goes on.
+        FinetuneError: another process works on the run.
+        Interrupted: a signal stopped it; `resume=` continues it.
         RunError: memory or disk ran out.
     """
     before = run.effective_status()
-    # In training, StopOnSignal takes these signals over.
-    with _locked(run), signals.Listening(signals.STOPS, signals.raise_stop):
-        if was_there and before.get("cause") in ("killed", "node lost"):
+    # In training, StopOnSignal handles these signals.
+    with _locked(run), signals.Installed(signals.STOPS, signals.raise_stop):
+        if existed and before.get("cause") in ("killed", "node lost"):
             say(f"before: {before['reason']}")
         try:
             record_job(run)
             run.write_status("validating", stage="preparing")
-            with _watched(run, peers):
+            with _watched(run, rendezvous):
                 yield
-            last = run.read_status()  # a training that ended early says why
+            last = run.read_status()  # a training that ended early has written why
             run.write_status("finished", last.get("reason", ""), cause=last.get("cause"))
-            if peers is not None:
-                peers.finish()
+            if rendezvous is not None:
+                rendezvous.finish()
         except BaseException as error:
-            # Nothing may keep the reason from being written; torchrun for one ends all when one process has failed.
-            with signals.Listening(signals.ALL, signal.SIG_IGN):
-                found = _noted(run, _true(error, peers), before.get("step") or 0)
-            if found is error:
+            # Nothing may keep the reason from being written: torchrun, for one, ends all processes when one has failed.
+            with signals.Installed(signals.ALL, signal.SIG_IGN):
+                final = _record_end(run, _root_cause(error, rendezvous), before.get("step") or 0)
+            if final is error:
                 raise
-            raise found from error
+            raise final from error
 
 
-def _watched(run: RunDirectory, peers: Rendezvous | None) -> AbstractContextManager[None]:
+def _watched(run: RunDirectory, rendezvous: Rendezvous | None) -> AbstractContextManager[None]:
+    """Return a context in which the failure of another process ends this one, which may wait for it forever."""
+
     def end(error: RemoteRankError) -> None:
-        found = _noted(run, error)
-        assert isinstance(found, FinetuneError)
-        print_error(found)
-        os._exit(found.exit_code)  # the main thread waits for a process that is gone
+        final = _record_end(run, error)
+        assert isinstance(final, FinetuneError)
+        print_error(final)
+        os._exit(final.exit_code)  # the main thread waits for a process that has ended
 
-    return contextlib.nullcontext() if peers is None else peers.watched(end)
+    if rendezvous is None:
+        return contextlib.nullcontext()
+    return rendezvous.watched(end)
 
 
-def _true(error: BaseException, peers: Rendezvous | None) -> BaseException:
-    """Return what ended the run, which may be an error of another process, and tell it to the others."""
-    if peers is None:
+def _root_cause(error: BaseException, rendezvous: Rendezvous | None) -> BaseException:
+    """Return what ended the run, which may be an error of another process, and report it to the others."""
+    if rendezvous is None:
         return error
-    found = peers.truth(error)
-    peers.end(ExitReport.of(found))
-    return found
+    cause = rendezvous.root_cause(error)
+    rendezvous.end(ExitReport.of(cause))
+    return cause
 
 
 @contextmanager
@@ -78,55 +82,75 @@ def _locked(run: RunDirectory) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(run.lock())
-        except RunError as error:  # here it is a mistake in what was asked: nothing was started
+        except RunError as error:  # here it is a user's mistake: nothing was started
             raise FinetuneError(error.what, error.advice) from error
         yield
 
 
-def _noted(run: RunDirectory, error: BaseException, first_step: int = 0) -> BaseException:
-    """Write down what ended the run, which began at `first_step`, and return what is to be said about it."""
-    go_on = resume_command(run.path)
-    if is_stop(error) or (signals.asked() and not isinstance(error, FinetuneError)):
-        what = error.what if isinstance(error, Interrupted) else _stopped(run)
-        stop = stop_reason(has_moved=(run.read_status().get("step") or 0) > first_step)
-        if stop is None:
-            _write(run, "interrupted", what, "stopped")
-        else:
-            what = f"{what} {stop.what}"
-            _write(run, "interrupted", what, stop.cause, will_resume=stop.will_resume)
-        return Interrupted(what, "" if stop is not None and stop.will_resume else f"Go on with: {go_on}")
+def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) -> BaseException:
+    """Write what ended the run, which began at `first_step`, and return the error to raise."""
+    if is_stop(error) or (signals.stop_requested() and not isinstance(error, FinetuneError)):
+        return _record_stop(run, error, first_step)
     if isinstance(error, FinetuneError):
-        _write(run, "failed", error.what, cause_of(error))
+        _write_status(run, "failed", error.what, cause_of(error))
         if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
-            # A mistake that only showed while building (a damaged model): there is no run to speak of.
+            # A user's mistake that only showed while building (a damaged model): there is nothing to keep of the run.
             shutil.rmtree(run.path, ignore_errors=True)
         elif isinstance(error, Refused):
-            return Refused(error.what, f"{error.advice}\n  Then go on with: {go_on}".strip())
+            return Refused(error.what, f"{error.advice}\n  Then resume it with: {resume_command(run.path)}".strip())
         return error
     shortage = out_of_memory_error(error)
-    _write(run, "failed", shortage.what if shortage else f"{type(error).__name__}: {error}", cause_of(error))
-    return shortage or error
+    if shortage is not None:
+        _write_status(run, "failed", shortage.what, cause_of(error))
+        return shortage
+    _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))
+    return error
 
 
-def _stopped(run: RunDirectory) -> str:
-    """Say which signal stopped a run that could not save first, at what stage, and what is saved of it."""
-    status, saved = run.read_status(), run.saved.steps()
-    stage = "while preparing"
-    if status.get("stage") in ("training", "trained"):
-        stage = f"at step {status.get('step')}" if status["stage"] == "training" else "while evaluating after training"
-    elif status.get("state") == "running":
-        stage = "while evaluating before training"
-    if not saved:
-        kept = "no checkpoint was written yet"
-    elif status.get("stage") == "trained" and saved[-1] == status.get("step"):
-        kept = f"all {saved[-1]:,} steps are saved"
-    else:
-        kept = f"the newest checkpoint is of step {saved[-1]:,}"
-    by = signals.asked_by()
-    return f"Stopped {f'by {by} ' if by else ''}{stage}; {kept}."
+def _record_stop(run: RunDirectory, error: BaseException, first_step: int) -> Interrupted:
+    """Write that a signal stopped the run, and return the error to raise."""
+    what = error.what if isinstance(error, Interrupted) else _describe_stop(run)
+    advice = f"Resume it with: {resume_command(run.path)}"
+    stop = stop_reason(has_progressed=(run.read_status().get("step") or 0) > first_step)
+    if stop is None:
+        _write_status(run, "interrupted", what, "stopped")
+        return Interrupted(what, advice)
+    what = f"{what} {stop.what}"
+    _write_status(run, "interrupted", what, stop.cause, will_resume=stop.will_resume)
+    if stop.will_resume:
+        return Interrupted(what)
+    return Interrupted(what, advice)
 
 
-def _write(run: RunDirectory, state: State, reason: str, cause: Cause, will_resume: bool = False) -> None:
-    # The disk may be full: the first error is the one to show, not that of writing it down.
+def _describe_stop(run: RunDirectory) -> str:
+    """Return which signal stopped a run that could not save first, at what stage, and what is saved of it."""
+    signal_name = signals.stop_signal()
+    if signal_name is None:
+        return f"Stopped {_stage(run)}; {_saved(run)}."
+    return f"Stopped by {signal_name} {_stage(run)}; {_saved(run)}."
+
+
+def _stage(run: RunDirectory) -> str:
+    status = run.read_status()
+    if status.get("stage") == "training":
+        return f"at step {status.get('step')}"
+    if status.get("stage") == "trained":
+        return "while evaluating after training"
+    if status.get("state") == "running":
+        return "while evaluating before training"
+    return "while preparing"
+
+
+def _saved(run: RunDirectory) -> str:
+    status, steps = run.read_status(), run.saved.steps()
+    if not steps:
+        return "no checkpoint was written yet"
+    if status.get("stage") == "trained" and steps[-1] == status.get("step"):
+        return f"all {steps[-1]:,} steps are saved"
+    return f"the newest checkpoint is of step {steps[-1]:,}"
+
+
+def _write_status(run: RunDirectory, state: State, reason: str, cause: Cause, will_resume: bool = False) -> None:
+    # The disk may be full: the first error is the one to show, not that of writing it.
     with contextlib.suppress(RunError):
         run.write_status(state, reason, cause=cause, will_resume=will_resume)

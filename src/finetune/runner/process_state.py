@@ -1,4 +1,4 @@
-"""What a Python program that calls `finetune.cli.train.main` finds as it was: a run changes much of its process."""
+"""Restores the state of a Python program that calls `finetune.cli.train.main`: a run changes much of its process."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def preserve_process_state() -> Iterator[None]:
     """Restore what a run changes: streams, signals, environment, folder, logging, warnings, random numbers, torch.
 
     Raises:
-        FinetuneError: the process is already inside: all of this belongs to the process, and two runs cannot share it.
+        FinetuneError: another thread is inside: all of this belongs to the process, and two runs cannot share it.
     """
     if not _busy.acquire(blocking=False):
         what = "this process is already running finetune."
         raise FinetuneError(what, "Wait until it has ended, or start each run as a process of its own.")
     try:
         with contextlib.ExitStack() as stack:
-            stack.callback(signals.forget)
+            stack.callback(signals.reset)
             for part in (_signals, _environment, _logging, _random_numbers, _resolvers, _torch):
                 stack.enter_context(part())
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(streams.replaced())
-            stack.enter_context(_quietness())
+            stack.enter_context(_console())
             yield
     finally:
         _busy.release()
 
 
 @contextmanager
-def _quietness() -> Iterator[None]:
+def _console() -> Iterator[None]:
     from finetune.console import console, errors  # importing Rich draws random numbers, which are restored too
 
     before = console.quiet, errors.quiet
@@ -57,7 +57,7 @@ def _quietness() -> Iterator[None]:
 @contextmanager
 def _signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # none can be changed from here
+        yield  # only the main thread can change them
         return
     numbers = [getattr(signal, name) for name in ("SIGPIPE", "SIGUSR1") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in (*signals.ALL, *numbers)}
@@ -70,7 +70,7 @@ def _signals() -> Iterator[None]:
 @contextmanager
 def _environment() -> Iterator[None]:
     variables, path, folder = dict(os.environ), list(sys.path), ""
-    with contextlib.suppress(OSError):  # it may have been removed
+    with contextlib.suppress(OSError):  # the folder may have been removed
         folder = os.getcwd()  # noqa: PTH109 - a string, as chdir takes
     try:
         yield
@@ -89,9 +89,10 @@ def _logging() -> Iterator[None]:
     named = logging.root.manager.loggerDict.values()
     loggers = [logging.root, *(one for one in named if isinstance(one, logging.Logger))]
     before = [(one, one.level, list(one.handlers), one.propagate, one.disabled) for one in loggers]
-    # Hydra's logging closes every handler that this list names, those of other programs too.
+    # Hydra's logging closes every handler in this list, also those of the program.
     known, logging._handlerList[:] = list(logging._handlerList), []  # type: ignore[attr-defined]
-    raises, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is no reason for a traceback a line
+    raises = logging.raiseExceptions
+    logging.raiseExceptions = False  # a full disk must not print a traceback for each line
     try:
         yield
     finally:
@@ -114,8 +115,8 @@ def _random_numbers() -> Iterator[None]:
         random.setstate(state)
         if numpy is not None:
             numpy.random.set_state(numbers)
-        elif (numpy := sys.modules.get("numpy")) is not None:
-            numpy.random.seed()  # as it is after an import: from the system
+        elif "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed()  # as after an import: from the system
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def _resolvers() -> Iterator[None]:
         yield
     finally:
         if known:
-            omegaconf.BaseContainer._resolvers.update(known)  # ${now:} and ${hydra:} are those of the program again
+            omegaconf.BaseContainer._resolvers.update(known)  # ${now:} and ${hydra:}
 
 
 @contextmanager
@@ -136,8 +137,9 @@ def _torch() -> Iterator[None]:
         try:
             yield
         finally:
-            if (torch := sys.modules.get("torch")) is not None:
-                torch.set_rng_state(torch.Generator().get_state())  # as it is after an import
+            torch = sys.modules.get("torch")
+            if torch is not None:
+                torch.set_rng_state(torch.Generator().get_state())  # as after an import
                 _leave_group(torch)
         return
     state, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -160,7 +162,7 @@ def _torch() -> Iterator[None]:
 
 
 def _leave_group(torch: Any) -> None:
-    """Leave the process group of a run, which the next run of this program would take for its own."""
+    """Leave the process group of a run, which the next run of this program would use as its own."""
     if not streams.is_program() and _has_group(torch):
         torch.distributed.destroy_process_group()
 

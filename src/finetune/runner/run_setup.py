@@ -1,4 +1,4 @@
-"""Which directory a run gets: a new one of its own, or the one it goes on in."""
+"""Which directory a run gets: a new one, or an existing one that it resumes in."""
 
 from __future__ import annotations
 
@@ -35,29 +35,30 @@ if TYPE_CHECKING:
 def find_run(
     cfg: DictConfig, overrides: list[str], dataset: Dataset, arguments: Arguments
 ) -> tuple[RunDirectory, bool]:
-    """Return the run's directory, and whether it was there before: a run to go on with.
+    """Return the run's directory, and whether it existed: then the run is resumed.
 
-    A new directory is there with everything that says what the run is, or not at all.
+    A new directory appears with everything that defines the run, or not at all.
 
     Raises:
         FinetuneError: the directory belongs to a finished run, to another config, to other data, or to something
-            else, or it cannot be made.
+            else, or it cannot be created.
     """
     path = named_folder(cfg)
     if path is not None and path.exists():
-        _check_goes_on(cfg, RunDirectory(path), dataset)
+        _check_resumable(cfg, RunDirectory(path), dataset)
         return RunDirectory(path), True
-    parent = path.parent if path is not None else Path(cfg.output_root) / cfg.experiment
-    return make_run(cfg, parent, None if path is None else path.name, overrides, dataset, arguments), False
+    if path is None:
+        return make_run(cfg, Path(cfg.output_root) / cfg.experiment, None, overrides, dataset, arguments), False
+    return make_run(cfg, path.parent, path.name, overrides, dataset, arguments), False
 
 
 def make_run(
     cfg: DictConfig, parent: Path, name: str | None, overrides: list[str], dataset: Dataset, arguments: Arguments
 ) -> RunDirectory:
-    """Return a new directory in `parent`, with everything that says what the run is.
+    """Return a new directory in `parent`, with everything that defines the run.
 
     Raises:
-        FinetuneError: something of that name is there, or it cannot be made.
+        FinetuneError: something of that name exists, or it cannot be created.
     """
     record = _Record(
         cfg, overrides, dataset, {"again": _command_again(arguments, overrides), "origin": origin_of(arguments)}
@@ -65,11 +66,11 @@ def make_run(
     try:
         with remove_new_dirs_on_failure(parent):
             return RunDirectory.create(parent, name, _stem(cfg), record)
-    except RunError as error:  # here it is a mistake in what was asked: nothing has run yet
+    except RunError as error:  # here it is a user's mistake: nothing has run yet
         raise FinetuneError(error.what, error.advice) from error
 
 
-# What only this run is called by, or how it was started; a file may set these too.
+# What concerns only this run: its name, and how it was started; a file may set these too.
 _ONCE = {"name": "null", "resume": "auto", "check": "false", "dry_run": "false"}
 
 
@@ -77,27 +78,27 @@ def _command_again(arguments: Arguments, overrides: list[str]) -> str:
     """Return the command for the same run once more, in a directory of its own."""
     kept = [text for text in overrides if key_of(text) not in (*_ONCE, "hydra.run.dir")]
     cfg = compose(kept, arguments.config_dir, arguments.config_name)
-    plain = [f"{key}={value}" for key, value in _ONCE.items() if cfg._get_node(key) != yaml.safe_load(value)]
+    neutral = [f"{key}={value}" for key, value in _ONCE.items() if cfg._get_node(key) != yaml.safe_load(value)]
     if folder_is_set(cfg):
-        plain.append(f"hydra.run.dir={DEFAULT_FOLDER}")
-    return replace(arguments, multirun=False).command([*kept, *plain])
+        neutral.append(f"hydra.run.dir={DEFAULT_FOLDER}")
+    return replace(arguments, multirun=False).command([*kept, *neutral])
 
 
 @contextmanager
 def remove_new_dirs_on_failure(parent: Path) -> Iterator[None]:
-    """Take the run's new parents away, if a full disk or Ctrl-C ends what is inside."""
+    """Remove the parent folders that were created inside the `with`, if a full disk or Ctrl-C ends it."""
     new = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
-        for folder in new:  # the inmost first; one that another run has begun to use stays
+        for folder in new:  # the innermost first; one that another run uses is not empty and stays
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
 
 
 class _Record:
-    """Writes down what a run is: its whole config, what was typed, its data, the machine."""
+    """Writes what defines a run: its whole config, the typed overrides, its data, the machine."""
 
     def __init__(self, cfg: DictConfig, overrides: list[str], dataset: Dataset, facts: dict[str, Any]) -> None:
         self._config = resolved(cfg)
@@ -116,7 +117,7 @@ class _Record:
         run.write_status("created")
 
 
-def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None:
+def _check_resumable(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None:
     status = run.read_status()
     if run.config_path.is_file() and status.get("state") == "finished" and status.get("cause") == "max_time":
         _check_has_more_time(cfg, run, str(status.get("reason")))
@@ -129,12 +130,13 @@ def _check_goes_on(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> None
 
 
 def _check_has_more_time(cfg: DictConfig, run: RunDirectory, reason: str) -> None:
-    """Refuse to resume a run that `trainer.max_time` ended, unless there is more time now.
+    """Check that a run that `trainer.max_time` ended has more time now.
 
     Raises:
-        FinetuneError: there is not.
+        FinetuneError: it has not.
     """
-    then, now = (_seconds(_limit(tree)) for tree in (_read_yaml(run.config_path), resolved(cfg)))
+    then = _seconds(_limit(_read_yaml(run.config_path)))
+    now = _seconds(_limit(resolved(cfg)))
     if now is not None and (then is None or now <= then):
         raise FinetuneError(
             f"The run {run.path} is finished. {reason}",
@@ -151,37 +153,40 @@ def record_time_limit(cfg: DictConfig, run: RunDirectory) -> None:
 
     To be called while holding the run's lock.
     """
-    config, typed = _read_yaml(run.config_path), _read_yaml(run.overrides_path) or []
-    then, now = (_limit(tree) for tree in (config, resolved(cfg)))
-    if then == now:
+    config, overrides = _read_yaml(run.config_path), _read_yaml(run.overrides_path) or []
+    now = _limit(resolved(cfg))
+    if _limit(config) == now:
         return
     config["trainer"]["max_time"] = now
-    old = [text for text in typed if f"{key_of(text)}.".startswith("trainer.max_time.")]
-    key = f"{'++' if any(text.startswith('+') for text in old) else ''}trainer.max_time"
-    new = [f"{key}={_in_grammar(now)}"]
+    old = [text for text in overrides if f"{key_of(text)}.".startswith("trainer.max_time.")]
+    key = "trainer.max_time"
+    if any(text.startswith("+") for text in old):
+        key = f"++{key}"
+    new = [f"{key}={_as_override_value(now)}"]
     if isinstance(now, dict):
         new.insert(0, f"{key}=null")  # Hydra would merge it with one of a recipe, or of trainer={max_time: ...}
+    kept = [text for text in overrides if text not in old]
     write_text_atomically(run.config_path, yaml.safe_dump(config, sort_keys=False))
-    write_text_atomically(run.overrides_path, yaml.safe_dump([*(text for text in typed if text not in old), *new]))
+    write_text_atomically(run.overrides_path, yaml.safe_dump([*kept, *new]))
 
 
 def _limit(tree: Any) -> Any:
-    """Return `trainer.max_time` of a config; None if it has no such key, which is no limit either."""
+    """Return `trainer.max_time` of a config; None, which means no limit, if it has no such key."""
     found = value_of(tree, "trainer.max_time")
     return None if found is ABSENT else found
 
 
-def _in_grammar(limit: str | dict[str, float] | None) -> str:
+def _as_override_value(limit: str | dict[str, float] | None) -> str:
     if isinstance(limit, dict):
         return "{" + ",".join(f"{unit}:{count}" for unit, count in limit.items()) + "}"
     return "null" if limit is None else quoted(limit)
 
 
 def check_same_run(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
-    """Return the state of a run that is there, which must have this config and this data.
+    """Return the state of an existing run after checking that it has this config and this data.
 
     Raises:
-        FinetuneError: it has not, or is no run, or `resume=never`.
+        FinetuneError: it has not, or it is no run, or `resume=never`.
     """
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
@@ -190,18 +195,20 @@ def check_same_run(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
         )
     if cfg.resume == "never":
         raise FinetuneError(
-            f"The run {run.path} exists ({state}) and resume=never.", "Choose another name=, or go on with resume=auto."
+            f"The run {run.path} exists ({state}) and resume=never.",
+            "Choose another name=, or resume it with resume=auto.",
         )
-    if differ := changes(_read_yaml(run.config_path), resolved(cfg)):
+    differences = changes(_read_yaml(run.config_path), resolved(cfg))
+    if differences:
         raise FinetuneError(
-            "\n    ".join([f"The run {run.path} was started with another config:", *differ]),
-            "Leave these as they were to go on with it, or choose another name=.",
+            "\n    ".join([f"The run {run.path} was started with another config:", *differences]),
+            "Leave these as they were to resume it, or choose another name=.",
         )
     if run.data_path.is_file() and not _is_same_data(run, _data_of(dataset)):
         raise FinetuneError(
             f"The run {run.path} was started on other data: {', '.join(dataset.sources)}, or what it is evaluated on,"
             " has changed since.",
-            "Put back the data as it was to go on with it, or choose another name= to train on what is there now.",
+            "Restore the data as it was to resume it, or choose another name= to train on the data as it is now.",
         )
     return str(state)
 
@@ -213,7 +220,7 @@ def _data_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def _is_same_data(run: RunDirectory, now: dict[str, Any]) -> bool:
-    """Return whether a run was started on this data; unknown, and so taken as the same, if another version read it."""
+    """Return whether a run was started on this data; assumed if another version read it, which cannot be compared."""
     then = _read_yaml(run.data_path)
     if then.get("versions") == now["versions"]:
         return bool(then["fingerprint"] == now["fingerprint"])
@@ -221,10 +228,10 @@ def _is_same_data(run: RunDirectory, now: dict[str, Any]) -> bool:
     return True
 
 
-def checkpoint_of(run: RunDirectory, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, `None` to begin anew, and say what is left out for it.
+def latest_checkpoint(run: RunDirectory, resume: str) -> Path | None:
+    """Return the checkpoint to resume from, `None` to start from the beginning, and print which newer ones are damaged.
 
-    To be asked for by who holds the run's lock: else the process that has it may change what is found.
+    To be called while holding the run's lock: another process that has it may change the checkpoints.
 
     Raises:
         FinetuneError: none is whole, or not the one that `resume` names.
@@ -248,15 +255,19 @@ def _read_yaml(path: Path) -> Any:
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """Return the config of a run as plain data, without what is Hydra's."""
+    """Return the config of a run as plain data, without Hydra's node."""
     from omegaconf import OmegaConf
 
-    # One by one: what names something of Hydra's is resolved in the whole config only.
-    nodes = {str(key): cfg[key] for key in cfg if key != "hydra"}
-    return {
-        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        for key, node in nodes.items()
-    }
+    # One by one: an interpolation of a key of Hydra is resolved in the whole config only.
+    plain: dict[str, Any] = {}
+    for key in cfg:
+        if key == "hydra":
+            continue
+        node = cfg[key]
+        if OmegaConf.is_config(node):
+            node = OmegaConf.to_container(node, resolve=True)
+        plain[str(key)] = node
+    return plain
 
 
 def _stem(cfg: DictConfig) -> str:

@@ -1,8 +1,7 @@
-"""`python -m finetune.runner.slurm_epilog RUN CODE`: the end of a job's script, when the run's processes have ended.
+"""`python -m finetune.runner.slurm_epilog RUN CODE`: the last command of a job's script, after the run's processes.
 
-Queues the job again if the cluster stopped its run, and writes down what became of a run that could not do so itself.
-In a process of its own, which no signal to the run reaches: a requeue ends all that belongs to the job, and what asked
-for it among them.
+It requeues the job if the cluster stopped its run, and writes the status of a run that could not do so itself. It is a
+process of its own, which no signal to the run reaches: a requeue ends all processes of the job, this one included.
 """
 
 from __future__ import annotations
@@ -13,46 +12,48 @@ import sys
 from pathlib import Path
 
 from finetune.errors import RunError
-from finetune.ranks import how_it_ended
-from finetune.runner.slurm_job import facts_here, is_at_work, stop_reason
+from finetune.ranks import describe_exit
+from finetune.runner.slurm_job import is_active, job_facts, stop_reason
 from finetune.runs.directory import RunDirectory
 from finetune.runs.jobs import call_slurm
 from finetune.runs.lock import is_locked
 
-_TOLD = (signal.SIGTERM, signal.SIGUSR1)  # by which a run ends that had not begun to listen
+_STOPS = (signal.SIGTERM, signal.SIGUSR1)  # they end a run that has not installed its handlers yet
 
 
 def main(path: str, code: str) -> int:
-    """Do what is to be done when the processes of the run at `path` ended with `code`, and return it."""
+    """Write how the run at `path` ended, whose processes had exit code `code`, requeue it, and return `code`."""
     run = RunDirectory(Path(path))
     if run.path.is_dir():
-        _write_down(run, int(code))
+        _write_status(run, int(code))
         if run.read_status().get("will_resume"):
-            _queue_again(run)
+            _requeue(run)
     return int(code)
 
 
-def _write_down(run: RunDirectory, code: int) -> None:
+def _write_status(run: RunDirectory, code: int) -> None:
     status = run.read_status()
     is_over = status.get("state") in ("finished", "failed", "interrupted")
     if is_over or is_locked(run.lock_path):
         return
     number = code - 128
-    stop = stop_reason(has_moved=False)
-    if stop is not None and (number in _TOLD or stop.cause == "cancelled" or stop.will_resume):
-        before = "Stopped before it began." if status.get("state") == "pending" else "Stopped at once."
-        run.write_status("interrupted", f"{before} {stop.what}", cause=stop.cause, will_resume=stop.will_resume)
+    stop = stop_reason(has_progressed=False)
+    if stop is not None and (number in _STOPS or stop.cause == "cancelled" or stop.will_resume):
+        when = "Stopped at once."
+        if status.get("state") == "pending":
+            when = "Stopped before it started."
+        run.write_status("interrupted", f"{when} {stop.what}", cause=stop.cause, will_resume=stop.will_resume)
         return
-    run.write_status("failed", f"{_end(code)}; what its processes said is in {run.ranks}.", cause="killed")
+    if 128 < code < 128 + signal.NSIG:
+        code = -number  # a shell's exit code for a signal
+    run.write_status(
+        "failed", f"It {describe_exit(code)}; the output of its processes is in {run.ranks}.", cause="killed"
+    )
 
 
-def _end(code: int) -> str:
-    return f"It {how_it_ended(128 - code if 128 < code < 128 + signal.NSIG else code)}"
-
-
-def _queue_again(run: RunDirectory) -> None:
-    # What SLURM has ended already it has also queued again, or not: it is not asked twice.
-    if not is_at_work(facts_here()):
+def _requeue(run: RunDirectory) -> None:
+    # A job that SLURM has ended it has requeued already, or will not.
+    if not is_active(job_facts()):
         return
     try:
         call_slurm(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])

@@ -1,4 +1,4 @@
-"""The further processes of a run, started by its first one; on one machine, where nobody else starts them."""
+"""The other processes of a run on one machine, started by its first process if nothing else has started them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from finetune.ranks import STARTED_BY, how_it_ended
+from finetune.ranks import STARTED_BY, describe_exit
 from finetune.runner.rendezvous import Rendezvous
 
 RUN_SCRIPT = Path(__file__).with_name("__main__.py")
@@ -22,13 +22,13 @@ _SECONDS_TO_END = 10.0
 
 
 class SpawnedRanks:
-    """Processes 1, 2, ... of a run, that its first one starts; as a context: none of them is there any more in the end.
+    """Processes 1, 2, ... of a run, started by its first process; at the end of the context none of them is left.
 
-    `peers` is empty, and nobody is started, where the run has one process; nor where somebody else starts them.
+    Nothing is started if the run has one process, so that there is no `rendezvous`, or if torchrun or srun starts them.
     """
 
-    def __init__(self, peers: Rendezvous | None) -> None:
-        self._peers = peers
+    def __init__(self, rendezvous: Rendezvous | None) -> None:
+        self._rendezvous = rendezvous
         self._children: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -40,39 +40,40 @@ class SpawnedRanks:
         self._end(_SECONDS_TO_END if error is None else 0)
 
     def start(self, words: Sequence[str]) -> None:
-        """Start them with the same words."""
-        if self._peers is None or self._peers.place.starter != "the first process":
+        """Start them, all with the same command-line arguments."""
+        rendezvous = self._rendezvous
+        if rendezvous is None or rendezvous.info.starter != "the first process":
             return
-        self._peers.gone = self._gone
-        for rank in range(1, self._peers.place.world):
-            mine = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # In a group of its own: Ctrl-C reaches the first process alone, and by it the others.
+        rendezvous.exited = self._exited
+        for rank in range(1, rendezvous.info.world):
+            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # In a group of its own: Ctrl-C reaches the first process only, which stops the others.
             child = subprocess.Popen(
                 [sys.executable, str(RUN_SCRIPT), *words],
-                env=os.environ | mine,
+                env=os.environ | variables,
                 stdin=subprocess.DEVNULL,
                 process_group=0,
             )
             self._children.append(child)
 
-    def _gone(self) -> dict[int, str]:
-        """Return those that ended otherwise than at the end of the run, by their rank."""
-        ended = {rank: child.poll() for rank, child in enumerate(self._children, start=1)}
-        return {rank: how_it_ended(code) for rank, code in ended.items() if code}
+    def _exited(self) -> dict[int, str]:
+        """Return how each process ended, by rank, except for those that finished the run."""
+        exit_codes = {rank: child.poll() for rank, child in enumerate(self._children, start=1)}
+        return {rank: describe_exit(code) for rank, code in exit_codes.items() if code}
 
     def _end(self, seconds: float) -> None:
-        """Wait so long for them to end, then kill them."""
-        until = time.monotonic() + seconds
+        """Wait this long for the processes to end, then kill them."""
+        end = time.monotonic() + seconds
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0, until - time.monotonic()))
+                child.wait(max(0, end - time.monotonic()))
         for child in self._children:
             child.kill()
             child.wait()
 
 
 def exit_with_parent() -> None:
-    """Let the system kill this process when the one that started it ends, whatever ends that."""
+    """Let the system kill this process when the one that started it ends, for whatever reason."""
     import ctypes
 
     if sys.platform == "linux":

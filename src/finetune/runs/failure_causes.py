@@ -94,9 +94,10 @@ def out_of_memory_error(error: BaseException) -> RunError | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or the CPU."""
-    # By name, because this package does not import torch.
-    is_named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return is_named or "can't allocate" in str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return True
+    # torch.OutOfMemoryError by its name, because this package does not import torch.
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def _errno_of(error: BaseException) -> int | None:

@@ -1,1 +1,1 @@
-"""Sweeps and searches: many runs of one config, each a process of its own."""
+"""Sweeps: many runs of one config, as a grid or as a search with Optuna, each run a process of its own."""

@@ -1,4 +1,4 @@
-"""Looks at every point of a sweep before any of them starts."""
+"""Checks all trials of a sweep before any of them starts."""
 
 from __future__ import annotations
 
@@ -13,100 +13,103 @@ from finetune.config.command_line import Arguments, run_overrides
 from finetune.config.compose import compose
 from finetune.console import Bar
 from finetune.errors import CheckFailed, Problem
-from finetune.executors.resources import check_slots, processes_of
-from finetune.preflight.slurm import settings_of
+from finetune.executors.base import RunRequest
+from finetune.executors.from_config import processes_of
 from finetune.runner.run_setup import make_run, resolved
 from finetune.runs.directory import RunDirectory
-from finetune.sweep.trials import Trial, check_folder, folder_of
+from finetune.sweep.search_space import Candidate
+from finetune.sweep.trials import Trial, check_directory, directory_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from finetune.data.dataset import Dataset
-    from finetune.sweep.settings import SweepSettings
 
-_FEW_POINTS = 20  # are checked before a person wonders
+_FEW_TRIALS = 20  # are checked so quickly that no progress is shown
 
 
 @dataclass
 class Planner:
-    """Checks points as a run of each would, and says where it is; data that several points share is read once."""
+    """Checks each trial as its run would, and decides where it is; data that several trials share is read once."""
 
     arguments: Arguments
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _configs: dict[Path, DictConfig] = field(default_factory=dict)
 
-    def check(self, candidates: Sequence[tuple[list[str], list[str]]]) -> list[DictConfig]:
-        """Return the configs of points, of which each is all its overrides and those of them that vary.
+    def check(self, candidates: Sequence[Candidate]) -> list[DictConfig]:
+        """Return the configs of candidates.
 
         Raises:
-            CheckFailed: with everything that is wrong with any of them, but for their data.
+            CheckFailed: with everything that is wrong with any of them, except for their data.
         """
-        from finetune.preflight.check import check_at_a_glance
+        from finetune.preflight.check import check_quickly
 
-        configs, problems = [], []
-        with Bar("checking", len(candidates), "points") as bar:
-            for overrides, _ in candidates:
-                cfg, found = check_at_a_glance(self.arguments, overrides)
-                configs.append(cfg)
-                problems += [*found, *(_check_resume(cfg) if cfg is not None else [])]
-                if len(candidates) > _FEW_POINTS:
-                    bar.update(len(configs))
+        configs: list[DictConfig] = []
+        problems: list[Problem] = []
+        with Bar("checking", len(candidates), "trials") as bar:
+            for number, (overrides, _) in enumerate(candidates, start=1):
+                cfg, found = check_quickly(self.arguments, overrides)
+                problems += found
+                if cfg is not None:
+                    configs.append(cfg)
+                    problems += _check_resume(cfg)
+                if len(candidates) > _FEW_TRIALS:
+                    bar.update(number)
         if problems:
             raise CheckFailed(dict.fromkeys(problems))
-        return [cfg for cfg in configs if cfg is not None]
+        return configs
 
-    def points(
-        self,
-        candidates: Sequence[tuple[list[str], list[str]]],
-        configs: Sequence[DictConfig],
-        settings: SweepSettings,
+    def trials(
+        self, candidates: Sequence[Candidate], configs: Sequence[DictConfig], problems: Sequence[Problem]
     ) -> list[Trial]:
-        """Return the points, each once, after a look at their data, at the devices, and at where they will be.
+        """Return the trials, each once, after a check of their data and their run directories.
 
         Raises:
-            CheckFailed: with everything that is wrong; of data that cannot be read, with that alone.
+            CheckFailed: with everything that is wrong, and the `problems` found before; if data cannot be read, with
+                that alone.
         """
         from finetune.preflight.check import check_fit
 
-        points: dict[str, Trial] = {}
-        problems = check_slots(settings, configs) if settings_of(configs[0]) is None else []
-        for (overrides, mine), cfg in zip(candidates, configs, strict=True):
+        trials: dict[str, Trial] = {}
+        problems = list(problems)
+        for (overrides, own_overrides), cfg in zip(candidates, configs, strict=True):
             dataset = self._dataset(cfg)
             problems += check_fit(cfg, dataset)
-            point = self._point(overrides, mine, cfg)
-            if point.run not in [other.run for other in points.values()]:
-                problems += check_folder(cfg, point.run, dataset)
-            points[json.dumps([str(point.run), resolved(cfg)], default=str)] = point
-        problems += _same_names([point.run.name for point in points.values()])
+            trial = self._trial(overrides, own_overrides, cfg)
+            if trial.run not in [other.run for other in trials.values()]:
+                problems += check_directory(cfg, trial.run, dataset)
+            trials[json.dumps([str(trial.run), resolved(cfg)], default=str)] = trial
+        problems += _check_names([trial.run.name for trial in trials.values()])
         if problems:
             raise CheckFailed(dict.fromkeys(problems))
-        return list(points.values())
+        return list(trials.values())
 
-    def point(self, overrides: list[str], mine: list[str]) -> Trial:
-        """Return a point whose neighbours were checked; what is wrong with it alone its run will answer."""
-        return self._point(overrides, mine, compose(overrides, self.arguments.config_dir, self.arguments.config_name))
+    def trial(self, overrides: list[str], own_overrides: list[str]) -> Trial:
+        """Return a trial of which only neighbors were checked; a mistake of its own is reported by its run."""
+        cfg = compose(overrides, self.arguments.config_dir, self.arguments.config_name)
+        return self._trial(overrides, own_overrides, cfg)
 
-    def config(self, point: Trial) -> DictConfig:
-        """Return the config of a point that was looked at."""
-        return self._configs[point.run]
+    def config(self, request: RunRequest) -> DictConfig:
+        """Return the config of a trial that this planner returned."""
+        return self._configs[request.path]
 
-    def claim(self, point: Trial) -> tuple[RunDirectory, bool]:
-        """Return the run directory of a point that was looked at, made if it is not there, and whether it was.
+    def claim(self, request: RunRequest) -> tuple[RunDirectory, bool]:
+        """Return the run directory of a trial, created if it does not exist, and whether it existed.
 
         Raises:
-            FinetuneError: it cannot be made.
+            FinetuneError: it cannot be created.
         """
-        if point.run.exists():
-            return RunDirectory(point.run), True
-        cfg = self.config(point)
-        where, dataset = (point.run.parent, point.run.name), self._dataset(cfg)
-        return make_run(cfg, *where, point.overrides, dataset, self.arguments), False
+        path = request.path
+        if path.exists():
+            return RunDirectory(path), True
+        cfg = self.config(request)
+        overrides = list(request.overrides)
+        return make_run(cfg, path.parent, path.name, overrides, self._dataset(cfg), self.arguments), False
 
-    def _point(self, overrides: list[str], mine: list[str], cfg: DictConfig) -> Trial:
-        place = folder_of(cfg, mine, self._dataset(cfg).fingerprint)
-        self._configs[place] = cfg
-        return Trial(run_overrides(overrides), mine, place, processes_of(cfg))
+    def _trial(self, overrides: list[str], own_overrides: list[str], cfg: DictConfig) -> Trial:
+        path = directory_of(cfg, own_overrides, self._dataset(cfg).fingerprint)
+        self._configs[path] = cfg
+        return Trial(run_overrides(overrides), own_overrides, path, processes_of(cfg))
 
     def _dataset(self, cfg: DictConfig) -> Dataset:
         from finetune.data.load import load
@@ -121,13 +124,13 @@ class Planner:
 def _check_resume(cfg: DictConfig) -> list[Problem]:
     if cfg.resume in ("auto", "never"):
         return []
-    what = "a sweep has no one run to go on with."
-    return [Problem("resume", what, "Leave it out: the same command again goes on with what is not finished.")]
+    what = "a sweep consists of several runs, and this names one of them."
+    return [Problem("resume", what, "Leave it out: the same command again resumes the trials that are not finished.")]
 
 
-def _same_names(names: list[str]) -> list[Problem]:
+def _check_names(names: list[str]) -> list[Problem]:
     count = max(Counter(names).values())
     if count == 1:
         return []
     how_many = "all" if count == len(names) else str(count)
-    return [Problem("name", f"{how_many} points would have the same name.", "Leave it out, or vary it too.")]
+    return [Problem("name", f"{how_many} trials would have the same name.", "Leave it out, or vary it too.")]

@@ -1,4 +1,4 @@
-"""What a config says of a sweep: how its points are run and ranked, and how Optuna draws them."""
+"""The settings of a sweep: how its trials are run and ranked, and how Optuna draws them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any, Literal
 
 from finetune.config.types import NotEmptyText, PositiveInt
 
-Direction = Literal["auto", "maximize", "minimize"]
-
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """How the points of a sweep are run and ranked; `conf/sweep/default.yaml` says what each of these means."""
+    """How the trials of a sweep are run and ranked; `conf/sweep/default.yaml` explains each field."""
 
     metric: NotEmptyText | None
     direction: Literal["auto", "maximize", "minimize"]
@@ -23,7 +21,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How Optuna draws the points; `conf/hydra/sweeper/optuna.yaml` says what each of these means."""
+    """How Optuna draws the trials; `conf/hydra/sweeper/optuna.yaml` explains each field."""
 
     n_trials: PositiveInt
     direction: Literal["auto", "maximize", "minimize"]

@@ -1,240 +1,245 @@
-"""Sweeps: every point a fresh process with a run directory of its own; this process never trains."""
+"""Runs the trials of a sweep through an executor, each a run of its own; this process never trains."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from finetune import signals
 from finetune.config.build import build
 from finetune.config.command_line import Arguments
 from finetune.console import say
-from finetune.errors import CheckFailed, Problem
-from finetune.executors.local import LocalExecutor, TrialOutcome
-from finetune.executors.resources import slot_notes, slots
-from finetune.executors.slurm.executor import SlurmExecutor
-from finetune.preflight.slurm import settings_of
+from finetune.errors import CheckFailed
+from finetune.executors.base import Executor, ExecutorFactory, RunBatch, RunOutcome
+from finetune.executors.from_config import check_resources, executor_from_config
 from finetune.sweep.optuna_search import check_search, searching
 from finetune.sweep.planner import Planner
 from finetune.sweep.ranking import Ranking, say_ranked, write_ranked
 from finetune.sweep.search_space import read_search_space
 from finetune.sweep.settings import SweepSettings
-from finetune.sweep.trials import Trial, TrialResult, is_finished
+from finetune.sweep.trials import PRUNED, Trial, TrialResult, is_finished
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from finetune.sweep.search_space import SearchSpace
+
 
 class TrialScheduler(Protocol):
-    """Which point comes next, and what becomes of those that ended."""
+    """Decides which trial comes next, from the results of those that ended."""
 
     ranking: Ranking
 
     def next(self) -> Trial | None:
-        """Return the next point, `None` if there is none."""
+        """Return the next trial, `None` if there is none."""
 
-    def ended(self, result: TrialResult) -> None:
-        """Take notice of how a point ended."""
+    def record(self, result: TrialResult) -> None:
+        """Record how a trial ended."""
 
-    def should_prune(self, point: Trial) -> bool:
-        """Return whether a running point is so much worse than others were that it should stop."""
+    def should_prune(self, trial: Trial) -> bool:
+        """Return whether a running trial is so much worse than others that it should stop."""
 
     def waiting(self) -> int:
-        """Return how many points are still to come."""
+        """Return how many trials are still to come."""
 
-    def earlier(self) -> list[TrialOutcome]:
-        """Return the points that earlier commands brought to their end, and that will not come again."""
+    def earlier(self) -> list[tuple[Trial, RunOutcome]]:
+        """Return the trials that ended in earlier commands, and are not returned by `next`."""
 
 
 @dataclass
 class GridScheduler:
-    """All points there are, in their order."""
+    """All trials of a grid in their order."""
 
-    points: list[Trial]
+    trials: list[Trial]
     ranking: Ranking
 
     def next(self) -> Trial | None:
-        """Return the next point."""
-        return self.points.pop(0) if self.points else None
+        """Return the next trial."""
+        if not self.trials:
+            return None
+        return self.trials.pop(0)
 
-    def ended(self, result: TrialResult) -> None:
-        """Do nothing: the points do not depend on each other."""
+    def record(self, result: TrialResult) -> None:
+        """Do nothing: the trials do not depend on each other."""
 
-    def should_prune(self, point: Trial) -> bool:
-        """Return False: each value of a grid is there because somebody wants to know."""
+    def should_prune(self, trial: Trial) -> bool:
+        """Return False: every trial of a grid was asked for."""
         return False
 
     def waiting(self) -> int:
-        """Return how many points are still to come."""
-        return len(self.points)
+        """Return how many trials are still to come."""
+        return len(self.trials)
 
-    def earlier(self) -> list[TrialOutcome]:
-        """Return nothing: all points come, also those that are finished."""
+    def earlier(self) -> list[tuple[Trial, RunOutcome]]:
+        """Return nothing: `next` returns all trials, also those that are finished."""
         return []
 
 
 @dataclass
 class Progress:
-    """What came out so far: said at once, and written after every point."""
+    """The results so far: printed at once, and written after every trial."""
 
-    plan: TrialScheduler
+    scheduler: TrialScheduler
     command: str
     results: dict[Path, TrialResult] = field(default_factory=dict)
 
-    def note(self, ended: TrialOutcome) -> TrialResult:
-        """Take in a point that ended."""
-        metric, value = self.plan.ranking.value_of(ended.point.run) if ended.state == "finished" else ("", None)
-        result = self.results[ended.point.run] = TrialResult(ended.point, ended.state, ended.reason, metric, value)
+    def add_earlier(self, trial: Trial, outcome: RunOutcome) -> TrialResult:
+        """Add a trial without printing it."""
+        metric, value = "", None
+        if outcome.state == "finished":
+            metric, value = self.scheduler.ranking.value_of(trial.run)
+        result = TrialResult(trial, outcome.state, outcome.reason, metric, value)
+        self.results[trial.run] = result
         return result
 
-    def add(self, ended: TrialOutcome, word: str = "") -> TrialResult:
-        """Take in a point that ended just now, say so, and bring the files up to date."""
-        result = self.note(ended)
-        say(f"point {result.point.run.name}: {word}{result.said()}", style="bold red" if result.is_failure else "")
-        for folder in {result.point.run.parent for result in self.results.values()}:
-            write_ranked(folder, self.ranked(), self.command, self.plan.waiting())
-        return result
+    def add(self, trial: Trial, outcome: RunOutcome, prefix: str = "") -> None:
+        """Add a trial that has just ended, print it, rewrite the files, and report it to the scheduler."""
+        result = self.add_earlier(trial, outcome)
+        style = "bold red" if result.is_failure else ""
+        say(f"trial {trial.run.name}: {prefix}{result.summary()}", style=style)
+        for folder in {result.trial.run.parent for result in self.results.values()}:
+            write_ranked(folder, self.ranked(), self.command, self.scheduler.waiting())
+        self.scheduler.record(result)
 
     def ranked(self) -> list[TrialResult]:
-        """Return the points, best first."""
-        return self.plan.ranking.ranked(list(self.results.values()))
+        """Return the results, the best first."""
+        return self.scheduler.ranking.ranked(list(self.results.values()))
 
 
-def sweep(arguments: Arguments) -> int:
-    """Check every point, run those that are not finished, and rank all; returns 1 if any failed, else 0.
+def sweep(arguments: Arguments, make_executor: ExecutorFactory = executor_from_config) -> int:
+    """Check every trial, run those that are not finished, and rank all; return 1 if any failed, else 0.
 
     Raises:
-        CheckFailed: a point has a mistake; nothing was started.
-        Interrupted: somebody stopped the sweep, and with it the points that were running.
+        CheckFailed: a trial has a mistake; nothing was started.
+        Interrupted: the sweep was stopped; its trials too, unless their executor lets them continue.
     """
-    axes = read_search_space(arguments)
-    candidates = axes.corners() if axes.is_search else axes.grid()
-    survey = Planner(arguments)
-    configs = survey.check(candidates)
-    signals.raise_from_now_on()
+    space = read_search_space(arguments)
+    candidates = space.one_at_a_time() if space.is_search else space.grid()
+    planner = Planner(arguments)
+    configs = planner.check(candidates)
+    signals.raise_on_interrupt()
     cfg = configs[0]
     settings: SweepSettings = build(cfg.sweep, "sweep")
-    if axes.is_search and (problems := check_search(cfg, settings)):
-        raise CheckFailed(problems)
-    points = survey.points(candidates, configs, settings)
+    if space.is_search:
+        problems = check_search(cfg, settings)
+        if problems:
+            raise CheckFailed(problems)
+    problems = check_resources(configs, settings.parallel, share_gpus=settings.share_gpus)
+    trials = planner.trials(candidates, configs, problems)
     if cfg.check:
-        _say_fine(len(points))
+        _say_fine(len(trials))
         return 0
-    crew = _crew(cfg, configs, settings, survey, arguments, is_search=axes.is_search)
-    if isinstance(crew, SlurmExecutor) and (cfg.dry_run or not crew.settings.wait):
-        return _hand_over(points[:1] if axes.is_search else points, crew, only_show=cfg.dry_run)
-    with searching(axes, survey, cfg, settings, points[0]) if axes.is_search else _grid(points, settings) as plan:
-        return _run(plan, crew, arguments.command(arguments.overrides))
-
-
-def _crew(
-    cfg: DictConfig,
-    configs: list[DictConfig],
-    settings: SweepSettings,
-    survey: Planner,
-    arguments: Arguments,
-    *,
-    is_search: bool,
-) -> LocalExecutor | SlurmExecutor:
-    cluster = settings_of(cfg)
-    if cluster is None:
-        for note in slot_notes(settings):
-            say(note)
-        return LocalExecutor(slots(settings, configs), arguments)
-    if is_search and not cluster.wait and not cfg.dry_run:
-        what = "a search draws each point from what others found, so its shell has to wait for them."
-        raise CheckFailed([Problem("hydra.launcher.wait", what, "Use finetune train -m hydra/launcher=slurm ...")])
-    return SlurmExecutor(cluster, survey, arguments, settings.parallel, settings.parallel if is_search else None)
-
-
-def _hand_over(points: list[Trial], crew: SlurmExecutor, *, only_show: bool) -> int:
-    """Submit all points that are not finished, and go; or show what would be submitted."""
-    waiting = [point for point in points if not is_finished(point.run)]
-    for point in waiting:
-        crew.start(point)
-    if only_show:
-        for text in crew.scripts():
-            say(text)
-        return 0
-    crew.submit()
-    done = len(points) - len(waiting)
-    say(f"{f'{done} points are finished already. ' if done else ''}`finetune runs` shows how the others stand.")
-    return 0
-
-
-@contextmanager
-def _grid(points: list[Trial], settings: SweepSettings) -> Iterator[TrialScheduler]:
-    yield GridScheduler(points, Ranking(settings.metric, settings.direction))
+    batch = RunBatch(
+        arguments, configs, space.is_search, settings.parallel, settings.share_gpus, planner.config, planner.claim
+    )
+    executor = make_executor(batch)
+    if executor.is_detached:
+        if space.is_search:  # a dry run: the later trials depend on results
+            trials = trials[:1]
+        return _submit_all(trials, executor, dry_run=bool(cfg.dry_run))
+    with _scheduler(space, planner, cfg, settings, trials) as scheduler:
+        return _run(scheduler, executor, arguments.command(arguments.overrides))
 
 
 def _say_fine(count: int) -> None:
-    fine = "The one point is fine" if count == 1 else f"All {count:,} points are fine"
+    fine = f"All {count:,} trials are fine"
+    if count == 1:
+        fine = "The one trial is fine"
     say(f"{fine}; nothing was started.", style="bold green")
 
 
-def _run(plan: TrialScheduler, crew: LocalExecutor | SlurmExecutor, again: str) -> int:
-    board = Progress(plan, again)
-    for ended in plan.earlier():
-        board.note(ended)
-    with _passed_on():
-        try:
-            _work(plan, crew, board)
-        except KeyboardInterrupt as stop:
-            for ended in crew.stop(getattr(stop, "number", signal.SIGINT)):
-                plan.ended(board.add(ended))
-            finished = sum(result.state == "finished" for result in board.results.values())
-            raise crew.stopped(finished, again) from None
-        except BaseException:
-            crew.stop(signal.SIGTERM)  # or its processes would stay
-            raise
-    say_ranked(board.ranked())
-    return int(any(result.is_failure for result in board.results.values()))
-
-
-def _work(plan: TrialScheduler, crew: LocalExecutor | SlurmExecutor, board: Progress) -> None:
-    while True:
-        while crew.has_room() and (point := plan.next()) is not None:
-            if is_finished(point.run):
-                plan.ended(board.add(TrialOutcome(point, "finished", ""), "finished already, "))
-            else:
-                goes_on = " (goes on)" if point.run.exists() else ""
-                say(f"\npoint {point.run.name}: {' '.join(point.mine)}{goes_on}", style="bold")
-                crew.start(point)
-        if crew.is_idle():
-            return
-        for ended in crew.wait():
-            plan.ended(board.add(ended))
-        for point in crew.points():
-            if plan.should_prune(point):
-                crew.prune(point)
-
-
-class _Terminated(KeyboardInterrupt):
-    """The user or the system stops the sweep; `number` is the signal that its points get."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signals.called(number))
-        self.number = number
-
-
 @contextmanager
-def _passed_on() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop the points too: they are in sessions of their own, and would continue.
+def _scheduler(
+    space: SearchSpace, planner: Planner, cfg: DictConfig, settings: SweepSettings, trials: list[Trial]
+) -> Iterator[TrialScheduler]:
+    if space.is_search:
+        with searching(space, planner, cfg, settings, trials[0]) as search:
+            yield search
+    else:
+        yield GridScheduler(trials, Ranking(settings.metric, settings.direction))
 
-    SIGQUIT, which ends the sweep at once, ends them at once.
+
+def _submit_all(trials: list[Trial], executor: Executor, *, dry_run: bool) -> int:
+    """Submit all trials that are not finished, without waiting for them."""
+    unfinished = [trial for trial in trials if not is_finished(trial.run)]
+    for trial in unfinished:
+        executor.submit(trial.request)
+    executor.flush()
+    if not dry_run:
+        text = "`finetune runs` shows the state of the others."
+        finished = len(trials) - len(unfinished)
+        if finished:
+            text = f"{finished} trials are finished already. {text}"
+        say(text)
+    return 0
+
+
+def _run(scheduler: TrialScheduler, executor: Executor, command: str) -> int:
+    """Run the trials to the end, and print them, the best first."""
+    progress = Progress(scheduler, command)
+    active: dict[Path, Trial] = {}  # submitted and not ended
+    for trial, outcome in scheduler.earlier():
+        progress.add_earlier(trial, outcome)
+    with signals.Installed(signals.STOPS, signals.raise_stop), signals.Installed(signals.QUITS, signals.raise_at_once):
+        try:
+            _run_trials(scheduler, executor, progress, active)
+        except KeyboardInterrupt as stop:
+            for outcome in executor.stop(_number_for_runs(stop)):
+                progress.add(active.pop(outcome.path), outcome)
+            finished = sum(result.state == "finished" for result in progress.results.values())
+            raise executor.interrupted(finished, command) from None
+        except BaseException:
+            executor.stop(signal.SIGTERM)  # or its processes would stay
+            raise
+    say_ranked(progress.ranked())
+    return int(any(result.is_failure for result in progress.results.values()))
+
+
+def _run_trials(scheduler: TrialScheduler, executor: Executor, progress: Progress, active: dict[Path, Trial]) -> None:
+    while True:
+        _submit_next(scheduler, executor, progress, active)
+        if not active:
+            return
+        outcomes = executor.poll()
+        for outcome in outcomes:
+            progress.add(active.pop(outcome.path), outcome)
+        for path in executor.running():
+            if scheduler.should_prune(active[path]):
+                executor.cancel(path, PRUNED)
+        if not outcomes:
+            time.sleep(executor.poll_seconds)
+
+
+def _submit_next(scheduler: TrialScheduler, executor: Executor, progress: Progress, active: dict[Path, Trial]) -> None:
+    """Submit as many trials as the executor has room for."""
+    while executor.has_room():
+        trial = scheduler.next()
+        if trial is None:
+            return
+        if is_finished(trial.run):
+            progress.add(trial, RunOutcome(trial.run, "finished", ""), "finished already, ")
+            continue
+        text = f"trial {trial.run.name}: {' '.join(trial.own_overrides)}"
+        if trial.run.exists():
+            text += " (resumes)"
+        say(f"\n{text}", style="bold")
+        active[trial.run] = trial  # first: if Ctrl-C comes now the executor may have started it
+        executor.submit(trial.request)
+
+
+def _number_for_runs(stop: KeyboardInterrupt) -> int:
+    """Return the signal that the runs get: they are in sessions of their own, and would not get it otherwise.
+
+    SIGTERM if a terminal was closed, and SIGKILL for SIGQUIT, which ends the sweep at once.
     """
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if not signals.is_repeat(number):
-            raise _Terminated(signal.SIGTERM)
-
-    def quit_now(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated(signal.SIGKILL)
-
-    with signals.Listening(signals.STOPS, stop), signals.Listening([signal.SIGQUIT], quit_now):
-        yield
+    number = getattr(stop, "number", signal.SIGINT)
+    if number in signals.QUITS:
+        return signal.SIGKILL
+    if number == signal.SIGINT:
+        return signal.SIGINT
+    return signal.SIGTERM

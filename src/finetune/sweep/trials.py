@@ -1,4 +1,4 @@
-"""The points of a sweep: the run that each of them is, whether it is there already, how it ended."""
+"""The trials of a sweep: the run that each of them is, whether that exists already, and how it ended."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from finetune.config.differences import NOT_COMPARED
 from finetune.config.values import has_own_launcher
 from finetune.errors import FinetuneError, Problem
+from finetune.executors.base import RunRequest
 from finetune.runner.run_setup import check_same_run, resolved
 from finetune.runs.directory import RunDirectory
 from finetune.runs.record import read_run
@@ -23,32 +24,37 @@ if TYPE_CHECKING:
 
     from finetune.data.dataset import Dataset
 
-PRUNED = "pruned"  # the reason of a run that was stopped because others were better
-_LONGEST = 80  # characters of what varies in a folder's name
+PRUNED = "pruned"  # the reason in the status of a run that was stopped because others were better
+_MAX_NAME = 80  # characters of the overrides in a directory's name
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One point: all its overrides, those of them that are its own, and where its run is or will be."""
+    """One trial: all its overrides, those that vary in the sweep, its run directory, its processes on each machine."""
 
     overrides: list[str]
-    mine: list[str]
+    own_overrides: list[str]
     run: Path
     processes: int = 1
+
+    @property
+    def request(self) -> RunRequest:
+        """The trial as an executor takes it."""
+        return RunRequest(self.run, self.overrides, self.processes)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A point that ended: `state` and `reason` as in its status, the metric that ranks it, `None` without a value."""
+    """A trial that ended: `state` and `reason` as in its status, and the metric and value to rank it by, if any."""
 
-    point: Trial
+    trial: Trial
     state: str
     reason: str
     metric: str
     value: float | None
 
-    def said(self) -> str:
-        """Return how it went, in a few words."""
+    def summary(self) -> str:
+        """Return how it ended, in a few words."""
         if self.reason == PRUNED:
             return PRUNED
         if self.state != "finished":
@@ -59,59 +65,61 @@ class TrialResult:
 
     @property
     def is_failure(self) -> bool:
-        """Whether it did not come to the end that it was meant to come to."""
+        """Whether it neither finished nor was pruned."""
         return self.state != "finished" and self.reason != PRUNED
 
 
-def folder_of(cfg: DictConfig, mine: Sequence[str], fingerprint: str) -> Path:
-    """Return where the run of a point is: the folder of its name, or one that its config and data decide.
+def directory_of(cfg: DictConfig, own_overrides: Sequence[str], fingerprint: str) -> Path:
+    """Return the run directory of a trial: the one of its name, or one whose name follows from its config and data.
 
-    So the same point is found again by the same command, by a larger grid, and by a search that draws it twice.
+    So the same trial is found again by the same command, by a larger grid, and by a search that draws it twice.
     """
     folder = Path(cfg.output_root) / str(cfg.experiment)
     if cfg.name is not None:
         return folder / str(cfg.name)
-    same = {key: value for key, value in resolved(cfg).items() if key not in NOT_COMPARED}
-    digest = digest_of([same, fingerprint])
-    # What varies in a sweep may not be what varied in another.
-    found = next(folder.glob(f"*_{digest}"), None) if folder.is_dir() else None
-    return found or folder / f"{_words(mine)}_{digest}"
+    compared = {key: value for key, value in resolved(cfg).items() if key not in NOT_COMPARED}
+    digest = digest_of([compared, fingerprint])
+    # The rest of the name differs if another sweep varied other keys.
+    if folder.is_dir():
+        for existing in folder.glob(f"*_{digest}"):
+            return existing
+    return folder / f"{_slug(own_overrides)}_{digest}"
 
 
 def digest_of(content: object) -> str:
-    """Return ten characters that are others for other content."""
+    """Return ten hexadecimal characters that depend on the content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def check_folder(cfg: DictConfig, run: Path, dataset: Dataset) -> list[Problem]:
-    """Look whether what stands where a point is to run is that point, and nobody is at it."""
-    if not run.exists():
+def check_directory(cfg: DictConfig, path: Path, dataset: Dataset) -> list[Problem]:
+    """Check that what exists at the run directory of a trial is that trial, and that no process works on it."""
+    if not path.exists():
         return []
-    directory = RunDirectory(run)
+    run = RunDirectory(path)
     try:
-        if check_same_run(cfg, directory, dataset) != "finished":
-            _check_free(directory, is_for_a_cluster=has_own_launcher(cfg))
+        if check_same_run(cfg, run, dataset) != "finished":
+            _check_not_in_use(run, is_for_a_cluster=has_own_launcher(cfg))
     except FinetuneError as error:
-        return [Problem(run.name, error.what, error.advice)]
+        return [Problem(path.name, error.what, error.advice)]
     return []
 
 
-def _check_free(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
+def _check_not_in_use(run: RunDirectory, *, is_for_a_cluster: bool) -> None:
     record = read_run(run.path)
     if not record.has_active_job:
         with run.lock():
             pass
     elif not is_for_a_cluster:
         what = f"it is {record.state} as job {record.job} of a cluster."
-        raise FinetuneError(what, f"`finetune runs cancel {shlex.quote(str(run.path))}` ends it.")
+        raise FinetuneError(what, f"`finetune runs cancel {shlex.quote(str(run.path))}` cancels it.")
 
 
-def is_finished(run: Path) -> bool:
-    """Return whether the run is there and went to its end."""
-    return run.is_dir() and RunDirectory(run).read_status().get("state") == "finished"
+def is_finished(path: Path) -> bool:
+    """Return whether the run directory exists and its run finished."""
+    return path.is_dir() and RunDirectory(path).read_status().get("state") == "finished"
 
 
-def _words(mine: Sequence[str]) -> str:
-    # A path is known by its last part.
-    short = (re.sub(r"=.*/(?=[^/]+$)", "=", text) for text in mine)
-    return re.sub(r"[^\w.+=-]+", "-", "_".join(short), flags=re.ASCII).strip("-._")[:_LONGEST] or "point"
+def _slug(own_overrides: Sequence[str]) -> str:
+    """Return the overrides as a part of a file name; of a path only its last part."""
+    short = [re.sub(r"=.*/(?=[^/]+$)", "=", text) for text in own_overrides]
+    return re.sub(r"[^\w.+=-]+", "-", "_".join(short), flags=re.ASCII).strip("-._")[:_MAX_NAME] or "point"

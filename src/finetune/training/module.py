@@ -32,6 +32,7 @@ from finetune.errors import FinetuneError
 from finetune.losses.loss import local_loss, local_loss_from_scores, own_learning_rates, total_weight
 from finetune.models.encoder import Encoder
 from finetune.models.packing import upload
+from finetune.runs.failure_causes import is_out_of_memory
 from finetune.training.accumulation import Accumulation
 from finetune.training.callbacks.order import ends_step
 from finetune.training.fsdp import Fsdp
@@ -178,7 +179,7 @@ class EmbeddingModule(LightningModule):
                 graph.backward(value.grad)  # type: ignore[no-untyped-call]
                 return
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_oom(error) or not self._undo_gradients(before):
+                if not is_out_of_memory(error) or not self._undo_gradients(before):
                     raise
                 del graph  # frees the activations
                 self.engine.halve(error)

@@ -1,1 +1,1 @@
-"""Runs and sweeps as jobs of a SLURM cluster: plain sbatch scripts, made and shown before they are handed over."""
+"""Runs and sweeps as jobs of a SLURM cluster: plain sbatch scripts, checked by SLURM before they are submitted."""

@@ -1,177 +1,194 @@
-"""The points of a sweep as array jobs of a cluster: handed over, watched, and left alone when the shell goes."""
+"""Runs as jobs of a SLURM cluster: submitted, watched, and left running when this process ends."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from finetune.config.command_line import Arguments, is_cluster_override
 from finetune.console import say
 from finetune.errors import FinetuneError, Interrupted
-from finetune.executors.local import TrialOutcome
-from finetune.executors.slurm.sbatch import cancel, check_possible
-from finetune.executors.slurm.script import Task, script
-from finetune.executors.slurm.submit import pending, submit_job
+from finetune.executors.base import RunOutcome, RunRequest
+from finetune.executors.pending import pending
+from finetune.executors.slurm.sbatch import cancel, check_possible, submit_job
+from finetune.executors.slurm.script import script
 from finetune.preflight.resume import LAUNCHER
-from finetune.preflight.slurm import ResourceRequest, SlurmSettings, resource_request
+from finetune.preflight.slurm import ResourceRequest, SlurmSettings
 from finetune.runner.run_setup import remove_new_dirs_on_failure
 from finetune.runs.directory import RunDirectory
 from finetune.runs.environment import write_changes
 from finetune.runs.jobs import JobQueue
 from finetune.runs.record import DAMAGED, DEAD, ENDED, Record, read_run
-from finetune.sweep.planner import Planner
-from finetune.sweep.trials import PRUNED, Trial
-
-_SECONDS_BETWEEN_LOOKS = 3.0
 
 
 @dataclass
 class SlurmExecutor:
-    """Hands points over to SLURM, those that wait for it as one array, and says how each ended.
+    """Submits runs to SLURM and reports how each ended.
 
-    `parallel` of an array run at once. With `at_most` no more than so many are handed over before one of them ends.
+    Runs that were submitted since the last `flush` and need the same resources become one array job, of which
+    `parallel` tasks run at once; with `parallel=None` each becomes a job of its own, and must not be in the queue yet.
+    `resources_of` returns what a run needs, `claim` creates its run directory and returns it, and whether it existed.
+    With `at_most` no more runs than that are submitted before one of them ends. `is_detached`: `flush` only submits,
+    and raises what goes wrong. With `dry_run` it prints the scripts instead. `report` gets a line on what happens.
     """
 
     settings: SlurmSettings
-    survey: Planner
     arguments: Arguments
-    parallel: int
+    resources_of: Callable[[RunRequest], ResourceRequest]
+    claim: Callable[[RunRequest], tuple[RunDirectory, bool]]
+    parallel: int | None = None
     at_most: int | None = None
-    _fresh: list[Trial] = field(default_factory=list)
-    _going: dict[Path, Trial] = field(default_factory=dict)
-    _pruned: set[Path] = field(default_factory=set)
-    _told: str = ""
+    is_detached: bool = False
+    dry_run: bool = False
+    report: Callable[[str], None] = say
+    _waiting: list[RunRequest] = field(default_factory=list)  # for the next flush
+    _active: list[Path] = field(default_factory=list)  # in the queue or running
+    _cancelled: dict[Path, str | None] = field(default_factory=dict)  # with the reason for the status
+    _last_report: str = ""
+
+    poll_seconds: ClassVar[float] = 3.0
 
     def has_room(self) -> bool:
-        """Return whether another point can be started."""
-        return self.at_most is None or len(self._fresh) + len(self._going) < self.at_most
+        """Return whether another run can be submitted."""
+        return self.at_most is None or len(self._waiting) + len(self._active) < self.at_most
 
-    def is_idle(self) -> bool:
-        """Return whether nothing is in the queue or running."""
-        return not self._fresh and not self._going
+    def submit(self, request: RunRequest) -> None:
+        """Add a run to the batch that the next `flush` submits; one of a sweep may be in the queue already."""
+        if self.parallel is not None and request.path.is_dir():
+            record = read_run(request.path)
+            if record.has_active_job:
+                self.report(f"  it is {record.state} as job {record.job}")
+                self._active.append(request.path)
+                return
+        self._waiting.append(request)
 
-    def points(self) -> list[Trial]:
-        """Return the points that are in the queue or running, but for those that are being stopped."""
-        return [point for run, point in self._going.items() if run not in self._pruned]
-
-    def start(self, point: Trial) -> None:
-        """Take a point on: it is submitted with the others, unless it is in the queue already."""
-        record = read_run(point.run) if point.run.is_dir() else None
-        if record is not None and record.has_active_job:
-            say(f"  it is {record.state} as job {record.job}")
-            self._going[point.run] = point
-        else:
-            self._fresh.append(point)
-
-    def submit(self) -> None:
-        """Hand over what was taken on: one array job for all points that need the same of the cluster.
+    def flush(self) -> None:
+        """Submit the batch, or print its scripts if this is a dry run.
 
         Raises:
-            FinetuneError: SLURM does not take it; nothing of it is left.
+            FinetuneError: SLURM refuses a job; nothing is left of it. While other runs are watched the refusal is only
+                reported, and the next call tries again.
         """
-        for shape, points in self._by_shape().items():
-            job_id = self._hand_over(shape, points)
-            # Before it is said: who is told that there are jobs may press Ctrl-C, and is told which.
-            self._going |= {point.run: point for point in points}
-            self._fresh = [point for point in self._fresh if point not in points]
-            say(f"job {job_id}: {len(points)} point{'s' if len(points) > 1 else ''}, {self.parallel} at once at most")
-
-    def scripts(self) -> list[str]:
-        """Return what would be submitted."""
-        return [self._script(shape, points) for shape, points in self._by_shape().items()]
-
-    def wait(self) -> list[TrialOutcome]:
-        """Wait some seconds, and return the points that have ended.
-
-        Raises:
-            FinetuneError: SLURM does not take what is to be submitted, and nothing is left to wait for.
-        """
+        if self.dry_run:
+            for resources, requests in self._by_resources():
+                say(self._script(resources, requests))
+            return
         try:
-            self.submit()
+            for resources, requests in self._by_resources():
+                self._submit_together(resources, requests)
         except FinetuneError as error:
-            if not self._going:
+            if self.is_detached or not self._active:
                 raise
-            self._say_once(f"{error.what} It is tried again.")
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        return list(self._ended())
+            self._report_change(f"{error.what} It is tried again.")
 
-    def prune(self, point: Trial) -> None:
-        """Ask a point to save and stop, because others are better; if SLURM does not hear it, it is asked again."""
+    def poll(self) -> list[RunOutcome]:
+        """Submit what was refused before, and return the runs that have ended."""
+        self.flush()
+        queue = JobQueue(_job_id(path) for path in self._active)
+        records = {path: read_run(path, queue) for path in self._active}
+        counts = Counter(record.state for record in records.values())
+        self._report_change(
+            queue.unavailable_reason or ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        )
+        outcomes = []
+        for path, record in records.items():
+            if _has_ended(record, queue):
+                self._active.remove(path)
+                outcomes.append(self._outcome(path, record))
+        return outcomes
+
+    def running(self) -> list[Path]:
+        """Return the directories of the runs that are in the queue or running, and were not cancelled."""
+        return [path for path in self._active if path not in self._cancelled]
+
+    def cancel(self, path: Path, reason: str | None = None) -> None:
+        """Ask SLURM to end a run's job; if it does not answer the run stays in `running`, to be cancelled again."""
         try:
-            cancel([str(RunDirectory(point.run).read_job().get("id", ""))])
+            cancel([_job_id(path)])
         except FinetuneError as error:
-            self._say_once(error.what)
+            self._report_change(error.what)
         else:
-            self._pruned.add(point.run)
+            self._cancelled[path] = reason
 
-    def stop(self, number: int) -> list[TrialOutcome]:
-        """Leave all as it is: jobs do not end with the shell that watches them."""
+    def stop(self, number: int) -> list[RunOutcome]:
+        """Leave all jobs as they are: they do not end with the process that watches them."""
         return []
 
-    def stopped(self, finished: int, again: str) -> Interrupted:
-        """Return what is to be said when the shell goes."""
-        ids = (str(RunDirectory(run).read_job().get("id", "")).partition("_")[0] for run in self._going)
-        jobs = sorted(set(ids) - {""})
-        to_end = f"\n  To end them: scancel {' '.join(jobs)}" if jobs else ""
-        what = f"{len(self._going)} points are still in the queue or running, and go on without this shell."
-        if not self._going:
-            what = "Nothing is in the queue."
-        return Interrupted(
-            f"{what} {finished} finished.",
-            f"The same command {'watches them' if self._going else 'goes on'} again:\n    {again}{to_end}",
-        )
+    def interrupted(self, finished: int, command: str) -> Interrupted:
+        """Return which jobs continue without this process, and how they can be watched again or cancelled."""
+        active = len(self._active)
+        if active == 0:
+            what = f"Nothing is in the queue. {finished} finished."
+            return Interrupted(what, f"The same command resumes it:\n    {command}")
+        what = f"{active} trials are still in the queue or running, and continue without this shell."
+        advice = f"The same command watches them again:\n    {command}"
+        jobs = {_job_id(path).partition("_")[0] for path in self._active} - {""}
+        if jobs:
+            advice += f"\n  To cancel them: scancel {' '.join(sorted(jobs))}"
+        return Interrupted(f"{what} {finished} finished.", advice)
 
-    def _by_shape(self) -> dict[ResourceRequest, list[Trial]]:
-        found: dict[ResourceRequest, list[Trial]] = {}
-        for point in self._fresh:
-            found.setdefault(resource_request(self.survey.config(point), self.settings), []).append(point)
-        return found
+    def _by_resources(self) -> list[tuple[ResourceRequest, list[RunRequest]]]:
+        """Return the batch as the jobs that it becomes."""
+        if self.parallel is None:
+            return [(self.resources_of(request), [request]) for request in self._waiting]
+        groups: dict[ResourceRequest, list[RunRequest]] = {}
+        for request in self._waiting:
+            groups.setdefault(self.resources_of(request), []).append(request)
+        return list(groups.items())
 
-    def _script(self, shape: ResourceRequest, points: list[Trial]) -> str:
-        tasks = [Task(point.run, point.overrides) for point in points]
-        return script(tasks, self.settings, shape, self.arguments, self.parallel)
+    def _script(self, resources: ResourceRequest, requests: list[RunRequest]) -> str:
+        return script(requests, self.settings, resources, self.arguments, self.parallel)
 
-    def _hand_over(self, shape: ResourceRequest, points: list[Trial]) -> str:
-        text = self._script(shape, points)
-        check_possible(text)
-        asked = [each for each in self.arguments.overrides if is_cluster_override(each) and each != LAUNCHER]
+    def _submit_together(self, resources: ResourceRequest, requests: list[RunRequest]) -> None:
+        """Submit runs as one job; their directories are created only if SLURM accepts it."""
+        check_possible(self._script(resources, requests))
+        typed = [text for text in self.arguments.overrides if is_cluster_override(text) and text != LAUNCHER]
+        runs: list[RunDirectory] = []
+        claimed: list[RunRequest] = []
         with ExitStack() as stack:
-            for folder in {point.run.parent for point in points}:
+            for folder in {request.path.parent for request in requests}:
                 stack.enter_context(remove_new_dirs_on_failure(folder))
-            runs = []
-            for point in points:
-                runs.append(self.survey.claim(point))
-                stack.enter_context(pending([runs[-1]]))
-                write_changes(point.run)
-            return submit_job(text, [run for run, _ in runs], asked, is_array=True)
+            for request in requests:
+                run, existed = self.claim(request)
+                stack.enter_context(pending(run, existed=existed))
+                write_changes(run.path)
+                runs.append(run)
+                claimed.append(replace(request, path=run.path))  # a run without a name gets one when it is claimed
+            is_array = self.parallel is not None
+            job_id = submit_job(self._script(resources, claimed), runs, typed, is_array=is_array)
+        # Before the report: Ctrl-C may be pressed as soon as it is printed, and must list this job.
+        self._active += [run.path for run in runs]
+        self._waiting = [request for request in self._waiting if request not in requests]
+        if self.parallel is None:
+            self.report(f"job {job_id} is in the queue; run directory: {runs[0].path}")
+        else:
+            trials = "1 trial" if len(runs) == 1 else f"{len(runs)} trials"
+            self.report(f"job {job_id}: {trials}, {self.parallel} at once at most")
 
-    def _ended(self) -> Iterator[TrialOutcome]:
-        queue = JobQueue(str(RunDirectory(run).read_job().get("id", "")) for run in self._going)
-        records = {run: read_run(run, queue) for run in self._going}
-        self._tell(records, queue.unavailable_reason)
-        for run, record in records.items():
-            # Without an answer only the run itself can say that it ended.
-            if record.state in ("finished", "failed") or (
-                not queue.unavailable_reason and record.state in (*ENDED, DEAD, DAMAGED)
-            ):
-                yield self._end(self._going.pop(run), record)
+    def _outcome(self, path: Path, record: Record) -> RunOutcome:
+        reason = self._cancelled.get(path)
+        if reason is not None and record.state == "interrupted":
+            record.run.write_status("interrupted", reason, cause="stopped")
+            return RunOutcome(path, "interrupted", reason)
+        return RunOutcome(path, record.state, record.reason)
 
-    def _end(self, point: Trial, record: Record) -> TrialOutcome:
-        if point.run in self._pruned and record.state == "interrupted":
-            record.run.write_status("interrupted", PRUNED, cause="stopped")
-            return TrialOutcome(point, "interrupted", PRUNED)
-        return TrialOutcome(point, record.state, record.reason)
+    def _report_change(self, text: str) -> None:
+        """Report a line unless it is the same as the last time."""
+        if text != self._last_report:
+            self._last_report = text
+            self.report(text)
 
-    def _tell(self, records: dict[Path, Record], silence: str) -> None:
-        """Say how the points stand, where that has changed."""
-        counts = Counter(record.state for record in records.values())
-        self._say_once(silence or ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
 
-    def _say_once(self, told: str) -> None:
-        if told != self._told:
-            self._told = told
-            say(told)
+def _job_id(path: Path) -> str:
+    return str(RunDirectory(path).read_job().get("id", ""))
+
+
+def _has_ended(record: Record, queue: JobQueue) -> bool:
+    if record.state in ("finished", "failed"):
+        return True
+    # If SLURM did not answer, only the run itself knows that it ended.
+    return not queue.unavailable_reason and record.state in (*ENDED, DEAD, DAMAGED)

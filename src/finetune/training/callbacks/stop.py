@@ -35,7 +35,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Install the signal handlers."""
         # SIGINT even if it is ignored: a script starts background jobs that way, and `kill -INT` is meant for this run.
-        self._previous = signals.listen(signals.ALL, self._handle, although_ignored=[signal.SIGINT])
+        self._previous = signals.install(signals.ALL, self._handle, although_ignored=[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, batch_idx: int) -> None:
         """Save and stop if any process received a signal; save too if the time is over, to resume from there."""
@@ -79,7 +79,7 @@ class StopOnSignal(Callback):
             return  # a cluster sends more than one signal, and kills what takes too long itself
         if self.stopped_by:
             raise KeyboardInterrupt
-        self.stopped_by = signals.called(number)
+        self.stopped_by = signals.display_name(number)
         at_once = "; Ctrl-C once more stops at once" if current_job_id() is None else ""
         say(f"{self.stopped_by}: stopping after this step{at_once}.")
 

@@ -1,0 +1,208 @@
+"""`finetune.api`: checks and real runs of the tiny model, from a test that is like any program."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from finetune import api
+from tests.conftest import write_pairs
+
+HOST = """
+import json, os, signal, sys, threading
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+
+words = json.loads(sys.argv.pop())
+hydra.initialize(config_path=None, version_base="1.2", job_name="host")
+mine = GlobalHydra.instance()
+from finetune import api
+
+
+def state():
+    handlers = [signal.getsignal(number) for number in (2, 15, 1)]
+    return list(sys.argv), dict(os.environ), os.getcwd(), handlers, GlobalHydra.instance()
+
+
+before, handles, results = state(), [], []
+
+
+def cell():
+    results.append(api.check([*words, "trainer.max_stepz=1"]))
+    results.append(api.check(words))
+    handles.append(api.start([*words, "name=thread"]))
+
+
+thread = threading.Thread(target=cell)
+thread.start()
+thread.join()
+handles.append(api.start([*words, "name=main"]))
+assert state() == before
+assert hydra.compose(overrides=["+a=1"]).a == 1 and GlobalHydra.instance() is mine
+print(json.dumps([[result.ok for result in results], [handle.wait(200).state for handle in handles]]))
+"""
+
+
+def words(model, *more):
+    return [
+        f"model.name={model}", "debug=tiny", "data.path=pairs.csv", "data.max_length=16", "evaluation=none",
+        "trainer.max_steps=3", "trainer.accelerator=cpu", "trainer.precision=32-true", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "pairs.csv")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_importing_it_is_quick_and_loads_no_library():
+    program = (
+        "import sys, time; before = time.process_time(); import finetune.api; seconds = time.process_time() - before;"
+        "assert not {'torch', 'hydra', 'omegaconf', 'rich', 'numpy'} & set(sys.modules); print(seconds)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.1
+
+
+def test_a_check_returns_what_is_wrong_or_what_is_known_and_prints_nothing(folder, tiny_model, capfd):
+    result = api.check(words(tiny_model))
+    assert result.ok and result.problems == []
+    assert result.facts["training_pairs"] == 108
+    assert any("Held out of training" in note for note in result.notes)
+    wrong = api.check(words(tiny_model, "trainer.max_stepz=1", "loss.temperature=0"))
+    assert not wrong.ok
+    assert {problem.where for problem in wrong.problems} == {"trainer.max_stepz=1", "loss.temperature"}
+    assert not wrong.notes and not wrong.facts
+    for mistake in (
+        "-m",
+        "sweep.parallel=2",
+        "dry_run=true",
+        "model.name=",
+        "resume=nowhere",
+        "=",
+        "data.path=none.csv",
+    ):
+        assert not api.check(words(tiny_model, mistake)).ok, mistake
+    assert not api.check([], config_dir=Path("nowhere")).ok
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in folder.iterdir()] == ["pairs.csv"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_check_in_a_process_that_is_training_is_a_problem_not_an_error(folder, tiny_model):
+    from finetune.runner.process_state import preserve_process_state
+
+    with preserve_process_state():
+        (problem,) = api.check(words(tiny_model)).problems
+    assert "already running finetune" in problem.what
+
+
+def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
+    run = api.start(words(tiny_model, "name=first"))
+    assert run.path == folder / "outputs/debug/first"
+    assert run.path.is_dir() and not run.status().has_ended
+    with pytest.raises(TimeoutError, match="has not ended after 0"):
+        run.wait(timeout=0)
+    with pytest.raises(api.FinetuneError, match=r"exists \(\w+\) and resume=never"):
+        api.start(words(tiny_model, "name=first", "resume=never"))
+    status = run.wait(timeout=200)
+    assert (status.state, status.reason, status.step, status.has_ended) == ("finished", "", 3, True)
+    assert (run.path / "model/model.safetensors").is_file()
+    assert "training 3/3" in run.log_tail() and len(run.log_tail(2).splitlines()) == 2
+    assert "was killed" not in (run.path / "run.log").read_text()
+    again = json.loads((run.path / "environment.json").read_text())["again"]
+    assert "-m finetune train " in again and "trainer.max_steps=3" in again
+    run.cancel()  # does nothing any more
+    assert run.status() == status
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(api.FinetuneError, match="is finished; it is not trained again"):
+        api.start(words(tiny_model, "name=first"))
+
+
+def test_a_cancelled_run_saves_and_is_resumed_by_the_next_start(folder, tiny_model):
+    long = words(tiny_model, "name=long", "trainer.max_steps=100000")
+    run = api.start(long)
+    while not (run.path / "metrics.jsonl").exists():
+        assert not run.status().has_ended, run.status()
+    run.cancel()
+    stopped = run.wait(timeout=200)
+    assert stopped.state == "interrupted" and "SIGTERM" in stopped.reason
+    assert (run.path / f"checkpoints/step-{stopped.step:08d}.ckpt").exists()
+    again = api.start(long)
+    assert again.path == run.path
+    while "going on from step" not in again.log_tail(1000):
+        assert not again.status().has_ended, again.status()
+    again.cancel()
+    assert again.wait(timeout=200).state == "interrupted"
+
+
+def test_a_run_that_is_cancelled_at_once_is_interrupted(folder, tiny_model):
+    run = api.start(words(tiny_model, "name=early"))
+    run.cancel()
+    status = run.wait(timeout=200)
+    assert (status.state, status.reason) == ("interrupted", "Cancelled before it started training.")
+    assert json.loads((run.path / "status.json").read_text())["state"] == "interrupted"
+
+
+def test_a_run_that_cannot_be_started_raises_and_leaves_nothing(folder, tiny_model):
+    with pytest.raises(api.CheckFailed) as refused:
+        api.start(words(tiny_model, "optimizer.lrr=1"))
+    assert [problem.where for problem in refused.value.problems] == ["optimizer.lrr=1"]
+    for mistake in ("check=true", "dry_run=true", "sweep.parallel=2"):
+        with pytest.raises(api.CheckFailed):
+            api.start(words(tiny_model, mistake))
+    assert [path.name for path in folder.iterdir()] == ["pairs.csv"]
+
+
+def test_a_run_that_fails_has_its_reason(folder, tiny_model, monkeypatch):
+    boom = "class Boom(Callback):\n    def on_train_start(self, *_):\n        raise ValueError('injected')\n"
+    (folder / "mine.py").write_text(f"from pytorch_lightning import Callback\n\n{boom}")
+    monkeypatch.setenv("FINETUNE_ALLOW", "mine")
+    status = api.start(words(tiny_model, "+callbacks.boom._target_=mine.Boom")).wait(timeout=200)
+    assert (status.state, status.reason) == ("failed", "ValueError: injected")
+
+
+def test_it_works_from_a_thread_beside_a_hydra_app_and_leaves_the_process_as_it_was(folder, tiny_model):
+    (folder / "host.py").write_text(HOST)
+    command = [sys.executable, "host.py", json.dumps(words(tiny_model))]
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[False, True], ["finished", "finished"]]
+
+
+def test_threads_that_check_at_the_same_time_wait_for_each_other(folder, tiny_model):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(api.check(words(tiny_model)).ok)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 3
+
+
+def test_a_job_is_submitted_to_slurm_and_followed_in_its_queue(folder, tiny_model, tmp_path, monkeypatch):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, answer in {"sbatch": "7", "squeue": "7|PENDING|Priority", "sacct": "", "scancel": ""}.items():
+        (commands / name).write_text(f'#!/bin/sh\necho "$@" >> "$0.calls"\necho "{answer}"\n')
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    run = api.start(words(tiny_model, "hydra/launcher=slurm", "name=job"))
+    assert run.path == folder / "outputs/debug/job"
+    assert json.loads((run.path / "job.json").read_text())["id"] == "7"
+    status = run.status()
+    assert (status.state, status.reason) == ("pending", "Job 7 waits in the queue (Priority).")
+    with pytest.raises(api.FinetuneError, match="is pending as job 7"):
+        api.start(words(tiny_model, "hydra/launcher=slurm", "name=job"))
+    run.cancel()
+    assert (commands / "scancel.calls").read_text() == "7\n"
+    (commands / "squeue").write_text("#!/bin/sh\necho '7|CANCELLED|None'\n")
+    assert run.wait(timeout=20).state == "interrupted"
