@@ -11,32 +11,47 @@ import pytest
 import torch
 
 from finetune import signals
-from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
+from tests.conftest import ROOT, can_mount, quick, run_train, start_train, thorough, write_pairs
 
 STEPS = 140
+
+
+def overrides_of_a_long_run(tiny_model):
+    return [*quick(tiny_model, "name=run", "callbacks.checkpoint.every_n_steps=4"), "trainer.max_epochs=20"]
 
 
 @pytest.fixture
 def started(tiny_model, tmp_path):
     """Start a run of some seconds, and wait until it has made some steps."""
     write_pairs(tmp_path / "pairs.csv")
-    overrides = [*quick(tiny_model, "name=run", "callbacks.checkpoint.every_n_steps=4"), "trainer.max_epochs=20"]
+    overrides = overrides_of_a_long_run(tiny_model)
     path = tmp_path / "outputs" / "default" / "run"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_train(*overrides, cwd=tmp_path)
+    wait_for_steps(process, path)
+    yield process, path, overrides
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def started_on_pipes(tiny_model, tmp_path):
+    """Start the same run with pipes for what it prints."""
+    write_pairs(tmp_path / "pairs.csv")
+    command = [sys.executable, str(ROOT / "train.py"), *overrides_of_a_long_run(tiny_model)]
+    path = tmp_path / "outputs" / "default" / "run"
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, path)
+    yield process, path
+    process.kill()
+    process.wait()
+
+
+def wait_for_steps(process, path):
     deadline = time.monotonic() + 120
     while steps_of(path) < 5:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    yield process, path, overrides
-    process.kill()
-    process.wait()
 
 
 def steps_of(path):
@@ -76,8 +91,8 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     assert losses == list(range(1, STEPS + 1))
 
 
-def test_a_terminal_that_closes_is_a_signal_sent_twice_and_no_more_output(started):
-    process, path, _ = started
+def test_a_terminal_that_closes_is_a_signal_sent_twice_and_no_more_output(started_on_pipes):
+    process, path = started_on_pipes
     process.stdout.close()
     process.stderr.close()
     # The kernel sends it when the line is gone, and the shell to its jobs; the second one must not stop at once.
@@ -128,6 +143,7 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     }
     run = RunDirectory(tmp_path / "run")
     run.saved.folder.mkdir(parents=True)
+    before = signal.getsignal(number)
     signals.forget()
     with pytest.raises(Interrupted, match="resume="), run_lifecycle(run):
         if moment != "validating":
@@ -142,7 +158,7 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     assert (status(run.path)["state"], status(run.path)["cause"]) == ("interrupted", "stopped")
     reason = f"Stopped by {signal.Signals(number).name} {told[moment]}"
     assert status(run.path)["reason"] == reason
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.getsignal(number) is before
     signals.forget()
 
 
@@ -318,7 +334,7 @@ def write_evaluation(folder):
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.15, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("seconds", [0.15, *(thorough(seconds) for seconds in (0.1, 0.2, 0.3, 0.5))])
 def test_ctrl_c_is_one_line_from_the_start(tmp_path, seconds):
     # Whole seconds of imports, of composing and of reading lie behind these moments.
     for command in (["train.py"], ["-m", "finetune.runner"], ["-m", "finetune", "train"]):
@@ -341,13 +357,7 @@ def test_ctrl_c_is_one_line_from_the_start(tmp_path, seconds):
 @pytest.mark.parametrize("state", ["created", "running"])
 def test_ctrl_c_once_there_is_a_run_directory_says_how_to_go_on(tiny_model, tmp_path, state):
     write_pairs(tmp_path / "pairs.csv")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *quick(tiny_model, "name=run")],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_train(*quick(tiny_model, "name=run"), cwd=tmp_path)
     path = tmp_path / "outputs" / "default" / "run"
     while not (path / "status.json").exists() or status(path)["state"] not in (state, "running"):
         time.sleep(0.001)

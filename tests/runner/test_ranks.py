@@ -82,10 +82,10 @@ def place_of(process):
 def killed(tiny_model, cwd):
     """A run whose second process was killed: how it ended, its folder, and that of the same run which was not."""
     (cwd / "step-mended").touch()
-    whole = run_train(*asked(tiny_model, "whole", "killed", "step"), cwd=cwd, env=ALLOWED)
+    whole = run_train(*asked(tiny_model, "whole", "killed", "step"), cwd=cwd, warm=ALLOWED)
     assert whole.returncode == 0, whole.stderr
     (cwd / "step-mended").unlink()
-    run = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, env=ALLOWED)
+    run = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, warm=ALLOWED)
     assert not living(cwd)
     (cwd / "step-mended").touch()
     folder = cwd / "outputs/default"
@@ -106,14 +106,14 @@ def test_a_process_that_is_killed_ends_the_run_and_is_its_reason(killed):
 
 def test_gone_on_with_it_ends_with_the_same_bits(killed, tiny_model, cwd):
     _, path, whole = killed
-    again = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, env=ALLOWED)
+    again = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, warm=ALLOWED)
     assert again.returncode == 0, again.stderr
     assert "going on from step 8" in again.stdout
     assert_same(whole, path)
 
 
 def test_it_may_go_on_with_fewer_processes_and_says_what_is_lost(killed, cwd):
-    again = run_train("resume=outputs/default/fewer", "trainer.devices=1", cwd=cwd, env=ALLOWED)
+    again = run_train("resume=outputs/default/fewer", "trainer.devices=1", cwd=cwd, warm=ALLOWED)
     assert again.returncode == 0, again.stderr
     assert "saved by 2 and gone on with by 1 processes: dropout draws other numbers" in again.stdout
     assert status(cwd / "outputs/default/fewer")["step"] == 21
@@ -121,7 +121,7 @@ def test_it_may_go_on_with_fewer_processes_and_says_what_is_lost(killed, cwd):
 
 def test_an_error_in_the_share_of_an_evaluation_is_said_with_its_traceback(tiny_model, cwd):
     overrides = asked(tiny_model, "evaluation", "error", "evaluation", "engine.token_budget=60", "trainer.max_steps=2")
-    run = run_train(*overrides, cwd=cwd, env=ALLOWED)
+    run = run_train(*overrides, cwd=cwd, warm=ALLOWED)
     assert not living(cwd)
     assert run.returncode == 1
     assert run.stderr.count("Traceback") == 1
@@ -132,7 +132,7 @@ def test_an_error_in_the_share_of_an_evaluation_is_said_with_its_traceback(tiny_
 
 
 def test_memory_that_runs_out_in_one_process_while_all_save(tiny_model, cwd):
-    run = run_train(*asked(tiny_model, "save", "memory", "save", "evaluation=none"), cwd=cwd, env=ALLOWED)
+    run = run_train(*asked(tiny_model, "save", "memory", "save", "evaluation=none"), cwd=cwd, warm=ALLOWED)
     assert not living(cwd)
     assert run.returncode == 1
     assert "process 1: Memory ran out." in run.stderr
