@@ -316,6 +316,7 @@ def test_all_that_is_wrong_comes_at_once(write):
         assert key in answer
 
 
+@pytest.mark.alone
 def test_the_head_of_a_huge_file_is_looked_at_in_no_time(tmp_path: Path):
     path = tmp_path / "huge.csv"
     path.write_text(PAIRS + "q,a\n" * 500_000)

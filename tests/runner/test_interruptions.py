@@ -69,7 +69,7 @@ def last_step(path):
     return torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), thorough(signal.SIGTERM, "SIGTERM")])
 def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number, name):
     process, path, _ = started
     process.send_signal(number)
@@ -308,7 +308,7 @@ def reopen(path):
     (path / "status.json").write_text(json.dumps(status(path) | {"state": "interrupted"}))
 
 
-@pytest.mark.parametrize("changed", ["pairs.csv", "evaluation/corpus.jsonl"])
+@pytest.mark.parametrize("changed", [thorough("pairs.csv"), "evaluation/corpus.jsonl"])
 def test_other_data_is_refused_and_the_same_data_goes_on(tiny_model, tmp_path, changed):
     write_pairs(tmp_path / "pairs.csv")
     write_evaluation(tmp_path / "evaluation")
@@ -402,7 +402,7 @@ def test_resume_of_nothing(tmp_path, path):
 
 @pytest.mark.skipif(not can_mount(), reason="needs a mount namespace of its own")
 @pytest.mark.parametrize(
-    ("kilobytes", "epochs", "doing"), [(600, 3, "save the checkpoint"), (420, 1, "save the model")]
+    ("kilobytes", "epochs", "doing"), [(600, 3, "save the checkpoint"), thorough(420, 1, "save the model")]
 )
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tiny_model, tmp_path, kilobytes, epochs, doing):
     overrides = quick(tiny_model, "name=run", "output_root=small", "evaluation=none", f"trainer.max_epochs={epochs}")

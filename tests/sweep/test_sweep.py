@@ -131,6 +131,7 @@ def test_a_failing_point_is_said_the_others_go_on_and_once_mended_it_alone_is_ru
     assert again.stdout.count("run directory:") == 1
 
 
+@pytest.mark.thorough
 def test_the_failure_of_one_process_of_a_point_ends_it_and_is_its_reason(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     (tmp_path / "mine.py").write_text(BOOM)

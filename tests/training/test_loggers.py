@@ -23,7 +23,7 @@ from finetune.preflight.check import check_at_a_glance
 from finetune.runs.directory import RunDirectory, State
 from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, ended
 from finetune.training.loggers.tracker import Row
-from tests.conftest import ROOT, quick, run_train, write_pairs
+from tests.conftest import ROOT, quick, run_train, thorough, write_pairs
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # for reading what was written
 
@@ -75,6 +75,7 @@ def rows(tracker: Tracker, steps: range) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.alone
 def test_rows_arrive_in_order_and_nobody_waits_for_them(folder: Path) -> None:
     tracker = Slow(folder, lambda step: time.sleep(0.01))
     assert rows(tracker, range(-1, 49)) < 0.25
@@ -109,6 +110,7 @@ def test_a_tracker_that_fails_says_so_once_and_is_left_alone(folder: Path, capsy
     assert said == "Slow failed, and the run goes on without it: ConnectionError: gone\n"
 
 
+@pytest.mark.alone
 def test_a_tracker_that_hangs_costs_only_its_time_to_finish(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     forever = threading.Event()
     tracker = Slow(folder, lambda step: forever.wait() and None, wait=0.2)
@@ -266,8 +268,13 @@ def processes_of(tracker: WeightsAndBiases) -> tuple[int, int]:
     raise AssertionError("no process was started")
 
 
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("number", "which"),
+    [
+        (signal.SIGKILL, 0),
+        *(thorough(*case) for case in ((signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1))),
+    ],
+)
 def test_wandb_can_lose_its_processes_or_hang(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str], which: int, number: signal.Signals
 ) -> None:
@@ -289,7 +296,7 @@ def test_wandb_can_lose_its_processes_or_hang(
             os.kill(processes[1], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("answers", [False, thorough(True)])
 def test_an_endpoint_that_is_dead_or_never_answers_is_recorded_instead(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
@@ -306,6 +313,7 @@ def test_an_endpoint_that_is_dead_or_never_answers_is_recorded_instead(
     assert sorted(wandb_rows(wandb_folders(folder)[-1])) == [1, 2, 3, 4]
 
 
+@pytest.mark.thorough
 def test_several_at_once_through_the_front_door_survive_a_kill(wandb: None, tiny_model: Path, tmp_path: Path) -> None:
     """Killed and resumed, each tracker goes on with its run, and the weights are those of a run without trackers."""
     pytest.importorskip("tensorboard", reason="needs pip install 'finetune[tensorboard]'")

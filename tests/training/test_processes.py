@@ -187,6 +187,7 @@ def ip(words):
         raise OSError(error.stderr.decode()) from error
 
 
+@pytest.mark.thorough
 def test_two_hosts_that_torchrun_starts_on_give_the_weights_of_one_process(folder, tiny_model):
     cwd, overrides = folder.parents[1], asked(tiny_model, "trainer=ddp", "experiment=hosts")
     with ExitStack() as stack:

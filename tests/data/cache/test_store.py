@@ -137,6 +137,7 @@ def test_damage_is_noticed_and_mended(tmp_path_factory, content, name, damage, d
     assert victim.read_bytes()[:1] in (content[:1], b"{")
 
 
+@pytest.mark.alone
 def test_a_large_file_is_looked_at_in_a_moment_and_read_whole_only_after_a_change(root: Path) -> None:
     cache = Cache(root)
     size = 300_000_000

@@ -69,6 +69,7 @@ def test_a_missing_one_is_asked_for_once_a_passing_trouble_again(server: Server,
     assert len(cache.entries()) == 1
 
 
+@pytest.mark.alone
 def test_a_server_that_says_nothing_is_not_waited_for_for_ever(server: Server, cache: Cache) -> None:
     server.pages["/slow.png"] = lambda _: time.sleep(3) or picture()
     monotonic = time.monotonic()
