@@ -265,6 +265,7 @@ def under_a_limit(root: Path, model: Path, *before: str, more: str = "") -> str:
     return process.stdout
 
 
+@pytest.mark.thorough
 def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path, tiny_model: Path) -> None:
     said = under_a_limit(root, tiny_model, more="small files")
     assert said == (
@@ -274,6 +275,7 @@ def test_a_file_that_may_not_grow_leaves_nothing_and_the_run_goes_on(root: Path,
     assert everything_in(root) == ["tokens"]
 
 
+@pytest.mark.thorough
 def test_a_cache_where_no_folder_can_be_made_is_told_with_what_moves_it(tiny_model: Path) -> None:
     said = under_a_limit(Path("/proc/nowhere/cache"), tiny_model)
     assert said == (
