@@ -11,11 +11,11 @@ from tests.models.test_encoders import embed_images, pictures, save
 
 
 def _timm():
-    # timm needs torchvision, and a torchvision that was made for CUDA cannot be imported beside a torch without it.
+    # The package index has torchvision for CUDA only, which cannot be imported next to a torch without CUDA.
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
-        return pytest.skip(f"timm cannot be imported: {error}")
+        return pytest.skip(f"needs timm and a torchvision that is built for the installed torch: {error}")
 
 
 def folder_of(architecture, folder, weights=None):
