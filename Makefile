@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ALL := $(VENV)/.ready-all
+# Processes that run tests at the same time; 0 runs them in pytest's own, as a debugger needs.
+WORKERS ?= 2
+PYTEST = PYTEST_ADDOPTS="$$PYTEST_ADDOPTS -n $(WORKERS) --dist worksteal" $(BIN)/python -m pytest
 
-.PHONY: help install train browser test test-slow test-slurm test-kills check format wheel clean
+.PHONY: help install train browser test test-all test-slow test-slurm test-kills check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,6 +21,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
+$(ALL): $(READY)
+	@echo "adding to $(VENV) what is optional (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $(ALL)
+
 install: $(READY) ## make .venv and install everything into it
 
 train: $(READY) ## fine-tune MiniLM on the shipped data; more: make train ARGS="trainer.max_epochs=2"
@@ -26,8 +35,11 @@ browser: ## install Debian's chromium, which the tests of pages look with; where
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no chromium, and no way to it"
 
-test: $(READY) ## run the whole test suite; more: make test ARGS="tests/data -x"
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## test every feature in some minutes; a part: make test ARGS="tests/data -x"; WORKERS=8 processes, not 2
+	@$(PYTEST) $(ARGS)
+
+test-all: $(ALL) ## install what is optional and run every test but those of SLURM and the slow ones; what CI runs
+	@TEST_PROFILE=thorough $(PYTEST) -m "not slow and not slurm" $(ARGS)
 
 test-slow: $(READY) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -37,7 +49,7 @@ test-slurm: $(READY) ## jobs on a real SLURM cluster, made on this machine; as r
 	@$(BIN)/python -m pytest -m slurm -rs tests/executors/test_slurm.py $(ARGS)
 
 test-kills: $(READY) ## kill a run 20 times at random moments; more: make test-kills KILLS=50 SEED=1
-	@KILLS=$(or $(KILLS),20) SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/runner/test_kills.py
+	@KILLS=$(or $(KILLS),20) SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m "not slow" tests/runner/test_kills.py
 
 check: $(READY) ## lint and types
 	$(BIN)/ruff check .

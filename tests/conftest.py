@@ -14,20 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from hypothesis import settings
 
-from tests.warm import Warm
+from tests.parallel import build_once, turn
+from tests.warm import Warm, WarmProcess
 
+# `make test-all` tries as many examples as a test asks for, `make test` at most QUICK_EXAMPLES.
+THOROUGH = os.environ.get("TEST_PROFILE") == "thorough"
+QUICK_EXAMPLES = 20
 # Here every run looks for new counterexamples; a CI run must depend on the change alone.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("thorough", derandomize=bool(os.environ.get("CI")))
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=QUICK_EXAMPLES)
+settings.load_profile("thorough" if THOROUGH else "quick")
 
 # Tiny tensors gain nothing by threads, and threads that wait for each other cost a busy machine dearly.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell's background job is started with Ctrl-C ignored, and so would be every program that the tests start.
+# A shell's background job is started with Ctrl-C ignored, one of nohup with SIGHUP, and so would be every program that
+# the tests start: a handler of Python's is not inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 ROOT = Path(__file__).parents[1]
 WORDS = [
@@ -52,6 +60,26 @@ WORDS = [
     "sea",
     "wind",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit the examples of Hypothesis in the quick profile, also where a test asks for a number of them."""
+    if THOROUGH:
+        return
+    for item in items:
+        function = getattr(getattr(item, "obj", None), "__func__", getattr(item, "obj", None))
+        asked = getattr(function, "_hypothesis_internal_use_settings", None)
+        if asked is not None and asked.max_examples > QUICK_EXAMPLES:
+            function._hypothesis_internal_use_settings = settings(asked, max_examples=QUICK_EXAMPLES)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep the other workers waiting while a test runs that is marked `alone`."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with turn(item.config.cache.mkdir("turns"), alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -138,7 +166,7 @@ def run_train(
     """
     script = str(ROOT / "train.py")
     if env is None:
-        return _warm().run(script, *overrides, cwd=cwd, env=os.environ | (warm or {}), timeout=300)
+        return _warm().run(script, *overrides, cwd=cwd, env=_environment(warm), timeout=300)
     return subprocess.run(
         [sys.executable, script, *overrides],
         cwd=cwd,
@@ -148,6 +176,25 @@ def run_train(
         timeout=300,
         check=False,
     )
+
+
+def start_train(*overrides: str, cwd: Path) -> WarmProcess:
+    """Start `python train.py OVERRIDES` in `cwd`, for a test that stops it or looks at it while it runs."""
+    return _warm().start(str(ROOT / "train.py"), *overrides, cwd=cwd, env=_environment())
+
+
+def run_finetune(*words: str, cwd: Path, more: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `finetune WORDS` in `cwd`, with `more` environment that nothing reads while it is imported."""
+    return _warm().run("-m", "finetune", *words, cwd=cwd, env=_environment(more), timeout=300)
+
+
+def _environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1"} | (more or {})
+
+
+def thorough(*values: object, id: str | None = None) -> ParameterSet:
+    """Return the values of a parametrized test as a case that only `make test-all` runs."""
+    return pytest.param(*values, marks=pytest.mark.thorough, id=id)
 
 
 def can_mount() -> bool:
@@ -182,9 +229,13 @@ class Ran:
 @pytest.fixture(scope="session")
 def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One whole run through the front door, in a folder and under a name with spaces and quotes."""
-    cwd = tmp_path_factory.mktemp("a run") / 'it\'s "here", ünïcode'
-    cwd.mkdir()
-    write_pairs(cwd / "pairs.csv")
-    name = "name='it\\'s a \"run\"'"
-    process = run_train(*quick(tiny_model, "experiment='my experiment'", name), cwd=cwd, env={})
-    return Ran(process, cwd, cwd / "outputs" / "my experiment" / 'it\'s a "run"')
+
+    def build(folder: Path) -> Ran:
+        cwd = folder / 'it\'s "here", ünïcode'
+        cwd.mkdir()
+        write_pairs(cwd / "pairs.csv")
+        name = "name='it\\'s a \"run\"'"
+        process = run_train(*quick(tiny_model, "experiment='my experiment'", name), cwd=cwd, env={})
+        return Ran(process, cwd, cwd / "outputs" / "my experiment" / 'it\'s a "run"')
+
+    return build_once(tmp_path_factory, "a run", build)

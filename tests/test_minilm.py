@@ -40,6 +40,7 @@ def test_eight_steps_already_help_on_words_never_trained_on(minilm_run):
     assert "better" in minilm_run.process.stdout
 
 
+@pytest.mark.thorough
 def test_the_numbers_are_those_of_the_saved_model_in_sentence_transformers(minilm_run):
     """Encode with the independent library what the run said it measured, and measure again."""
     import yaml

@@ -6,7 +6,7 @@ import pytest
 
 from finetune import native_libraries
 from finetune.native_libraries import DEFAULTS
-from tests.conftest import quick, run_train, write_pairs
+from tests.conftest import quick, run_train, thorough, write_pairs
 
 CALLBACK = """
 import json, os
@@ -19,7 +19,9 @@ class Environment(Callback):
 """
 
 
-@pytest.mark.parametrize("own", [{}, {"LRU_CACHE_CAPACITY": "7"}], ids=["defaults", "the user's own"])
+@pytest.mark.parametrize(
+    "own", [thorough({}, id="defaults"), pytest.param({"LRU_CACHE_CAPACITY": "7"}, id="the user's own")]
+)
 def test_a_run_has_the_defaults_that_the_user_did_not_set(own, tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     (tmp_path / "mine.py").write_text(CALLBACK)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from finetune.cli.data_tables import print_facts
 from finetune.models.tokenizer import load_tokenizer
-from tests.conftest import WORDS, make_tiny_model, write_pairs
+from tests.conftest import WORDS, make_tiny_model, run_finetune, write_pairs
 from tests.data.inspect.test_describe import HOSTILE, described
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -98,8 +98,7 @@ def test_prompts_are_quoted_so_that_a_space_at_their_end_is_seen():
 
 
 def show(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "finetune", "data", "show", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+    return run_finetune("data", "show", *arguments, cwd=cwd)
 
 
 def test_the_verb_shows_a_file_and_leaves_nothing_behind(tmp_path, tiny_model):

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import evaluation
 
-from tests.conftest import WORDS, quick, run_train, write_pairs
+from tests.conftest import WORDS, quick, run_finetune, run_train, write_pairs
 
 
 def evaluate(*arguments, cwd, answer=0):
-    process = subprocess.run(
-        [sys.executable, "-m", "finetune", "evaluate", *arguments],
-        cwd=cwd,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    process = run_finetune("evaluate", *arguments, cwd=cwd)
     assert process.returncode == answer, process.stdout + process.stderr
     assert "Traceback" not in process.stderr
     return process.stdout if answer == 0 else process.stderr

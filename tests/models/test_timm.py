@@ -15,7 +15,7 @@ def _timm():
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
-        return pytest.skip(f"timm cannot be imported: {error}")
+        return pytest.skip(f"needs timm and a torchvision that is built for the installed torch: {error}")
 
 
 def folder_of(architecture, folder, weights=None):

@@ -1,5 +1,6 @@
 """Losses and miners of pytorch-metric-learning from the command line: what is refused, and that they train."""
 
+import functools
 import json
 import re
 
@@ -39,24 +40,29 @@ def test_every_shipped_config_is_valid(choice, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def arcface(tables, tiny_model, tmp_path_factory):  # noqa: F811
-    """A short run over classes in one process and in two."""
+    """Return a function that makes a short run over classes in some processes, once, and returns its folder."""
     folder = tmp_path_factory.mktemp("arcface")
     more = ["loss=arcface", "loss.lr=0.1", "loss.loss.scale=16", "model.dropout=0", "evaluation=none"]
-    for devices in (1, 2):
+
+    @functools.cache
+    def run(devices):
         named = [f"data.path={tables / 'labelled.csv'}", f"name=run{devices}", f"trainer.devices={devices}"]
         process = run_train(*quick(tiny_model), *more, *named, "trainer.max_epochs=6", cwd=folder)
         assert process.returncode == 0, process.stderr
-    return folder / "outputs" / "default"
+        return folder / f"outputs/default/run{devices}"
+
+    return run
 
 
 def test_a_loss_over_classes_falls(arcface):
-    losses = [row["loss"] for row in map(json.loads, (arcface / "run1/metrics.jsonl").open()) if "loss" in row]
+    losses = [row["loss"] for row in map(json.loads, (arcface(1) / "metrics.jsonl").open()) if "loss" in row]
     size = len(losses) // 3
     assert sum(losses[-size:]) < 0.9 * sum(losses[:size])
 
 
+@pytest.mark.thorough
 def test_two_processes_give_the_weights_of_one(arcface):
-    one, two = (torch.load(arcface / name / "checkpoints/last.ckpt", weights_only=True) for name in ("run1", "run2"))
+    one, two = (torch.load(arcface(devices) / "checkpoints/last.ckpt", weights_only=True) for devices in (1, 2))
     assert any("losses.0.loss.W" in name for name in one["state_dict"])
     for name, weight in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][name], weight, rtol=0, atol=1e-4, msg=name)

@@ -11,32 +11,47 @@ import pytest
 import torch
 
 from finetune import signals
-from tests.conftest import ROOT, can_mount, quick, run_train, write_pairs
+from tests.conftest import ROOT, can_mount, quick, run_train, start_train, thorough, write_pairs
 
 STEPS = 140
+
+
+def overrides_of_a_long_run(tiny_model):
+    return [*quick(tiny_model, "name=run", "callbacks.checkpoint.every_n_steps=4"), "trainer.max_epochs=20"]
 
 
 @pytest.fixture
 def started(tiny_model, tmp_path):
     """Start a run of some seconds, and wait until it has made some steps."""
     write_pairs(tmp_path / "pairs.csv")
-    overrides = [*quick(tiny_model, "name=run", "callbacks.checkpoint.every_n_steps=4"), "trainer.max_epochs=20"]
+    overrides = overrides_of_a_long_run(tiny_model)
     path = tmp_path / "outputs" / "default" / "run"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_train(*overrides, cwd=tmp_path)
+    wait_for_steps(process, path)
+    yield process, path, overrides
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def started_on_pipes(tiny_model, tmp_path):
+    """Start the same run with pipes for what it prints."""
+    write_pairs(tmp_path / "pairs.csv")
+    command = [sys.executable, str(ROOT / "train.py"), *overrides_of_a_long_run(tiny_model)]
+    path = tmp_path / "outputs" / "default" / "run"
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, path)
+    yield process, path
+    process.kill()
+    process.wait()
+
+
+def wait_for_steps(process, path):
     deadline = time.monotonic() + 120
     while steps_of(path) < 5:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    yield process, path, overrides
-    process.kill()
-    process.wait()
 
 
 def steps_of(path):
@@ -54,7 +69,7 @@ def last_step(path):
     return torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), thorough(signal.SIGTERM, "SIGTERM")])
 def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number, name):
     process, path, _ = started
     process.send_signal(number)
@@ -76,8 +91,8 @@ def test_a_signal_saves_and_resume_goes_on_to_the_end(started, tmp_path, number,
     assert losses == list(range(1, STEPS + 1))
 
 
-def test_a_terminal_that_closes_is_a_signal_sent_twice_and_no_more_output(started):
-    process, path, _ = started
+def test_a_terminal_that_closes_is_a_signal_sent_twice_and_no_more_output(started_on_pipes):
+    process, path = started_on_pipes
     process.stdout.close()
     process.stderr.close()
     # The kernel sends it when the line is gone, and the shell to its jobs; the second one must not stop at once.
@@ -292,7 +307,7 @@ def reopen(path):
     (path / "status.json").write_text(json.dumps(status(path) | {"state": "interrupted"}))
 
 
-@pytest.mark.parametrize("changed", ["pairs.csv", "evaluation/corpus.jsonl"])
+@pytest.mark.parametrize("changed", [thorough("pairs.csv"), "evaluation/corpus.jsonl"])
 def test_other_data_is_refused_and_the_same_data_goes_on(tiny_model, tmp_path, changed):
     write_pairs(tmp_path / "pairs.csv")
     write_evaluation(tmp_path / "evaluation")
@@ -318,7 +333,7 @@ def write_evaluation(folder):
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.15, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("seconds", [0.15, *(thorough(seconds) for seconds in (0.1, 0.2, 0.3, 0.5))])
 def test_ctrl_c_is_one_line_from_the_start(tmp_path, seconds):
     # Whole seconds of imports, of composing and of reading lie behind these moments.
     for command in (["train.py"], ["-m", "finetune.runner"], ["-m", "finetune", "train"]):
@@ -341,13 +356,7 @@ def test_ctrl_c_is_one_line_from_the_start(tmp_path, seconds):
 @pytest.mark.parametrize("state", ["created", "running"])
 def test_ctrl_c_once_there_is_a_run_directory_says_how_to_go_on(tiny_model, tmp_path, state):
     write_pairs(tmp_path / "pairs.csv")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *quick(tiny_model, "name=run")],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_train(*quick(tiny_model, "name=run"), cwd=tmp_path)
     path = tmp_path / "outputs" / "default" / "run"
     while not (path / "status.json").exists() or status(path)["state"] not in (state, "running"):
         time.sleep(0.001)
@@ -392,7 +401,7 @@ def test_resume_of_nothing(tmp_path, path):
 
 @pytest.mark.skipif(not can_mount(), reason="needs a mount namespace of its own")
 @pytest.mark.parametrize(
-    ("kilobytes", "epochs", "doing"), [(600, 3, "save the checkpoint"), (420, 1, "save the model")]
+    ("kilobytes", "epochs", "doing"), [(600, 3, "save the checkpoint"), thorough(420, 1, "save the model")]
 )
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tiny_model, tmp_path, kilobytes, epochs, doing):
     overrides = quick(tiny_model, "name=run", "output_root=small", "evaluation=none", f"trainer.max_epochs={epochs}")

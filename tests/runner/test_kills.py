@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from tests.conftest import ROOT, WORDS, quick, run_train, write_pairs
+from tests.conftest import ROOT, THOROUGH, WORDS, quick, run_train, write_pairs
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "2" if THOROUGH else "1"))
 MOMENTS = random.Random(int(os.environ.get("SEED", "0")))
 
 SOURCES = "data.sources={pairs:{path:pairs.csv},more:{path:more.csv,weight:2}}"

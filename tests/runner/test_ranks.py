@@ -80,22 +80,18 @@ def place_of(process):
 
 @pytest.fixture(scope="module")
 def killed(tiny_model, cwd):
-    """A run whose second process was killed: how it ended, its folder, and that of the same run which was not."""
-    (cwd / "step-mended").touch()
-    whole = run_train(*asked(tiny_model, "whole", "killed", "step"), cwd=cwd, env=ALLOWED)
-    assert whole.returncode == 0, whole.stderr
-    (cwd / "step-mended").unlink()
-    run = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, env=ALLOWED)
+    """A run whose second process was killed: how it ended, and its folder; from then on none is killed."""
+    run = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, warm=ALLOWED)
     assert not living(cwd)
     (cwd / "step-mended").touch()
     folder = cwd / "outputs/default"
     shutil.copytree(folder / "killed", folder / "fewer", symlinks=True)
-    yield run, folder / "killed", folder / "whole"
+    yield run, folder / "killed"
     (cwd / "step-mended").unlink()
 
 
 def test_a_process_that_is_killed_ends_the_run_and_is_its_reason(killed):
-    run, path, _ = killed
+    run, path = killed
     assert run.returncode == 1
     assert "process 1 was killed by SIGKILL." in run.stderr
     assert "Traceback" not in run.stderr
@@ -104,16 +100,19 @@ def test_a_process_that_is_killed_ends_the_run_and_is_its_reason(killed):
     assert found["reason"] == "process 1 was killed by SIGKILL."
 
 
+@pytest.mark.thorough
 def test_gone_on_with_it_ends_with_the_same_bits(killed, tiny_model, cwd):
-    _, path, whole = killed
-    again = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, env=ALLOWED)
+    _, path = killed
+    whole = run_train(*asked(tiny_model, "whole", "killed", "step"), cwd=cwd, warm=ALLOWED)
+    assert whole.returncode == 0, whole.stderr
+    again = run_train(*asked(tiny_model, "killed", "killed", "step"), cwd=cwd, warm=ALLOWED)
     assert again.returncode == 0, again.stderr
     assert "resuming from step 8" in again.stdout
     assert_same(whole, path)
 
 
 def test_it_may_go_on_with_fewer_processes_and_says_what_is_lost(killed, cwd):
-    again = run_train("resume=outputs/default/fewer", "trainer.devices=1", cwd=cwd, env=ALLOWED)
+    again = run_train("resume=outputs/default/fewer", "trainer.devices=1", cwd=cwd, warm=ALLOWED)
     assert again.returncode == 0, again.stderr
     assert "saved by 2 and resumed by 1 processes: dropout draws other numbers" in again.stdout
     assert status(cwd / "outputs/default/fewer")["step"] == 21
@@ -121,7 +120,7 @@ def test_it_may_go_on_with_fewer_processes_and_says_what_is_lost(killed, cwd):
 
 def test_an_error_in_the_share_of_an_evaluation_is_said_with_its_traceback(tiny_model, cwd):
     overrides = asked(tiny_model, "evaluation", "error", "evaluation", "engine.token_budget=60", "trainer.max_steps=2")
-    run = run_train(*overrides, cwd=cwd, env=ALLOWED)
+    run = run_train(*overrides, cwd=cwd, warm=ALLOWED)
     assert not living(cwd)
     assert run.returncode == 1
     assert run.stderr.count("Traceback") == 1
@@ -131,8 +130,9 @@ def test_an_error_in_the_share_of_an_evaluation_is_said_with_its_traceback(tiny_
     assert (found["state"], found["reason"]) == ("failed", "process 1: ValueError: injected on one rank")
 
 
+@pytest.mark.thorough
 def test_memory_that_runs_out_in_one_process_while_all_save(tiny_model, cwd):
-    run = run_train(*asked(tiny_model, "save", "memory", "save", "evaluation=none"), cwd=cwd, env=ALLOWED)
+    run = run_train(*asked(tiny_model, "save", "memory", "save", "evaluation=none"), cwd=cwd, warm=ALLOWED)
     assert not living(cwd)
     assert run.returncode == 1
     assert "process 1: Memory ran out." in run.stderr
@@ -193,6 +193,7 @@ def test_processes_of_srun_meet_and_sigterm_saves_once_and_ends_all(tiny_model, 
     assert not living(cwd)
 
 
+@pytest.mark.thorough
 def test_what_the_first_process_refuses_alone_ends_those_that_wait_for_it(tiny_model, cwd):
     """Only the first one looks at what is not of a run; the others look for it until it is there."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}

@@ -101,6 +101,7 @@ def test_what_cannot_be_resumed_is_told_with_its_file(stopped):
         assert told in done.stderr
 
 
+@pytest.mark.thorough
 def test_hydras_folder_and_the_clock_are_the_same_in_all_processes_of_a_run(tiny_model, pairs_csv):
     cwd = pairs_csv.parent
     samples = "{_target_: finetune.training.callbacks.SampleEmbeddings, every_n_steps: 1, items: 3}"

@@ -170,9 +170,7 @@ def test_two_runs_in_the_same_second_get_their_own_directories(tiny_model, tmp_p
 
     write_pairs(tmp_path / "pairs.csv")
     with ThreadPoolExecutor(3) as pool:
-        runs = list(
-            pool.map(lambda _: run_train(*quick(tiny_model, "trainer.max_steps=1"), cwd=tmp_path, env={}), range(3))
-        )
+        runs = list(pool.map(lambda _: run_train(*quick(tiny_model, "trainer.max_steps=1"), cwd=tmp_path), range(3)))
     assert [run.returncode for run in runs] == [0, 0, 0], [run.stderr for run in runs]
     directories = list((tmp_path / "outputs" / "default").iterdir())
     assert len(directories) == 3

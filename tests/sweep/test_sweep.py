@@ -125,7 +125,7 @@ def test_a_failing_trial_is_reported_the_others_continue_and_once_fixed_it_alone
         ("failed", "ValueError: injected on one rank"),
     ]
     (tmp_path / "mended").touch()
-    again = run_train("-m", *overrides, cwd=tmp_path, env={"FINETUNE_ALLOW": "mine"})
+    again = run_train("-m", *overrides, cwd=tmp_path, warm={"FINETUNE_ALLOW": "mine"})
     assert again.returncode == 0, again.stderr
     assert f"{written['points'][0]['run']}: finished already" in again.stdout
     assert again.stdout.count("run directory:") == 1
@@ -135,7 +135,7 @@ def test_the_failure_of_one_process_of_a_trial_ends_it_and_is_its_reason(tiny_mo
     write_pairs(tmp_path / "pairs.csv")
     (tmp_path / "mine.py").write_text(BOOM)
     overrides = swept(tiny_model, "trainer.devices=2", "evaluation=none", "+callbacks.boom._target_=mine.Boom")
-    sweep = run_train("-m", *overrides, "optimizer.lr=1e-3", cwd=tmp_path, env={"FINETUNE_ALLOW": "mine"})
+    sweep = run_train("-m", *overrides, "optimizer.lr=1e-3", cwd=tmp_path, warm={"FINETUNE_ALLOW": "mine"})
     assert sweep.returncode == 1
     assert time.time() - float((tmp_path / "failed_at").read_text()) < 30
     ((path, status),) = statuses(tmp_path / "outputs/default").items()

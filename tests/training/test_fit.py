@@ -14,6 +14,7 @@ from finetune.training.assembly import assemble
 from finetune.training.fit import fit
 from finetune.training.module import EmbeddingModule
 from finetune.training.trainer import total_steps
+from tests.conftest import thorough
 
 
 class Spy(pl.Callback):
@@ -67,7 +68,8 @@ def test_training_is_in_train_mode_with_dropout_after_an_evaluation(start, monke
     assert spy.dropped > 0
 
 
-@pytest.mark.parametrize("stop_at", [3, 7, 10])  # inside the first epoch, at its end, inside the second
+# Inside the first epoch, at its end, inside the second.
+@pytest.mark.parametrize("stop_at", [thorough(3), thorough(7), 10])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_an_interrupted_run_ends_with_the_same_weights(start, monkeypatch, stop_at, accumulate):
     more = [f"trainer.accumulate_grad_batches={accumulate}", "evaluation=none"]
@@ -103,7 +105,7 @@ class KillAt(pl.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, thorough(3)])
 def test_a_run_that_is_killed_after_every_step_ends_with_the_same_weights(start, monkeypatch, every):
     more = ["trainer.accumulate_grad_batches=2", "evaluation=none", "trainer.max_epochs=2",
             "callbacks.checkpoint.every_n_steps=1"]  # fmt: skip
@@ -162,9 +164,9 @@ def test_norms_and_biases_are_not_decayed_and_the_unused_head_is_not_trained(sta
         ([], 21),  # 108 training pairs in batches of 16 are 7 a pass
         (["trainer.max_steps=5"], 5),
         (["trainer.accumulate_grad_batches=2"], 12),  # the last of 7 batches is a step of its own
-        (["trainer.max_epochs=null", "trainer.max_steps=30"], 30),
+        thorough(["trainer.max_epochs=null", "trainer.max_steps=30"], 30),
         (["trainer.max_epochs=auto", "trainer.max_steps=30"], 30),
-        (["trainer.max_epochs=auto"], 70),  # ten passes at most
+        thorough(["trainer.max_epochs=auto"], 70),  # ten passes at most
         (["trainer.max_epochs=auto", "data.batch_size=4"], 108),  # 27 a pass: four passes reach a hundred
         (["+trainer.limit_train_batches=2"], 6),
     ],

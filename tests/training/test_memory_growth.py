@@ -21,6 +21,7 @@ from finetune.models.text_image import TextImageEncoder
 from finetune.models.vectors import VectorEncoder
 from finetune.training import assembly
 from finetune.training.fit import fit
+from tests.conftest import thorough
 from tests.models.tiny import tiny
 
 STEPS = 6
@@ -132,11 +133,10 @@ class Watch(pl.Callback):
 @pytest.mark.parametrize(
     "more",
     [
-        [],
-        ["callbacks=[default,evaluate]", "callbacks.evaluate.every_n_steps=4"],
-        ["trainer.accumulate_grad_batches=2", "callbacks=[default,average]"],
+        thorough([], id="plain"),
+        pytest.param(["callbacks=[default,evaluate]", "callbacks.evaluate.every_n_steps=4"], id="evaluated in between"),
+        thorough(["trainer.accumulate_grad_batches=2", "callbacks=[default,average]"], id="accumulated and averaged"),
     ],
-    ids=["plain", "evaluated in between", "accumulated and averaged"],
 )
 def test_a_training_with_callbacks_does_not_leak(start, monkeypatch, more):
     watch, real = Watch(), assembly.build_trainer

@@ -73,7 +73,9 @@ def folder(tiny_model, tmp_path_factory):
     (folder / "more.csv").write_text("\n".join(["anchor,positive", *rows]))
     (folder / "mine.py").write_text(MINE)
     for devices in (1, 3):
-        run = run_train(*asked(tiny_model, f"name=run{devices}", f"trainer.devices={devices}"), cwd=folder, env=ALLOWED)
+        run = run_train(
+            *asked(tiny_model, f"name=run{devices}", f"trainer.devices={devices}"), cwd=folder, warm=ALLOWED
+        )
         assert run.returncode == 0, run.stderr
         assert "Warning" not in run.stderr
     return folder / "outputs" / "default"
