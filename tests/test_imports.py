@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import networkx as nx
+import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 MODULES = {
@@ -15,29 +16,46 @@ MODULES = {
 }
 
 
-def imports_of(tree: ast.Module, module: str) -> Iterator[str]:
-    """The modules of this project that importing `module` imports: not those under TYPE_CHECKING or in functions."""
-    pending: list[ast.stmt] = list(tree.body)
-    while pending:
-        node = pending.pop()
+# From top to bottom: a package imports only from those below it, and those on its own line.
+LAYERS = [
+    ["__main__", "cli"],
+    ["api"],
+    ["sweep"],
+    ["executors"],
+    ["runner"],
+    ["preflight", "training"],
+    ["export", "report", "analysis"],
+    ["encoding"],
+    ["models", "losses", "evaluation"],
+    ["data"],
+    ["runs"],
+    ["config"],
+]
+# The script that processes of a run are started from is an entry point, like the command line.
+ENTRY_POINTS = {"finetune.runner.__main__"}
+
+
+def imports_of(tree: ast.AST, *, in_functions: bool) -> Iterator[str]:
+    """The modules of this project that a module imports, apart from those for annotations only (TYPE_CHECKING)."""
+    for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            pending += node.orelse
-        elif isinstance(node, ast.Import):
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not in_functions:
+            continue
+        if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import"
+            assert node.level == 0, f"relative import of {node.module}"
             for name in node.names:
                 whole = f"{node.module}.{name.name}"
                 yield whole if whole in MODULES else str(node.module)
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            pending += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
-            pending += [each for handler in getattr(node, "handlers", []) for each in handler.body]
+        yield from imports_of(node, in_functions=in_functions)
 
 
-def import_graph() -> nx.DiGraph:
+def import_graph(*, in_functions: bool) -> nx.DiGraph:
     graph = nx.DiGraph()
     for module, path in MODULES.items():
-        for name in imports_of(ast.parse(path.read_text(encoding="utf-8")), module):
+        for name in imports_of(ast.parse(path.read_text(encoding="utf-8")), in_functions=in_functions):
             if name not in MODULES or name == module:
                 continue
             graph.add_edge(module, name)
@@ -53,6 +71,26 @@ def parents(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def test_no_module_imports_itself_through_others():
-    circles = [sorted(circle) for circle in nx.strongly_connected_components(import_graph()) if len(circle) > 1]
-    assert circles == []
+@pytest.mark.parametrize("in_functions", [False, True], ids=["at the import", "also in functions"])
+def test_no_module_imports_itself_through_others(in_functions):
+    graph = import_graph(in_functions=in_functions)
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
+def test_packages_import_only_from_packages_below_them():
+    layer = {package: number for number, packages in enumerate(LAYERS) for package in packages}
+    upwards = []
+    for module, name in import_graph(in_functions=True).edges:
+        if module in ENTRY_POINTS or name == "finetune":
+            continue
+        # What belongs to no package (errors, console) is below all of them.
+        here, there = (layer.get(each.split(".")[1], len(LAYERS)) for each in (module, name))
+        if there < here:
+            upwards.append(f"{module} imports {name}")
+    assert upwards == []
+
+
+def test_encoding_does_not_import_lightning():
+    for module, path in MODULES.items():
+        if module.startswith("finetune.encoding"):
+            assert "pytorch_lightning" not in path.read_text(encoding="utf-8"), module
