@@ -78,7 +78,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Keep the other workers waiting while a test runs that is marked `alone`."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    with turn(item.config.cache.mkdir("turns"), alone=item.get_closest_marker("alone") is not None):
+    factory: pytest.TempPathFactory = item.config._tmp_path_factory  # type: ignore[attr-defined]
+    with turn(factory.getbasetemp().parent, alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
 

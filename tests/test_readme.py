@@ -46,6 +46,17 @@ def test_every_command_passes_the_check(text, tmp_path, monkeypatch):
     check(words)
 
 
+def test_the_files_that_the_architecture_names_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if ".venv" not in path.parts]
+    named = re.findall(r"`([\w/]+\.(?:py|yaml|html|css|json))`", text)
+    assert len(named) > 50
+    written_by_runs = {"report.json", "status.json", "job.json", "trackers.json"}
+    assert [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)] == [
+        name for name in named if name in written_by_runs
+    ]
+
+
 def test_the_make_targets_of_the_documents_exist():
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = {line.split()[0] for line in listed.splitlines()}

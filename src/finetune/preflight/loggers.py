@@ -1,4 +1,4 @@
-"""What loggers need that may not be installed, told before a run."""
+"""Packages that loggers need and that may not be installed; checked before a run."""
 
 from __future__ import annotations
 
