@@ -98,7 +98,11 @@ class Pairing:
 
 
 def _truncate(left_P: Ints, right_P: Ints, room: int) -> tuple[Ints, Ints]:
-    """Return the lengths of two texts that fit: the longer one is cut until both are equally long, then both."""
+    """Return the lengths of two texts that fit: the longer one is cut until both are equally long, then both.
+
+    An odd token goes to the longer text, of equally long ones to the right, as in the tokenizers library. Texts that
+    are longer than `max_length` by themselves count as equally long, since no more of them is stored.
+    """
     short_P, long_P = np.minimum(left_P, right_P), np.maximum(left_P, right_P)
     long_P = np.minimum(long_P, np.maximum(short_P, room - short_P))
     over = short_P + long_P > room
