@@ -77,6 +77,14 @@ def test_no_module_imports_itself_through_others(in_functions):
     assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
 
 
+def test_every_module_that_is_imported_exists():
+    # mypy does not say so: it ignores missing imports, for libraries without types.
+    for module, path in MODULES.items():
+        names = list(imports_of(ast.parse(path.read_text(encoding="utf-8")), in_functions=True))
+        missing = [name for name in names if name.split(".")[0] == "finetune" and name not in MODULES]
+        assert [name for name in missing if name != "finetune.conf"] == [], module
+
+
 def test_packages_import_only_from_packages_below_them():
     layer = {package: number for number, packages in enumerate(LAYERS) for package in packages}
     upwards = []

@@ -61,15 +61,16 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
     if results is None and not as_json:
         say("The models, the config and the data are fine; nothing was evaluated.", style="bold green")
         return 0
-    from finetune.report.side_by_side import as_data, side_by_side
+    from finetune.report.report_data import models_data
+    from finetune.report.terminal import models_table
 
     results = results or {}
     if as_json:
-        data = {"evaluations": {name: as_data(by_model) for name, by_model in results.items()}}
+        data = {"evaluations": {name: models_data(by_model) for name, by_model in results.items()}}
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
     else:
         for name, by_model in results.items():
-            console.print(side_by_side(name, by_model))
+            console.print(models_table(name, by_model))
     return 0
 
 
