@@ -78,7 +78,7 @@ GROUPS: dict[str, Group] = {
     "callbacks": Group(
         ("finetune.training.callbacks", "pytorch_lightning.callbacks"),
         named=True,
-        offered=_DIRECTORIES | {"gauge"},  # the evaluator that callbacks use during training
+        offered=_DIRECTORIES | {"evaluator"},  # the evaluator that callbacks use during training
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
     "evaluation": Group(("finetune.evaluation",), named=True),

@@ -50,7 +50,7 @@ def has_own_sweeper(config: DictConfig) -> bool:
 
 
 def has_own_launcher(config: DictConfig) -> bool:
-    """Return whether `hydra/launcher` selects finetune's launcher, whose node is checked and built like any group."""
+    """Return whether `hydra/launcher` selects SLURM, whose node is checked and built like any group."""
     return bool(config.hydra.runtime.choices.get("hydra/launcher") == "slurm")
 
 

@@ -1,5 +1,7 @@
-"""Every key of the `data` group and what it affects: the only place where a new key has to be added.
+"""Every key of the `data` group and what it affects.
 
+A new key is added here, to the signature of `data/settings.py:Data` and, with its default, to `conf/data/files.yaml`.
+So that runs from before can be resumed, its default is also added to `_SAME_AS_BEFORE` in `config/differences.py`.
 The fingerprint, the cache key, the settings of one of several sources, those of an evaluator's own source and the batch
 settings are all derived from `KEYS`.
 """

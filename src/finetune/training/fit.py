@@ -28,7 +28,7 @@ from finetune.training.in_training_evaluator import in_training
 from finetune.training.inverted_scores import warn_of_inverted_scores
 from finetune.training.loggers import close_trackers
 from finetune.training.non_finite_loss import NonFiniteLossError, batch_facts
-from finetune.training.outputs import save_model, write_report
+from finetune.training.outputs import save_model, write_run_report
 from finetune.training.resume import prepare_start
 from finetune.training.trainer import silence_lightning
 
@@ -74,7 +74,7 @@ def _run(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | No
     if is_first_process:
         comparisons = {name: compare(before[name], after[name]) for name in after}
         save_model(cfg, parts, run, parts.without_report_only(comparisons))
-        write_report(cfg, parts, run, comparisons)
+        write_run_report(cfg, parts, run, comparisons)
 
 
 def _evaluate_before(parts: Parts, collectives: Collectives, *, log: bool) -> dict[str, Result]:

@@ -63,7 +63,7 @@ def _public_name(name: str) -> str:
     return path.name if path.exists() else name
 
 
-def write_report(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Mapping[str, Comparison]) -> None:
+def write_run_report(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Mapping[str, Comparison]) -> None:
     """Write the report, and print its summary.
 
     Raises:
