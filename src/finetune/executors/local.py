@@ -187,7 +187,10 @@ def _write_status(run: RunDirectory, state: State, reason: str) -> None:
 
 
 def _reason(errors: str, exit_code: int) -> str:
-    """Return why a process ended that could not write it: the first error in its traceback (of chained ones the cause), a signal, or its message."""
+    """Return why a process ended that could not write it: an error, a signal, or its message.
+
+    Of chained exceptions in a traceback it is the first one, the cause.
+    """
     for line in errors.splitlines():
         match = _ERROR.fullmatch(line)
         if match is not None:
