@@ -143,6 +143,7 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     }
     run = RunDirectory(tmp_path / "run")
     run.saved.folder.mkdir(parents=True)
+    before = signal.getsignal(number)
     signals.reset()
     with pytest.raises(Interrupted, match="resume="), run_lifecycle(run):
         if moment != "validating":
@@ -157,7 +158,7 @@ def test_a_run_that_is_stopped_outside_of_training_says_so(tmp_path, number, mom
     assert (status(run.path)["state"], status(run.path)["cause"]) == ("interrupted", "stopped")
     reason = f"Stopped by {signal.Signals(number).name} {told[moment]}"
     assert status(run.path)["reason"] == reason
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.getsignal(number) is before
     signals.reset()
 
 
