@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_under_its_name(started, tmp_path):
     before = last_step(path)
     again = run_train(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "before: The process was killed; the last step" in again.stdout
+    assert "before: The process was killed; the last recorded step is" in again.stdout
     assert "resuming from" in again.stdout
     assert status(path)["state"] == "finished"
     assert before < last_step(path) == STEPS
