@@ -318,6 +318,7 @@ def test_all_problems_are_reported_at_once(write):
         assert key in answer
 
 
+@pytest.mark.alone
 def test_the_head_of_a_huge_file_is_checked_fast(tmp_path: Path):
     path = tmp_path / "huge.csv"
     path.write_text(PAIRS + "q,a\n" * 500_000)

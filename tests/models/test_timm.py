@@ -11,7 +11,7 @@ from tests.models.test_encoders import embed_images, pictures, save
 
 
 def _timm():
-    # timm needs torchvision, and a torchvision built for CUDA cannot be imported with a torch without it.
+    # timm needs torchvision; the package index has one for CUDA only, which does not import with a torch without CUDA.
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from finetune.report.page import report_page
+from tests.conftest import thorough
 from tests.report.made import HOSTILE, make_report
 
 if TYPE_CHECKING:
@@ -71,9 +73,13 @@ def opened(browser: Browser, path: Path, size: str = "desktop", **options: Any) 
         context.close()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", NAMES)
+# Each page, size and set of colors at least once; all of their combinations are in `make test-all`.
+QUICK = [("calm", "desktop", "light"), ("hostile", "phone", "dark"), ("bare", "desktop", "dark"),
+         ("compared", "phone", "light")]  # fmt: skip
+VIEWS = list(product(NAMES, SIZES, ("light", "dark")))
+
+
+@pytest.mark.parametrize(("name", "size", "colours"), [view if view in QUICK else thorough(*view) for view in VIEWS])
 def test_a_page_is_readable(browser: Browser, pages: dict[str, Path], name: str, size: str, colours: str) -> None:
     with opened(browser, pages[name], size, color_scheme=colours) as page:
         page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")

@@ -18,7 +18,7 @@ from finetune.encoding import collectives
 from finetune.errors import RunError
 from finetune.ranks import RankInfo
 from finetune.runner import join
-from tests.conftest import ROOT, quick, run_train, write_pairs
+from tests.conftest import ROOT, quick, run_train, thorough, write_pairs
 
 STEP = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "4"}
 SHELL = STEP | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "40000"}
@@ -121,7 +121,7 @@ worker._report_and_exit(KeyboardInterrupt(), None)
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, thorough(signal.SIGTERM)])
 def test_a_process_whose_others_never_join_prints_so_and_ends_at_a_signal(tiny_model, tmp_path, number):
     write_pairs(tmp_path / "pairs.csv")
     command = [sys.executable, ROOT / "train.py", *quick(tiny_model, "name=run", "trainer.devices=4")]

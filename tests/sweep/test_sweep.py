@@ -114,7 +114,7 @@ def test_a_failing_trial_is_reported_the_others_continue_and_once_fixed_it_alone
     (tmp_path / "mine.py").write_text(BOOM)
     trial = ["+callbacks.boom._target_=mine.Boom", "+callbacks.boom.rank=0,1"]  # there is no process 1
     overrides = swept(tiny_model, "optimizer.lr=1e-3", "evaluation=none", "sweep.metric=nDCG@10", *trial)
-    sweep = run_train("-m", *overrides, cwd=tmp_path, env={"FINETUNE_ALLOW": "mine"})
+    sweep = run_train("-m", *overrides, cwd=tmp_path, warm={"FINETUNE_ALLOW": "mine"})
     assert sweep.returncode == 1
     said = sweep.stdout.split("the trials, best first")[0]
     # At once, not at the end.
@@ -131,6 +131,7 @@ def test_a_failing_trial_is_reported_the_others_continue_and_once_fixed_it_alone
     assert again.stdout.count("run directory:") == 1
 
 
+@pytest.mark.thorough
 def test_the_failure_of_one_process_of_a_trial_ends_it_and_is_its_reason(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     (tmp_path / "mine.py").write_text(BOOM)

@@ -244,7 +244,7 @@ def test_out_of_memory_within_accumulated_gradients_ends_the_run(start, monkeypa
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("activation_mb", [0, 1000])
+@pytest.mark.parametrize("activation_mb", [0, thorough(1000)])
 def test_every_precision_reduces_the_loss(start, precision, activation_mb):
     cfg, dataset, run = start(
         f"{precision}{activation_mb}", f"trainer.precision={precision}", f"engine.activation_mb={activation_mb}",

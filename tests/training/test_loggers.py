@@ -23,7 +23,7 @@ from finetune.preflight.check import check_quickly
 from finetune.runs.directory import RunDirectory, State
 from finetune.training.loggers import MLflow, TensorBoard, Tracker, WeightsAndBiases, close_trackers
 from finetune.training.loggers.tracker import Row
-from tests.conftest import ROOT, quick, run_train, write_pairs
+from tests.conftest import ROOT, quick, run_train, thorough, write_pairs
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # for reading what was written
 
@@ -75,6 +75,7 @@ def rows(tracker: Tracker, steps: range) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.alone
 def test_rows_arrive_in_order_and_logging_does_not_wait(folder: Path) -> None:
     tracker = Slow(folder, lambda step: time.sleep(0.01))
     assert rows(tracker, range(-1, 49)) < 0.25
@@ -109,6 +110,7 @@ def test_a_failed_tracker_is_reported_once_and_not_used_again(folder: Path, caps
     assert said == "Slow failed, and the run continues without it: ConnectionError: gone\n"
 
 
+@pytest.mark.alone
 def test_a_hanging_tracker_costs_only_its_finish_seconds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     forever = threading.Event()
     tracker = Slow(folder, lambda step: forever.wait() and None, wait=0.2)
@@ -266,8 +268,13 @@ def processes_of(tracker: WeightsAndBiases) -> tuple[int, int]:
     raise AssertionError("no process was started")
 
 
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("number", "which"),
+    [
+        (signal.SIGKILL, 0),
+        *(thorough(*case) for case in ((signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1))),
+    ],
+)
 def test_wandb_processes_may_be_killed_or_hang(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str], which: int, number: signal.Signals
 ) -> None:
@@ -289,7 +296,7 @@ def test_wandb_processes_may_be_killed_or_hang(
             os.kill(processes[1], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("answers", [False, thorough(True)])
 def test_wandb_records_if_the_service_is_unreachable_or_never_answers(
     wandb: None, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
@@ -306,6 +313,7 @@ def test_wandb_records_if_the_service_is_unreachable_or_never_answers(
     assert sorted(wandb_rows(wandb_folders(folder)[-1])) == [1, 2, 3, 4]
 
 
+@pytest.mark.thorough
 def test_several_trackers_resume_after_a_kill(wandb: None, tiny_model: Path, tmp_path: Path) -> None:
     """Each tracker continues its run, and the weights are those of a run without trackers."""
     pytest.importorskip("tensorboard", reason="needs pip install 'finetune[tensorboard]'")

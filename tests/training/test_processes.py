@@ -188,6 +188,7 @@ def ip(words):
         raise OSError(error.stderr.decode()) from error
 
 
+@pytest.mark.thorough
 def test_torchrun_on_two_hosts_gives_the_weights_of_one_process(folder, tiny_model):
     cwd, overrides = folder.parents[1], asked(tiny_model, "trainer=ddp", "experiment=hosts")
     with ExitStack() as stack:

@@ -137,6 +137,7 @@ def test_damage_is_noticed_and_mended(tmp_path_factory, content, name, damage, d
     assert victim.read_bytes()[:1] in (content[:1], b"{")
 
 
+@pytest.mark.alone
 def test_a_large_file_is_checked_fast_and_read_whole_only_after_a_change(root: Path) -> None:
     cache = Cache(root)
     size = 300_000_000
@@ -264,6 +265,7 @@ def under_a_limit(root: Path, model: Path, *before: str, more: str = "") -> str:
     return process.stdout
 
 
+@pytest.mark.thorough
 def test_a_file_size_limit_leaves_nothing_and_the_run_continues(root: Path, tiny_model: Path) -> None:
     said = under_a_limit(root, tiny_model, more="small files")
     assert said == (
@@ -273,6 +275,7 @@ def test_a_file_size_limit_leaves_nothing_and_the_run_continues(root: Path, tiny
     assert everything_in(root) == ["tokens"]
 
 
+@pytest.mark.thorough
 def test_a_cache_where_no_folder_can_be_made_is_reported_with_advice(tiny_model: Path) -> None:
     said = under_a_limit(Path("/proc/nowhere/cache"), tiny_model)
     assert said == (

@@ -69,6 +69,7 @@ def test_a_missing_file_is_requested_once_and_a_temporary_error_retried(server: 
     assert len(cache.entries()) == 1
 
 
+@pytest.mark.alone
 def test_a_silent_server_times_out(server: Server, cache: Cache) -> None:
     server.pages["/slow.png"] = lambda _: time.sleep(3) or picture()
     monotonic = time.monotonic()
