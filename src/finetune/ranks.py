@@ -141,6 +141,6 @@ def is_first() -> bool:
 
 
 def env_int(name: str, default: int = 0) -> int:
-    """Return an environment variable as an integer; `default` if it is not set or is none."""
+    """Return an environment variable as an integer; `default` if it is not a number or not set."""
     text = os.environ.get(name, "")
     return int(text) if text.isascii() and text.isdigit() else default

@@ -158,12 +158,13 @@ def job(tmp_path, name, state, job_id, **facts):
 
 def test_the_cluster_decides_the_state_where_a_run_cannot(tmp_path, commands):
     again = {"reason": "so", "cause": "preempted", "will_resume": True}
+    before = {"reason": "so", "cause": "preempted", "goes_on": True}  # as earlier versions wrote it
     runs = {
         "waits": job(tmp_path, "waits", "pending", "1"),
         "begins": job(tmp_path, "begins", "pending", "2"),
         "works": job(tmp_path, "works", "running", "3_7"),
         "preempted": job(tmp_path, "preempted", "interrupted", "4", **again),
-        "about to be": job(tmp_path, "about to be", "interrupted", "5", **again),
+        "about to be": job(tmp_path, "about to be", "interrupted", "5", **before),
         "its node died": job(tmp_path, "its node died", "running", "6"),
         "cancelled": job(tmp_path, "cancelled", "pending", "7"),
         "memory": job(tmp_path, "memory", "running", "8"),

@@ -30,6 +30,8 @@ def earlier(tree):
     del tree["callbacks"]["checkpoint"]["every_n_minutes"]
     tree["loss"]["right_from"] = 0.5
     tree["model"]["normalize"] = True
+    tree["engine"]["_target_"] = "finetune.training.engine.Engine"
+    tree["loss"]["_target_"] = tree["loss"]["_target_"].replace("pairwise_scores", "scored")
     return tree
 
 

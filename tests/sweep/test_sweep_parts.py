@@ -179,3 +179,14 @@ def test_the_place_of_a_trial_follows_from_config_and_data_alone(tmp_path, monke
     assert directory_of(cfg, ["seed=1"], "other data") != place
     assert directory_of(other, ["seed=2"], "data") != place
     assert directory_of(named, ["seed=1"], "data").name == "mine"
+
+
+def test_the_directory_of_a_trial_does_not_depend_on_the_new_name_of_a_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = compose(["data.path=pairs.csv", "loss=cosent"])
+    place = directory_of(cfg, ["seed=1"], "data")
+    cfg.engine._target_ = "finetune.training.engine.Engine"
+    cfg.loss._target_ = "finetune.losses.scored.CoSENT"
+    assert directory_of(cfg, ["seed=1"], "data") == place
+    cfg.loss._target_ = "finetune.losses.pairwise_scores.AnglE"
+    assert directory_of(cfg, ["seed=1"], "data") != place

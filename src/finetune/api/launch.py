@@ -47,8 +47,10 @@ def check(overrides: Sequence[str], *, config_dir: Path | None = None, config_na
     try:
         with _isolated():
             checked = _check(_arguments(overrides, config_dir, config_name))
-            missing = [f"{name} is not on this machine; a run downloads it." for name in checked.missing_models]
-            return CheckResult([], [*checked.notes, *missing], dict(checked.dataset.facts))
+            notes = list(checked.notes)
+            for name in checked.missing_models:
+                notes.append(f"{name} is not on this machine; a run would download it from the hub.")
+            return CheckResult([], notes, dict(checked.dataset.facts))
     except CheckFailed as failed:
         return CheckResult(failed.problems)
     except FinetuneError as error:

@@ -36,10 +36,10 @@ def print_list(found: Selection, chosen: Sequence[Record], columns: Sequence[str
     filled = {name for row in rows for name, cell in row.items() if cell}
     names = [name for name in rows[0] if name in filled] if rows else []
 
-    def table_of(as_yaml: Sequence[str]) -> Table:
-        table = _table(*as_yaml)
+    def table_of(columns: Sequence[str]) -> Table:
+        table = _table(*columns)
         for row in rows:
-            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in as_yaml))
+            table.add_row(*(Text(row[name], style=_STYLES.get(row[name], "")) for name in columns))
         return table
 
     if rows:
@@ -144,7 +144,7 @@ def _print_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 def print_comparison(facts: Mapping[str, Any]) -> None:
-    """Print the comparison that `side_by_side` returns, with one column for each run."""
+    """Print the comparison that `compare_runs` returns, with one column for each run."""
     table = _table("", *facts["runs"])
     table.add_row(Text("state"), *map(Text, facts["states"]))
     for title in ("config", "data", "environment", "metrics"):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune import streams
 from finetune.config.quoting import quoted, typed
 
 _PROGRAM = sys.argv[0]
@@ -21,6 +22,8 @@ def program() -> str:
     if called.name == "finetune":
         return f"{_shortest_path(called)} train"
     python = _shortest_path(Path(sys.executable), "python")
+    if not streams.is_program():  # the script of a program that calls us takes no overrides
+        return f"{python} -m finetune train"
     if called.name == "__main__.py":
         if called.parent.name == "runner":
             return f"{python} -m finetune.runner"

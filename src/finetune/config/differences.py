@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from finetune.config.renames import current_target
+
 # Keys that determine where and how a run is started, not what it computes.
 NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "dry_run", "sweep")
 # Keys that may change when a run resumes: hardware, duration and checkpoints, not what it computes.
@@ -35,8 +37,11 @@ def differences(trees: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterato
         if not prefix and key in NOT_COMPARED:
             continue
         values = [tree.get(key, ABSENT) for tree in trees]
+        if key == "_target_":
+            values = [current_target(value) for value in values]
         nodes = [value for value in values if isinstance(value, Mapping)]
-        if len(nodes) == len(values) and all(node.get("_target_") == nodes[0].get("_target_") for node in nodes):
+        targets = {str(current_target(node.get("_target_"))) for node in nodes}
+        if len(nodes) == len(values) and len(targets) == 1:
             yield from differences(nodes, f"{prefix}{key}.")
         elif any(value != values[0] for value in values):
             yield f"{prefix}{key}", values

@@ -32,4 +32,4 @@ def brings_texts(node: Any) -> bool:
 
 def report_only(node: Any) -> bool:
     """Return whether an evaluator's metrics are only reported, and never used to judge a run."""
-    return bool(class_variable(node, "watches", "evaluation"))
+    return bool(class_variable(node, "report_only", "evaluation"))

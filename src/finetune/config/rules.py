@@ -105,15 +105,6 @@ KEYS: dict[str, Any] = {
 # Optional packages, and the extra of finetune that installs each.
 EXTRAS = {"pytorch_metric_learning": "metric", "optuna": "optuna"}
 
-# Former names of modules, for older configs.
-MOVED = {
-    "finetune.losses.scored": "finetune.losses.pairwise_scores",
-    "finetune.evaluation.labels": "finetune.evaluation.classification",
-    "finetune.training.engine": "finetune.encoding.engine",
-    "finetune.launch.sweep_settings": "finetune.sweep.settings",
-    "finetune.launch.slurm.settings": "finetune.preflight.slurm",
-}
-
 # Classes that a run cannot use: the reason and an alternative, by the name under which each is defined.
 _ITSELF, _ABSTRACT = "the run does this itself", "it is a base class"
 _AVERAGE, _OURS = "a run neither evaluates nor saves its average", "callbacks=[default,average]"

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.config.rules import EXTRAS, GROUPS, INSTEAD, MOVED
+from finetune.config.renames import current_target
+from finetune.config.rules import EXTRAS, GROUPS, INSTEAD
 from finetune.config.static_source import Definition, NotFound, Opaque, class_attribute, find_definition
 from finetune.config.suggest import did_you_mean
 from finetune.errors import Problem
@@ -42,9 +43,9 @@ def resolve_target(target: object, group: str, key: str) -> tuple[Definition | N
     """Return the definition of a `_target_` and its problems; neither if only an import could determine them."""
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
         return None, [Problem(key, f"expected the dotted name of a class, found {target!r}.", _allowed(group))]
-    module, _, name = target.rpartition(".")
-    if module in MOVED:
-        return None, [Problem(key, f"{target} was renamed.", f"Write {MOVED[module]}.{name}.")]
+    new_name = current_target(target)
+    if new_name != target:
+        return None, [Problem(key, f"{target} was renamed.", f"Write {new_name}.")]
     if not is_under(target, allowed_prefixes(group)):
         return None, [refusal(target, group, key)]
     try:

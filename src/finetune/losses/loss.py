@@ -76,7 +76,7 @@ def total_weight(loss: nn.Module, batch: Batch) -> float | Tensor:
 def local_loss(loss: nn.Module, emb_ND: Tensor, batch: Batch, rank: int, world: int) -> Tensor:
     """Return the part of process `rank` of `world`; the sum over the processes is the loss of the batch.
 
-    If a loss cannot be shared, every process computes all of it and returns 1 / `world`.
+    If a loss cannot be shared, every process computes all of it and returns 1 / `world` of it.
     """
     value: Tensor
     if isinstance(loss, SharedLoss):

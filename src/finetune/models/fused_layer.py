@@ -207,9 +207,8 @@ class _Layer(torch.autograd.Function):
         d_up_TF = torch.ops.aten.gelu_backward(torch.mm(d_lowered_TD, down), up_TF)
         d_down = _linear_backward(d_lowered_TD, active_TF, needed[7:9])
         d_up = _linear_backward(d_up_TF, middle_TD, needed[5:7])
-        d_x1_TD = d_sum2_TD.add_(
-            torch.mm(d_up_TF, up)
-        )  # in place: d_lowered may share its memory, and is not needed any more
+        # In place: d_lowered may share its memory, and is not needed any more.
+        d_x1_TD = d_sum2_TD.add_(torch.mm(d_up_TF, up))
         # Attention
         d_sum1_TD, *d_norm1 = _norm_backward(d_x1_TD, sum1_TD, mean1, rstd1, norm1, shift1, needed[9:11])
         d_mixed_TD = _drop_backward(d_sum1_TD, out.dtype, mask1, scale1)

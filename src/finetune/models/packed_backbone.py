@@ -87,12 +87,12 @@ def pack_backbone(backbone: Any, pad_id: int) -> PackedBackbone | None:
         expected_TD = packing.unpad(backbone(input_ids=ids_nt, attention_mask=mask.long()).last_hidden_state)
         register()
         backbone.set_attn_implementation(NAME)
-        pack_backbone = PackedBackbone(backbone, _first_position(backbone))
+        packed = PackedBackbone(backbone, _first_position(backbone))
         for switch in (fuse_layers, separate_layers):  # a layer may look like that of BERT and differ from it
             switch(backbone)
-            states_TD = pack_backbone(backbone.get_input_embeddings()(ids_T), packing)[-1]
+            states_TD = packed(backbone.get_input_embeddings()(ids_T), packing)[-1]
             if torch.allclose(states_TD, expected_TD, rtol=1e-3, atol=1e-4 * float(expected_TD.abs().max())):
-                return pack_backbone
+                return packed
     except Exception:  # an unsupported architecture raises any type: its texts are padded
         pass
     finally:

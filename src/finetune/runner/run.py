@@ -74,7 +74,7 @@ def print_check(checked: CheckedRun) -> None:
         return
     exit_on_closed_pipe()
     for name in checked.missing_models:
-        say(f"{name} is not on this machine; a run would fetch it from the hub.")
+        say(f"{name} is not on this machine; a run would download it from the hub.")
     listing = write_left_out_rows([dataset.problems])
     if listing is not None:
         say(f"The skipped rows are listed in {listing}.")

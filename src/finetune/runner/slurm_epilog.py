@@ -15,7 +15,7 @@ from finetune.errors import RunError
 from finetune.ranks import describe_exit
 from finetune.runner.slurm_job import is_active, job_facts, stop_reason
 from finetune.runs.directory import RunDirectory
-from finetune.runs.jobs import call_slurm
+from finetune.runs.jobs import call_slurm, will_resume
 from finetune.runs.lock import is_locked
 
 _STOPS = (signal.SIGTERM, signal.SIGUSR1)  # they end a run that has not installed its handlers yet
@@ -26,7 +26,7 @@ def main(path: str, code: str) -> int:
     run = RunDirectory(Path(path))
     if run.path.is_dir():
         _write_status(run, int(code))
-        if run.read_status().get("will_resume"):
+        if will_resume(run.read_status()):
             _requeue(run)
     return int(code)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from finetune.errors import RunError
 from finetune.runs.atomic import write_json_atomically
@@ -117,13 +118,18 @@ def write_job(run: RunDirectory, job_id: str, asked: Sequence[str]) -> None:
     write_json_atomically(run.job_path, {"id": job_id, "submitted_at": now, "asked": list(asked)})
 
 
+def will_resume(status: Mapping[str, Any]) -> bool:
+    """Whether the job of a run that was interrupted has been requeued, by the run's status."""
+    return bool(status.get("will_resume", status.get("goes_on")))  # the second is the key of earlier versions
+
+
 def unfinished_job_id(run: RunDirectory) -> str | None:
     """Return the id of a run's job unless the status of the run is final."""
     job_id = run.read_job().get("id")
     if not isinstance(job_id, str):
         return None
     status = run.read_status()
-    if status.get("state") in ("finished", "failed", "interrupted") and not status.get("will_resume"):
+    if status.get("state") in ("finished", "failed", "interrupted") and not will_resume(status):
         return None
     return job_id
 

@@ -15,7 +15,7 @@ import yaml
 from finetune.config.differences import ABSENT, value_of
 from finetune.errors import RunError
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.jobs import Job, JobQueue, unfinished_job_id
+from finetune.runs.jobs import Job, JobQueue, unfinished_job_id, will_resume
 from finetune.runs.lock import is_locked
 from finetune.runs.metrics import ReportedMetric, headline
 from finetune.runs.metrics_file import last_value
@@ -173,15 +173,15 @@ def _from_job(run: RunDirectory, status: dict[str, Any], job: Job) -> Record:
     if not job.has_ended:
         if state == "pending":
             state, reason = "running", f"Job {job.id} is starting."
-        elif status.get("will_resume"):
+        elif will_resume(status):
             state = REQUEUED
         return Record(run, state, reason, status)
     # Read again: the run may have ended between reading its status and asking the cluster.
     status = run.read_status()
-    if status.get("state") in ENDED and not status.get("will_resume"):
+    if status.get("state") in ENDED and not will_resume(status):
         return Record(run, str(status["state"]), str(status.get("reason", "")), status)
     state = "failed"
-    if job.state == "CANCELLED" or status.get("will_resume"):
+    if job.state == "CANCELLED" or will_resume(status):
         state = "interrupted"
     what = f"Its job {job.id} ended without a final status: {job.state.lower().replace('_', ' ')}."
     return Record(run, state, f"{reason} {what}".strip(), status)

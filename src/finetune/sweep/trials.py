@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config.differences import NOT_COMPARED
+from finetune.config.renames import former_targets
 from finetune.config.values import has_own_launcher
 from finetune.errors import FinetuneError, Problem
 from finetune.executors.base import RunRequest
@@ -78,7 +79,7 @@ def directory_of(cfg: DictConfig, own_overrides: Sequence[str], fingerprint: str
     if cfg.name is not None:
         return folder / str(cfg.name)
     compared = {key: value for key, value in resolved(cfg).items() if key not in NOT_COMPARED}
-    digest = digest_of([compared, fingerprint])
+    digest = digest_of([former_targets(compared), fingerprint])  # as in earlier versions, whose runs are found
     # The rest of the name differs if another sweep varied other keys.
     if folder.is_dir():
         for existing in folder.glob(f"*_{digest}"):

@@ -31,7 +31,7 @@ class InTrainingEvaluator:
         self._evaluators, self._runner, self._dataset = in_training(evaluators), runner, dataset
 
     def scores(self, trainer: Trainer, module: Any, prefix: str) -> dict[str, float]:
-        """Return the mean of each metric by the name `PREFIX` + `EVALUATION/METRIC`, the headline metric first.
+        """Return the mean of each metric by the name `prefix` + `EVALUATION/METRIC`, the headline metric first.
 
         The scores are the same in all processes.
 

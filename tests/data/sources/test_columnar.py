@@ -110,7 +110,8 @@ def test_damaged_bytes_are_reported_or_harmless(name, tmp_path):
 
 
 def test_a_file_with_the_suffix_of_another_format(write):
-    assert "x.parquet: is not a Parquet file, as its name suggests" in error_message(write(bytes(500), "x.parquet"))
+    message = error_message(write(bytes(500), "x.parquet"))
+    assert "x.parquet: is not a Parquet file, although its name says so" in message
     assert "data.format=csv" in error_message(write("question,answer\na,b\n", "y.csv"), format="parquet")
     assert "Set data.format=jsonl." in error_message(write('{"a": 1}\n{"a": 2}', "y.jsonl"), format="arrow")
 

@@ -146,10 +146,10 @@ def type_columns(reading: Reading, roles: Roles, prepare: Prepare) -> TypedColum
     )
 
 
-def _items(faults: RowFaults, name: str, is_list: bool, prepare: Prepare) -> ItemColumn:
+def _items(faults: RowFaults, name: str, holds_lists: bool, prepare: Prepare) -> ItemColumn:
     values, lengths = faults.reading.table[name], None
     rows = np.arange(len(values))
-    if is_list:
+    if holds_lists:
         values, lengths = _flatten(faults, name, values)
         rows = np.repeat(np.arange(len(lengths)), lengths)
 

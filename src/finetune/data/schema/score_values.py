@@ -89,8 +89,8 @@ def _report_unknown(reading: Reading, name: str, rows: Ints, values: list[Any], 
         return
     what = f"has a value that {VALUES_KEY} gives no score ({', '.join(map(str, values))})"
     texts = reading.table[name].take(rows).to_pylist()
-    for place, text in zip(reading.locate(rows), texts, strict=True):
-        bad.add(place, name, _BAD, what, "" if text is None else cut(str(text)))
+    for location, text in zip(reading.locate(rows), texts, strict=True):
+        bad.add(location, name, _BAD, what, "" if text is None else cut(str(text)))
 
 
 def _of_rows(reading: Reading, name: str, kept_R: Ints, score_R: Any) -> Reading:
@@ -99,7 +99,7 @@ def _of_rows(reading: Reading, name: str, kept_R: Ints, score_R: Any) -> Reading
     table = reading.table.take(pa.array(kept_R))
     table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([score_R]))
 
-    def place(rows: Ints) -> list[RowLocation]:
+    def locate(rows: Ints) -> list[RowLocation]:
         return reading.locate(kept_R[rows])
 
-    return Reading(table, place, reading.rows_read)
+    return Reading(table, locate, reading.rows_read)

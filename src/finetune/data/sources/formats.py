@@ -100,7 +100,7 @@ def _binary(start: bytes, file: DataFile, options: ReadOptions) -> str | None:
         return found
     wanted = _BY_SUFFIX.get(file.name.rpartition(".")[2])
     if wanted in ("parquet", "arrow") and options.format in ("auto", wanted) and not _reads_as_text(start):
-        what = f"is not a {FORMATS[wanted]} file, as its name suggests: its first bytes are different."
+        what = f"is not a {FORMATS[wanted]} file, although its name says so: its first bytes are different."
         fail(file.shown, what, "Copy or download it again.")
     return None
 

@@ -205,8 +205,7 @@ def read_transformer_settings(folder: Path, encoder_kind: EncoderKind) -> Transf
         ModelError: it contains something that is not supported.
     """
     path, content = _first_transformer_file(folder)
-    # None is the default of newer keys that are used by other kinds of models only (query_length, query_expansion,
-    # ...).
+    # None is the default of newer keys that are used by other kinds of models only, such as query_length.
     check_keys(
         path, {key: value for key, value in content.items() if value is not None}, _TRANSFORMER_KEYS | {*_ARGUMENTS}
     )
