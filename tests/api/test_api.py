@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -126,19 +127,26 @@ def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
         api.start(words(tiny_model, "name=first"))
 
 
+def wait_until(condition, run):
+    """Wait until a condition holds, while the run has not ended."""
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert not run.status().has_ended, run.status()
+        assert time.monotonic() < deadline, run.log_tail()
+        time.sleep(0.05)
+
+
 def test_a_cancelled_run_saves_and_is_resumed_by_the_next_start(folder, tiny_model):
     long = words(tiny_model, "name=long", "trainer.max_steps=100000")
     run = api.start(long)
-    while not (run.path / "metrics.jsonl").exists():
-        assert not run.status().has_ended, run.status()
+    wait_until(lambda: (run.path / "metrics.jsonl").exists(), run)
     run.cancel()
     stopped = run.wait(timeout=200)
     assert stopped.state == "interrupted" and "SIGTERM" in stopped.reason
     assert (run.path / f"checkpoints/step-{stopped.step:08d}.ckpt").exists()
     again = api.start(long)
     assert again.path == run.path
-    while "going on from step" not in again.log_tail(1000):
-        assert not again.status().has_ended, again.status()
+    wait_until(lambda: "resuming from step" in again.log_tail(1000), again)
     again.cancel()
     assert again.wait(timeout=200).state == "interrupted"
 
