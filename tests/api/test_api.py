@@ -147,7 +147,7 @@ def test_a_cancelled_run_saves_and_is_resumed_by_the_next_start(folder, tiny_mod
     assert (run.path / f"checkpoints/step-{stopped.step:08d}.ckpt").exists()
     again = api.start(long)
     assert again.path == run.path
-    while "going on from step" not in again.log_tail(1000):
+    while "resuming from step" not in again.log_tail(1000):
         assert not again.status().has_ended, again.status()
     again.cancel()
     assert again.wait(timeout=200).state == "interrupted"
@@ -210,7 +210,7 @@ def test_a_job_is_submitted_to_slurm_and_followed_in_its_queue(folder, tiny_mode
     assert run.path == folder / "outputs/debug/job"
     assert json.loads((run.path / "job.json").read_text())["id"] == "7"
     status = run.status()
-    assert (status.state, status.reason) == ("pending", "Job 7 waits in the queue (Priority).")
+    assert (status.state, status.reason) == ("pending", "Job 7 is waiting in the queue (Priority).")
     with pytest.raises(api.FinetuneError, match="is pending as job 7"):
         api.start(words(tiny_model, "hydra/launcher=slurm", "name=job"))
     run.cancel()
