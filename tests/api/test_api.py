@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from finetune import api
+from finetune.runs.delete import delete_run
+from finetune.runs.record import read_run
 from tests.conftest import write_pairs
 
 HOST = """
@@ -102,6 +104,8 @@ def test_a_check_in_a_process_that_is_training_is_a_problem_not_an_error(folder,
 
     with preserve_process_state():
         (problem,) = api.check(words(tiny_model)).problems
+        with pytest.raises(api.FinetuneError, match="already running finetune"):
+            api.start(words(tiny_model))
     assert "already running finetune" in problem.what
 
 
@@ -111,6 +115,12 @@ def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
     assert run.path.is_dir() and not run.status().has_ended
     with pytest.raises(TimeoutError, match="has not ended after 0"):
         run.wait(timeout=0)
+    # From its start to its end the run belongs to its process: nothing else takes it for dead, or starts it again.
+    assert read_run(run.path).state not in ("dead", "damaged")
+    with pytest.raises(api.FinetuneError, match="is in use by process"):
+        api.start(words(tiny_model, "name=first"))
+    with pytest.raises(api.FinetuneError, match="is in use by process"):
+        delete_run(run.path, folder / "outputs")
     with pytest.raises(api.FinetuneError, match=r"exists \(\w+\) and resume=never"):
         api.start(words(tiny_model, "name=first", "resume=never"))
     status = run.wait(timeout=200)
@@ -156,7 +166,8 @@ def test_a_run_that_is_cancelled_at_once_is_interrupted(folder, tiny_model):
     run.cancel()
     status = run.wait(timeout=200)
     assert (status.state, status.reason) == ("interrupted", "Cancelled before it started training.")
-    assert json.loads((run.path / "status.json").read_text())["state"] == "interrupted"
+    written = json.loads((run.path / "status.json").read_text())
+    assert (written["state"], written["cause"]) == ("interrupted", "stopped")
 
 
 def test_a_run_that_cannot_be_started_raises_and_leaves_nothing(folder, tiny_model):
@@ -207,7 +218,7 @@ def test_a_job_is_submitted_to_slurm_and_followed_in_its_queue(folder, tiny_mode
     assert run.path == folder / "outputs/debug/job"
     assert json.loads((run.path / "job.json").read_text())["id"] == "7"
     status = run.status()
-    assert (status.state, status.reason) == ("pending", "Job 7 waits in the queue (Priority).")
+    assert (status.state, status.reason) == ("pending", "Job 7 is waiting in the queue (Priority).")
     with pytest.raises(api.FinetuneError, match="is pending as job 7"):
         api.start(words(tiny_model, "hydra/launcher=slurm", "name=job"))
     run.cancel()

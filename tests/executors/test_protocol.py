@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from finetune.config.command_line import Arguments
-from finetune.errors import Interrupted
+from finetune.errors import FinetuneError, Interrupted
 from finetune.executors.base import RunBatch, RunOutcome, RunRequest
 from finetune.runner.process_state import preserve_process_state
-from finetune.sweep.sweep import sweep
+from finetune.sweep.sweep import GridScheduler, sweep
 from tests.conftest import quick
 
 RATES = "optimizer.lr=1e-5,1e-4,1e-3"
@@ -28,6 +28,7 @@ class InMemoryExecutor:
     poll_seconds: float = 0.0
     fails: bool = False
     interrupts: bool = False
+    refusals: int = 0  # so many times `cancel` fails; no run ends before
     submitted: list[Path] = field(default_factory=list)
     cancelled: list[Path] = field(default_factory=list)
     flushes: int = 0
@@ -48,6 +49,8 @@ class InMemoryExecutor:
     def poll(self) -> list[RunOutcome]:
         if self.interrupts:
             raise KeyboardInterrupt
+        if self.refusals:
+            return []
         done, self._active = self._active, []
         return [self._execute(request) for request in done]
 
@@ -55,6 +58,9 @@ class InMemoryExecutor:
         return [request.path for request in self._active]
 
     def cancel(self, path: Path, reason: str | None = None) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise FinetuneError("the cluster does not answer.")
         self.cancelled.append(path)
 
     def stop(self, number: int) -> list[RunOutcome]:
@@ -132,6 +138,14 @@ def test_failures_and_interrupts_are_recorded(run_sweep):
     with pytest.raises(Interrupted, match="Stopped in memory after 0") as stopped:
         run_sweep(RATES, "experiment=stopped", interrupts=True)
     assert RATES in stopped.value.advice
+
+
+def test_a_pruning_that_fails_is_reported_once_and_retried(run_sweep, capsys, monkeypatch):
+    monkeypatch.setattr(GridScheduler, "should_prune", lambda self, trial: True)
+    code, executor = run_sweep(RATES, refusals=4)
+    assert (code, executor.refusals) == (0, 0)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("could not be stopped: the cluster does not answer. It is tried again.") == 2  # two trials
 
 
 def test_a_detached_executor_only_gets_the_trials(run_sweep, capsys):

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from finetune.api import RunHandle
 from finetune.config.check import check, check_overrides
 from finetune.config.command_line import Arguments
 from finetune.errors import FinetuneError
 from finetune.executors.base import RunRequest
 from finetune.executors.cancel import cancel_runs
 from finetune.executors.pending import pending
+from finetune.executors.slurm.executor import SlurmExecutor
 from finetune.executors.slurm.script import script
 from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_request, seconds_of, slurm_settings
 from finetune.runner import slurm_epilog
@@ -281,6 +283,44 @@ def test_a_run_of_this_machine_is_cancelled_too(tmp_path):
         assert process.wait() != 0
     with pytest.raises(FinetuneError, match="nothing to cancel"):
         cancel_runs([read_run(run.path)])
+
+
+def test_a_run_whose_process_is_not_recorded_is_not_said_to_be_on_another_machine(tmp_path):
+    run = make_run(tmp_path, "e/a", "created")
+    with living(run) as process:
+        run.lock_path.write_text("")  # as it is for a moment when the lock is acquired
+        with pytest.raises(FinetuneError, match="its process is unknown") as refused:
+            cancel_runs([read_run(run.path)])
+        assert "another machine" not in refused.value.what
+        assert process.poll() is None
+
+
+def test_a_job_that_slurm_does_not_cancel_raises_and_keeps_running(tmp_path, commands):
+    run = job(tmp_path, "a", "running", "7")
+    commands("squeue", "7|RUNNING|None")
+    commands("scancel", code=1, errors="scancel: error: Access denied\n")
+    executor = slurm_executor(run)
+    with pytest.raises(FinetuneError, match="did not cancel 7: Access denied"):
+        RunHandle(run.path, executor).cancel()
+    assert executor.running() == [run.path]
+    commands("scancel")
+    RunHandle(run.path, executor).cancel()
+    assert executor.running() == []
+
+
+def test_one_trial_in_the_queue_is_singular(tmp_path):
+    one, two = job(tmp_path, "a", "pending", "7"), job(tmp_path, "b", "pending", "8")
+    assert "1 trial is still in the queue or running, and continues" in slurm_executor(one).interrupted(0, "x").what
+    assert "2 trials are still" in slurm_executor(one, two).interrupted(0, "x").what
+
+
+def slurm_executor(*active):
+    """Return an executor that watches the jobs of these runs."""
+    executor = SlurmExecutor(
+        slurm_settings(check([SLURM])), Arguments([]), lambda _request: None, lambda _request: None
+    )
+    executor._active += [run.path for run in active]
+    return executor
 
 
 def test_a_run_in_use_is_not_changed_by_a_submission(tmp_path, commands):

@@ -1,6 +1,7 @@
 """Why a run of several processes ended, reported to the first one; an error caused by another's end is no reason."""
 
 import os
+import signal
 import subprocess
 import threading
 from datetime import timedelta
@@ -12,6 +13,7 @@ from finetune.ranks import RankInfo
 from finetune.runner import join
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runs.failure_causes import RemoteRankError, cause_of
+from finetune.signals import StopRequested
 from finetune.wait_notice import WaitNotice
 
 GONE = RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
@@ -74,6 +76,21 @@ def test_a_process_that_was_stopped_alone_is_the_cause_for_the_others(peers, mon
     second.end(ExitReport.of(STOP))
     cause = first.root_cause(GONE)
     assert cause.what.startswith("process 1 was stopped") and cause_of(cause) == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("stop", "what"),
+    [
+        (StopRequested(signal.SIGTERM), "process 1 was stopped by SIGTERM."),
+        (KeyboardInterrupt(), "process 1 was stopped by Ctrl-C."),
+        (STOP, "process 1 was stopped by Ctrl-C at step 3 of 9."),
+    ],
+)
+def test_the_reason_of_a_stop_names_the_signal(peers, monkeypatch, stop, what):
+    monkeypatch.setattr("finetune.runner.rendezvous._SECONDS_FOR_REPORT", 0)
+    first, second = peers
+    second.end(ExitReport.of(stop))
+    assert first.root_cause(GONE).what == what
 
 
 def test_one_that_ended_without_a_report_was_killed(peers):

@@ -1,4 +1,4 @@
-"""finetune for programs: check a config and start runs, without a command line and without changing the process.
+"""finetune for programs: check a config and start runs, without a command line.
 
     from finetune import api
 
@@ -8,6 +8,12 @@
         print(run.wait().state, run.path)
 
 Overrides are those of `finetune train`. Importing this package imports neither torch nor Hydra.
+
+`check` and `start` restore the state of the process when they return. Until then sys.stdout and sys.stderr, the filters
+of warnings, logging, the environment variables and Hydra's global state are changed for all threads of the program:
+what another thread prints, logs or starts meanwhile may be affected. Calls from several threads wait for each other.
+In a process that is already running finetune (`finetune.cli.train.main` in another thread) `start` raises
+FinetuneError, and `check` returns it as a problem.
 """
 
 from finetune.api.launch import CheckResult, check, start

@@ -42,7 +42,8 @@ def check(overrides: Sequence[str], *, config_dir: Path | None = None, config_na
     """Check the config of a run and its data, as `finetune check` does; prints nothing, starts nothing.
 
     `config_dir` and `config_name` are the flags of the command line. A user's mistake is never raised, it is one of the
-    result's problems.
+    result's problems; so is that this process is already running finetune. During the call the streams, warnings
+    filters, logging and environment of the process are changed for all its threads.
     """
     try:
         with _isolated():
@@ -61,12 +62,13 @@ def start(overrides: Sequence[str], *, config_dir: Path | None = None, config_na
     """Check a run, create its directory, start it as a process of its own, and return without waiting for it.
 
     With `hydra/launcher=slurm` among the overrides the run becomes a job of the cluster. Either way it continues when
-    this program ends. An unfinished run of the same `name`, or the one that `resume` names, is resumed.
+    this program ends. An unfinished run of the same `name`, or the one that `resume` names, is resumed. During the call
+    the streams, warnings filters, logging and environment of the process are changed for all its threads.
 
     Raises:
         CheckFailed: with everything that is wrong; nothing was started.
         FinetuneError: the run cannot be started: its directory belongs to something else or is in use, a model cannot
-            be downloaded, or the cluster refuses the job.
+            be downloaded, the cluster refuses the job, or this process is already running finetune.
     """
     from finetune.api.run_handle import RunHandle
 
@@ -82,7 +84,11 @@ def start(overrides: Sequence[str], *, config_dir: Path | None = None, config_na
 
 @contextmanager
 def _isolated() -> Iterator[None]:
-    """Restore the process afterwards: Hydra's state, signals, environment, logging; one thread at a time."""
+    """Restore the process afterwards: Hydra's state, signals, environment, logging; one thread at a time.
+
+    Raises:
+        FinetuneError: this process is already running finetune.
+    """
     from finetune.runner.process_state import preserve_process_state
 
     with _one_at_a_time, preserve_process_state():

@@ -65,7 +65,7 @@ class RunHandle:
             state = self._outcome.state if self._outcome.state in _ENDED else "failed"
             return RunStatus(state, self._outcome.reason, record.step)
         if record.state in (DEAD, DAMAGED):
-            # Its process exists: it has not locked the run yet, or has just released it and is about to end.
+            # Its process has just released the lock of the run, and is about to end or has ended since `poll`.
             return RunStatus(_last_state_before_end(record.status), "", record.step)
         if record.state in _ENDED:
             # It has written its end and still exists: only the executor decides that it has ended.
@@ -91,7 +91,11 @@ class RunHandle:
             time.sleep(seconds)
 
     def cancel(self) -> None:
-        """Ask the run to save and stop; does nothing if it has ended. `wait` returns when it has stopped."""
+        """Ask the run to save and stop; does nothing if it has ended. `wait` returns when it has stopped.
+
+        Raises:
+            FinetuneError: SLURM refuses to cancel its job or does not answer; the job continues.
+        """
         with self._lock:
             if self._outcome is None:
                 self._executor.cancel(self._path)

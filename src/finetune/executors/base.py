@@ -83,7 +83,11 @@ class Executor(Protocol):
         """Return the directories of the runs that were started, have not ended, and have not been cancelled."""
 
     def cancel(self, path: Path, reason: str | None = None) -> None:
-        """Ask a run to save and stop; with a `reason` that becomes the reason in its status."""
+        """Ask a run to save and stop; with a `reason` that becomes the reason in its status.
+
+        Raises:
+            FinetuneError: it cannot be cancelled now; it stays in `running`.
+        """
 
     def stop(self, number: int) -> list[RunOutcome]:
         """Stop because this process got a signal, and return the runs that ended by it; a cluster's jobs continue."""
@@ -97,15 +101,14 @@ class RunBatch:
     """All that an executor may need to know of the runs of a sweep before they are submitted.
 
     `configs` are those of all runs, or of some of them if later runs depend on the outcome of earlier ones
-    (`is_search`). At most `parallel` run at the same time; `share_gpus` lets them share GPUs. `config_of` returns the
-    config of a request, `claim` creates its run directory and returns it, and whether it existed before.
+    (`is_search`). At most `parallel` run at the same time. `config_of` returns the config of a request, `claim` creates
+    its run directory and returns it, and whether it existed before.
     """
 
     arguments: Arguments
     configs: Sequence[DictConfig]
     is_search: bool
     parallel: int
-    share_gpus: bool
     config_of: Callable[[RunRequest], DictConfig]
     claim: Callable[[RunRequest], tuple[RunDirectory, bool]]
 

@@ -50,11 +50,12 @@ def _process_of(record: Record) -> int:
     if not is_locked(record.run.lock_path):
         raise FinetuneError(f"{record.name} is {record.state}: there is nothing to cancel.", "Nothing was cancelled.")
     found = _HOLDER.fullmatch(record.run.lock_path.read_text(encoding="utf-8", errors="replace"))
-    if found is None or found[2] != socket.gethostname():
-        where = "another machine" if found is None else found[2]
-        raise FinetuneError(
-            f"{record.name} is running on {where}, not here; nothing was cancelled.", "Cancel it there."
-        )
+    if found is None:
+        what = f"{record.name} is in use, but its process is unknown: the file {record.run.lock_path} does not name it."
+        raise FinetuneError(f"{what} Nothing was cancelled.", "If it is just starting, try again in a moment.")
+    if found[2] != socket.gethostname():
+        what = f"{record.name} is running on {found[2]}, not here; nothing was cancelled."
+        raise FinetuneError(what, "Cancel it there.")
     number = int(found[1])
     if not _holds(number, record.run.lock_path):
         what = f"{record.name} is running in another container or as another user; nothing was cancelled."

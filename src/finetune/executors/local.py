@@ -21,6 +21,8 @@ from finetune.executors.resources import Slot
 from finetune.ranks import describe_exit
 from finetune.runner.spawn import RUN_SCRIPT
 from finetune.runs.directory import RunDirectory, State
+from finetune.runs.failure_causes import Cause
+from finetune.runs.lock import HeldLock
 
 _ERROR = re.compile(r"(?:\[rank\d+\]: )?([A-Za-z_][\w.]*(?:Error|Exception)\b: .*)")
 _CANCELLED = "Cancelled before it started training."
@@ -63,15 +65,22 @@ class LocalExecutor:
         """Return whether a slot is free."""
         return len(self._processes) < len(self.slots)
 
-    def submit(self, request: RunRequest) -> None:
-        """Start a run on a free slot."""
+    def submit(self, request: RunRequest, lock: HeldLock | None = None) -> None:
+        """Start a run on a free slot; its process inherits `lock`, the lock of the run, if this process holds it."""
         slot = self._free_slot()
+        environment = slot.environment(request.processes)
+        handles: list[int] = []
+        if lock is not None:
+            environment |= lock.environment()
+            handles.append(lock.handle)
+            lock.clear_holder()  # whoever cancels the run now must not stop this process
         arguments = replace(self.arguments, overrides=list(request.overrides)).in_folder(request.path)
         # A file, not a pipe: a run must not end because this process was killed.
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run has ended
         child = subprocess.Popen(
             [sys.executable, str(RUN_SCRIPT), *arguments.where(), *arguments.overrides],
-            env=slot.environment(request.processes),
+            env=environment,
+            pass_fds=handles,
             stdin=None if self.prints else subprocess.DEVNULL,
             # The progress of several runs at once is unreadable; each has a run.log.
             stdout=None if self._prints_live() else subprocess.DEVNULL,
@@ -79,6 +88,8 @@ class LocalExecutor:
             # A session of its own: Ctrl-C must reach it once, from here, and leave it time to save.
             start_new_session=True,
         )
+        if lock is not None:
+            lock.write_holder(child.pid)
         slot.pin(child.pid)
         self._processes.append(_Process(request, slot, child, errors))
 
@@ -134,12 +145,18 @@ class LocalExecutor:
         ended = [process for process in self._processes if process.child.poll() is not None]
         outcomes = []
         for process in ended:
-            self._processes.remove(process)
             if process.child.returncode:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.child.pid, signal.SIGKILL)  # other processes of the run that are still alive
             self._print_errors(process)
-            outcomes.append(_outcome(process))
+            try:
+                outcome = _outcome(process)
+            except RunError as error:  # the status cannot be read; the other runs are not affected
+                outcome = RunOutcome(process.request.path, "failed", error.what)
+            outcomes.append(outcome)
+        # At the end, so that an exception above loses no run: the next call returns them.
+        for process in ended:
+            self._processes.remove(process)
             process.errors.close()
         return outcomes
 
@@ -162,28 +179,36 @@ def _outcome(process: _Process) -> RunOutcome:
     status: dict[str, Any] = {}
     if path.is_dir():
         status = run.read_status()
+    # Another process may have worked on the run, so that this one could not, and have finished it meanwhile.
+    is_finished_by_another = status.get("state") == "finished" and status.get("pid") != process.child.pid
     state, reason = str(status.get("state", "")), str(status.get("reason", ""))
     if exit_code == 0 and state == "finished":
         return RunOutcome(path, state, "")
     if state == "interrupted" and process.cancel_reason is not None:
-        _write_status(run, "interrupted", process.cancel_reason)
+        _write_status(run, status, "interrupted", process.cancel_reason, "stopped")
         return RunOutcome(path, state, process.cancel_reason)
     if state == "interrupted" and exit_code > 0:
         return RunOutcome(path, state, reason)
     if state == "failed" and reason:
         return RunOutcome(path, state, reason)
-    if process.is_cancelled and exit_code == -signal.SIGTERM and process.cancel_reason is None:
-        _write_status(run, "interrupted", _CANCELLED)  # it had not installed its signal handlers yet
+    is_cancelled = process.is_cancelled or state == "pending"  # `finetune runs cancel` does it from another process
+    if is_cancelled and exit_code == -signal.SIGTERM and process.cancel_reason is None:
+        # It had not installed its signal handlers yet.
+        _write_status(run, status, "interrupted", _CANCELLED, "stopped")
         return RunOutcome(path, "interrupted", _CANCELLED)
     reason = _reason(process.read_errors().decode(errors="replace"), exit_code)
-    if state:  # the process was killed before it could write it
-        _write_status(run, "failed", reason)
+    if state and not is_finished_by_another:  # the process was killed before it could write it
+        _write_status(run, status, "failed", reason)
     return RunOutcome(path, "failed", reason)
 
 
-def _write_status(run: RunDirectory, state: State, reason: str) -> None:
-    with contextlib.suppress(RunError):  # a full disk must not end the other runs
-        run.write_status(state, reason)
+def _write_status(
+    run: RunDirectory, before: dict[str, Any], state: State, reason: str, cause: Cause | None = None
+) -> None:
+    """Replace the status `before` of a run, unless another process works on the run or has changed it since."""
+    with contextlib.suppress(RunError), run.lock():  # LockHeld, or a full disk, which must not end the other runs
+        if run.read_status() == before:
+            run.write_status(state, reason, cause=cause)
 
 
 def _reason(errors: str, exit_code: int) -> str:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import write_json_atomically
 from finetune.runs.directory import RunDirectory
+from finetune.runs.lock import HeldLock
 from finetune.runs.record import read_run
 
 
 @contextmanager
-def pending(run: RunDirectory, *, existed: bool) -> Iterator[None]:
+def pending(run: RunDirectory, *, existed: bool, keeps_lock: bool = False) -> Iterator[HeldLock]:
     """Set a run's status to pending; if the block fails the status is restored, and a run that is new is removed.
+
+    With `keeps_lock` the lock of the run is held inside the block, so that a process that is started there can inherit
+    it; without, it is released before the block, because a job acquires it.
 
     Raises:
         FinetuneError: the run is in the queue already, or a process works on it.
@@ -23,18 +27,19 @@ def pending(run: RunDirectory, *, existed: bool) -> Iterator[None]:
     before = run.read_status() if existed else {}
     if existed:
         _check_not_in_queue(run)
-    is_pending = False
-    try:
-        with run.lock():
-            is_pending = True
+    with ExitStack() as stack:
+        lock = stack.enter_context(run.lock())
+        try:
             run.write_status("pending")
-        yield
-    except BaseException:
-        if is_pending and before:
-            write_json_atomically(run.status_path, before)
-        elif is_pending and not existed:  # a status that cannot be read does not make a run a new one
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+            if not keeps_lock:
+                stack.close()
+            yield lock
+        except BaseException:
+            if before:
+                write_json_atomically(run.status_path, before)
+            elif not existed:  # a status that cannot be read does not make a run a new one
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
 
 
 def _check_not_in_queue(run: RunDirectory) -> None:

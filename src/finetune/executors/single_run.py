@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +38,11 @@ def submit_local(checked: CheckedRun) -> tuple[Executor, Path]:
         run, existed = find_run(cfg, arguments.overrides, checked.dataset, arguments)
         request = RunRequest(run.path.absolute(), arguments.overrides, processes_of(cfg))
         request = replace(request, overrides=request.overrides_to_resume())
-        with pending(run, existed=existed):
-            executor.submit(request)
+        with pending(run, existed=existed, keeps_lock=True) as lock:
+            executor.submit(request, lock)
+            # Last, since a failure above restores the run: its earlier job, which the run is not any more.
+            with contextlib.suppress(OSError):
+                run.job_path.unlink(missing_ok=True)
     return executor, request.path
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune import signals
 from finetune.errors import FinetuneError
 from finetune.ranks import RankInfo
 from finetune.runs.failure_causes import (
@@ -58,6 +60,9 @@ class ExitReport:
         is_secondary, cause = is_stop(error) or is_secondary_failure(error), cause_of(error)
         if known is not None:
             return cls(known.what, known.advice, cause, known.exit_code, is_secondary_failure=is_secondary)
+        if isinstance(error, KeyboardInterrupt):
+            number = getattr(error, "number", signal.SIGINT)
+            return cls(f"Stopped by {signals.display_name(number)}.", "", cause, 1, is_secondary_failure=is_secondary)
         what = traceback.format_exception_only(error)[-1].strip()
         return cls(what, "", cause, 1, "".join(traceback.format_exception(error)), is_secondary)
 
@@ -183,7 +188,10 @@ class Rendezvous:
         for rank in self._other_ranks():
             report = _read_report(self._store, rank)
             if report is not None and report.cause == "stopped":
-                return RemoteRankError(f"process {rank} was stopped: {report.what}", report.advice, "stopped")
+                what = f"process {rank} was stopped: {report.what}"
+                if report.what.startswith("Stopped by "):
+                    what = f"process {rank} was stopped by {report.what.removeprefix('Stopped by ')}"
+                return RemoteRankError(what, report.advice, "stopped")
         return None
 
     def _exited_on_this_machine(self) -> dict[int, str]:

@@ -19,6 +19,7 @@ from finetune.runner.run_setup import find_run, latest_checkpoint, record_time_l
 from finetune.runner.slurm_job import is_restart
 from finetune.runner.spawn import SpawnedRanks
 from finetune.runs.checkpoints import NO_CHECKPOINT
+from finetune.runs.lock import adopt_inherited
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,6 +34,7 @@ def run(arguments: Arguments) -> int:
         from finetune.runner.worker import run_worker
 
         return run_worker(arguments)
+    adopt_inherited()
     try:
         checked = _check(arguments)
     except FinetuneError as error:

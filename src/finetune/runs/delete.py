@@ -37,12 +37,12 @@ def delete_run(path: Path, root: Path) -> None:
     check_deletable(path, root)
     run = RunDirectory(path)
     # While this process holds the lock, no other one can resume the run.
-    with run.lock() as locked:
+    with run.lock() as lock:
         record = read_run(path)
         if record.has_active_job:
             what = f"{path} is not removed: it is {record.state} as job {record.job} of a cluster."
             raise FinetuneError(what, f"Cancel it first: finetune runs cancel {shlex.quote(str(path))}")
-        if not locked and record.state not in ENDED:
+        if not lock.is_supported and record.state not in ENDED:
             advice = "Remove it yourself when you are sure that it is not running."
             raise FinetuneError(f"{path} is not removed: {record.reason}", advice)
         trash = path.with_name(f"{_TRASH}{path.name[:100]}.{secrets.token_hex(4)}")

@@ -26,7 +26,7 @@ from finetune.runs import metrics_file
 from finetune.runs.atomic import explain, explained, read_mapping, sync_folder, write_json_atomically
 from finetune.runs.checkpoints import Checkpoints
 from finetune.runs.failure_causes import Cause
-from finetune.runs.lock import hold_lock, is_locked
+from finetune.runs.lock import HeldLock, hold_lock, is_locked
 
 _TRACKERS = threading.Lock()
 
@@ -189,7 +189,7 @@ class RunDirectory:
         """The report as JSON, from which the page and the Markdown are rendered."""
         return self.path / "report.json"
 
-    def lock(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[HeldLock]:
         """Lock the run for this process inside the `with` block.
 
         Raises:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import RunError
@@ -18,7 +19,10 @@ from finetune.runs.atomic import explain, explained
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+# The environment variable with the handle of a lock that the parent process acquired for this one.
+_INHERITED = "FINETUNE_LOCK_HANDLE"
 _held_handles: set[int] = set()
+_inherited_handles: set[int] = set()  # those of them that `hold_lock` has not used yet
 # `is_locked` holds a shared lock for some microseconds, which must not make a process that acquires the lock fail.
 _ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 25, 0.02
 
@@ -27,9 +31,50 @@ class LockHeld(RunError):
     """Another process holds the lock."""
 
 
+@dataclass(frozen=True)
+class HeldLock:
+    """A lock that this process holds; `is_supported` is False on file systems without locks.
+
+    A child process inherits it if it is started with `environment()` and `pass_fds=[handle]`, and calls
+    `adopt_inherited`. The kernel then releases it when both processes have closed the handle or ended, so the child
+    keeps it after this process has left `hold_lock`, or was killed.
+    """
+
+    handle: int
+    is_supported: bool
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variable that a child process needs to adopt the lock."""
+        return {_INHERITED: str(self.handle)}
+
+    def clear_holder(self) -> None:
+        """Record that the holder is unknown, until `write_holder` is called or a child adopts the lock."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.handle, 0)
+
+    def write_holder(self, process: int) -> None:
+        """Record the id of the child process that inherits the lock; the child does so too when it uses it."""
+        with contextlib.suppress(OSError):  # a full disk; the lock itself does not depend on it
+            _write_holder(self.handle, process)
+
+
+def adopt_inherited() -> None:
+    """Take over the lock that the parent process acquired for this one, if any: the next `hold_lock` uses it.
+
+    To be called before this process starts others, which would inherit the lock too.
+    """
+    handle = os.environ.pop(_INHERITED, "")
+    if not handle.isdecimal():
+        return
+    with contextlib.suppress(OSError):  # the variable was inherited without the handle
+        os.set_inheritable(int(handle), False)
+        _held_handles.add(int(handle))
+        _inherited_handles.add(int(handle))
+
+
 @contextmanager
-def hold_lock(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
-    """Hold a lock on the file `path` inside the `with` block; yields False on file systems without locks.
+def hold_lock(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[HeldLock]:
+    """Hold a lock on the file `path` inside the `with` block.
 
     If the lock is held already, by another process or this one, `wait` is called with the holder and the lock is waited
     for. The holder may delete the file. `whose` names what is locked, for the error message.
@@ -38,10 +83,10 @@ def hold_lock(path: Path, whose: str, wait: Callable[[str], None] | None = None)
         LockHeld: the lock is held and `wait` is None.
         RunError: the operating system refuses.
     """
-    handle, locked = _acquire(path, whose, wait)
+    handle, is_supported = _acquire(path, whose, wait)
     _held_handles.add(handle)
     try:
-        yield locked
+        yield HeldLock(handle, is_supported)
     finally:
         if handle in _held_handles:  # not so in a forked child, which has closed it
             _held_handles.discard(handle)
@@ -76,9 +121,7 @@ def is_locked(path: Path) -> bool | None:
 
 def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tuple[int, bool]:
     while True:
-        with explained(f"open {path}"):
-            # Python closes the handle on exec, so a subprocess does not keep the lock.
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _open(path)
         try:
             locked = _lock(handle, path, whose, wait)
         except BaseException:
@@ -87,6 +130,18 @@ def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tupl
         if not locked or _is_current_file(handle, path):
             return handle, locked
         os.close(handle)  # the previous holder deleted the file: lock the new one
+
+
+def _open(path: Path) -> int:
+    """Return the inherited handle of the lock file `path` if there is one, else a new one."""
+    for handle in _inherited_handles:
+        if _is_current_file(handle, path):
+            _inherited_handles.remove(handle)
+            _held_handles.discard(handle)  # until `hold_lock` adds it again
+            return handle
+    with explained(f"open {path}"):
+        # Python closes the handle on exec, so a subprocess does not keep the lock.
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None) -> bool:
@@ -100,8 +155,7 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
                 raise LockHeld(f"{whose} is in use by {holder}.", advice) from error
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        _write_holder(handle, os.getpid())
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise explain(error, f"lock {path}") from error
@@ -109,6 +163,11 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
         _log.warning("%s: this file system has no locks, so a second process is not prevented.", path)
         return False
     return True
+
+
+def _write_holder(handle: int, process: int) -> None:
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {process} on {socket.gethostname()}".encode(), 0)
 
 
 def _lock_now(handle: int) -> None:
@@ -131,6 +190,7 @@ def _close_in_child() -> None:
     for handle in _held_handles:
         os.close(handle)
     _held_handles.clear()
+    _inherited_handles.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

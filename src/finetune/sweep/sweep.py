@@ -14,7 +14,7 @@ from finetune import signals
 from finetune.config.build import build
 from finetune.config.command_line import Arguments
 from finetune.console import say
-from finetune.errors import CheckFailed
+from finetune.errors import CheckFailed, FinetuneError
 from finetune.executors.base import Executor, ExecutorFactory, RunBatch, RunOutcome
 from finetune.executors.from_config import check_resources, executor_from_config
 from finetune.sweep.optuna_search import check_search, searching
@@ -87,6 +87,13 @@ class Progress:
     scheduler: TrialScheduler
     command: str
     results: dict[Path, TrialResult] = field(default_factory=dict)
+    _warnings: set[str] = field(default_factory=set)
+
+    def warn(self, text: str) -> None:
+        """Print a line unless it was printed before."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            say(text, style="yellow")
 
     def add_earlier(self, trial: Trial, outcome: RunOutcome) -> TrialResult:
         """Add a trial without printing it."""
@@ -134,9 +141,7 @@ def sweep(arguments: Arguments, make_executor: ExecutorFactory = executor_from_c
     if cfg.check:
         _say_fine(len(trials))
         return 0
-    batch = RunBatch(
-        arguments, configs, space.is_search, settings.parallel, settings.share_gpus, planner.config, planner.claim
-    )
+    batch = RunBatch(arguments, configs, space.is_search, settings.parallel, planner.config, planner.claim)
     executor = make_executor(batch)
     if executor.is_detached:
         if space.is_search:  # a dry run: the later trials depend on results
@@ -210,9 +215,17 @@ def _run_trials(scheduler: TrialScheduler, executor: Executor, progress: Progres
             progress.add(active.pop(outcome.path), outcome)
         for path in executor.running():
             if scheduler.should_prune(active[path]):
-                executor.cancel(path, PRUNED)
+                _prune(executor, path, progress)
         if not outcomes:
             time.sleep(executor.poll_seconds)
+
+
+def _prune(executor: Executor, path: Path, progress: Progress) -> None:
+    """Cancel a trial; if that fails it is reported, and the next poll tries again because the trial still runs."""
+    try:
+        executor.cancel(path, PRUNED)
+    except FinetuneError as error:
+        progress.warn(f"trial {path.name} could not be stopped: {error.what} It is tried again.")
 
 
 def _submit_next(scheduler: TrialScheduler, executor: Executor, progress: Progress, active: dict[Path, Trial]) -> None:

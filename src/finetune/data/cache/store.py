@@ -220,11 +220,11 @@ def _lock(folder: Path, stack: ExitStack) -> bool:
         say(f"waiting for {holder}, which makes the same {folder.parent.name}")
 
     try:
-        locked = stack.enter_context(hold_lock(lock, f"the cache entry {folder}", wait))
+        held = stack.enter_context(hold_lock(lock, f"the cache entry {folder}", wait))
     except RunError as error:
         raise error.__cause__ or error from None  # the OSError; the caller explains it with advice for the cache
     stack.callback(lock.unlink, missing_ok=True)  # while it is locked; a waiting process then creates a new one
-    return locked
+    return held.is_supported
 
 
 def _remove_leftovers(folder: Path, *, locked: bool) -> None:
@@ -264,8 +264,8 @@ def _remove(folder: Path) -> Removed:
     if not os.path.lexists(folder):
         return Removed()  # another process removed it
     try:
-        with hold_lock(lock, f"the cache entry {folder}") as locked:
-            if not locked and is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
+        with hold_lock(lock, f"the cache entry {folder}") as held:
+            if not held.is_supported and is_draft(folder) and time.time() - folder.stat().st_mtime < DAY:
                 return Removed(busy=1)  # without locks, only its age shows that no process writes there
             size = size_of(folder)
             discard(folder)

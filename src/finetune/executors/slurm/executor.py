@@ -106,13 +106,13 @@ class SlurmExecutor:
         return [path for path in self._active if path not in self._cancelled]
 
     def cancel(self, path: Path, reason: str | None = None) -> None:
-        """Ask SLURM to end a run's job; if it does not answer the run stays in `running`, to be cancelled again."""
-        try:
-            cancel([_job_id(path)])
-        except FinetuneError as error:
-            self._report_change(error.what)
-        else:
-            self._cancelled[path] = reason
+        """Ask SLURM to end a run's job; `reason` is written to its status when it has ended.
+
+        Raises:
+            FinetuneError: SLURM refuses or does not answer; the run stays in `running`.
+        """
+        cancel([_job_id(path)])
+        self._cancelled[path] = reason
 
     def stop(self, number: int) -> list[RunOutcome]:
         """Leave all jobs as they are: they do not end with the process that watches them."""
@@ -125,6 +125,8 @@ class SlurmExecutor:
             what = f"Nothing is in the queue. {finished} finished."
             return Interrupted(what, f"The same command resumes it:\n    {command}")
         what = f"{active} trials are still in the queue or running, and continue without this shell."
+        if active == 1:
+            what = "1 trial is still in the queue or running, and continues without this shell."
         advice = f"The same command watches them again:\n    {command}"
         jobs = {_job_id(path).partition("_")[0] for path in self._active} - {""}
         if jobs:
