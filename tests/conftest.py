@@ -93,8 +93,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model in a folder of its own."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    """A tiny model in a folder of its own, the same for all workers."""
+    return build_once(tmp_path_factory, "tiny", lambda folder: make_tiny_model(folder / "model"))
 
 
 def make_tiny_model(folder: Path) -> Path:

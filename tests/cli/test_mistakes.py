@@ -112,7 +112,7 @@ def test_cluster_settings_of_a_file_do_not_apply_to_a_local_run(tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert "use finetune submit" in answer.stdout and "add -m" in answer.stdout
     recipe.write_text(f"# @package _global_\n{chosen}dry_run: true\n")
-    assert "there is no job's script to show" in mistaken("recipe=jobs", cwd=tmp_path)
+    assert "there is no script of a job to print" in mistaken("recipe=jobs", cwd=tmp_path)
 
 
 def test_a_missing_model_folder_is_found_before_a_run_directory_is_made(tmp_path):

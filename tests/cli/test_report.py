@@ -86,7 +86,7 @@ def test_json_is_the_data_of_the_report(here: Path) -> None:
 
 
 def test_mistakes_are_reported_in_a_sentence(here: Path) -> None:
-    assert "'nope' is the name of no run in outputs." in report(here, "nope", code=2)
+    assert "there is no run 'nope' in outputs." in report(here, "nope", code=2)
     said = report(here, "newest", code=2)
     assert "two/newest has no report.json yet" in said and "finetune runs show" in said
     assert "there is no folder elsewhere with runs" in report(here, "--root", "elsewhere", code=2)

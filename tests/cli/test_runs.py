@@ -191,7 +191,7 @@ def test_removing_asks_first(here: Path) -> None:
     left = len(list(here.glob("outputs/*/*")))
     said = finetune(here, "runs", "rm", "one/bad", given="y\n", code=2)
     assert "This needs a confirmation, and there is no terminal; nothing was removed." in said
-    assert "is the name of no run" in finetune(here, "runs", "rm", "goo", "--yes", code=2)
+    assert "there is no run 'goo'" in finetune(here, "runs", "rm", "goo", "--yes", code=2)
     outside = make_run(here, "elsewhere/e/a")
     assert "it is not a run in outputs" in finetune(here, "runs", "rm", str(outside.path), "one/bad", "--yes", code=2)
     assert len(list(here.glob("outputs/*/*"))) == left and outside.path.is_dir()

@@ -167,7 +167,8 @@ def assert_stopped(cwd, name, process, by):
     _, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert f"resume=outputs/default/{name}" in err
-    assert len(err.splitlines()) == 2
+    # On a busy machine the other process comes so late that the first one says that it waits for it.
+    assert len([line for line in err.splitlines() if not line.startswith("Waiting at")]) == 2
     found = status(cwd / f"outputs/default/{name}")
     assert (found["state"], found["cause"]) == ("interrupted", "stopped")
     assert by in found["reason"]

@@ -162,7 +162,7 @@ def test_every_profiler_writes_its_summary(start, capsys, profiler, words):
         (["+trainer.limit_train_batches=0"], "limit_train_batches", "at least 1"),
         (["trainer.max_time='00:12'"], "max_time", "DD:HH:MM:SS"),
         (["trainer.max_time={hour:1}"], "max_time", "{hours: 12}"),
-        (["trainer.max_time='00:00:00:00'"], "max_time", "above zero"),
+        (["trainer.max_time='00:00:00:00'"], "max_time", "a positive duration"),
         (["trainer.max_time=90"], "max_time", "DD:HH:MM:SS"),
         (["+trainer.profiler=xla"], "profiler", "'simple'"),
         (["callbacks.checkpoint.every_n_minutes=0"], "callbacks.checkpoint.every_n_minutes", "above 0"),

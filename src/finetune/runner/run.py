@@ -13,11 +13,8 @@ from finetune.preflight.devices import check_start, local_processes
 from finetune.preflight.evaluators import write_left_out_rows
 from finetune.preflight.models import download_missing
 from finetune.runner.hydra_task import run_as_hydra_task
-from finetune.runner.join import join_if_distributed, report_before_join
-from finetune.runner.lifecycle import run_lifecycle
 from finetune.runner.run_setup import find_run, latest_checkpoint, record_time_limit
 from finetune.runner.slurm_job import is_restart
-from finetune.runner.spawn import SpawnedRanks
 from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.lock import adopt_inherited
 
@@ -40,14 +37,22 @@ def run(arguments: Arguments) -> int:
     except FinetuneError as error:
         print_error(error)  # before the other ranks are waited for
         if not arguments.only_checks:
-            report_before_join(error)
+            _report(error)
         return error.exit_code
     except BaseException as error:
-        report_before_join(error)
+        _report(error)
         raise
     if not checked.cfg.check:
         _start(checked)
     return 0
+
+
+def _report(error: BaseException) -> None:
+    """Report an error to the other ranks, if there are any; most runs are one process and need none of this."""
+    if ranks.current_rank().world > 1:
+        from finetune.runner.join import report_before_join
+
+        report_before_join(error)
 
 
 def _check(arguments: Arguments) -> CheckedRun:
@@ -88,6 +93,10 @@ def print_check(checked: CheckedRun) -> None:
 
 def _start(checked: CheckedRun) -> None:
     """Train in this process, with the other ranks in processes of their own."""
+    from finetune.runner.join import join_if_distributed
+    from finetune.runner.lifecycle import run_lifecycle
+    from finetune.runner.spawn import SpawnedRanks
+
     arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
     rendezvous = join_if_distributed(local_processes(cfg))
     run, existed = find_run(cfg, arguments.overrides, dataset, arguments)
