@@ -225,3 +225,10 @@ def test_a_job_is_submitted_to_slurm_and_followed_in_its_queue(folder, tiny_mode
     assert (commands / "scancel.calls").read_text() == "7\n"
     (commands / "squeue").write_text("#!/bin/sh\necho '7|CANCELLED|None'\n")
     assert run.wait(timeout=20).state == "interrupted"
+
+
+@pytest.mark.parametrize("overrides", ["data.path=pairs.csv", [3]])
+def test_overrides_that_are_no_list_of_texts_are_a_type_error(overrides):
+    for call in (api.check, api.start):
+        with pytest.raises(TypeError, match="must be a list of texts"):
+            call(overrides)

@@ -109,6 +109,8 @@ def _isolated() -> Iterator[None]:
 def _arguments(overrides: Sequence[str], config_dir: Path | None, config_name: str) -> Arguments:
     from finetune.config.command_line import Arguments
 
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        raise TypeError(f"overrides must be a list of texts such as ['data.path=pairs.csv'], not {overrides!r}")
     return Arguments(list(overrides), config_dir=config_dir, config_name=config_name)
 
 

@@ -24,9 +24,7 @@ def program() -> str:
     python = _shortest_path(Path(sys.executable), "python")
     if not streams.is_program():  # the script of a program that calls us takes no overrides
         return f"{python} -m finetune train"
-    if called.name == "__main__.py":
-        if called.parent.name == "runner":
-            return f"{python} -m finetune.runner"
+    if called.name == "__main__.py":  # of the command line, or of the processes that finetune starts itself
         return f"{python} -m finetune train"
     if called.suffix == ".py":
         return f"{python} {shlex.quote(_PROGRAM)}"

@@ -179,7 +179,7 @@ class BadRows:
         total = self.serious or len(self)
         of_rows = f"{rows_read:,} {'row' if rows_read == 1 else 'rows'}"
         what = f"{total:,} of {of_rows} {'is' if total == 1 else 'are'} bad."
-        advice = f"Mend them, or leave them out: data.on_bad_rows=skip.{listed}"
+        advice = f"Fix them, or leave them out: data.on_bad_rows=skip.{listed}"
         return [Problem("data.on_bad_rows", what, advice), *problems]
 
     def none_left(self) -> Problem:

@@ -66,7 +66,8 @@ def suggest_siblings(path: Path, *, only_beir: bool = False) -> str:
         similar = list(dict.fromkeys([*folders, *data_files]))[:5]
     if not similar:
         return ""
-    return f"In {folder} there is: {', '.join(similar)}."
+    where = "this folder" if str(folder) == "." else folder
+    return f"In {where} there is: {', '.join(similar)}."
 
 
 def _shipped_root() -> Path:

@@ -73,7 +73,7 @@ class Snapshots:
 
     def stop(self, when: str, collectives: Collectives) -> None:
         """Stop to record; the embeddings are valid in the first process only."""
-        self._recorded[when] = self.runner.stop_recording(collectives, f"looking at the data {when}")
+        self._recorded[when] = self.runner.stop_recording(collectives, f"embedding samples {when}")
 
     def findings(self) -> dict[str, Any]:
         """Return the report's `similarities` and `map`."""
