@@ -49,14 +49,14 @@ def has_own_sweeper(config: DictConfig) -> bool:
     return bool(config.hydra.runtime.choices.get("hydra/sweeper") == "optuna")
 
 
-def has_own_launcher(config: DictConfig) -> bool:
+def has_slurm_launcher(config: DictConfig) -> bool:
     """Return whether `hydra/launcher` selects SLURM, whose node is checked and built like any group."""
     return bool(config.hydra.runtime.choices.get("hydra/launcher") == "slurm")
 
 
 def own_parts(config: DictConfig) -> list[str]:
     """Return the parts of the `hydra` node that belong to finetune."""
-    ours = {"sweeper": has_own_sweeper, "launcher": has_own_launcher}
+    ours = {"sweeper": has_own_sweeper, "launcher": has_slurm_launcher}
     return [part for part, is_ours in ours.items() if is_ours(config)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.config.build import build
 from finetune.config.types import CountFromZero, NotEmptyText, PositiveInt
-from finetune.config.values import has_own_launcher
+from finetune.config.values import has_slurm_launcher
 from finetune.errors import Problem
 from finetune.runs.jobs import current_job_id
 
@@ -59,7 +59,7 @@ class ResourceRequest:
 
 def slurm_settings(cfg: DictConfig) -> SlurmSettings | None:
     """Return the settings of a job; None if the config is not for a cluster, or this process is in the job already."""
-    if not has_own_launcher(cfg) or current_job_id() is not None:
+    if not has_slurm_launcher(cfg) or current_job_id() is not None:
         return None
     settings: SlurmSettings = build(cfg.hydra.launcher, "sweep")
     return settings

@@ -13,7 +13,7 @@ from finetune.preflight.devices import check_start, local_processes
 from finetune.preflight.evaluators import write_left_out_rows
 from finetune.preflight.models import download_missing
 from finetune.runner.hydra_task import run_as_hydra_task
-from finetune.runner.run_setup import find_run, latest_checkpoint, record_time_limit
+from finetune.runner.run_setup import find_run, newest_checkpoint, record_time_limit
 from finetune.runner.slurm_job import is_restart
 from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.lock import adopt_inherited
@@ -115,7 +115,7 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: 
         resume = cfg.resume
         if is_restart():  # a checkpoint that the user chose is where the job started, not where it resumes
             resume = "auto"
-        checkpoint = latest_checkpoint(run, resume)
+        checkpoint = newest_checkpoint(run, resume)
         if checkpoint is None:
             say(NO_CHECKPOINT)
         record_time_limit(cfg, run)

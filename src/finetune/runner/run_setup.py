@@ -228,7 +228,7 @@ def _is_same_data(run: RunDirectory, now: dict[str, Any]) -> bool:
     return True
 
 
-def latest_checkpoint(run: RunDirectory, resume: str) -> Path | None:
+def newest_checkpoint(run: RunDirectory, resume: str) -> Path | None:
     """Return the checkpoint to resume from, `None` to start from the beginning, and print which newer ones are damaged.
 
     To be called while holding the run's lock: another process that has it may change the checkpoints.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune.config.differences import NOT_COMPARED
 from finetune.config.renames import former_targets
-from finetune.config.values import has_own_launcher
+from finetune.config.values import has_slurm_launcher
 from finetune.errors import FinetuneError, Problem
 from finetune.executors.base import RunRequest
 from finetune.runner.run_setup import check_same_run, resolved
@@ -99,7 +99,7 @@ def check_directory(cfg: DictConfig, path: Path, dataset: Dataset) -> list[Probl
     run = RunDirectory(path)
     try:
         if check_same_run(cfg, run, dataset) != "finished":
-            _check_not_in_use(run, is_for_a_cluster=has_own_launcher(cfg))
+            _check_not_in_use(run, is_for_a_cluster=has_slurm_launcher(cfg))
     except FinetuneError as error:
         return [Problem(path.name, error.what, error.advice)]
     return []
