@@ -188,6 +188,7 @@ def test_a_run_that_fails_has_its_reason(folder, tiny_model, monkeypatch):
     assert (status.state, status.reason) == ("failed", "ValueError: injected")
 
 
+@pytest.mark.thorough  # in `make test` tests/runner/test_process_state.py calls a run in the same way
 def test_it_works_from_a_thread_beside_a_hydra_app_and_leaves_the_process_as_it_was(folder, tiny_model):
     (folder / "host.py").write_text(HOST)
     command = [sys.executable, "host.py", json.dumps(words(tiny_model))]

@@ -34,6 +34,7 @@ ANSWERS = [
     ("trainer=5", "trainer=5", ["group trainer has no '5'"]),
     ("recipe=null", "recipe=null", ["~recipe"]),
     ("model=null", "model=null", ["There are: bert, "]),
+    ("~0", "~0", ["KEY=VALUE"]),  # no user of that name has a home directory
     ("evaluation=null", "evaluation=null", ["evaluation=none"]),
     ("+model=bert", "+model=bert", ["Remove the plus"]),
     ("++model=bert", "++model=bert", ["Write model=bert"]),

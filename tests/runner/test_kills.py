@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 from tests.conftest import ROOT, THOROUGH, WORDS, quick, run_train, write_pairs
@@ -32,6 +33,7 @@ def overrides(tiny_model, name):
     ]  # fmt: skip
 
 
+@pytest.mark.thorough  # in `make test` a killed run resumes in test_interruptions.py, to the same bits in test_fit.py
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tiny_model, tmp_path):
     write_pairs(tmp_path / "pairs.csv")
     rows = [f"{a} {b},{b}" for a in WORDS[5:10] for b in WORDS[14:20]]

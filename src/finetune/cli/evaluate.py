@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -21,6 +20,7 @@ from finetune.config.check import check_overrides
 from finetune.config.command_line import Arguments, key_of, parse
 from finetune.config.compose import compose
 from finetune.config.evaluators import evaluators_of, needs_eval_data, report_only
+from finetune.config.home import expand_home
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.data.open_sources import check_head
@@ -146,7 +146,7 @@ def _model_option(run: RunDirectory) -> list[str]:
 
 def run_of(model: str) -> RunDirectory | None:
     """Return the run that `model` names: its directory, or its whole <experiment>/<name> or <name> below outputs."""
-    folder = Path(model).expanduser()
+    folder = expand_home(model)
     if not folder.exists() and OUTPUTS.is_dir():
         with contextlib.suppress(FinetuneError):
             folder = find_run(model, OUTPUTS, whole=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.callbacks import check_callbacks
+from finetune.config.home import expand_home
 from finetune.errors import Problem
 
 
@@ -28,7 +29,7 @@ def check_combinations(tree: dict[str, Any], *, folder_is_set: bool) -> Iterator
     for key, value in (("output_root", tree.get("output_root")), ("hydra.run.dir", run_directory)):
         # hydra.run.dir contains ${output_root}, so one message is enough.
         if isinstance(value, str) and value.startswith("~"):
-            home = Path(value).expanduser() if value == "~" or value.startswith("~/") else "/home/..."
+            home = expand_home(value) if value == "~" or value.startswith("~/") else "/home/..."
             yield Problem(key, f"'{value}' would be a folder named ~, not your home folder.", f"Write {key}={home}")
             break
     if tree.get("output_root") in ("None", "null"):

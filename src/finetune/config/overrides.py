@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import parameter_names, refusal_of
 from finetune.config.compose import Composer
+from finetune.config.home import expand_home
 from finetune.config.hydra_errors import listing
 from finetune.config.quoting import quoted, typed
 from finetune.config.rules import GROUPS
@@ -170,7 +170,7 @@ def _unreadable(text: str, error: Exception) -> Problem:
             advice = f"An interpolation is written '{key}=${{KEY}}', in single quotes for the shell."
         return Problem(text, f"the value cannot be parsed: {_first_line(error)}.", advice)
     if value.startswith("~/"):
-        value = str(Path(value).expanduser())  # shells do not expand it after '='
+        value = str(expand_home(value))  # shells do not expand it after '='
         return Problem(text, "a value cannot start with '~'.", f"Write {typed(key, quoted(value))}.")
     what = "the value has characters that need quotes."
     return Problem(text, what, f"Write {typed(key, quoted(value))} (both quotes).")
@@ -180,7 +180,7 @@ def _not_key_value(text: str) -> Problem:
     key, equals, value = text.partition("=")
     if equals:
         return _spaced(text, f"{key.strip()}={value.strip()}")
-    if Path(text).expanduser().exists():
+    if expand_home(text).exists():
         what = "expected KEY=VALUE, found a file or folder."
         return Problem(text, what, f"Write {typed('data.path', quoted(text))}.")
     return Problem(text, "expected KEY=VALUE, found no '='.", "Overrides are written KEY=VALUE without spaces.")

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
+from finetune.config.home import expand_home
 from finetune.data.beir_folder import beir_inside
 from finetune.errors import CheckFailed, Problem
 
@@ -28,10 +29,7 @@ def resolve(path: str, key: str = "data.path") -> Path:
     if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
         what = f"'{path}' is a URL, which only data.path may be."
         raise CheckFailed([Problem(key, what, "Download it and give its path here.")])
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # ~name of an unknown user
-        return Path(path)
+    return expand_home(path)
 
 
 def _resolve_shipped(path: str, key: str) -> Path:

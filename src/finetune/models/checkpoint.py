@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from finetune.config.home import expand_home
 from finetune.errors import ModelError, first_line
 from finetune.models.st_format.json_files import write_json
 
@@ -31,7 +32,7 @@ def read_settings(name: str, encoder: str) -> dict[str, Any]:
     Raises:
         ModelError: the folder has no encoder of this class.
     """
-    folder = Path(name).expanduser()
+    folder = expand_home(name)
     try:
         settings = dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -55,7 +56,7 @@ def load(name: str, module: nn.Module) -> None:
     from safetensors.torch import load_file
 
     try:
-        module.load_state_dict(load_file(Path(name).expanduser() / WEIGHTS))
+        module.load_state_dict(load_file(expand_home(name) / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"model.name={name}: its weights cannot be read ({first_line(error)}).",

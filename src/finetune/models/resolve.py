@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.config.home import expand_home
 from finetune.errors import ModelError
 
 
@@ -53,7 +54,7 @@ def find_local(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = Fal
     Raises:
         ModelError: it is a path without a model, or neither a path nor a valid hub id.
     """
-    folder = Path(name).expanduser()
+    folder = expand_home(name)
     if folder.is_dir():
         return _require_files(folder, files)
     if _looks_like_path(name) or folder.exists():

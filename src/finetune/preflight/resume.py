@@ -12,6 +12,7 @@ import yaml
 from finetune.config import resolvers
 from finetune.config.check import check_overrides, with_locations
 from finetune.config.command_line import Arguments, is_cluster_override, key_of
+from finetune.config.home import expand_home
 from finetune.config.hydra_node import folder_is_set
 from finetune.config.quoting import quoted, typed
 from finetune.errors import CheckFailed, FinetuneError, Problem
@@ -114,7 +115,7 @@ def _named_by_resume(cfg: DictConfig, *, is_typed: bool) -> RunDirectory | None:
     """Return the run that `resume` names; None if this process was already started with the arguments of that run."""
     if cfg.resume in ("auto", "never"):
         return None
-    path = Path(cfg.resume).expanduser()
+    path = expand_home(cfg.resume)
     folder = path
     if path.is_file():  # a checkpoint, in the run's checkpoints/
         folder = path.parent.parent
@@ -151,7 +152,7 @@ def _as_started(run: RunDirectory, resume: str, arguments: Arguments) -> Argumen
     started_with = overrides_of(run)
     if LAUNCHER in typed:
         typed = [*_cluster_options_before(run, typed), *typed]
-    path = Path(resume).expanduser()
+    path = expand_home(resume)
     chosen = "auto"
     if path.is_file():
         chosen = quoted(resume)

@@ -16,6 +16,7 @@ from finetune.config.command_line import Arguments, key_of
 from finetune.config.commands import resume_command
 from finetune.config.compose import compose
 from finetune.config.differences import ABSENT, changes, value_of
+from finetune.config.home import expand_home
 from finetune.config.hydra_node import DEFAULT_FOLDER, folder_is_set
 from finetune.config.quoting import quoted, typed
 from finetune.config.types import seconds_of
@@ -236,7 +237,7 @@ def newest_checkpoint(run: RunDirectory, resume: str) -> Path | None:
     Raises:
         FinetuneError: none is whole, or not the one that `resume` names.
     """
-    chosen = Path(resume).expanduser()
+    chosen = expand_home(resume)
     if resume not in ("auto", "never") and chosen.is_file():
         return run.saved.check(chosen.resolve())
     newest, left_out = run.saved.newest()

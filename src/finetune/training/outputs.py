@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from omegaconf import DictConfig
 from pytorch_lightning.profilers import PassThroughProfiler, SimpleProfiler
 
 import finetune
+from finetune.config.home import expand_home
 from finetune.console import console, say
 from finetune.evaluation.comparison import Comparison
 from finetune.export.card import CardFacts, model_card
@@ -59,7 +59,7 @@ def save_model(cfg: DictConfig, parts: Parts, run: RunDirectory, comparisons: Ma
 
 def _public_name(name: str) -> str:
     """Return the name of a data source without the folders of this machine, if it is a file."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     return path.name if path.exists() else name
 
 

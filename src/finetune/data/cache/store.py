@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from finetune.config.home import expand_home
 from finetune.console import say
 from finetune.data.cache.entry_folder import (
     KEY,
@@ -187,7 +188,7 @@ class Cache:
 def _default_root() -> Path:
     own = os.environ.get("FINETUNE_CACHE", "")
     if own:
-        return Path(own).expanduser().absolute()
+        return expand_home(own).absolute()
     user = os.environ.get("XDG_CACHE_HOME", "")
     if Path(user).is_absolute():
         return Path(user) / "finetune"

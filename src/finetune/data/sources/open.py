@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from finetune.config.home import expand_home
 from finetune.config.suggest import did_you_mean
 from finetune.data.bad_rows import cut
 from finetune.data.beir_folder import beir_inside, beir_problem, is_beir, missing_parts, named_judgments
@@ -150,7 +151,7 @@ def _exists(path: Path) -> bool:
 def _open_hub(paths: list[str], key: str, options: ReadOptions) -> Source:
     from finetune.data.sources.hf_datasets import HubSource, is_saved_dataset, open_saved_dataset
 
-    folder = Path(paths[0]).expanduser()
+    folder = expand_home(paths[0])
     if len(paths) > 1:
         fail(key, "only one data set of the hub can be read at a time.", "Name several under data.sources.")
     if is_saved_dataset(folder):
