@@ -292,7 +292,7 @@ def test_fields_that_are_not_used_are_named_once_and_empty_ones_are_not(make):
 def test_a_missing_folder_suggests_the_beir_folders_next_to_it(make):
     path = make()
     assert "In this folder there is: evaluation." in told(csv_data(path, validation_path="nope"))
-    assert "In . there is: evaluation, pairs.csv." in told(csv_data("nope"))
+    assert "In this folder there is: evaluation, pairs.csv." in told(csv_data("nope"))
 
 
 def test_a_missing_folder_next_to_no_beir_folder_says_what_is_wanted(write):
