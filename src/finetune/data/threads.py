@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from finetune.cores import visible_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,9 +16,7 @@ Result = TypeVar("Result")
 
 def usable_cores(most: int = 16) -> int:
     """Return how many cores this process may use, at most `most`."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(most, len(os.sched_getaffinity(0)))
-    return min(most, os.cpu_count() or 1)
+    return min(most, len(visible_cores()))
 
 
 def map_in_threads(

@@ -73,7 +73,7 @@ class LocalExecutor:
         if lock is not None:
             environment |= lock.environment()
             handles.append(lock.handle)
-            lock.clear_holder()  # whoever cancels the run now must not stop this process
+            lock.clear_holder()  # cancelling the run from now on must not stop this process
         arguments = replace(self.arguments, overrides=list(request.overrides)).in_folder(request.path)
         # A file, not a pipe: a run must not end because this process was killed.
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run has ended

@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune.cores import visible_cores
 from finetune.errors import Problem
-from finetune.preflight.devices import visible_cores, visible_gpus
+from finetune.preflight.devices import visible_gpus
 from finetune.ranks import RANK_VARIABLES
 
 

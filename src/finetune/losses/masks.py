@@ -1,6 +1,6 @@
 """Masks over the items of a batch: which are positives, negatives or candidates; and weighted means over documents.
 
-An index of -1 stands for no item.
+An index of -1 means no item.
 
 Shapes: N distinct items of the batch, B relations, b of the items or of the relations, n negatives of a row,
 k = 1 + n documents of a row, D width.

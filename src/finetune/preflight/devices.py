@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune import ranks
+from finetune.cores import visible_cores
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
@@ -33,13 +34,6 @@ def visible_gpus(folder: Path = _DEV) -> list[str]:
         return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
     # Drivers without a file for each GPU (WSL, AMD): at least one is certain.
     return [str(i) for i in range(_count_gpu_files(folder) or 1)]
-
-
-def visible_cores() -> tuple[int, ...]:
-    """Return the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def uses_gpu(cfg: DictConfig) -> bool:

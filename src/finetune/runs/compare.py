@@ -17,7 +17,7 @@ _NOT_COMPARED = ("command", "again")
 def compare_runs(records: Sequence[Record]) -> dict[str, Any]:
     """Return names, states, and rows of values in the order of the runs: config, data, environment, metrics.
 
-    None stands for a metric that a run does not have, and for every value of a file that cannot be read, see `notes`.
+    None means a metric that a run does not have, and for every value of a file that cannot be read, see `notes`.
     """
     metrics = [last_values(record.run.read_metrics()) for record in records]
     unreadable = [record.name for record in records if record.config is None]

@@ -13,6 +13,7 @@ from typing import Any
 
 import finetune
 from finetune.config.commands import hide_secrets
+from finetune.cores import visible_cores
 from finetune.runs.atomic import write_text_atomically
 
 PACKAGES = (
@@ -61,7 +62,7 @@ def describe_machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
-        "cpu_usable": _usable_cpus(),
+        "cpu_usable": len(visible_cores()),
         "memory_bytes": _memory(),
     }
 
@@ -139,12 +140,6 @@ def _cpu_name() -> str | None:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or None
-
-
-def _usable_cpus() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _memory() -> int | None:

@@ -126,7 +126,7 @@ def _is_beir_judgments(path: Path, options: ReadOptions) -> bool:
 
 
 def _expand(path: str, key: str) -> list[tuple[Path, str]]:
-    """Return the files that a path, a URL or a pattern stands for, each with its name in messages."""
+    """Return the files that a path, a URL or a pattern matches, each with its name in messages."""
     if path.startswith("file://"):
         path = path.removeprefix("file://")
     if is_url(path) and not path.startswith("shipped://"):
@@ -136,7 +136,7 @@ def _expand(path: str, key: str) -> list[tuple[Path, str]]:
         return [(found, path)]
     matching = sorted(glob.glob(str(found), recursive=True))  # noqa: PTH207 as a shell expands a pattern
     if not matching:
-        fail(key, f"no file matches '{path}'.", "Check the pattern; ** stands for folders at any depth.")
+        fail(key, f"no file matches '{path}'.", "Check the pattern; ** matches folders at any depth.")
     files = [name for name in matching if Path(name).is_file()]
     return [(Path(name), name) for name in files or matching]
 

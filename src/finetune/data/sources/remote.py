@@ -37,7 +37,7 @@ def redacted_url(url: str) -> str:
 
 
 def fetch(url: str, key: str) -> list[tuple[Path, str]]:
-    """Return local copies of the files that a URL, or a pattern of URLs, stands for, with their names in messages.
+    """Return local copies of the files that a URL, or a pattern of URLs, matches, with their names in messages.
 
     Raises:
         CheckFailed: the server does not answer, the file is missing, or a package is not installed.

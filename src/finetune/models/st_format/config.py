@@ -114,7 +114,7 @@ def _unsupported_backbone(folder: Path, encoder_kind: EncoderKind, modules: Sequ
 def embedding_width(st_config: StConfig, backbone_width: int | None, pooling: str = "auto") -> int | None:
     """Return the width of the embeddings, given that of the backbone; None if it is unknown.
 
-    `pooling` is the setting of the encoder; `auto` stands for the pooling of the folder.
+    `pooling` is the setting of the encoder; `auto` is the pooling of the folder.
     """
     width = backbone_width
     dense = [layer for layer in st_config.layers if layer.kind == "Dense"]

@@ -243,7 +243,7 @@ def _max_length(folder: Path, path: Path, content: Mapping[str, Any]) -> int | N
 def _tokenizer_length(path: Path, content: Mapping[str, Any], prefix: str = "") -> int | None:
     """Return the maximum length in the settings of a tokenizer, None if they set no limit."""
     length = content.get("model_max_length")
-    # Other tools round the large number that stands for no limit to a float.
+    # Other tools round the large number that means no limit to a float.
     if (is_int(length) or isinstance(length, float)) and length >= _NO_LIMIT:
         return None
     return read_count(path, f"{prefix}model_max_length", length)
