@@ -165,7 +165,9 @@ def test_a_run_that_is_cancelled_at_once_is_interrupted(folder, tiny_model):
     run = api.start(words(tiny_model, "name=early"))
     run.cancel()
     status = run.wait(timeout=200)
-    assert (status.state, status.reason) == ("interrupted", "Cancelled before it started training.")
+    assert status.state == "interrupted"
+    # On a busy machine the run may get far enough to notice it by itself.
+    assert "before it started training" in status.reason or "while preparing" in status.reason
     written = json.loads((run.path / "status.json").read_text())
     assert (written["state"], written["cause"]) == ("interrupted", "stopped")
 

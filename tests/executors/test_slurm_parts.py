@@ -18,6 +18,7 @@ from finetune.errors import FinetuneError
 from finetune.executors.base import RunRequest
 from finetune.executors.cancel import cancel_runs
 from finetune.executors.pending import pending
+from finetune.executors.pending import pending
 from finetune.executors.slurm.executor import SlurmExecutor
 from finetune.executors.slurm.script import script
 from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_request, seconds_of, slurm_settings
@@ -239,11 +240,36 @@ def test_a_requeue_that_is_refused_is_recorded(tmp_path, commands, monkeypatch):
     commands("scontrol", "JobId=7 JobState=RUNNING", errors="Requested operation is presently disabled")
     script = Path(os.environ["PATH"].split(":")[0]) / "scontrol"
     script.write_text(script.read_text().replace("exit 0", '[ "$1" != requeue ]'))
+    monkeypatch.setenv(MARK, QUEUED_AGAIN)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     run = job(tmp_path, "a", "interrupted", "7", reason="It is queued again.", cause="time limit", will_resume=True)
     slurm_epilog.main(str(run.path), "130")
     status = run.read_status()
     assert status["will_resume"] is False and "could not: Requested operation is presently disabled" in status["reason"]
+
+
+@pytest.mark.parametrize("now", ["submitting", "submitted"])
+def test_a_late_epilog_leaves_the_status_of_the_next_job_alone(tmp_path, commands, monkeypatch, now):
+    calls = commands("scontrol", "JobId=7 JobState=RUNNING")
+    commands("squeue")
+    monkeypatch.setenv(MARK, QUEUED_AGAIN)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    run = job(tmp_path, "a", "failed", "7")
+    with pending(run, existed=True):
+        if now == "submitted":
+            write_job(run, "8", [])
+        assert slurm_epilog.main(str(run.path), "1") == 1
+        assert run.read_status()["state"] == "pending"
+    assert not calls.exists()
+
+
+def test_a_submission_that_fails_leaves_the_run_as_it_was(tmp_path, commands):
+    commands("squeue")
+    run = job(tmp_path, "a", "failed", "7")
+    before = run.read_status(), run.read_job()
+    with pytest.raises(FinetuneError), pending(run, existed=True):
+        raise FinetuneError("SLURM refuses the job.", "")
+    assert (run.read_status(), run.read_job()) == before
 
 
 def test_without_slurm_one_sentence_and_nothing_made(tiny_model, tmp_path):

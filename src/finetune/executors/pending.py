@@ -16,7 +16,9 @@ from finetune.runs.record import read_run
 
 @contextmanager
 def pending(run: RunDirectory, *, existed: bool, keeps_lock: bool = False) -> Iterator[HeldLock]:
-    """Set a run's status to pending; if the block fails the status is restored, and a run that is new is removed.
+    """Set a run's status to pending; if the block fails the run is as before, and removed if it is new.
+
+    The run is no longer the job that it was; the block may make it another.
 
     With `keeps_lock` the lock of the run is held inside the block, so that a process that is started there can inherit
     it; without, it is released before the block, because a job acquires it.
@@ -24,12 +26,15 @@ def pending(run: RunDirectory, *, existed: bool, keeps_lock: bool = False) -> It
     Raises:
         FinetuneError: the run is in the queue already, or a process works on it.
     """
-    before = run.read_status() if existed else {}
+    before, job = {}, {}
     if existed:
+        before, job = run.read_status(), run.read_job()
         _check_not_in_queue(run)
     with ExitStack() as stack:
         lock = stack.enter_context(run.lock())
         try:
+            # First, so that the epilog of the earlier job, which may still be running, leaves the new status alone.
+            run.job_path.unlink(missing_ok=True)
             run.write_status("pending")
             if not keeps_lock:
                 stack.close()
@@ -37,6 +42,8 @@ def pending(run: RunDirectory, *, existed: bool, keeps_lock: bool = False) -> It
         except BaseException:
             if before:
                 write_json_atomically(run.status_path, before)
+                if job:
+                    write_json_atomically(run.job_path, job)
             elif not existed:  # a status that cannot be read does not make a run a new one
                 shutil.rmtree(run.path, ignore_errors=True)
             raise

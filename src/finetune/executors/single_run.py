@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,9 +39,6 @@ def submit_local(checked: CheckedRun) -> tuple[Executor, Path]:
         request = replace(request, overrides=request.overrides_to_resume())
         with pending(run, existed=existed, keeps_lock=True) as lock:
             executor.submit(request, lock)
-            # Last, since a failure above restores the run: its earlier job, which the run is not any more.
-            with contextlib.suppress(OSError):
-                run.job_path.unlink(missing_ok=True)
     return executor, request.path
 
 

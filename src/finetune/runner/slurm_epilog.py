@@ -15,7 +15,7 @@ from finetune.errors import RunError
 from finetune.ranks import describe_exit
 from finetune.runner.slurm_job import is_active, job_facts, stop_reason
 from finetune.runs.directory import RunDirectory
-from finetune.runs.jobs import call_slurm, will_resume
+from finetune.runs.jobs import call_slurm, current_job_id, will_resume
 from finetune.runs.lock import is_locked
 
 _STOPS = (signal.SIGTERM, signal.SIGUSR1)  # they end a run that has not installed its handlers yet
@@ -24,7 +24,8 @@ _STOPS = (signal.SIGTERM, signal.SIGUSR1)  # they end a run that has not install
 def main(path: str, code: str) -> int:
     """Write how the run at `path` ended, whose processes had exit code `code`, requeue it, and return `code`."""
     run = RunDirectory(Path(path))
-    if run.path.is_dir():
+    # A run that ended may have been submitted again in the meantime: its status is then that of the other job.
+    if run.path.is_dir() and run.read_job().get("id") == current_job_id():
         _write_status(run, int(code))
         if will_resume(run.read_status()):
             _requeue(run)
