@@ -18,7 +18,6 @@ from finetune.errors import FinetuneError
 from finetune.executors.base import RunRequest
 from finetune.executors.cancel import cancel_runs
 from finetune.executors.pending import pending
-from finetune.executors.pending import pending
 from finetune.executors.slurm.executor import SlurmExecutor
 from finetune.executors.slurm.script import script
 from finetune.preflight.slurm import ResourceRequest, check_slurm, resource_request, seconds_of, slurm_settings
