@@ -8,7 +8,7 @@ ALL := $(VENV)/.ready-all
 WORKERS ?= 2
 PYTEST = PYTEST_ADDOPTS="$$PYTEST_ADDOPTS -n $(WORKERS) --dist worksteal" $(BIN)/python -m pytest
 
-.PHONY: help install train browser test test-all test-slow test-slurm test-kills check format wheel clean
+.PHONY: help install train docs browser test test-all test-slow test-slurm test-kills check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ install: $(READY) ## make .venv and install everything into it
 
 train: $(READY) ## fine-tune MiniLM on the shipped data; more: make train ARGS="trainer.max_epochs=2"
 	@$(BIN)/python train.py model=bert data=csv $(ARGS)
+
+docs: $(ALL) ## build the documentation as a site that opens from disk: site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict && echo "built site/index.html"
 
 browser: ## install Debian's chromium, which the tests of pages look with; where that cannot be done they are skipped
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
