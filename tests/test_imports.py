@@ -19,7 +19,7 @@ MODULES = {
 # From top to bottom: a package imports only from those below it, and those on its own line.
 LAYERS = [
     ["__main__", "cli"],
-    ["api"],
+    ["api", "doctor"],
     ["sweep"],
     ["executors"],
     ["runner"],

@@ -28,7 +28,12 @@ def test_every_requirement_has_an_exact_version():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     wanted = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
-    names = {line.split()[0].lower().replace("_", "-") for text in wanted for line in text.split("\n") if line.strip()}
+    names = {
+        line.split()[0].lower().replace("_", "-").removesuffix("[python]")
+        for text in wanted
+        for line in text.split("\n")
+        if line.strip()
+    }
     assert {name for name in names if not name.startswith("finetune[")} <= pinned
 
 

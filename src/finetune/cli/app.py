@@ -167,6 +167,27 @@ def report(
     make_report(runs or [], root, show=show, as_json=as_json)
 
 
+@app.command()
+def doctor(
+    run: str | None = typer.Argument(None, metavar="[RUN]", help="With --report: the run that the report is about."),
+    root: Path | None = _ROOT,
+    as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
+    report: bool = typer.Option(False, "--report", help="Print what a bug report should contain, without secrets."),
+    network: bool = typer.Option(False, "--network", help="Also try to reach the Hugging Face hub."),
+) -> None:
+    """Show what is installed and what this machine can do, and what to do about anything that will not work.
+
+    Each line is fine, doubtful (!) or wrong (x). The exit code is 1 if anything is wrong.
+
+    Example: finetune doctor
+
+    Example: finetune doctor --report my_run
+    """
+    from finetune.cli.doctor import main as examine
+
+    raise typer.Exit(examine(run, root, as_json=as_json, report=report, network=network))
+
+
 @data_app.command(context_settings=_EXTRA_ARGS)
 def show(
     ctx: typer.Context,
