@@ -128,6 +128,10 @@ class TextEncoder(Encoder):
                 raise CheckFailed([Problem("loss.layers", what, f"Take some of 1 to {self.depth - 1}.")])
         self._output_layers = list(layers)
 
+    def use_padded_backbone(self, backbone: nn.Module) -> None:
+        """Compute with another implementation of the backbone, which takes padded texts."""
+        self.backbone, self._packed_backbone = backbone, None
+
     def states(
         self,
         ids_T: Tensor,

@@ -1,0 +1,1 @@
+"""Trained models in other formats: ONNX, OpenVINO, and safetensors in another precision; each verified."""
