@@ -32,7 +32,7 @@ PADDED = {"MPNet": {}, "DebertaV2": {}, "T5": {"d_model": 32, "num_layers": 2, "
 
 def make(name, more):
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**SHARED, **more)
+    config = getattr(transformers, f"{name}Config")(**SHARED | more)
     return AutoModel.from_config(config).eval()
 
 

@@ -123,42 +123,42 @@ class Packing:
 
     def prepare(self) -> None:
         """Compute what `pad` and `unpad` need, so that compiled code finds it and computes nothing once a layer."""
-        _ = self._index_nt, self._positions_T
+        _ = self._padded_index, self._token_positions
 
     def positions(self) -> Tensor:
         """Return the position of each token in its sequence, from 0: `(T,)`."""
-        return self._positions_T
+        return self._token_positions
 
     def owners(self) -> Tensor:
         """Return the index of the sequence of each token: `(T,)`."""
-        return self._owners_T
+        return self._token_owners
 
     def mask(self) -> Tensor:
         """Return which positions of the padded sequences are tokens: `(n, t)` booleans."""
-        return self._mask_nt
+        return self._token_mask
 
     def pad(self, row: Tensor) -> Tensor:
         """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding repeats the row's first token."""
-        return row[self._index_nt]
+        return row[self._padded_index]
 
     def unpad(self, padded: Tensor) -> Tensor:
         """Return padded sequences `(n, t, ...)` as a row `(T, ...)`."""
-        return padded[self._owners_T, self._positions_T]
+        return padded[self._token_owners, self._token_positions]
 
     @cached_property
-    def _owners_T(self) -> Tensor:
+    def _token_owners(self) -> Tensor:
         token_T = torch.arange(int(self._bounds[-1]), dtype=torch.int32, device=self.device)
         return torch.searchsorted(self.bounds, token_T, right=True) - 1
 
     @cached_property
-    def _positions_T(self) -> Tensor:
-        return torch.arange(len(self._owners_T), device=self.device) - self.bounds[self._owners_T]
+    def _token_positions(self) -> Tensor:
+        return torch.arange(len(self._token_owners), device=self.device) - self.bounds[self._token_owners]
 
     @cached_property
-    def _mask_nt(self) -> Tensor:
+    def _token_mask(self) -> Tensor:
         return torch.arange(self.longest, device=self.device) < self.bounds.diff().unsqueeze(1)
 
     @cached_property
-    def _index_nt(self) -> Tensor:
+    def _padded_index(self) -> Tensor:
         index_nt = self.bounds[:-1].unsqueeze(1) + torch.arange(self.longest, device=self.device)
-        return torch.where(self._mask_nt, index_nt, 0)
+        return torch.where(self._token_mask, index_nt, 0)
