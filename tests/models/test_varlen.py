@@ -1,5 +1,6 @@
 """Each limit of torch's attention for sequences of different lengths is met, or another attention is used."""
 
+import time
 import types
 
 import numpy as np
@@ -176,6 +177,23 @@ def test_an_older_gpu_is_padded_to_the_longest_sequence(nvidia):
         out, _ = packed_attention(types.SimpleNamespace(), *states(), None, Packing(np.array(LENGTHS), CPU))
     assert not kernels.calls
     torch.testing.assert_close(out.double(), expected(states())[0], rtol=0.02, atol=0.02)
+
+
+def test_compiled_code_takes_the_checks_as_constants(nvidia):
+    """No call into the driver, which is not traceable, breaks the graph."""
+
+    def capability(device):
+        time.sleep(0)
+        return (8, 0)
+
+    nvidia.setattr(torch.cuda, "get_device_capability", capability)
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def compiled(values):
+        return values + (device_refusal(torch.device("cuda", 0)) is None) + (version_refusal(True) is None)
+
+    assert torch.equal(compiled(torch.zeros(2)), torch.full((2,), 2.0))
 
 
 def of_torch_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
