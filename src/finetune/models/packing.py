@@ -122,8 +122,8 @@ class Packing:
         return self._groups[call_cost, budget]
 
     def prepare(self) -> None:
-        """Compute what `pad` and `unpad` need, so that compiled code finds it and computes nothing once a layer."""
-        _ = self._padded_index, self._token_positions
+        """Compute what `mask`, `pad` and `unpad` need, once for all layers and outside of compiled code."""
+        _ = self._token_mask, self._padded_rows
 
     def positions(self) -> Tensor:
         """Return the position of each token in its sequence, from 0: `(T,)`."""
@@ -138,12 +138,14 @@ class Packing:
         return self._token_mask
 
     def pad(self, row: Tensor) -> Tensor:
-        """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding repeats the row's first token."""
-        return row[self._padded_index]
+        """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding is 0."""
+        # Gathering would repeat a row for the padding, to which the backward pass of a GPU adds one by one.
+        padded = row.new_zeros((len(self.bounds) - 1) * self.longest, *row.shape[1:])
+        return padded.index_copy(0, self._padded_rows, row).view(-1, self.longest, *row.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
         """Return padded sequences `(n, t, ...)` as a row `(T, ...)`."""
-        return padded[self._token_owners, self._token_positions]
+        return padded.flatten(0, 1).index_select(0, self._padded_rows)
 
     @cached_property
     def _token_owners(self) -> Tensor:
@@ -159,6 +161,6 @@ class Packing:
         return torch.arange(self.longest, device=self.device) < self.bounds.diff().unsqueeze(1)
 
     @cached_property
-    def _padded_index(self) -> Tensor:
-        index_nt = self.bounds[:-1].unsqueeze(1) + torch.arange(self.longest, device=self.device)
-        return torch.where(self._token_mask, index_nt, 0)
+    def _padded_rows(self) -> Tensor:
+        """Where each token is among the positions `(n * t,)` of the padded sequences."""
+        return self._token_owners * self.longest + self._token_positions
