@@ -21,7 +21,9 @@ Shapes: T tokens of all sequences in a row, H heads, K heads of keys and values,
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable, Set
 from typing import Any, cast
 
 import torch
@@ -69,8 +71,13 @@ def version_refusal(grouped_heads: bool) -> str | None:
     needed = {"scale", "window_size"}  # since torch 2.11
     if grouped_heads:
         needed.add("enable_gqa")  # since torch 2.12
-    missing = needed - inspect.signature(varlen_attn).parameters.keys()
+    missing = needed - _parameters(varlen_attn)
     return f"torch {torch.__version__} has no {' and '.join(sorted(missing))} for it" if missing else None
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> Set[str]:
+    return inspect.signature(function).parameters.keys()
 
 
 def attend(
