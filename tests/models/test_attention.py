@@ -1,5 +1,6 @@
 """Packed attention equals attention of each sequence by itself."""
 
+import contextlib
 import types
 
 import numpy as np
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from finetune.models import attention
 from finetune.models.attention import packed_attention
 from finetune.models.dropout import keep_mask
 from finetune.models.packing import Packing
+from tests.models.varlen_stand_in import gpu
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
@@ -48,20 +49,19 @@ def alone(query, key, value, lengths, window, causal, scale):
     return torch.cat(parts, 2).transpose(1, 2)
 
 
-@pytest.mark.parametrize("by", ["groups", "padded"])
+@pytest.mark.parametrize("by", ["groups", "padded", "varlen"])
 @settings(max_examples=40, deadline=None)
 @given(LENGTHS, st.sampled_from([(1, 1), (4, 4), (4, 2)]), st.integers(0, 6), st.booleans(), st.integers(0, 999))
 def test_values_and_gradients(by, lengths, heads, window, causal, seed):
     ours, theirs = (states(lengths, *heads, 3, seed) for _ in range(2))
     packing = Packing(np.array(lengths), CPU)
     module = types.SimpleNamespace(is_causal=causal)
-    with pytest.MonkeyPatch.context() as patch:
-        if by == "padded":  # used on a GPU without variable-length attention
-            patch.setattr(attention, "_grouped", attention._padded)
+    with contextlib.nullcontext() if by == "groups" else gpu(*([torch.float64] if by == "varlen" else [])) as kernels:
         out, _ = packed_attention(module, *ours, None, packing, scaling=0.4, sliding_window=window or None)
+        direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
+        (out * direction).sum().backward()
+    assert by == "groups" or len(kernels.calls) == (by == "varlen")
     expected = alone(*theirs, lengths, window, causal, 0.4)
-    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
-    (out * direction).sum().backward()
     (expected * direction).sum().backward()
     torch.testing.assert_close(out, expected)
     for our, their in zip(ours, theirs, strict=True):

@@ -132,6 +132,15 @@ def test_a_layer_with_adapters_falls_back():
     assert not torch.allclose(before[: LENGTHS.sum()], after[: LENGTHS.sum()])
 
 
+def test_a_layer_on_a_gpu_is_not_fused(monkeypatch):
+    layer = backbone().eval().encoder.layer[0]
+    row = states()[: LENGTHS.sum()].detach()
+    before = call(layer, row)
+    monkeypatch.setattr(Packing, "on_cpu", False)
+    monkeypatch.setattr(fused_layer._Layer, "apply", None)
+    torch.testing.assert_close(call(layer, row), before, rtol=1e-4, atol=1e-5)
+
+
 def test_fusing_can_be_undone_and_copies_are_fused():
     model = backbone()
     original = transformers.models.bert.modeling_bert.BertLayer

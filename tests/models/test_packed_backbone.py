@@ -32,13 +32,13 @@ PADDED = {"MPNet": {}, "DebertaV2": {}, "T5": {"d_model": 32, "num_layers": 2, "
 
 def make(name, more):
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**SHARED, **more)
+    config = getattr(transformers, f"{name}Config")(**SHARED | more)
     return AutoModel.from_config(config).eval()
 
 
 @pytest.mark.parametrize("name", PACKED)
 def test_values_and_gradients_equal_padded_texts(name):
-    lengths = np.array([1, 3, 3, 17, 30])
+    lengths = np.array([1, 3, 3, 17, 31])  # a number of tokens to which rows of padding are added
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(2, 90, (int(lengths.sum()),), generator=generator)
     packing = Packing(lengths, torch.device("cpu"))

@@ -1,7 +1,8 @@
 """Attention over packed sequences: texts concatenated in one row, each attending only to itself.
 
 Without padding, no layer computes anything for padding tokens. It is registered with transformers, whose models then
-run on a row of tokens unchanged.
+run on a row of tokens unchanged. There are three ways: on a CPU in groups of similar length (`group_attention.py`); on
+a GPU with the kernel for sequences of different lengths (`varlen.py`), or padded where that kernel has a limit.
 
 Shapes: T tokens of all sequences in a row, n sequences, t the longest, H heads, b = n * H, d width of a head.
 """
@@ -9,13 +10,14 @@ Shapes: T tokens of all sequences in a row, n sequences, t the longest, H heads,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.models.group_attention import GroupAttention, put_rows, window_mask
 from finetune.models.packing import Group, Packing
+from finetune.models.varlen import attend, refusal
 
 NAME = "finetune_packed"
 
@@ -66,44 +68,15 @@ def packed_attention(
     query_THd = query[0].transpose(0, 1).to(value.dtype)
     key_THd = key[0].transpose(0, 1).to(value.dtype)
     value_THd = value[0].transpose(0, 1)
-    if _can_use_varlen(query_THd, dropout):
-        return _varlen(query_THd, key_THd, value_THd, packing, scale, window).unsqueeze(0), None
+    if refusal(query_THd, key_THd, dropout) is None:
+        return attend(query_THd, key_THd, value_THd, packing, scale, window).unsqueeze(0), None
     repeats = query_THd.shape[1] // key_THd.shape[1]
     if repeats > 1:
         key_THd = key_THd.repeat_interleave(repeats, 1)
         value_THd = value_THd.repeat_interleave(repeats, 1)
-    attend = _grouped if query_THd.device.type == "cpu" else _padded
-    attended_THd = attend(query_THd, key_THd, value_THd, packing, scale, dropout, window)
+    compute = _grouped if packing.on_cpu else _padded
+    attended_THd = compute(query_THd, key_THd, value_THd, packing, scale, dropout, window)
     return attended_THd.unsqueeze(0), None
-
-
-def _varlen(
-    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packing: Packing, scale: float, window: tuple[int, int]
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    # Only an upper bound, rounded up because compiled code is compiled again for each value.
-    longest = 1 << (packing.longest - 1).bit_length()
-    attended = varlen_attn(
-        query_THd,
-        key_THd,
-        value_THd,
-        packing.bounds,
-        packing.bounds,
-        longest,
-        longest,
-        scale=scale,
-        window_size=window,
-        enable_gqa=key_THd.shape[1] != query_THd.shape[1],
-    )
-    return cast(Tensor, attended)
-
-
-def _can_use_varlen(query: Tensor, dropout: float) -> bool:
-    # The variable-length attention of torch is a flash kernel: half precision, Ampere or newer, no dropout.
-    if query.device.type != "cuda" or dropout or query.dtype not in (torch.float16, torch.bfloat16):
-        return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0) and query.shape[-1] <= 256
 
 
 def _padded(

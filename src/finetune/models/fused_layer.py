@@ -50,7 +50,7 @@ class FusedLayer(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the hidden states `(1, T, D)` after the layer."""
         packing, token_embedding = kwargs.get("packing"), kwargs.get("token_embedding")
-        if packing is None or token_embedding is None or not _can_fuse(self, hidden_states):
+        if packing is None or token_embedding is None or not _can_fuse(self, hidden_states, packing):
             return super().forward(hidden_states, *args, **kwargs)
         dtype = hidden_states.dtype
         if torch.is_autocast_enabled("cpu"):
@@ -106,8 +106,8 @@ def _skipped_modules(layer: Any) -> tuple[nn.Module, ...]:
     return (attention, attention.self, attention.output, middle, middle.intermediate_act_fn, output, *drops)
 
 
-def _can_fuse(layer: nn.Module, hidden_1TD: Tensor) -> bool:
-    if hidden_1TD.device.type != "cpu" or hidden_1TD.dtype not in _DTYPES or torch.compiler.is_compiling():
+def _can_fuse(layer: nn.Module, hidden_1TD: Tensor, packing: Packing) -> bool:
+    if not packing.on_cpu or hidden_1TD.dtype not in _DTYPES or torch.compiler.is_compiling():
         return False
     # LoRA, pruned, quantized or hooked layers compute something else.
     parts = [*_linears(layer), *_norms(layer)]

@@ -41,11 +41,13 @@ class PackedBackbone:
         by all calls of one step.
         """
         tokens, positions_T = len(tokens_TD), packing.positions() + self._first_position
-        if tokens_TD.device.type == "cpu":
+        if packing.on_cpu:
             # Rows of zeros that are not used: attention skips them, and all other operations are row by row.
             padding = _padding_rows(tokens)
             tokens_TD = nn.functional.pad(tokens_TD, (0, 0, 0, padding))
             positions_T = nn.functional.pad(positions_T, (0, padding), value=self._first_position)
+        else:
+            packing.prepare()
         if token_embedding is None:
             token_embedding = SharedGradEmbedding(self._backbone.get_input_embeddings())
         output = self._backbone(

@@ -5,6 +5,8 @@ Shapes: T tokens of all sequences, n sequences, t the longest of them, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,10 @@ def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
         return tensor.to(device)
     # A copy from pageable memory would wait for all work queued on the device.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+# The rows of a block of a GPU's attention: a lower bound of the longest sequence would launch as many blocks.
+_MIN_BOUND = 64
 
 
 class Group:
@@ -78,16 +84,31 @@ class Packing:
     """Where the sequences of a row of tokens begin and end. Shapes are computed on the CPU: the device never
     synchronizes.
 
-    `lengths` of the sequences · `longest` of them · `bounds` of the sequences, `(n + 1,)` int32 on `device`.
+    `lengths` of the sequences · `longest` of them · `longest_bound`, which is not less and has few different values ·
+    `bounds` of the sequences, `(n + 1,)` int32 on `device`.
     """
 
     def __init__(self, lengths: Ints, device: torch.device) -> None:
         self.lengths = lengths
         self.longest = int(lengths.max())
+        # A power of two, because code that reads it is compiled again for each value.
+        self.longest_bound = max(_MIN_BOUND, 1 << (self.longest - 1).bit_length())
         self.device = device
         self._bounds = np.concatenate([[0], np.cumsum(lengths)])
         self._groups: dict[tuple[int, int], list[Group]] = {}
         self.bounds = upload(self._bounds.astype(np.int32), device)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the computation is that for a CPU: attention in groups, fused layers, rows of padding at the end."""
+        return self.device.type == "cpu"
+
+    def parts(self, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the rows of at most `size` sequences at a time, and the bounds of these from the first of the rows."""
+        for start in range(0, len(self.lengths), size):
+            stop = min(start + size, len(self.lengths))
+            first, last = int(self._bounds[start]), int(self._bounds[stop])
+            yield slice(first, last), self.bounds[start : stop + 1] - first
 
     def groups(self, call_cost: int, budget: int) -> list[Group]:
         """Return the sequences in the cheapest groups, where a sequence costs the square of the longest in its group.
@@ -100,24 +121,46 @@ class Packing:
             self._groups[call_cost, budget] = [Group(int(self._bounds[part[0]]), self.lengths[part]) for part in parts]
         return self._groups[call_cost, budget]
 
+    def prepare(self) -> None:
+        """Compute what `mask`, `pad` and `unpad` need, once for all layers and outside of compiled code."""
+        _ = self._token_mask, self._padded_rows
+
     def positions(self) -> Tensor:
         """Return the position of each token in its sequence, from 0: `(T,)`."""
-        return upload(np.arange(self._bounds[-1]) - np.repeat(self._bounds[:-1], self.lengths), self.device)
+        return self._token_positions
 
     def owners(self) -> Tensor:
         """Return the index of the sequence of each token: `(T,)`."""
-        return upload(np.repeat(np.arange(len(self.lengths)), self.lengths), self.device)
+        return self._token_owners
 
     def mask(self) -> Tensor:
         """Return which positions of the padded sequences are tokens: `(n, t)` booleans."""
-        return upload(np.arange(self.longest) < self.lengths[:, None], self.device)
+        return self._token_mask
 
     def pad(self, row: Tensor) -> Tensor:
-        """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding repeats the row's first token."""
-        index_nt = self._bounds[:-1, None] + np.arange(self.longest)
-        index_nt = np.where(np.arange(self.longest) < self.lengths[:, None], index_nt, 0)
-        return row[upload(index_nt, self.device)]
+        """Return a row `(T, ...)` as padded sequences `(n, t, ...)`; padding is 0."""
+        # Gathering would repeat a row for the padding, to which the backward pass of a GPU adds one by one.
+        padded = row.new_zeros((len(self.bounds) - 1) * self.longest, *row.shape[1:])
+        return padded.index_copy(0, self._padded_rows, row).view(-1, self.longest, *row.shape[1:])
 
     def unpad(self, padded: Tensor) -> Tensor:
         """Return padded sequences `(n, t, ...)` as a row `(T, ...)`."""
-        return padded[self.owners(), self.positions()]
+        return padded.flatten(0, 1).index_select(0, self._padded_rows)
+
+    @cached_property
+    def _token_owners(self) -> Tensor:
+        token_T = torch.arange(int(self._bounds[-1]), dtype=torch.int32, device=self.device)
+        return torch.searchsorted(self.bounds, token_T, right=True) - 1
+
+    @cached_property
+    def _token_positions(self) -> Tensor:
+        return torch.arange(len(self._token_owners), device=self.device) - self.bounds[self._token_owners]
+
+    @cached_property
+    def _token_mask(self) -> Tensor:
+        return torch.arange(self.longest, device=self.device) < self.bounds.diff().unsqueeze(1)
+
+    @cached_property
+    def _padded_rows(self) -> Tensor:
+        """Where each token is among the positions `(n * t,)` of the padded sequences."""
+        return self._token_owners * self.longest + self._token_positions
