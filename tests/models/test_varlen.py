@@ -83,11 +83,34 @@ def test_single_precision_is_padded_to_the_longest_sequence():
     assert not check(states(dtype=torch.float32))
 
 
-def test_dropout_is_padded_to_the_longest_sequence():
+def test_dropout_of_weights_is_that_of_the_kernel():
     torch.manual_seed(0)
     plain, _, _ = attended(states())
-    dropped, _, calls = attended(states(), dropout=0.5)
-    assert not calls and not torch.allclose(plain, dropped)
+    dropped, _, (call,) = attended(states(), dropout=0.5)
+    assert call.dropout == 0.5 and not torch.allclose(plain, dropped)
+    # Over many draws its mean is the attention without dropout.
+    draws = torch.stack([attended(states(), dropout=0.5)[0].detach() for _ in range(300)]).float()
+    torch.testing.assert_close(draws.mean(0), plain.detach().float(), rtol=0, atol=0.4)
+    assert abs(float((draws.mean(0) - plain.detach().float()).mean())) < 0.02
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_gradients_with_dropout_by_finite_differences(window):
+    inputs = [each.detach().double().requires_grad_() for each in states(heads=4, key_heads=2)]
+
+    def forward(*inputs):
+        torch.manual_seed(0)
+        packing, module = Packing(np.array(LENGTHS), CPU), types.SimpleNamespace(is_causal=window is not None)
+        return packed_attention(module, *inputs, None, packing, 0.3, sliding_window=window)[0]
+
+    with gpu(torch.float64) as kernels:
+        assert torch.autograd.gradcheck(forward, inputs, fast_mode=True, check_undefined_grad=False)
+    assert {call.dropout for call in kernels.calls} == {0.3}
+
+
+def test_wide_heads_with_dropout_are_padded_to_the_longest_sequence():
+    assert len(attended(states(width=192), dropout=0.1)[2]) == 1
+    assert not attended(states(width=200), dropout=0.1)[2]
 
 
 @pytest.mark.parametrize("heads", [(4, 2), (4, 1)])
@@ -220,6 +243,7 @@ def test_versions_of_torch_without_an_argument_are_padded_to_the_longest_sequenc
 def test_the_reasons_name_the_limit():
     query = torch.zeros(3, 2, 8)
     assert "not in torch.float32" in refusal(query, query, 0.0)
-    assert "dropout" in refusal(query.half(), query.half(), 0.1)
+    wide = torch.zeros(1, 1, 200)
+    assert "wider than 192" in refusal(wide.half(), wide.half(), 0.1)
     assert "wider than 256" in refusal(torch.zeros(3, 2, WIDE).half(), query, 0.0)
     assert "NVIDIA" in refusal(query.half(), query.half(), 0.0)

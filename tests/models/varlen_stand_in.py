@@ -37,6 +37,21 @@ class Call:
     longest: int
     window: tuple[int, int]
     scale: float | None
+    dropout: float
+
+
+class _Dropout:
+    """Factors of attention weights, 0 or 1 / (1 - p): the same in both passes, by the state that the first returns."""
+
+    def __init__(self, share: float, rng_state: Tensor) -> None:
+        self._share = share
+        self._generator = torch.Generator().manual_seed(int(rng_state[0]))
+
+    def next_like(self, weights: Tensor) -> Tensor:
+        if not self._share:
+            return torch.ones_like(weights)
+        kept = torch.rand(weights.shape, generator=self._generator) >= self._share
+        return kept.to(weights) / (1 - self._share)
 
 
 @dataclass
@@ -70,23 +85,29 @@ class StandIn:
         num_splits: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return the output `(T, H, d)`, the logarithm of the sum of exponentials `(H, T)`, and what is unused."""
-        if any(each is not None for each in (seqused_k, alibi_slopes, block_table)) or dropout_p or return_debug_mask:
-            raise NotImplementedError("this stand-in has no cache, no bias and no dropout")
+        if any(each is not None for each in (seqused_k, alibi_slopes, block_table)) or return_debug_mask:
+            raise NotImplementedError("this stand-in has no cache and no bias")
         self._check(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k)
         window = _window(is_causal, window_size_left, window_size_right)
         bounds = cum_seq_q.tolist()
-        self.calls.append(Call([query.shape, key.shape, value.shape], query.dtype, bounds, max_q, window, scale))
+        shapes = [query.shape, key.shape, value.shape]
+        self.calls.append(Call(shapes, query.dtype, bounds, max_q, window, scale, dropout_p))
+        rng_state = torch.zeros(2, dtype=torch.uint64)
+        if dropout_p:
+            rng_state[0] = torch.randint(2**31, ()).to(torch.uint64)
+        factors = _Dropout(dropout_p, rng_state)
         out_THd = torch.full_like(query, torch.nan)
         sums_HT = query.new_full((query.shape[1], len(query)), torch.nan, dtype=torch.float32)
         for rows, key_rows in _sequences(cum_seq_q, cum_seq_k):
             logits = _logits(query[rows], key[key_rows], scale, window)
             sums = logits.logsumexp(-1)
             weights = torch.where(sums.isinf().unsqueeze(-1), 0, (logits - sums.unsqueeze(-1)).exp())
+            weights = weights * factors.next_like(weights)
             values = _repeated(value[key_rows], query.shape[1]).transpose(0, 1)
             out_THd[rows] = _product(weights.to(query.dtype), values).transpose(0, 1).to(query.dtype)
             sums_HT[:, rows] = sums.float()
         unused = query.new_empty(0)
-        return out_THd, sums_HT, torch.zeros(2, dtype=torch.uint64), unused, unused.clone()
+        return out_THd, sums_HT, rng_state, unused, unused.clone()
 
     def backward(
         self,
@@ -120,6 +141,7 @@ class StandIn:
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         grads = [torch.full_like(each, torch.nan) for each in (query, key, value)]
         heads = query.shape[1]
+        factors = _Dropout(dropout_p, rng_state)
         for rows, key_rows in _sequences(cum_seq_q, cum_seq_k):
             logits = _logits(query[rows], key[key_rows], scale, window)
             # Again from the logits: `logsumexp` is fp32, too little for a comparison in fp64.
@@ -127,8 +149,10 @@ class StandIn:
             keys, values = (_repeated(each[key_rows], heads).transpose(0, 1) for each in (key, value))
             grad, queries, attended = (each[rows].transpose(0, 1) for each in (grad_out, query, out))
             inner = (grad.to(logits) * attended.to(logits)).sum(-1, keepdim=True)
-            grad_logits = (weights * (_product(grad, values.mT) - inner) * factor).to(query.dtype)
-            grad_key, grad_value = _product(grad_logits.mT, queries), _product(weights.to(query.dtype).mT, grad)
+            kept = factors.next_like(weights)
+            grad_logits = (weights * (_product(grad, values.mT) * kept - inner) * factor).to(query.dtype)
+            grad_key = _product(grad_logits.mT, queries)
+            grad_value = _product((weights * kept).to(query.dtype).mT, grad)
             grads[0][rows] = _product(grad_logits, keys).transpose(0, 1).to(query.dtype)
             for each, expanded in zip(grads[1:], (grad_key, grad_value), strict=True):
                 summed = expanded.unflatten(0, (key.shape[1], -1)).sum(1)

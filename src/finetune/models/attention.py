@@ -69,7 +69,7 @@ def packed_attention(
     key_THd = key[0].transpose(0, 1).to(value.dtype)
     value_THd = value[0].transpose(0, 1)
     if refusal(query_THd, key_THd, dropout) is None:
-        return attend(query_THd, key_THd, value_THd, packing, scale, window).unsqueeze(0), None
+        return attend(query_THd, key_THd, value_THd, packing, scale, dropout, window).unsqueeze(0), None
     repeats = query_THd.shape[1] // key_THd.shape[1]
     if repeats > 1:
         key_THd = key_THd.repeat_interleave(repeats, 1)

@@ -11,6 +11,9 @@ It is FlashAttention-2 (Dao 2023, https://arxiv.org/abs/2307.08691). `refusal` s
 - The bounds are contiguous int32 on the device of the queries: `Packing.bounds`.
 - Rows after the last sequence are never written, in neither pass: only a CPU gets rows of padding (`Packing.on_cpu`).
 - A causal window is (left, 0), and -1 has no limit.
+- Dropout of attention weights is not among the arguments of `varlen_attn`. The operator below it, which nested tensors
+  call in the same way (torch/nested/_internal/sdpa.py), has it; wider heads than 192 have no backward pass with it on
+  GPUs with little shared memory.
 - Bit-identical gradients need `torch.use_deterministic_algorithms(True)`, which the kernel obeys.
 
 Sources, of torch 2.10 to 2.13: torch/nn/attention/varlen.py, and flash_api.cpp, flash_fwd_launch_template.h and
@@ -33,8 +36,10 @@ from finetune.models.packing import Packing
 
 DTYPES = (torch.float16, torch.bfloat16)
 MAX_WIDTH = 256
+MAX_WIDTH_WITH_DROPOUT = 192
 MAX_SEQUENCES = 65_535
 _MIN_CAPABILITY = (8, 0)
+_CAUSAL = (-1, 0)  # a window
 _ALIGNMENT = 8  # elements of half precision in 16 bytes
 _NO_BACKWARD = range(193, 225)
 
@@ -43,10 +48,9 @@ def refusal(query_THd: Tensor, key_TKd: Tensor, dropout: float) -> str | None:
     """Return why these cannot be attended by `attend`, `None` if they can; the keys have the dtype of the queries."""
     if query_THd.dtype not in DTYPES:
         return f"it computes in float16 or bfloat16, not in {query_THd.dtype}"
-    if dropout:
-        return "it has no dropout of attention weights"
-    if query_THd.shape[-1] > MAX_WIDTH:
-        return f"heads are wider than {MAX_WIDTH}"
+    widest = MAX_WIDTH_WITH_DROPOUT if dropout else MAX_WIDTH
+    if query_THd.shape[-1] > widest:
+        return f"heads are wider than {widest}"
     on_device: str | None = device_refusal(query_THd.device)
     return on_device or cast(str | None, version_refusal(query_THd.shape[1] != key_TKd.shape[1]))
 
@@ -81,16 +85,22 @@ def _parameters(function: Callable[..., Any]) -> Set[str]:
 
 
 def attend(
-    query_THd: Tensor, key_TKd: Tensor, value_TKd: Tensor, packing: Packing, scale: float, window: tuple[int, int]
+    query_THd: Tensor,
+    key_TKd: Tensor,
+    value_TKd: Tensor,
+    packing: Packing,
+    scale: float,
+    dropout: float,
+    window: tuple[int, int],
 ) -> Tensor:
     """Return the attention `(T, H, d)` within each sequence; a token attends `window` tokens to the left and right."""
     width = query_THd.shape[-1]
     query, key, value = (_aligned(_widened(each)) for each in (query_THd, key_TKd, value_TKd))
     longest = packing.longest_bound
     if len(packing.bounds) - 1 <= MAX_SEQUENCES:
-        return _call(query, key, value, packing.bounds, longest, scale, window)[..., :width]
+        return _call(query, key, value, packing.bounds, longest, scale, dropout, window)[..., :width]
     parts = [
-        _call(query[rows], key[rows], value[rows], bounds, longest, scale, window)
+        _call(query[rows], key[rows], value[rows], bounds, longest, scale, dropout, window)
         for rows, bounds in packing.parts(MAX_SEQUENCES)
     ]
     return torch.cat(parts)[..., :width]
@@ -103,15 +113,33 @@ def _call(
     bounds: Tensor,
     longest: int,
     scale: float,
+    dropout: float,
     window: tuple[int, int],
 ) -> Tensor:
+    if dropout:
+        left, right = window
+        attended: Tensor = torch.ops.aten._flash_attention_forward(
+            query_THd,
+            key_TKd,
+            value_TKd,
+            bounds,
+            bounds,
+            longest,
+            longest,
+            dropout,
+            window == _CAUSAL,
+            False,  # no debug mask
+            scale=scale,
+            window_size_left=left,
+            window_size_right=right,
+        )[0]
+        return attended
     from torch.nn.attention.varlen import varlen_attn
 
     options: dict[str, Any] = {"scale": scale, "window_size": window}
     if query_THd.shape[1] != key_TKd.shape[1]:
         options["enable_gqa"] = True
-    attended = varlen_attn(query_THd, key_TKd, value_TKd, bounds, bounds, longest, longest, **options)
-    return cast(Tensor, attended)
+    return cast(Tensor, varlen_attn(query_THd, key_TKd, value_TKd, bounds, bounds, longest, longest, **options))
 
 
 def _widened(states: Tensor) -> Tensor:
