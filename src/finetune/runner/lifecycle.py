@@ -6,17 +6,18 @@ import contextlib
 import os
 import shutil
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from finetune import signals
 from finetune.config.commands import resume_command
-from finetune.console import print_error, say
+from finetune.console import log, print_error, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runner.slurm_job import record_job, stop_reason
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_stop, out_of_memory_error
+from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, explained_error, is_stop
 
 
 @contextmanager
@@ -99,10 +100,11 @@ def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) ->
         elif isinstance(error, Refused):
             return Refused(error.what, f"{error.advice}\n  Then resume it with: {resume_command(run.path)}".strip())
         return error
-    shortage = out_of_memory_error(error)
-    if shortage is not None:
-        _write_status(run, "failed", shortage.what, cause_of(error))
-        return shortage
+    explained = explained_error(error)
+    if explained is not None:
+        log("".join(traceback.format_exception(error)))
+        _write_status(run, "failed", explained.what, cause_of(error))
+        return explained
     _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))
     return error
 

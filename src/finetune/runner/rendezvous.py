@@ -26,9 +26,9 @@ from finetune.runs.failure_causes import (
     Cause,
     RemoteRankError,
     cause_of,
+    explained_error,
     is_secondary_failure,
     is_stop,
-    out_of_memory_error,
 )
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class ExitReport:
     @classmethod
     def of(cls, error: BaseException) -> ExitReport:
         """Return the report of a process that `error` ended."""
-        known = error if isinstance(error, FinetuneError) else out_of_memory_error(error)
+        known = error if isinstance(error, FinetuneError) else explained_error(error)
         is_secondary, cause = is_stop(error) or is_secondary_failure(error), cause_of(error)
         if known is not None:
-            return cls(known.what, known.advice, cause, known.exit_code, is_secondary_failure=is_secondary)
+            return cls(known.what, known.advice, cause, known.exit_code, known.trace, is_secondary)
         if isinstance(error, KeyboardInterrupt):
             number = getattr(error, "number", signal.SIGINT)
             return cls(f"Stopped by {signals.display_name(number)}.", "", cause, 1, is_secondary_failure=is_secondary)
