@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune import signals
+from finetune.console import alert
 from finetune.errors import FinetuneError
 from finetune.ranks import RankInfo
+from finetune.runner.liveness import KILLED, MACHINE_LOST, Connection, Listener
+from finetune.runner.stall import StallDetector
 from finetune.runs.failure_causes import (
     Cause,
     RemoteRankError,
@@ -30,6 +33,7 @@ from finetune.runs.failure_causes import (
     is_secondary_failure,
     is_stop,
 )
+from finetune.wait_notice import MAX_WAIT
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
@@ -39,6 +43,7 @@ _POLL_SECONDS = 0.2
 # A process whose library reports the end of another one needs no more to end by itself.
 _SECONDS_TO_END = 10.0
 _SECONDS_FOR_REPORT = 8.0
+_FIRST_IS_GONE = "The first process of this run is gone."
 _ABOUT_KILLED = "The system kills processes when memory runs out; a monitor of the machine may do so too."
 
 
@@ -75,9 +80,11 @@ class Rendezvous:
 
     def __init__(self, store: TCPStore, info: RankInfo) -> None:
         self.info = info
+        self.collective_timeout = MAX_WAIT
+        self._listener: Listener | None = None
         self._tcp, self._store = store, _own_part(store)
         self._is_ending = threading.Event()  # this process is about to end, or the run has ended
-        self.exited: Callable[[], dict[int, str]] = self._exited_on_this_machine
+        self.exited: Callable[[], dict[int, str]] = self._find_exited
         self.set(f"process/{info.rank}", f"{_machine()} {os.getpid()}")
 
     def set(self, key: str, value: str) -> None:
@@ -141,21 +148,51 @@ class Rendezvous:
         """
         store = _own_part(self._tcp.clone())  # type: ignore[attr-defined]
         threading.Thread(target=self._watch, args=(store, end), daemon=True).start()
+        connection = self._connect()
+        if connection is not None:
+            threading.Thread(target=self._watch_first, args=(connection, end), daemon=True).start()
         try:
             yield
         finally:
             self._is_ending.set()
 
+    def _connect(self) -> Connection | None:
+        """Connect a process on another machine to the first one; return the connection, in the first process None."""
+        if self.info.machines == 1:
+            return None
+        if self.info.rank == 0:
+            self._listener = Listener()
+            self.set("listener", self._listener.invitation)
+            return None
+        try:
+            return Connection(os.environ["MASTER_ADDR"], self.get("listener"), self.info.rank)
+        except OSError as error:  # a firewall: then only the libraries notice that a machine is lost
+            alert(f"Process {self.info.rank} will not notice at once if the machine of process 0 is lost: {error}")
+            return None
+
     def _watch(self, store: Store, end: Callable[[RemoteRankError], None]) -> None:
+        detector = StallDetector(store, self.info.rank, self.info.world, self.collective_timeout)
         while not self._is_ending.wait(_POLL_SECONDS):
             try:
-                failure = self._failure(store)
+                failure = self._failure(store) or detector.check()
             except (RuntimeError, ConnectionError):
-                failure = RemoteRankError("The first process of this run is gone.", "", "node lost")
+                failure = RemoteRankError(_FIRST_IS_GONE, "", "node lost")
             if failure is not None:
-                if not self._is_ending.wait(_SECONDS_TO_END):
-                    end(failure)
+                self._end_soon(store, failure, end)
                 return
+
+    def _watch_first(self, connection: Connection, end: Callable[[RemoteRankError], None]) -> None:
+        """Wait until the first process is gone; the store, which it hosts, may not answer then for a long time."""
+        connection.wait_for_end()
+        if not self._is_ending.wait(_SECONDS_TO_END):
+            end(RemoteRankError(_FIRST_IS_GONE, "", "node lost"))
+
+    def _end_soon(self, store: Store, failure: RemoteRankError, end: Callable[[RemoteRankError], None]) -> None:
+        """Report the failure of another process to all, so that they end at the same time, and call `end`."""
+        with contextlib.suppress(RuntimeError, ConnectionError):
+            store.set("failure", json.dumps(asdict(ExitReport.of(failure))))
+        if not self._is_ending.wait(_SECONDS_TO_END):
+            end(failure)
 
     def _wait_for_failure(self, seconds: float) -> RemoteRankError | None:
         """Return the failure of another process, which may still be writing its report."""
@@ -169,7 +206,7 @@ class Rendezvous:
     def _failure(self, store: Store) -> RemoteRankError | None:
         """Return what ended another process, if that was not only the end of others."""
         exited = self.exited()  # first: a process that has exited has written its report before
-        reports = {rank: _read_report(store, rank) for rank in range(self.info.world)}
+        reports = {rank: _read_report(store, f"ending/{rank}") for rank in range(self.info.world)}
         for rank in self._other_ranks():
             report = reports[rank]
             if report is not None and not report.is_secondary_failure:
@@ -180,13 +217,17 @@ class Rendezvous:
                 what = f"process {rank} {how}."
                 if "killed" in how:
                     return RemoteRankError(what, _ABOUT_KILLED, "killed")
-                return RemoteRankError(what, "", "error")
+                cause: Cause = "node lost" if how == MACHINE_LOST else "error"
+                return RemoteRankError(what, "", cause)
+        found = _read_report(store, "failure")  # by another process
+        if found is not None:
+            return RemoteRankError(found.what, found.advice, found.cause, found.exit_code, found.trace)
         return None
 
     def _stopped(self) -> RemoteRankError | None:
         """Return that another process was stopped by a signal that this one did not get."""
         for rank in self._other_ranks():
-            report = _read_report(self._store, rank)
+            report = _read_report(self._store, f"ending/{rank}")
             if report is not None and report.cause == "stopped":
                 what = f"process {rank} was stopped: {report.what}"
                 if report.what.startswith("Stopped by "):
@@ -194,14 +235,14 @@ class Rendezvous:
                 return RemoteRankError(what, report.advice, "stopped")
         return None
 
-    def _exited_on_this_machine(self) -> dict[int, str]:
-        """Return the processes on this machine that do not exist any more."""
-        found = {}
+    def _find_exited(self) -> dict[int, str]:
+        """Return the processes that do not exist any more, as far as can be seen from here."""
+        found = self._listener.ended() if self._listener is not None else {}
         for rank in self._other_ranks():
             if self._store.check([f"process/{rank}"]):
                 machine, pid = self._store.get(f"process/{rank}").decode().rsplit(" ", 1)
                 if machine == _machine() and not _is_alive(int(pid)):
-                    found[rank] = "was killed"
+                    found[rank] = KILLED
         return found
 
     def _other_ranks(self) -> list[int]:
@@ -225,8 +266,7 @@ def _machine() -> str:
     return f"{boot} {namespace}"
 
 
-def _read_report(store: Store, rank: int) -> ExitReport | None:
-    key = f"ending/{rank}"
+def _read_report(store: Store, key: str) -> ExitReport | None:
     if not store.check([key]):
         return None
     return ExitReport(**json.loads(store.get(key)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from finetune import ranks
@@ -101,6 +102,8 @@ def _start(checked: CheckedRun) -> None:
     rendezvous = join_if_distributed(local_processes(cfg))
     run, existed = find_run(cfg, arguments.overrides, dataset, arguments)
     arguments = arguments.in_folder(run.path)
+    if rendezvous is not None:
+        rendezvous.collective_timeout = timedelta(minutes=cfg.collective_timeout)
     with SpawnedRanks(rendezvous) as spawned, run_lifecycle(run, existed, rendezvous):
         if rendezvous is not None:
             rendezvous.set("run", str(run.path.absolute()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +36,7 @@ def run_worker(arguments: Arguments) -> int:
         if cfg.check:
             return 0
         rendezvous = join(info)
+        rendezvous.collective_timeout = timedelta(minutes=cfg.collective_timeout)
         run = _shared(Path(rendezvous.get("run")))
         with rendezvous.watched(_exit_at_once):
             from finetune.training.fit import fit
