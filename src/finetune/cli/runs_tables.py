@@ -100,6 +100,8 @@ def print_run(record: Record) -> None:
             "torch": versions.get("torch"),
         }
     )
+    for line in record.status.get("output") or []:
+        say(f"  | {line}")
     report = read_mapping(record.run.report_data_path)
     evaluations = report.get("evaluations")
     if evaluations:

@@ -27,6 +27,7 @@ from finetune.runner.liveness import KILLED, MACHINE_LOST, Connection, Listener
 from finetune.runner.stall import StallDetector
 from finetune.runs.failure_causes import (
     Cause,
+    RankGone,
     RemoteRankError,
     cause_of,
     explained_error,
@@ -45,6 +46,8 @@ _SECONDS_TO_END = 10.0
 _SECONDS_FOR_REPORT = 8.0
 _FIRST_IS_GONE = "The first process of this run is gone."
 _ABOUT_KILLED = "The system kills processes when memory runs out; a monitor of the machine may do so too."
+# The signals of a process that does something invalid itself.
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,10 @@ class Rendezvous:
         """Report the failure of another process to all, so that they end at the same time, and call `end`."""
         with contextlib.suppress(RuntimeError, ConnectionError):
             store.set("failure", json.dumps(asdict(ExitReport.of(failure))))
-        if not self._is_ending.wait(_SECONDS_TO_END):
+        seconds = _SECONDS_TO_END
+        if failure.cause in ("timeout", "node lost"):  # of which no library finds out soon
+            seconds = 0
+        if not self._is_ending.wait(seconds):
             end(failure)
 
     def _wait_for_failure(self, seconds: float) -> RemoteRankError | None:
@@ -211,18 +217,14 @@ class Rendezvous:
             report = reports[rank]
             if report is not None and not report.is_secondary_failure:
                 what = f"process {rank}: {report.what}"
-                return RemoteRankError(what, report.advice, report.cause, report.exit_code, report.trace)
-        for rank, how in exited.items():
-            if reports[rank] is None:
-                what = f"process {rank} {how}."
-                if "killed" in how:
-                    return RemoteRankError(what, _ABOUT_KILLED, "killed")
-                cause: Cause = "node lost" if how == MACHINE_LOST else "error"
-                return RemoteRankError(what, "", cause)
-        found = _read_report(store, "failure")  # by another process
-        if found is not None:
+                return RemoteRankError(what, report.advice, report.cause, report.exit_code, report.trace, rank)
+        without_report = {rank: how for rank, how in exited.items() if reports[rank] is None}
+        killed = [_gone(rank, how) for rank, how in without_report.items() if "killed" in how]
+        found = _read_report(store, "failure")  # by another process, which ends because of it
+        if found is not None and not killed:
             return RemoteRankError(found.what, found.advice, found.cause, found.exit_code, found.trace)
-        return None
+        others = [_gone(rank, how) for rank, how in without_report.items() if "killed" not in how]
+        return next(iter(killed + others), None)
 
     def _stopped(self) -> RemoteRankError | None:
         """Return that another process was stopped by a signal that this one did not get."""
@@ -247,6 +249,17 @@ class Rendezvous:
 
     def _other_ranks(self) -> list[int]:
         return [rank for rank in range(self.info.world) if rank != self.info.rank]
+
+
+def _gone(rank: int, how: str) -> RankGone:
+    what = f"process {rank} {how}."
+    if how.endswith(_CRASHES):
+        return RankGone(what, "It crashed in native code; its output shows where.", "error", rank=rank)
+    if "killed" in how:
+        return RankGone(what, _ABOUT_KILLED, "killed", rank=rank)
+    if how == MACHINE_LOST:
+        return RankGone(what, "", "node lost", rank=rank)
+    return RankGone(what, "", "error", rank=rank)
 
 
 def _own_part(store: TCPStore) -> Store:

@@ -61,7 +61,9 @@ class StallDetector:
         behind = [rank for rank, count in enumerate(counts) if count < max(counts)]
         if not behind:
             return None  # all wait for the same, or compute
-        waited = f"{self._timeout / 60:g} minutes"
+        waited = f"{self._timeout / 60:.3g} minutes"
+        if self._timeout < 60:
+            waited = f"{self._timeout:.3g} seconds"
         processes = f"process {behind[0]} has"
         if len(behind) > 1:
             processes = f"processes {', '.join(map(str, behind))} have"

@@ -41,11 +41,20 @@ class Diverged(RunError):
 
 
 class RemoteRankError(RunError):
-    """The error that ended another process of the run; `cause` and `exit_code` are those of that process."""
+    """The error that ended another process of the run; `cause` and `exit_code` are those of that process.
 
-    def __init__(self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "") -> None:
+    `rank` is the process, if it is known.
+    """
+
+    def __init__(
+        self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "", rank: int | None = None
+    ) -> None:
         super().__init__(what, advice)
-        self.cause, self.exit_code, self.trace = cause, exit_code, trace
+        self.cause, self.exit_code, self.trace, self.rank = cause, exit_code, trace, rank
+
+
+class RankGone(RemoteRankError):
+    """Another process of the run ended without a report of why."""
 
 
 def cause_of(error: BaseException) -> Cause:

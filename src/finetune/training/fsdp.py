@@ -13,8 +13,10 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
+from finetune.training.no_teardown import NoTeardownAfterError
 
-class Fsdp(ModelParallelStrategy):
+
+class Fsdp(NoTeardownAfterError, ModelParallelStrategy):
     """Shards the model over all processes; a checkpoint is one file, the same as with any other strategy."""
 
     def __init__(self, world: int, timeout: timedelta) -> None:

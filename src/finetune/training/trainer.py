@@ -26,6 +26,7 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.checkpoint_io import AtomicCheckpointIO
 from finetune.training.fsdp import Fsdp
 from finetune.training.length import limit_batches, resolve_epochs
+from finetune.training.no_teardown import NoTeardownAfterError
 from finetune.wait_notice import MAX_WAIT
 
 _TIMEOUT_MARGIN = timedelta(minutes=1)
@@ -117,7 +118,7 @@ def _profiler(name: str | None, run: RunDirectory) -> Profiler | None:
     return profiler
 
 
-class _Ddp(DDPStrategy):
+class _Ddp(NoTeardownAfterError, DDPStrategy):
     """A copy of the model in each process; weights that no process used in a step stay the same, as in one process."""
 
     def __init__(self, timeout: timedelta) -> None:

@@ -1,0 +1,118 @@
+"""However a process of a run ends or hangs, all end within seconds, and the run says which it was and why."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.conftest import run_finetune, run_train, thorough, write_pairs
+from tests.runner.test_ranks import ALLOWED, BOOM, asked, living, start, status
+
+_PROMISED = 30  # seconds
+
+
+@pytest.fixture(scope="module")
+def cwd(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("failures")
+    write_pairs(cwd / "pairs.csv")
+    (cwd / "mine.py").write_text(BOOM)
+    return cwd
+
+
+def fail(tiny_model, cwd, how, when, *more):
+    """Run until it fails, and return it with its status; nothing is left of it, and it ended in time."""
+    name = f"{how}-{when}"
+    if when not in ("evaluation",):
+        more = (*more, "evaluation=none")
+    run = run_train(*asked(tiny_model, name, how, when, *more), cwd=cwd, warm=ALLOWED)
+    took = time.time() - (cwd / f"{how}-time").stat().st_mtime
+    assert not living(cwd)
+    assert took < _PROMISED
+    assert run.returncode == 1, run.stderr
+    found = status(cwd / "outputs/default" / name)
+    assert found["state"] == "failed"
+    return run, found
+
+
+@pytest.mark.parametrize(
+    ("how", "when", "reason", "cause"),
+    [
+        ("crash", "optimizer", "process 1 was killed by SIGSEGV.", "error"),
+        thorough("exit", "evaluation", "process 1 ended with exit code 3.", "error"),
+        thorough("killed", "save", "process 1 was killed by SIGKILL.", "killed"),
+        thorough("killed", "optimizer", "process 1 was killed by SIGKILL.", "killed"),
+    ],
+)
+def test_a_process_that_ends_without_a_report(tiny_model, cwd, how, when, reason, cause):
+    more = () if when != "evaluation" else ("trainer.max_steps=9",)
+    run, found = fail(tiny_model, cwd, how, when, *more)
+    assert (found["reason"], found["cause"]) == (reason, cause)
+    assert reason in run.stderr
+    words = "the last words"
+    if how == "crash":
+        words = "Fatal Python error: Segmentation fault"
+        assert any("in boom" in line for line in found["output"])
+    assert any(words in line for line in found["output"])
+    assert words in run.stderr
+    shown = run_finetune("runs", "show", f"outputs/default/{how}-{when}", cwd=cwd).stdout
+    assert reason in shown and words in shown
+    if when != "save":
+        assert "resume with:" in shown
+        assert list((cwd / f"outputs/default/{how}-{when}/checkpoints").glob("step-*.ckpt"))
+
+
+@pytest.mark.parametrize(("how", "words"), [("hang", ()), thorough("frozen", ())])
+def test_a_process_that_hangs_is_named_with_where_it_is(tiny_model, cwd, how, words):
+    run, found = fail(tiny_model, cwd, how, "step", "collective_timeout=0.05", *words)
+    assert found["cause"] == "timeout"
+    assert found["reason"].startswith(
+        "process 1 has not joined the others in a collective operation for 3 seconds; process 1 is at "
+    )
+    assert "mine.py" in found["reason"] and "(boom)" in found["reason"]
+    assert "increase collective_timeout" in run.stderr
+
+
+@pytest.mark.thorough
+def test_an_error_of_nccl_on_one_process_is_explained_and_is_the_reason(tiny_model, cwd):
+    run, found = fail(tiny_model, cwd, "nccl", "optimizer")
+    assert found["cause"] == "gpu"
+    assert found["reason"].startswith("process 1: A GPU has a hardware error: Cuda failure 214")
+    assert "nvidia-smi -q" in run.stderr
+    assert "Connection closed" not in run.stderr
+
+
+@pytest.mark.thorough
+def test_a_process_that_is_killed_while_it_waits_for_a_slow_one(tiny_model, cwd):
+    """The slow one is not in the operation yet, which would end it."""
+    name = "barrier"
+    run = run_train(*asked(tiny_model, name, "none", "barrier", "evaluation=none"), cwd=cwd, warm=ALLOWED)
+    took = time.time() - (cwd / "barrier-time").stat().st_mtime
+    assert not living(cwd)
+    assert took < _PROMISED
+    assert run.returncode == 1
+    assert status(cwd / f"outputs/default/{name}")["reason"] == "process 1 was killed by SIGKILL."
+
+
+@pytest.mark.thorough
+def test_the_first_process_is_killed(tiny_model, cwd):
+    words = [*asked(tiny_model, "first", "none", "never", "evaluation=none"), "trainer.max_epochs=2000"]
+    (first,) = start(cwd, words, ALLOWED)
+    before = time.monotonic()
+    first.send_signal(signal.SIGABRT)
+    first.communicate(timeout=100)
+    while living(cwd):
+        assert time.monotonic() - before < _PROMISED
+        time.sleep(0.1)
+    shown = run_finetune("runs", "show", "outputs/default/first", "--json", cwd=cwd).stdout
+    assert "killed" in shown
+    assert "Fatal Python error: Aborted" in run_finetune("runs", "show", "outputs/default/first", cwd=cwd).stdout
+    assert json.loads((cwd / "outputs/default/first/status.json").read_text())["state"] == "running"
+
+
+@pytest.mark.thorough
+def test_a_process_that_needs_long_alone_is_waited_for(tiny_model, cwd):
+    """Others wait in a barrier for four seconds, which is less than the time limit."""
+    words = asked(tiny_model, "slow", "none", "barrier", "evaluation=none", "callbacks.boom.rank=9")
+    run = run_train(*words, "collective_timeout=0.2", cwd=cwd, warm=ALLOWED)
+    assert run.returncode == 0, run.stderr
