@@ -1,13 +1,17 @@
 """However a process of a run ends or hangs, all end within seconds, and the run says which it was and why."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.conftest import run_finetune, run_train, thorough, write_pairs
+from tests.conftest import quick, run_finetune, run_train, thorough, write_pairs
 from tests.runner.test_ranks import ALLOWED, BOOM, asked, living, start, status
+from tests.training.test_processes import ip, two_hosts
 
 _PROMISED = 30  # seconds
 
@@ -23,7 +27,7 @@ def cwd(tmp_path_factory):
 def fail(tiny_model, cwd, how, when, *more):
     """Run until it fails, and return it with its status; nothing is left of it, and it ended in time."""
     name = f"{how}-{when}"
-    if when not in ("evaluation",):
+    if when != "evaluation":
         more = (*more, "evaluation=none")
     run = run_train(*asked(tiny_model, name, how, when, *more), cwd=cwd, warm=ALLOWED)
     took = time.time() - (cwd / f"{how}-time").stat().st_mtime
@@ -62,9 +66,9 @@ def test_a_process_that_ends_without_a_report(tiny_model, cwd, how, when, reason
         assert list((cwd / f"outputs/default/{how}-{when}/checkpoints").glob("step-*.ckpt"))
 
 
-@pytest.mark.parametrize(("how", "words"), [("hang", ()), thorough("frozen", ())])
-def test_a_process_that_hangs_is_named_with_where_it_is(tiny_model, cwd, how, words):
-    run, found = fail(tiny_model, cwd, how, "step", "collective_timeout=0.05", *words)
+@pytest.mark.parametrize("how", ["hang", thorough("frozen")])
+def test_a_process_that_hangs_is_named_with_where_it_is(tiny_model, cwd, how):
+    run, found = fail(tiny_model, cwd, how, "step", "collective_timeout=0.05")
     assert found["cause"] == "timeout"
     assert found["reason"].startswith(
         "process 1 has not joined the others in a collective operation for 3 seconds; process 1 is at "
@@ -116,3 +120,39 @@ def test_a_process_that_needs_long_alone_is_waited_for(tiny_model, cwd):
     words = asked(tiny_model, "slow", "none", "barrier", "evaluation=none", "callbacks.boom.rank=9")
     run = run_train(*words, "collective_timeout=0.2", cwd=cwd, warm=ALLOWED)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(os.getuid() != 0, reason="needs two network namespaces, which only root can make")
+def test_a_machine_that_is_lost(tiny_model, cwd):
+    """Its network goes down: nothing answers, and nothing says so. One process on each machine, as srun starts them."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
+    words = [*quick(tiny_model, "name=lost", "trainer=ddp", "evaluation=none"), "trainer.max_epochs=2000"]
+    with two_hosts() as (prefixes, address):
+        job |= {"MASTER_ADDR": address, "GLOO_SOCKET_IFNAME": "eth0", "HF_HUB_OFFLINE": "1"}
+        processes = [
+            subprocess.Popen(
+                [*prefix, sys.executable, "-m", "finetune.runner", *words], cwd=cwd, text=True,
+                env=os.environ | job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}, stderr=subprocess.PIPE,
+            )
+            for rank, prefix in enumerate(prefixes)
+        ]  # fmt: skip
+        try:
+            metrics, end = cwd / "outputs/default/lost/metrics.jsonl", time.monotonic() + 200
+            while not metrics.exists() or metrics.read_text().count("loss") < 3:
+                assert time.monotonic() < end
+                assert all(process.poll() is None for process in processes)
+                time.sleep(0.1)
+            before = time.monotonic()
+            ip(f"-n {prefixes[1][-1]} link set eth0 down")
+            printed = [process.communicate(timeout=100)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    assert time.monotonic() - before < _PROMISED
+    assert [process.returncode for process in processes] == [1, 1]
+    reason = "process 1 no longer answers: its machine was lost, or the network to it."
+    assert reason in printed[0]
+    found = status(cwd / "outputs/default/lost")
+    assert (found["state"], found["cause"], found["reason"]) == ("failed", "node lost", reason)

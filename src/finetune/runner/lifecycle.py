@@ -60,11 +60,14 @@ def run_lifecycle(run: RunDirectory, existed: bool = False, rendezvous: Rendezvo
 def _watched(run: RunDirectory, rendezvous: Rendezvous | None) -> AbstractContextManager[None]:
     """Return a context in which the failure of another process ends this one, which may wait for it forever."""
 
-    def end(error: RemoteRankError) -> None:
-        exit_at_once(_record_end(run, error))  # the main thread waits for a process that has ended
-
     if rendezvous is None:
         return contextlib.nullcontext()
+
+    def end(error: RemoteRankError) -> None:
+        final = _record_end(run, error)
+        rendezvous.kill()
+        exit_at_once(final)  # the main thread waits for a process that has ended
+
     return rendezvous.watched(end)
 
 

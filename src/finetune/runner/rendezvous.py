@@ -52,7 +52,10 @@ _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 
 @dataclass(frozen=True)
 class ExitReport:
-    """Why a process ended; `is_secondary_failure` if only because others had ended, or because it was stopped."""
+    """Why a process ended; `is_secondary_failure` if only because others had ended, or because it was stopped.
+
+    `rank` is the process whose failure it is, if that is another one.
+    """
 
     what: str
     advice: str = ""
@@ -60,6 +63,7 @@ class ExitReport:
     exit_code: int = 1
     trace: str = ""  # of a bug
     is_secondary_failure: bool = False
+    rank: int | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> ExitReport:
@@ -67,7 +71,8 @@ class ExitReport:
         known = error if isinstance(error, FinetuneError) else explained_error(error)
         is_secondary, cause = is_stop(error) or is_secondary_failure(error), cause_of(error)
         if known is not None:
-            return cls(known.what, known.advice, cause, known.exit_code, known.trace, is_secondary)
+            rank = error.rank if isinstance(error, RemoteRankError) else None
+            return cls(known.what, known.advice, cause, known.exit_code, known.trace, is_secondary, rank)
         if isinstance(error, KeyboardInterrupt):
             number = getattr(error, "number", signal.SIGINT)
             return cls(f"Stopped by {signals.display_name(number)}.", "", cause, 1, is_secondary_failure=is_secondary)
@@ -78,7 +83,8 @@ class ExitReport:
 class Rendezvous:
     """The other processes of a run, as seen from the one with the rank in `info`.
 
-    `exited` returns those that ended without a report: by rank, how they ended in a few words.
+    `exited` returns those that ended without a report: by rank, how they ended in a few words. `kill` kills those that
+    this process has started.
     """
 
     def __init__(self, store: TCPStore, info: RankInfo) -> None:
@@ -88,6 +94,7 @@ class Rendezvous:
         self._tcp, self._store = store, _own_part(store)
         self._is_ending = threading.Event()  # this process is about to end, or the run has ended
         self.exited: Callable[[], dict[int, str]] = self._find_exited
+        self.kill: Callable[[], None] = lambda: None
         self.set(f"process/{info.rank}", f"{_machine()} {os.getpid()}")
 
     def set(self, key: str, value: str) -> None:
@@ -222,7 +229,7 @@ class Rendezvous:
         killed = [_gone(rank, how) for rank, how in without_report.items() if "killed" in how]
         found = _read_report(store, "failure")  # by another process, which ends because of it
         if found is not None and not killed:
-            return RemoteRankError(found.what, found.advice, found.cause, found.exit_code, found.trace)
+            return RemoteRankError(found.what, found.advice, found.cause, found.exit_code, found.trace, found.rank)
         others = [_gone(rank, how) for rank, how in without_report.items() if "killed" not in how]
         return next(iter(killed + others), None)
 

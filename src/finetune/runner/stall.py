@@ -68,7 +68,8 @@ class StallDetector:
         if len(behind) > 1:
             processes = f"processes {', '.join(map(str, behind))} have"
         what = f"{processes} not joined the others in a collective operation for {waited}"
-        return RemoteRankError(f"{what}; process {behind[0]} is at {reports[behind[0]][1]}.", _ADVICE, "timeout")
+        what = f"{what}; process {behind[0]} is at {reports[behind[0]][1]}."
+        return RemoteRankError(what, _ADVICE, "timeout", rank=behind[0])
 
 
 def _position() -> str:
