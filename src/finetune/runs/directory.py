@@ -34,7 +34,7 @@ State = Literal["pending", "created", "validating", "running", "finished", "fail
 # The stage that the last process of the run reached.
 Stage = Literal["preparing", "training", "trained"]
 START_OF_OUTPUT = "== The process starts here. ==\n"  # in the output of a process
-_LAST_LINES, _LAST_BYTES = 20, 2**15  # of the output of a process
+_LAST_LINES, _LAST_BYTES, _LONGEST_LINE = 20, 2**15, 500  # of that output; a line in characters
 _ALIVE = ("created", "validating", "running")
 
 
@@ -170,7 +170,7 @@ class RunDirectory:
         lines = [line for line in lines if line and not line.startswith("Extension modules:")]
         crashes = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
         start = crashes[-1] if crashes else -_LAST_LINES
-        return lines[start:][:_LAST_LINES]
+        return [line[:_LONGEST_LINE] for line in lines[start:][:_LAST_LINES]]
 
     @property
     def checkpoints(self) -> Path:
