@@ -64,7 +64,7 @@ def test_the_processes_that_are_behind_are_named_with_where_the_first_of_them_is
     clock.now = 101
     for error in check_all(processes, 5, 4, 5):
         assert error.what.startswith(
-            "process 1 has not joined the others in a collective operation for 1.67 minutes; process 1 is at "
+            "process 1 has not joined the others in a collective operation for 1.67 minutes; process 1 was last at "
         )
         assert "test_stall.py" in error.what
         assert "collective_timeout" in error.advice

@@ -107,7 +107,8 @@ def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) ->
         return error
     explained = explained_error(error)
     if explained is not None:
-        log("".join(traceback.format_exception(error)))
+        if not explained.trace:  # else it is printed and logged with the error
+            log("".join(traceback.format_exception(error)))
         _write_status(run, "failed", explained.what, cause_of(error))
         return explained
     _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))

@@ -68,16 +68,20 @@ class StallDetector:
         if len(behind) > 1:
             processes = f"processes {', '.join(map(str, behind))} have"
         what = f"{processes} not joined the others in a collective operation for {waited}"
-        what = f"{what}; process {behind[0]} is at {reports[behind[0]][1]}."
+        what = f"{what}; process {behind[0]} was last at {reports[behind[0]][1]}."
         return RemoteRankError(what, _ADVICE, "timeout", rank=behind[0])
+
+
+def _is_library(path: str) -> bool:
+    installed = "site-packages" in path or "dist-packages" in path
+    return installed or path.startswith((sysconfig.get_path("stdlib"), "<"))
 
 
 def _position() -> str:
     """Return the line of code that the main thread is at: the innermost one that is not in a library."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<")
     innermost = frame
-    while frame is not None and frame.f_code.co_filename.startswith(libraries):
+    while frame is not None and _is_library(frame.f_code.co_filename):
         frame = frame.f_back
     frame = frame or innermost
     if frame is None:

@@ -296,8 +296,7 @@ class RunDirectory:
             cause = "node lost"
             what = f"The process was killed, or its machine {status.get('host')} was lost"
         reason = f"{what}; the last recorded step is {status.get('step') or 0}."
-        corrected = {"state": "interrupted", "cause": cause, "reason": reason, "eta_seconds": None}
-        return status | corrected | {"output": self.last_output(0)}
+        return status | {"state": "interrupted", "cause": cause, "reason": reason, "eta_seconds": None}
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, unbuffered; NaN and infinities become null. Raises RunError."""
