@@ -14,7 +14,11 @@ from finetune.runner.liveness import KILLED, MACHINE_LOST, Connection, Listener
 from tests.training.test_processes import ip, two_hosts
 
 # A process with rank 1 that connects and does not answer any more, and the first process, in probes of a second.
-PEER = "import sys, time\nfrom finetune.runner import liveness\nliveness._SECONDS_TO_PROBE = 1\n"
+PEER = """import faulthandler, sys, time
+from finetune.runner import liveness
+faulthandler.dump_traceback_later(30, exit=True)  # else a test would wait for ever
+liveness._SECONDS_TO_PROBE = 1
+"""
 OTHER = f"{PEER}link = liveness.Connection(sys.argv[1], sys.argv[2], 1)\nprint('connected', flush=True)\n"
 FIRST = f"""{PEER}
 listener = liveness.Listener()

@@ -148,7 +148,7 @@ class RunDirectory:
 
     @property
     def ranks(self) -> Path:
-        """Folder with the output of each process of a job."""
+        """Folder with the output of each process of a job, and of those of several that do not print."""
         return self.path / "ranks"
 
     def rank_output(self, rank: int) -> Path:
