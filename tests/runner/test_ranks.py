@@ -15,10 +15,16 @@ from tests.conftest import ROOT, quick, run_train, write_pairs
 from tests.runner.test_kills import assert_same
 
 BOOM = """
+import ctypes
 import os
 import signal
+import time
 from pathlib import Path
+import torch
 from pytorch_lightning import Callback
+
+NCCL = "NCCL error in: NCCLUtils.hpp:268, unhandled cuda error, NCCL version 2.27.5\\nncclUnhandledCudaError: "
+ECC = NCCL + "Call to CUDA function failed.\\nLast error:\\nCuda failure 214 'uncorrectable ECC error encountered'"
 
 class Boom(Callback):
     def __init__(self, how: str, when: str, rank: int = 1) -> None:
@@ -27,13 +33,39 @@ class Boom(Callback):
     def boom(self, trainer):
         if trainer.global_rank != self.rank or Path(f"{self.when}-mended").exists():
             return
+        print("the last words", flush=True)
+        Path(f"{self.how}-time").write_text(str(time.time()))
         if self.how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "exit":
+            os._exit(3)
+        if self.how == "crash":
+            ctypes.string_at(0)
+        if self.how == "hang":
+            time.sleep(600)
+        if self.how == "frozen":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.how == "nccl":
+            raise torch.distributed.DistBackendError(ECC)
         raise MemoryError("Unable to allocate 3 GiB") if self.how == "memory" else ValueError("injected on one rank")
 
     def on_train_batch_start(self, trainer, module, batch, index):
         if self.when == "step" and trainer.global_step == 9:
             self.boom(trainer)
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if self.when == "optimizer" and trainer.global_step == 9:
+            self.boom(trainer)
+        if self.when == "barrier" and trainer.global_step == 9:
+            if trainer.global_rank != self.rank:
+                time.sleep(4)  # as long, nothing happens in the other process
+            else:
+                Path("barrier-time").touch()
+                if self.how != "slow" and os.fork() == 0:  # ends it while it waits in the operation below
+                    time.sleep(1)
+                    os.kill(os.getppid(), signal.SIGKILL)
+                    os._exit(0)
+            torch.distributed.barrier()
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
         if self.when == "save":

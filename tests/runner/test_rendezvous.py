@@ -11,6 +11,7 @@ import pytest
 from finetune.errors import FinetuneError, Interrupted
 from finetune.ranks import RankInfo
 from finetune.runner import join
+from finetune.runner.liveness import MACHINE_LOST
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runs.failure_causes import RemoteRankError, cause_of
 from finetune.signals import StopRequested
@@ -136,3 +137,55 @@ def test_the_first_one_stays_until_the_others_have_read_that_the_run_is_finished
     assert first.get("heard/1") == ""
     other.join(60)
     assert not other.is_alive()
+
+
+STALL = RemoteRankError("process 1 has not joined the others.", "Find out why.", "timeout", rank=1)
+
+
+def test_a_failure_that_another_process_has_found_is_that_of_this_one_too(peers):
+    first, second = peers
+    over = threading.Event()
+    second._end_soon(second._store, STALL, lambda _: over.set())
+    assert over.is_set()  # at once: no library would notice soon
+    cause = first.root_cause(GONE)
+    assert (cause.what, cause.advice, cause_of(cause), cause.rank) == (STALL.what, STALL.advice, "timeout", 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "what", "cause"),
+    [
+        ("was killed by SIGKILL", "process 1 was killed by SIGKILL.", "killed"),
+        ("ended with exit code 1", STALL.what, "timeout"),  # it ended because of what it has found
+    ],
+)
+def test_a_process_that_was_killed_comes_before_what_another_has_found(peers, how, what, cause):
+    first, second = peers
+    second._end_soon(second._store, STALL, lambda _: None)
+    first.exited = lambda: {1: how}
+    found = first.root_cause(GONE)
+    assert (found.what, cause_of(found)) == (what, cause)
+
+
+@pytest.mark.parametrize(
+    ("how", "cause", "advice"),
+    [
+        ("was killed by SIGSEGV", "error", "native code"),
+        ("was killed by SIGKILL", "killed", "memory runs out"),
+        ("ended with exit code 3", "error", ""),
+        (MACHINE_LOST, "node lost", ""),
+    ],
+)
+def test_how_a_process_ended_without_a_report(peers, how, cause, advice):
+    first, _ = peers
+    first.exited = lambda: {1: how}
+    found = first.root_cause(GONE)
+    assert (found.what, cause_of(found), found.rank) == (f"process 1 {how}.", cause, 1)
+    assert advice in found.advice
+
+
+def test_an_error_of_a_gpu_is_reported_with_its_advice_and_is_no_consequence(peers):
+    first, second = peers
+    second.end(ExitReport.of(RuntimeError("CUDA error: uncorrectable ECC error encountered")))
+    cause = first.root_cause(GONE)
+    assert cause.what.startswith("process 1: A GPU has a hardware error")
+    assert (cause_of(cause), "nvidia-smi" in cause.advice) == ("gpu", True)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.errors import FinetuneError, RunError
-from finetune.runs.directory import RunDirectory
+from finetune.runs.directory import START_OF_OUTPUT, RunDirectory
 
 
 def test_a_run_from_creation_to_reading(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ class TestFullDisk:
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path
-from finetune.runs.directory import RunDirectory
+from finetune.runs.directory import START_OF_OUTPUT, RunDirectory
 with RunDirectory(Path(sys.argv[1])).lock():
     {before}
     print("held", flush=True)
@@ -275,3 +275,29 @@ def test_metrics_can_be_read_incrementally(tmp_path: Path) -> None:
     assert run.read_metrics_from(place) == ([], place)
     run.remove_metrics_after(1)
     assert run.read_metrics_from(place)[0] == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        ("", []),
+        ("one\n\ntwo\n", ["one", "two"]),
+        ("".join(f"{number}\n" for number in range(50)), [str(number) for number in range(30, 50)]),
+        # A crash: what faulthandler writes first is where.
+        ("before\nFatal Python error: Aborted\n" + "  File x\n" * 50 + "Extension modules: a, b\n",
+         ["Fatal Python error: Aborted", *["  File x"] * 19]),
+        # That of a process before the run was resumed does not count.
+        (f"Fatal Python error: Aborted\n{START_OF_OUTPUT}now\n", ["now"]),
+        ("x" * 10**5 + "\nlast\n", None),
+    ],
+)  # fmt: skip
+def test_the_last_output_of_a_process(tmp_path, written, lines):
+    run = RunDirectory.create(tmp_path, "a", "")
+    assert run.last_output(1) == []
+    run.ranks.mkdir()
+    run.rank_output(1).write_text(written)
+    found = run.last_output(1)
+    if lines is None:
+        assert found == ["x" * 500, "last"]
+    else:
+        assert found == lines

@@ -52,7 +52,7 @@ def fit_with(spy, monkeypatch, *arguments, **kwargs):
     real = assembly.build_trainer
     # The spy comes first, so that a wish to stop is seen in the same step, as a signal would be.
     monkeypatch.setattr(
-        assembly, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [spy, *calls], logs)
+        assembly, "build_trainer", lambda node, run, n, calls, *rest: real(node, run, n, [spy, *calls], *rest)
     )
     fit(*arguments, **kwargs)
 
@@ -115,8 +115,8 @@ def test_a_run_that_is_killed_after_every_step_ends_with_the_same_weights(start,
     real, step = assembly.build_trainer, 0
     while True:
         bomb = KillAt(step + every)
-        monkeypatch.setattr(assembly, "build_trainer", lambda node, run, n, calls, logs, bomb=bomb: real(
-            node, run, n, [*calls, bomb], logs))  # fmt: skip
+        monkeypatch.setattr(assembly, "build_trainer", lambda node, run, n, calls, *rest, bomb=bomb: real(
+            node, run, n, [*calls, bomb], *rest))  # fmt: skip
         try:
             fit(cfg, dataset, broken, checkpoint=broken.saved.path(step) if step else None)
             break

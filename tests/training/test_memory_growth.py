@@ -146,7 +146,7 @@ class Watch(pl.Callback):
 def test_a_training_with_callbacks_does_not_leak(start, monkeypatch, more):
     watch, real = Watch(), assembly.build_trainer
     monkeypatch.setattr(
-        assembly, "build_trainer", lambda node, run, n, calls, logs: real(node, run, n, [*calls, watch], logs)
+        assembly, "build_trainer", lambda node, run, n, calls, *rest: real(node, run, n, [*calls, watch], *rest)
     )
     fit(*start("grows", "trainer.max_epochs=6", "trainer.log_every_n_steps=1", *more))
     assert watch.grown is not None

@@ -100,6 +100,11 @@ def print_run(record: Record) -> None:
             "torch": versions.get("torch"),
         }
     )
+    output = record.status.get("output") or []
+    if record.state == DEAD:
+        output = record.run.last_output(0)
+    for line in output:
+        say(f"  | {line}")
     report = read_mapping(record.run.report_data_path)
     evaluations = report.get("evaluations")
     if evaluations:

@@ -10,7 +10,7 @@ from typing import Any
 from finetune.config.renames import current_target
 
 # Keys that determine where and how a run is started, not what it computes.
-NOT_COMPARED = ("experiment", "name", "output_root", "resume", "check", "dry_run", "sweep")
+NOT_COMPARED = ("experiment", "name", "output_root", "resume", "collective_timeout", "check", "dry_run", "sweep")
 # Keys that may change when a run resumes: hardware, duration and checkpoints, not what it computes.
 _MAY_CHANGE = (
     "trainer.devices",

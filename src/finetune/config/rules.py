@@ -98,6 +98,7 @@ KEYS: dict[str, Any] = {
     "output_root": NotEmptyText,
     "seed": Annotated[int, Range(at_least=0, at_most=2**32 - 1)],
     "resume": NotEmptyText | bool,  # a bool is refused with advice, see cross_checks.py
+    "collective_timeout": Positive,
     "check": bool,
     "dry_run": bool,
 }

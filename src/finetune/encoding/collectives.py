@@ -18,6 +18,17 @@ _T = TypeVar("_T")
 _MAX_CHUNK_BYTES = 2**26  # of one reduction
 
 
+def count_started() -> int:
+    """Return how many operations between all processes this one has started; 0 until they are connected.
+
+    Includes those of DDP and FSDP, which use the same group of processes.
+    """
+    if not distributed.is_initialized():
+        return 0
+    group: Any = distributed.group.WORLD
+    return int(group._get_sequence_number_for_group())
+
+
 class _Strategy(Protocol):
     @property
     def root_device(self) -> torch.device: ...

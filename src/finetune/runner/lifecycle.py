@@ -6,17 +6,20 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import NoReturn
 
 from finetune import signals
 from finetune.config.commands import resume_command
-from finetune.console import print_error, say
+from finetune.console import log, print_error, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runner.slurm_job import record_job, stop_reason
 from finetune.runs.directory import RunDirectory, State
-from finetune.runs.failure_causes import Cause, RemoteRankError, cause_of, is_stop, out_of_memory_error
+from finetune.runs.failure_causes import Cause, RankGone, RemoteRankError, cause_of, explained_error, is_stop
 
 
 @contextmanager
@@ -57,14 +60,14 @@ def run_lifecycle(run: RunDirectory, existed: bool = False, rendezvous: Rendezvo
 def _watched(run: RunDirectory, rendezvous: Rendezvous | None) -> AbstractContextManager[None]:
     """Return a context in which the failure of another process ends this one, which may wait for it forever."""
 
-    def end(error: RemoteRankError) -> None:
-        final = _record_end(run, error)
-        assert isinstance(final, FinetuneError)
-        print_error(final)
-        os._exit(final.exit_code)  # the main thread waits for a process that has ended
-
     if rendezvous is None:
         return contextlib.nullcontext()
+
+    def end(error: RemoteRankError) -> None:
+        final = _record_end(run, error)
+        rendezvous.kill()
+        exit_at_once(final)  # the main thread waits for a process that has ended
+
     return rendezvous.watched(end)
 
 
@@ -92,17 +95,22 @@ def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) ->
     if is_stop(error) or (signals.stop_requested() and not isinstance(error, FinetuneError)):
         return _record_stop(run, error, first_step)
     if isinstance(error, FinetuneError):
-        _write_status(run, "failed", error.what, cause_of(error))
+        output = _last_output(run, error)
+        if isinstance(error, RankGone):
+            error.trace = "".join(f"{line}\n" for line in output)
+        _write_status(run, "failed", error.what, cause_of(error), output=output)
         if error.exit_code == FinetuneError.exit_code and not run.checkpoints.exists():
             # A user's mistake that only showed while building (a damaged model): there is nothing to keep of the run.
             shutil.rmtree(run.path, ignore_errors=True)
         elif isinstance(error, Refused):
             return Refused(error.what, f"{error.advice}\n  Then resume it with: {resume_command(run.path)}".strip())
         return error
-    shortage = out_of_memory_error(error)
-    if shortage is not None:
-        _write_status(run, "failed", shortage.what, cause_of(error))
-        return shortage
+    explained = explained_error(error)
+    if explained is not None:
+        if not explained.trace:  # else it is printed and logged with the error
+            log("".join(traceback.format_exception(error)))
+        _write_status(run, "failed", explained.what, cause_of(error))
+        return explained
     _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))
     return error
 
@@ -150,7 +158,37 @@ def _saved(run: RunDirectory) -> str:
     return f"the newest checkpoint is of step {steps[-1]:,}"
 
 
-def _write_status(run: RunDirectory, state: State, reason: str, cause: Cause, will_resume: bool = False) -> None:
+def _last_output(run: RunDirectory, error: FinetuneError) -> list[str]:
+    """Return what the process printed last that an error comes from, if that is another one."""
+    if isinstance(error, RemoteRankError) and error.rank is not None:
+        return run.last_output(error.rank)
+    return []
+
+
+def exit_at_once(error: BaseException) -> NoReturn:
+    """Print an error and end this process, without the exit handlers of libraries.
+
+    These may wait for processes that have ended: CUDA waits for the operations that were started with them.
+    """
+    if isinstance(error, FinetuneError):
+        print_error(error)
+        code = error.exit_code
+    else:
+        traceback.print_exception(error)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _write_status(
+    run: RunDirectory,
+    state: State,
+    reason: str,
+    cause: Cause,
+    will_resume: bool = False,
+    output: Sequence[str] = (),
+) -> None:
     # The disk may be full: the first error is the one to show, not that of writing it.
     with contextlib.suppress(RunError):
-        run.write_status(state, reason, cause=cause, will_resume=will_resume)
+        run.write_status(state, reason, cause=cause, will_resume=will_resume, output=list(output))

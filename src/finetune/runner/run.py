@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from finetune import ranks
+from finetune import ranks, streams
 from finetune.config.command_line import Arguments
 from finetune.console import exit_on_closed_pipe, log, print_error, say
 from finetune.errors import FinetuneError
@@ -94,18 +95,27 @@ def print_check(checked: CheckedRun) -> None:
 def _start(checked: CheckedRun) -> None:
     """Train in this process, with the other ranks in processes of their own."""
     from finetune.runner.join import join_if_distributed
-    from finetune.runner.lifecycle import run_lifecycle
+    from finetune.runner.lifecycle import exit_at_once, run_lifecycle
+    from finetune.runner.rank_output import record_crashes
     from finetune.runner.spawn import SpawnedRanks
 
     arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
     rendezvous = join_if_distributed(local_processes(cfg))
     run, existed = find_run(cfg, arguments.overrides, dataset, arguments)
     arguments = arguments.in_folder(run.path)
-    with SpawnedRanks(rendezvous) as spawned, run_lifecycle(run, existed, rendezvous):
-        if rendezvous is not None:
-            rendezvous.set("run", str(run.path.absolute()))
-        spawned.start([*arguments.where(), *arguments.overrides])
-        run_as_hydra_task(arguments, [], lambda cfg: _train(cfg, dataset, run, is_resumed=existed))
+    if rendezvous is not None:
+        rendezvous.collective_timeout = timedelta(minutes=cfg.collective_timeout)
+    try:
+        with SpawnedRanks(rendezvous) as spawned, run_lifecycle(run, existed, rendezvous):
+            if rendezvous is not None:
+                rendezvous.set("run", str(run.path.absolute()))
+                record_crashes(run, rank=0)
+            spawned.start([*arguments.where(), *arguments.overrides])
+            run_as_hydra_task(arguments, [], lambda cfg: _train(cfg, dataset, run, is_resumed=existed))
+    except BaseException as error:
+        if rendezvous is not None and streams.is_program():
+            exit_at_once(error)
+        raise
 
 
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: bool) -> None:

@@ -44,7 +44,7 @@ class SpawnedRanks:
         rendezvous = self._rendezvous
         if rendezvous is None or rendezvous.info.starter != "the first process":
             return
-        rendezvous.exited = self._exited
+        rendezvous.exited, rendezvous.kill = self._exited, self._kill
         for rank in range(1, rendezvous.info.world):
             variables = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             # In a group of its own: Ctrl-C reaches the first process only, which stops the others.
@@ -67,6 +67,9 @@ class SpawnedRanks:
         for child in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0, end - time.monotonic()))
+        self._kill()
+
+    def _kill(self) -> None:
         for child in self._children:
             child.kill()
             child.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from finetune.preflight.check import check_all
 from finetune.preflight.resume import restore_moment
 from finetune.runner.hydra_task import run_as_hydra_task
 from finetune.runner.join import JOIN_TIMEOUT, join
+from finetune.runner.rank_output import write_to_file
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runner.spawn import exit_with_parent
 from finetune.runs.directory import RunDirectory
@@ -35,7 +37,9 @@ def run_worker(arguments: Arguments) -> int:
         if cfg.check:
             return 0
         rendezvous = join(info)
+        rendezvous.collective_timeout = timedelta(minutes=cfg.collective_timeout)
         run = _shared(Path(rendezvous.get("run")))
+        write_to_file(run, info.rank)
         with rendezvous.watched(_exit_at_once):
             from finetune.training.fit import fit
 

@@ -33,6 +33,8 @@ _TRACKERS = threading.Lock()
 State = Literal["pending", "created", "validating", "running", "finished", "failed", "interrupted"]
 # The stage that the last process of the run reached.
 Stage = Literal["preparing", "training", "trained"]
+START_OF_OUTPUT = "== The process starts here. ==\n"  # in the output of a process
+_LAST_LINES, _LAST_BYTES, _LONGEST_LINE = 20, 2**15, 500  # of that output; a line in characters
 _ALIVE = ("created", "validating", "running")
 
 
@@ -146,8 +148,29 @@ class RunDirectory:
 
     @property
     def ranks(self) -> Path:
-        """Folder with the output of each process of a job."""
+        """Folder with the output of each process of a job, and of those of several that do not print."""
         return self.path / "ranks"
+
+    def rank_output(self, rank: int) -> Path:
+        """File with the output of one process; of the first one, unless the run is a job, only where it crashed."""
+        return self.ranks / f"{rank}.log"
+
+    def last_output(self, rank: int) -> list[str]:
+        """Return the last 20 lines of that file; if the process crashed, the first 20 of faulthandler's report.
+
+        What an earlier process wrote, before the run was resumed, is not returned.
+        """
+        try:
+            with self.rank_output(rank).open("rb") as file:
+                file.seek(-min(_LAST_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return []
+        lines = text.rpartition(START_OF_OUTPUT)[2].splitlines()
+        lines = [line for line in lines if line and not line.startswith("Extension modules:")]
+        crashes = [number for number, line in enumerate(lines) if line.startswith("Fatal Python error")]
+        start = crashes[-1] if crashes else -_LAST_LINES
+        return [line[:_LONGEST_LINE] for line in lines[start:][:_LAST_LINES]]
 
     @property
     def checkpoints(self) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from typing import Literal
 
 from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.runs.known_errors import detail, find_known_error, is_distributed
 
 Cause = Literal[
     "out of memory",
@@ -16,6 +18,8 @@ Cause = Literal[
     "disk",
     "killed",
     "timeout",
+    "gpu",
+    "network",
     "node lost",
     "stopped",
     "cancelled",
@@ -26,15 +30,10 @@ Cause = Literal[
     "error",
 ]
 
-# How torch and gloo report that another process of the run does not answer or has ended; they have no error types.
-_TIMEOUT = re.compile(r"timed? ?out", re.IGNORECASE)
-_NODE_LOST = re.compile(r"connection (?:closed by|reset by|refused|aborted)|socket (?:closed|error)", re.IGNORECASE)
-_SECONDARY = re.compile(
-    r"closed by peer|connection reset|broken pipe|remote worker|process ?group|nccl|gloo", re.IGNORECASE
-)
+# That another process of the run has ended, in errors of other libraries.
+_CONNECTION_LOST = re.compile(r"closed by peer|connection reset|broken pipe", re.IGNORECASE)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
-_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
 
 
 class Diverged(RunError):
@@ -42,27 +41,37 @@ class Diverged(RunError):
 
 
 class RemoteRankError(RunError):
-    """The error that ended another process of the run; `cause` and `exit_code` are those of that process."""
+    """The error that ended another process of the run; `cause` and `exit_code` are those of that process.
 
-    def __init__(self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "") -> None:
+    `rank` is the process, if it is known.
+    """
+
+    def __init__(
+        self, what: str, advice: str, cause: Cause, exit_code: int = 1, trace: str = "", rank: int | None = None
+    ) -> None:
         super().__init__(what, advice)
-        self.cause, self.exit_code, self.trace = cause, exit_code, trace
+        self.cause, self.exit_code, self.trace, self.rank = cause, exit_code, trace, rank
+
+
+class RankGone(RemoteRankError):
+    """Another process of the run ended without a report of why."""
 
 
 def cause_of(error: BaseException) -> Cause:
     """Return the category of an error that ended a run, also by the error that caused it."""
     if isinstance(error, RemoteRankError):
         return error.cause
-    system_error = _errno_of(error)
+    system_error, known = _errno_of(error), find_known_error(error)
     is_mistake = isinstance(error, FinetuneError) and error.exit_code == FinetuneError.exit_code
+    if known is not None and not is_out_of_memory(error):
+        return known.cause
     rules: list[tuple[bool, Cause]] = [
         (isinstance(error, Diverged), "diverged"),
         (is_stop(error), "stopped"),
         (is_out_of_memory(error), "out of memory"),
         (system_error in _DISK_FULL, "disk full"),
         (system_error in _DISK, "disk"),
-        (_is_distributed_error(error, _NODE_LOST), "node lost"),
-        (_is_distributed_error(error, _TIMEOUT) or isinstance(error, TimeoutError), "timeout"),
+        (isinstance(error, TimeoutError), "timeout"),
         (_comes_from(error, "finetune.data"), "data"),
         (is_mistake, "mistake"),
     ]
@@ -81,7 +90,10 @@ def is_secondary_failure(error: BaseException) -> bool:
     """Whether an error may only be the consequence of the end of another process of the run."""
     if isinstance(error, RunError) or not isinstance(error, RuntimeError | ConnectionError):
         return False
-    return type(error).__name__ in _DISTRIBUTED or _SECONDARY.search(str(error)) is not None
+    known = find_known_error(error)
+    if known is not None:
+        return known.is_secondary
+    return is_distributed(error) or _CONNECTION_LOST.search(str(error)) is not None
 
 
 def out_of_memory_error(error: BaseException) -> RunError | None:
@@ -90,6 +102,21 @@ def out_of_memory_error(error: BaseException) -> RunError | None:
         return None
     advice = "Use a smaller engine.activation_mb, engine.token_budget or data.max_length, or close other programs."
     return RunError("Memory ran out.", advice)
+
+
+def explained_error(error: BaseException) -> RunError | None:
+    """Return the error to report if it is known what `error` means: memory ran out, a GPU or a connection failed.
+
+    Its `trace` is the traceback, if the error is a bug.
+    """
+    shortage = out_of_memory_error(error)
+    known = find_known_error(error)
+    if shortage is not None or known is None:
+        return shortage
+    explained = RunError(f"{known.what}: {detail(error)}", known.advice)
+    if known.is_bug:
+        explained.trace = "".join(traceback.format_exception(error))
+    return explained
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -104,12 +131,6 @@ def _errno_of(error: BaseException) -> int | None:
     """Return the errno of an OSError, or of the OSError that caused a FinetuneError; None for all others."""
     origin = error.__cause__ if isinstance(error, FinetuneError) else error
     return origin.errno if isinstance(origin, OSError) else None
-
-
-def _is_distributed_error(error: BaseException, pattern: re.Pattern[str]) -> bool:
-    text = str(error)
-    is_distributed = type(error).__name__ in _DISTRIBUTED or "gloo" in text.lower()
-    return is_distributed and pattern.search(text) is not None
 
 
 def _comes_from(error: BaseException, package: str) -> bool:

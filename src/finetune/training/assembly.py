@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -172,7 +173,8 @@ def _build_trainer(
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     max_time = OmegaConf.to_container(cfg.trainer, resolve=True).get("max_time")  # type: ignore[union-attr]
     all_callbacks = ordered([TimeLimit(max_time), StatusWriter(run.path), *callbacks, stop])
-    return build_trainer(cfg.trainer, run, data.batches_per_epoch, all_callbacks, loggers)
+    timeout = timedelta(minutes=cfg.collective_timeout)
+    return build_trainer(cfg.trainer, run, data.batches_per_epoch, all_callbacks, loggers, timeout)
 
 
 def _build_losses(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
+from finetune.training.no_teardown import NoTeardownAfterError
 
-class Fsdp(ModelParallelStrategy):
+
+class Fsdp(NoTeardownAfterError, ModelParallelStrategy):
     """Shards the model over all processes; a checkpoint is one file, the same as with any other strategy."""
 
-    def __init__(self, world: int) -> None:
-        super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    def __init__(self, world: int, timeout: timedelta) -> None:
+        super().__init__(
+            data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timeout
+        )
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load weights and optimizer states, and return the rest of the checkpoint.

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,6 +26,10 @@ from finetune.runs.directory import RunDirectory
 from finetune.training.checkpoint_io import AtomicCheckpointIO
 from finetune.training.fsdp import Fsdp
 from finetune.training.length import limit_batches, resolve_epochs
+from finetune.training.no_teardown import NoTeardownAfterError
+from finetune.wait_notice import MAX_WAIT
+
+_TIMEOUT_MARGIN = timedelta(minutes=1)
 
 
 def silence_lightning() -> None:
@@ -37,9 +42,16 @@ def silence_lightning() -> None:
 
 
 def build_trainer(
-    node: DictConfig, run: RunDirectory, batches_per_epoch: int, callbacks: list[Any], loggers: list[Any]
+    node: DictConfig,
+    run: RunDirectory,
+    batches_per_epoch: int,
+    callbacks: list[Any],
+    loggers: list[Any],
+    collective_timeout: timedelta = MAX_WAIT,
 ) -> pl.Trainer:
     """Build Lightning's Trainer from the settings of the config, and from what is the same in every run.
+
+    `collective_timeout` is how long processes wait for each other in a collective operation.
 
     Raises:
         CheckFailed: `limit_train_batches` is less than one batch.
@@ -55,7 +67,7 @@ def build_trainer(
     OmegaConf.set_struct(settings, False)
     for name in ("strategy", "max_time", "profiler"):
         settings.pop(name, None)
-    strategy = _strategy(node.strategy, rank)
+    strategy = _strategy(node.strategy, rank, collective_timeout)
     try:
         return _build_trainer(settings, run, callbacks, loggers, strategy, _profiler(node.get("profiler"), run))
     except CheckFailed:
@@ -106,11 +118,11 @@ def _profiler(name: str | None, run: RunDirectory) -> Profiler | None:
     return profiler
 
 
-class _Ddp(DDPStrategy):
+class _Ddp(NoTeardownAfterError, DDPStrategy):
     """A copy of the model in each process; weights that no process used in a step stay the same, as in one process."""
 
-    def __init__(self) -> None:
-        super().__init__(find_unused_parameters=True)
+    def __init__(self, timeout: timedelta) -> None:
+        super().__init__(find_unused_parameters=True, timeout=timeout)
 
     def block_backward_sync(self) -> Any:
         """Sum the gradients over the processes after every batch, even if several batches are accumulated.
@@ -120,12 +132,14 @@ class _Ddp(DDPStrategy):
         return contextlib.nullcontext()
 
 
-def _strategy(name: str, rank: ranks.RankInfo) -> Strategy | str:
+def _strategy(name: str, rank: ranks.RankInfo, collective_timeout: timedelta) -> Strategy | str:
     if rank.world == 1:
         return "auto"
+    # The run ends first, and says which process is missing (runner/stall.py); NCCL would abort it without a reason.
+    timeout = collective_timeout + _TIMEOUT_MARGIN
     if name == "fsdp":
-        return Fsdp(rank.world)
-    return _Ddp()
+        return Fsdp(rank.world, timeout)
+    return _Ddp(timeout)
 
 
 def resolve_precision(precision: str | int | None, accelerator: str) -> str | int | None:
