@@ -25,6 +25,7 @@ LAYERS = [
     ["runner"],
     ["preflight", "training"],
     ["export", "report", "analysis"],
+    ["formats"],
     ["encoding"],
     ["models", "losses", "evaluation"],
     ["data"],
