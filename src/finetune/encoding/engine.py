@@ -216,7 +216,7 @@ class Engine:
             self._budget.halve_tokens(used)
             self._is_saved = True
         say(f"Memory ran out: embeddings are computed in micro-batches of {used // 2} tokens.")
-        return deque(half for cut in cuts for half in np.array_split(cut, 2) if len(half))
+        return deque(half for cut in cuts for half in np.array_split(cut, 2)[::-1] if len(half))
 
     def cut(
         self, lengths_N: Ints, encoder: Encoder, is_other_N: Bools | None = None, token_budget: int | None = None
