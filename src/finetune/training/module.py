@@ -271,7 +271,8 @@ class EmbeddingModule(LightningModule):
             if self._is_updating and is_out_of_memory(error):
                 raise memory.ran_out_in_update(self.global_step + 1) from error
             raise
-        self.skipped_steps += int(self._updates == updates)
+        if self._updates == updates and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.skipped_steps += 1
         self._timer.end_stage("optimizer")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
