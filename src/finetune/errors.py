@@ -60,6 +60,10 @@ class RunError(FinetuneError):
     exit_code = 1
 
 
+class MemoryRanOut(RunError):
+    """Memory ran out in an operation that cannot be repeated with less."""
+
+
 class Refused(RunError):
     """A failed read or write (a full disk); the run can be resumed once it is fixed."""
 

@@ -14,8 +14,9 @@ from finetune.data.items import Items
 from finetune.data.tokens.token_store import Tokens
 from finetune.encoding.engine import Engine
 from finetune.encoding.memory import Budget, find_budget
-from finetune.errors import ModelError
+from finetune.errors import MemoryRanOut, ModelError
 from finetune.models.text import TextEncoder
+from finetune.runs.failure_causes import cause_of
 
 TOLERANCE = 1e-5
 
@@ -163,8 +164,10 @@ def test_out_of_memory_halves_the_budget_and_retries(tiny_model, capsys):
 
 def test_a_single_item_that_is_too_large_raises(tiny_model):
     encoder, (ids, lengths) = TextEncoder(str(tiny_model)), texts(n=40)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryRanOut, match=f"the longest item has {lengths.max()} tokens.*data.max_length") as raised:
         Engine(256, 1).encode(Small(encoder, most=int(lengths.max()) - 1), ids, lengths)
+    assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
+    assert cause_of(raised.value) == "out of memory"
 
 
 def test_other_errors_are_raised(tiny_model):

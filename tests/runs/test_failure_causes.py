@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune.data.items import Items
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import FinetuneError, Interrupted, MemoryRanOut, RunError
 from finetune.runs.atomic import explain
 from finetune.runs.directory import RunDirectory
 from finetune.runs.failure_causes import Diverged, cause_of
@@ -33,6 +33,16 @@ def refused(number):
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
         (MemoryError(), "out of memory"),
+        (MemoryRanOut("Memory ran out."), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in ..."), "out of memory"),
+        (RuntimeError("CUDA driver error: out of memory"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17.85 GB)"), "out of memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
+        (RuntimeError("out of resource: shared memory, Required: 131072, Hardware limit: 101376"), "error"),
+        (ValueError("a column is named 'CUDA out of memory'"), "error"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "out of memory"),
         (Diverged("The run diverged."), "diverged"),
         (refused(errno.ENOSPC), "disk full"),

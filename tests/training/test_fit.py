@@ -225,22 +225,11 @@ def test_out_of_memory_in_the_backward_pass_repeats_the_step(start, monkeypatch,
         passes.append(ShortOnce.seen)
         budgets = [row["token_budget"] for row in map(json.loads, run.metrics_path.open()) if "loss" in row]
         assert budgets[-1] == (16 if fail else 64)
-    assert passes[1] == passes[0] + 2
+    # All batches of the step are computed again: with accumulation, the third pass is that of its second batch.
+    assert passes[1] == passes[0] + (3 if "accumulate" in str(more) else 2)
     tolerance = 1e-2 if "bf16" in str(more) else 1e-5
     for name in weights[0]:
         torch.testing.assert_close(weights[1][name], weights[0][name], rtol=0, atol=tolerance, msg=name)
-
-
-def test_out_of_memory_within_accumulated_gradients_ends_the_run(start, monkeypatch):
-    """What was added to the gradients of earlier batches cannot be removed again."""
-    cfg, dataset, run = start("halfway", "evaluation=none", "trainer.accumulate_grad_batches=2")
-    module = assemble(cfg, dataset, run).module
-    first = next(module.parameters())
-    first.grad = torch.zeros_like(first)
-    before = module._gradient_versions()
-    assert module._undo_gradients(before)
-    first.grad.add_(1)
-    assert not module._undo_gradients(before)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])

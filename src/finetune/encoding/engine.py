@@ -15,8 +15,10 @@ Shapes: N distinct items, M of them not texts, T tokens of all texts in one row,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from finetune import devices
 from finetune.config.types import CountFromZero, PositiveInt
+from finetune.console import say
 from finetune.data.arrays import Ints
 from finetune.encoding import memory
 from finetune.models.encoder import Encoder
@@ -36,9 +40,11 @@ if TYPE_CHECKING:
     from finetune.data.batching.non_text import NonText
     from finetune.data.tokens.token_store import Tokens
     from finetune.encoding.collectives import Collectives
+    from finetune.models.shared_grad import SharedGradEmbedding
 
 Bools = npt.NDArray[np.bool_]
 _ALL = slice(None)
+T = TypeVar("T")
 
 
 class Engine:
@@ -67,8 +73,10 @@ class Engine:
         self.compile = compile
         self.embed_precision = embed_precision
         self._budget: memory.Budget | None = None
-        self._is_halved = False
-        self._longest = 0  # tokens of the longest item of the last step
+        self._is_saved = False  # whether checkpoints have the budget
+        # Of what was encoded last: the tokens of the longest item and of all, and the activations that are kept.
+        self._longest = self._tokens = 0
+        self._saved = memory.SavedTensorCounter([])
         self.recomputed_share = 0.0  # of the tokens of the last step, 0 to 1
 
     def encode(
@@ -91,14 +99,8 @@ class Engine:
         if items_n is None:
             items_n = np.arange(len(lengths_N) + others)
         costs_N = np.concatenate([lengths_N, np.full(others, encoder.other_cost)])
-        self._longest = int(costs_N[items_n].max())
-        while True:
-            try:
-                return self._encode(encoder, ids_T, lengths_N, items_n, other_M, costs_N, in_step)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or in_step is not None:
-                    raise
-                self.halve(error)
+        encode = partial(self._encode, encoder, ids_T, lengths_N, items_n, other_M, costs_N, in_step)
+        return encode() if in_step is not None else self.retry(encode, ids_T.device)
 
     def _encode(
         self,
@@ -115,6 +117,7 @@ class Engine:
         token_embedding = encoder.token_embedding()
         shared = token_embedding.storages if token_embedding is not None else frozenset()
         saved = memory.SavedTensorCounter(encoder.parameters(), shared)
+        self._longest, self._tokens, self._saved = int(costs_N[items_n].max()), int(costs_N[items_n].sum()), saved
         limit = self.budget(encoder).kept
         kept_tokens = 0
         embeddings: list[Tensor] = []
@@ -137,7 +140,7 @@ class Engine:
                 with saved.counted(inputs[0].device):
                     embeddings.append(encoder(*inputs))
                 kept_tokens += tokens
-        self.recomputed_share = 1 - kept_tokens / int(costs_N[items_n].sum())
+        self.recomputed_share = 1 - kept_tokens / self._tokens
         in_order_n = np.argsort(np.concatenate(cuts))
         return torch.cat(embeddings)[upload(in_order_n, embeddings[0].device)]
 
@@ -168,21 +171,52 @@ class Engine:
         The longest items come first: memory runs out at once if at all, and the time left is not underestimated.
         `token_budget` limits a micro-batch, as in training without it; `share` selects some of the micro-batches.
         """
-        device = next(encoder.parameters()).device
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
         token_embedding = encoder.token_embedding()
-        cuts = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))[::-1]
-        for positions in cuts[share]:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
-                if is_text_N[positions[0]]:
-                    ids_T, lengths_n = tokens.take(items[positions])
-                    emb_nD = encoder(upload(ids_T.astype(np.int64), device), lengths_n, token_embedding)
-                else:
-                    assert others is not None
-                    emb_nD = encoder(upload(others.take(items[positions]), device))
-            yield positions, emb_nD.float()
+        cuts_of_all = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))[::-1]
+        cuts = deque(cuts_of_all[share])
+        embed = partial(self._embed, encoder, tokens, others=others, token_embedding=token_embedding)
+        while cuts:
+            emb_nD = None
+            try:
+                emb_nD = embed(items[cuts[0]])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(cuts[0]) == 1:
+                    raise memory.ran_out(int(costs_N[cuts[0]].max())) from error
+            if emb_nD is None:  # outside of the handler, as in `retry`
+                cuts = self._split(cuts, costs_N)
+                devices.of(next(encoder.parameters()).device).release()
+            else:
+                yield cuts.popleft(), emb_nD.float()
+
+    def _embed(
+        self,
+        encoder: Encoder,
+        tokens: Tokens,
+        items_n: Ints,
+        others: NonText | None,
+        token_embedding: SharedGradEmbedding | None,
+    ) -> Tensor:
+        device = next(encoder.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):
+            if items_n[0] < len(tokens):
+                ids_T, lengths_n = tokens.take(items_n)
+                return cast(Tensor, encoder(upload(ids_T.astype(np.int64), device), lengths_n, token_embedding))
+            assert others is not None
+            return cast(Tensor, encoder(upload(others.take(items_n), device)))
+
+    def _split(self, cuts: deque[Ints], costs_N: Ints) -> deque[Ints]:
+        """Return micro-batches of half the size, because memory ran out for the first of them."""
+        used = int(costs_N[cuts[0]].sum())
+        if self._budget is not None:
+            self._budget.halve_tokens(used)
+            self._is_saved = True
+        say(f"Memory ran out: embeddings are computed in micro-batches of {used // 2} tokens.")
+        return deque(half for cut in cuts for half in np.array_split(cut, 2)[::-1] if len(half))
 
     def cut(
         self, lengths_N: Ints, encoder: Encoder, is_other_N: Bools | None = None, token_budget: int | None = None
@@ -216,31 +250,59 @@ class Engine:
     def budget(self, encoder: Encoder) -> memory.Budget:
         """Return the budget of this run, which is determined at the first call."""
         if self._budget is None:
+            self._is_saved = devices.of(next(encoder.parameters()).device).has_own_memory
             tokens = None if self.token_budget == "auto" else self.token_budget
             kept_mb = None if self.activation_mb == "auto" else self.activation_mb
             self._budget = memory.find_budget(encoder, tokens, kept_mb)
         return self._budget
 
-    def halve(self, error: BaseException) -> None:
-        """Halve the budget, because memory ran out for what was encoded last.
+    def retry(self, compute: Callable[[], T], device: torch.device) -> T:
+        """Return `compute()`; if memory runs out, halve the budget and repeat it, with the same random numbers.
 
         Raises:
-            BaseException: `error`, if a single item was already too large.
+            MemoryRanOut: nothing is left to halve.
         """
+        on_device = devices.of(device)
+        random = on_device.random_state()
+        while True:
+            try:
+                return compute()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._check_can_halve(error)
+            # Outside of the handler: the traceback of the error refers to all tensors of the attempt.
+            self._halve()
+            on_device.release()
+            devices.set_random_state(random)
+
+    def _check_can_halve(self, error: BaseException) -> None:
+        if self._budget is None or (self._budget.tokens < self._longest and not self._budget.kept):
+            raise memory.ran_out(self._longest) from error
+
+    def _halve(self) -> None:
         assert self._budget is not None
-        self._budget.halve(self._longest, error)
-        self._is_halved = True
+        if self._budget.tokens >= self._longest:
+            self._budget.halve_tokens(self._tokens)
+        self._budget.halve_kept(self._saved.bytes or self._budget.kept)
+        self._is_saved = True
+        say(f"Memory ran out: the step is repeated with engine.token_budget={self._budget.tokens}.")
 
     def state_dict(self) -> dict[str, int]:
-        """Return the budget if it was halved: a resumed run has to cut its batches in the same way."""
-        if self._budget is None or not self._is_halved:
+        """Return the budget if it was halved or depends on the free memory: a resumed run has to cut batches alike."""
+        if self._budget is None or not self._is_saved:
             return {}
         return {"tokens": self._budget.tokens, "kept": self._budget.kept}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Restore a halved budget."""
-        if state:
-            self._budget, self._is_halved = memory.Budget(**state), True
+        """Restore a budget, as far as the settings of this run are not smaller."""
+        if not state:
+            return
+        self._budget, self._is_saved = memory.Budget(**state), True
+        if self.token_budget != "auto":
+            self._budget.tokens = min(self._budget.tokens, self.token_budget)
+        if self.activation_mb != "auto":
+            self._budget.kept = min(self._budget.kept, self.activation_mb * memory.MB)
 
 
 def _tokens(ids_T: Tensor, starts_n: Ints, lengths_n: Ints) -> Tensor:

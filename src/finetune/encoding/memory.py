@@ -1,20 +1,18 @@
-"""Memory: what is available and used, what a graph keeps, and the budget of the engine."""
+"""Memory: what a graph keeps for the backward pass, and the budget of the engine."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import platform
-import resource
-import sys
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from finetune.console import say
+from finetune import devices
+from finetune.errors import MemoryRanOut
 from finetune.models.encoder import Encoder
 
 MB = 2**20
@@ -32,41 +30,37 @@ class Budget:
     tokens: int
     kept: int
 
-    def halve(self, longest: int, error: BaseException) -> None:
-        """Halve both, because memory ran out; `longest` is the number of tokens of the longest item.
+    def halve_tokens(self, used: int) -> None:
+        """Halve the tokens of a micro-batch, or the `used` ones if they were fewer."""
+        self.tokens = max(1, min(self.tokens, used) // 2)
 
-        Raises:
-            BaseException: `error`, if a single item was already too large.
-        """
-        if self.tokens < longest and not self.kept:
-            raise error
-        self.tokens = max(1, self.tokens // 2)
-        self.kept = self.kept // 2 if self.kept > MB else 0
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        say(f"Memory ran out: the step is repeated with engine.token_budget={self.tokens}.")
+    def halve_kept(self, used: int) -> None:
+        """Halve the bytes that are kept, or the `used` ones if they were fewer; less than half a MB is not kept."""
+        kept = min(self.kept, used)
+        self.kept = kept // 2 if kept > MB else 0
 
 
 def find_budget(encoder: Encoder, tokens: int | None, kept_mb: int | None) -> Budget:
     """Return the budget for an encoder on its device; a number that is None is derived from the available memory."""
-    device = next(encoder.parameters()).device
-    free = available(device)
+    device = devices.of(next(encoder.parameters()).device)
+    free = device.available()
+    # In the first step the gradients and the optimizer's two moments are allocated, and as much again for its results.
+    weights = sum(weight.nbytes for weight in encoder.parameters() if weight.requires_grad)
+    usable = max(0, free - 4 * weights)
     if kept_mb is None:
-        # Gradients and the optimizer's two moments are allocated after this, in the first step.
-        weights = sum(weight.nbytes for weight in encoder.parameters() if weight.requires_grad)
-        usable = max(0, free - 4 * weights)
-        kept_mb = usable // (2 if device.type == "cuda" else 4) // MB
+        kept_mb = usable // (2 if device.has_own_memory else 4) // MB
     if tokens is None:
-        tokens = _max_tokens(encoder, device, free)
+        # An evaluation alone has no optimizer, and micro-batches that keep nothing: it gets some memory in any case.
+        tokens = _max_tokens(encoder, device, max(usable // 4, free // 16))
     return Budget(tokens, kept_mb * MB)
 
 
-def _max_tokens(encoder: Encoder, device: torch.device, free: int) -> int:
-    if device.type == "cpu":
+def _max_tokens(encoder: Encoder, device: devices.Device, limit: int) -> int:
+    if device.is_cpu:
         return max(_MIN_TOKENS, _CPU_CACHE_BYTES // (4 * encoder.widest))
-    # In fp32, per layer: a dozen tensors of the hidden size and three of the widest; for a quarter of the free memory.
+    # In fp32, per layer: a dozen tensors of the hidden size and three of the widest.
     per_token = 4 * encoder.depth * (12 * encoder.hidden + 3 * encoder.widest)
-    return min(_MAX_GPU_TOKENS, max(_MIN_TOKENS, free // 4 // per_token))
+    return min(_MAX_GPU_TOKENS, max(_MIN_TOKENS, limit // per_token))
 
 
 class SavedTensorCounter:
@@ -83,14 +77,15 @@ class SavedTensorCounter:
     @contextlib.contextmanager
     def counted(self, device: torch.device) -> Iterator[None]:
         """Count what is saved inside of this context."""
-        if device.type == "cuda":
-            # The allocator's own count, which does not wait for the device.
-            before = torch.cuda.memory_allocated(device)
-            yield
-            self.bytes += torch.cuda.memory_allocated(device) - before
-        else:
+        before = devices.of(device).allocated()
+        if before is None:
             with torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor):
                 yield
+        else:
+            yield
+            after = devices.of(device).allocated()
+            assert after is not None
+            self.bytes += max(0, after - before)
 
     def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -103,6 +98,20 @@ class SavedTensorCounter:
         return tensor.detach()
 
 
+def ran_out(longest: int) -> MemoryRanOut:
+    """Return the error for a step that cannot be made smaller; `longest` is the number of tokens of an item."""
+    what = f"Memory ran out, although micro-batches are as small as can be: the longest item has {longest} tokens."
+    advice = "Use a smaller data.max_length, data.batch_size or model, or tuning=lora, or close other programs."
+    return MemoryRanOut(what, advice)
+
+
+def ran_out_in_update(step: int) -> MemoryRanOut:
+    """Return the error for an optimizer that has no memory for its states or its results, in step `step`."""
+    what = f"Memory ran out in the optimizer, in step {step}: weights, gradients and optimizer states do not fit."
+    advice = "Resume with more free memory, or start again with tuning=lora, optimizer=adafactor or a smaller model;"
+    return MemoryRanOut(what, f"{advice} engine.token_budget has no effect on this.")
+
+
 def tune_malloc() -> None:
     """Let the C library keep freed memory for the next tensor, instead of returning it to the system each time.
 
@@ -113,37 +122,3 @@ def tune_malloc() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def available(device: torch.device) -> int:
-    """Return the bytes that this process can still allocate on `device`, as far as the system reports it."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    limits = [_available_of_machine(), _available_of_container()]
-    return min((limit for limit in limits if limit is not None), default=4 * 1024 * MB)
-
-
-def peak(device: torch.device) -> int:
-    """Return the peak of the bytes that this process has used: on a GPU of its memory, else of main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS, in KB elsewhere
-    return maximum if sys.platform == "darwin" else maximum * 1024
-
-
-def _available_of_machine() -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _available_of_container() -> int | None:
-    folder = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # ValueError: the limit is "max", which is none
-        limit = int((folder / "memory.max").read_text())
-        used = int((folder / "memory.current").read_text())
-        return max(limit - used, 0)
-    return None

@@ -78,7 +78,7 @@ def graphs_of(encoder: Encoder) -> list[Graph]:
 
 def backbone_folder(encoder: Encoder) -> Path:
     """Return the folder of the first module of an encoder, next to which its files are looked for."""
-    return Path(encoder._st_config.backbone)  # type: ignore[union-attr]
+    return Path(str(encoder._st_config.backbone))  # type: ignore[union-attr]
 
 
 def _plain_backbone(encoder: TextEncoder | CrossEncoder, auto: str, settings: dict[str, Any]) -> Any:

@@ -14,17 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from finetune import devices
 from finetune.data.arrays import Ints
 from finetune.models.micro_batching import optimal_cuts
 
 
 def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy an array to `device` without synchronization."""
-    tensor = torch.from_numpy(values)
-    if device.type != "cuda":
-        return tensor.to(device)
-    # A copy from pageable memory would wait for all work queued on the device.
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return devices.of(device).upload(values)
 
 
 # The rows of a block of a GPU's attention: a lower bound of the longest sequence would launch as many blocks.

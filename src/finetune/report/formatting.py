@@ -51,6 +51,7 @@ _COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "seconds": ("total time", format_duration),
     "training_seconds": ("training time", format_duration),
     "training seconds": ("training time", format_duration),
+    "skipped_steps": ("steps without an update (fp16)", lambda value: f"{value:,.0f}"),
     "tokens": ("tokens trained on", lambda value: f"{value:,.0f}"),
     "peak_memory_mb": ("peak memory", lambda value: f"{value:,.0f} MB"),
     "gpu_memory_mb": ("peak GPU memory", lambda value: f"{value:,.0f} MB"),

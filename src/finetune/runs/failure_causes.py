@@ -7,7 +7,7 @@ import re
 import traceback
 from typing import Literal
 
-from finetune.errors import FinetuneError, Interrupted, RunError
+from finetune.errors import FinetuneError, Interrupted, MemoryRanOut, RunError
 from finetune.runs.known_errors import detail, find_known_error, is_distributed
 
 Cause = Literal[
@@ -32,6 +32,12 @@ Cause = Literal[
 
 # That another process of the run has ended, in errors of other libraries.
 _CONNECTION_LOST = re.compile(r"closed by peer|connection reset|broken pipe", re.IGNORECASE)
+# Of the CPU's allocators on Linux and Windows, of C++, of CUDA and its libraries, of MPS.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory: you tried to allocate|std::bad_alloc|"
+    r"CUDA (?:driver )?error: out of memory|cudaErrorMemoryAllocation|CUDA out of memory|"
+    r"CU[A-Z]+_STATUS_ALLOC_FAILED|MPS backend out of memory"
+)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
 
@@ -121,10 +127,12 @@ def explained_error(error: BaseException) -> RunError | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or the CPU."""
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError | MemoryRanOut) or _errno_of(error) == errno.ENOMEM:
         return True
     # torch.OutOfMemoryError by its name, because this package does not import torch.
-    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _errno_of(error: BaseException) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
+from finetune import devices
 from finetune.encoding import memory
 from finetune.training.energy import Energy
 from finetune.training.module import EmbeddingModule
@@ -17,7 +18,8 @@ class RunCost:
     """Measures from its creation on; the training is timed between `start_training` and `end_training`."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device = devices.of(device)
+        self._is_gpu = device.type == "cuda"
         self._created = self._training_started = self._training_ended = time.monotonic()
         self._energy = Energy(device)
 
@@ -41,30 +43,30 @@ class RunCost:
             "seconds": round(time.monotonic() - self._created, 1),
             "training_seconds": round(training, 1),
             "optimizer_steps": trainer.global_step,
+            "skipped_steps": module.skipped_steps or None,
             "items": module.items_seen,
             "tokens": module.tokens_seen,
             "items_per_second": round(module.items_seen / training, 1),
             "tokens_per_second": round(module.tokens_seen / training, 1),
-            "peak_memory_mb": _peak_mb(torch.device("cpu")),
+            "peak_memory_mb": _peak_mb(devices.of(torch.device("cpu"))),
             "gpu_memory_mb": None,
             "energy_wh": self._watt_hours(trainer),
-            "device": str(self._device),
+            "device": self._device.name(),
             "processes": trainer.world_size,
             "precision": trainer.precision,
         }
-        if self._device.type == "cuda":
+        if self._is_gpu:
             facts["gpu_memory_mb"] = _peak_mb(self._device)
-            facts["device"] = torch.cuda.get_device_name(self._device)
         return facts
 
     def _watt_hours(self, trainer: Trainer) -> float | None:
         # With several GPUs or machines this process measures only one of them, which would be misleading.
-        is_shared = trainer.world_size > 1 and (self._device.type == "cuda" or trainer.num_nodes > 1)
+        is_shared = trainer.world_size > 1 and (self._is_gpu or trainer.num_nodes > 1)
         if is_shared:
             return None
         energy = self._energy.watt_hours()
         return None if energy is None else round(energy, 3)
 
 
-def _peak_mb(device: torch.device) -> int:
-    return round(memory.peak(device) / memory.MB)
+def _peak_mb(device: devices.Device) -> int:
+    return round(device.peak() / memory.MB)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from finetune import devices
+
 _POWERCAP = Path("/sys/class/powercap")
 _WATT_HOUR = 3600.0  # joules
 _SECONDS_BETWEEN_READS = 60.0  # a counter overflows after some minutes at full power; no overflow must be missed
@@ -23,7 +25,8 @@ class Energy:
 
     def __init__(self, device: torch.device, powercap: Path = _POWERCAP) -> None:
         self._packages = [Package(folder) for folder in _packages(powercap)]
-        self._gpu = Gpu(device) if device.type == "cuda" else None
+        gpu = devices.of(device)
+        self._gpu = Gpu(gpu) if isinstance(gpu, devices.Cuda) else None
         self._gpu_at_start = self._gpu_joules()
         self._ended = threading.Event()
         if self._packages:
@@ -75,11 +78,11 @@ class Gpu:
     https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: devices.Cuda) -> None:
         self._handle: ctypes.c_void_p | None = None
         try:
             self._library = ctypes.CDLL("libnvidia-ml.so.1")
-            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
+            uuid = device.uuid().encode()
             handle = ctypes.c_void_p()
             found = self._library.nvmlInit_v2() == 0
             if found and self._library.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle)) == 0:

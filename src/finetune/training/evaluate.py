@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
+from finetune import devices
 from finetune.config.build import build
 from finetune.data.holdout.eval_data import EvalData
 from finetune.data.prompts import prompts_of
@@ -30,7 +30,7 @@ def evaluate(
     Raises:
         FinetuneError: the model is not found, there is nothing to evaluate, or an embedding is not finite.
     """
-    device = device_of(cfg.trainer.accelerator)
+    device = devices.choose(cfg.trainer.accelerator)
     if device.type == "cpu":
         tune_malloc()
     all_data = [data for data in (held, *own.values()) if data is not None]
@@ -44,12 +44,3 @@ def evaluate(
     engine = build(cfg.engine, "engine")
     runner = EvaluationRunner(encoder, engine, max_length, run_source, own_sources, prompts)
     return runner.evaluate(evaluators, Collectives(device), label)
-
-
-def device_of(accelerator: str) -> torch.device:
-    """Return the first device of an accelerator; `auto` is the fastest that is available."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

@@ -13,6 +13,7 @@ Shapes: N distinct items of the batch, B relations, D width, W processes, n item
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from pytorch_lightning import LightningModule, seed_everything
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
+from finetune import devices
 from finetune.config.build import build_offered
 from finetune.console import say
 from finetune.data.arrays import Ints
@@ -81,12 +83,18 @@ class EmbeddingModule(LightningModule):
         self._accumulation = Accumulation()
         self._batch_idx = 0
         self.last_loss = torch.zeros(())  # of the rows of this process, on its device
-        self._graph: tuple[Batch, Tensor, Tensor] | None = None  # of the current batch: batch, loss, detached loss
+        self._graph: list[Tensor] = []  # the loss of the current batch, until its backward pass
+        # Of the batches of the current optimizer step: the position in the epoch, and the loss without its graph.
+        self._forwards: list[tuple[int, Tensor]] = []
+        self._random_before: dict[str, Tensor] = {}  # random states before the first of them
+        self._is_updating = False  # whether the optimizer is changing the weights
         self.seconds_per_evaluation = 0.0  # of the whole evaluation before the training, to estimate the time left
         self.seconds_per_training_evaluation = 0.0  # of its part that is repeated during the training
         self.seconds_evaluated = 0.0  # in evaluations during the training so far
         self.items_seen = 0  # distinct items of all batches of this process's training
         self.tokens_seen = 0  # and their tokens, without padding
+        self._updates = 0  # of the weights by this process
+        self.skipped_steps = 0  # without an update: in fp16 a gradient was not finite, and its scale is reduced
 
     # ---- one step, in the order in which Lightning calls these methods
 
@@ -95,20 +103,29 @@ class EmbeddingModule(LightningModule):
         self._batch_idx = batch_idx
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._accumulation.start_step()
+            self._forwards = []
         self._timer.start_step(self.device)
         self._timer.end_stage("data")
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copy a batch to the device while this still computes the step before."""
+        return devices.of(device).copy(batch)
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of one batch, weighted for gradient accumulation."""
-        loss = self._loss(batch)
-        self.log("learning_rate", self._learning_rate())
         factor = self._accumulation_factor(batch)
+        self.log("learning_rate", self._learning_rate())
         if self.trainer.world_size > 1:
-            return loss * factor
+            # The others would have to repeat their part of the step too: only `encode` repeats, for which they wait.
+            return self._loss(batch) * factor
+        if not self._forwards:
+            self._random_before = devices.of(self.device).random_state()
+        loss = self.engine.retry(partial(self._loss, batch), self.device)
         # Lightning keeps a reference to the loss it gets, and with it the graph, which has to be freed when memory runs
         # out. So it gets the value without the graph, and `backward` continues with the graph.
         value = loss.detach().requires_grad_()
-        self._graph = batch, loss, value
+        self._graph = [loss]
+        self._forwards.append((self._loader_state()["position"] - 1, value))
         return value * factor
 
     def _accumulation_factor(self, batch: Batch) -> float | Tensor:
@@ -157,47 +174,51 @@ class EmbeddingModule(LightningModule):
         return emb_WnD.flatten(0, 1)[upload(first_N, self.device)]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the gradients; if memory runs out, again with smaller micro-batches.
+        """Compute the gradients; if memory runs out, those of the whole step again, with smaller micro-batches.
 
         `loss` is what Lightning made of the return value of `training_step`: scaled for fp16, and divided by the number
         of accumulated batches.
         """
         super().backward(loss, *args, **kwargs)
-        if self._graph is not None:
-            self._backward_through_graph()
+        if self._graph:
+            graph, self._graph = self._graph, []
+            self._backward_through_graph(graph)
         if self.trainer.accumulate_grad_batches > 1 and ends_step(self.trainer, self._batch_idx):
             self._accumulation.correct(self.parameters(), self.trainer.accumulate_grad_batches)
 
-    def _backward_through_graph(self) -> None:
-        """Continue the backward pass from the detached loss, whose gradient Lightning has just computed."""
-        assert self._graph is not None
-        batch, graph, value = self._graph
-        self._graph = None
-        before = self._gradient_versions()
-        while True:
-            try:
-                graph.backward(value.grad)  # type: ignore[no-untyped-call]
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._undo_gradients(before):
-                    raise
-                del graph  # frees the activations
-                self.engine.halve(error)
+    def _backward_through_graph(self, graph: list[Tensor]) -> None:
+        """Continue the backward pass from the detached loss, whose gradient Lightning has just computed.
+
+        `graph` has the loss with its graph, as the only reference to it.
+        """
+
+        def compute() -> None:
+            if graph:
+                _, value = self._forwards[-1]
+                graph.pop().backward(value.grad)  # type: ignore[no-untyped-call]
+            else:
+                self._repeat_step()
+
+        self.engine.retry(compute, self.device)
+
+    def _repeat_step(self) -> None:
+        """Compute the gradients of all batches of this optimizer step again.
+
+        The backward pass that failed may have added some of its gradients to those of the batches before.
+        """
+        for parameter in self.parameters():
+            parameter.grad = None
+        devices.set_random_state(self._random_before)
+        for position, value in self._forwards:
             with self.trainer.precision_plugin.forward_context():
-                graph = self._loss(batch)
+                loss = self._loss(self._batch_at(position))
+            loss.backward(value.grad)  # type: ignore[no-untyped-call]
 
-    def _gradient_versions(self) -> list[int]:
-        """Return a number for each gradient that changes with every update of it, -1 without a gradient."""
-        return [-1 if parameter.grad is None else parameter.grad._version for parameter in self.parameters()]
-
-    def _undo_gradients(self, before: list[int]) -> bool:
-        """Undo an incomplete backward pass; False if it has already been added to gradients of other batches."""
-        for parameter, version in zip(self.parameters(), before, strict=True):
-            if version < 0:
-                parameter.grad = None
-            elif parameter.grad is None or parameter.grad._version != version:
-                return False
-        return True
+    def _batch_at(self, position: int) -> Batch:
+        """Return a batch of this epoch again, on the device."""
+        loader: Any = self.trainer.train_dataloader
+        batch = self.trainer.precision_plugin.convert_input(loader.batch_at(position))
+        return cast("Batch", self.trainer.strategy.batch_to_device(batch))
 
     def on_after_backward(self) -> None:
         """Pass the loss on to its monitor and to the schedule."""
@@ -232,9 +253,26 @@ class EmbeddingModule(LightningModule):
         else:
             plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Remember that the gradients are complete, and that all that follows changes the weights."""
+        self._is_updating = True
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update the weights."""
-        super().optimizer_step(*args, **kwargs)
+        """Compute the gradients, by the closure among the arguments, and update the weights.
+
+        Raises:
+            MemoryRanOut: in the update. It is not repeated: nothing of the step is left to free, and a part of the
+                weights may have changed.
+        """
+        self._is_updating, updates = False, self._updates
+        try:
+            super().optimizer_step(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if self._is_updating and is_out_of_memory(error):
+                raise memory.ran_out_in_update(self.global_step + 1) from error
+            raise
+        if self._updates == updates and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.skipped_steps += 1
         self._timer.end_stage("optimizer")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -277,7 +315,7 @@ class EmbeddingModule(LightningModule):
             "repeats_share": 1 - items / max(1, batch.uses),
             "recomputed_share": self.engine.recomputed_share,
             "token_budget": float(self.engine.budget(self.encoder).tokens),
-            "peak_memory_mb": memory.peak(self.device) / memory.MB,
+            "peak_memory_mb": devices.of(self.device).peak() / memory.MB,
             **{f"seconds/{stage}": spent for stage, spent in seconds.items()},
         }
 
@@ -305,9 +343,13 @@ class EmbeddingModule(LightningModule):
         except (ValueError, TypeError) as error:  # e.g. LBFGS, which supports no parameter groups
             raise FinetuneError(f"optimizer: {settings['_target_']} cannot be used here: {error}") from error
 
+        def count(*_: Any) -> None:
+            self._updates += 1
+
         def factor(step: int) -> float:
             return self._schedule.factor(min(step, self.total_steps - 1), self.total_steps)
 
+        optimizer.register_step_post_hook(count)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

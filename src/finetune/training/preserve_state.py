@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune import devices
+
 
 @contextmanager
 def preserve_state(module: nn.Module) -> Iterator[None]:
@@ -51,21 +53,16 @@ def random_state(device: torch.device) -> dict[str, Any]:
     numpy: Any = np.random.get_state()
     _, keys, position, has_gauss, gauss = numpy
     version, numbers, next_gauss = random.getstate()
-    state: dict[str, Any] = {
-        "cpu": torch.get_rng_state(),
+    return {
+        **devices.of(device).random_state(),
         "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
         "python": [version, list(numbers), next_gauss],
     }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Set the states of all random number generators of this process."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    devices.set_random_state(state)
     keys, *rest = state["numpy"]
     np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))
     version, numbers, next_gauss = state["python"]

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -19,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
-from finetune import ranks
+from finetune import devices, ranks
 from finetune.config.build import build
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.runs.directory import RunDirectory
@@ -39,6 +38,8 @@ def silence_lightning() -> None:
         logger.handlers.clear()
         logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
+    # In fp16 the first updates are often skipped, until the scale of the gradients is found.
+    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step\(\)` before `optimizer\.step\(\)`")
 
 
 def build_trainer(
@@ -146,16 +147,7 @@ def resolve_precision(precision: str | int | None, accelerator: str) -> str | in
     """Return `precision`, with `auto` replaced: bf16-mixed if the device has instructions for bf16, or else 32-true."""
     if precision != "auto":
         return precision
-    return "bf16-mixed" if _has_native_bf16(accelerator) else "32-true"
-
-
-def _has_native_bf16(accelerator: str) -> bool:
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return "bf16-mixed" if devices.of(devices.choose(accelerator)).has_bf16() else "32-true"
 
 
 def total_steps(trainer: pl.Trainer, batches_per_epoch: int) -> int:

@@ -5,6 +5,7 @@ B relations and N items of a batch, M of them not text, T tokens, n negatives of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -55,6 +56,10 @@ class Batch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
         """Return the batch with its tensors on `device`; further arguments go to `Tensor.to`."""
+        return self.map(lambda tensor: tensor.to(device, **kwargs))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with `function` applied to each of its tensors."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
-        return Batch(**{**values, **moved})
+        mapped = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**{**values, **mapped})

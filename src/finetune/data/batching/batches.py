@@ -64,17 +64,17 @@ class Batches:
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
         positions = range(self.position, len(self))
-        batches: Iterator[Batch] = map(self._at, positions)
+        batches: Iterator[Batch] = map(self.batch_at, positions)
         if self.non_text is not None:
             # Images take long to decode: a thread makes the next batch while this one is trained on.
-            batches = map_in_threads(self._at, positions, threads=1)
+            batches = map_in_threads(self.batch_at, positions, threads=1)
         for position, batch in zip(positions, batches, strict=True):
             # Counted before the yield: the next batch is requested only after the step, and a checkpoint at the end
             # of the step must not repeat this batch. Lightning reads a sized loader without prefetching.
             self.position = position + 1
             yield batch
 
-    def _at(self, position: int) -> Batch:
+    def batch_at(self, position: int) -> Batch:
         """Return the batch at a position of this epoch."""
         random = None
         if self.non_text is not None:

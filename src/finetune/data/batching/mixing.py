@@ -69,9 +69,10 @@ class _RowStream:
 
     def plan(self, number: int) -> Plan:
         """Return the plan of one pass; the last one is cached, since its batches are requested one by one."""
-        if self._last is None or self._last[0] != number:
-            self._last = number, self.sampler.plan(np.random.default_rng([*self.seed, number]))
-        return self._last[1]
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != number:
+            last = self._last = number, self.sampler.plan(np.random.default_rng([*self.seed, number]))
+        return last[1]
 
     def batch(self, index: int) -> Ints:
         """Return the rows of the `index`-th batch since the start of the first epoch."""

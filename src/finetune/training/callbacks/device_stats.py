@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from pytorch_lightning import Callback, Trainer
 
+from finetune import devices
 from finetune.config.types import PositiveInt
 from finetune.encoding import memory
 from finetune.training.callbacks.order import CallbackOrder, every
@@ -34,14 +35,16 @@ class DeviceStats(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(self._stats(module.device), step=trainer.global_step - 1)
 
-    def _stats(self, device: torch.device) -> dict[str, float]:
+    def _stats(self, torch_device: torch.device) -> dict[str, float]:
+        device, host = devices.of(torch_device), devices.of(torch.device("cpu"))
         stats = {
             "load": os.getloadavg()[0],
-            "memory_available_mb": memory.available(torch.device("cpu")) / memory.MB,
+            "memory_available_mb": host.available() / memory.MB,
             "disk_free_mb": shutil.disk_usage(self._disk).free / memory.MB,
-            "memory_peak_mb": memory.peak(device) / memory.MB,
+            "memory_peak_mb": device.peak() / memory.MB,
         }
-        if device.type == "cuda":
-            stats["gpu_memory_mb"] = torch.cuda.memory_allocated(device) / memory.MB
-            stats["gpu_reserved_mb"] = torch.cuda.memory_reserved(device) / memory.MB
+        allocated, reserved = device.allocated(), device.reserved()
+        if allocated is not None and reserved is not None:
+            stats["gpu_memory_mb"] = allocated / memory.MB
+            stats["gpu_reserved_mb"] = reserved / memory.MB
         return {f"device/{name}": value for name, value in stats.items()}
