@@ -63,7 +63,7 @@ def trained(start, monkeypatch, name, *more, plugin=None, spies=()):
     cfg, dataset, run = start(name, *PLAIN, *more)
     real = assembly.build_trainer
 
-    def build(node, run, batches, callbacks, loggers):
+    def build(node, run, batches, callbacks, loggers, *rest):
         trainer = real(node, run, batches, [*spies, *callbacks], loggers)
         if plugin is not None:
             trainer.strategy.precision_plugin = plugin
