@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from finetune.data.arrays import Ints
+from finetune.data.batching.batch import copy_to
 from finetune.models.micro_batching import optimal_cuts
 
 
 def upload(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy an array to `device` without synchronization."""
-    tensor = torch.from_numpy(values)
-    if device.type != "cuda":
-        return tensor.to(device)
-    # A copy from pageable memory would wait for all work queued on the device.
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return copy_to(torch.from_numpy(values), device)
 
 
 class Group:

@@ -55,6 +55,15 @@ class Batch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
         """Return the batch with its tensors on `device`; further arguments go to `Tensor.to`."""
+        device = torch.device(device)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
+        moved = {name: copy_to(value, device, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
         return Batch(**{**values, **moved})
+
+
+def copy_to(tensor: Tensor, device: torch.device, **kwargs: Any) -> Tensor:
+    """Return a tensor on `device`; a copy from the CPU to a GPU does not wait for the GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # A copy from pageable memory would wait for all work queued on the device.
+        return tensor.pin_memory().to(device, **kwargs | {"non_blocking": True})
+    return tensor.to(device, **kwargs)
