@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import finetune
+from tests.devices import varlen
 from tests.devices.cuda_runtime import patched_runtime
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -132,16 +133,16 @@ class CudaTensor(torch.Tensor):
 class FakeCuda(TorchDispatchMode):
     """Runs code on the device of this module."""
 
-    _current: FakeCuda | None = None
+    without_fake: ClassVar[set[str]] = set()  # operators that FakeTensorMode cannot run
+    _checked: ClassVar[set[Any]] = set()  # operators and devices that it was asked about
+    _current: ClassVar[FakeCuda | None] = None
 
     def __init__(self) -> None:
         super().__init__()
         self.syncs: list[Sync] = []
         self.copies = 0  # from the CPU to the device, pinned and non-blocking
-        self.without_fake: set[str] = set()  # operators that FakeTensorMode cannot run
         self._pinned: set[int] = set()
         self._keep: list[Tensor] = []  # a storage that is freed would give its address to another tensor
-        self._checked: set[Any] = set()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     @classmethod
@@ -259,7 +260,7 @@ class FakeCuda(TorchDispatchMode):
         if func.overloadpacket is _aten._to_copy:
             host_kwargs.pop("non_blocking", None)
             host_kwargs.pop("pin_memory", None)
-        out = func(*host_args, **host_kwargs)
+        out = varlen.OPERATORS.get(func.name(), func)(*host_args, **host_kwargs)
 
         def to_device(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor) or isinstance(leaf, CudaTensor):
