@@ -3,8 +3,9 @@
 `FakeCuda` is a context in which code runs as on a GPU: `tensor.device.type` is `cuda`, autocast and autograd use the
 paths of CUDA, and `torch.cuda` reports one device. Every operator goes through `FakeCuda.__torch_dispatch__`, which
 
-- raises where CUDA raises, for operands on different devices, and also where CUDA silently copies: an index on the CPU,
-- records every operator for which the host waits for the device (`FakeCuda.syncs`),
+- raises where CUDA raises, for operands on different devices,
+- records every operator for which the host waits for the device (`FakeCuda.syncs`), also a hidden copy: that of an
+  index on the CPU into a CUDA tensor,
 - lets `torch._subclasses.FakeTensorMode` check the device of the result, once per operator and devices of operands.
 
 Unlike the fake tensors of torch, these have values: losses, gradients and metrics can be compared with those of the
@@ -228,8 +229,10 @@ class FakeCuda(TorchDispatchMode):
         on_cpu = [tensor for tensor in tensors if not isinstance(tensor, CudaTensor)]
         if packet in _INDEXING:
             indices = [index for index in args[1] if index is not None]
+            if not isinstance(args[0], CudaTensor):
+                raise MixedDevices(f"{func}: an index on CUDA into a tensor on the CPU, in {_caller()}")
             if any(not isinstance(index, CudaTensor) for index in indices):
-                raise MixedDevices(f"{func}: an index on the CPU into a CUDA tensor, in {_caller()}")
+                self.record(f"{packet.__name__} by an index on the CPU")
             if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
                 self.record(f"{packet.__name__} with a mask")
         # CUDA takes a CPU tensor without dimensions for a number.
