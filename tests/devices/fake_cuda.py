@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import finetune
-from tests.devices import varlen
+from tests.devices import kernels
 from tests.devices.cuda_runtime import patched_runtime
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -263,7 +263,7 @@ class FakeCuda(TorchDispatchMode):
         if func.overloadpacket is _aten._to_copy:
             host_kwargs.pop("non_blocking", None)
             host_kwargs.pop("pin_memory", None)
-        out = varlen.OPERATORS.get(func.name(), func)(*host_args, **host_kwargs)
+        out = kernels.OPERATORS.get(func.name(), func)(*host_args, **host_kwargs)
 
         def to_device(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor) or isinstance(leaf, CudaTensor):

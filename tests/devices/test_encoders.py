@@ -14,6 +14,7 @@ from torch import Tensor
 
 import finetune.conf
 from finetune.data.batching.batch import copy_to
+from finetune.data.tokens.token_store import Tokens
 from finetune.encoding.engine import Engine
 from finetune.models.cross_encoder import CrossEncoder
 from finetune.models.encoder import Encoder
@@ -219,3 +220,37 @@ def test_a_step_in_half_precision_does_not_wait(folders, name, case, dtype):
             found = step(encoder, CASES[name][case], Engine(20, 10_000), CUDA, dtype)
         assert found.dtype == torch.float32 and found.isfinite().all().host
     assert syncs == []
+
+
+class Others:
+    """Items that are not texts, after `texts` texts."""
+
+    def __init__(self, values: Tensor, texts: int) -> None:
+        self.values, self.texts = values, texts
+
+    def take(self, items: np.ndarray) -> np.ndarray:
+        return self.values[items - self.texts].numpy()
+
+
+def embed(encoder: Encoder, case: Case) -> tuple[np.ndarray, list[Tensor]]:
+    """Return what an evaluation embeds: positions of items, and embeddings on their device."""
+    ids, lengths, values = inputs(case, encoder)
+    tokens = Tokens(ids.numpy(), np.concatenate([[0], np.cumsum(lengths)]))
+    others = None if values is None else Others(values, len(lengths))
+    items = np.arange(len(lengths) + (0 if values is None else len(values)))
+    parts = list(Engine(20).embed(encoder, tokens, items, others))  # type: ignore[arg-type]
+    return np.concatenate([positions for positions, _ in parts]), [emb for _, emb in parts]
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY, ids=[": ".join(names) for names in EVERY])
+def test_an_evaluation_has_the_embeddings_of_the_cpu_and_does_not_wait(folders, name, case):
+    order, expected = embed(make(folders, name, case).eval(), CASES[name][case])
+    encoder = make(folders, name, case).eval()
+    with FakeCuda.active() as cuda:
+        encoder.to(CUDA)
+        with cuda.recording() as syncs:
+            found_order, found = embed(encoder, CASES[name][case])
+    assert syncs == []
+    np.testing.assert_array_equal(found_order, order)
+    hosts = torch.cat([emb.host for emb in found])
+    torch.testing.assert_close(hosts, torch.cat(expected), rtol=1e-4, atol=1e-5)

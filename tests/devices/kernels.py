@@ -1,4 +1,4 @@
-"""Attention over packed sequences on the CPU, in place of the flash kernels behind `torch.nn.attention.varlen`.
+"""On the CPU, what only CUDA kernels compute: attention of `torch.nn.attention.varlen`, softmax from fp16 to fp32.
 
 Shapes: T tokens, H heads of the queries, h heads of keys and values, d width of a head.
 """
@@ -85,5 +85,20 @@ def backward(
     return tuple(gradients)
 
 
+def softmax(states: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    """Do what `aten::_softmax` does, also in fp32 for numbers in half precision."""
+    return torch.softmax(states.float() if half_to_float else states, dim)
+
+
+def softmax_backward(gradient: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+    """Do what `aten::_softmax_backward_data` does, also from fp32 to half precision."""
+    return torch.ops.aten._softmax_backward_data(gradient, output, dim, output.dtype).to(input_dtype)
+
+
 # By the name of the operator.
-OPERATORS = {"torch_attn::_varlen_attn": forward, "torch_attn::_varlen_attn_backward": backward}
+OPERATORS = {
+    "torch_attn::_varlen_attn": forward,
+    "torch_attn::_varlen_attn_backward": backward,
+    "aten::_softmax": softmax,
+    "aten::_softmax_backward_data": softmax_backward,
+}
