@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import finetune.conf
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
-import finetune.conf
 from finetune.data.batching.batch import copy_to
 from finetune.data.tokens.token_store import Tokens
 from finetune.encoding.engine import Engine
@@ -25,6 +26,7 @@ from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder, TwoTowers
 from finetune.models.tuning import LoRA, Tuning
 from finetune.models.vectors import VectorEncoder
+from tests.conftest import thorough
 from tests.devices.fake_cuda import CUDA, FakeCuda
 from tests.models.tiny import tiny
 
@@ -52,8 +54,10 @@ def _dropout(kind: str) -> float | None:
     return None if kind == "llama" else 0.0
 
 
-def _marks(names: tuple[str, str], is_variant: bool) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.thorough] if is_variant and names not in QUICK else []
+def _case(names: tuple[str, str], *more: Any, is_variant: bool = True) -> ParameterSet:
+    """Return a case of a test; those of all but a few encoders are variants, which only `make test-all` tries."""
+    values, name = (*names, *more), " ".join(map(str, (*names, *more)))
+    return thorough(*values, id=name) if is_variant and names not in QUICK else pytest.param(*values, id=name)
 
 
 IMAGE = (4, 3, 32, 32)
@@ -107,7 +111,9 @@ CASES: dict[str, dict[str, Case]] = {
         ),
     },
     "points": {
-        "aligned": Case(lambda _: PointEncoder(point_widths=[8, 16], head_widths=[12], output_width=5), "others", (4, 50, 3)),
+        "aligned": Case(
+            lambda _: PointEncoder(point_widths=[8, 16], head_widths=[12], output_width=5), "others", (4, 50, 3)
+        ),
     },
     "vectors": {
         "two blocks": Case(lambda _: VectorEncoder(input_width=16, layers=2, output_width=8), "others", (4, 16)),
@@ -118,17 +124,11 @@ CASES: dict[str, dict[str, Case]] = {
     },
 }
 EVERY = [(name, case) for name, cases in CASES.items() for case in cases]
-QUICK = [("bert", "packed"), ("bert", "padded"), ("decoder", "qwen3"), ("cross_encoder", "bert")]
-KEPT_AND_RECOMPUTED = [
-    pytest.param(*names, activation_mb, id=f"{names[0]}: {names[1]}, {what}", marks=_marks(names, what != "kept"))
-    for what, activation_mb in (("kept", 10_000), ("recomputed", 0))
-    for names in EVERY
-]
-HALF = [
-    pytest.param(*names, dtype, id=f"{names[0]}: {names[1]}, {dtype}", marks=_marks(names, dtype == torch.float16))
-    for dtype in (torch.bfloat16, torch.float16)
-    for names in EVERY
-]
+# One of each kind, and for texts a packed one, one with windows, a padded one, and a decoder.
+QUICK = [(name, next(iter(cases))) for name, cases in CASES.items()]
+QUICK += [("bert", "packed, windows"), ("bert", "padded"), ("bert", "lora"), ("decoder", "bidirectional")]
+FP32 = [_case(names, mb, is_variant=mb == 0) for mb in (10_000, 0) for names in EVERY]  # kept, and recomputed
+HALF = [_case(names, dtype) for dtype in (torch.bfloat16, torch.float16) for names in EVERY]
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_every_encoder_has_a_case(folders: Folders) -> None:
     assert classes == {kind for kind in Encoder.__subclasses__() if kind.__module__.startswith("finetune.")}
 
 
-@pytest.mark.parametrize(("name", "case", "activation_mb"), KEPT_AND_RECOMPUTED)
+@pytest.mark.parametrize(("name", "case", "activation_mb"), FP32)
 def test_a_step_has_the_numbers_of_the_cpu_and_does_not_wait(folders, name, case, activation_mb):
     chosen, expected = CASES[name][case], make(folders, name, case)
     emb = step(expected, chosen, Engine(20, activation_mb), torch.device("cpu"), None)
@@ -242,7 +242,7 @@ def embed(encoder: Encoder, case: Case) -> tuple[np.ndarray, list[Tensor]]:
     return np.concatenate([positions for positions, _ in parts]), [emb for _, emb in parts]
 
 
-@pytest.mark.parametrize(("name", "case"), EVERY, ids=[": ".join(names) for names in EVERY])
+@pytest.mark.parametrize(("name", "case"), [_case(names) for names in EVERY])
 def test_an_evaluation_has_the_embeddings_of_the_cpu_and_does_not_wait(folders, name, case):
     order, expected = embed(make(folders, name, case).eval(), CASES[name][case])
     encoder = make(folders, name, case).eval()

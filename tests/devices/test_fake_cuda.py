@@ -28,7 +28,7 @@ WAITS = {
     "masked_select": lambda x: x.masked_select(x > 0),
     "unique": lambda x: x.unique(),
     "equal": lambda x: torch.equal(x, x),
-    "bincount": lambda x: torch.bincount(x[0].long()),
+    "bincount": lambda x: torch.bincount(x[0].long().abs()),
     "repeat_interleave": lambda x: x[0].repeat_interleave(x[0].long().abs()),
     "one_hot": lambda x: torch.nn.functional.one_hot(x[0].long().abs()),
     "segment_reduce": lambda x: torch.segment_reduce(x[0], "max", lengths=torch.full((2,), 2, device=CUDA)),

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import finetune.conf
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import finetune.conf
 from finetune.config.build import build
 from finetune.config.compose import compose
 from finetune.config.losses import filled
@@ -136,12 +136,12 @@ def test_a_loss_has_the_numbers_of_the_cpu_and_does_not_wait(name, settings):
         total = total_weight(expected, batch)
         with FakeCuda.active() as cuda:
             loss.to(CUDA)
-            batch = batch.to(CUDA)
+            on_cuda = batch.to(CUDA)
             emb_cuda = torch.nn.Parameter(embeddings(expected, batch).to(CUDA))
             with cuda.recording() as syncs:
-                found = local_loss(loss, emb_cuda, batch, 0, 1)
+                found = local_loss(loss, emb_cuda, on_cuda, 0, 1)
                 found.backward()
-                found_total = total_weight(loss, batch)
+                found_total = total_weight(loss, on_cuda)
             assert found.device == CUDA
             found_gradients = [gradient.host for gradient in gradients(emb_cuda, loss)]
         torch.testing.assert_close(found.host, value, msg=kind)
@@ -161,8 +161,8 @@ def test_scores_of_a_cross_encoder():
         for batch in (replace(rows, pair_Bk=pairs), replace(rows, pair_Bk=pairs, score_Bk=pairs.double() / 5)):
             value = local_loss_from_scores(make(name, ()), scores, batch, 0, 1)
             with FakeCuda.active() as cuda:
-                on_cuda, loss, batch = scores.to(CUDA), make(name, ()).to(CUDA), batch.to(CUDA)
+                loss, on_cuda = make(name, ()).to(CUDA), (scores.to(CUDA), batch.to(CUDA))
                 with cuda.recording() as syncs:
-                    found = local_loss_from_scores(loss, on_cuda, batch, 0, 1)
+                    found = local_loss_from_scores(loss, *on_cuda, 0, 1)
             assert syncs == [], name
             torch.testing.assert_close(found.host, value, msg=name)

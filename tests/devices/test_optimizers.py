@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import finetune.conf
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-import finetune.conf
 from finetune.config.build import build_offered
 from finetune.training.optimizers import hidden_weights, parameter_groups
 from tests.devices.fake_cuda import CUDA, FakeCuda

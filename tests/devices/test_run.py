@@ -102,7 +102,7 @@ def test_a_step_does_not_wait(start, monkeypatch, tmp_path, kind, precision, mor
     model = f"model.name={tiny(kind, tmp_path / kind)}"
     started = start("x", model, *NO_EXTRAS, f"trainer.precision={precision}", "trainer.log_every_n_steps=100", *more)
     syncs = run(started, monkeypatch, spy, "gpu")
-    # From the start of the second batch, as the first optimizer step makes states, to that of the last, which is logged.
+    # From the start of the second batch, as the first step makes states, to that of the last one, which is logged.
     in_steps = set(syncs[spy.starts[1] : spy.starts[-1]])
     allowed = IN_STEP | (IN_STEP_FP16 if precision == "16-mixed" else {})
     assert in_steps <= allowed.keys()
@@ -127,6 +127,8 @@ def test_a_run_has_the_numbers_of_the_cpu(start, monkeypatch):
 
 def _numbers(node: Any, key: str = "") -> dict[str, float]:
     """Return the metrics of a result."""
+    if isinstance(node, list):
+        node = {str(i): each for i, each in enumerate(node)}
     if isinstance(node, dict):
         return {name: value for inner, each in node.items() for name, value in _numbers(each, f"{key}/{inner}").items()}
     return {key: node} if isinstance(node, float) and "seconds" not in key else {}
