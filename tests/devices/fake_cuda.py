@@ -6,7 +6,8 @@ paths of CUDA, and `torch.cuda` reports one device. Every operator goes through 
 - raises where CUDA raises, for operands on different devices,
 - records every operator for which the host waits for the device (`FakeCuda.syncs`), also a hidden copy: that of an
   index on the CPU into a CUDA tensor,
-- lets `torch._subclasses.FakeTensorMode` check the device of the result, once per operator and devices of operands.
+- lets `torch._subclasses.FakeTensorMode` check the device of the result, once per operator and devices of operands; an
+  operator that it cannot run raises, unless it is named below.
 
 Unlike the fake tensors of torch, these have values: losses, gradients and metrics can be compared with those of the
 CPU, and code that reads a value runs to its end, so that one test shows all synchronizations.
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, UnsupportedFakeTensorException
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -61,6 +62,8 @@ _WAITING = frozenset(
 )
 _INDEXING = frozenset({_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_, _aten._unsafe_index})
 _COPIES = frozenset({_aten._to_copy, _aten.copy_})
+# They have kernels for both devices and no fake implementation: their device is not compared with FakeTensorMode.
+_WITHOUT_FAKE = frozenset({_aten._fused_sgd_, _aten._fused_adagrad_})
 
 
 class MixedDevices(RuntimeError):
@@ -134,7 +137,6 @@ class CudaTensor(torch.Tensor):
 class FakeCuda(TorchDispatchMode):
     """Runs code on the device of this module."""
 
-    without_fake: ClassVar[set[str]] = set()  # operators that FakeTensorMode cannot run
     _checked: ClassVar[set[Any]] = set()  # operators and devices that it was asked about
     _current: ClassVar[FakeCuda | None] = None
 
@@ -282,7 +284,7 @@ class FakeCuda(TorchDispatchMode):
     def _compare_with_fake(self, func: Any, args: Any, kwargs: dict[str, Any], output_on_cuda: bool) -> None:
         """Check, once per operator and devices of its operands, that FakeTensorMode comes to the same device."""
         key = func, *_devices((args, kwargs))
-        if key in self._checked or func.overloadpacket in _WAITING:
+        if key in self._checked or func.overloadpacket in _WAITING | _WITHOUT_FAKE:
             return
         self._checked.add(key)
 
@@ -297,9 +299,6 @@ class FakeCuda(TorchDispatchMode):
                 fake_args, fake_kwargs = tree_map(to_fake, (args, kwargs))
                 out = func(*fake_args, **fake_kwargs)
         except DynamicOutputShapeException:  # a mask as an index, which is recorded
-            return
-        except (UnsupportedFakeTensorException, NotImplementedError, AssertionError) as error:
-            self.without_fake.add(f"{func}: {type(error).__name__}")
             return
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and (leaf.device.type == "cuda") != output_on_cuda:
