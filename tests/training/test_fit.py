@@ -68,6 +68,17 @@ def test_training_is_in_train_mode_with_dropout_after_an_evaluation(start, monke
     assert spy.dropped > 0
 
 
+def test_the_learning_rate_of_a_step_is_logged_and_in_its_checkpoint(start):
+    cfg, dataset, run = start("rate", "trainer.max_steps=4", "trainer.max_epochs=null", "evaluation=none",
+                              "scheduler=linear", "scheduler.warmup=0.5")  # fmt: skip
+    fit(cfg, dataset, run)
+    rows = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    # Half of the steps warm up to 1e-3; the others are at 2/3 and 1/3 of the way down.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([5e-4, 1e-3, 2e-3 / 3, 1e-3 / 3])
+    saved = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["metrics"]
+    assert saved == {name: rows[-1][name] for name in ("loss", "learning_rate")}
+
+
 # Inside the first epoch, at its end, inside the second.
 @pytest.mark.parametrize("stop_at", [thorough(3), thorough(7), 10])
 @pytest.mark.parametrize("accumulate", [1, 2])

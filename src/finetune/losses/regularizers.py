@@ -5,6 +5,7 @@ Shapes: N distinct items of the batch, D width.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -36,7 +37,7 @@ class Uniformity(Loss):
             return 0 * emb_ND.sum()
         exponent_NN = -self.t * (2 - 2 * unit_ND @ unit_ND.T)
         exponent_NN = exponent_NN.masked_fill(torch.eye(items, dtype=torch.bool, device=emb_ND.device), float("-inf"))
-        return exponent_NN.flatten().logsumexp(0) - torch.log(torch.tensor(items * (items - 1.0)).to(emb_ND))
+        return exponent_NN.flatten().logsumexp(0) - math.log(items * (items - 1))
 
 
 class SpreadOut(Loss):

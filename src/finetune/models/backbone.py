@@ -12,6 +12,7 @@ from torch import nn
 from finetune.errors import ModelError, first_line
 from finetune.models.model_config import read_config
 from finetune.models.resolve import missing_weights
+from finetune.models.sdpa import avoid_synchronization
 from finetune.models.weight_files import check_not_quantized
 
 _DROPOUT_KEYS = (
@@ -64,7 +65,9 @@ def load_backbone(
             auto = "AutoModelForTextEncoding"  # the encoder alone
         auto_class = getattr(transformers, auto)
         if random_init:
-            return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            avoid_synchronization(model)
+            return model
         # fp32 master weights, set explicitly: the default of transformers is the dtype of the file.
         model, report = auto_class.from_pretrained(
             folder,
@@ -80,6 +83,7 @@ def load_backbone(
     except Exception as error:
         raise _load_error(error, folder, name) from error
     _check_weights_match(model, report, name)
+    avoid_synchronization(model)
     model.newly_initialized = sorted(report["missing_keys"])
     return model
 

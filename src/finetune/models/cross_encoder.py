@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from finetune.config.types import CountFromZero, Fraction, NotEmptyText, PositiveInt
@@ -20,6 +21,7 @@ from finetune.models.dropout import replace_dropout
 from finetune.models.encoder import Encoder
 from finetune.models.packing import Packing
 from finetune.models.resolve import resolve
+from finetune.models.sdpa import is_causal
 from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.config import read_st_config
 from finetune.models.st_format.settings import EncoderKind
@@ -68,6 +70,7 @@ class CrossEncoder(Encoder):
         self.tokenizer = load_tokenizer(folder, name, self._st_config.transformer.lower_case)
         check_vocabulary(self.tokenizer, self.backbone.get_input_embeddings().num_embeddings, name)
         self._special_tokens = _special_token_layout(self.tokenizer)
+        self._is_causal = is_causal(self.backbone)
         self._has_types = "token_type_ids" in self.tokenizer.model_input_names
         if self.backbone.config.pad_token_id is None:
             self.backbone.config.pad_token_id = self.pad_id  # decoders use it to find the last token of a text
@@ -93,14 +96,12 @@ class CrossEncoder(Encoder):
         """Score N pairs, given as one row of token ids and types `(T, 2)` and their lengths on the CPU."""
         assert lengths_N is not None
         packing = Packing(lengths_N, values.device)
-        is_token_nt = packing.mask()
-        padded_nt2 = packing.pad(values)
-        inputs = {
-            "input_ids": padded_nt2[..., 0].masked_fill(~is_token_nt, self.pad_id),
-            "attention_mask": is_token_nt.long(),
-        }
+        ids_nt, mask_nt = packing.pad_ids(values[:, 0], self.pad_id)
+        if mask_nt is None and self._is_causal:
+            mask_nt = torch.ones_like(ids_nt)  # without a mask, decoders search the positions for packed sequences
+        inputs = {"input_ids": ids_nt, "attention_mask": mask_nt}
         if self._has_types:
-            inputs["token_type_ids"] = padded_nt2[..., 1].masked_fill(~is_token_nt, 0)
+            inputs["token_type_ids"], _ = packing.pad_ids(values[:, 1], 0)
         score_N1: Tensor = self.backbone(**inputs).logits
         return score_N1.float()
 

@@ -24,6 +24,7 @@ from finetune.models.head import HeadLayer, apply_head, head_width, new_head
 from finetune.models.packed_backbone import hidden_states, pack_backbone
 from finetune.models.packing import Packing
 from finetune.models.resolve import resolve
+from finetune.models.sdpa import is_causal
 from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.config import check_text_config, is_normalized, read_st_config
 from finetune.models.st_format.load import load_layers, load_pooling
@@ -169,18 +170,15 @@ class TextEncoder(Encoder):
 
 def padded_states(backbone: Any, ids_T: Tensor, packing: Packing, pad_id: int, all_layers: bool) -> list[Tensor]:
     """Return the same as `TextEncoder.states`, computed with texts padded to the longest."""
-    if packing.lengths.min() == packing.longest:
-        # Attention is faster without any mask.
-        ids_nt, mask_nt = ids_T.view(-1, packing.longest), None
-    else:
-        mask = packing.mask()
-        ids_nt, mask_nt = packing.pad(ids_T).masked_fill(~mask, pad_id), mask.long()
+    ids_nt, mask_nt = packing.pad_ids(ids_T, pad_id)
+    if mask_nt is None and is_causal(backbone):
+        mask_nt = torch.ones_like(ids_nt)  # without a mask, decoders search the positions for packed sequences
     output = backbone(input_ids=ids_nt, attention_mask=mask_nt, output_hidden_states=all_layers)
     return [packing.unpad(states) for states in hidden_states(output, all_layers)]
 
 
 def _make_bidirectional(backbone: Any, name: str) -> None:
-    if not _is_causal(backbone):
+    if not is_causal(backbone):
         raise ModelError(
             f"model.bidirectional=true: every token of {name} already attends to all others.",
             "Leave model.bidirectional=false; it is for decoders.",
@@ -192,9 +190,5 @@ def _make_bidirectional(backbone: Any, name: str) -> None:
             module.is_causal = False
 
 
-def _is_causal(backbone: nn.Module) -> bool:
-    return any(getattr(module, "is_causal", False) for module in backbone.modules())
-
-
 def _default_pooling(backbone: nn.Module) -> str:
-    return "last" if _is_causal(backbone) else "mean"
+    return "last" if is_causal(backbone) else "mean"

@@ -110,10 +110,7 @@ class TextImageEncoder(Encoder):
         if lengths_N is None:
             output = self.backbone.get_image_features(pixel_values=values)
         else:
-            packing = Packing(lengths_N, values.device)
-            is_token_nt = packing.mask()
-            ids_nt = packing.pad(values).masked_fill(~is_token_nt, self.pad_id)
-            mask_nt: Tensor | None = is_token_nt.long()
+            ids_nt, mask_nt = Packing(lengths_N, values.device).pad_ids(values, self.pad_id)
             if self._pads_to:
                 ids_nt = nn.functional.pad(ids_nt, (0, self._pads_to - ids_nt.shape[1]), value=self.pad_id)
                 mask_nt = None

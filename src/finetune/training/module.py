@@ -91,6 +91,7 @@ class EmbeddingModule(LightningModule):
         self.seconds_per_evaluation = 0.0  # of the whole evaluation before the training, to estimate the time left
         self.seconds_per_training_evaluation = 0.0  # of its part that is repeated during the training
         self.seconds_evaluated = 0.0  # in evaluations during the training so far
+        self._rate = 0.0  # the learning rate of the current step; at its end the optimizer has that of the next one
         self.items_seen = 0  # distinct items of all batches of this process's training
         self.tokens_seen = 0  # and their tokens, without padding
         self._updates = 0  # of the weights by this process
@@ -100,7 +101,7 @@ class EmbeddingModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start to time the batch; the first batch of an optimizer step resets the accumulation."""
-        self._batch_idx = batch_idx
+        self._batch_idx, self._rate = batch_idx, self.trainer.optimizers[0].param_groups[0]["lr"]
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._accumulation.start_step()
             self._forwards = []
@@ -114,7 +115,6 @@ class EmbeddingModule(LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the loss of one batch, weighted for gradient accumulation."""
         factor = self._accumulation_factor(batch)
-        self.log("learning_rate", self._learning_rate())
         if self.trainer.world_size > 1:
             # The others would have to repeat their part of the step too: only `encode` repeats, for which they wait.
             return self._loss(batch) * factor
@@ -281,15 +281,11 @@ class EmbeddingModule(LightningModule):
         self.items_seen += len(batch.items_N)
         self.tokens_seen += sum(batch.lengths_cpu)
         is_due = self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        is_end = self.global_step >= self.total_steps and ends_step(self.trainer, batch_idx)
-        if not (is_due or is_end or self.trainer.should_stop):
+        is_end = self.global_step >= self.total_steps or self.trainer.should_stop
+        if not (is_due or is_end) or not ends_step(self.trainer, batch_idx):
             return
-        numbers = {"loss": self.check_loss(), **self._speed(batch)}
-        # Lightning logs due steps, and the last one after `should_stop`. It does not know that of a planned end.
-        if is_due or self.trainer.should_stop:
-            self.log_dict(numbers, batch_size=len(batch))
-            return
-        numbers["learning_rate"] = self._learning_rate()
+        # Not `self.log`, which copies every number to the device and back, and waits for it each time.
+        numbers = {"loss": self.check_loss(), "learning_rate": self._rate, **self._speed(batch)}
         for logger in self.trainer.loggers:
             logger.log_metrics({**numbers, "epoch": self.current_epoch}, step=self.global_step - 1)
 
@@ -300,9 +296,6 @@ class EmbeddingModule(LightningModule):
             NonFiniteLossError: the loss of a batch since the last call is not finite.
         """
         return self._loss_monitor.check(self._mean)
-
-    def _learning_rate(self) -> Any:
-        return self.trainer.optimizers[0].param_groups[0]["lr"]
 
     def _speed(self, batch: Batch) -> dict[str, float]:
         lengths_N, items = np.array(batch.lengths_cpu, np.int64), len(batch.items_N)
@@ -378,7 +371,7 @@ class EmbeddingModule(LightningModule):
         checkpoint["random_states"] = Collectives.from_trainer(self.trainer).all_gather(random_state(self.device))
         # The metrics of this step are logged after the checkpoint, and the process may be killed between the two.
         metrics = checkpoint.setdefault("metrics", {})
-        metrics.update(loss=self.check_loss(), learning_rate=self._learning_rate())
+        metrics.update(loss=self.check_loss(), learning_rate=self._rate)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the states; the random states are set in `on_train_start`, after everything else that draws."""
