@@ -76,6 +76,7 @@ if [ -f "$pack/install.sh" ]; then
     PYTHON=$python "$pack/install.sh" "$work/site" || echo "run.sh: not everything in $pack could be installed." >&2
     export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
     [ -f "$pack/model/tokenizer.json" ] && tokenizer=(--tokenizer "$pack/model")
+    [ -f "$pack/model/model.safetensors" ] && export FINETUNE_TEST_MODEL=$pack/model
 fi
 if ! "$python" -c "import finetune.conf" 2> "$work/import"; then
     # Not installed: the sources with conf/ as their subpackage, as setup.cfg declares.
@@ -91,7 +92,9 @@ command_of() { # prints the command of a part, one word per line; $2 is its limi
     [ -n "$tiny" ] && measure+=("$tiny")
     case $1 in
         environment) printf '%s\n' "$python" "$root/scripts/gpu/environment.py" --device "$device" --out "$out" ;;
-        tests) printf '%s\n' "$python" -m pytest -m gpu -p no:cacheprovider -v --durations 5 tests/gpu ;;
+        tests) # by value: what takes longest comes last
+            printf '%s\n' "$python" -m pytest -m gpu -p no:cacheprovider -v --durations 5 \
+                tests/gpu/test_{step,runs,search,minilm,compile}.py ;;
         train) printf '%s\n' "$python" "$bench/train.py" "${measure[@]}" --seconds "$left" ;;
         evaluate) printf '%s\n' "$python" "$bench/embed_device.py" "${measure[@]}" --seconds "$left" ;;
         profile) printf '%s\n' "$python" "$bench/step_profile.py" "${measure[@]}" ;;
