@@ -11,7 +11,7 @@ import multiprocessing
 import resource
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,12 +23,11 @@ class MeasurementError(Exception):
 
 
 class Prepared:
-    """Starts measurements in processes that have imported `LIBRARIES`."""
+    """Starts measurements in processes that have imported `libraries`."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, libraries: Sequence[str] = LIBRARIES) -> None:
         self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(LIBRARIES)
+        self._context.set_forkserver_preload([*libraries])
         if device == "cuda":
             try:
                 self.measure(_create_context, (), 120)

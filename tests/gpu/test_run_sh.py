@@ -1,0 +1,142 @@
+"""`scripts/gpu/run.sh`: a part that fails or takes too long does not end the others; and everything on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+
+RUN = ROOT / "scripts/gpu/run.sh"
+# An interpreter that plays the parts: tests fail, training starts a process and hangs, the others write and end.
+PLAYER = """#!/bin/bash
+case "$*" in
+    *summary.py*) exec {python} "$@" ;;
+    *"-m pytest"*) echo "1 failed, 2 passed"; exit 1 ;;
+    *train.py*) sleep 300 & echo $! > {folder}/child; wait ;;
+    *embed_device.py*) echo '{{"hits": 1}}' > {out}/evaluate.json; echo '| a table |' > {out}/evaluate.md ;;
+    *step_profile.py*) echo "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def player(tmp_path):
+    path = tmp_path / "python"
+    path.write_text(PLAYER.format(python=sys.executable, folder=tmp_path, out=tmp_path / "out"))
+    path.chmod(0o755)
+    return {"PYTHON": str(path)}
+
+
+def run(*arguments, env=None, timeout=60):
+    return subprocess.run(
+        [RUN, *map(str, arguments)],
+        env=os.environ | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())["parts"]
+
+
+def test_parts_that_fail_or_take_too_long_do_not_end_the_others(player, tmp_path):
+    out = tmp_path / "out"
+    done = run("--out", out, "--limit", "train=1", "--pack", tmp_path / "none", env=player)
+    assert done.returncode == 0, done.stderr
+    parts = results(out)
+    states = {name: part["state"] for name, part in parts.items()}
+    assert states == {"environment": "ok", "tests": "failed", "train": "timeout", "evaluate": "ok", "profile": "ok"}
+    assert parts["tests"]["exit_code"] == 1 and parts["tests"]["log_end"] == ["1 failed, 2 passed"]
+    assert parts["evaluate"]["results"] == {"hits": 1}
+    assert "--device cuda" in parts["profile"]["last_line"]
+    summary = (out / "summary.md").read_text()
+    assert "| train | timeout |" in summary and "| a table |" in summary and "1 failed, 2 passed" in summary
+    assert summary in done.stdout
+    # What comes back from such a machine may be limited to few files.
+    assert len(list(out.iterdir())) <= 8
+    assert is_gone(int((tmp_path / "child").read_text()))
+
+
+def is_gone(pid):
+    for _ in range(50):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_the_total_time_limits_all_parts(player, tmp_path):
+    start = time.monotonic()
+    more = ["--seconds", 2, "--parts", "train evaluate", "--strict", "--pack", tmp_path / "none"]
+    done = run("--out", tmp_path / "out", *more, env=player)
+    assert done.returncode == 1
+    assert {name: part["state"] for name, part in results(tmp_path / "out").items()} == {
+        "train": "timeout",
+        "evaluate": "not started",
+    }
+    assert time.monotonic() - start < 20
+
+
+def test_strict_is_content_if_all_parts_are(player, tmp_path):
+    assert run("--out", tmp_path / "out", "--parts", "profile", "--strict", env=player).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--devise", "cpu"], "--devise"),
+        (["--device", "tpu"], "tpu"),
+        (["--device"], "needs a value"),
+        (["--parts", "tests trian"], "trian"),
+        (["--limit", "train"], "PART=SECONDS"),
+        (["--limit", "trian=3"], "trian=3"),
+        (["--seconds", "8m"], "8m"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_runs(arguments, word, tmp_path):
+    done = run("--out", tmp_path / "out", *arguments)
+    assert done.returncode == 2 and word in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_has_an_example():
+    done = run("--help")
+    assert done.returncode == 0 and "scripts/gpu/run.sh --device cpu --tiny" in done.stdout
+
+
+def test_without_a_gpu_nothing_is_reported_as_done(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run("--out", tmp_path / "out", "--parts", "environment profile", "--pack", tmp_path / "none",
+               env={"PYTHON": sys.executable}, timeout=300)  # fmt: skip
+    assert done.returncode == 0
+    parts = results(tmp_path / "out")
+    assert {part["state"] for part in parts.values()} == {"failed"}
+    assert "no GPU" in parts["environment"]["last_line"] and "no GPU" in parts["profile"]["last_line"]
+
+
+@pytest.mark.slow
+def test_everything_on_a_cpu(tmp_path):
+    out = tmp_path / "out"
+    done = run("--device", "cpu", "--tiny", "--out", out, "--seconds", 3000, "--pack", tmp_path / "none",
+               env={"PYTHON": sys.executable}, timeout=3100)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    parts = results(out)
+    assert {name: part["state"] for name, part in parts.items()} == dict.fromkeys(parts, "ok"), done.stdout
+    assert len(parts) == 5
+    for entry in parts["train"]["results"]["cases"]:
+        assert all(found["rounds"] for found in entry["contestants"].values()), entry
+    assert parts["evaluate"]["results"]["search"]["torch"]["rounds"][0]["agreement"] > 0.99
+    assert len(parts["profile"]["results"]["kernels"]) == 10
+    assert (out / "trace.json.gz").exists()
