@@ -93,7 +93,7 @@ command_of() { # prints the command of a part, one word per line; $2 is its limi
     case $1 in
         environment) printf '%s\n' "$python" "$root/scripts/gpu/environment.py" --device "$device" --out "$out" ;;
         tests) # by value: what takes longest comes last
-            printf '%s\n' "$python" -m pytest -m gpu -p no:cacheprovider -v --durations 5 \
+            printf '%s\n' "$python" -m pytest -m gpu -p no:cacheprovider -vv --durations 5 \
                 tests/gpu/test_{step,runs,search,minilm,compile}.py ;;
         train) printf '%s\n' "$python" "$bench/train.py" "${measure[@]}" --seconds "$left" ;;
         evaluate) printf '%s\n' "$python" "$bench/embed_device.py" "${measure[@]}" --seconds "$left" ;;
