@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
@@ -81,6 +82,7 @@ def name_of(device: str) -> str:
     return platform.machine()
 
 
+@functools.cache
 def environment(device: str) -> dict[str, Any]:
     """Return what a measurement depends on: device, driver, versions, date, and which optional libraries there are."""
     import torch

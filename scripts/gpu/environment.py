@@ -27,8 +27,7 @@ def main() -> None:
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} has no GPU here. nvidia-smi: {nvidia_smi()}")
-    facts = device.environment(arguments.device)
-    facts["nvidia_smi"] = nvidia_smi()
+    facts = {**device.environment(arguments.device), "nvidia_smi": nvidia_smi()}
     text = "\n".join(f"- {key}: {value}" for key, value in facts.items() if key != "nvidia_smi")
     text += f"\n\n```\n{facts['nvidia_smi']}\n```"
     write(arguments.out, "environment", facts, text)
