@@ -14,6 +14,7 @@ and random weights; imports and loading are not counted.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -74,10 +75,12 @@ def compare(arguments: argparse.Namespace) -> None:
             many = arguments.queries if who in ("ours", "torch") else arguments.peer_queries
             told = (who, arguments.device, many, arguments.documents, f"{folder}/hits.npy")
             jobs.append(("search", who, search, told))
+        texts = Path(folder) / "texts.json"
+        texts.write_text(json.dumps(texts_to_encode(arguments.texts)), encoding="utf-8")
         for bf16 in (False, True):
             for who, function in (("ours", encode_ours), (PEER, encode_theirs)):
                 name = f"{who}, bf16" if bf16 else who
-                jobs.append(("encode", name, function, (model, arguments.device, arguments.texts, bf16)))
+                jobs.append(("encode", name, function, (model, arguments.device, str(texts), bf16)))
         facts: dict[str, Any] = {"environment": device.environment(arguments.device), "search": {}, "encode": {}}
         sizes = ("queries", "documents", "peer_queries", "texts")
         facts["sizes"] = {key: getattr(arguments, key) for key in sizes} | {"k": _K, "width": _WIDTH}
@@ -183,7 +186,7 @@ def texts_to_encode(count: int) -> list[str]:
     return [text for pair in pairs("ragged", -(-count // 2)) for text in pair][:count]
 
 
-def encode_ours(model: str, name: str, count: int, bf16: bool) -> dict[str, Any]:
+def encode_ours(model: str, name: str, path: str, bf16: bool) -> dict[str, Any]:
     """Return texts/s of what an evaluation does: tokenize, sort, embed in micro-batches."""
     import pyarrow as pa
 
@@ -203,10 +206,10 @@ def encode_ours(model: str, name: str, count: int, bf16: bool) -> dict[str, Any]
             emb_ND[rows] = emb_nD.cpu().numpy()
         return emb_ND
 
-    return _encode(encode, name, count)
+    return _encode(encode, name, path)
 
 
-def encode_theirs(model: str, name: str, count: int, bf16: bool) -> dict[str, Any]:
+def encode_theirs(model: str, name: str, path: str, bf16: bool) -> dict[str, Any]:
     """Return texts/s of `SentenceTransformer.encode`, in bf16 with the whole model in it."""
     from sentence_transformers import SentenceTransformer
 
@@ -218,16 +221,16 @@ def encode_theirs(model: str, name: str, count: int, bf16: bool) -> dict[str, An
         found = encoder.encode(texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(found)
 
-    return _encode(encode, name, count)
+    return _encode(encode, name, path)
 
 
-def _encode(encode: Callable[[list[str]], np.ndarray], name: str, count: int) -> dict[str, Any]:
-    texts = texts_to_encode(count)
-    encode(texts[: max(2, count // 20)])  # loads kernels
+def _encode(encode: Callable[[list[str]], np.ndarray], name: str, path: str) -> dict[str, Any]:
+    texts = json.loads(Path(path).read_text(encoding="utf-8"))
+    encode(texts[: max(2, len(texts) // 20)])  # loads kernels
     start = time.perf_counter()
     encode(texts)
     taken = time.perf_counter() - start
-    return {"per_second": count / taken, "seconds": taken, "gpu_mb": _peak_mb(name)}
+    return {"per_second": len(texts) / taken, "seconds": taken, "gpu_mb": _peak_mb(name)}
 
 
 def _peak_mb(name: str) -> float:

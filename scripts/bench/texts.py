@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
 import itertools
 import random
 import sysconfig
@@ -25,12 +26,18 @@ def pairs(kind: str, count: int | None = None) -> list[tuple[str, str]]:
 
     If there are fewer, they are repeated with a number in front of both texts, so that no text occurs twice.
     """
-    found = sorted(set(_short() if kind == "short" else _ragged() if kind == "ragged" else _long()))
-    random.Random(0).shuffle(found)
+    found = _all(kind)
     if count is None:
-        return found
+        return list(found)
     repeats = itertools.chain.from_iterable([(f"{k} {a}", f"{k} {b}") for a, b in found] for k in itertools.count(2))
     return list(itertools.islice(itertools.chain(found, repeats), count))
+
+
+@functools.cache
+def _all(kind: str) -> list[tuple[str, str]]:
+    found = sorted(set(_short() if kind == "short" else _ragged() if kind == "ragged" else _long()))
+    random.Random(0).shuffle(found)
+    return found
 
 
 def _short() -> Iterator[tuple[str, str]]:

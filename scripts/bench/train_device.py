@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def compare(arguments: argparse.Namespace) -> None:
         models = {
             shape: make_model(shape, Path(folder) / shape, arguments.tokenizer, arguments.tiny) for shape in shapes
         }
-        facts["cases"] = [_case(case, models) for case in _cases(arguments, shapes)]
+        facts["cases"] = [_case(case, models[case["shape"]]) for case in _cases(arguments, shapes)]
         for round_ in range(arguments.rounds):
             for case in facts["cases"]:
                 _measure_round(case, round_, arguments, models, prepared, deadline)
@@ -78,16 +79,24 @@ def _cases(arguments: argparse.Namespace, shapes: list[str]) -> Iterator[dict[st
                "warmup": warmup, "steps": arguments.steps or steps, "large": batch >= large}  # fmt: skip
 
 
-def _case(case: dict[str, Any], models: dict[str, Path]) -> dict[str, Any]:
-    """Return the entry of a case in the results, with the FLOPs of one of its pairs."""
+def _rows_file(case: dict[str, Any], model: Path) -> Path:
+    """Return the file with the pairs of a case, next to the models; cases with the same pairs share it."""
+    count = case["batch"] * (case["steps"] + case["warmup"])
+    return model.parent / f"{case['texts']}-{count}.json"
+
+
+def _case(case: dict[str, Any], model: Path) -> dict[str, Any]:
+    """Write the pairs of a case into a file; return its entry in the results, with the FLOPs of one of its pairs."""
     from tokenizers import Tokenizer
 
-    rows = rows_of(case)[:2048]
-    tokenizer = Tokenizer.from_file(str(models[case["shape"]] / "tokenizer.json"))
+    rows = rows_of(case)
+    _rows_file(case, model).write_text(json.dumps(rows), encoding="utf-8")
+    rows = rows[:2048]
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(KINDS[case["texts"]])
     tokenizer.no_padding()
     lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch([text for row in rows for text in row])]
-    flops = step_flops(models[case["shape"]], lengths) / len(rows)
+    flops = step_flops(model, lengths) / len(rows)
     return {"case": case, "flops_per_pair": flops, "tokens_per_text": sum(lengths) / len(lengths), "contestants": {}}
 
 
@@ -114,6 +123,7 @@ def _measure_round(
 ) -> None:
     """Measure every contestant of a case once, in alternating order, and add what they measured to the entry."""
     case = entry["case"]
+    model = models[case["shape"]]
     names = list(contestants(case, arguments.only).items())
     for name, knobs in names if round_ % 2 == 0 else reversed(names):
         found = entry["contestants"].setdefault(name, {"rounds": [], "problem": None})
@@ -122,8 +132,8 @@ def _measure_round(
             continue
         function = ours if knobs["who"] == "ours" else theirs
         try:
-            told = ({**case, **knobs, "model": str(models[case["shape"]])},)
-            found["rounds"].append(prepared.measure(function, told, deadline.left()))
+            told = {**case, **knobs, "model": str(model), "rows": str(_rows_file(case, model))}
+            found["rounds"].append(prepared.measure(function, (told,), deadline.left()))
         except MeasurementError as error:
             found["problem"] = str(error)
         answer = found["problem"] or f"{found['rounds'][-1]['pairs_per_second']:.1f} pairs/s"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -169,11 +170,11 @@ def test_rounds_alternate_and_a_table_has_ratio_and_mfu():
     from results import Deadline
 
     case = {"shape": "bert-base", "texts": "ragged", "batch": 128, "precision": "bf16-mixed", "device": "cpu",
-            "large": False}  # fmt: skip
+            "large": False, "steps": 20, "warmup": 5}  # fmt: skip
     entry = {"case": case, "flops_per_pair": 2e9, "contestants": {}}
     arguments, player = SimpleNamespace(device="cpu", only=None), Player()
     for round_ in range(3):
-        told = (entry, round_, arguments, {"bert-base": "model"}, player, Deadline(100))
+        told = (entry, round_, arguments, {"bert-base": Path("model")}, player, Deadline(100))
         train_device._measure_round(*told)
     # The peer is not measured again after its failure.
     assert player.order == ["ours", "theirs", "theirs", "ours", "ours"]
@@ -188,10 +189,10 @@ def test_without_time_nothing_is_measured():
     from results import Deadline
 
     case = {"shape": "bert-base", "texts": "ragged", "batch": 128, "precision": "bf16-mixed", "device": "cpu",
-            "large": False}  # fmt: skip
+            "large": False, "steps": 20, "warmup": 5}  # fmt: skip
     entry = {"case": case, "flops_per_pair": 2e9, "contestants": {}}
     arguments, player = SimpleNamespace(device="cpu", only=None), Player()
-    train_device._measure_round(entry, 0, arguments, {"bert-base": "model"}, player, Deadline(3))
+    train_device._measure_round(entry, 0, arguments, {"bert-base": Path("model")}, player, Deadline(3))
     assert not player.order
     table = train_device.markdown({"cases": [entry], "matmul_flops": 1.0, "peak_flops": None}, "cpu")
     assert table.count("not measured: no time left") == 2
