@@ -11,7 +11,7 @@
 #   --parts "A B"           of environment, tests, train, evaluate, profile; default: all
 #   --seconds N             for all parts together, default 480. What a part does not need goes to the next one
 #   --limit PART=SECONDS    for one part; repeat it for others
-#   --pack FOLDER           what scripts/gpu/pack.sh made, default: build/gpu if it is there
+#   --pack FOLDER           what scripts/gpu/pack.sh made, or none; default: build/gpu if it is there
 #   --strict                exit with 1 if a part failed or ran into its limit; by default the exit code is 0
 #
 # PYTHON names the interpreter; default: .venv/bin/python, else python3. Nothing is installed into it, and nothing is
@@ -46,7 +46,10 @@ while [ $# -gt 0 ]; do
             limit[${BASH_REMATCH[1]}]=${BASH_REMATCH[2]}
             capped+=" ${BASH_REMATCH[1]} "
             ;;
-        --pack) pack=$2 ;;
+        --pack)
+            pack=$2
+            [ "$pack" = none ] || [ -f "$pack/install.sh" ] || mistake "--pack: there is no $pack/install.sh."
+            ;;
     esac
     shift 2
 done
@@ -58,6 +61,7 @@ if [ -z "$python" ]; then
     python=python3
     [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
 fi
+command -v "$python" > /dev/null || mistake "there is no Python at $python; set PYTHON."
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 rm -f "$out"/{results.json,summary.md,trace.json.gz} "$out"/*.log

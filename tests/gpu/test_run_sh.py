@@ -48,7 +48,7 @@ def results(folder):
 
 def test_parts_that_fail_or_take_too_long_do_not_end_the_others(player, tmp_path):
     out = tmp_path / "out"
-    done = run("--out", out, "--limit", "train=1", "--pack", tmp_path / "none", env=player)
+    done = run("--out", out, "--limit", "train=1", "--pack", "none", env=player)
     assert done.returncode == 0, done.stderr
     parts = results(out)
     states = {name: part["state"] for name, part in parts.items()}
@@ -76,7 +76,7 @@ def is_gone(pid):
 
 def test_the_total_time_limits_all_parts(player, tmp_path):
     start = time.monotonic()
-    more = ["--seconds", 2, "--parts", "train evaluate", "--strict", "--pack", tmp_path / "none"]
+    more = ["--seconds", 2, "--parts", "train evaluate", "--strict", "--pack", "none"]
     done = run("--out", tmp_path / "out", *more, env=player)
     assert done.returncode == 1
     assert {name: part["state"] for name, part in results(tmp_path / "out").items()} == {
@@ -100,12 +100,18 @@ def test_strict_is_content_if_all_parts_are(player, tmp_path):
         (["--limit", "train"], "PART=SECONDS"),
         (["--limit", "trian=3"], "trian=3"),
         (["--seconds", "8m"], "8m"),
+        (["--pack", "nowhere"], "nowhere/install.sh"),
     ],
 )
 def test_mistakes_are_refused_before_anything_runs(arguments, word, tmp_path):
     done = run("--out", tmp_path / "out", *arguments)
     assert done.returncode == 2 and word in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interpreter_that_does_not_exist_is_a_mistake(tmp_path):
+    done = run("--out", tmp_path / "out", env={"PYTHON": "/nowhere/python"})
+    assert done.returncode == 2 and "/nowhere/python" in done.stderr
 
 
 def test_help_has_an_example():
@@ -118,7 +124,7 @@ def test_without_a_gpu_nothing_is_reported_as_done(tmp_path):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = run("--out", tmp_path / "out", "--parts", "environment profile", "--pack", tmp_path / "none",
+    done = run("--out", tmp_path / "out", "--parts", "environment profile", "--pack", "none",
                env={"PYTHON": sys.executable}, timeout=300)  # fmt: skip
     assert done.returncode == 0
     parts = results(tmp_path / "out")
@@ -129,7 +135,7 @@ def test_without_a_gpu_nothing_is_reported_as_done(tmp_path):
 @pytest.mark.slow
 def test_everything_on_a_cpu(tmp_path):
     out = tmp_path / "out"
-    done = run("--device", "cpu", "--tiny", "--out", out, "--seconds", 3000, "--pack", tmp_path / "none",
+    done = run("--device", "cpu", "--tiny", "--out", out, "--seconds", 3000, "--pack", "none",
                env={"PYTHON": sys.executable}, timeout=3100)  # fmt: skip
     assert done.returncode == 0, done.stderr
     parts = results(out)
