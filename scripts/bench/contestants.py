@@ -64,7 +64,8 @@ def trained(case: dict[str, Any], epochs: int = 1) -> list[dict[str, float]]:
             f"output_root={folder}", "name=run", "callbacks.checkpoint.every_n_steps=1000000",
             *case.get("engine", []),
         ])  # fmt: skip
-        assert status == 0
+        if status:
+            raise RuntimeError(f"the run failed with exit code {status}")
         lines = [json.loads(line) for line in (Path(folder) / "default/run/metrics.jsonl").open()]
     return [line for line in lines if "loss" in line]
 

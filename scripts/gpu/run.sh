@@ -70,7 +70,7 @@ trap 'rm -rf "$work"' EXIT
 start=$(date +%s)
 cd "$root" || exit 2
 
-# A run on such a machine asks nobody for a model, and leaves nothing behind.
+# No model is downloaded, and caches and temporary files are removed at the end.
 export HF_HUB_OFFLINE=1 FINETUNE_CACHE=$work/cache PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export FINETUNE_TEST_DEVICE=$device TMPDIR=$work TOKENIZERS_PARALLELISM=true
 

@@ -52,7 +52,12 @@ def _take(path: Path) -> Any:
 
 def summary(parts: dict[str, Any]) -> str:
     """Return the table of all parts, then what each wrote, or the end of its log."""
-    lines = ["# Results on a GPU", "", "| part | state | seconds | limit | last line |", "|---|---|---:|---:|---|"]
+    lines = [
+        "# Results of scripts/gpu/run.sh",
+        "",
+        "| part | state | seconds | limit | last line |",
+        "|---|---|---:|---:|---|",
+    ]
     for name, part in parts.items():
         last = part["last_line"].replace("|", "\\|")[:120]
         lines.append(f"| {name} | {part['state']} | {part['seconds']} | {part['limit']} | {last} |")

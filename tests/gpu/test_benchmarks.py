@@ -149,8 +149,8 @@ def test_a_measurement_that_fails_hangs_or_dies_is_one_line():
             prepared.measure(function, (3,), limit)
 
 
-class Player:
-    """Plays measurements: the peer fails in the second round."""
+class StubPrepared:
+    """Measures nothing and returns fixed numbers; the peer fails in the second round."""
 
     def __init__(self):
         self.order = []
@@ -172,12 +172,12 @@ def test_rounds_alternate_and_a_table_has_ratio_and_mfu():
     case = {"shape": "bert-base", "texts": "ragged", "batch": 128, "precision": "bf16-mixed", "device": "cpu",
             "large": False, "steps": 20, "warmup": 5}  # fmt: skip
     entry = {"case": case, "flops_per_pair": 2e9, "contestants": {}}
-    arguments, player = SimpleNamespace(device="cpu", only=None), Player()
+    arguments, prepared = SimpleNamespace(device="cpu", only=None), StubPrepared()
     for round_ in range(3):
-        told = (entry, round_, arguments, {"bert-base": Path("model")}, player, Deadline(100))
+        told = (entry, round_, arguments, {"bert-base": Path("model")}, prepared, Deadline(100))
         train_device._measure_round(*told)
     # The peer is not measured again after its failure.
-    assert player.order == ["ours", "theirs", "theirs", "ours", "ours"]
+    assert prepared.order == ["ours", "theirs", "theirs", "ours", "ours"]
     facts = {"cases": [entry], "matmul_flops": 3e12, "peak_flops": 6e12}
     table = train_device.markdown(facts, "cpu")
     assert "ragged, 128, bf16-mixed: ours | 300.0 | 1.00 | 10 | 10.0% | 20.0% | 3 |" in table
@@ -191,9 +191,9 @@ def test_without_time_nothing_is_measured():
     case = {"shape": "bert-base", "texts": "ragged", "batch": 128, "precision": "bf16-mixed", "device": "cpu",
             "large": False, "steps": 20, "warmup": 5}  # fmt: skip
     entry = {"case": case, "flops_per_pair": 2e9, "contestants": {}}
-    arguments, player = SimpleNamespace(device="cpu", only=None), Player()
-    train_device._measure_round(entry, 0, arguments, {"bert-base": Path("model")}, player, Deadline(3))
-    assert not player.order
+    arguments, prepared = SimpleNamespace(device="cpu", only=None), StubPrepared()
+    train_device._measure_round(entry, 0, arguments, {"bert-base": Path("model")}, prepared, Deadline(3))
+    assert not prepared.order
     table = train_device.markdown({"cases": [entry], "matmul_flops": 1.0, "peak_flops": None}, "cpu")
     assert table.count("not measured: no time left") == 2
 

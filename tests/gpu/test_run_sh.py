@@ -11,8 +11,8 @@ import pytest
 from tests.conftest import ROOT
 
 RUN = ROOT / "scripts/gpu/run.sh"
-# An interpreter that plays the parts: tests fail, training starts a process and hangs, the others write and end.
-PLAYER = """#!/bin/bash
+# A stub of the interpreter: tests fail, training starts a process and hangs, the other parts end at once.
+STUB = """#!/bin/bash
 case "$*" in
     *summary.py*) exec {python} "$@" ;;
     *"-m pytest"*) echo "1 failed, 2 passed"; exit 1 ;;
@@ -24,9 +24,9 @@ esac
 
 
 @pytest.fixture
-def player(tmp_path):
+def stub(tmp_path):
     path = tmp_path / "python"
-    path.write_text(PLAYER.format(python=sys.executable, folder=tmp_path, out=tmp_path / "out"))
+    path.write_text(STUB.format(python=sys.executable, folder=tmp_path, out=tmp_path / "out"))
     path.chmod(0o755)
     return {"PYTHON": str(path)}
 
@@ -46,9 +46,9 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())["parts"]
 
 
-def test_parts_that_fail_or_take_too_long_do_not_end_the_others(player, tmp_path):
+def test_parts_that_fail_or_take_too_long_do_not_end_the_others(stub, tmp_path):
     out = tmp_path / "out"
-    done = run("--out", out, "--limit", "train=1", "--pack", "none", env=player)
+    done = run("--out", out, "--limit", "train=1", "--pack", "none", env=stub)
     assert done.returncode == 0, done.stderr
     parts = results(out)
     states = {name: part["state"] for name, part in parts.items()}
@@ -74,10 +74,10 @@ def is_gone(pid):
     return False
 
 
-def test_the_total_time_limits_all_parts(player, tmp_path):
+def test_the_total_time_limits_all_parts(stub, tmp_path):
     start = time.monotonic()
     more = ["--seconds", 2, "--parts", "train evaluate", "--strict", "--pack", "none"]
-    done = run("--out", tmp_path / "out", *more, env=player)
+    done = run("--out", tmp_path / "out", *more, env=stub)
     assert done.returncode == 1
     assert {name: part["state"] for name, part in results(tmp_path / "out").items()} == {
         "train": "timeout",
@@ -86,8 +86,8 @@ def test_the_total_time_limits_all_parts(player, tmp_path):
     assert time.monotonic() - start < 20
 
 
-def test_strict_is_content_if_all_parts_are(player, tmp_path):
-    assert run("--out", tmp_path / "out", "--parts", "profile", "--strict", env=player).returncode == 0
+def test_strict_exits_with_0_if_all_parts_are_ok(stub, tmp_path):
+    assert run("--out", tmp_path / "out", "--parts", "profile", "--strict", env=stub).returncode == 0
 
 
 @pytest.mark.parametrize(
