@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, make_tiny_model, thorough
+from tests.gpu.measurements import dies, fails, hangs, squared
 from tests.models.tiny import tiny
 
 BENCH = ROOT / "scripts/bench"
@@ -116,22 +116,6 @@ def test_more_pairs_than_there_are_have_no_text_twice():
     few, many = pairs("short", 100), pairs("short", 30_000)
     assert many[:100] == few == pairs("short")[:100]
     assert len(many) == len(set(many)) == 30_000
-
-
-def squared(number):
-    return {"square": number**2}
-
-
-def fails(number):
-    raise RuntimeError(f"number {number}\nand more")
-
-
-def hangs(_):
-    time.sleep(60)
-
-
-def dies(_):
-    os._exit(7)
 
 
 def test_a_measurement_that_fails_hangs_or_dies_is_one_line():

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, thorough
 
 RUN = ROOT / "scripts/gpu/run.sh"
 # A stub of the interpreter: tests fail, training starts a process and hangs, the other parts end at once.
@@ -124,12 +125,37 @@ def test_without_a_gpu_nothing_is_reported_as_done(tmp_path):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = run("--out", tmp_path / "out", "--parts", "environment profile", "--pack", "none",
+    done = run("--out", tmp_path / "out", "--parts", "environment", "--pack", "none",
                env={"PYTHON": sys.executable}, timeout=300)  # fmt: skip
     assert done.returncode == 0
     parts = results(tmp_path / "out")
     assert {part["state"] for part in parts.values()} == {"failed"}
-    assert "no GPU" in parts["environment"]["last_line"] and "no GPU" in parts["profile"]["last_line"]
+    assert "no GPU" in parts["environment"]["last_line"]
+
+
+STEP = ["tests/gpu/test_step.py", "-k", "packed and modernbert and fp32"]
+ALL = [f"tests/gpu/test_{name}.py" for name in ("step", "runs", "search", "minilm")]
+
+
+@pytest.mark.parametrize("chosen", [STEP, thorough(ALL)], ids=["one", "all"])
+def test_the_tests_of_a_gpu_run_on_a_cpu(chosen):
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *chosen]
+    environment = os.environ | {"FINETUNE_TEST_DEVICE": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^[1-9]\d* passed", done.stdout, re.M), done.stdout
+    skipped = re.search(r"(\d+) skipped", done.stdout)
+    assert int(skipped[1] if skipped else 0) <= 1  # Lightning has no fp16 on a CPU
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("part", ["evaluate", "profile"])
+def test_a_part_on_a_cpu(tmp_path, part):
+    done = run("--device", "cpu", "--tiny", "--out", tmp_path, "--parts", part, "--pack", "none",
+               env={"PYTHON": sys.executable}, timeout=500)  # fmt: skip
+    found = results(tmp_path)[part]
+    assert found["state"] == "ok", done.stdout
+    assert found["results"]["environment"]["device"] and "| ---|---:|" in found["markdown"]
 
 
 @pytest.mark.slow
