@@ -20,7 +20,7 @@ set -uo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 device=cuda tiny="" out=$root/outputs/gpu parts="environment tests train evaluate profile" seconds=480 strict=""
-pack=$root/build/gpu
+pack=$root/build/gpu capped=""
 declare -A limit=([environment]=20 [tests]=110 [train]=210 [evaluate]=80 [profile]=50)
 
 usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '/^set /d'; }
@@ -48,12 +48,14 @@ while [ $# -gt 0 ]; do
             ;;
         --pack)
             pack=$2
-            [ "$pack" = none ] || [ -f "$pack/install.sh" ] || mistake "--pack: there is no $pack/install.sh."
+            if [ "$pack" != none ]; then
+                [ -f "$pack/install.sh" ] || mistake "--pack: there is no $pack/install.sh."
+                pack=$(cd "$pack" && pwd)
+            fi
             ;;
     esac
     shift 2
 done
-capped=${capped:-}
 for part in $parts; do [[ -v limit[$part] ]] || mistake "--parts: $part is none of ${!limit[*]}."; done
 
 python=${PYTHON:-}
@@ -62,17 +64,23 @@ if [ -z "$python" ]; then
     [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
 fi
 command -v "$python" > /dev/null || mistake "there is no Python at $python; set PYTHON."
+[[ $python != */* ]] || python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
-rm -f "$out"/{results.json,summary.md,trace.json.gz} "$out"/*.log
-work=$(mktemp -d)
+for part in "${!limit[@]}"; do rm -f "$out/$part".{log,json,md}; done
+rm -f "$out"/{results.json,summary.md,trace.json.gz}
+work=$(mktemp -d) child=""
+# A part has a process group of its own, which Ctrl-C does not reach.
+stop() { [ -z "$child" ] || { kill "$child" && wait "$child"; } 2> /dev/null; exit "$1"; }
 trap 'rm -rf "$work"' EXIT
+trap 'stop 130' INT
+trap 'stop 143' TERM
 start=$(date +%s)
 cd "$root" || exit 2
 
 # No model is downloaded, and caches and temporary files are removed at the end.
 export HF_HUB_OFFLINE=1 FINETUNE_CACHE=$work/cache PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-export FINETUNE_TEST_DEVICE=$device TMPDIR=$work TOKENIZERS_PARALLELISM=true
+export FINETUNE_TEST_DEVICE=$device TMPDIR=$work
 
 tokenizer=()
 if [ -f "$pack/install.sh" ]; then
@@ -126,8 +134,10 @@ for part in $parts; do
     else
         mapfile -t command < <(command_of "$part" "$allowed")
         echo "$part: at most $allowed s"
-        timeout --kill-after=5 "$allowed" "${command[@]}" > "$out/$part.log" 2>&1
-        status=$?
+        timeout --kill-after=5 "$allowed" "${command[@]}" > "$out/$part.log" 2>&1 &
+        child=$!
+        wait "$child"
+        status=$? child=""
         case $status in 0) state=ok ;; 124 | 137) state=timeout ;; *) state=failed ;; esac
     fi
     [ "$state" = ok ] || failed=1

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ def stub(tmp_path):
     return {"PYTHON": str(path)}
 
 
-def run(*arguments, env=None, timeout=60):
+def run(*arguments, env=None, timeout=60, cwd=None):
     return subprocess.run(
         [RUN, *map(str, arguments)],
         env=os.environ | (env or {}),
@@ -40,6 +41,7 @@ def run(*arguments, env=None, timeout=60):
         text=True,
         timeout=timeout,
         check=False,
+        cwd=cwd,
     )
 
 
@@ -73,6 +75,40 @@ def is_gone(pid):
             return True
         time.sleep(0.1)
     return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_part_too(stub, tmp_path, number, code):
+    arguments = [RUN, "--out", tmp_path / "out", "--parts", "train evaluate", "--pack", "none"]
+    process = subprocess.Popen(arguments, env=os.environ | stub | {"TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    child = tmp_path / "child"
+    for _ in range(100):
+        if child.exists() and child.read_text().strip():
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(20) == code
+    assert is_gone(int(child.read_text()))
+    assert not list(tmp_path.glob("tmp.*"))  # its temporary folder
+
+
+def test_only_files_of_its_own_are_replaced(stub, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("mine.log", "train.log"):
+        (out / name).write_text("of before")
+    assert run("--out", "out", "--parts", "profile", "--pack", "none", env=stub, cwd=tmp_path).returncode == 0
+    assert (out / "mine.log").read_text() == "of before" and not (out / "train.log").exists()
+
+
+def test_paths_may_be_relative(stub, tmp_path):
+    (tmp_path / "pack").mkdir()
+    install = tmp_path / "pack/install.sh"
+    install.write_text("#!/bin/sh\nmkdir $1\n")
+    install.chmod(0o755)
+    done = run("--out", "out", "--parts", "profile", "--pack", "pack", env={"PYTHON": "./python"}, cwd=tmp_path)
+    assert done.returncode == 0 and "could be installed" not in done.stderr, done.stderr
+    assert results(tmp_path / "out")["profile"]["state"] == "ok"
 
 
 def test_the_total_time_limits_all_parts(stub, tmp_path):
