@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
+import itertools
 import random
 import sysconfig
 from collections.abc import Iterator
@@ -19,8 +21,20 @@ KINDS = {"short": 64, "ragged": 256, "long": 512}  # and the most tokens of a te
 _LONG = range(2_000, 8_000)  # characters of a definition whose halves have 256 to 512 tokens and more
 
 
-def pairs(kind: str) -> list[tuple[str, str]]:
-    """Return all pairs of a kind, shuffled."""
+def pairs(kind: str, count: int | None = None) -> list[tuple[str, str]]:
+    """Return all pairs of a kind, shuffled; or `count` of them.
+
+    If there are fewer, they are repeated with a number in front of both texts, so that no text occurs twice.
+    """
+    found = _all(kind)
+    if count is None:
+        return list(found)
+    repeats = itertools.chain.from_iterable([(f"{k} {a}", f"{k} {b}") for a, b in found] for k in itertools.count(2))
+    return list(itertools.islice(itertools.chain(found, repeats), count))
+
+
+@functools.cache
+def _all(kind: str) -> list[tuple[str, str]]:
     found = sorted(set(_short() if kind == "short" else _ragged() if kind == "ragged" else _long()))
     random.Random(0).shuffle(found)
     return found
