@@ -21,7 +21,7 @@ from finetune.inference import search as searching
 from finetune.inference.build_encoder import build_encoder
 from finetune.inference.devices import Device, find_devices
 from finetune.inference.embedder import Dtype, LocalEmbedder
-from finetune.inference.info import ModelInfo, parameters_of
+from finetune.inference.info import ModelInfo, matryoshka_of, parameters_of
 from finetune.inference.items import as_texts, check_items, materialized
 from finetune.inference.locate import Location
 from finetune.inference.pool import DevicePool
@@ -106,6 +106,7 @@ class Model:
             kind=settings.kind,
             width=self.width,
             dimensions=self._dimensions,
+            matryoshka=matryoshka_of(self._location, self.width),
             prompts={"query": "", "document": ""} | dict(settings.prompts),
             default_prompt=settings.default_prompt,
             max_length=settings.max_length,
