@@ -95,7 +95,7 @@ class LocalEmbedder:
             return self._run(self.encoder, self._pairs(block.texts, block.right), None, budget)
         texts = block.texts
         if block.prompt:
-            texts = pc.binary_join_element_wise(pa.scalar(block.prompt, pa.large_string()), texts, "")
+            texts = pc.binary_join_element_wise(_scalar(block.prompt), texts, _scalar(""))
         return self._run(self._encoder_for(block.prompt), self._tokens(texts), None, budget)
 
     def _run(
@@ -133,3 +133,7 @@ class LocalEmbedder:
             is_end_special = len(ids) and int(ids[-1]) in self.encoder.tokenizer.all_special_ids
             self._with_prompt[prompt] = self.encoder.with_prompt_tokens(len(ids) - bool(is_end_special))
         return self._with_prompt[prompt]
+
+
+def _scalar(text: str) -> pa.Scalar:
+    return pa.scalar(text, pa.large_string())

@@ -9,9 +9,10 @@ import copy
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from finetune.data.arrays import flat_ranges
+from finetune.data.arrays import Ints, flat_ranges
 from finetune.models.packing import Packing, upload
 from finetune.models.text import TextEncoder
 
@@ -38,4 +39,16 @@ class PromptedTextEncoder(TextEncoder):
         lengths_N = packing.lengths - skipped_N
         starts_N = np.cumsum(packing.lengths) - packing.lengths
         kept_T = flat_ranges(starts_N + skipped_N, lengths_N)
-        return super()._embed(tokens_TD[upload(kept_T, tokens_TD.device)], Packing(lengths_N, tokens_TD.device))
+        return super()._embed(tokens_TD[upload(kept_T, tokens_TD.device)], _Rest(lengths_N, skipped_N, packing.device))
+
+
+class _Rest(Packing):
+    """The sequences without their first tokens; the others keep their positions, which weight them in some poolings."""
+
+    def __init__(self, lengths: Ints, skipped_N: Ints, device: torch.device) -> None:
+        super().__init__(lengths, device)
+        self._skipped_N = skipped_N
+
+    def positions(self) -> Tensor:
+        """Return the position of each token in the whole sequence, from 0: `(T,)`."""
+        return super().positions() + upload(np.repeat(self._skipped_N, self.lengths), self.device)
