@@ -165,6 +165,8 @@ class Model:
         """
         options = self._options(prompt, batch_tokens, normalize, dimensions, precision)
         check_items(items)
+        if not isinstance(block, int) or block < 1:
+            raise FinetuneError(f"block={block!r} is no number of items.", "Set at least 1.")
         if options.precision == "int8" and options.ranges_2D is None:
             what = "int8 needs the range of each dimension before the first block."
             raise FinetuneError(what, "Call model.calibrate(texts) first, with some hundred typical texts.")
