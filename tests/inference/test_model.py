@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,10 +21,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, RunError
 from finetune.inference import encode as encoding
+from finetune.inference import known_models, load
+from finetune.inference import model as inference_model
 from finetune.inference.known_models import describe_models, list_models
-from finetune.inference.load import get_model
+from finetune.inference.load import build_model, get_model
 from finetune.models.text import TextEncoder
 from finetune.runs.artifact import ArtifactError, write_artifact
 from finetune.runs.directory import RunDirectory
@@ -186,7 +191,8 @@ def test_equal_documents_are_in_the_order_of_the_corpus(model):
 def test_several_threads_at_once(folder):
     model = get_model(folder, device="cpu")
     texts = [[f"{word} {i} {j}" for j in range(70)] for i, word in enumerate(WORDS)]
-    expected = [get_model(folder, device="cpu").encode(each) for each in texts]
+    expected = [model.encode(each) for each in texts]
+    model = get_model(folder, device="cpu")  # whose words are not cached
     barrier = threading.Barrier(4, timeout=60)
 
     def encode(each):
@@ -206,8 +212,13 @@ def test_several_devices(folder, model, monkeypatch):
     with get_model(folder, device=["cpu", "cpu"]) as several:
         np.testing.assert_allclose(several.encode(texts, "query"), model.encode(texts, "query"), atol=1e-5)
         np.testing.assert_allclose(several.encode(texts[:4]), model.encode(texts[:4]), atol=1e-5)
-        with pytest.raises(FinetuneError, match="items\\[0\\] is None"):
+        with pytest.raises(FinetuneError, match=r"items\[0\] is None"):
             several.encode([None])
+        os.kill(next(iter(several._embedder._executor._processes)), signal.SIGKILL)
+        with pytest.raises(RunError, match="ended unexpectedly"):
+            several.encode(texts)
+    with pytest.raises(RunError, match="was closed"):
+        several.encode(texts)
 
 
 def test_the_gradient_is_never_recorded(model):
@@ -306,6 +317,41 @@ def test_models_that_only_finetune_has(tmp_path, kind):
         np.testing.assert_allclose(found, encoder.eval()(values).detach().numpy(), atol=1e-5)
 
 
+def test_a_base_model_as_a_training_starts_with_it(tiny_model, folder):
+    base = build_model(tiny_model, device="cpu", keep_layers=1, output_width=6, pooling="cls")
+    emb_ND = base.encode(TEXTS)
+    assert emb_ND.shape == (7, 6)
+    np.testing.assert_allclose(np.linalg.norm(emb_ND, axis=1), 1, atol=1e-5)
+    assert build_model(folder).encode(TEXTS).shape == (7, 32)
+    with pytest.raises(FinetuneError, match=r"no option 'poling'.*pooling"):
+        build_model(tiny_model, poling="cls")
+    with pytest.raises(FinetuneError, match="one device"):
+        build_model(tiny_model, device=["cpu", "cpu"])
+
+
+def test_bf16_is_near_fp32(folder, model):
+    half = get_model(folder, device="cpu", dtype="bfloat16")
+    found, expected = half.encode(TEXTS, normalize=True), model.encode(TEXTS, normalize=True)
+    assert found.dtype == np.float32
+    assert (found * expected).sum(axis=1).min() > 0.999
+    assert np.abs(found - expected).max() > 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_gives_the_same_vectors(minilm, dtype):
+    texts = [f"{a} {b}" * length for a in WORDS for b in WORDS for length in (1, 9, 60)]
+    found = get_model(minilm, device="cuda", dtype=dtype).encode(texts)
+    expected = get_model(minilm, device="cpu").encode(texts)
+    assert (found * expected).sum(axis=1).min() > (0.99999 if dtype == "float32" else 0.999)
+
+
+@pytest.mark.parametrize("module", [load, known_models, inference_model])
+def test_the_examples_in_docstrings(module):
+    assert doctest.testmod(module).attempted > 0
+    assert doctest.testmod(module).failed == 0
+
+
 def test_info(model, folder):
     info = model.info()
     assert (info.kind, info.width, info.max_length, info.similarity) == ("text", 32, 24, "cosine")
@@ -371,6 +417,8 @@ def test_calibrated_ranges_are_kept_with_the_model(folder, tmp_path):
         (lambda model: model.rerank(None, ["cat"]), r"query\[0\] is None"),
         (lambda model: get_model(model.folder, dimensions=33), "have 32"),
         (lambda model: get_model(model.folder, precision="int3"), "int8"),
+        (lambda model: get_model(model.folder, dtype="float8"), "bfloat16"),
+        (lambda model: get_model(model.folder, max_length=0), "max_length=0"),
         (lambda model: get_model(model.folder, device="gpu7"), "device='gpu7' is no device.*cpu"),
         (lambda model: get_model(model.folder, device="cuda:99"), "no such device"),
         (lambda model: get_model(model.folder, device=[]), "empty list"),
@@ -394,6 +442,8 @@ def test_items_of_a_cross_encoder_are_pairs(tmp_path, item):
     assert model.score([]).shape == (0,)
     with pytest.raises(FinetuneError):
         model.encode([item])
+    with pytest.raises(FinetuneError, match="no prompt"):
+        model.encode([("red", "cat")], "query")
     with pytest.raises(FinetuneError, match="rerank"):
         model.search(["red"], ["cat"])
 
@@ -408,8 +458,9 @@ def test_a_folder_with_pickled_weights_is_refused(tiny_model, tmp_path):
     folder = build(tiny_model, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(FinetuneError, match="pickles are not read"):
+    with pytest.raises(FinetuneError, match="pickles are not read") as caught:
         get_model(folder)
+    assert "model." not in str(caught.value).replace("model.safetensors", "")
 
 
 def test_a_folder_without_a_model(tmp_path):

@@ -16,7 +16,7 @@ Shapes: N distinct items, M of them not texts, T tokens of all texts in one row,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,21 @@ from finetune.encoding import memory
 from finetune.models.encoder import Encoder
 from finetune.models.micro_batching import optimal_cuts, pack_greedy, split
 from finetune.models.packing import upload
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.runs.failure_causes import is_out_of_memory
 
 if TYPE_CHECKING:
-    from finetune.data.batching.non_text import NonText
     from finetune.data.tokens.token_store import Tokens
     from finetune.encoding.collectives import Collectives
+
+
+class NonTextItems(Protocol):
+    """Items that are not texts, which are loaded when a micro-batch needs them."""
+
+    def take(self, items_M: Ints) -> npt.NDArray[np.float32]:
+        """Return the items with these numbers as an encoder takes them, `(M, ...)`."""
+        ...
+
 
 Bools = npt.NDArray[np.bool_]
 _ALL = slice(None)
@@ -159,20 +168,23 @@ class Engine:
         encoder: Encoder,
         tokens: Tokens,
         items: Ints,
-        others: NonText | None = None,
+        others: NonTextItems | None = None,
         token_budget: int | None = None,
         share: slice = _ALL,
+        token_embedding: SharedGradEmbedding | None = None,
     ) -> Iterator[tuple[Ints, Tensor]]:
         """Embed any number of items for an evaluation; yields (positions in `items`, their embeddings in fp32).
 
         The longest items come first: memory runs out at once if at all, and the time left is not underestimated.
         `token_budget` limits a micro-batch, as in training without it; `share` selects some of the micro-batches.
+        `token_embedding` is shared by several calls, while the weights do not change.
         """
         device = next(encoder.parameters()).device
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
-        token_embedding = encoder.token_embedding()
+        if token_embedding is None:
+            token_embedding = encoder.token_embedding()
         cuts = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))[::-1]
         for positions in cuts[share]:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.embed_precision == "bf16-mixed"):

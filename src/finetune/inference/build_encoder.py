@@ -6,12 +6,15 @@ here everything is as the folder declares it, so that vectors equal those of sen
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.config.suggest import did_you_mean
 from finetune.errors import ModelError
+from finetune.inference.errors import without_config_keys
 from finetune.models.encoder import Encoder
 from finetune.models.kinds import Kind, kind_of_folder
 from finetune.models.model_config import max_tokens, read_config
@@ -42,35 +45,53 @@ class ModelSettings:
     activation: str = "Sigmoid"
 
 
-def build_encoder(folder: Path, max_length: int | None = None) -> tuple[Encoder, ModelSettings]:
+def build_encoder(
+    folder: Path, max_length: int | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[Encoder, ModelSettings]:
     """Return the encoder in a folder in fp32 on the CPU, ready for inference, and its settings.
 
-    Texts are cut to `max_length` tokens, by default to the maximum length of the folder.
+    Texts are cut to `max_length` tokens, by default to the maximum length of the folder. With `options`, the arguments
+    of the encoder's class, it is as a training starts with it.
 
     Raises:
         ModelError: there is no model, it is damaged, has something that is not supported, or cannot read texts of
-            `max_length`.
+            `max_length`; its class has no such option.
     """
-    encoder, settings = _build(folder)
+    with without_config_keys():
+        encoder, settings = _build(folder, options)
     if max_length is None or settings.max_length is None:
         return encoder, settings
     limit = max_tokens(read_config(folder), folder) if settings.kind in ("text", "pairs", "text_image") else None
-    if limit is not None and max_length > limit:
-        raise ModelError(f"max_length={max_length}: {folder} reads {limit} tokens.", f"Set {limit} or less.")
+    if max_length < 1 or (limit is not None and max_length > limit):
+        advice = f"Set 1 to {limit}." if limit else "Set at least 1."
+        raise ModelError(f"max_length={max_length}: {folder} reads {limit or 'any number of'} tokens.", advice)
     return encoder, replace(settings, max_length=max_length)
 
 
-def _build(folder: Path) -> tuple[Encoder, ModelSettings]:
+def _build(folder: Path, options: Mapping[str, Any] | None) -> tuple[Encoder, ModelSettings]:
     kind = kind_of_folder(folder)
     if kind in ("two_towers", "points", "vectors"):
         max_length = _tower_length(folder) if kind == "two_towers" else None
         return _OWN[kind](folder), ModelSettings(kind, {}, max_length=max_length)
     st_config = read_st_config(folder, kind)  # type: ignore[arg-type]
+    encoder_class, as_saved = _CLASSES[kind](st_config)
+    settings = _settings(kind, folder, st_config)
+    if options is not None:
+        _check_options(encoder_class, options)
+        return encoder_class(str(folder), **options), replace(settings, truncate_dim=None)
+    encoder: Any = encoder_class(str(folder), **as_saved)
     # Dimensions are cut after the last normalization, as sentence-transformers does.
-    encoder: Any = _BUILD[kind](str(folder), st_config)
     if hasattr(encoder, "truncate"):
         encoder.truncate = None
-    return encoder, _settings(kind, folder, st_config)
+    return encoder, settings
+
+
+def _check_options(encoder_class: type[Encoder], options: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(encoder_class).parameters if name not in ("name", "allow_pickle")]
+    for name in options:
+        if name not in known:
+            advice = did_you_mean(name, known) or f"Its options are {', '.join(known)}."
+            raise ModelError(f"a {encoder_class.__name__} has no option {name!r}.", advice)
 
 
 def _settings(kind: Kind, folder: Path, st_config: StConfig) -> ModelSettings:
@@ -124,15 +145,13 @@ def _activation(folder: Path, st_config: StConfig) -> str:
     return "Sigmoid"
 
 
-def _text(name: str, st_config: StConfig) -> Encoder:
+def _text(st_config: StConfig) -> tuple[type[Encoder], dict[str, Any]]:
     from finetune.inference.prompted_text import PromptedTextEncoder
     from finetune.models.text import TextEncoder
 
     encoder_class = TextEncoder if st_config.include_prompt else PromptedTextEncoder
-    pooling: Any = "auto"
-    if not st_config.kind:
-        pooling = _plain_pooling(st_config.backbone)
-    return encoder_class(name, pooling=pooling, normalize=st_config.unit_length)
+    pooling = "auto" if st_config.kind else _plain_pooling(st_config.backbone)
+    return encoder_class, {"pooling": pooling, "normalize": st_config.unit_length}
 
 
 def _plain_pooling(folder: Path) -> str:
@@ -142,31 +161,31 @@ def _plain_pooling(folder: Path) -> str:
     return "last" if architecture.endswith("ForCausalLM") and config.get("is_causal", True) else "mean"
 
 
-def _image(name: str, st_config: StConfig) -> Encoder:
+def _image(st_config: StConfig) -> tuple[type[Encoder], dict[str, Any]]:
     from finetune.models.image import ImageEncoder
 
-    return ImageEncoder(name, normalize=st_config.unit_length)
+    return ImageEncoder, {"normalize": st_config.unit_length}
 
 
-def _text_image(name: str, st_config: StConfig) -> Encoder:
+def _text_image(st_config: StConfig) -> tuple[type[Encoder], dict[str, Any]]:
     from finetune.models.text_image import TextImageEncoder
 
-    return TextImageEncoder(name, normalize=st_config.unit_length)
+    return TextImageEncoder, {"normalize": st_config.unit_length}
 
 
-def _static(name: str, st_config: StConfig) -> Encoder:
+def _static(st_config: StConfig) -> tuple[type[Encoder], dict[str, Any]]:
     from finetune.models.static import StaticEncoder
 
     normalize = st_config.unit_length
-    if not st_config.kind:
+    if not st_config.kind:  # a folder of model2vec
         normalize = bool(read_json(st_config.backbone / "config.json").get("normalize"))
-    return StaticEncoder(name, init="table", normalize=normalize)
+    return StaticEncoder, {"init": "table", "normalize": normalize}
 
 
-def _pairs(name: str, _: StConfig) -> Encoder:
+def _pairs(_: StConfig) -> tuple[type[Encoder], dict[str, Any]]:
     from finetune.models.cross_encoder import CrossEncoder
 
-    return CrossEncoder(name)
+    return CrossEncoder, {}
 
 
 def _two_towers(folder: Path) -> Encoder:
@@ -187,7 +206,8 @@ def _vectors(folder: Path) -> Encoder:
     return VectorEncoder(str(folder))
 
 
-_BUILD: Mapping[str, Callable[[str, StConfig], Encoder]] = {
+# The class for each kind, and the settings with which it is as its folder declares it.
+_CLASSES: Mapping[str, Callable[[StConfig], tuple[type[Encoder], dict[str, Any]]]] = {
     "text": _text,
     "image": _image,
     "text_image": _text_image,

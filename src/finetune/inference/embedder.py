@@ -63,6 +63,7 @@ class LocalEmbedder:
         if settings.max_length is not None:
             self._tokenizer = FastTokenizer(encoder.tokenizer, settings.max_length)
             self._pairing = encoder.pairing(settings.max_length)
+        self._token_embedding = encoder.token_embedding()  # keeps weights of fused layers, which it concatenates once
         self._tokenizing = Lock()  # a fast tokenizer raises "Already borrowed" where two threads use it
         self._with_prompt: dict[str, Encoder] = {}
 
@@ -107,7 +108,9 @@ class LocalEmbedder:
         else:
             count = len(items)
         emb_ND = np.zeros((count, encoder.width), np.float32)
-        for positions, emb_nD in self._engine.embed(encoder, tokens, items, media, budget):  # type: ignore[arg-type]
+        for positions, emb_nD in self._engine.embed(
+            encoder, tokens, items, media, budget, token_embedding=self._token_embedding
+        ):
             emb_ND[items[positions]] = emb_nD.cpu().numpy()
         return emb_ND
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.errors import FinetuneError
 from finetune.inference.devices import Device
 from finetune.inference.embedder import Dtype
 from finetune.inference.locate import locate
@@ -40,3 +41,28 @@ def get_model(
         (1, 128)
     """
     return Model(locate(model), dimensions, precision, device, dtype, max_length)
+
+
+def build_model(
+    model: Any, device: Device | None = None, *, dtype: Dtype = "float32", max_length: int | None = None, **options: Any
+) -> Model:
+    """Return a base model as a training starts with it, to try it before it is tuned.
+
+    `model` is a folder or a hub id, see `describe_models`. `options` are the keys of the config group `model`, such as
+    `pooling`, `normalize`, `head`, `output_width`, `keep_layers`; new layers have random weights. In contrast to
+    `get_model` embeddings get unit length wherever they are compared by their cosine, as in a training.
+
+    Raises:
+        ModelError: there is no model, it has something that is not supported, or no such option.
+        FinetuneError: there is no such device.
+
+    Example:
+        >>> from finetune.inference.load import build_model
+        >>> model = build_model("sentence-transformers/all-MiniLM-L6-v2", device="cpu", keep_layers=2, output_width=96)
+        >>> model.encode(["a red cat"]).shape
+        (1, 96)
+    """
+    if isinstance(device, list | tuple):
+        what = "build_model takes one device: the weights of new layers would differ between processes."
+        raise FinetuneError(what, "Save the model first and use get_model, or name one device.")
+    return Model(locate(model), None, "float32", device, dtype, max_length, options)

@@ -10,6 +10,7 @@ from finetune.config.home import expand_home
 from finetune.data.cache.store import Cache
 from finetune.errors import ModelError
 from finetune.inference.adapters import merged_folder
+from finetune.inference.errors import without_config_keys
 from finetune.models.resolve import resolve
 from finetune.runs.artifact import extract_artifact, is_artifact, read_manifest
 from finetune.runs.directory import RunDirectory
@@ -41,7 +42,8 @@ def locate(model: Any) -> Location:
         return Location(_usable(open_artifact(path), name), name)
     run = run_of(path) if path.exists() else run_of(name)
     if run is None:
-        return Location(_usable(resolve(name, files=(), adapters=True), name), name)
+        with without_config_keys():
+            return Location(_usable(resolve(name, files=(), adapters=True), name), name)
     if not run.model.is_dir():
         raise ModelError(
             f"the run {run.path} has no model yet (it is {run.effective_status().get('state', 'unknown')}).",

@@ -5,10 +5,10 @@ Shapes: N items, D dimensions, Q queries, M documents, k cut-off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -52,10 +52,13 @@ class Model:
         device: Device | Sequence[Device] | None = None,
         dtype: Dtype = "float32",
         max_length: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._location = location
         devices = find_devices(device)
-        encoder, self._settings = build_encoder(location.folder, max_length)
+        if dtype not in get_args(Dtype):
+            raise FinetuneError(f"dtype={dtype!r} is unknown.", f"Choose one of {', '.join(get_args(Dtype))}.")
+        encoder, self._settings = build_encoder(location.folder, max_length, options)
         self.width = encoder.width
         self.devices = devices
         self._encoder, self._dtype = encoder, dtype
@@ -291,6 +294,8 @@ class Model:
     ) -> encoding.Options:
         if batch_tokens != "auto" and (not isinstance(batch_tokens, int) or batch_tokens < 1):
             raise FinetuneError(f"batch_tokens={batch_tokens!r} is no number of tokens.", 'Set at least 1, or "auto".')
+        if self.scores_pairs and prompt is not None:
+            raise ModelError(f"{self.name} scores pairs of texts, which have no prompt.", "Leave the prompt out.")
         precision = self._precision if precision is None else _checked_precision(precision)
         kept = self._dimensions if dimensions is None else self._checked_dimensions(dimensions)
         return encoding.Options(

@@ -40,6 +40,7 @@ class DevicePool:
         for device in devices:
             waiting.put(device)
         self._devices = devices
+        self._is_closed = False
         threads = max(1, len(visible_cores()) // Counter(device.type for device in devices)["cpu"] or 1)
         self._executor = ProcessPoolExecutor(
             len(devices), context, initializer=_start, initargs=(folder, waiting, dtype, max_length, threads)
@@ -49,8 +50,10 @@ class DevicePool:
         """Yield the embeddings of each block, in order; blocks are read only a few ahead.
 
         Raises:
-            RunError: a process ended, for example because memory ran out.
+            RunError: a process ended, for example because memory ran out; the pool was closed.
         """
+        if self._is_closed:
+            raise RunError("the model was closed, and the processes of its devices have ended.", "Load it again.")
         remaining = iter(blocks)
         pending: deque[Future[Floats]] = deque()
         try:
@@ -73,6 +76,7 @@ class DevicePool:
 
     def close(self) -> None:
         """End the processes."""
+        self._is_closed = True
         self._executor.shutdown(cancel_futures=True)
 
 
