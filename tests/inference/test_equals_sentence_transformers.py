@@ -9,6 +9,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers import models as st_models
 
 from finetune.inference.load import get_model
+from finetune.models.cross_encoder import CrossEncoder as OurCrossEncoder
 from finetune.models.st_format.json_files import write_json
 from tests.models.test_encoders import pictures
 from tests.models.test_folders import BASE, FLAGS, TABLES, build, dense, edit, table
@@ -139,6 +140,18 @@ def test_cross_encoders(tmp_path, activation):
     ranked = [(hit["corpus_id"], pytest.approx(hit["score"], abs=1e-5)) for hit in expected.rank("red cat", TEXTS[1:5])]
     assert ours.rerank("red cat", TEXTS[1:5]) == ranked
     assert ours.encode(pairs).shape == (len(pairs), 1)
+
+
+def test_the_activation_of_a_cross_encoder_that_finetune_saved(tmp_path):
+    own = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+    task = {"transformer_task": "sequence-classification"}
+    folder = build(tiny("bert", tmp_path / "bert"), tmp_path / "model", pooling=None, model=own, transformer=task)
+    (tmp_path / "saved").mkdir()
+    OurCrossEncoder(str(folder)).save(tmp_path / "saved", 24, {})
+    pairs = [("red cat", "tree"), ("old dog", "house")]
+    ours, expected = get_model(tmp_path / "saved"), CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    assert_close(ours.score(pairs), expected.predict(pairs))
+    assert_close(ours.score(pairs), ours.encode(pairs)[:, 0])
 
 
 @pytest.mark.parametrize("with_modules", [True, False])

@@ -136,9 +136,26 @@ def test_out_is_filled_and_returned(model, tmp_path):
         model.encode(TEXTS, out=np.empty((7, 31), np.float32))
 
 
-def test_progress_is_shown_only_if_asked_for(model, capsys):
+def test_progress_is_shown_only_if_asked_for(model, monkeypatch):
+    shown = []
+    monkeypatch.setattr(encoding.Bar, "update", lambda bar, done: shown.append((done, bar.total)))
     model.encode(TEXTS)
-    assert capsys.readouterr().out == ""
+    assert shown == []
+    monkeypatch.setattr(encoding, "BLOCK_TEXTS", 4)
+    model.encode(TEXTS, show_progress=True)
+    assert shown == [(4, 6), (6, 6)]
+
+
+def test_one_text_for_which_memory_does_not_suffice(folder, monkeypatch):
+    model = get_model(folder, device="cpu")
+
+    def forward(self, values, lengths_N=None, token_embedding=None):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(TextEncoder, "forward", forward)
+    with pytest.raises(RunError, match="memory ran out") as caught:
+        model.encode(TEXTS)
+    assert "max_length" in caught.value.advice
 
 
 # Streams
@@ -338,6 +355,7 @@ def test_bf16_is_near_fp32(folder, model):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gpu_gives_the_same_vectors(minilm, dtype):
     texts = [f"{a} {b}" * length for a in WORDS for b in WORDS for length in (1, 9, 60)]
@@ -387,8 +405,8 @@ def test_calibrated_ranges_are_kept_with_the_model(folder, tmp_path):
     [
         (lambda model: model.encode("red cat"), "one item"),
         (lambda model: model.encode(None), "None"),
-        (lambda model: model.encode(7), "a int"),
-        (lambda model: model.encode({"a": "b"}), "a dict"),
+        (lambda model: model.encode(7), "of type int"),
+        (lambda model: model.encode({"a": "b"}), "of type dict"),
         (lambda model: model.encode(["red", None]), r"items\[1\] is None"),
         (lambda model: model.encode(["red", float("nan")]), r"items\[1\] is NaN"),
         (lambda model: model.encode([1, 2]), r"items\[0\] is the number 1"),

@@ -27,7 +27,7 @@ _TOKENIZER_LIMIT = 10**9  # transformers writes a larger number where there is n
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class InferenceSettings:
     """What a folder says about the use of its model.
 
     `prompts` are by name; `similarity` is cosine, dot, euclidean or manhattan; `truncate_dim` the number of dimensions
@@ -47,7 +47,7 @@ class ModelSettings:
 
 def build_encoder(
     folder: Path, max_length: int | None = None, options: Mapping[str, Any] | None = None
-) -> tuple[Encoder, ModelSettings]:
+) -> tuple[Encoder, InferenceSettings]:
     """Return the encoder in a folder in fp32 on the CPU, ready for inference, and its settings.
 
     Texts are cut to `max_length` tokens, by default to the maximum length of the folder. With `options`, the arguments
@@ -68,11 +68,11 @@ def build_encoder(
     return encoder, replace(settings, max_length=max_length)
 
 
-def _build(folder: Path, options: Mapping[str, Any] | None) -> tuple[Encoder, ModelSettings]:
+def _build(folder: Path, options: Mapping[str, Any] | None) -> tuple[Encoder, InferenceSettings]:
     kind = kind_of_folder(folder)
     if kind in ("two_towers", "points", "vectors"):
         max_length = _tower_length(folder) if kind == "two_towers" else None
-        return _OWN[kind](folder), ModelSettings(kind, {}, max_length=max_length)
+        return _OWN[kind](folder), InferenceSettings(kind, {}, max_length=max_length)
     st_config = read_st_config(folder, kind)  # type: ignore[arg-type]
     encoder_class, as_saved = _CLASSES[kind](st_config)
     settings = _settings(kind, folder, st_config)
@@ -94,9 +94,9 @@ def _check_options(encoder_class: type[Encoder], options: Mapping[str, Any]) -> 
             raise ModelError(f"a {encoder_class.__name__} has no option {name!r}.", advice)
 
 
-def _settings(kind: Kind, folder: Path, st_config: StConfig) -> ModelSettings:
+def _settings(kind: Kind, folder: Path, st_config: StConfig) -> InferenceSettings:
     own = st_config.settings
-    return ModelSettings(
+    return InferenceSettings(
         kind=kind,
         prompts=own.prompts,
         default_prompt=own.default_prompt,
@@ -135,9 +135,9 @@ def _activation(folder: Path, st_config: StConfig) -> str:
     """Return the activation of a cross-encoder: that of its folder if it is one of torch.nn, else a sigmoid."""
     config = read_json(backbone_folder(folder) / "config.json")
     named = [
+        st_config.settings.extra.get("activation_fn"),
         (config.get("sentence_transformers") or {}).get("activation_fn"),
         config.get("sbert_ce_default_activation_function"),
-        st_config.settings.extra.get("activation_fn"),
     ]
     for name in named:
         if isinstance(name, str) and name.startswith("torch.nn."):

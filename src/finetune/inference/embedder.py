@@ -19,7 +19,8 @@ from finetune.data.arrays import Ints
 from finetune.data.tokens.token_store import Tokens
 from finetune.data.tokens.tokenize import FastTokenizer
 from finetune.encoding.engine import Engine
-from finetune.inference.build_encoder import ModelSettings
+from finetune.errors import RunError
+from finetune.inference.build_encoder import InferenceSettings
 from finetune.inference.media import Media
 from finetune.inference.prompted_text import PromptedTextEncoder
 from finetune.inference.quantize import Floats
@@ -54,7 +55,7 @@ class Block:
 class LocalEmbedder:
     """An encoder on one device with its tokenizer."""
 
-    def __init__(self, encoder: Encoder, settings: ModelSettings, device: torch.device, dtype: Dtype) -> None:
+    def __init__(self, encoder: Encoder, settings: InferenceSettings, device: torch.device, dtype: Dtype) -> None:
         self.encoder = encoder.to(device).eval().requires_grad_(False)
         self.device, self.dtype = device, dtype
         self._settings = settings
@@ -72,14 +73,21 @@ class LocalEmbedder:
         yield from map(self.embed, blocks)
 
     def embed(self, block: Block) -> Floats:
-        """Return the embeddings `(N, D)` of one block; if memory runs out, it is repeated in smaller micro-batches."""
+        """Return the embeddings `(N, D)` of one block; if memory runs out, it is repeated in smaller micro-batches.
+
+        Raises:
+            RunError: memory does not suffice for a small micro-batch.
+        """
         budget = block.token_budget or self._engine.budget(self.encoder).tokens
         while True:
             try:
                 return self._embed(block, budget)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or budget <= _FEWEST_TOKENS:
+                if not is_out_of_memory(error):
                     raise
+                if budget <= _FEWEST_TOKENS:
+                    what = f"memory ran out on {self.device} with {budget} tokens at a time."
+                    raise RunError(what, "Cut the texts (max_length=...), or use another device or model.") from error
                 budget //= 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ Shapes: N items, U distinct ones, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -104,13 +105,14 @@ def _fill(
     embedder: Embedder, blocks: list[Block], rows_U: Ints, out: NDArray[Any], options: Options, show_progress: bool
 ) -> None:
     """Embed blocks, and write the embeddings into these rows of `out`."""
-    bar = Bar("embedding", len(rows_U), "items") if show_progress and len(rows_U) else None
     done = 0
-    for emb_nD in embedder.embed_all(blocks):
-        out[rows_U[done : done + len(emb_nD)]] = options.finish(emb_nD)
-        done += len(emb_nD)
-        if bar is not None:
-            bar.update(done)
+    with ExitStack() as stack:
+        bar = stack.enter_context(Bar("embedding", len(rows_U), "items")) if show_progress else None
+        for emb_nD in embedder.embed_all(blocks):
+            out[rows_U[done : done + len(emb_nD)]] = options.finish(emb_nD)
+            done += len(emb_nD)
+            if bar is not None:
+                bar.update(done)
 
 
 def _parts(items: Any, options: Options) -> Iterator[tuple[Ints, list[Block], Ints]]:
@@ -123,6 +125,7 @@ def _parts(items: Any, options: Options) -> Iterator[tuple[Ints, list[Block], In
     if encoder.reads == ("text",):
         yield _text_part(as_texts(items), np.arange(len(items)), options)
         return
+    items = items.to_pylist() if isinstance(items, pa.Array | pa.ChunkedArray) else list(items)
     media = [row for row, item in enumerate(items) if encoder.reads[0] != "text" or is_image(item)]
     texts = np.setdiff1d(np.arange(len(items)), media)
     if len(texts):

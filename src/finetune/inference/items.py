@@ -30,7 +30,7 @@ def check_items(items: Any, what: str = "items") -> None:
         shown = f"{items!r:.60}"
         raise FinetuneError(f"{what} is one item, {shown}, not a list of them.", "Give a list: encode([item]).")
     if not isinstance(items, Iterable) or isinstance(items, dict):
-        kind = "None" if items is None else f"a {type(items).__name__}"
+        kind = "None" if items is None else f"of type {type(items).__name__}"
         raise FinetuneError(f"{what} is {kind}, not a list of items.", "Give a list of texts, or another iterable.")
     if isinstance(items, np.ndarray) and not items.ndim:
         raise FinetuneError(f"{what} is an array without dimensions.", "Give a list: encode([item]).")

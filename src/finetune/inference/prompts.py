@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError
-from finetune.inference.build_encoder import ModelSettings
+from finetune.inference.build_encoder import InferenceSettings
 
 _DOCUMENT = ("document", "passage", "corpus")  # the names that models have for it
 
 
-def prompt_text(name: str | None, settings: ModelSettings, model: str) -> str:
+def prompt_text(name: str | None, settings: InferenceSettings, model: str) -> str:
     """Return the text of the prompt `name` of a model; `query` and `document` are empty where it has none.
 
     None is the default prompt of the model, which few have.
