@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
@@ -21,6 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune.data.tokens.tokenize import FastTokenizer
 from finetune.errors import FinetuneError, RunError
 from finetune.inference import encode as encoding
 from finetune.inference import known_models, load
@@ -205,22 +207,39 @@ def test_equal_documents_are_in_the_order_of_the_corpus(model):
 # Threads and processes
 
 
-def test_several_threads_at_once(folder):
-    model = get_model(folder, device="cpu")
-    texts = [[f"{word} {i} {j}" for j in range(70)] for i, word in enumerate(WORDS)]
+def test_several_threads_at_once(folder, model):
+    texts = [[f"{word} {i} {j} " * 40 for j in range(70)] for i, word in enumerate(WORDS[:12])]
     expected = [model.encode(each) for each in texts]
-    model = get_model(folder, device="cpu")  # whose words are not cached
-    barrier = threading.Barrier(4, timeout=60)
+    shared = get_model(folder, device="cpu")  # whose words are not cached
+    barrier = threading.Barrier(6, timeout=60)
 
-    def encode(each):
-        if barrier.n_waiting < 4 and not barrier.broken:
-            barrier.wait()
-        return model.encode(each)
+    def encode(first):
+        barrier.wait()
+        return [shared.encode(texts[(first + i) % 12]) for i in range(12)]
 
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(encode, range(6)))
+    for first, rows in enumerate(found):
+        for i, emb_ND in enumerate(rows):
+            np.testing.assert_allclose(emb_ND, expected[(first + i) % 12], atol=1e-5)
+
+
+def test_a_tokenizer_is_used_by_one_thread_at_a_time(folder, monkeypatch):
+    shared, inside, most = get_model(folder, device="cpu"), [], []
+    tokenize = FastTokenizer._by_transformers
+
+    def recorded(self, texts):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        chunk = tokenize(self, texts)
+        inside.pop()
+        return chunk
+
+    monkeypatch.setattr(FastTokenizer, "_by_transformers", recorded)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(encode, texts))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        list(pool.map(shared.encode, [[word] for word in WORDS]))
+    assert most == [1] * len(WORDS)
 
 
 def test_several_devices(folder, model, monkeypatch):
@@ -434,6 +453,7 @@ def test_calibrated_ranges_are_kept_with_the_model(folder, tmp_path):
         (lambda model: model.rerank("red", "cat"), "documents is one item"),
         (lambda model: model.rerank(None, ["cat"]), r"query\[0\] is None"),
         (lambda model: get_model(model.folder, dimensions=33), "have 32"),
+        (lambda model: get_model(model.folder, dimensions=0), "have 32"),
         (lambda model: get_model(model.folder, precision="int3"), "int8"),
         (lambda model: get_model(model.folder, dtype="float8"), "bfloat16"),
         (lambda model: get_model(model.folder, max_length=0), "max_length=0"),

@@ -62,7 +62,9 @@ class Model:
         self.width = encoder.width
         self.devices = devices
         self._encoder, self._dtype = encoder, dtype
-        self._dimensions = self._checked_dimensions(dimensions or self._settings.truncate_dim)
+        if dimensions is None and self._settings.truncate_dim is not None:
+            dimensions = min(self.width, self._settings.truncate_dim)
+        self._dimensions = self._checked_dimensions(dimensions)
         self._precision = _checked_precision(precision)
         self._int8_ranges = int8_ranges.read(location.folder)
         self._embedder: LocalEmbedder | DevicePool
