@@ -26,6 +26,7 @@ LAYERS = [
     ["preflight", "training"],
     ["export", "report", "analysis"],
     ["formats"],
+    ["inference"],
     ["encoding"],
     ["models", "losses", "evaluation"],
     ["data"],

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,13 +34,22 @@ from finetune.encoding import memory
 from finetune.models.encoder import Encoder
 from finetune.models.micro_batching import optimal_cuts, pack_greedy, split
 from finetune.models.packing import upload
+from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.runs.failure_causes import is_out_of_memory
 
 if TYPE_CHECKING:
-    from finetune.data.batching.non_text import NonText
     from finetune.data.tokens.token_store import Tokens
     from finetune.encoding.collectives import Collectives
     from finetune.models.shared_grad import SharedGradEmbedding
+
+
+class NonTextItems(Protocol):
+    """Items that are not texts, which are loaded when a micro-batch needs them."""
+
+    def take(self, items_M: Ints) -> npt.NDArray[np.float32]:
+        """Return the items with these numbers as an encoder takes them, `(M, ...)`."""
+        ...
+
 
 Bools = npt.NDArray[np.bool_]
 _ALL = slice(None)
@@ -162,19 +171,22 @@ class Engine:
         encoder: Encoder,
         tokens: Tokens,
         items: Ints,
-        others: NonText | None = None,
+        others: NonTextItems | None = None,
         token_budget: int | None = None,
         share: slice = _ALL,
+        token_embedding: SharedGradEmbedding | None = None,
     ) -> Iterator[tuple[Ints, Tensor]]:
         """Embed any number of items for an evaluation; yields (positions in `items`, their embeddings in fp32).
 
         The longest items come first: memory runs out at once if at all, and the time left is not underestimated.
         `token_budget` limits a micro-batch, as in training without it; `share` selects some of the micro-batches.
+        `token_embedding` is shared by several calls, while the weights do not change.
         """
         is_text_N = items < len(tokens)
         costs_N = np.full(len(items), encoder.other_cost)
         costs_N[is_text_N] = tokens.lengths[items[is_text_N]]
-        token_embedding = encoder.token_embedding()
+        if token_embedding is None:
+            token_embedding = encoder.token_embedding()
         cuts_of_all = list(self.cut(costs_N, encoder, ~is_text_N, token_budget))[::-1]
         cuts = deque(cuts_of_all[share])
         embed = partial(self._embed, encoder, tokens, others=others, token_embedding=token_embedding)
@@ -198,7 +210,7 @@ class Engine:
         encoder: Encoder,
         tokens: Tokens,
         items_n: Ints,
-        others: NonText | None,
+        others: NonTextItems | None,
         token_embedding: SharedGradEmbedding | None,
     ) -> Tensor:
         device = next(encoder.parameters()).device

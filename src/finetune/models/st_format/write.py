@@ -53,10 +53,11 @@ def write_cross_encoder(
 ) -> None:
     """Write the files of a CrossEncoder of sentence-transformers, except the backbone and its tokenizer."""
     write_json(folder / MODEL_FILE, {"model_type": "CrossEncoder", "prompts": dict(prompts), **settings.extra})
-    if transformer.lower_case:
-        # No other file keeps it: many tokenizers of transformers recreate their normalizer from their own settings.
+    if transformer.lower_case or settings.extra.get("activation_fn"):
+        # No other file keeps the lower case: many tokenizers of transformers recreate their normalizer from their own
+        # settings. Without modules.json sentence-transformers ignores the activation.
         _write_modules(folder, [("", "Transformer")])
-        content = {"transformer_task": "sequence-classification", "do_lower_case": True}
+        content = {"transformer_task": "sequence-classification", "do_lower_case": transformer.lower_case}
         write_json(folder / TRANSFORMER_FILES[0], content)
 
 
