@@ -27,6 +27,7 @@ LAYERS = [
     ["export", "report", "analysis"],
     ["encoding"],
     ["models", "losses", "evaluation"],
+    ["metrics"],
     ["data"],
     ["runs"],
     ["config"],
