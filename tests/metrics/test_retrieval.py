@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import dcg_score
 
 from finetune.evaluation.metric_values import retrieval_metrics
+from finetune.evaluation.ranking import example_ranking
 from finetune.metrics import DCG, MAP, MRR, NDCG, F1AtK, HitRate, PrecisionAtK, RecallAtK, RPrecision
 from tests.metrics.measured import measured
 
@@ -74,7 +75,7 @@ def test_equal_to_trec_eval(seed: int, queries: int, documents: int, k: int) -> 
 
 def test_every_name_selects_its_metric() -> None:
     names = ["nDCG@3", "DCG@2", "recall@2", "precision@2", "hit_rate@1", "F1@3", "MRR@3", "MAP@3", "R-precision"]
-    metrics = retrieval_metrics(names, ())
+    metrics = retrieval_metrics(names, example_ranking())
     assert list(metrics) == names
     found = {name: measured(metric, GAINS, RELEVANT, IDEAL) for name, metric in metrics.items()}
     assert found["F1@3"] == pytest.approx([2 / 3, 0])

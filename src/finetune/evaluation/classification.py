@@ -25,6 +25,8 @@ from finetune.metrics import Accuracy, VMeasure
 
 Embeddings = NDArray[np.float32]
 
+_EXAMPLE = np.array([0, 0, 1, 1])  # classes of a few items, with which metrics are tried
+
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import LabelledItems
 
@@ -49,7 +51,7 @@ class Classification(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.metrics = named_metrics(metrics, [Accuracy], self.metric_inputs)
+        self.metrics = named_metrics(metrics, [Accuracy], ArrayInputs({"preds": _EXAMPLE, "target": _EXAMPLE}))
         self.by = by
         self.neighbours = neighbours
         self.strength = strength
@@ -82,7 +84,7 @@ class Classification(Evaluator):
                 name = method
                 predicted_N = linear_probe_predict(known_MD, label_M, query_ND, self.strength)
             inputs = ArrayInputs({"preds": predicted_N, "target": eval_data.label[queried]})
-            for metric, values_N in measure(self.metrics, inputs, self.metric_inputs).items():
+            for metric, values_N in measure(self.metrics, inputs).items():
                 per_item[f"{metric} {name}"] = values_N
         counts = {"items": len(queried), "items to learn from": len(known)}
         return _result(eval_data, queried, per_item, counts, start, self.bootstrap_samples)
@@ -105,7 +107,7 @@ class Clustering(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.metrics = named_metrics(metrics, [VMeasure], self.metric_inputs)
+        self.metrics = named_metrics(metrics, [VMeasure], _inputs(_EXAMPLE, _EXAMPLE, np.eye(4, 3, dtype=np.float32)))
         self.items = items
         self.tries = tries
 
@@ -126,14 +128,13 @@ class Clustering(Evaluator):
             raise FinetuneError(what, "Clusters are compared with at least two classes.")
         emb_ND = check_finite(embed(eval_data.items[rows]))
         cluster_N = k_means(emb_ND, classes, 0, self.tries)
-        arrays: dict[str, NDArray[Any]] = {
-            "preds": cluster_N,
-            "target": eval_data.label[rows],
-            "data": emb_ND,
-            "labels": cluster_N,
-        }
-        per_item = measure(self.metrics, ArrayInputs(arrays), self.metric_inputs)
+        per_item = measure(self.metrics, _inputs(cluster_N, eval_data.label[rows], emb_ND))
         return _result(eval_data, rows, per_item, {"items": len(rows)}, start, self.bootstrap_samples)
+
+
+def _inputs(cluster_N: Ints, label_N: Ints, emb_ND: Embeddings) -> ArrayInputs:
+    """Return the arguments of metrics that compare clusters with classes, and of those that compare embeddings."""
+    return ArrayInputs({"preds": cluster_N, "target": label_N, "data": emb_ND, "labels": cluster_N})
 
 
 def _result(

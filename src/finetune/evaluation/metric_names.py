@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from finetune.config.suggest import did_you_mean
@@ -71,6 +71,23 @@ def unknown_metric(key: str, name: Any, known: Sequence[str]) -> Problem:
     if isinstance(name, str):
         what, near = f"there is no metric '{name}'.", did_you_mean(name, known)
     return Problem(key, what, f"{near} {listed}".strip())
+
+
+def no_metric(key: str, name: str) -> Problem:
+    """Return the problem of a class that is no metric."""
+    return Problem(key, f"{name} is no torchmetrics.Metric.", "Derive it from torchmetrics.Metric.")
+
+
+def no_input(key: str, name: str, missing: Iterable[str], offered: Iterable[str]) -> Problem:
+    """Return the problem of a metric whose `update` has required parameters that an evaluation does not offer."""
+    what = f"update of {name} needs {', '.join(missing)}, which this evaluation does not have."
+    return Problem(key, what, f"It has: {', '.join(offered)}.")
+
+
+def same_name(key: str, name: str) -> Problem:
+    """Return the problem of a metric whose name in reports another one has."""
+    what = f"two metrics have the name {name} in the report."
+    return Problem(key, what, "Leave one out, or make a subclass with a `label` of its own.")
 
 
 def _listed() -> list[str]:

@@ -10,7 +10,7 @@ Shapes: N cases.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,14 @@ from torchmetrics import Metric
 from torchmetrics.retrieval.base import RetrievalMetric as TorchmetricsRetrieval
 
 from finetune.errors import CheckFailed, FinetuneError, Problem, first_line
-from finetune.evaluation.metric_names import metric_problems, parse_metric, report_name, unknown_metric
+from finetune.evaluation.metric_names import (
+    no_input,
+    no_metric,
+    parse_metric,
+    report_name,
+    same_name,
+    unknown_metric,
+)
 from finetune.evaluation.result import Floats
 from finetune.metrics import (
     DCG,
@@ -44,6 +51,10 @@ _KEY = "evaluation.metrics"
 class MetricInputs(Protocol):
     """What an evaluator offers to the `update` of its metrics."""
 
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the arguments."""
+
     def argument(self, name: str, metric: Metric) -> NDArray[Any]:
         """Return the argument of this name for a metric."""
 
@@ -54,15 +65,20 @@ class ArrayInputs:
 
     arrays: Mapping[str, NDArray[Any]]
 
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the arguments."""
+        return self.arrays.keys()
+
     def argument(self, name: str, metric: Metric) -> NDArray[Any]:
         """Return the array of this name."""
         return self.arrays[name]
 
 
-def retrieval_metrics(specs: Sequence[str | Metric], inputs: Sequence[str]) -> dict[str, Metric]:
+def retrieval_metrics(specs: Sequence[str | Metric], example: MetricInputs) -> dict[str, Metric]:
     """Return ranking metrics by their names in reports; `specs` are names such as `nDCG@10`, and objects.
 
-    `inputs` are the names of the arguments that the evaluator offers.
+    `example` are small arguments as the evaluator offers them, with which objects are tried.
 
     Raises:
         CheckFailed: there is no such metric, or an object cannot be used.
@@ -76,11 +92,11 @@ def retrieval_metrics(specs: Sequence[str | Metric], inputs: Sequence[str]) -> d
         metric: Metric = kinds[kind](k=k)
         return metric
 
-    return _by_name(specs, build, inputs)
+    return _by_name(specs, build, example, cut_off)
 
 
 def named_metrics(
-    specs: Sequence[str | Metric], kinds: Sequence[type[PerCaseMetric]], inputs: Sequence[str]
+    specs: Sequence[str | Metric], kinds: Sequence[type[PerCaseMetric]], example: MetricInputs
 ) -> dict[str, Metric]:
     """Return metrics by their names in reports, see `retrieval_metrics`; `specs` are labels of `kinds`, and objects.
 
@@ -94,25 +110,28 @@ def named_metrics(
             raise CheckFailed([unknown_metric(_KEY, name, [*by_label])])
         return by_label[name]()
 
-    return _by_name(specs, build, inputs)
+    return _by_name(specs, build, example)
 
 
-def _by_name(specs: Sequence[str | Metric], build: Callable[[str], Metric], inputs: Sequence[str]) -> dict[str, Metric]:
+def _by_name(
+    specs: Sequence[str | Metric],
+    build: Callable[[str], Metric],
+    example: MetricInputs,
+    k_of: Callable[[Metric], int | None] | None = None,
+) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     for spec in specs:
-        metric = build(spec) if isinstance(spec, str) else _checked(spec, inputs)
+        metric = build(spec) if isinstance(spec, str) else _checked(spec)
+        label = getattr(metric, "label", "") or type(metric).__name__
+        k = k_of(metric) if k_of else None
+        name = report_name(label, k, higher_is_better=metric.higher_is_better)
         _compute_alone(metric)
-        name = _name(metric)
-        if name in metrics and not isinstance(spec, str):
-            what = f"two metrics have the name {name} in the report."
-            raise CheckFailed([Problem(_KEY, what, "Leave one out, or make a subclass with a `label` of its own.")])
+        if not isinstance(spec, str):
+            if name in metrics:
+                raise CheckFailed([same_name(_KEY, name)])
+            _try(name, metric, example)
         metrics.setdefault(name, metric)
     return metrics
-
-
-def _name(metric: Metric) -> str:
-    label = getattr(metric, "label", "") or type(metric).__name__
-    return report_name(label, cut_off(metric), higher_is_better=metric.higher_is_better)
 
 
 def cut_off(metric: Metric) -> int | None:
@@ -121,24 +140,23 @@ def cut_off(metric: Metric) -> int | None:
     return k if isinstance(k, int) else None
 
 
-def _checked(metric: Any, inputs: Sequence[str]) -> Metric:
-    """Return a metric given as an object, after a check that it is one and that it can be updated.
+def _checked(metric: Any) -> Metric:
+    """Return a metric given as an object, for which each query has a value where that is possible.
 
     Raises:
-        CheckFailed: it is no metric, or its `update` needs other arguments.
+        CheckFailed: it is no metric.
     """
     if not isinstance(metric, Metric):
-        problems = list(metric_problems(_KEY, [metric])) if isinstance(metric, dict) else []
-        what = f"{type(metric).__name__} is no torchmetrics.Metric."
-        raise CheckFailed(problems or [Problem(_KEY, what, "Derive it from torchmetrics.Metric.")])
-    missing = [name for name, is_required in _parameters(metric).items() if is_required and name not in inputs]
-    if missing:
-        what = f"update of {type(metric).__name__} needs {', '.join(missing)}, which this evaluation does not have."
-        raise CheckFailed([Problem(_KEY, what, f"It has: {', '.join(inputs)}.")])
+        raise CheckFailed([no_metric(_KEY, type(metric).__name__)])
     if isinstance(metric, TorchmetricsRetrieval) and metric.aggregation == "mean":
         metric.aggregation = _per_query
     found: Metric = metric
     return found
+
+
+def _per_query(values_Q: Tensor, **_: Any) -> Tensor:
+    """Replace the mean over the queries (Q,), which a metric of torchmetrics computes with `dim=None`."""
+    return values_Q
 
 
 def _compute_alone(metric: Metric) -> None:
@@ -152,9 +170,20 @@ def _never() -> bool:
     return False
 
 
-def _per_query(values_Q: Tensor, **_: Any) -> Tensor:
-    """Replace the mean over the queries (Q,), which a metric of torchmetrics computes with `dim=None`."""
-    return values_Q
+def _try(name: str, metric: Metric, example: MetricInputs) -> None:
+    """Compute a metric on a small example, so that a mistake is found before anything is embedded.
+
+    Raises:
+        CheckFailed: it cannot be computed.
+    """
+    missing = [wanted for wanted, is_required in _parameters(metric).items() if is_required]
+    missing = [wanted for wanted in missing if wanted not in example.names]
+    if missing:
+        raise CheckFailed([no_input(_KEY, type(metric).__name__, missing, example.names)])
+    try:
+        _measure_one(name, metric, example)
+    except FinetuneError as error:
+        raise CheckFailed([Problem(_KEY, error.what, error.advice)]) from error
 
 
 def _parameters(metric: Metric) -> dict[str, bool]:
@@ -166,48 +195,47 @@ def _parameters(metric: Metric) -> dict[str, bool]:
     }
 
 
-def measure(metrics: Mapping[str, Metric], inputs: MetricInputs, offered: Sequence[str]) -> dict[str, Floats]:
+def measure(metrics: Mapping[str, Metric], inputs: MetricInputs) -> dict[str, Floats]:
     """Return the values `(N,)` of each metric, higher is better: of each case, or a single one.
-
-    `offered` are the names of the arguments in `inputs`.
 
     Raises:
         FinetuneError: a metric cannot be computed from these inputs, or is not one number.
     """
-    return {name: _measure_one(name, metric, inputs, offered) for name, metric in metrics.items()}
+    return {name: _measure_one(name, metric, inputs) for name, metric in metrics.items()}
 
 
-def _measure_one(name: str, metric: Metric, inputs: MetricInputs, offered: Sequence[str]) -> Floats:
+def _measure_one(name: str, metric: Metric, inputs: MetricInputs) -> Floats:
+    wanted = [each for each in _parameters(metric) if each in inputs.names]
+    arguments = {each: torch.from_numpy(inputs.argument(each, metric)) for each in wanted}
     metric.reset()
-    arguments = {
-        wanted: torch.from_numpy(inputs.argument(wanted, metric)) for wanted in _parameters(metric) if wanted in offered
-    }
-    if isinstance(metric, PerCaseMetric):
+    if isinstance(metric, PerCaseMetric) and type(metric).__module__.startswith("finetune."):
         metric.update(**arguments)
         return _signed(metric, metric.per_case())
     try:
-        metric.update(**{wanted: _as_float32(values) for wanted, values in arguments.items()})
-        value = metric.compute()
-    except FinetuneError:
-        raise
+        values = _values_of(metric, arguments)
     except Exception as error:
         # The metric may be anybody's code.
-        advice = "Check its arguments in the config: they must fit the data of this evaluation."
+        advice = "Check its arguments in the config: they have to fit the data of this evaluation."
         raise FinetuneError(f"the metric {name} cannot be computed: {first_line(error)}.", advice) from error
     finally:
         metric.reset()
-    if (
-        not isinstance(value, Tensor)
-        or value.ndim > 1
-        or (value.ndim == 1 and not isinstance(metric, TorchmetricsRetrieval))
-    ):
-        raise FinetuneError(f"the metric {name} is not one number.", "Name another, or average it: average=macro.")
-    return _signed(metric, value)
+    if values is None:
+        raise FinetuneError(f"the metric {name} is not one number.", "Choose one that is, as with average: macro.")
+    return _signed(metric, values)
 
 
-def _as_float32(values: Tensor) -> Tensor:
+def _values_of(metric: Metric, arguments: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the value of a metric, or those of each case; None if it is something else, such as a curve."""
+    if isinstance(metric, PerCaseMetric):
+        metric.update(**arguments)
+        return metric.per_case()
     # The states of metrics of torchmetrics are float32.
-    return values.float() if values.is_floating_point() else values
+    metric.update(**{name: each.float() if each.is_floating_point() else each for name, each in arguments.items()})
+    value = metric.compute()
+    per_query = isinstance(metric, TorchmetricsRetrieval) and metric.aggregation is _per_query
+    if isinstance(value, Tensor) and (value.numel() == 1 or (per_query and value.ndim == 1)):
+        return value
+    return None
 
 
 def _signed(metric: Metric, values: Tensor) -> Floats:

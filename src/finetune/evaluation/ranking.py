@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class Ranking:
     `indexes` as in `torchmetrics.retrieval`: the hits of all queries, followed by the relevant documents that are not
     among them. `preds` fall with the rank: equal scores are in the order of the corpus.
     """
+
+    names: ClassVar[tuple[str, ...]] = ("relevance", "relevant", "ideal", "preds", "target", "indexes")
 
     task: Task
     hits_QK: Ints
@@ -64,3 +66,16 @@ class Ranking:
             "preds": 1.0 / (1.0 + np.concatenate([rank_P, last])),
             "grades": np.maximum(np.concatenate([self.relevance[query_P, rank_P], missed_grade]), 0.0),
         }
+
+
+def example_ranking() -> Ranking:
+    """Return a small ranking: of two queries, each with three hits, a relevant one and a missed one."""
+    task = Task(
+        queries=np.array([5, 6]),
+        corpus=np.arange(5),
+        keys=np.array([0, 3, 6, 9]),
+        grades=np.array([1.0, 2.0, 1.0, 1.0]),
+        lost_query=np.zeros(0, np.int64),
+        lost_grade=np.zeros(0),
+    )
+    return Ranking(task, np.array([[1, 0, 2], [1, 2, 3]]))

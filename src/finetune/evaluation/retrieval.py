@@ -20,7 +20,7 @@ from finetune.evaluation import ann
 from finetune.evaluation import bm25 as lexical
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts
 from finetune.evaluation.metric_values import cut_off, measure, retrieval_metrics
-from finetune.evaluation.ranking import Ranking
+from finetune.evaluation.ranking import Ranking, example_ranking
 from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
 from finetune.evaluation.search import top_k
@@ -67,7 +67,7 @@ class Retrieval(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.metrics = retrieval_metrics(metrics, self.metric_inputs)
+        self.metrics = retrieval_metrics(metrics, example_ranking())
         self.queries = queries
         self.exclude_self = exclude_self
         self.dimensions = dimensions
@@ -140,7 +140,7 @@ class Retrieval(Evaluator):
         )
 
     def _measure(self, ranking: Ranking, names: Iterable[str]) -> dict[str, Floats]:
-        return measure({name: self.metrics[name] for name in names}, ranking, self.metric_inputs)
+        return measure({name: self.metrics[name] for name in names}, ranking)
 
     def _notes(self, documents: int) -> Iterator[str]:
         cut_offs = {name: cut_off(metric) or 0 for name, metric in self.metrics.items()}

@@ -44,7 +44,7 @@ class Similarity(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.metrics = named_metrics([*correlations, *metrics], [Spearman, Pearson], self.metric_inputs)
+        self.metrics = named_metrics([*correlations, *metrics], [Spearman, Pearson], _example(np.float64))
         self.similarities = similarities
         self.pairs = pairs
 
@@ -65,7 +65,7 @@ class Similarity(Evaluator):
         per_pair = {}
         for kind, similarity_P in _similarities(left_P, right_P, embed, self.similarities).items():
             inputs = ArrayInputs({"preds": similarity_P, "target": score_P})
-            for name, values_P in measure(self.metrics, inputs, self.metric_inputs).items():
+            for name, values_P in measure(self.metrics, inputs).items():
                 per_pair[f"{name} {kind}"] = values_P
         return _result(eval_data, np.column_stack([left_P, right_P]), per_pair, start, self.bootstrap_samples, {})
 
@@ -88,7 +88,7 @@ class PairClassification(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.metrics = named_metrics(metrics, [AveragePrecision, BestF1, BestAccuracy], self.metric_inputs)
+        self.metrics = named_metrics(metrics, [AveragePrecision, BestF1, BestAccuracy], _example(np.int64))
         self.right_from = right_from
         self.similarities = similarities
         self.pairs = pairs
@@ -108,7 +108,7 @@ class PairClassification(Evaluator):
         per_pair, notes = {}, []
         for kind, similar_P in _similarities(left_P, right_P, embed, self.similarities).items():
             inputs = ArrayInputs({"preds": similar_P, "target": is_right_P.astype(np.int64)})
-            for name, values_P in measure(self.metrics, inputs, self.metric_inputs).items():
+            for name, values_P in measure(self.metrics, inputs).items():
                 per_pair[f"{name} {kind}"] = values_P
                 metric = self.metrics[name]
                 if isinstance(metric, ThresholdMetric):
@@ -150,6 +150,12 @@ def _similarities(left_P: Ints, right_P: Ints, embed: Embed, kinds: list[Kind]) 
         else:
             similarities[kind] = (left_PD * right_PD).sum(1)
     return similarities
+
+
+def _example(kind: type) -> ArrayInputs:
+    """Return a few similarities, and scores or classes `(P,)`, with which metrics are tried."""
+    preds_P, target_P = np.array([0.1, 0.7, 0.4, 0.9, 0.2]), np.array([0, 1, 0, 1, 1])
+    return ArrayInputs({"preds": preds_P, "target": target_P.astype(kind)})
 
 
 def _result(

@@ -57,9 +57,11 @@ class PerCaseMetric(Metric):
         """
         device = torch.device(self.device)
         dtype = torch.float32 if device.type == "mps" else torch.float64
+        if isinstance(values, Tensor):
+            return values.detach().to(device, dtype)
         try:
-            return torch.as_tensor(values, device=device).detach().to(dtype)
-        except (TypeError, ValueError) as error:
+            return torch.as_tensor(values, device=device).to(dtype)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise FinetuneError(
                 f"{type(self).__name__}: expected numbers, found {values!r:.80} ({error}).",
                 "Give tensors, arrays or lists of numbers, with rows of equal length.",
@@ -89,6 +91,8 @@ class PerCaseMetric(Metric):
             )
 
 
-def concatenated(states: list[Tensor], empty: Tensor) -> Tensor:
-    """Return a list state as one tensor: the parts of several updates, or `empty` if there was no update."""
-    return torch.cat([empty, *states])
+def concatenated(state: list[Tensor] | Tensor, empty: Tensor) -> Tensor:
+    """Return a list state as one tensor, `empty` without any update; a synchronized state is a tensor already."""
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat([empty, *state])

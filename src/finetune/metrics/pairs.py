@@ -12,7 +12,7 @@ Shapes: P pairs, T distinct scores.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -149,9 +149,10 @@ class AveragePrecision(PairMetric):
     def shares(self, preds_P: Floats, target_P: Floats) -> Floats:
         """Return the share `(P,)` of each pair."""
         right_P = _positive(self, target_P)
-        place_P, found_T, seen_T = _thresholds(preds_P, right_P)
+        thresholds = _thresholds(preds_P, right_P)
         share = len(right_P) / max(1, int(right_P.sum()))
-        shares: Floats = np.where(right_P, (found_T / seen_T)[place_P], 0.0) * share
+        precision_T = thresholds.found_T / thresholds.seen_T
+        shares: Floats = np.where(right_P, precision_T[thresholds.place_P], 0.0) * share
         return shares
 
 
@@ -174,16 +175,13 @@ class ThresholdMetric(PairMetric):
         preds_P, target_P = self._arrays()
         if not len(preds_P):
             raise FinetuneError(f"{type(self).__name__}: there are no pairs.", "Call update first.")
-        best, _, _ = self._best(preds_P, _positive(self, target_P))
-        distinct = np.unique(preds_P)[::-1]
-        return float((distinct[best] + distinct[min(best + 1, len(distinct) - 1)]) / 2)
+        thresholds = _thresholds(preds_P, _positive(self, target_P))
+        best, distinct_T = self._best(thresholds), thresholds.score_T
+        return float((distinct_T[best] + distinct_T[min(best + 1, len(distinct_T) - 1)]) / 2)
 
-    def _best(self, preds_P: Floats, right_P: Bools) -> tuple[int, float, Bools]:
-        """Return the index of the best threshold, the metric there, and the pairs that are predicted positive."""
-        place_P, found_T, seen_T = _thresholds(preds_P, right_P)
-        value_T = self.at_thresholds(found_T, seen_T, len(preds_P))
-        best = int(value_T.argmax())  # of equally good thresholds the highest
-        return best, float(value_T[best]), place_P <= best
+    def _best(self, thresholds: _Thresholds) -> int:
+        """Return the index of the best threshold, the highest of equally good ones."""
+        return int(self.at_thresholds(thresholds.found_T, thresholds.seen_T, len(thresholds.place_P)).argmax())
 
 
 class BestF1(ThresholdMetric):
@@ -208,7 +206,10 @@ class BestF1(ThresholdMetric):
     def shares(self, preds_P: Floats, target_P: Floats) -> Floats:
         """Return the share `(P,)` of each pair."""
         right_P = _positive(self, target_P)
-        _, f1, predicted_P = self._best(preds_P, right_P)
+        thresholds = _thresholds(preds_P, right_P)
+        best = self._best(thresholds)
+        f1 = 2 * thresholds.found_T[best] / (thresholds.seen_T[best] + thresholds.found_T[-1])
+        predicted_P = thresholds.place_P <= best
         # F1 is a quotient of means, 2 tp / (predicted + right): its influence function has the mean 0.
         both_P, size_P = 2.0 * (predicted_P & right_P), predicted_P.astype(np.float64) + right_P
         shares: Floats = f1 + (both_P - f1 * size_P) / size_P.mean()
@@ -238,7 +239,8 @@ class BestAccuracy(ThresholdMetric):
     def shares(self, preds_P: Floats, target_P: Floats) -> Floats:
         """Return the share `(P,)` of each pair."""
         right_P = _positive(self, target_P)
-        _, _, predicted_P = self._best(preds_P, right_P)
+        thresholds = _thresholds(preds_P, right_P)
+        predicted_P = thresholds.place_P <= self._best(thresholds)
         correct_P: Floats = (predicted_P == right_P).astype(np.float64)
         return correct_P
 
@@ -294,9 +296,20 @@ def _positive(metric: PairMetric, target_P: Floats) -> Bools:
     return positive_P
 
 
-def _thresholds(score_P: Floats, right_P: Bools) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Return the index of each score among the distinct ones, highest first; and per threshold right and all pairs."""
-    _, place_P, count_T = np.unique(-score_P, return_inverse=True, return_counts=True)
+class _Thresholds(NamedTuple):
+    """The distinct scores, highest first, as thresholds; and the index of the score of each pair among them.
+
+    `found_T` and `seen_T` are the numbers of positive and of all pairs from each threshold on upwards.
+    """
+
+    score_T: Floats
+    found_T: Floats
+    seen_T: Floats
+    place_P: NDArray[np.int64]
+
+
+def _thresholds(score_P: Floats, right_P: Bools) -> _Thresholds:
+    negated_T, place_P, count_T = np.unique(-score_P, return_inverse=True, return_counts=True)
     place_P = place_P.reshape(-1)
     found_T = np.bincount(place_P, weights=right_P, minlength=len(count_T)).cumsum()
-    return place_P, found_T, count_T.cumsum().astype(np.float64)
+    return _Thresholds(-negated_T, found_T, count_T.cumsum().astype(np.float64), place_P)
