@@ -193,6 +193,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "foreach": bool | None,
         "fused": bool | None,
     },
+    "torchmetrics.retrieval": {"top_k": PositiveInt | None, "max_k": PositiveInt | None},
     "optuna.samplers": {"seed": CountFromZero | None, "n_startup_trials": CountFromZero},
     "optuna.pruners": {
         **dict.fromkeys(("n_startup_trials", "n_warmup_steps"), CountFromZero),
