@@ -80,6 +80,13 @@ def test_metrics_of_torchmetrics_are_those_of_a_ranking_of_the_whole_corpus(seed
         assert result.means[name] == pytest.approx(sign * float(metric.compute()), abs=1e-6), name
 
 
+def test_a_metric_that_skips_queries_is_a_single_number():
+    skipping = node("torchmetrics.retrieval.RetrievalFallOut", top_k=3, empty_target_action="skip")
+    held = judgments([0, 1], [2, 3], [(0, 0, 1), (0, 1, 1), (1, 0, 1)])  # query 0 has no irrelevant document
+    result = built("retrieval", metrics=[skipping], bm25=False).evaluate(held, lambda items: EMBEDDINGS[items])
+    assert result.per_query["-RetrievalFallOut@3"].tolist() == [-1]
+
+
 class Reached(RetrievalMetric):
     """The share of the ideal gain that the first two hits have."""
 

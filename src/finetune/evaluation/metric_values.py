@@ -232,8 +232,11 @@ def _values_of(metric: Metric, arguments: Mapping[str, Tensor]) -> Tensor | None
     # The states of metrics of torchmetrics are float32.
     metric.update(**{name: each.float() if each.is_floating_point() else each for name, each in arguments.items()})
     value = metric.compute()
-    per_query = isinstance(metric, TorchmetricsRetrieval) and metric.aggregation is _per_query
-    if isinstance(value, Tensor) and (value.numel() == 1 or (per_query and value.ndim == 1)):
+    if isinstance(metric, TorchmetricsRetrieval) and metric.aggregation is _per_query:
+        queries = len(arguments["indexes"].unique())
+        # With fewer values the metric has skipped queries, possibly others than for another model.
+        return value if len(value) == queries else value.mean()
+    if isinstance(value, Tensor) and value.numel() == 1:
         return value
     return None
 

@@ -23,7 +23,8 @@ class Ranking:
 
     `argument` returns `relevance`, `relevant` and `ideal` as in `finetune.metrics.retrieval`; and `preds`, `target` and
     `indexes` as in `torchmetrics.retrieval`: the hits of all queries, followed by the relevant documents that are not
-    among them. `preds` fall with the rank: equal scores are in the order of the corpus.
+    among them. `preds` fall with the rank: equal scores are in the order of the corpus. Irrelevant documents that are
+    no hits are missing, so a metric that counts them, such as the fall-out, refers to the hits.
     """
 
     names: ClassVar[tuple[str, ...]] = ("relevance", "relevant", "ideal", "preds", "target", "indexes")
