@@ -64,6 +64,7 @@ def test_a_run_of_two_processes_reports_what_one_process_does(tiny_model, tmp_pa
     assert all(f"retrieval/after/{name}" in logged[-1] for name in NAMES)
 
 
+@pytest.mark.thorough
 def test_a_sweep_is_ranked_by_a_metric_of_ones_own(tiny_model, tmp_path):
     printed = train(tiny_model, tmp_path, "-m", "optimizer.lr=1e-5,1e-3", "sweep.metric=-RetrievalFallOut@3")
     trials = json.loads((tmp_path / "outputs/default/sweep.json").read_text())["points"]

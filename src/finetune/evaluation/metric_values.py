@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -232,13 +233,13 @@ def _values_of(metric: Metric, arguments: Mapping[str, Tensor]) -> Tensor | None
     # The states of metrics of torchmetrics are float32.
     metric.update(**{name: each.float() if each.is_floating_point() else each for name, each in arguments.items()})
     value = metric.compute()
+    if not isinstance(value, Tensor):
+        return None
     if isinstance(metric, TorchmetricsRetrieval) and metric.aggregation is _per_query:
-        queries = len(arguments["indexes"].unique())
+        queries = len(np.unique(arguments["indexes"].numpy()))
         # With fewer values the metric has skipped queries, possibly others than for another model.
-        return value if len(value) == queries else value.mean()
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value
-    return None
+        return value if value.numel() == queries else value.mean()
+    return value if value.numel() == 1 else None
 
 
 def _signed(metric: Metric, values: Tensor) -> Floats:
