@@ -29,6 +29,7 @@ LAYERS = [
     ["inference"],
     ["encoding"],
     ["models", "losses", "evaluation"],
+    ["metrics"],
     ["data"],
     ["runs"],
     ["config"],

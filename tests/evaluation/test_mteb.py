@@ -14,7 +14,6 @@ import torch
 from scipy import stats
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.metrics import measure
 from tests.cli.test_evaluate import evaluate
 from tests.conftest import quick, run_train, write_pairs
 
@@ -22,8 +21,10 @@ pytest.importorskip("mteb", reason="needs pip install 'finetune[mteb]'")
 
 from finetune.evaluation.mteb import MEAN, Mteb
 from finetune.evaluation.mteb_tasks import fetch_problems, task_problems
+from finetune.metrics import MRR, NDCG, RecallAtK
 from tests.evaluation import mteb_own
 from tests.evaluation.mteb_own import RIGHT, SCORES, texts
+from tests.metrics.measured import measured
 
 OWN = "tests.evaluation.mteb_own"
 
@@ -51,7 +52,8 @@ def test_a_search_task_equals_our_own_metrics_per_query():
         for document, grade in right.items():
             grades[int(query[1:]), int(document[1:])] = grade
     gains, ideal = np.take_along_axis(grades, order, 1), -np.sort(-grades, axis=1)
-    ours = measure(["nDCG@10", "recall@10", "MRR@10"], gains, np.full(20, 2), ideal)
+    metrics = {"nDCG@10": NDCG(10), "recall@10": RecallAtK(10), "MRR@10": MRR(10)}
+    ours = {name: measured(metric, gains, np.full(20, 2), ideal) for name, metric in metrics.items()}
     assert result.headline == "Search ndcg_at_10"
     # Each query has a number, so that the interval is over the queries.
     assert np.sort(result.per_query["Search ndcg_at_10"]) == pytest.approx(np.sort(ours["nDCG@10"]), abs=1e-6)

@@ -14,7 +14,9 @@ import yaml
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from finetune.config.compose import compose
 from finetune.export.card import _base
+from finetune.preflight.sweep_metric import PREFIXES, known_metrics
 from tests.conftest import Ran, quick, run_train, write_pairs
 
 
@@ -73,6 +75,11 @@ def test_metrics_are_json_lines_with_a_falling_loss(ran: Ran):
     assert all(row["items_per_second"] > 0 and 0 <= row["padding_share"] < 1 for row in rows if "loss" in row)
     assert "retrieval/before/nDCG@10" in rows[0]
     assert "retrieval/after/nDCG@10" in rows[-1]
+    # The check of sweep.metric refuses all other names.
+    known = known_metrics(compose(yaml.safe_load((ran.path / "overrides.yaml").read_text())))
+    assert known is not None
+    logged = {name for row in rows for name in row if name != "step"}
+    assert {name for name in logged if not name.startswith(PREFIXES)} <= {*known.logged}
 
 
 def test_checkpoint_is_plain_data(ran: Ran):

@@ -25,13 +25,14 @@ Take = Callable[[Ints], list[str]]  # maps item rows to their texts
 def examples(comparison: Comparison, take: Take) -> list[dict[str, Any]]:
     """Return the `examples` of one evaluation for report.json; empty if it is not a retrieval evaluation.
 
-    `change` is that of the headline metric, `right_rank_before` and `right_rank_after` are the ranks of the first right
-    hit, from 1, None if it is not among the hits. `right` are the texts of the right documents.
+    `change` is that of the headline metric, or else of the first one that has a number for each query.
+    `right_rank_before` and `right_rank_after` are the ranks of the first right hit, from 1, None if it is not among the
+    hits. `right` are the texts of the right documents.
     """
     before, after = comparison.before, comparison.after
     if not (isinstance(before, RetrievalResult) and isinstance(after, RetrievalResult)):
         return []
-    change_Q = after.per_query[after.headline] - before.per_query[after.headline]
+    change_Q = comparison.changes
     unchanged = np.flatnonzero(change_Q == 0)
     if len(unchanged):
         evenly_spaced = np.linspace(0, len(unchanged) - 1, UNCHANGED).astype(int)
@@ -40,7 +41,7 @@ def examples(comparison: Comparison, take: Take) -> list[dict[str, Any]]:
     return [
         {
             "query": _text(take, after.queries[query]),
-            "metric": after.headline,
+            "metric": after.per_case_metric,
             "change": float(change_Q[query]),
             "right": [_text(take, item) for item in after.right[query, :SHOWN] if item >= 0],
             "before": _hits(before, query, take),

@@ -36,6 +36,7 @@ _KINDS = {
     str: "a text",
     Path: "a path",
     type(None): "null",
+    Any: "an object",
 }
 
 

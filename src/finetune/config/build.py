@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from finetune.config.arguments import is_special
 from finetune.config.suggest import did_you_mean
-from finetune.config.targets import allowed_prefixes, is_under, refusal
-from finetune.errors import CheckFailed, Problem
+from finetune.config.targets import allowed_prefixes, is_own, is_under, refusal
+from finetune.errors import CheckFailed, Problem, first_line
 
 
 def build(node: DictConfig | Mapping[str, Any], key: str, /, **runtime_arguments: Any) -> Any:
@@ -20,7 +20,7 @@ def build(node: DictConfig | Mapping[str, Any], key: str, /, **runtime_arguments
 
     Unlike Hydra's `instantiate`, this checks every imported target, inner ones too, against the allow-list of its
     group, and every call against the real signature, and names the config's key in errors.
-    Raises CheckFailed if a check fails; exceptions of the object itself are passed on.
+    Raises CheckFailed if a check fails, or a library refuses a value; other exceptions of the object are passed on.
     """
     return _build(_plain(node), key, runtime_arguments)
 
@@ -54,7 +54,13 @@ def _build(value: Any, key: str, runtime_arguments: Mapping[str, Any]) -> Any:
         return inner
     target = import_target(value["_target_"], f"{key}._target_")
     _bind(target, key, inner, runtime_arguments)
-    return target(**inner, **runtime_arguments)
+    try:
+        return target(**inner, **runtime_arguments)
+    except ValueError as error:
+        # A library refuses a value with it. In finetune's and in a user's own code it is a bug, with its traceback.
+        if is_under(target.__module__, ("finetune",)) or is_own(target.__module__):
+            raise
+        raise CheckFailed([Problem(key, f"{target.__name__} refuses its arguments: {first_line(error)}.")]) from error
 
 
 def import_target(name: object, place: str) -> Any:

@@ -26,6 +26,10 @@ ABSENT = object()  # the value of a key that is not in a config
 _SAME_AS_BEFORE: tuple[tuple[str, Any, Any], ...] = (
     ("data.decimal", ABSENT, "auto"),
     ("data.score_values", ABSENT, None),
+    ("evaluation.*.metrics", ABSENT, []),
+    ("evaluation.*.metrics", ABSENT, ["AP", "F1"]),
+    ("evaluation.*.metrics", ABSENT, ["V-measure"]),
+    ("evaluation.*.metrics", ABSENT, ["accuracy"]),
     ("loss*.right_from", 0.5, None),  # for scores of 0 to 1; for others null is refused
     ("model.normalize", True, "auto"),
 )

@@ -27,6 +27,9 @@ _DIRECTORIES = frozenset({"directory", "save_dir"})
 _LOSSES, _MINERS = "pytorch_metric_learning.losses", "pytorch_metric_learning.miners"
 _PARTS = tuple(f"pytorch_metric_learning.{part}" for part in ("distances", "reducers", "regularizers"))
 
+# Metrics that an evaluation may compute; other parts of torchmetrics download models.
+_METRICS = tuple(f"torchmetrics.{part}" for part in ("retrieval", "regression", "classification", "clustering"))
+
 
 @dataclass(frozen=True)
 class Group:
@@ -81,7 +84,7 @@ GROUPS: dict[str, Group] = {
         offered=_DIRECTORIES | {"evaluator"},  # the evaluator that callbacks use during training
     ),
     "logger": Group(("finetune.training.loggers", "pytorch_lightning.loggers"), named=True, offered=_DIRECTORIES),
-    "evaluation": Group(("finetune.evaluation",), named=True),
+    "evaluation": Group(("finetune.evaluation", "finetune.metrics", *_METRICS), named=True),
     # Also what hydra.sweeper builds, with sampler and pruner inside, and hydra.launcher.
     "sweep": Group(
         (
@@ -191,6 +194,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "foreach": bool | None,
         "fused": bool | None,
     },
+    "torchmetrics.retrieval": {"top_k": PositiveInt | None, "max_k": PositiveInt | None},
     "optuna.samplers": {"seed": CountFromZero | None, "n_startup_trials": CountFromZero},
     "optuna.pruners": {
         **dict.fromkeys(("n_startup_trials", "n_warmup_steps"), CountFromZero),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
-from finetune.config.static_source import MAX_DEPTH, Definition, Module, Opaque, base_of, last_name
+from finetune.config.static_source import MAX_DEPTH, Definition, Module, Opaque, base_classes, base_of, last_name
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -44,6 +45,22 @@ def signature(definition: Definition, depth: int = 0) -> Signature:
         bases = [base_of(expression, definition) for expression in node.bases]
         return _from_fields(node, definition.module, [signature(base, depth + 1) for base in bases if base is not None])
     return _along(_order(definition))
+
+
+def method_parameters(definition: Definition, name: str, depth: int = 0) -> Signature:
+    """Return the keyword parameters of a method of a class, its own or an inherited one.
+
+    Raises Opaque if there is none, or a base class cannot be analyzed.
+    """
+    if depth > MAX_DEPTH:
+        raise Opaque(definition.name)
+    for statement in definition.node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == name:
+            return _from_function(statement.args, definition.module, skip=1)
+    for base in base_classes(definition):
+        with suppress(Opaque):
+            return method_parameters(base, name, depth + 1)
+    raise Opaque(definition.name)
 
 
 def _order(definition: Definition, depth: int = 0) -> list[Definition]:

@@ -110,6 +110,26 @@ def base_of(expression: ast.expr, definition: Definition) -> Definition | None:
         raise Opaque(definition.name) from answer
 
 
+def base_classes(definition: Definition) -> list[Definition]:
+    """Return the definitions of the base classes of a class. Raises Opaque if one is not found."""
+    if not isinstance(definition.node, ast.ClassDef):
+        return []
+    found = [base_of(expression, definition) for expression in definition.node.bases]
+    return [base for base in found if base is not None]
+
+
+def derives_from(definition: Definition, name: str, depth: int = 0) -> bool:
+    """Return whether a class is the one of this dotted name, or derives from it.
+
+    Raises Opaque if the source does not determine it.
+    """
+    if definition.name == name:
+        return True
+    if depth > MAX_DEPTH:
+        raise Opaque(definition.name)
+    return any(derives_from(base, name, depth + 1) for base in base_classes(definition))
+
+
 def last_name(expression: ast.expr) -> str:
     """Return the last part of a dotted name, also of one that is called or subscripted."""
     if isinstance(expression, ast.Call):

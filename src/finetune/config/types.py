@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,18 @@ class NotEmpty:
 
 
 @dataclass(frozen=True)
+class HasTarget:
+    """The keys of an object to build."""
+
+    def holds(self, value: object) -> bool:
+        """Return whether a value has a `_target_`, which names what to build."""
+        return isinstance(value, dict) and "_target_" in value
+
+    def __str__(self) -> str:
+        return "with a _target_"
+
+
+@dataclass(frozen=True)
 class Duration:
     """A positive duration in the format that `form` describes: DD:HH:MM:SS, or arguments of `datetime.timedelta`."""
 
@@ -123,3 +135,4 @@ NotNegative = Annotated[float, Range(at_least=0)]
 Fraction = Annotated[float, Range(at_least=0, at_most=1)]
 PositiveFraction = Annotated[float, Range(above=0, at_most=1)]
 BelowOne = Annotated[float, Range(at_least=0, below=1)]
+Built = Annotated[Any, HasTarget()]

@@ -13,15 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from finetune.config.types import NotEmpty, Positive, PositiveInt
+from finetune.config.types import Built, NotEmpty, Positive, PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.clusters import k_means, v_measure
+from finetune.evaluation.clusters import k_means
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
+from finetune.evaluation.metric_values import ArrayInputs, measure, named_metrics
 from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import normalize
+from finetune.metrics import Accuracy, VMeasure
 
 Embeddings = NDArray[np.float32]
+
+_EXAMPLE = np.array([0, 0, 1, 1])  # classes of a few items, with which metrics are tried
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import LabelledItems
@@ -31,9 +35,13 @@ class Classification(Evaluator):
     """Accuracy of predicting the classes of items; the arguments are documented in their config file."""
 
     evaluates: ClassVar[str] = "labelled items"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy",)
+    metric_inputs: ClassVar[tuple[str, ...]] = ("preds", "target")
+    metric_package: ClassVar[str] = "torchmetrics.classification"
 
     def __init__(
         self,
+        metrics: Annotated[list[str | Built], NotEmpty()],
         by: Annotated[list[Literal["neighbours", "linear"]], NotEmpty()],
         neighbours: PositiveInt,
         strength: Positive,
@@ -43,6 +51,7 @@ class Classification(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
+        self.metrics = named_metrics(metrics, [Accuracy], ArrayInputs({"preds": _EXAMPLE, "target": _EXAMPLE}))
         self.by = by
         self.neighbours = neighbours
         self.strength = strength
@@ -69,12 +78,14 @@ class Classification(Evaluator):
         per_item: dict[str, Floats] = {}
         for method in self.by:
             if method == "neighbours":
-                name = f"accuracy {self.neighbours} neighbours"
+                name = f"{self.neighbours} neighbours"
                 predicted_N = knn_predict(known_MD, label_M, query_ND, self.neighbours)
             else:
-                name = f"accuracy {method}"
+                name = method
                 predicted_N = linear_probe_predict(known_MD, label_M, query_ND, self.strength)
-            per_item[name] = (predicted_N == eval_data.label[queried]).astype(np.float64)
+            inputs = ArrayInputs({"preds": predicted_N, "target": eval_data.label[queried]})
+            for metric, values_N in measure(self.metrics, inputs).items():
+                per_item[f"{metric} {name}"] = values_N
         counts = {"items": len(queried), "items to learn from": len(known)}
         return _result(eval_data, queried, per_item, counts, start, self.bootstrap_samples)
 
@@ -83,15 +94,20 @@ class Clustering(Evaluator):
     """The V-measure of as many clusters as there are classes; the arguments are documented in their config file."""
 
     evaluates: ClassVar[str] = "labelled items"
+    metric_names: ClassVar[tuple[str, ...]] = ("V-measure",)
+    metric_inputs: ClassVar[tuple[str, ...]] = ("preds", "target", "data", "labels")
+    metric_package: ClassVar[str] = "torchmetrics.clustering"
 
     def __init__(
         self,
+        metrics: Annotated[list[str | Built], NotEmpty()],
         items: PositiveInt | None,
         tries: PositiveInt,
         bootstrap_samples: PositiveInt,
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
+        self.metrics = named_metrics(metrics, [VMeasure], _inputs(_EXAMPLE, _EXAMPLE, np.eye(4, 3, dtype=np.float32)))
         self.items = items
         self.tries = tries
 
@@ -110,9 +126,15 @@ class Clustering(Evaluator):
         if classes < 2:
             what = f"{eval_data.name}: the items are of {classes} class{'' if classes == 1 else 'es'}."
             raise FinetuneError(what, "Clusters are compared with at least two classes.")
-        cluster_N = k_means(check_finite(embed(eval_data.items[rows])), classes, 0, self.tries)
-        per_item = {"V-measure": v_measure(eval_data.label[rows], cluster_N)}
+        emb_ND = check_finite(embed(eval_data.items[rows]))
+        cluster_N = k_means(emb_ND, classes, 0, self.tries)
+        per_item = measure(self.metrics, _inputs(cluster_N, eval_data.label[rows], emb_ND))
         return _result(eval_data, rows, per_item, {"items": len(rows)}, start, self.bootstrap_samples)
+
+
+def _inputs(cluster_N: Ints, label_N: Ints, emb_ND: Embeddings) -> ArrayInputs:
+    """Return the arguments of metrics that compare clusters with classes, and of those that compare embeddings."""
+    return ArrayInputs({"preds": cluster_N, "target": label_N, "data": emb_ND, "labels": cluster_N})
 
 
 def _result(

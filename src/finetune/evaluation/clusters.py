@@ -1,4 +1,4 @@
-"""K-means, and the agreement of clusters with classes.
+"""K-means.
 
 Shapes: N items, C clusters, D width.
 """
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _ROUNDS = 100  # maximum of k-means; it nearly always converges much earlier
@@ -61,34 +60,3 @@ def _squares(left_ND: Tensor, right_CD: Tensor) -> Tensor:
     """Return the squared distances `(N, C)`."""
     both_NC = left_ND @ right_CD.T
     return ((left_ND**2).sum(1)[:, None] - 2 * both_NC + (right_CD**2).sum(1)).clamp(min=0)
-
-
-def v_measure(label_N: Ints, cluster_N: Ints) -> Floats:
-    """Return the harmonic mean of homogeneity and completeness, as one share for each item `(N,)`; it is their mean.
-
-    Rosenberg and Hirschberg 2007, https://aclanthology.org/D07-1043. The shares are the measure plus its influence
-    function, as in `pair_metrics.py`; all are 1 for one class and one cluster, 0 if only one of the two is constant.
-    """
-    class_N, cluster_N = _renumber(label_N), _renumber(cluster_N)
-    both_N = _renumber(class_N * (cluster_N.max() + 1) + cluster_N)
-    class_surprise_N, cluster_surprise_N = _surprise(class_N), _surprise(cluster_N)
-    mutual_N = class_surprise_N + cluster_surprise_N - _surprise(both_N)
-    entropies = class_surprise_N.mean() + cluster_surprise_N.mean()
-    if entropies <= 0:
-        return np.ones(len(label_N))
-    # Harmonic mean of I/H(class) and I/H(cluster) = 2 I / (H(class) + H(cluster)).
-    v = 2 * mutual_N.mean() / entropies
-    shares: Floats = v + (2 * mutual_N - v * (class_surprise_N + cluster_surprise_N)) / entropies
-    return shares
-
-
-def _renumber(group_N: Ints) -> Ints:
-    """Return the groups numbered from 0 without gaps."""
-    _, number_N = np.unique(group_N, return_inverse=True)
-    return number_N.reshape(-1)
-
-
-def _surprise(group_N: Ints) -> Floats:
-    """Return -log of the fraction of items in each item's group; the mean is the entropy."""
-    surprise: Floats = -np.log(np.bincount(group_N) / len(group_N))[group_N]
-    return surprise

@@ -9,7 +9,7 @@ import numpy as np
 from finetune.errors import FinetuneError
 from finetune.evaluation.bootstrap import Change, paired_change
 from finetune.evaluation.metric_names import format_change
-from finetune.evaluation.result import Ints, Result
+from finetune.evaluation.result import Floats, Ints, Result
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,24 @@ class Comparison:
                 verdict += f"; certainly {word}: {', '.join(changes)}"
         return verdict
 
+    @property
+    def changes(self) -> Floats:
+        """The change of each query, by the metric `per_case_metric` of the results; empty if there is none."""
+        metric = self.after.per_case_metric
+        if metric is None:
+            return np.zeros(0)
+        return self.after.per_query[metric] - self.before.per_query[metric]
+
     def gained(self, count: int) -> Ints:
-        """Return the positions of the queries whose headline metric rose most, largest first, at most `count`."""
+        """Return the positions of the queries whose metric rose most, largest first, at most `count`."""
         return self._most(1, count)
 
     def lost(self, count: int) -> Ints:
-        """Return the positions of the queries whose headline metric fell most, largest first, at most `count`."""
+        """Return the positions of the queries whose metric fell most, largest first, at most `count`."""
         return self._most(-1, count)
 
     def _most(self, sign: int, count: int) -> Ints:
-        metric = self.after.headline
-        change_Q = sign * (self.after.per_query[metric] - self.before.per_query[metric])
+        change_Q = sign * self.changes
         best = np.argsort(-change_Q, kind="stable")[:count]
         return best[change_Q[best] > 0]
 

@@ -29,12 +29,19 @@ class Evaluator:
     pairs, which any model can compute, instead of embeddings. `data` is a data source of its own, None for the part of
     the run's data that is held out. A `report_only` evaluator has its own texts, and no run is judged by it. With
     `during_training` it is also measured by callbacks. `brings_texts` is set by `TextEvaluator`.
+
+    `metric_names` are the metrics that its argument `metrics` may name, apart from those with a cut-off.
+    `metric_inputs` are the arguments that it offers to the `update` of a metric, by the names of the parameters, and
+    `metric_package` is the part of torchmetrics whose metrics take these.
     """
 
     evaluates: ClassVar[str] = "judgments"
     takes_scores: ClassVar[bool] = False
     report_only: ClassVar[bool] = False
     brings_texts: ClassVar[bool] = False
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    metric_inputs: ClassVar[tuple[str, ...]] = ()
+    metric_package: ClassVar[str] = ""
     during_training: bool = True
 
     def __init__(self, bootstrap_samples: int, data: Mapping[str, Any] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from finetune.config.types import NotEmpty, PositiveInt
+from finetune.config.types import Built, NotEmpty, PositiveInt
 from finetune.evaluation.retrieval import Retrieval
 
 
@@ -14,7 +14,7 @@ class Forgetting(Retrieval):
     report_only: ClassVar[bool] = True
 
     def __init__(
-        self, metrics: Annotated[list[str], NotEmpty()], bootstrap_samples: PositiveInt, data: dict[str, Any]
+        self, metrics: Annotated[list[str | Built], NotEmpty()], bootstrap_samples: PositiveInt, data: dict[str, Any]
     ) -> None:
         super().__init__(
             metrics,

@@ -86,8 +86,8 @@ def alignment(left_PD: Embeddings, right_PD: Embeddings) -> Floats:
 def uniformity(emb_ND: Embeddings) -> Floats:
     """Return log of the mean of exp(-2 squared distance) over all pairs of items, as one share per item `(N,)`.
 
-    Lower is more even. The shares are the value plus its influence function, as in `pair_metrics.py`. All embeddings
-    have unit length.
+    Lower is more even. The shares are the value plus its influence function, as in `finetune.metrics.pairs`. All
+    embeddings have unit length.
     """
     points_ND = torch.as_tensor(emb_ND, dtype=torch.float64)
     squares = (2 - 2 * part @ points_ND.T for part in torch.split(points_ND, _ROWS))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.config.types import NotEmpty, PositiveInt
+from finetune.config.types import Built, NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Texts
 from finetune.evaluation.result import Floats, Ints
@@ -38,7 +38,7 @@ class Reranking(Retrieval):
 
     def __init__(
         self,
-        metrics: Annotated[list[str], NotEmpty()],
+        metrics: Annotated[list[str | Built], NotEmpty()],
         candidates: PositiveInt,
         queries: PositiveInt | None,
         bootstrap_samples: PositiveInt,

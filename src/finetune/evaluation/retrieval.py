@@ -7,19 +7,20 @@ D embedding width.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.config.types import NotEmpty, PositiveInt
-from finetune.evaluation import ann, metrics
+from finetune.config.types import Built, NotEmpty, PositiveInt
+from finetune.evaluation import ann
 from finetune.evaluation import bm25 as lexical
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts
-from finetune.evaluation.metric_names import parse_metric
+from finetune.evaluation.metric_values import cut_off, measure, retrieval_metrics
+from finetune.evaluation.ranking import Ranking, example_ranking
 from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
 from finetune.evaluation.search import top_k
@@ -50,9 +51,12 @@ class RetrievalResult(Result):
 class Retrieval(Evaluator):
     """Ranking metrics of a search in the whole corpus, per query; the arguments are documented in their config file."""
 
+    metric_inputs: ClassVar[tuple[str, ...]] = ("relevance", "relevant", "ideal", "preds", "target", "indexes")
+    metric_package: ClassVar[str] = "torchmetrics.retrieval"
+
     def __init__(
         self,
-        metrics: Annotated[list[str], NotEmpty()],
+        metrics: Annotated[list[str | Built], NotEmpty()],
         queries: PositiveInt | None,
         exclude_self: bool,
         dimensions: list[PositiveInt],
@@ -63,8 +67,7 @@ class Retrieval(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.metrics = list(dict.fromkeys(metrics))
-        self.cut_offs = [parse_metric(name)[1] for name in self.metrics]
+        self.metrics = retrieval_metrics(metrics, example_ranking())
         self.queries = queries
         self.exclude_self = exclude_self
         self.dimensions = dimensions
@@ -76,7 +79,7 @@ class Retrieval(Evaluator):
     @property
     def headline(self) -> str:
         """The metric that a run is judged by."""
-        return self.metrics[0]
+        return next(iter(self.metrics))
 
     def evaluate(
         self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
@@ -98,15 +101,16 @@ class Retrieval(Evaluator):
         result = self._result(eval_data.name, task, hits_QK, [hit_scores_QS, right_scores_QS], counts, start)
         for name, cut_QD, cut_MD in variants(queries_QD, corpus_MD, self.dimensions, self.precisions):
             hits_QK = self._search(task, cut_QD, cut_MD, depth, device)
-            values = self._measure(task, task.gains_of(hits_QK), [self.headline])
+            values = self._measure(Ranking(task, hits_QK), [self.headline])
             result.per_query[f"{self.headline} ({name})"] = values[self.headline]
         baselines = self._baselines(eval_data, task, texts, depth)
         return replace(result, baselines=baselines, seconds=time.monotonic() - start)
 
     def _depth(self, task: Task) -> int:
         """Return the number of hits that the metrics need."""
-        depths = [SHOWN, *(k for k in self.cut_offs if k is not None)]
-        if None in self.cut_offs:  # R-precision
+        cut_offs = [cut_off(metric) for metric in self.metrics.values()]
+        depths = [SHOWN, *(k for k in cut_offs if k is not None)]
+        if None in cut_offs:  # R-precision
             depths.append(int(task.relevant().max()))
         return max(depths)
 
@@ -114,13 +118,14 @@ class Retrieval(Evaluator):
         self, name: str, task: Task, hits_QK: Ints, scores: Sequence[Floats], counts: dict[str, int], start: float
     ) -> RetrievalResult:
         """Return the result of hits; `scores` are those of the shown hits and of the right documents, both (Q, S)."""
-        gains_QK = task.gains_of(hits_QK)
+        ranking = Ranking(task, hits_QK)
+        gains_QK = ranking.relevance
         # The last entry is for missing hits, whose index is -1.
         items = np.append(task.corpus, -1)
         return RetrievalResult(
             name=name,
             headline=self.headline,
-            per_query=self._measure(task, gains_QK, self.metrics),
+            per_query=self._measure(ranking, self.metrics),
             queries=task.queries,
             hits=items[hits_QK[:, :SHOWN]],
             gains=gains_QK[:, :SHOWN],
@@ -134,12 +139,12 @@ class Retrieval(Evaluator):
             notes=list(self._notes(len(task.corpus))),
         )
 
-    def _measure(self, task: Task, gains_QK: Floats, names: Sequence[str]) -> dict[str, Floats]:
-        ideal_QK, _ = task.ideal(gains_QK.shape[1])
-        return metrics.measure(names, gains_QK, task.relevant(), ideal_QK)
+    def _measure(self, ranking: Ranking, names: Iterable[str]) -> dict[str, Floats]:
+        return measure({name: self.metrics[name] for name in names}, ranking)
 
     def _notes(self, documents: int) -> Iterator[str]:
-        deep = {name: k for name, k in zip(self.metrics, self.cut_offs, strict=True) if k and k > documents}
+        cut_offs = {name: cut_off(metric) or 0 for name, metric in self.metrics.items()}
+        deep = {name: k for name, k in cut_offs.items() if k > documents}
         if deep:
             largest = max(deep.values())
             yield f"{', '.join(deep)}: the corpus has only {documents:,} documents, fewer than the cut-off {largest:,}."
@@ -163,7 +168,7 @@ class Retrieval(Evaluator):
         if self._bm25_means is None or self._bm25_means[0] is not eval_data:
             queries, corpus = texts(task.queries), texts(task.corpus)
             hits_QK = task.without_selves(lambda k: lexical.bm25(queries, corpus, k), depth)
-            values = self._measure(task, task.gains_of(hits_QK), self.metrics)
+            values = self._measure(Ranking(task, hits_QK), self.metrics)
             self._bm25_means = eval_data, {name: float(values_Q.mean()) for name, values_Q in values.items()}
         return {"BM25": self._bm25_means[1]}
 

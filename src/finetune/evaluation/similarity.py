@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.config.types import NotEmpty, PositiveInt
+from finetune.config.types import Built, NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
-from finetune.evaluation.pair_metrics import average_precision, best_f1, pearson, spearman
+from finetune.evaluation.metric_values import ArrayInputs, measure, named_metrics
 from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.truncation_quantization import normalize
+from finetune.metrics import AveragePrecision, BestAccuracy, BestF1, Pearson, Spearman, ThresholdMetric
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import ScoredPairs
@@ -29,17 +30,21 @@ class Similarity(Evaluator):
     """Spearman's and Pearson's correlation of scores and similarities; the arguments are documented in their config."""
 
     evaluates: ClassVar[str] = "scored pairs"
+    metric_names: ClassVar[tuple[str, ...]] = ("Spearman", "Pearson")
+    metric_inputs: ClassVar[tuple[str, ...]] = ("preds", "target")
+    metric_package: ClassVar[str] = "torchmetrics.regression"
 
     def __init__(
         self,
         correlations: Annotated[list[Literal["Spearman", "Pearson"]], NotEmpty()],
+        metrics: list[str | Built],
         similarities: Annotated[list[Literal["cosine", "dot", "euclidean"]], NotEmpty()],
         pairs: PositiveInt | None,
         bootstrap_samples: PositiveInt,
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
-        self.correlations = correlations
+        self.metrics = named_metrics([*correlations, *metrics], [Spearman, Pearson], _example(np.float64))
         self.similarities = similarities
         self.pairs = pairs
 
@@ -57,11 +62,11 @@ class Similarity(Evaluator):
         if len(rows) < 2 or np.ptp(score_P) == 0:
             what = f"{eval_data.name}: all scores are the same, so there is nothing to correlate with."
             raise FinetuneError(what, "Give pairs of different scores.")
-        correlate = {"Spearman": spearman, "Pearson": pearson}
         per_pair = {}
         for kind, similarity_P in _similarities(left_P, right_P, embed, self.similarities).items():
-            for name in self.correlations:
-                per_pair[f"{name} {kind}"] = correlate[name](similarity_P, score_P)
+            inputs = ArrayInputs({"preds": similarity_P, "target": score_P})
+            for name, values_P in measure(self.metrics, inputs).items():
+                per_pair[f"{name} {kind}"] = values_P
         return _result(eval_data, np.column_stack([left_P, right_P]), per_pair, start, self.bootstrap_samples, {})
 
 
@@ -69,9 +74,13 @@ class PairClassification(Evaluator):
     """Classification of right and wrong pairs by similarity; the arguments are documented in their config file."""
 
     evaluates: ClassVar[str] = "scored pairs"
+    metric_names: ClassVar[tuple[str, ...]] = ("AP", "F1", "accuracy")
+    metric_inputs: ClassVar[tuple[str, ...]] = ("preds", "target")
+    metric_package: ClassVar[str] = "torchmetrics.classification"
 
     def __init__(
         self,
+        metrics: Annotated[list[str | Built], NotEmpty()],
         right_from: float | None,
         similarities: Annotated[list[Literal["cosine", "dot", "euclidean"]], NotEmpty()],
         pairs: PositiveInt | None,
@@ -79,6 +88,7 @@ class PairClassification(Evaluator):
         data: dict[str, Any] | None,
     ) -> None:
         super().__init__(bootstrap_samples, data)
+        self.metrics = named_metrics(metrics, [AveragePrecision, BestF1, BestAccuracy], _example(np.int64))
         self.right_from = right_from
         self.similarities = similarities
         self.pairs = pairs
@@ -86,7 +96,7 @@ class PairClassification(Evaluator):
     def evaluate(
         self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
     ) -> Result:
-        """Compute average precision and best F1 of each similarity.
+        """Compute the metrics of each similarity.
 
         Raises:
             FinetuneError: it is undefined which pairs are right, all or none are, or an embedding is not finite.
@@ -97,9 +107,13 @@ class PairClassification(Evaluator):
         is_right_P = self._right(eval_data.score[rows], eval_data.name)
         per_pair, notes = {}, []
         for kind, similar_P in _similarities(left_P, right_P, embed, self.similarities).items():
-            per_pair[f"AP {kind}"] = average_precision(similar_P, is_right_P)
-            per_pair[f"F1 {kind}"], threshold = best_f1(similar_P, is_right_P)
-            notes.append(f"F1 {kind}: pairs of at least {threshold:.4g} count as right.")
+            inputs = ArrayInputs({"preds": similar_P, "target": is_right_P.astype(np.int64)})
+            for name, values_P in measure(self.metrics, inputs).items():
+                per_pair[f"{name} {kind}"] = values_P
+                metric = self.metrics[name]
+                if isinstance(metric, ThresholdMetric):
+                    what = f"pairs of at least {metric.threshold():.4g} count as right."
+                    notes.append(f"{name} {kind}: {what}")
         counts = {"right pairs": int(is_right_P.sum())}
         pairs_P2 = np.column_stack([left_P, right_P])
         return _result(eval_data, pairs_P2, per_pair, start, self.bootstrap_samples, counts, notes)
@@ -136,6 +150,12 @@ def _similarities(left_P: Ints, right_P: Ints, embed: Embed, kinds: list[Kind]) 
         else:
             similarities[kind] = (left_PD * right_PD).sum(1)
     return similarities
+
+
+def _example(kind: type) -> ArrayInputs:
+    """Return a few similarities, and scores or classes `(P,)`, with which metrics are tried."""
+    preds_P, target_P = np.array([0.1, 0.7, 0.4, 0.9, 0.2]), np.array([0, 1, 0, 1, 1])
+    return ArrayInputs({"preds": preds_P, "target": target_P.astype(kind)})
 
 
 def _result(

@@ -47,6 +47,7 @@ from finetune.preflight.models import (
 )
 from finetune.preflight.resume import LAUNCHER, composed, expected_folder
 from finetune.preflight.slurm import check_slurm, slurm_notes, slurm_settings
+from finetune.preflight.sweep_metric import check_sweep_metric
 from finetune.training.length import length_problems, limits_length
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
         ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
+        ({"evaluation", "callbacks", "sweep"}, lambda: check_sweep_metric(cfg)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
         ({"trainer", "hydra"}, check_machine),
         ({"output_root", "experiment", "name", "hydra"}, lambda: check_output(cfg)),

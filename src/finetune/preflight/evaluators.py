@@ -15,8 +15,8 @@ from finetune.config.targets import class_variable
 from finetune.data.holdout.eval_source import EvalSource, eval_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
-from finetune.evaluation.metric_names import metric_problems
 from finetune.losses.constraints import dimension_problems
+from finetune.preflight.evaluation_metrics import check_metrics
 from finetune.preflight.models import check_reads, choice
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]
             yield Problem(key, f"it evaluates texts, but model={choice(cfg)} does not read text.", "Remove it.")
         if not str(node["_target_"]).startswith("finetune.evaluation."):
             continue  # in a custom evaluator these settings may have another meaning
-        yield from metric_problems(f"{key}.metrics", node.get("metrics") or [])
+        yield from check_metrics(key, node)
         if width is not None:
             yield from dimension_problems(key, node.get("dimensions") or [], width)
         yield from _missing_packages(key, node)

@@ -17,9 +17,9 @@ from finetune.data.dataset import Dataset
 from finetune.data.holdout.eval_data import ScoredPairs
 from finetune.encoding.collectives import Collectives
 from finetune.evaluation.bootstrap import paired_change
-from finetune.evaluation.pair_metrics import spearman
 from finetune.evaluation.result import Floats, Result
 from finetune.evaluation.truncation_quantization import normalize
+from finetune.metrics import Spearman
 from finetune.training.evaluation_runner import EvaluationRunner
 
 _MAX_PAIRS = 500  # correlated if no evaluator does so
@@ -75,7 +75,9 @@ def _correlate(pairs: ScoredPairs, embed: Callable[[Ints], NDArray[np.float32]])
     emb_ND, row = normalize(embed(items_N)), row.reshape(-1)
     count = len(pairs.score)
     cosine_P = (emb_ND[row[:count]] * emb_ND[row[count:]]).sum(1)
-    return spearman(cosine_P, pairs.score)
+    spearman = Spearman(sync_on_compute=False)  # only the first process has the embeddings
+    spearman.update(cosine_P, pairs.score)
+    return spearman.per_case().numpy()
 
 
 def _correlations(results: Mapping[str, Result]) -> dict[str, Floats]:
@@ -83,7 +85,7 @@ def _correlations(results: Mapping[str, Result]) -> dict[str, Floats]:
     by_evaluator: dict[str, Floats] = {}
     for name, result in results.items():
         for metric, terms in result.per_query.items():
-            if metric.startswith("Spearman") and name not in by_evaluator:
+            if metric.startswith("Spearman ") and name not in by_evaluator:
                 by_evaluator[name] = terms
     return by_evaluator
 

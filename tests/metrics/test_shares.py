@@ -5,11 +5,12 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, f1_score, v_measure_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, v_measure_score
 
-from finetune.evaluation.clusters import v_measure
 from finetune.evaluation.geometry import uniformity
-from finetune.evaluation.pair_metrics import average_precision, best_f1, pearson, ranks, spearman
+from finetune.metrics import AveragePrecision, BestAccuracy, BestF1, Pearson, Spearman, VMeasure
+from finetune.metrics.pairs import ranks
+from tests.metrics.measured import measured
 
 
 def two_lists(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -32,29 +33,30 @@ def test_coefficients_equal_scipy_with_ties(seed, count, tied) -> None:
     left, right = two_lists(seed, count, tied)
     np.testing.assert_array_equal(ranks(left), scipy.stats.rankdata(left))
     if np.ptp(left) == 0 or np.ptp(right) == 0:
-        assert pearson(left, right).mean() == spearman(left, right).mean() == 0
+        assert measured(Pearson(), left, right).mean() == measured(Spearman(), left, right).mean() == 0
         return
-    assert pearson(left, right).mean() == pytest.approx(scipy.stats.pearsonr(left, right)[0], abs=1e-9)
-    assert spearman(left, right).mean() == pytest.approx(scipy.stats.spearmanr(left, right)[0], abs=1e-9)
+    assert measured(Pearson(), left, right).mean() == pytest.approx(scipy.stats.pearsonr(left, right)[0], abs=1e-9)
+    assert measured(Spearman(), left, right).mean() == pytest.approx(scipy.stats.spearmanr(left, right)[0], abs=1e-9)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32), st.integers(3, 60), st.booleans())
 def test_pair_metrics_equal_scikit_learn_with_ties(seed, count, tied) -> None:
     score, right = right_ones(seed, count, tied)
-    found = average_precision(score, right)
+    found = measured(AveragePrecision(), score, right)
     assert found.mean() == pytest.approx(average_precision_score(right, score), abs=1e-9)
-    shares, threshold = best_f1(score, right)
-    best = max(f1_score(right, score >= value) for value in np.unique(score))
-    assert shares.mean() == pytest.approx(best, abs=1e-9)
-    assert f1_score(right, score >= threshold) == pytest.approx(best, abs=1e-9)
+    for metric, theirs in ((BestF1(), f1_score), (BestAccuracy(), accuracy_score)):
+        shares, threshold = measured(metric, score, right), metric.threshold()
+        best = max(theirs(right, score >= value) for value in np.unique(score))
+        assert shares.mean() == pytest.approx(best, abs=1e-9)
+        assert theirs(right, score >= threshold) == pytest.approx(best, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
 def test_the_v_measure_equals_scikit_learn(pairs) -> None:
     label, cluster = np.array(pairs).T
-    assert v_measure(label, cluster).mean() == pytest.approx(v_measure_score(label, cluster), abs=1e-9)
+    assert measured(VMeasure(), cluster, label).mean() == pytest.approx(v_measure_score(label, cluster), abs=1e-9)
 
 
 def metric_of(name: str, seed: int, count: int):
@@ -62,17 +64,18 @@ def metric_of(name: str, seed: int, count: int):
     if name in ("pearson", "spearman"):
         left, right = two_lists(seed, count, tied=name == "spearman")
         theirs = scipy.stats.pearsonr if name == "pearson" else scipy.stats.spearmanr
-        ours = pearson if name == "pearson" else spearman
-        return (lambda rows: theirs(left[rows], right[rows])[0]), ours(left, right)
+        ours = Pearson() if name == "pearson" else Spearman()
+        return (lambda rows: theirs(left[rows], right[rows])[0]), measured(ours, left, right)
     if name == "f1":
         score, right = right_ones(seed, count, tied=False)
-        shares, threshold = best_f1(score, right)
+        metric = BestF1()
+        shares, threshold = measured(metric, score, right), metric.threshold()
         return (lambda rows: f1_score(right[rows], score[rows] >= threshold)), shares
     if name == "v":
         random = np.random.default_rng(seed)
         label = random.integers(0, 3, count)
         cluster = np.where(random.random(count) < 0.7, label, random.integers(0, 3, count))
-        return (lambda rows: v_measure_score(label[rows], cluster[rows])), v_measure(label, cluster)
+        return (lambda rows: v_measure_score(label[rows], cluster[rows])), measured(VMeasure(), cluster, label)
     points = np.random.default_rng(seed).standard_normal((count, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
 
