@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from finetune import signals
 from finetune.config.commands import resume_command
-from finetune.console import print_error, say
+from finetune.console import log, print_error, say
 from finetune.errors import FinetuneError, Interrupted, Refused, RunError
 from finetune.runner.rendezvous import ExitReport, Rendezvous
 from finetune.runner.slurm_job import record_job, stop_reason
@@ -104,6 +105,7 @@ def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) ->
         _write_status(run, "failed", shortage.what, cause_of(error))
         return shortage
     _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))
+    log("".join(traceback.format_exception(error)).rstrip())
     return error
 
 
