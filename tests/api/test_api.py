@@ -14,7 +14,7 @@ import pytest
 import finetune
 from finetune.runs.delete import delete_run
 from finetune.runs.record import read_run
-from tests.conftest import write_pairs
+from tests.api.conftest import words
 
 HOST = """
 import json, os, signal, sys, threading
@@ -49,20 +49,6 @@ assert state() == before
 assert hydra.compose(overrides=["+a=1"]).a == 1 and GlobalHydra.instance() is mine
 print(json.dumps([[result.ok for result in results], [handle.wait(200).state for handle in handles]]))
 """
-
-
-def words(model, *more):
-    return [
-        f"model.name={model}", "debug=tiny", "data.path=pairs.csv", "data.max_length=16", "evaluation=none",
-        "trainer.max_steps=3", "trainer.accelerator=cpu", "trainer.precision=32-true", *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    write_pairs(tmp_path / "pairs.csv")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_importing_it_is_quick_and_loads_no_library():
@@ -181,14 +167,6 @@ def test_a_run_that_cannot_be_started_raises_and_leaves_nothing(folder, tiny_mod
         with pytest.raises(finetune.CheckFailed):
             finetune.fit(*words(tiny_model, mistake), wait=False)
     assert [path.name for path in folder.iterdir()] == ["pairs.csv"]
-
-
-def test_a_run_that_fails_has_its_reason(folder, tiny_model, monkeypatch):
-    boom = "class Boom(Callback):\n    def on_train_start(self, *_):\n        raise ValueError('injected')\n"
-    (folder / "mine.py").write_text(f"from pytorch_lightning import Callback\n\n{boom}")
-    monkeypatch.setenv("FINETUNE_ALLOW", "mine")
-    status = finetune.fit(*words(tiny_model, "+callbacks.boom._target_=mine.Boom"), wait=False).wait(timeout=200)
-    assert (status.state, status.reason) == ("failed", "ValueError: injected")
 
 
 @pytest.mark.thorough  # in `make test` tests/runner/test_process_state.py calls a run in the same way

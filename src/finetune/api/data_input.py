@@ -82,7 +82,7 @@ def _as_file(held: Snapshot, arguments: Arguments) -> Iterator[Arguments]:
             yield chosen
         except CheckFailed as failed:
             problems = [_renamed(problem, str(path), held.shown) for problem in failed.problems]
-            raise CheckFailed(problems) from failed
+            raise CheckFailed(problems) from None  # not with the name of the file
 
 
 def _one_run(arguments: Arguments) -> Arguments:

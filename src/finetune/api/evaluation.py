@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.api.table import Table
-from finetune.errors import CheckFailed, Problem
+from finetune.errors import CheckFailed, FinetuneError, Problem
 
 if TYPE_CHECKING:
     from finetune.api.protocols import Run
@@ -75,7 +75,8 @@ def evaluate(
         FinetuneError: a model is missing or unusable, or there is nothing to evaluate on.
 
     Example:
-        >>> found = finetune.evaluate(["tiny", "default/first"], data="pairs.csv", evaluation="retrieval")
+        >>> models = ["tiny", "default/first"]
+        >>> found = finetune.evaluate(models, "data.max_length=16", data="pairs.csv", evaluation="retrieval")
         >>> found.table["model"][0], found.table["metric"][0]
         ('tiny', 'nDCG@10')
     """
@@ -86,6 +87,8 @@ def evaluate(
     single = isinstance(models, str | Path) or hasattr(models, "status")
     given = [models] if single else list(models)  # type: ignore[arg-type]
     names = [str(getattr(model, "path", model)) for model in given]
+    if not given:
+        raise FinetuneError("no model is given to evaluate.", "Give a run, a folder of a model, or a hub id.")
     chosen = list(overrides)
     if evaluation is not None:
         listed = [evaluation] if isinstance(evaluation, str) else evaluation

@@ -25,9 +25,11 @@ class LocalExperiment:
 
     Example:
         >>> experiment = finetune.create_experiment("faq", "Questions and answers of the help desk")
-        >>> run = experiment.create_training_run("model.name=tiny", "trainer.max_steps=1", data="pairs.csv", name="a")
-        >>> run.wait().state, [run.name for run in experiment.list_runs()]
-        ('finished', ['faq/a'])
+        >>> experiment.description, experiment.list_runs()
+        ('Questions and answers of the help desk', [])
+        >>> experiment.create_training_run("model.name=tiny", data="none.csv")
+        Traceback (most recent call last):
+        finetune.errors.CheckFailed: data.path: there is no file 'none.csv'. ...
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,6 +113,10 @@ def create_experiment(name: str, description: str = "", *, output_root: str | Pa
     Raises:
         FinetuneError: it exists already, or the name cannot be a folder.
         RunError: the folder cannot be written.
+
+    Example:
+        >>> finetune.create_experiment("chat", "Pairs from the chat").created_at.tzinfo is not None
+        True
     """
     from finetune.runs.atomic import explained, write_json_atomically
 
@@ -162,8 +168,15 @@ def delete_experiment(name: str, *, output_root: str | Path | None = None) -> No
 
     Raises:
         FinetuneError: there is none, a process works on one of its runs, or it has files that are not of finetune.
+
+    Example:
+        >>> experiment = finetune.create_experiment("short-lived")
+        >>> finetune.delete_experiment("short-lived")
+        >>> "short-lived" in [experiment.name for experiment in finetune.list_experiments()]
+        False
     """
     from finetune.runs.delete import check_deletable, delete_run
+    from finetune.runs.kept_data import remove_unused
     from finetune.runs.registry import run_folders
 
     experiment = get_experiment(name, output_root=output_root)
@@ -181,6 +194,7 @@ def delete_experiment(name: str, *, output_root: str | Path | None = None) -> No
         (experiment.path / own).unlink(missing_ok=True)
     for own in _OWN_FOLDERS:
         shutil.rmtree(experiment.path / own, ignore_errors=True)
+    remove_unused(root)  # data of a sweep
     with contextlib.suppress(FileNotFoundError):  # it has gone with its last run
         if any(experiment.path.iterdir()):
             what = f"{experiment.path} still has files that are not of finetune; its runs were removed."
@@ -247,6 +261,11 @@ def delete_run(name: str | Path, *, output_root: str | Path | None = None) -> No
 
     Raises:
         FinetuneError: there is no such run, or a process works on it.
+
+    Example:
+        >>> finetune.delete_run("default/firts")
+        Traceback (most recent call last):
+        finetune.errors.FinetuneError: there is no run 'default/firts' in outputs. Did you mean default/first?
     """
     from finetune.runs.registry import find_run
 

@@ -46,7 +46,8 @@ def fit(
 
     Example:
         >>> pairs = [(f"red cat {i}", f"cat red {i}") for i in range(40)]
-        >>> run = finetune.fit("model.name=tiny", "trainer.max_steps=2", data=pairs, name="from_memory", wait=False)
+        >>> overrides = ["model.name=tiny", "data.max_length=32", "trainer.max_steps=2", "evaluation=none"]
+        >>> run = finetune.fit(*overrides, data=pairs, name="from_memory", wait=False)
         >>> run.wait().state
         'finished'
         >>> run.artifact.files["model.safetensors"] > 0
@@ -72,8 +73,8 @@ def create_training_run(
     Args and errors are those of `fit`.
 
     Example:
-        >>> run = finetune.create_training_run("model.name=tiny", "trainer.max_steps=1", data="pairs.csv", name="short")
-        >>> run.wait().has_ended
-        True
+        >>> finetune.create_training_run("model.name=tiny", "trainer.max_epcohs=1", data="pairs.csv")
+        Traceback (most recent call last):
+        finetune.errors.CheckFailed: trainer.max_epcohs=1: there is no key 'trainer.max_epcohs'. Did you mean ...
     """
     return fit(*overrides, data=data, name=name, experiment=experiment, wait=False)

@@ -19,7 +19,7 @@ class LocalDataset:
         >>> dataset = finetune.build_dataset("pairs.csv", columns=["anchor", "positive"])
         >>> dataset.layout, dataset.counts["rows_read"]
         ('pairs', 120)
-        >>> finetune.check("model.name=tiny", data=dataset).ok
+        >>> finetune.check("model.name=tiny", "data.max_length=16", data=dataset).ok
         True
     """
 

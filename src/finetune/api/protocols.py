@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetune.api.report import Report
     from finetune.api.run_status import RunStatus
     from finetune.api.table import Table
-    from finetune.inference import Model
+    from finetune.inference.model import Model
 
 
 class Run(Protocol):

@@ -12,7 +12,7 @@ from finetune.api.table import Table
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
-    from finetune.inference import Model
+    from finetune.inference.model import Model
     from finetune.runs.directory import RunDirectory
 
 _MAX_LOG_BYTES = 1 << 20  # that are read for the last lines
@@ -214,7 +214,7 @@ class RunFiles:
         Raises:
             FinetuneError: there is no model yet.
         """
-        from finetune.inference import get_model
+        from finetune.inference.load import get_model
 
         self._model_folder()
         return get_model(self._path, **options)

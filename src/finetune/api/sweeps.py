@@ -154,8 +154,8 @@ def sweep(
             error.
 
     Example:
-        >>> trials = finetune.sweep("model.name=tiny", "trainer.max_steps=1,2", data="pairs.csv", experiment="steps",
-        ...                         wait=False)
+        >>> overrides = ["model.name=tiny", "data.max_length=16", "trainer.max_steps=1,2"]
+        >>> trials = finetune.sweep(*overrides, data="pairs.csv", experiment="steps", wait=False)
         >>> trials.wait().state, len(trials.runs)
         ('finished', 2)
         >>> trials.best.status.state
