@@ -29,7 +29,7 @@ class LocalExperiment:
         ('Questions and answers of the help desk', [])
         >>> experiment.create_training_run("model.name=tiny", data="none.csv")
         Traceback (most recent call last):
-        finetune.errors.CheckFailed: data.path: there is no file 'none.csv'. ...
+        finetune.errors.CheckFailed: ... there is no file 'none.csv'. ...
     """
 
     def __init__(self, path: Path) -> None:
