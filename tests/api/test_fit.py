@@ -123,7 +123,7 @@ def test_progress_rewrites_one_line_in_a_terminal_and_prints_lines_elsewhere(tmp
         assert texts == lines and "\r" not in printed
 
 
-@pytest.mark.parametrize("model", [[], "outputs/default/nothing"])
+@pytest.mark.parametrize("model", [[], "outputs/default/nothing", 3, [None]])
 def test_an_evaluation_without_a_model_says_so(folder, model):
     with pytest.raises(finetune.FinetuneError, match=r"no model is given|nothing"):
         finetune.evaluate(model, "data.path=pairs.csv")

@@ -13,7 +13,8 @@ import finetune
 def names_for_type_checkers():
     tree = ast.parse(Path(finetune.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    return {name.asname or name.name: node.module for node in block.body for name in node.names}
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {name.asname or name.name: node.module for node in imports for name in node.names}
 
 
 def test_every_public_name_is_there_and_is_what_type_checkers_see():

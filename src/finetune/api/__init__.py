@@ -14,3 +14,11 @@ thread prints, logs or starts meanwhile may be affected. Calls from several thre
 that is already running finetune (`finetune.cli.train.main` in another thread) they raise FinetuneError, and `check`
 returns it as a problem.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import finetune
+    from finetune.api.protocols import Client
+
+    _client: Client = finetune  # so that the functions of this machine stay those of a server

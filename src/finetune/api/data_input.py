@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from finetune.config.command_line import Arguments
     from finetune.data.sources.snapshot import Snapshot
 
-_KEYS = ("data.path", "data.sources", "data.format")
+_KEYS = ("data.path", "data.sources")
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _check_chosen_once(arguments: Arguments) -> None:
     from finetune.config.command_line import key_of
 
     for override in arguments.overrides:
-        if key_of(override) in _KEYS[:2]:
+        if key_of(override) in _KEYS:
             what = "the data is given twice, by this override and by the argument data."
             raise CheckFailed([Problem(override, what, "Leave one of the two out.")])
 

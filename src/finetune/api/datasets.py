@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.api.local_dataset import LocalDataset
 from finetune.api.table import Table
-from finetune.errors import CheckFailed
+from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,10 +46,10 @@ def build_dataset(
     """
     from finetune.api.data_input import is_path, with_data
     from finetune.api.isolation import arguments_of, isolated
-    from finetune.config.quoting import literal
+    from finetune.config.command_line import key_of
 
     options = options if columns is None else options | {"columns": columns}
-    chosen = [*overrides, *(f"data.{key}={literal(value)}" for key, value in options.items())]
+    chosen = [*overrides, *_as_overrides(options)]
     with isolated():
         from finetune.data.sources.snapshot import snapshot
         from finetune.preflight.check import check_quickly
@@ -60,7 +60,21 @@ def build_dataset(
             if cfg is None or problems:
                 raise CheckFailed(problems)
             facts, dataset = describe_data(cfg)
-        return LocalDataset(content, chosen, facts, dataset.fingerprint, _bad_rows(dataset.problems))
+    of_data = [override for override in chosen if key_of(override).partition(".")[0] == "data"]
+    return LocalDataset(content, of_data, facts, dataset.fingerprint, _bad_rows(dataset.problems))
+
+
+def _as_overrides(options: dict[str, Any]) -> list[str]:
+    """Return keys of the group `data` as overrides; raises CheckFailed for values that no config can have."""
+    from finetune.config.quoting import literal
+
+    overrides = []
+    for key, value in options.items():
+        try:
+            overrides.append(f"data.{key}={literal(value)}")
+        except TypeError as error:
+            raise CheckFailed([Problem(f"data.{key}", f"{error}.", "Give text, a number, a list or a dict.")]) from None
+    return overrides
 
 
 def describe_data(cfg: DictConfig) -> tuple[dict[str, Any], Dataset]:

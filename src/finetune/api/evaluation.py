@@ -84,11 +84,7 @@ def evaluate(
     from finetune.api.evaluate_models import evaluate_models
     from finetune.api.isolation import arguments_of, isolated
 
-    single = isinstance(models, str | Path) or hasattr(models, "status")
-    given = [models] if single else list(models)  # type: ignore[arg-type]
-    names = [str(getattr(model, "path", model)) for model in given]
-    if not given:
-        raise FinetuneError("no model is given to evaluate.", "Give a run, a folder of a model, or a hub id.")
+    names = _names_of(models)
     chosen = list(overrides)
     if evaluation is not None:
         listed = [evaluation] if isinstance(evaluation, str) else evaluation
@@ -99,3 +95,13 @@ def evaluate(
         what = "with check=true nothing is evaluated."
         raise CheckFailed([Problem("check", what, "Leave it out.")])
     return Evaluation(results)
+
+
+def _names_of(models: Any) -> list[str]:
+    """Return one or more models as the command line takes them."""
+    given = list(models) if isinstance(models, Iterable) and not isinstance(models, str) else [models]
+    names = [str(getattr(model, "path", model)) for model in given]
+    if not names or not all(isinstance(model, str | Path) or hasattr(model, "path") for model in given):
+        what = f"no model is given to evaluate: {models!r}."
+        raise FinetuneError(what, "Give a run, a folder of a model, a hub id, or a list of these.")
+    return names

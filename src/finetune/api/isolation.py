@@ -61,7 +61,8 @@ def arguments_of(
 
     for override in overrides:
         if not isinstance(override, str):
-            raise TypeError(f"an override is a text such as 'trainer.max_epochs=3', not {override!r}")
+            what = f"an override is a text such as 'trainer.max_epochs=3', not {override!r}"
+            raise TypeError(f"{what}; a list of them is passed with a star: fit(*overrides)")
     added = [f"{key}={literal(value)}" for key, value in keys.items() if value is not None]
     folder = None if config_dir is None else Path(config_dir)
     return Arguments([*overrides, *added], multirun=multirun, config_dir=folder, config_name=config_name)

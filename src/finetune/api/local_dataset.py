@@ -27,7 +27,7 @@ class LocalDataset:
         self, content: Any, overrides: list[str], facts: dict[str, Any], fingerprint: str, problems: Table
     ) -> None:
         self.content = content  # a path, or the rows that were in memory
-        self.overrides = overrides
+        self.overrides = overrides  # of the group `data`
         self._facts = facts
         self.fingerprint = fingerprint
         self.problems = problems

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.api.run_files import RunFiles
-from finetune.api.run_status import ENDED, RunStatus
+from finetune.api.run_status import RunStatus
 from finetune.errors import Interrupted, RunFailed
 
 if TYPE_CHECKING:
     from finetune.executors.base import Executor, RunOutcome
+    from finetune.runs.record import Record
 
 _POLL_SECONDS = 0.3
 
@@ -53,7 +54,7 @@ class LocalRun(RunFiles):
     @property
     def status(self) -> RunStatus:
         """The present status."""
-        from finetune.runs.record import DAMAGED, DEAD, read_run
+        from finetune.runs.record import ENDED, read_run
 
         with self._lock:
             executor = self._executor
@@ -62,20 +63,14 @@ class LocalRun(RunFiles):
                     self._outcome = outcome
             ended = self._outcome
         record = read_run(self._path)
-        cause = record.status.get("cause")
         if ended is not None:
             # A job that ended without writing so has failed.
             state = ended.state if ended.state in ENDED else "failed"
-            return RunStatus(state, ended.reason, record.step, cause)
-        if executor is None:
-            return RunStatus(record.state, record.reason, record.step, cause, record.status.get("eta_seconds"))
-        if record.state in (DEAD, DAMAGED):
-            # Its process has just released the lock of the run, and is about to end or has ended since `poll`.
-            return RunStatus(_last_state_before_end(record.status), "", record.step)
-        if record.state in ENDED:
-            # It has written its end and still exists: only the executor decides that it has ended.
-            return RunStatus("running", "", record.step)
-        return RunStatus(record.state, record.reason, record.step, None, record.status.get("eta_seconds"))
+            return RunStatus(state, ended.reason, record.step, record.status.get("cause"))
+        if executor is not None and RunStatus(record.state).has_ended:
+            return RunStatus(_state_until_the_end(record), "", record.step)
+        cause, eta = record.status.get("cause"), record.status.get("eta_seconds")
+        return RunStatus(record.state, record.reason, record.step, cause, eta)
 
     def wait(self, timeout: float | None = None, *, show_progress: bool = False) -> RunStatus:
         """Wait until the run has ended, however it ends, and return its status.
@@ -127,12 +122,17 @@ class LocalRun(RunFiles):
     def follow(self) -> None:
         """Show the progress until the run has ended; KeyboardInterrupt stops the run, and is raised again.
 
+        A job of a cluster continues.
+
         Raises:
             RunFailed, Interrupted: as `raise_unless_finished`.
         """
         try:
             self.wait(show_progress=True)
         except KeyboardInterrupt:
+            if self._directory.read_job():
+                print(f"\n{self.name} continues as a job of the cluster; run.cancel() cancels it.", flush=True)
+                raise
             print(f"\nStopping {self.name}, which saves first; interrupt again to stop without saving.", flush=True)
             self.stop()
             print(f"{self.name} is {self.status}", flush=True)
@@ -216,6 +216,12 @@ class LocalRun(RunFiles):
         delete_run(self._path, self._path.parent.parent)
 
 
-def _last_state_before_end(status: dict[str, object]) -> str:
-    state = str(status.get("state", "pending"))
+def _state_until_the_end(record: Record) -> str:
+    """Return the state of a run that has written its end, or released its lock, and whose process still exists.
+
+    Only the executor decides that it has ended.
+    """
+    from finetune.runs.record import ENDED
+
+    state = str(record.status.get("state", "pending"))
     return "running" if state in ENDED else state
