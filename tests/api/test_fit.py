@@ -146,11 +146,23 @@ def test_models_are_evaluated_and_compared(project, tmp_path):
     assert sorted(project.iterdir()) == before and len(list((project / "outputs/.data").iterdir())) == 1
 
 
-def test_a_sweep_is_checked_started_and_ranked(folder, tiny_model, capsys):
-    overrides = [word for word in words(tiny_model) if "max_steps" not in word and "data.path" not in word]
-    with pytest.raises(finetune.CheckFailed, match=r"optimizer\.lr"):
-        finetune.sweep(*overrides, "optimizer.lr=1e-3,x", data=[("a b", "c d")] * 30, experiment="two")
+def for_sweep(tiny_model):
+    return [word for word in words(tiny_model) if "max_steps" not in word and "data.path" not in word]
+
+
+def test_a_sweep_is_checked_before_it_is_started(folder, tiny_model):
+    rows = [(f"red {i}", f"cat {i}") for i in range(40)]
+    with pytest.raises(finetune.CheckFailed, match=r"optimizer\.lr: .*'x'"):
+        finetune.sweep(*for_sweep(tiny_model), "optimizer.lr=1e-3,x", data=rows, experiment="two")
+    for override in ("check=true", "dry_run=true"):
+        with pytest.raises(finetune.CheckFailed):
+            finetune.sweep(*for_sweep(tiny_model), "optimizer.lr=1e-3,1e-4", override, data=rows)
     assert not (folder / "outputs").exists()
+
+
+@pytest.mark.thorough  # the parts are tested in tests/sweep
+def test_a_sweep_is_started_and_ranked(folder, tiny_model, capsys):
+    overrides = for_sweep(tiny_model)
     rows = [(f"red {i}", f"cat {i}") for i in range(40)]
     ranked = [*overrides, "trainer.max_steps=1,2", "sweep.metric=loss", "experiment=two"]
     trials = finetune.sweep(*ranked, data=rows)
