@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from finetune.api.run_status import RunStatus
     from finetune.api.sweeps import LocalSweep, sweep
     from finetune.api.table import Table
-    from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunFailed
+    from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunFailed, WaitTimeout
 
 __version__ = "0.1.0"
 
@@ -60,6 +60,7 @@ __all__ = [
     "RunStatus",
     "Sweep",
     "Table",
+    "WaitTimeout",
     "__version__",
     "build_dataset",
     "check",
@@ -102,7 +103,7 @@ _MODULES = {
     "finetune.api.run_status": ("RunStatus",),
     "finetune.api.sweeps": ("LocalSweep",),
     "finetune.api.table": ("Table",),
-    "finetune.errors": ("CheckFailed", "FinetuneError", "Interrupted", "Problem", "RunFailed"),
+    "finetune.errors": ("CheckFailed", "FinetuneError", "Interrupted", "Problem", "RunFailed", "WaitTimeout"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 # Packages that can be called (`callable_package.py`).

@@ -79,6 +79,10 @@ class RunFailed(RunError):
         self.run, self.reason, self.cause, self.log_tail = run, reason, cause, log_tail
 
 
+class WaitTimeout(RunError, TimeoutError):
+    """A run that was waited for has not ended in time; it continues."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an exception, at most 300 characters, for a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

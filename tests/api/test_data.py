@@ -52,6 +52,13 @@ def test_every_kind_of_object_is_read_like_a_file_and_leaves_nothing(folder, tin
     assert [path.name for path in folder.iterdir()] == ["pairs.csv"]
 
 
+def test_tuples_have_roles_by_their_order_as_in_a_file_without_a_header(folder, tiny_model):
+    rows = [(f"red {i}", f"cat {i}", i / 20) for i in range(20)]
+    dataset = finetune.build_dataset(rows, *no_data(tiny_model))
+    assert dataset.columns["role"] == ["anchor", "positive", "score"]
+    assert dataset.to_dict()["recognised"][0]["header"] is False
+
+
 WRONG = {
     "None": ([*ROWS, {"anchor": None, "positive": "x"}], "the list of rows:21", "column 'anchor': there is no text"),
     "NaN": (

@@ -50,7 +50,7 @@ def test_ctrl_c_stops_the_run_and_leaves_others_running(folder, tiny_model):
         stopped.raise_unless_finished()
     # The other run belongs to no living program, and can be stopped from this one.
     assert left.status.state == "running"
-    with pytest.raises(TimeoutError):
+    with pytest.raises(finetune.WaitTimeout, match="has not ended after 0 seconds: it is running"):
         left.wait(timeout=0)
     left.cancel()
     assert left.wait(timeout=100).state == "interrupted"
@@ -106,7 +106,7 @@ def test_progress_rewrites_one_line_in_a_terminal_and_prints_lines_elsewhere(tmp
     log.write("[2026-11-30 03:18:51,035][numba][INFO] noise\nmore noise\n")
     log.write("[2026-11-30 03:18:51,035][torch][WARNING] some warning\n[2026-11-30 03:18:52,1][fine")
     log.flush()
-    progress.update(RunStatus("running"))
+    progress.update(RunStatus("pending", "Job 7 is waiting in the queue."))
     log.write("tune][INFO] ünïcode\nsecond line\n")
     log.flush()
     run.append_metrics({"step": 5, "loss": 0.5})
@@ -117,7 +117,12 @@ def test_progress_rewrites_one_line_in_a_terminal_and_prints_lines_elsewhere(tmp
     texts = [text.strip() for text in printed.replace("\r", "\n").split("\n") if text.strip()]
     lines = ["evaluating before 7/20 items", "torch: some warning", "ünïcode", "second line"]
     if stream is Terminal:
-        assert texts == [*lines, "training, step 5 · loss 0.500 · 0:01:01 left"]
+        assert texts == [
+            *lines[:2],
+            "Job 7 is waiting in the queue.",
+            *lines[2:],
+            "training, step 5 · loss 0.500 · 0:01:01 left",
+        ]
         assert printed.endswith(f"\r{' ' * len(texts[-1])}\r")
     else:
         assert texts == lines and "\r" not in printed
@@ -129,12 +134,13 @@ def test_an_evaluation_without_a_model_says_so(folder, model):
         finetune.evaluate(model, "data.path=pairs.csv")
 
 
-def test_models_are_evaluated_and_compared(project, tmp_path):
+def test_models_are_evaluated_and_compared(project, capsys):
     before = sorted(project.iterdir())
     found = finetune.evaluate(
         ["tiny", finetune.get_run("first")], "data.max_length=16", data=[(f"red {i}", f"cat {i}") for i in range(40)],
-        evaluation="retrieval",
+        evaluation="retrieval", show_progress=True,
     )  # fmt: skip
+    assert "Held out of training" in capsys.readouterr().out
     table = found.table
     run = str(project / "outputs/default/first")
     assert sorted(set(table["model"])) == sorted(["tiny", run]) and set(table["evaluation"]) == {"retrieval"}

@@ -56,6 +56,7 @@ def evaluate(
     *overrides: str,
     data: Any = None,
     evaluation: str | list[str] | None = None,
+    show_progress: bool = False,
     config_dir: str | Path | None = None,
     config_name: str = "train",
 ) -> Evaluation:
@@ -67,6 +68,7 @@ def evaluate(
         data: As in `fit`; of it the part is used that a run would hold out. Without data and overrides that of the
             first run is used.
         evaluation: The names of evaluators, such as `"retrieval"` or `["retrieval", "geometry"]`.
+        show_progress: Print the notes of the check, and the progress.
         config_dir: A folder of your own config groups, as the flag `--config-dir`.
         config_name: The root config, as the flag `--config-name`.
 
@@ -89,7 +91,7 @@ def evaluate(
     if evaluation is not None:
         listed = [evaluation] if isinstance(evaluation, str) else evaluation
         chosen.append(f"evaluation=[{','.join(listed)}]")
-    with isolated(), with_data(data, arguments_of(chosen, config_dir, config_name)) as arguments:
+    with isolated(quiet=not show_progress), with_data(data, arguments_of(chosen, config_dir, config_name)) as arguments:
         results = evaluate_models(names, list(arguments.overrides), arguments)
     if results is None:
         what = "with check=true nothing is evaluated."

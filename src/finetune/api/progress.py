@@ -67,7 +67,11 @@ class Progress:
             yield text if source == "finetune" else f"{source}: {text}"
 
     def _show_step(self, status: RunStatus) -> None:
-        if not self._is_interactive or not status.step or status.state != "running":
+        if not self._is_interactive:
+            return
+        if status.state in ("pending", "requeued") and status.reason:  # in the queue of a cluster
+            self._rewrite(status.reason)
+        if not status.step or status.state != "running":
             return
         text = f"training, step {status.step:,}"
         loss = last_value(self._run.metrics_path, "loss")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from finetune.api.run_files import RunFiles
 from finetune.api.run_status import RunStatus
-from finetune.errors import Interrupted, RunFailed
+from finetune.errors import Interrupted, RunFailed, WaitTimeout
 
 if TYPE_CHECKING:
     from finetune.executors.base import Executor, RunOutcome
@@ -82,7 +82,7 @@ class LocalRun(RunFiles):
         Ctrl-C ends the waiting; the run continues.
 
         Raises:
-            TimeoutError: it has not ended after `timeout` seconds.
+            WaitTimeout: it has not ended after `timeout` seconds.
 
         Example:
             >>> finetune.get_run("default/first").wait().state
@@ -102,7 +102,8 @@ class LocalRun(RunFiles):
             if deadline is not None:
                 seconds = min(seconds, deadline - time.monotonic())
                 if seconds <= 0:
-                    raise TimeoutError(f"{self._path} has not ended after {timeout} seconds: it is {status.state}.")
+                    what = f"{self._path} has not ended after {timeout} seconds: it is {status.state}."
+                    raise WaitTimeout(what, "It continues; wait again, or cancel it.")
             time.sleep(seconds)
 
     def raise_unless_finished(self) -> None:

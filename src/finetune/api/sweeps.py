@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.api.run import LocalRun
 from finetune.api.run_status import RunStatus
 from finetune.api.table import Table
-from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunFailed
+from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunFailed, WaitTimeout
 
 if TYPE_CHECKING:
     from finetune.config.command_line import Arguments
@@ -105,7 +105,7 @@ class LocalSweep:
             show_progress: Print what the sweep prints.
 
         Raises:
-            TimeoutError: it has not ended after `timeout` seconds.
+            WaitTimeout: it has not ended after `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         shown = 0
@@ -118,7 +118,8 @@ class LocalSweep:
             if status.has_ended:
                 return status
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"the sweep {self._folder} has not ended after {timeout} seconds.")
+                what = f"the sweep {self._folder} has not ended after {timeout} seconds."
+                raise WaitTimeout(what, "It continues; wait again, or cancel it.")
             time.sleep(_POLL_SECONDS)
 
     def cancel(self) -> None:
