@@ -5,7 +5,7 @@ import polars
 import pytest
 
 from finetune.errors import CheckFailed, FinetuneError
-from tests.runs.made import make_run
+from tests.runs.made import living, make_run
 
 
 def test_a_finished_run_has_its_results(client, project):
@@ -91,6 +91,17 @@ def test_deleting_an_experiment_keeps_what_is_not_of_finetune(client, folder):
         client.delete_experiment("mine")
     assert (folder / "outputs/mine/notes.txt").read_text() == "mine"
     assert not (folder / "outputs/mine/one").exists()
+
+
+def test_an_experiment_with_an_active_run_is_not_deleted(client, folder):
+    make_run(folder / "outputs", "busy/done", "finished")
+    with living(make_run(folder / "outputs", "busy/now", "running")):
+        with pytest.raises(FinetuneError, match=r"busy/now is not removed: it is active"):
+            client.delete_experiment("busy")
+        assert client.get_run("now").status.state == "running"
+    assert len(client.list_runs()) == 2
+    client.delete_experiment("busy")
+    assert client.list_experiments() == []
 
 
 def test_a_run_without_results_says_so(client, folder):

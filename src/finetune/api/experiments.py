@@ -175,20 +175,12 @@ def delete_experiment(name: str, *, output_root: str | Path | None = None) -> No
         >>> "short-lived" in [experiment.name for experiment in finetune.list_experiments()]
         False
     """
-    from finetune.runs.delete import check_deletable, delete_run
+    from finetune.runs.delete import delete_run
     from finetune.runs.kept_data import remove_unused
-    from finetune.runs.registry import run_folders
 
     experiment = get_experiment(name, output_root=output_root)
     root = experiment.path.parent
-    runs = [path for path in run_folders(root) if path.parent == experiment.path]
-    for path in runs:
-        check_deletable(path, root)
-        if not LocalRun(path).status.has_ended:
-            raise FinetuneError(
-                f"the run {path} is not removed: it is active.", "Cancel it first; nothing was removed."
-            )
-    for path in runs:
+    for path in _deletable_runs(experiment):
         delete_run(path, root)
     for own in _OWN_FILES:
         (experiment.path / own).unlink(missing_ok=True)
@@ -200,6 +192,21 @@ def delete_experiment(name: str, *, output_root: str | Path | None = None) -> No
             what = f"{experiment.path} still has files that are not of finetune; its runs were removed."
             raise FinetuneError(what, "Remove them yourself if that is what you want.")
         experiment.path.rmdir()
+
+
+def _deletable_runs(experiment: LocalExperiment) -> list[Path]:
+    """Return the directories of all runs of an experiment; raises FinetuneError if one must not be deleted."""
+    from finetune.runs.delete import check_deletable
+    from finetune.runs.registry import run_folders
+
+    root = experiment.path.parent
+    paths = [path for path in run_folders(root) if path.parent == experiment.path]
+    for path in paths:
+        check_deletable(path, root)
+        if not LocalRun(path).status.has_ended:
+            what = f"the run {path} is not removed: it is active."
+            raise FinetuneError(what, "Cancel it first; nothing was removed.")
+    return paths
 
 
 def list_runs(
