@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -39,6 +40,17 @@ def say(text: str, style: str = "") -> None:
 def be_quiet() -> None:
     """Print nothing from now on: only the first process of a run prints."""
     console.quiet = errors.quiet = True
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Print nothing to standard output inside the `with`; errors are printed."""
+    before = console.quiet
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = before
 
 
 def alert(text: str) -> None:

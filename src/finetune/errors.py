@@ -74,6 +74,19 @@ class Interrupted(FinetuneError):
     exit_code = 130
 
 
+class RunFailed(RunError):
+    """A run that was waited for and failed: `reason` and `cause` as in its status, and the last lines of its log."""
+
+    def __init__(self, run: str, reason: str, cause: str | None, log_tail: str) -> None:
+        text = f"the run {run} failed: {reason or 'it wrote no reason.'}"
+        super().__init__(text, f"The end of its log:\n{log_tail}" if log_tail else "")
+        self.run, self.reason, self.cause, self.log_tail = run, reason, cause, log_tail
+
+
+class WaitTimeout(RunError, TimeoutError):
+    """A run that was waited for has not ended in time; it continues."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an exception, at most 300 characters, for a message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""`finetune.api`: checks and real runs of the tiny model, from a test that is like any program."""
+"""`import finetune`: checks and real runs of the tiny model, from a test that is like any program."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune import api
+import finetune
 from finetune.runs.delete import delete_run
 from finetune.runs.record import read_run
-from tests.conftest import write_pairs
+from tests.api.conftest import words
 
 HOST = """
 import json, os, signal, sys, threading
@@ -24,7 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 words = json.loads(sys.argv.pop())
 hydra.initialize(config_path=None, version_base="1.2", job_name="host")
 mine = GlobalHydra.instance()
-from finetune import api
+import finetune
 
 
 def state():
@@ -36,50 +36,37 @@ before, handles, results = state(), [], []
 
 
 def cell():
-    results.append(api.check([*words, "trainer.max_stepz=1"]))
-    results.append(api.check(words))
-    handles.append(api.start([*words, "name=thread"]))
+    results.append(finetune.check(*[*words, "trainer.max_stepz=1"]))
+    results.append(finetune.check(*words))
+    handles.append(finetune.fit(*[*words, "name=thread"], wait=False))
 
 
 thread = threading.Thread(target=cell)
 thread.start()
 thread.join()
-handles.append(api.start([*words, "name=main"]))
+handles.append(finetune.fit(*[*words, "name=main"], wait=False))
 assert state() == before
 assert hydra.compose(overrides=["+a=1"]).a == 1 and GlobalHydra.instance() is mine
 print(json.dumps([[result.ok for result in results], [handle.wait(200).state for handle in handles]]))
 """
 
 
-def words(model, *more):
-    return [
-        f"model.name={model}", "debug=tiny", "data.path=pairs.csv", "data.max_length=16", "evaluation=none",
-        "trainer.max_steps=3", "trainer.accelerator=cpu", "trainer.precision=32-true", *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    write_pairs(tmp_path / "pairs.csv")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_importing_it_is_quick_and_loads_no_library():
     program = (
-        "import sys, time; before = time.process_time(); import finetune.api; seconds = time.process_time() - before;"
-        "assert not {'torch', 'hydra', 'omegaconf', 'rich', 'numpy'} & set(sys.modules); print(seconds)"
+        "import sys, time; before = time.process_time(); import finetune; seconds = time.process_time() - before;"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'rich', 'numpy', 'pandas', 'pyarrow'} & set(sys.modules);"
+        "assert not heavy, heavy; print(seconds)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.1
 
 
 def test_a_check_returns_what_is_wrong_or_what_is_known_and_prints_nothing(folder, tiny_model, capfd):
-    result = api.check(words(tiny_model))
+    result = finetune.check(*words(tiny_model))
     assert result.ok and result.problems == []
     assert result.facts["training_pairs"] == 108
     assert any("Held out of training" in note for note in result.notes)
-    wrong = api.check(words(tiny_model, "trainer.max_stepz=1", "loss.temperature=0"))
+    wrong = finetune.check(*words(tiny_model, "trainer.max_stepz=1", "loss.temperature=0"))
     assert not wrong.ok
     assert {problem.where for problem in wrong.problems} == {"trainer.max_stepz=1", "loss.temperature"}
     assert not wrong.notes and not wrong.facts
@@ -92,8 +79,8 @@ def test_a_check_returns_what_is_wrong_or_what_is_known_and_prints_nothing(folde
         "=",
         "data.path=none.csv",
     ):
-        assert not api.check(words(tiny_model, mistake)).ok, mistake
-    assert not api.check([], config_dir=Path("nowhere")).ok
+        assert not finetune.check(*words(tiny_model, mistake)).ok, mistake
+    assert not finetune.check(config_dir=Path("nowhere")).ok
     assert capfd.readouterr() == ("", "")
     assert [path.name for path in folder.iterdir()] == ["pairs.csv"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -103,26 +90,26 @@ def test_a_check_in_a_process_that_is_training_is_a_problem_not_an_error(folder,
     from finetune.runner.process_state import preserve_process_state
 
     with preserve_process_state():
-        (problem,) = api.check(words(tiny_model)).problems
-        with pytest.raises(api.FinetuneError, match="already running finetune"):
-            api.start(words(tiny_model))
+        (problem,) = finetune.check(*words(tiny_model)).problems
+        with pytest.raises(finetune.FinetuneError, match="already running finetune"):
+            finetune.fit(*words(tiny_model), wait=False)
     assert "already running finetune" in problem.what
 
 
 def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
-    run = api.start(words(tiny_model, "name=first"))
+    run = finetune.fit(*words(tiny_model, "name=first"), wait=False)
     assert run.path == folder / "outputs/debug/first"
-    assert run.path.is_dir() and not run.status().has_ended
+    assert run.path.is_dir() and not run.status.has_ended
     with pytest.raises(TimeoutError, match="has not ended after 0"):
         run.wait(timeout=0)
     # From its start to its end the run belongs to its process: nothing else takes it for dead, or starts it again.
     assert read_run(run.path).state not in ("dead", "damaged")
-    with pytest.raises(api.FinetuneError, match="is in use by process"):
-        api.start(words(tiny_model, "name=first"))
-    with pytest.raises(api.FinetuneError, match="is in use by process"):
+    with pytest.raises(finetune.FinetuneError, match="is in use by process"):
+        finetune.fit(*words(tiny_model, "name=first"), wait=False)
+    with pytest.raises(finetune.FinetuneError, match="is in use by process"):
         delete_run(run.path, folder / "outputs")
-    with pytest.raises(api.FinetuneError, match=r"exists \(\w+\) and resume=never"):
-        api.start(words(tiny_model, "name=first", "resume=never"))
+    with pytest.raises(finetune.FinetuneError, match=r"exists \(\w+\) and resume=never"):
+        finetune.fit(*words(tiny_model, "name=first", "resume=never"), wait=False)
     status = run.wait(timeout=200)
     assert (status.state, status.reason, status.step, status.has_ended) == ("finished", "", 3, True)
     assert (run.path / "model/model.safetensors").is_file()
@@ -131,30 +118,30 @@ def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
     again = json.loads((run.path / "environment.json").read_text())["again"]
     assert "-m finetune train " in again and "trainer.max_steps=3" in again
     run.cancel()  # does nothing any more
-    assert run.status() == status
+    assert run.status == status
     assert capfd.readouterr() == ("", "")
-    with pytest.raises(api.FinetuneError, match="is finished; it is not trained again"):
-        api.start(words(tiny_model, "name=first"))
+    with pytest.raises(finetune.FinetuneError, match="is finished; it is not trained again"):
+        finetune.fit(*words(tiny_model, "name=first"), wait=False)
 
 
 def wait_until(condition, run):
     """Wait until a condition holds, while the run has not ended."""
     deadline = time.monotonic() + 100
     while not condition():
-        assert not run.status().has_ended, run.status()
+        assert not run.status.has_ended, run.status
         assert time.monotonic() < deadline, run.log_tail()
         time.sleep(0.05)
 
 
 def test_a_cancelled_run_saves_and_is_resumed_by_the_next_start(folder, tiny_model):
     long = words(tiny_model, "name=long", "trainer.max_steps=100000")
-    run = api.start(long)
+    run = finetune.fit(*long, wait=False)
     wait_until(lambda: (run.path / "metrics.jsonl").exists(), run)
     run.cancel()
     stopped = run.wait(timeout=200)
     assert stopped.state == "interrupted" and "SIGTERM" in stopped.reason
     assert (run.path / f"checkpoints/step-{stopped.step:08d}.ckpt").exists()
-    again = api.start(long)
+    again = finetune.fit(*long, wait=False)
     assert again.path == run.path
     wait_until(lambda: "resuming from step" in again.log_tail(1000), again)
     again.cancel()
@@ -162,7 +149,7 @@ def test_a_cancelled_run_saves_and_is_resumed_by_the_next_start(folder, tiny_mod
 
 
 def test_a_run_that_is_cancelled_at_once_is_interrupted(folder, tiny_model):
-    run = api.start(words(tiny_model, "name=early"))
+    run = finetune.fit(*words(tiny_model, "name=early"), wait=False)
     run.cancel()
     status = run.wait(timeout=200)
     assert status.state == "interrupted"
@@ -173,21 +160,13 @@ def test_a_run_that_is_cancelled_at_once_is_interrupted(folder, tiny_model):
 
 
 def test_a_run_that_cannot_be_started_raises_and_leaves_nothing(folder, tiny_model):
-    with pytest.raises(api.CheckFailed) as refused:
-        api.start(words(tiny_model, "optimizer.lrr=1"))
+    with pytest.raises(finetune.CheckFailed) as refused:
+        finetune.fit(*words(tiny_model, "optimizer.lrr=1"), wait=False)
     assert [problem.where for problem in refused.value.problems] == ["optimizer.lrr=1"]
     for mistake in ("check=true", "dry_run=true", "sweep.parallel=2"):
-        with pytest.raises(api.CheckFailed):
-            api.start(words(tiny_model, mistake))
+        with pytest.raises(finetune.CheckFailed):
+            finetune.fit(*words(tiny_model, mistake), wait=False)
     assert [path.name for path in folder.iterdir()] == ["pairs.csv"]
-
-
-def test_a_run_that_fails_has_its_reason(folder, tiny_model, monkeypatch):
-    boom = "class Boom(Callback):\n    def on_train_start(self, *_):\n        raise ValueError('injected')\n"
-    (folder / "mine.py").write_text(f"from pytorch_lightning import Callback\n\n{boom}")
-    monkeypatch.setenv("FINETUNE_ALLOW", "mine")
-    status = api.start(words(tiny_model, "+callbacks.boom._target_=mine.Boom")).wait(timeout=200)
-    assert (status.state, status.reason) == ("failed", "ValueError: injected")
 
 
 @pytest.mark.thorough  # in `make test` tests/runner/test_process_state.py calls a run in the same way
@@ -202,7 +181,7 @@ def test_it_works_from_a_thread_beside_a_hydra_app_and_leaves_the_process_as_it_
 
 def test_threads_that_check_at_the_same_time_wait_for_each_other(folder, tiny_model):
     results = []
-    threads = [threading.Thread(target=lambda: results.append(api.check(words(tiny_model)).ok)) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: results.append(finetune.check(*words(tiny_model)).ok)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -217,21 +196,20 @@ def test_a_job_is_submitted_to_slurm_and_followed_in_its_queue(folder, tiny_mode
         (commands / name).write_text(f'#!/bin/sh\necho "$@" >> "$0.calls"\necho "{answer}"\n')
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    run = api.start(words(tiny_model, "hydra/launcher=slurm", "name=job"))
+    run = finetune.fit(*words(tiny_model, "hydra/launcher=slurm", "name=job"), wait=False)
     assert run.path == folder / "outputs/debug/job"
     assert json.loads((run.path / "job.json").read_text())["id"] == "7"
-    status = run.status()
+    status = run.status
     assert (status.state, status.reason) == ("pending", "Job 7 is waiting in the queue (Priority).")
-    with pytest.raises(api.FinetuneError, match="is pending as job 7"):
-        api.start(words(tiny_model, "hydra/launcher=slurm", "name=job"))
+    with pytest.raises(finetune.FinetuneError, match="is pending as job 7"):
+        finetune.fit(*words(tiny_model, "hydra/launcher=slurm", "name=job"), wait=False)
     run.cancel()
     assert (commands / "scancel.calls").read_text() == "7\n"
     (commands / "squeue").write_text("#!/bin/sh\necho '7|CANCELLED|None'\n")
     assert run.wait(timeout=20).state == "interrupted"
 
 
-@pytest.mark.parametrize("overrides", ["data.path=pairs.csv", [3]])
-def test_overrides_that_are_no_list_of_texts_are_a_type_error(overrides):
-    for call in (api.check, api.start):
-        with pytest.raises(TypeError, match="must be a list of texts"):
-            call(overrides)
+def test_an_override_that_is_no_text_is_a_type_error():
+    for call in (finetune.check, finetune.fit, finetune.compose, finetune.sweep):
+        with pytest.raises(TypeError, match="an override is a text"):
+            call(3)

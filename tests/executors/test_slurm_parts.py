@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.api import RunHandle
+from finetune.api.run import LocalRun
 from finetune.config.check import check, check_overrides
 from finetune.config.command_line import Arguments
 from finetune.errors import FinetuneError
@@ -326,10 +326,10 @@ def test_a_job_that_slurm_does_not_cancel_raises_and_keeps_running(tmp_path, com
     commands("scancel", code=1, errors="scancel: error: Access denied\n")
     executor = slurm_executor(run)
     with pytest.raises(FinetuneError, match="did not cancel 7: Access denied"):
-        RunHandle(run.path, executor).cancel()
+        LocalRun(run.path, executor).cancel()
     assert executor.running() == [run.path]
     commands("scancel")
-    RunHandle(run.path, executor).cancel()
+    LocalRun(run.path, executor).cancel()
     assert executor.running() == []
 
 

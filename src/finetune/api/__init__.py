@@ -1,32 +1,24 @@
-"""finetune for programs: check a config and start runs, without a command line.
+"""The Python API: what `import finetune` offers. Everything here is an attribute of the package `finetune`.
 
-    from finetune import api
+    import finetune
 
-    result = api.check(["data.path=pairs.csv"])
-    if not result.problems:
-        run = api.start(["data.path=pairs.csv", "name=first"])
-        print(run.wait().state, run.path)
+    result = finetune.check("model=bert", data="pairs.csv")
+    run = finetune.fit("model=bert", data="pairs.csv", name="first")
+    print(run.metrics)
 
-Overrides are those of `finetune train`. Importing this package imports neither torch nor Hydra.
+Overrides are those of `finetune train`. A run is always a process of its own, or a job of a cluster.
 
-`check` and `start` restore the state of the process when they return. Until then sys.stdout and sys.stderr, the filters
-of warnings, logging, the environment variables and Hydra's global state are changed for all threads of the program:
-what another thread prints, logs or starts meanwhile may be affected. Calls from several threads wait for each other.
-In a process that is already running finetune (`finetune.cli.train.main` in another thread) `start` raises
-FinetuneError, and `check` returns it as a problem.
+While a function checks something, sys.stdout and sys.stderr, the filters of warnings, logging, the environment
+variables and Hydra's global state are changed for all threads of the program, and restored afterwards: what another
+thread prints, logs or starts meanwhile may be affected. Calls from several threads wait for each other. In a process
+that is already running finetune (`finetune.cli.train.main` in another thread) they raise FinetuneError, and `check`
+returns it as a problem.
 """
 
-from finetune.api.launch import CheckResult, check, start
-from finetune.api.run_handle import RunHandle, RunStatus
-from finetune.errors import CheckFailed, FinetuneError, Problem
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CheckFailed",
-    "CheckResult",
-    "FinetuneError",
-    "Problem",
-    "RunHandle",
-    "RunStatus",
-    "check",
-    "start",
-]
+if TYPE_CHECKING:
+    import finetune
+    from finetune.api.protocols import Client
+
+    _client: Client = finetune  # so that the functions of this machine stay those of a server

@@ -25,6 +25,7 @@ ADVICE = {
     "nul": "Remove it; many of them indicate that the file is utf-16 (data.encoding=utf-16).",
     "long": "If it is intended, raise data.max_cell_characters.",
     "json": 'Every line must be one JSON object, such as {"anchor": "...", "positive": "..."}.',
+    "row": "Every row must be a dict, or a tuple of as many values.",
     "array": 'Every row must be an array of as many values, such as ["...", "..."].',
     "type": "Every row of a column must be of the same kind.",
     "empty": "Every row needs it.",

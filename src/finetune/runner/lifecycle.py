@@ -112,6 +112,7 @@ def _record_end(run: RunDirectory, error: BaseException, first_step: int = 0) ->
         _write_status(run, "failed", explained.what, cause_of(error))
         return explained
     _write_status(run, "failed", f"{type(error).__name__}: {error}", cause_of(error))
+    log("".join(traceback.format_exception(error)).rstrip())
     return error
 
 

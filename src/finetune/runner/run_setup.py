@@ -18,7 +18,7 @@ from finetune.config.compose import compose
 from finetune.config.differences import ABSENT, changes, value_of
 from finetune.config.home import expand_home
 from finetune.config.hydra_node import DEFAULT_FOLDER, folder_is_set
-from finetune.config.quoting import quoted, typed
+from finetune.config.quoting import literal, quoted, typed
 from finetune.config.types import seconds_of
 from finetune.console import say
 from finetune.errors import FinetuneError, RunError
@@ -163,7 +163,7 @@ def record_time_limit(cfg: DictConfig, run: RunDirectory) -> None:
     key = "trainer.max_time"
     if any(text.startswith("+") for text in old):
         key = f"++{key}"
-    new = [f"{key}={_as_override_value(now)}"]
+    new = [f"{key}={literal(now)}"]
     if isinstance(now, dict):
         new.insert(0, f"{key}=null")  # Hydra would merge it with one of a recipe, or of trainer={max_time: ...}
     kept = [text for text in overrides if text not in old]
@@ -175,12 +175,6 @@ def _limit(tree: Any) -> Any:
     """Return `trainer.max_time` of a config; None, which means no limit, if it has no such key."""
     found = value_of(tree, "trainer.max_time")
     return None if found is ABSENT else found
-
-
-def _as_override_value(limit: str | dict[str, float] | None) -> str:
-    if isinstance(limit, dict):
-        return "{" + ",".join(f"{unit}:{count}" for unit, count in limit.items()) + "}"
-    return "null" if limit is None else quoted(limit)
 
 
 def check_same_run(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:

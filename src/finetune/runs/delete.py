@@ -11,6 +11,7 @@ from pathlib import Path
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import explained
 from finetune.runs.directory import RunDirectory
+from finetune.runs.kept_data import FOLDER, remove_unused
 from finetune.runs.record import ENDED, is_run, read_run
 
 _TRASH = ".removed-"  # prefix of a run that is being deleted; names of runs never start with a dot
@@ -48,9 +49,19 @@ def delete_run(path: Path, root: Path) -> None:
         trash = path.with_name(f"{_TRASH}{path.name[:100]}.{secrets.token_hex(4)}")
         with explained(f"remove {path}"):
             path.rename(trash)
+            uses_kept_data = _uses_kept_data(trash)
             shutil.rmtree(trash)
+    if uses_kept_data:
+        remove_unused(root)
     # Also those of earlier deletions that were killed.
     for leftover in path.parent.glob(f"{_TRASH}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: it contains other runs
         path.parent.rmdir()
+
+
+def _uses_kept_data(path: Path) -> bool:
+    try:
+        return f"/{FOLDER}/".encode() in RunDirectory(path).overrides_path.read_bytes()
+    except OSError:
+        return False

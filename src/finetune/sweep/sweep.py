@@ -118,6 +118,37 @@ class Progress:
         return self.scheduler.ranking.ranked(list(self.results.values()))
 
 
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep whose trials have been checked; of a search `trials` are those at the ends of its intervals."""
+
+    space: SearchSpace
+    planner: Planner
+    configs: list[DictConfig]
+    settings: SweepSettings
+    trials: list[Trial]
+
+
+def plan_sweep(arguments: Arguments) -> SweepPlan:
+    """Check every trial of a sweep.
+
+    Raises:
+        CheckFailed: a trial has a mistake.
+    """
+    space = read_search_space(arguments)
+    candidates = space.one_at_a_time() if space.is_search else space.grid()
+    planner = Planner(arguments)
+    configs = planner.check(candidates)
+    signals.raise_on_interrupt()
+    settings: SweepSettings = build(configs[0].sweep, "sweep")
+    if space.is_search:
+        problems = check_search(configs[0], settings)
+        if problems:
+            raise CheckFailed(problems)
+    problems = check_resources(configs, settings.parallel, share_gpus=settings.share_gpus)
+    return SweepPlan(space, planner, configs, settings, planner.trials(candidates, configs, problems))
+
+
 def sweep(arguments: Arguments, make_executor: ExecutorFactory = executor_from_config) -> int:
     """Check every trial, run those that are not finished, and rank all; return 1 if any failed, else 0.
 
@@ -125,19 +156,9 @@ def sweep(arguments: Arguments, make_executor: ExecutorFactory = executor_from_c
         CheckFailed: a trial has a mistake; nothing was started.
         Interrupted: the sweep was stopped; its trials too, unless their executor lets them continue.
     """
-    space = read_search_space(arguments)
-    candidates = space.one_at_a_time() if space.is_search else space.grid()
-    planner = Planner(arguments)
-    configs = planner.check(candidates)
-    signals.raise_on_interrupt()
+    plan = plan_sweep(arguments)
+    space, planner, configs, settings, trials = plan.space, plan.planner, plan.configs, plan.settings, plan.trials
     cfg = configs[0]
-    settings: SweepSettings = build(cfg.sweep, "sweep")
-    if space.is_search:
-        problems = check_search(cfg, settings)
-        if problems:
-            raise CheckFailed(problems)
-    problems = check_resources(configs, settings.parallel, share_gpus=settings.share_gpus)
-    trials = planner.trials(candidates, configs, problems)
     if cfg.check:
         _say_fine(len(trials))
         return 0

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from finetune.data.arrays import Ints
 
 SAMPLE = 20
+# The entry in the metadata of a Parquet file that finetune wrote from a table whose columns had no names.
+WITHOUT_NAMES = b"finetune.without_names"
 BATCH_ROWS = 1 << 13  # few, so that a file that expands without limit is detected before it fills memory
 
 
@@ -42,11 +44,11 @@ class ParquetFile:
     def head(self) -> Head:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
         with explain_damage(self.file.shown, "Parquet"), self._open() as parquet:
-            names = parquet.schema_arrow.names
+            names, metadata = parquet.schema_arrow.names, parquet.schema_arrow.metadata or {}
             if not names:
                 return Head([], [])
             first = next(parquet.iter_batches(batch_size=SAMPLE), None)
-            return Head(names, sample_rows(first))
+            return Head(names, sample_rows(first), named=WITHOUT_NAMES not in metadata)
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns, row groups in parallel."""

@@ -1,4 +1,4 @@
-"""Tables in memory: Arrow tables, pandas and Polars data frames, dicts of columns, lists of dicts."""
+"""Tables in memory: Arrow tables, pandas and Polars data frames, dicts of columns, lists of dicts or of tuples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 SAMPLE = 20
 VERSION = 1  # of converting values to columns; a new version invalidates the cache
 KEY = "data.path"
+_ROWS = "the list of rows"
 Column = Callable[[str], Any]
 
 
 class TableSource:
     """A table in memory; `column(name)` returns one of its columns: a list, an array, or an Arrow array.
 
-    `invalid` are the types of rows that are not dicts, by index from 0; the columns do not contain them.
+    `invalid` says what is wrong with rows that the columns do not contain, by index from 0.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class TableSource:
         from finetune.data.arrow_types import to_canonical_table
 
         for number, what in self._invalid.items():
-            bad.add(RowLocation(self.shown, number + 1), None, "json", f"is of type {what}, not a dict")
+            bad.add(RowLocation(self.shown, number + 1), None, "row", what)
         columns = {name: self._column(name) for name in names}
         length = len(columns[names[0]]) + len(self._invalid)
         rows: Sequence[int] = range(length)
@@ -202,20 +203,47 @@ def from_columns(columns: Mapping[Any, Any]) -> TableSource:
 
 
 def from_rows(rows: Sequence[Any]) -> TableSource:
-    """Return the source of a list of dicts; a key that a row lacks is a missing value there.
+    """Return the source of a list of dicts, or of tuples, whose columns have no names unless they are named tuples.
+
+    A key that a dict lacks is a missing value there.
 
     Raises:
-        CheckFailed: it contains no dict.
+        CheckFailed: it contains no dict and no tuple.
     """
-    shown = "the list of rows"
-    invalid = {index: type(row).__name__ for index, row in enumerate(rows) if not isinstance(row, Mapping)}
+    if any(isinstance(row, Mapping) for row in rows):
+        return _from_dicts(rows)
+    if not any(_is_tuple(row) for row in rows):
+        content = f"a {type(rows[0]).__name__}" if rows else "nothing"
+        advice = 'A row is a dict such as {"anchor": "...", "positive": "..."}, or a tuple such as ("...", "...").'
+        fail(KEY, f"{_ROWS} holds {content}, and no dict.", advice)
+    return _from_tuples(rows)
+
+
+def _from_dicts(rows: Sequence[Any]) -> TableSource:
+    invalid = {}
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            invalid[index] = f"is of type {type(row).__name__}, not a dict"
     good = [row for row in rows if isinstance(row, Mapping)]
     keys = {str(name): name for row in good for name in row}
-    if not keys:
-        content = f"a {type(rows[0]).__name__}" if rows else "nothing"
-        fail(
-            KEY,
-            f"{shown} holds {content}, and no dict.",
-            'A row is a dict such as {"anchor": "...", "positive": "..."}.',
-        )
-    return TableSource(shown, list(keys), lambda name: [row.get(keys[name]) for row in good], invalid=invalid)
+    return TableSource(_ROWS, list(keys), lambda name: [row.get(keys[name]) for row in good], invalid=invalid)
+
+
+def _from_tuples(rows: Sequence[Any]) -> TableSource:
+    first = next(row for row in rows if _is_tuple(row))
+    named = hasattr(first, "_fields")
+    names = list(first._fields) if named else [str(index + 1) for index in range(len(first))]
+    good, invalid = [], {}
+    for index, row in enumerate(rows):
+        if not _is_tuple(row):
+            invalid[index] = f"is of type {type(row).__name__}, not a tuple"
+        elif len(row) != len(names):
+            invalid[index] = f"has {len(row)} values, and the first row has {len(names)}"
+        else:
+            good.append(row)
+    places = {name: place for place, name in enumerate(names)}
+    return TableSource(_ROWS, names, lambda name: [row[places[name]] for row in good], named=named, invalid=invalid)
+
+
+def _is_tuple(row: Any) -> bool:
+    return isinstance(row, tuple | list)

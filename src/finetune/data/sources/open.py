@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from finetune.config.home import expand_home
 from finetune.config.suggest import did_you_mean
@@ -29,6 +29,9 @@ from finetune.data.sources.remote import fetch, is_url, redacted_url
 from finetune.errors import CheckFailed, Problem
 from finetune.runs.atomic import explained
 
+if TYPE_CHECKING:
+    from finetune.data.sources.memory import TableSource
+
 KEY = "data.path"
 ALL_FORMATS = ("auto", *FORMATS, "hub", "beir", "images", "meshes")
 _FOLDERS = ("beir", "images", "meshes", "vectors")  # formats that `_open_folder` opens
@@ -39,7 +42,8 @@ def open_source(what: Any, options: ReadOptions, key: str = KEY) -> Source:
     """Return the source that reads `what`, with passages converted to texts (`passages.py`).
 
     `what` is a path, a URL or a pattern of either, a list of these, an open file, a pandas or Polars data frame, an
-    Arrow table, a `datasets.Dataset`, a list of dicts, or a dict of columns. `key` is the setting that named it.
+    Arrow table, a `datasets.Dataset`, a list of dicts or of tuples, or a dict of columns. `key` is the setting that
+    named it.
 
     Raises:
         CheckFailed: it is missing, cannot be read or has an unsupported type; or with all problems of the options.
@@ -59,7 +63,7 @@ def _open(what: Any, options: ReadOptions, key: str) -> Source:
         return _open_handle(what, options, key)
     if isinstance(what, Sequence) and what and all(isinstance(path, str | Path) for path in what):
         return _open_paths(list(map(str, what)), options, key)
-    return _open_in_memory(what, key)
+    return open_in_memory(what, key)
 
 
 def _check_format(name: str) -> list[Problem]:
@@ -69,8 +73,12 @@ def _check_format(name: str) -> list[Problem]:
     return [Problem("data.format", f"there is no format '{name}'.", advice)]
 
 
-def _open_in_memory(what: Any, key: str) -> Source:
-    """Return the source of an object, detected by its attributes: no library is imported for that."""
+def open_in_memory(what: Any, key: str = KEY) -> TableSource:
+    """Return the source of an object, detected by its attributes: no library is imported for that.
+
+    Raises:
+        CheckFailed: it holds no table.
+    """
     from finetune.data.sources import memory
 
     library = type(what).__module__.partition(".")[0]
@@ -88,7 +96,7 @@ def _open_in_memory(what: Any, key: str) -> Source:
         return memory.from_columns(what)
     if not isinstance(what, Sequence) or isinstance(what, bytes):
         shown = f"{type(what).__module__}.{type(what).__qualname__}".removeprefix("builtins.")
-        advice = "Give a path, a frame, an Arrow table, a list of dicts, a dict of columns or an open file."
+        advice = "Give a path, a frame, an Arrow table, a list of dicts or tuples, or a dict of columns."
         fail(key, f"an object of type {shown} holds no data that can be read.", advice)
     return memory.from_rows(what)
 
