@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from finetune import api
+import finetune
 from finetune.cli.app import app
 from finetune.config.check import check as check_config
 from finetune.config.command_line import Arguments
@@ -50,7 +50,7 @@ def check_command(words: list[str], executed: bool) -> None:
         overrides, _ = read_search_space(Arguments([word for word in overrides if word != "-m"])).one_at_a_time()[0]
     if executed:
         # With the data: the files that the page shows.
-        found = api.check(overrides)
+        found = finetune.check(*overrides)
         assert not found.problems, (overrides, found.problems)
     else:
         # Paths are those of the reader.
