@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune import devices
 from finetune.errors import FinetuneError
 from finetune.evaluation.bf16_prefilter import Bf16Prefilter, CandidatePairs, pad_rows
 
@@ -30,8 +31,8 @@ def top_k(
     """Return the k documents with the highest dot product for every query, as (scores_Qk float32, index_Qk int64).
 
     Scores descend; of equal scores the smaller index is first, also at the cut-off. With fewer than k documents all are
-    returned. Computed in fp32 on `device`, by default that of the queries, to which the corpus is moved in parts;
-    `block` is the number of scores in memory at the same time.
+    returned. Computed in fp32 on `device`, by default that of the queries, to which the corpus is moved, in parts if
+    it is large; `block` is the number of scores in memory at the same time.
 
     Raises:
         FinetuneError: the corpus is empty, or the embeddings are not finite or differ in width.
@@ -39,6 +40,8 @@ def top_k(
     queries_QD, corpus_MD = torch.as_tensor(queries_QD), torch.as_tensor(corpus_MD)
     check_embeddings(queries_QD, corpus_MD)
     queries_QD = queries_QD.to(device or queries_QD.device)
+    if queries_QD.is_cuda and corpus_MD.nbytes <= devices.of(queries_QD.device).available() // 2:
+        corpus_MD = corpus_MD.to(queries_QD.device)  # once, and not for every block of queries
     k = min(k, len(corpus_MD))
     with torch.no_grad(), _full_precision(queries_QD.device.type):
         prefilter = None
