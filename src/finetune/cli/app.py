@@ -200,6 +200,26 @@ def export(
 
 
 @app.command()
+def push(
+    model: str = _MODEL,
+    repo: str = typer.Argument(..., metavar="ORG/NAME", help="The repository to create on the hub."),
+    public: bool = typer.Option(False, "--public", help="Everybody can see it; default: private."),
+    update: bool = typer.Option(False, "--update", help="Replace files of a repository that exists."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
+) -> None:
+    """Upload a model, its card and its exports to a private repository of the Hugging Face hub, after confirmation.
+
+    The token is that of `hf auth login`, or HF_TOKEN. Pickles and code are refused. Read the card first (README.md):
+    it has the command that the model was trained with. After the upload the checksums on the hub are compared.
+
+    Example: finetune push my_run my-team/my-model
+    """
+    from finetune.cli.push import main as push_model
+
+    raise typer.Exit(push_model(model, repo, public=public, update=update, yes=yes))
+
+
+@app.command()
 def doctor(
     run: str | None = typer.Argument(None, metavar="[RUN]", help="With --report: the run that the report is about."),
     root: Path | None = _ROOT,

@@ -42,7 +42,7 @@ def _table(result: ExportResult) -> Table:
     from rich.table import Table
 
     from finetune.evaluation.metric_names import format_change, format_value
-    from finetune.formats.card import format_size
+    from finetune.formats.targets import format_size
 
     metrics = [metric for exported in result.formats.values() for _, metric in exported.changes]
     table = Table(title=f"{result.original.name}, on this machine's CPU", title_justify="left")

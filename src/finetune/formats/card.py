@@ -14,6 +14,7 @@ import finetune
 from finetune.evaluation.bootstrap import Change
 from finetune.evaluation.metric_names import format_change, format_value
 from finetune.formats.measure import Difference, Speed
+from finetune.formats.targets import format_size
 from finetune.report.report_data import change_data
 from finetune.runs.atomic import read_mapping, to_json, write_text_atomically
 from finetune.runs.environment import describe_machine
@@ -152,8 +153,3 @@ def _metric_row(name: str, change: Mapping[str, Any]) -> str:
         interval = f"{format_change(change['low'])} to {format_change(change['high'])}"
     values = f"{format_value(change['before'])} | {format_value(change['after'])}"
     return f"| {name} | {change['evaluation']} | {change['metric']} | {values} | {interval} |"
-
-
-def format_size(size: int) -> str:
-    """Return a number of bytes in MB."""
-    return f"{size / 1e6:,.1f} MB"
