@@ -101,6 +101,7 @@ def compare_embeddings(original_ND: Floats, exported_ND: Floats, precision: Prec
 def _min_cosine(a_ND: Floats, b_ND: Floats) -> float:
     if a_ND.shape[1] == 1:
         return float("nan")
-    norms_N = np.linalg.norm(a_ND, axis=1) * np.linalg.norm(b_ND, axis=1)
-    is_nonzero_N = norms_N > 0
-    return float(((a_ND * b_ND).sum(1)[is_nonzero_N] / norms_N[is_nonzero_N]).min())
+    norms_N2 = np.stack([np.linalg.norm(a_ND, axis=1), np.linalg.norm(b_ND, axis=1)], axis=1)
+    is_any_N = norms_N2.any(1)  # both are zero for a text without tokens
+    cosine_N = (a_ND * b_ND).sum(1) / np.maximum(norms_N2.prod(1), np.finfo(np.float32).tiny)
+    return float(cosine_N[is_any_N].min(initial=1.0))
