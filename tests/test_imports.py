@@ -22,7 +22,7 @@ LAYERS = [
     ["api", "doctor"],
     ["sweep"],
     ["executors"],
-    ["runner"],
+    ["runner", "formats"],
     ["preflight", "training"],
     ["export", "report", "analysis"],
     ["formats"],

@@ -32,6 +32,14 @@ _EXTRA_ARGS_AND_HELP = {**_EXTRA_ARGS, "help_option_names": []}
 _RUNS = typer.Argument(None, metavar="RUN", help="Names as in finetune runs show, or paths.", show_default=False)
 _ROOT = typer.Option(None, metavar="FOLDER", help="The folder that holds all runs (output_root); default: outputs.")
 
+_MODEL = typer.Argument(..., metavar="MODEL", help="A run, a folder, a hub id, or an artifact (zip).")
+_FORMATS = typer.Argument(
+    ..., metavar="FORMAT...", help="onnx, onnx-fp16, onnx-int8, openvino, openvino-int8, fp16, bf16 (safetensors)."
+)
+_OUT = typer.Option(
+    None, metavar="FOLDER", help="Copy the model to this folder and export there; default: into the model's folder."
+)
+
 
 def _print_version(requested: bool) -> None:
     if requested:
@@ -165,6 +173,50 @@ def report(
     from finetune.cli.report import report as make_report
 
     make_report(runs or [], root, show=show, as_json=as_json)
+
+
+@app.command()
+def export(
+    model: str = _MODEL,
+    formats: list[str] = _FORMATS,
+    out: Path | None = _OUT,
+    max_loss: float = typer.Option(0.01, help="Largest loss of the headline metric, such as nDCG@10."),
+    evaluation: bool = typer.Option(True, "--evaluation/--no-evaluation", help="Measure the headline metric again."),
+) -> None:
+    """Export a model to ONNX, OpenVINO or another precision, and verify each export against the model.
+
+    ONNX and OpenVINO files are written where sentence-transformers looks for them; fp16 and bf16 are folders next to
+    the model. An export whose embeddings differ too much, or which loses more than --max-loss on the data that the run
+    held out, is not kept, and the exit code is 1. Size, speed, differences and metrics are written to export.json and
+    to the model card.
+
+    Example: finetune export my_run onnx onnx-int8
+
+    Example: finetune export BAAI/bge-small-en-v1.5 openvino --out bge-openvino --no-evaluation
+    """
+    from finetune.cli.export import main as export_model
+
+    raise typer.Exit(export_model(model, formats, out, max_loss=max_loss, evaluation=evaluation))
+
+
+@app.command()
+def push(
+    model: str = _MODEL,
+    repo: str = typer.Argument(..., metavar="ORG/NAME", help="The repository to create on the hub."),
+    public: bool = typer.Option(False, "--public", help="Everybody can see it; default: private."),
+    update: bool = typer.Option(False, "--update", help="Replace files of a repository that exists."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
+) -> None:
+    """Upload a model, its card and its exports to a private repository of the Hugging Face hub, after confirmation.
+
+    The token is that of `hf auth login`, or HF_TOKEN. Pickles and code are refused. Read the card first (README.md):
+    it has the command that the model was trained with. After the upload the checksums on the hub are compared.
+
+    Example: finetune push my_run my-team/my-model
+    """
+    from finetune.cli.push import main as push_model
+
+    raise typer.Exit(push_model(model, repo, public=public, update=update, yes=yes))
 
 
 @app.command()

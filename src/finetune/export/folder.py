@@ -30,7 +30,7 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Ma
             folder.rename(old)
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        os_error = _as_os_error(error)
+        os_error = as_os_error(error)
         raise explain(os_error, f"save the model to {folder}") from os_error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -38,7 +38,8 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Ma
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _as_os_error(error: OSError | SafetensorError) -> OSError:
+def as_os_error(error: OSError | SafetensorError) -> OSError:
+    """Return the error of the system behind an error of writing weights."""
     if isinstance(error, OSError):
         return error
     # safetensors reports an error of the system only in its text: "... (os error 28)".

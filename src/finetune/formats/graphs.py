@@ -1,6 +1,7 @@
 """The part of an encoder that an exported file holds: its tensors in, hidden states, scores or embeddings out.
 
-sentence-transformers pools, projects and normalizes outside of the file, so a text encoder's graph is its backbone.
+sentence-transformers pools, projects and normalizes outside of the file, so the graph of an encoder of texts or images
+is its backbone. The towers of CLIP have their projection, and a static table is a graph as a whole.
 
 Shapes: N texts or images, t tokens of the longest, D width.
 """
@@ -71,14 +72,16 @@ def graphs_of(encoder: Encoder) -> list[Graph]:
             _image_graph(encoder, _ImageTower(encoder.backbone), "vision_model", "image_embeds"),
         ]
     if isinstance(encoder, ImageEncoder):
-        return [_image_graph(encoder, _Pixels(encoder), "model", "image_embeds")]
+        output = "pooler_output" if encoder.pooling is None else "last_hidden_state"
+        return [_image_graph(encoder, _ImageStates(encoder.backbone, output), "model", output)]
     kind = type(encoder).__name__
     raise FinetuneError(f"a {kind} cannot be exported: {_REASONS.get(kind, 'its kind is not supported.')}")
 
 
 def backbone_folder(encoder: Encoder) -> Path:
     """Return the folder of the first module of an encoder, next to which its files are looked for."""
-    return Path(str(encoder._st_config.backbone))  # type: ignore[union-attr]
+    st_config: Any = encoder._st_config
+    return Path(st_config.backbone)
 
 
 def _plain_backbone(encoder: TextEncoder | CrossEncoder, auto: str, settings: dict[str, Any]) -> Any:
@@ -189,12 +192,13 @@ class _ImageTower(nn.Module):
         return embeds
 
 
-class _Pixels(nn.Module):
-    """An image encoder as a whole: embeddings `(N, D)`."""
+class _ImageStates(nn.Module):
+    """An image backbone, reduced to the output that the encoder pools: states of patches, or what it pools itself."""
 
-    def __init__(self, encoder: ImageEncoder) -> None:
+    def __init__(self, backbone: Any, output: str) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.backbone, self.output = backbone, output
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.encoder(pixel_values)  # type: ignore[no-any-return]
+        states: Tensor = getattr(self.backbone(pixel_values=pixel_values), self.output)
+        return states

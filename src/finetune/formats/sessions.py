@@ -97,9 +97,9 @@ def exported_encoder(encoder: Encoder, sessions: Mapping[str, Session]) -> Encod
     elif isinstance(exported, TextImageEncoder):
         exported.backbone = _Towers(encoder.backbone, sessions["text_model"], sessions["vision_model"])
     elif isinstance(exported, StaticEncoder):
-        exported.forward = partial(_embed_texts, sessions["model"])  # type: ignore[method-assign]
+        exported.forward = partial(_embed_texts, sessions["model"], encoder.normalize)  # type: ignore[method-assign]
     else:
-        exported.forward = partial(_embed_images, sessions["model"])  # type: ignore[method-assign]
+        exported.backbone = _ImageBackbone(encoder.backbone, sessions["model"])
     return exported
 
 
@@ -128,6 +128,20 @@ class _Backbone(nn.Module):
         return SimpleNamespace(last_hidden_state=output, logits=output)
 
 
+class _ImageBackbone(nn.Module):
+    """Takes the place of an image backbone: states of patches, or what the backbone pools itself, by its session."""
+
+    def __init__(self, original: Any, session: Session) -> None:
+        super().__init__()
+        self.config, self._session = original.config, session
+        self._weight = next(original.parameters())  # only to say where this module is
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        """Return the output where transformers has it."""
+        output = _run(self._session, {"pixel_values": pixel_values})
+        return SimpleNamespace(last_hidden_state=output, pooler_output=output)
+
+
 class _Towers(nn.Module):
     """Takes the place of the two towers of CLIP and similar models."""
 
@@ -145,13 +159,10 @@ class _Towers(nn.Module):
         return _run(self._image, {"pixel_values": pixel_values})
 
 
-def _embed_texts(session: Session, values: Tensor, lengths_N: Ints, *_: object) -> Tensor:
+def _embed_texts(session: Session, normalize: bool, values: Tensor, lengths_N: Ints, *_: object) -> Tensor:
     packing = Packing(lengths_N, values.device)
-    return _run(session, {"input_ids": packing.pad(values), "attention_mask": packing.mask().long()})
-
-
-def _embed_images(session: Session, values: Tensor, *_: object) -> Tensor:
-    return _run(session, {"pixel_values": values})
+    emb_ND = _run(session, {"input_ids": packing.pad(values), "attention_mask": packing.mask().long()})
+    return nn.functional.normalize(emb_ND, dim=1) if normalize else emb_ND
 
 
 def _run(session: Session, tensors: Mapping[str, Tensor | None]) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import logging
+import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +24,34 @@ from finetune.formats.targets import Target
 _OPSET = 18
 
 
-def write_graph(graph: Graph, target: Target, path: Path) -> None:
-    """Write a graph in a format; `path` is replaced when it is complete, with the files that belong to it.
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Write a graph as ONNX in fp32; beyond 2 GB its weights are in a file next to it.
 
     Raises:
         FinetuneError: the exporter does not support an operation of the model.
         OSError: the disk is full or cannot be written.
     """
+    with _quiet():
+        _write_onnx(graph, path)
+
+
+def convert(plain: Path, target: Target, path: Path) -> None:
+    """Write an ONNX file in fp32 (`plain`) in a format to `path`, with the files next to it that it refers to.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        plain = Path(folder) / "plain" / path.with_suffix(".onnx").name
-        plain.parent.mkdir()
-        with _quiet():
-            _write_onnx(graph, plain)
-            written = _convert(plain, target, Path(folder) / path.name)
-        for file in sorted(written.parent.glob(f"{written.stem}.*"), key=lambda each: each == written):
-            file.replace(path.parent / file.name)
-
-
-def _convert(plain: Path, target: Target, path: Path) -> Path:
-    """Return the file in the format, made from ONNX in fp32; with the files next to it that it refers to."""
-    if target.name == "onnx":
-        return plain
-    if target.runtime == "openvino":
-        _write_openvino(plain, path, is_int8=target.precision == "int8")
-    elif target.precision == "fp16":
-        _write_fp16(plain, path)
-    else:
-        _write_int8(plain, path)
-    return path
+    with _quiet():
+        if target.name == "onnx":
+            for file in plain.parent.glob(f"{plain.stem}.*"):
+                shutil.copyfile(file, path.parent / file.name)
+        elif target.runtime == "openvino":
+            _write_openvino(plain, path, is_int8=target.precision == "int8")
+        elif target.precision == "fp16":
+            _write_fp16(plain, path)
+        else:
+            _write_int8(plain, path)
 
 
 def _write_onnx(graph: Graph, path: Path) -> None:
@@ -70,7 +72,15 @@ def _write_onnx(graph: Graph, path: Path) -> None:
     except Exception as error:  # torch raises any type, and its message is pages long
         what = f"torch cannot export this architecture to ONNX: {first_line(error)}"
         raise FinetuneError(what, "Use the safetensors folder, or another architecture.") from error
+    _remove_traces(program.model.graph)
     program.save(str(path), external_data=_is_large(graph))
+
+
+def _remove_traces(graph: Any) -> None:
+    """Remove the stack trace of every node: it has paths of this machine, and is larger than a small model."""
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
 
 
 def _is_large(graph: Graph) -> bool:
@@ -100,26 +110,25 @@ def _write_openvino(plain: Path, path: Path, *, is_int8: bool) -> None:
         import nncf
 
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:
+        # It does not say why a file could not be written.
+        if shutil.disk_usage(path.parent).free < plain.stat().st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
-def write_safetensors(folder: Path, target: Target, out: Path) -> None:
-    """Copy the folder of a model to `out` with its floating point weights in another precision, and its config.
+def cast_folder(folder: Path, target: Target) -> None:
+    """Change the floating point weights in the folder of a model to another precision, and its config.
 
     Raises:
-        OSError: the disk is full or cannot be written; nothing is left at `out`.
+        OSError, SafetensorError: the disk is full or cannot be written.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("onnx", "openvino", "export.json"))
-        for weights in partial.rglob("*.safetensors"):
-            _cast(weights, target)
-        for config in partial.rglob("config.json"):
-            _set_dtype(config, target)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for weights in folder.rglob("*.safetensors"):
+        _cast(weights, target)
+    for config in folder.rglob("config.json"):
+        _set_dtype(config, target)
 
 
 def _cast(path: Path, target: Target) -> None:
@@ -137,8 +146,6 @@ def _cast(path: Path, target: Target) -> None:
 
 
 def _set_dtype(path: Path, target: Target) -> None:
-    import json
-
     content = json.loads(path.read_text(encoding="utf-8"))
     name = {"fp16": "float16", "bf16": "bfloat16"}[target.precision]
     # Only configs of transformers have one of these keys.
@@ -156,7 +163,8 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # nncf prints its progress, and tables of layers, to stdout.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -68,7 +68,7 @@ def write_artifact(folder: Path, out_path: Path, about: Mapping[str, Any] | None
         ArtifactError: the folder has no files, or one that is never written: a pickle, Python code.
         RunError: the disk is full or cannot be written; an existing file is then unchanged.
     """
-    files = _files_of(folder)
+    files = files_of(folder)
     draft = out_path.with_name(f".{out_path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with draft.open("wb") as file:
@@ -115,7 +115,7 @@ def extract_artifact(path: Path, folder: Path) -> Manifest:
                 if _copy(source, file, size) != (size, sha256):
                     raise ArtifactError(f"{path}: the checksum of {name} differs, so it is damaged.", _GET_AGAIN)
             with target.open("rb") as file:
-                if _is_unsafe(name, file.read(8)):
+                if is_unsafe(name, file.read(8)):
                     raise _unsafe(path, name)
     return manifest
 
@@ -125,8 +125,12 @@ def is_artifact(path: Path) -> bool:
     return path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path))
 
 
-def _files_of(folder: Path) -> list[str]:
-    """Return the names of the files to write, relative to the folder and sorted."""
+def files_of(folder: Path) -> list[str]:
+    """Return the names of the files of a folder that are passed on, relative to it and sorted; hidden ones are not.
+
+    Raises:
+        ArtifactError: there are none, or one is never passed on: a pickle, Python code.
+    """
     names = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -137,13 +141,14 @@ def _files_of(folder: Path) -> list[str]:
         raise ArtifactError(f"there are no files in {folder}.", "Give the folder of a saved model.")
     for name in names:
         with (folder / name).open("rb") as file:
-            if _is_unsafe(name, file.read(8)):
-                what = f"{folder / name} is a pickle or code, which an artifact never contains."
+            if is_unsafe(name, file.read(8)):
+                what = f"{folder / name} is a pickle or code, which is never passed on."
                 raise ArtifactError(what, "Remove it, or save the model as safetensors.")
     return names
 
 
-def _is_unsafe(name: str, start: bytes) -> bool:
+def is_unsafe(name: str, start: bytes) -> bool:
+    """Return whether a file is a pickle or code, by its name and its first 8 bytes."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix in _UNSAFE or (suffix == ".bin" and start.startswith(_PICKLES))
 
@@ -234,7 +239,7 @@ def _check_entry(entry: zipfile.ZipInfo, size: int, sha256: str, path: Path) -> 
         raise ArtifactError(f"{path}: {name!r} is not the name of a plain file in the folder.", _GET_AGAIN)
     if entry.flag_bits & 1 or size < 0 or entry.file_size != size or not _SHA256.fullmatch(sha256):
         raise ArtifactError(f"{path}: {name} is not as {MANIFEST} describes it.", _GET_AGAIN)
-    if _is_unsafe(name, b""):
+    if is_unsafe(name, b""):
         raise _unsafe(path, name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from finetune import devices
@@ -15,6 +16,7 @@ from finetune.data.settings import data_settings
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
+from finetune.models.encoder import Encoder
 from finetune.training.encoder import build_encoder
 from finetune.training.evaluation_runner import EvalInputs, EvaluationRunner
 
@@ -30,11 +32,27 @@ def evaluate(
     Raises:
         FinetuneError: the model is not found, there is nothing to evaluate, or an embedding is not finite.
     """
-    device = devices.choose(cfg.trainer.accelerator)
-    if device.type == "cpu":
-        tune_malloc()
     all_data = [data for data in (held, *own.values()) if data is not None]
     encoder = build_encoder(cfg.model, all_data[0].items if all_data else None)
+    return evaluate_encoder(encoder, devices.choose(cfg.trainer.accelerator), cfg, evaluators, held, own, label)
+
+
+def evaluate_encoder(
+    encoder: Encoder,
+    device: torch.device,
+    cfg: DictConfig,
+    evaluators: Mapping[str, Any],
+    held: EvalData | None,
+    own: Mapping[str, EvalData],
+    label: str,
+) -> dict[str, Result]:
+    """Return the result of each evaluator for an encoder that exists, on a device; otherwise as `evaluate`.
+
+    Raises:
+        FinetuneError: there is nothing to evaluate, or an embedding is not finite.
+    """
+    if device.type == "cpu":
+        tune_malloc()
     max_length, cache = cfg.data.max_length, cfg.data.cache
     own_sources = {name: EvalInputs.prepare(data, encoder, max_length, cache) for name, data in own.items()}
     run_source = None
