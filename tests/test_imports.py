@@ -25,6 +25,7 @@ LAYERS = [
     ["runner"],
     ["preflight", "training"],
     ["export", "report", "analysis"],
+    ["inference"],
     ["encoding"],
     ["models", "losses", "evaluation"],
     ["data"],

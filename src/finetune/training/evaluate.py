@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from finetune.config.build import build
@@ -13,6 +12,7 @@ from finetune.data.holdout.eval_data import EvalData
 from finetune.data.prompts import prompts_of
 from finetune.data.settings import data_settings
 from finetune.encoding.collectives import Collectives
+from finetune.encoding.devices import device_of
 from finetune.encoding.memory import tune_malloc
 from finetune.evaluation.result import Result
 from finetune.training.encoder import build_encoder
@@ -44,12 +44,3 @@ def evaluate(
     engine = build(cfg.engine, "engine")
     runner = EvaluationRunner(encoder, engine, max_length, run_source, own_sources, prompts)
     return runner.evaluate(evaluators, Collectives(device), label)
-
-
-def device_of(accelerator: str) -> torch.device:
-    """Return the first device of an accelerator; `auto` is the fastest that is available."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

@@ -5,6 +5,7 @@ An image that occurs twice, as two files or as a file and a cell, is one item wi
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import warnings
@@ -101,6 +102,18 @@ def load(values: pa.Array, options: Options | None = None) -> list[Image]:
         return list(map_values(decode, values, threads_for(values, options)))
 
 
+def data_uri(content: bytes) -> str:
+    """Return the bytes of an image's file as `prepare` stores them."""
+    return f"data:image/*;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def upright_rgb(image: Image) -> Image:
+    """Return an image of Pillow as `load` does: in RGB, EXIF orientation applied, transparency on white."""
+    from PIL import ImageOps
+
+    return _rgb(ImageOps.exif_transpose(image))
+
+
 def facts(values: pa.Array, options: Options | None = None) -> Facts:
     """Return a summary of the images for a report: formats with counts, least and greatest width and height.
 
@@ -173,13 +186,10 @@ def _damaged(error: Exception) -> UnusableValue:
 
 
 def _decode(content: bytes, most_pixels: int) -> Image:
-    from PIL import ImageOps
-
     image = _open(content, most_pixels)
     try:
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _rgb(upright)
+        return upright_rgb(image)
     except Exception as error:
         raise _damaged(error) from error
 

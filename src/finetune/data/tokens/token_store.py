@@ -66,8 +66,13 @@ class Tokens:
         Raises:
             ModelError: it is not a fast one.
         """
-        fast, counter = FastTokenizer(tokenizer, max_length), _Counter()
-        chunks = list(counter.chunks(fast, items.texts, progress))
+        return cls.of(FastTokenizer(tokenizer, max_length), items.texts, progress)
+
+    @classmethod
+    def of(cls, fast: FastTokenizer, texts: pa.Array, progress: Progress | None = None) -> Tokens:
+        """Tokenize texts (large_string, without nulls) in memory."""
+        counter = _Counter()
+        chunks = list(counter.chunks(fast, texts, progress))
         ids = np.concatenate([np.empty(0, fast.dtype), *(chunk.ids for chunk in chunks)])
         return cls(ids, counter.offsets(), counter.counts)
 

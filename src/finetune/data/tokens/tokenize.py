@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -54,7 +54,8 @@ class Method(NamedTuple):
 class FastTokenizer:
     """Returns the ids that `tokenizer(texts, truncation=True, max_length=max_length)` returns.
 
-    `tokenizer` is a fast tokenizer of transformers; its truncation and padding settings are restored afterwards.
+    `tokenizer` is a fast tokenizer of transformers, which no other thread uses meanwhile; its truncation and padding
+    settings are restored afterwards. Words are cached from one call to the next.
 
     Raises:
         ModelError: it is not a fast one.
@@ -80,6 +81,9 @@ class FastTokenizer:
         places = np.linspace(0, len(texts) - 1, min(SAMPLE, len(texts))).astype(np.int64)
         sample = texts.take(pa.array(places))
         expected = self._by_transformers(sample)
+        if len(sample) == len(texts):
+            yield expected
+            return
         with no_truncation(self.tokenizer):
             method = self._fastest_method(sample, expected)
             parts = slices(texts, method.most_texts, method.most_bytes)
@@ -94,17 +98,24 @@ class FastTokenizer:
 
     def _methods(self) -> Iterator[Method]:
         """Yield the methods that may return the right ids, the fastest first; the last one is the tokenizer itself."""
-        special = special_tokens_of(self.backend)
+        special = self._special
         if special is not None and len(special.before) + len(special.after) < self.max_length:
-            words = WordPieces(self.backend, self.dtype)
             threads = min(MOST_THREADS, os.cpu_count() or 1)
-            encode = partial(self._by_words, words=words, special=special)
+            encode = partial(self._by_words, words=self._words, special=special)
             yield Method("words", encode, CHUNK_TEXTS, CHUNK_BYTES, threads)
         self.backend.enable_truncation(self.max_length, direction=self.tokenizer.truncation_side)
         # The backend uses all cores by itself; a second thread converts its results meanwhile.
         yield Method("backend", self._by_backend, RUST_TEXTS, RUST_BYTES, 2)
         # Some tokenizers do more in their Python class than in their backend.
         yield Method("transformers", self._by_transformers, RUST_TEXTS, RUST_BYTES, 1)
+
+    @cached_property
+    def _special(self) -> SpecialTokens | None:
+        return special_tokens_of(self.backend)
+
+    @cached_property
+    def _words(self) -> WordPieces:
+        return WordPieces(self.backend, self.dtype)
 
     def _by_words(self, texts: pa.Array, words: WordPieces, special: SpecialTokens) -> Chunk:
         ids_T, lengths_N = words.ids(texts)

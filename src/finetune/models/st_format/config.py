@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.errors import ModelError
+from finetune.models.st_format.json_files import unsupported
 from finetune.models.st_format.modules import (
     LAYER_WEIGHTS,
     PICKLED_LAYER_WEIGHTS,
@@ -43,9 +44,10 @@ class StConfig:
     """The configuration of a sentence-transformers folder; all defaults if it is a plain transformers folder.
 
     `backbone` is the folder of the first module and `kind` its kind. `pooling` has the modes that are concatenated,
-    under our names (`cls+mean`), and `pooling_folder` the folder of that module. `layers` are the modules after it,
-    without a final Normalize. `normalize` is whether embeddings have unit length or are compared by their cosine; None
-    for a plain transformers folder.
+    under our names (`cls+mean`), and `pooling_folder` the folder of that module; with `include_prompt` the tokens of a
+    prompt are pooled too. `layers` are the modules after it, without a final Normalize; `unit_length` is whether there
+    is one. `normalize` is whether embeddings have unit length or are compared by their cosine; None for a plain
+    transformers folder.
     """
 
     backbone: Path
@@ -53,8 +55,10 @@ class StConfig:
     transformer: TransformerSettings = field(default_factory=TransformerSettings)
     pooling: str | None = None
     pooling_folder: Path | None = None
+    include_prompt: bool = True
     layers: Sequence[Layer] = ()
     normalize: bool | None = None
+    unit_length: bool = False
     settings: ModelSettings = field(default_factory=ModelSettings)
 
 
@@ -89,15 +93,26 @@ def _read(folder: Path, encoder_kind: EncoderKind) -> StConfig:
         transformer = read_transformer_settings(backbone.folder, transformer_kind)
     if encoder_kind == "pairs":
         return StConfig(backbone.folder, backbone.kind, transformer, settings=settings)
-    pooling, pooling_folder = None, None
+    pooling, pooling_folder, include_prompt = None, None, True
     if rest and rest[0].kind == "Pooling":
         pooling_folder = rest.pop(0).folder
-        pooling = read_pooling(pooling_folder)
+        pooling, include_prompt = read_pooling(pooling_folder)
     layers = [read_layer(module, folder) for module in rest]
-    normalize = settings.similarity in (None, "cosine")
-    if layers and layers[-1].kind == "Normalize":
-        layers, normalize = layers[:-1], True
-    return StConfig(backbone.folder, backbone.kind, transformer, pooling, pooling_folder, layers, normalize, settings)
+    unit_length = bool(layers) and layers[-1].kind == "Normalize"
+    if unit_length:
+        layers = layers[:-1]
+    return StConfig(
+        backbone=backbone.folder,
+        kind=backbone.kind,
+        transformer=transformer,
+        pooling=pooling,
+        pooling_folder=pooling_folder,
+        include_prompt=include_prompt,
+        layers=layers,
+        normalize=unit_length or settings.similarity in (None, "cosine"),
+        unit_length=unit_length,
+        settings=settings,
+    )
 
 
 def _unsupported_backbone(folder: Path, encoder_kind: EncoderKind, modules: Sequence[Module]) -> ModelError:
@@ -129,13 +144,18 @@ def embedding_width(st_config: StConfig, backbone_width: int | None, pooling: st
     return width
 
 
-def check_text_config(st_config: StConfig, name: str, pooling: str, new_head: bool) -> None:
+def check_text_config(st_config: StConfig, name: str, pooling: str, new_head: bool, pools_prompt: bool = True) -> None:
     """Check the configuration of a text encoder against the settings of `model`.
+
+    `pools_prompt` is whether the encoder pools the tokens of a prompt.
 
     Raises:
         ModelError: they do not go together.
     """
     check_new_head(st_config, name, new_head)
+    if st_config.pooling_folder is not None and pools_prompt and not st_config.include_prompt:
+        advice = "Use another model; where its prompts are never used, remove the key: it changes nothing then."
+        raise unsupported(st_config.pooling_folder / "config.json", "include_prompt", False, advice)
     if st_config.kind and st_config.pooling is None and pooling == "auto":
         what = f"model.name={name}: its modules.json has no Pooling, so it gives no embedding of a text."
         raise ModelError(what, "Use another model, or set how to pool its tokens, as in model.pooling=mean.")

@@ -164,8 +164,15 @@ def _module_folder(folder: Path, path: str) -> Path:
     return module_folder
 
 
-def read_pooling(folder: Path) -> str:
-    """Return the modes of a Pooling module under our names, joined by `+`.
+class PoolingConfig(NamedTuple):
+    """The config of a Pooling module: its modes under our names, joined by `+`; whether a prompt is pooled."""
+
+    modes: str
+    include_prompt: bool
+
+
+def read_pooling(folder: Path) -> PoolingConfig:
+    """Return the config of a Pooling module.
 
     Raises:
         ModelError: its config is not supported.
@@ -173,9 +180,7 @@ def read_pooling(folder: Path) -> str:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     check_keys(path, config, _POOLING_KEYS)
-    if config.get("include_prompt", True) is not True:
-        advice = "Use another model; where its prompts are never used, remove the key: it changes nothing then."
-        raise unsupported(path, "include_prompt", config["include_prompt"], advice)
+    include_prompt = "include_prompt" not in config or read_flag(path, "include_prompt", config["include_prompt"])
     # Written as names since sentence-transformers 5.4, as one flag per mode before.
     flagged = [mode for key, mode in POOLING_FLAGS.items() if read_flag(path, key, config.get(key))]
     modes = config.get("pooling_mode") or flagged or "mean"
@@ -183,7 +188,7 @@ def read_pooling(folder: Path) -> str:
     for mode in modes:
         if mode not in POOLINGS:
             raise unsupported(path, "pooling_mode", mode, f"Supported: {', '.join(POOLINGS)}.")
-    return "+".join(POOLINGS[mode] for mode in modes)
+    return PoolingConfig("+".join(POOLINGS[mode] for mode in modes), include_prompt)
 
 
 def read_layer(module: Module, folder: Path) -> Layer:
