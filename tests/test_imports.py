@@ -25,6 +25,7 @@ LAYERS = [
     ["runner"],
     ["preflight", "training"],
     ["export", "report", "analysis"],
+    ["embed"],
     ["inference"],
     ["encoding"],
     ["models", "losses", "evaluation"],

@@ -65,6 +65,12 @@ class LocalEmbedder:
             self._pairing = encoder.pairing(settings.max_length)
         self._tokenizing = Lock()  # a fast tokenizer raises "Already borrowed" where two threads use it
         self._with_prompt: dict[str, Encoder] = {}
+        self.tokens = 0  # that were computed so far, to report the speed
+
+    @property
+    def token_budget(self) -> int:
+        """How many tokens are computed at a time, unless a block says otherwise."""
+        return self._engine.budget(self.encoder).tokens
 
     def embed_all(self, blocks: Iterable[Block]) -> Iterator[Floats]:
         """Yield the embeddings of each block, in order."""
@@ -72,7 +78,7 @@ class LocalEmbedder:
 
     def embed(self, block: Block) -> Floats:
         """Return the embeddings `(N, D)` of one block; if memory runs out, it is repeated in smaller micro-batches."""
-        budget = block.token_budget or self._engine.budget(self.encoder).tokens
+        budget = block.token_budget or self.token_budget
         while True:
             try:
                 return self._embed(block, budget)
@@ -109,6 +115,7 @@ class LocalEmbedder:
         emb_ND = np.zeros((count, encoder.width), np.float32)
         for positions, emb_nD in self._engine.embed(encoder, tokens, items, media, budget):  # type: ignore[arg-type]
             emb_ND[items[positions]] = emb_nD.cpu().numpy()
+        self.tokens += int(tokens.lengths.sum())
         return emb_ND
 
     def _tokens(self, texts: pa.Array) -> Tokens:
