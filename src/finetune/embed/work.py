@@ -62,6 +62,7 @@ class Progress:
         self._started = time.monotonic()
         self._before = self._finished()
         self._own = {"texts": 0, "tokens": 0}
+        self._shown = self._before["texts"]
         self._bar.start_at(self._before["texts"])
 
     def __enter__(self) -> Progress:
@@ -78,7 +79,9 @@ class Progress:
         seconds = max(time.monotonic() - self._started, 1e-6)
         new = {key: done[key] + self._own[key] - self._before[key] for key in done}
         pace = f"{new['texts'] / seconds:,.0f} texts/s · {new['tokens'] / seconds:,.0f} tokens/s"
-        self._bar.update(done["texts"] + texts, pace)
+        if done["texts"] + texts != self._shown:
+            self._shown = done["texts"] + texts
+            self._bar.update(self._shown, pace)
 
     def _finished(self) -> dict[str, int]:
         total = {"texts": 0, "tokens": 0}
