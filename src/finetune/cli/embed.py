@@ -40,7 +40,8 @@ def _embed(words: list[str], index: str | None) -> int:
 
     signals.raise_on_interrupt()
     done = embed_corpus(model, data, settings)
-    say(f"{done.rows:,} vectors of {done.texts:,} distinct texts in {done.shards:,} files: {done.out}", "bold green")
+    counts = f"vectors: {done.rows:,}, distinct texts: {done.texts:,}, shards: {done.shards:,}"
+    say(f"{done.out} is complete; {counts}.", "bold green")
     if index is not None:
         from finetune.embed.index import build_index
         from finetune.ranks import is_first

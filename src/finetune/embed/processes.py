@@ -6,6 +6,7 @@ They share no state but the output folder, as do those of other machines and job
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -27,7 +28,7 @@ from finetune.embed.manifest import Manifest, read_manifest, write_manifest
 from finetune.embed.plan import Plan, make_plan, read_plan, read_texts
 from finetune.embed.settings import DataSettings, EmbedSettings, settings_from
 from finetune.embed.work import Task, embeddings, is_complete, with_facts, work_until_complete
-from finetune.errors import FinetuneError
+from finetune.errors import CheckFailed, FinetuneError
 from finetune.inference.devices import find_devices
 from finetune.inference.load import get_model
 from finetune.inference.model import Model
@@ -54,13 +55,25 @@ def run_processes(model: Any, corpus: Corpus, wanted: Manifest, data: DataSettin
         say(f"Waiting for {holder}, which reads the corpus.")
 
     with hold_lock(work.lock, str(out), wait=wait):
-        task = _prepare(loaded, work, corpus, wanted, data, settings)
+        try:
+            task = _prepare(loaded, work, corpus, wanted, data, settings)
+        except CheckFailed:
+            _remove_if_new(out, work)
+            raise
     if task is None:
         return
     plan = task.plan
-    say(f"{plan.rows:,} rows, {plan.texts:,} distinct texts, {plan.shards:,} shards on {_shown(devices)}.")
+    say(f"{plan.rows:,} rows, distinct texts: {plan.texts:,}, shards: {plan.shards:,}, on {_shown(devices)}.")
     with _others(out, devices[1:], len(devices)):
         work_until_complete(loaded, task)
+
+
+def _remove_if_new(out: Path, work: WorkFolder) -> None:
+    """Remove the folder of an embedding that was refused before anything was embedded."""
+    if read_manifest(out) is None:
+        shutil.rmtree(work.path, ignore_errors=True)
+        with suppress(OSError):  # it has other files
+            out.rmdir()
 
 
 def load(model: Any, settings: EmbedSettings, device: torch.device) -> Model:

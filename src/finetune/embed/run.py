@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.config.home import expand_home
-from finetune.console import say
+from finetune.data.settings import OnBadRows
 from finetune.embed.corpus import Corpus, open_corpus
 from finetune.embed.files import MANIFEST, WorkFolder
 from finetune.embed.manifest import Manifest, check_same, read_manifest
-from finetune.embed.settings import DataSettings, EmbedSettings, checked_settings
+from finetune.embed.settings import Columns, DataSettings, EmbedSettings, checked_settings
 from finetune.errors import CheckFailed, Problem
 from finetune.inference.locate import locate
 from finetune.models.digest import digest_of
@@ -34,13 +35,25 @@ class Embedded:
     shards: int
 
 
-def embed(model: Any, data: Any, out: str | Path, **settings: Any) -> Embedded:
+def embed(
+    model: Any,
+    data: Any,
+    out: str | Path,
+    *,
+    columns: Columns | None = None,
+    on_bad_rows: OnBadRows = "error",
+    limit: int | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Embedded:
     """Write the embeddings of a corpus into the folder `out`, and return what is in it.
 
     `model` is a run, a folder, a hub id or an artifact, as for `get_model`. `data` is a path, a data frame, an Arrow
-    table, or a list of dicts. `settings` are those of `EmbedSettings` by name, and `data={"columns": ..., ...}` those
-    of `DataSettings`. Each distinct text is embedded once. A folder that is incomplete is completed; the files are the
-    same bytes as without the interruption. Several processes may embed into one folder at the same time.
+    table, or a list of dicts; `columns`, `on_bad_rows` and `limit` are those of `DataSettings`, and `data_options` say
+    how files are parsed (`delimiter`, ...). `settings` are those of `EmbedSettings` by name: `prompt`, `dimensions`, `precision`,
+    `format`, `keep`, `device`, and so on. Each distinct text is embedded once. A folder that is incomplete is
+    completed; the files are the same bytes as without the interruption. Several processes may embed into one folder at
+    the same time.
 
     Raises:
         CheckFailed: with all problems of the settings, the columns and the rows.
@@ -53,9 +66,8 @@ def embed(model: Any, data: Any, out: str | Path, **settings: Any) -> Embedded:
         >>> done.rows
         1
     """
-    values = {**settings, "out": str(out)}
-    values["data"] = {**(settings.get("data") or {}), "path": data}
-    return embed_corpus(model, *checked_settings(values))
+    of_data = {"path": data, "columns": columns, "on_bad_rows": on_bad_rows, "limit": limit, **(data_options or {})}
+    return embed_corpus(model, *checked_settings({**settings, "out": str(out), "data": of_data}))
 
 
 def embed_corpus(model: Any, data: DataSettings, settings: EmbedSettings) -> Embedded:
@@ -73,7 +85,6 @@ def embed_corpus(model: Any, data: DataSettings, settings: EmbedSettings) -> Emb
     found = _found_in(out, wanted)
     if found is not None and found.complete:
         shutil.rmtree(WorkFolder(out).path, ignore_errors=True)  # a process was killed while it removed it
-        say(f"{out} is complete already: {found.rows:,} vectors.")
         return _embedded(out, found)
     from finetune.embed.processes import run_processes
 
