@@ -66,7 +66,11 @@ def check(ctx: typer.Context) -> None:
 
 
 @app.command(context_settings=_EXTRA_ARGS)
-def submit(ctx: typer.Context) -> None:
+def submit(
+    ctx: typer.Context,
+    embed: bool = typer.Option(False, "--embed", help="Submit finetune embed with these words, as an array job."),
+    tasks: int = typer.Option(4, "--tasks", help="With --embed: how many tasks share the work."),
+) -> None:
     """Submit one run to a SLURM cluster and print its job id; with -m submit a sweep as an array job.
 
     Takes the overrides of finetune train, and hydra.launcher.* for the resources of the job: partition, account, qos,
@@ -79,7 +83,14 @@ def submit(ctx: typer.Context) -> None:
     hydra.launcher.time=240
 
     Example: finetune submit -m optimizer.lr=5e-5,1e-4 sweep.parallel=2 dry_run=true
+
+    Example: finetune submit --embed --tasks 8 BAAI/bge-m3 data.path=corpus.parquet out=vectors
+    hydra.launcher.partition=gpu
     """
+    if embed:
+        from finetune.cli.submit_embed import main as submit_embedding
+
+        raise typer.Exit(submit_embedding(ctx.args, tasks))
     from finetune.cli.submit import main as submit_run
 
     raise typer.Exit(submit_run(ctx.args))

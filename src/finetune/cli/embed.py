@@ -27,7 +27,7 @@ def embed(words: Sequence[str], index: str | None) -> int:
 
 
 def _embed(words: list[str], index: str | None) -> int:
-    model, overrides = _split(words)
+    model, overrides = split_model(words)
     from finetune import signals
     from finetune.embed.settings import settings_of
 
@@ -52,7 +52,7 @@ def _embed(words: list[str], index: str | None) -> int:
     return 0
 
 
-def _split(words: list[str]) -> tuple[str, list[str]]:
+def split_model(words: list[str]) -> tuple[str, list[str]]:
     """Return the model and the overrides of a command line."""
     flags = [word for word in words if word.startswith("-")]
     if flags:

@@ -50,10 +50,10 @@ def embed(
 
     `model` is a run, a folder, a hub id or an artifact, as for `get_model`. `data` is a path, a data frame, an Arrow
     table, or a list of dicts; `columns`, `on_bad_rows` and `limit` are those of `DataSettings`, and `data_options` say
-    how files are parsed (`delimiter`, ...). `settings` are those of `EmbedSettings` by name: `prompt`, `dimensions`, `precision`,
-    `format`, `keep`, `device`, and so on. Each distinct text is embedded once. A folder that is incomplete is
-    completed; the files are the same bytes as without the interruption. Several processes may embed into one folder at
-    the same time.
+    how files are parsed (`delimiter`, ...). `settings` are those of `EmbedSettings` by name: `prompt`, `dimensions`,
+    `precision`, `format`, `keep`, `device`, and so on. Each distinct text is embedded once. A folder that is incomplete
+    is completed; the files are the same bytes as without the interruption. Several processes may embed into one folder
+    at the same time.
 
     Raises:
         CheckFailed: with all problems of the settings, the columns and the rows.
@@ -73,16 +73,7 @@ def embed(
 def embed_corpus(model: Any, data: DataSettings, settings: EmbedSettings) -> Embedded:
     """Write the embeddings of a corpus; see `embed`."""
     out = expand_home(settings.out)
-    location = locate(model)
-    corpus = open_corpus(data, settings)
-    wanted = Manifest(
-        model=location.name,
-        model_digest=digest_of(location.folder),
-        corpus=corpus.source.shown,
-        corpus_digest=corpus.fingerprint,
-        settings=_identity(corpus, settings),
-    )
-    found = _found_in(out, wanted)
+    corpus, wanted, found = check_embedding(model, data, settings)
     if found is not None and found.complete:
         shutil.rmtree(WorkFolder(out).path, ignore_errors=True)  # a process was killed while it removed it
         return _embedded(out, found)
@@ -92,6 +83,29 @@ def embed_corpus(model: Any, data: DataSettings, settings: EmbedSettings) -> Emb
     manifest = read_manifest(out)
     assert manifest is not None
     return _embedded(out, manifest)
+
+
+def check_embedding(
+    model: Any, data: DataSettings, settings: EmbedSettings
+) -> tuple[Corpus, Manifest, Manifest | None]:
+    """Return the corpus, the manifest that its vectors will have, and the one that the folder has, None for a new one.
+
+    Nothing is written, and no torch imported.
+
+    Raises:
+        CheckFailed: with all problems of the columns; the corpus cannot be read.
+        FinetuneError: there is no such model; the folder holds something else.
+    """
+    location = locate(model)
+    corpus = open_corpus(data, settings)
+    wanted = Manifest(
+        model=location.name,
+        model_digest=digest_of(location.folder),
+        corpus=corpus.source.shown,
+        corpus_digest=corpus.fingerprint,
+        settings=_identity(corpus, settings),
+    )
+    return corpus, wanted, _found_in(expand_home(settings.out), wanted)
 
 
 def _identity(corpus: Corpus, settings: EmbedSettings) -> dict[str, Any]:
