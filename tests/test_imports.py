@@ -25,7 +25,7 @@ LAYERS = [
     ["runner", "formats"],
     ["preflight", "training"],
     ["export", "report", "analysis"],
-    ["formats"],
+    ["embed"],
     ["inference"],
     ["encoding"],
     ["models", "losses", "evaluation"],

@@ -39,6 +39,8 @@ _FORMATS = typer.Argument(
 _OUT = typer.Option(
     None, metavar="FOLDER", help="Copy the model to this folder and export there; default: into the model's folder."
 )
+_VECTORS = typer.Argument(..., metavar="FOLDER", help="A folder that finetune embed wrote.")
+_QUERY = typer.Argument(..., metavar="QUERY", help="The text to search for.")
 
 
 def _print_version(requested: bool) -> None:
@@ -71,7 +73,11 @@ def check(ctx: typer.Context) -> None:
 
 
 @app.command(context_settings=_EXTRA_ARGS)
-def submit(ctx: typer.Context) -> None:
+def submit(
+    ctx: typer.Context,
+    embed: bool = typer.Option(False, "--embed", help="Submit finetune embed with these words, as an array job."),
+    tasks: int = typer.Option(4, "--tasks", help="With --embed: how many tasks share the work."),
+) -> None:
     """Submit one run to a SLURM cluster and print its job id; with -m submit a sweep as an array job.
 
     Takes the overrides of finetune train, and hydra.launcher.* for the resources of the job: partition, account, qos,
@@ -84,7 +90,14 @@ def submit(ctx: typer.Context) -> None:
     hydra.launcher.time=240
 
     Example: finetune submit -m optimizer.lr=5e-5,1e-4 sweep.parallel=2 dry_run=true
+
+    Example: finetune submit --embed --tasks 8 BAAI/bge-m3 data.path=corpus.parquet out=vectors
+    hydra.launcher.partition=gpu
     """
+    if embed:
+        from finetune.cli.submit_embed import main as submit_embedding
+
+        raise typer.Exit(submit_embedding(ctx.args, tasks))
     from finetune.cli.submit import main as submit_run
 
     raise typer.Exit(submit_run(ctx.args))
@@ -111,6 +124,53 @@ def evaluate(
     from finetune.cli.evaluate import main as evaluate_models
 
     raise typer.Exit(evaluate_models(ctx.args, as_json=as_json))
+
+
+@app.command(context_settings=_EXTRA_ARGS, options_metavar="[OPTIONS] MODEL data.path=FILE out=FOLDER [KEY=VALUE...]")
+def embed(
+    ctx: typer.Context,
+    index: str | None = typer.Option(None, metavar="usearch", help="Also write an index for fast approximate search."),
+) -> None:
+    """Embed a corpus of any size into a folder of vectors: files of ids and vectors, and manifest.json.
+
+    MODEL is a run, a folder, a hub id or an artifact. Each distinct text is embedded once. The same command completes a
+    folder that was interrupted, and may run several times at once, also on several machines: the processes share the
+    work. Settings of the data: data.path, data.columns (one column, several to join, or {text: ..., title: ..., id:
+    ...}), data.on_bad_rows=skip, data.limit, data.format and the like, as for training.
+
+    Settings of the vectors: prompt (document), dimensions, precision (float32, int8, binary), normalize, dtype
+    (float32, bfloat16), max_length. Of the files: format (parquet, arrow, npy), keep (columns to store), shard_rows.
+    Of the computer: device (auto, cpu, cuda:0, [cuda:0,cuda:1]), batch_tokens.
+
+    Example: finetune embed default/my_run data.path=corpus.parquet out=vectors keep=[title,text]
+
+    Example: finetune embed BAAI/bge-small-en-v1.5 data.path=corpus.jsonl out=vectors precision=int8 --index usearch
+    """
+    from finetune.cli.embed import embed as embed_corpus
+
+    raise typer.Exit(embed_corpus(ctx.args, index))
+
+
+@app.command()
+def search(
+    folder: Path = _VECTORS,
+    query: str = _QUERY,
+    k: int = typer.Option(10, "-k", "--k", help="How many documents to show."),
+    prompt: str = typer.Option("query", metavar="NAME", help="The prompt of the model in front of the query."),
+    index: bool = typer.Option(False, "--index", help="Search approximately, with the index in the folder."),
+    model: str | None = typer.Option(None, metavar="MODEL", help="Where the model is now, if it was moved."),
+    device: str | None = typer.Option(None, metavar="DEVICE", help="cpu, cuda:0, ...; default: the fastest one."),
+    as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
+) -> None:
+    """Search in a folder of vectors: the most similar documents with score, id and stored columns.
+
+    Example: finetune search vectors "how do I cancel an order"
+    """
+    from finetune.cli.embed import search as search_vectors
+
+    raise typer.Exit(
+        search_vectors(folder, query, k, prompt=prompt, index=index, model=model, device=device, as_json=as_json)
+    )
 
 
 @app.command()

@@ -50,6 +50,11 @@ def is_beir(folder: Path) -> bool:
     return bool(_texts(folder, "corpus") and _texts(folder, "queries") and _judgments(folder))
 
 
+def corpus_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the documents in `folder`, none if it has no `corpus.jsonl` or the like."""
+    return _texts(folder, "corpus")
+
+
 def missing_parts(folder: Path) -> list[str]:
     """Return which of the three parts of a BEIR data set `folder` lacks."""
     missing = [f"{part}.jsonl" for part in ("corpus", "queries") if not _texts(folder, part)]

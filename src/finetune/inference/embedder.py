@@ -65,6 +65,12 @@ class LocalEmbedder:
         self._token_embedding = encoder.token_embedding()  # keeps weights of fused layers, which it concatenates once
         self._tokenizing = Lock()  # a fast tokenizer raises "Already borrowed" where two threads use it
         self._with_prompt: dict[str, Encoder] = {}
+        self.tokens = 0  # that were computed so far, to report the speed
+
+    @property
+    def token_budget(self) -> int:
+        """How many tokens are computed at a time, unless a block says otherwise."""
+        return self._engine.budget(self.encoder).tokens
 
     def embed_all(self, blocks: Iterable[Block]) -> Iterator[Floats]:
         """Yield the embeddings of each block, in order."""
@@ -76,7 +82,7 @@ class LocalEmbedder:
         Raises:
             RunError: memory does not suffice for a single item.
         """
-        budget = block.token_budget or self._engine.budget(self.encoder).tokens
+        budget = block.token_budget or self.token_budget
         try:
             return self._embed(block, budget)
         except MemoryRanOut as error:
@@ -111,6 +117,7 @@ class LocalEmbedder:
             encoder, tokens, items, media, budget, token_embedding=self._token_embedding
         ):
             emb_ND[items[positions]] = emb_nD.cpu().numpy()
+        self.tokens += int(tokens.lengths.sum())
         return emb_ND
 
     def _tokens(self, texts: pa.Array) -> Tokens:

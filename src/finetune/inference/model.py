@@ -98,6 +98,26 @@ class Model:
         """Whether it is a cross-encoder, whose items are pairs of texts."""
         return self._encoder.scores_pairs
 
+    @property
+    def dimensions(self) -> int:
+        """How many dimensions `encode` returns by default."""
+        return self._dimensions
+
+    @property
+    def similarity_function(self) -> str:
+        """The function that its embeddings are compared with: cosine, dot, euclidean or manhattan."""
+        return self._settings.similarity
+
+    @property
+    def token_budget(self) -> int | None:
+        """How many tokens are computed at a time by default; None with several devices, which each decide it."""
+        return self._embedder.token_budget if isinstance(self._embedder, LocalEmbedder) else None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were computed so far, not counting other processes; nothing is subtracted for repeats."""
+        return self._embedder.tokens if isinstance(self._embedder, LocalEmbedder) else 0
+
     @cached_property
     def digest(self) -> str:
         """The SHA-256 over all files of the model, which tells it from others; reads them all at the first call."""

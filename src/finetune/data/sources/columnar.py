@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SAMPLE = 20
 # The entry in the metadata of a Parquet file that finetune wrote from a table whose columns had no names.
 WITHOUT_NAMES = b"finetune.without_names"
+_READ_BYTES = 1 << 20
 BATCH_ROWS = 1 << 13  # few, so that a file that expands without limit is detected before it fills memory
 
 
@@ -62,10 +63,18 @@ class ParquetFile:
                 batches += group_batches
         return reading_of_table(self.file.shown, _table(batches, schema, names))
 
-    def _open(self) -> Any:
+    def stream(self, names: Sequence[str], bad: BadRows) -> Iterator[Reading]:
+        """Yield these columns in parts of few rows."""
+        limit = ExpansionLimit(self.file)
+        with explain_damage(self.file.shown, "Parquet"), self._open(_READ_BYTES) as parquet:
+            batches = parquet.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False)
+            yield from _stream(self.file.shown, batches, limit, names)
+
+    def _open(self, read_bytes: int = 0) -> Any:
+        """Return the open file; `read_bytes` are read at a time, 0 reads a column of a whole row group."""
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self.file.path, page_checksum_verification=True)
+        return pq.ParquetFile(self.file.path, page_checksum_verification=True, buffer_size=read_bytes)
 
     def _read_group(self, names: list[str], limit: ExpansionLimit, group: int) -> list[pa.RecordBatch]:
         with self._open() as parquet:
@@ -92,6 +101,12 @@ class ArrowFile:
             schema, batches = self._open(source, names)
             found = canonical_batches(batches, ExpansionLimit(self.file), names)
         return reading_of_table(self.file.shown, _table(found, schema, names))
+
+    def stream(self, names: Sequence[str], bad: BadRows) -> Iterator[Reading]:
+        """Yield these columns in the parts that the file has."""
+        with explain_damage(self.file.shown, "Arrow"), pa.OSFile(str(self.file.path)) as source:
+            _, batches = self._open(source, names)
+            yield from _stream(self.file.shown, batches, ExpansionLimit(self.file), names)
 
     def _open(self, source: pa.NativeFile, names: Sequence[str] | None) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
         is_stream = not self.file.start().startswith(b"ARROW1")
@@ -128,6 +143,17 @@ def canonical_batches(
     return found
 
 
+def _stream(
+    shown: str, batches: Iterable[pa.RecordBatch], limit: ExpansionLimit, names: Sequence[str]
+) -> Iterator[Reading]:
+    """Yield a reading of each batch."""
+    first = 0
+    for batch in batches:
+        for canonical in canonical_batches([batch], limit, names):
+            yield reading_of_table(shown, pa.Table.from_batches([canonical]), first)
+            first += canonical.num_rows
+
+
 def sample_rows(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     """Return the first rows as Python values."""
     if batch is None:
@@ -137,10 +163,13 @@ def sample_rows(batch: pa.RecordBatch | None) -> list[tuple[Any, ...]]:
     return list(zip(*(column.to_pylist() for column in first.columns), strict=True))
 
 
-def reading_of_table(shown: str, table: pa.Table) -> Reading:
-    """Return the reading of a table without bad rows; the location of a row is its number, from 1."""
+def reading_of_table(shown: str, table: pa.Table, first: int = 0) -> Reading:
+    """Return the reading of a table without bad rows; the location of a row is its number, from 1.
+
+    `first` is the number of rows of the file in front of it.
+    """
 
     def locate(numbers: Ints) -> list[RowLocation]:
-        return [RowLocation(shown, int(number) + 1) for number in numbers]
+        return [RowLocation(shown, first + int(number) + 1) for number in numbers]
 
     return Reading(table, locate, table.num_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -25,29 +25,71 @@ def read_fast(head: CsvHead, names: Sequence[str], max_cell_characters: int) -> 
     Raises:
         CheckFailed: the file is compressed and damaged.
     """
-    if not head.dialect.delimiter.isascii():
-        return None  # Arrow supports a single byte
+    parts = CsvParts(head, names, max_cell_characters)
     try:
-        with head.file.open() as file:
-            text = Utf8Stream(file, head.encoding, _end(head), head.dialect)
-            with pa.PythonFile(text, mode="r") as stream:
-                batches = _parse(stream, text, head, names, max_cell_characters)
-    # Arrow passes on a UnicodeError or OSError of the file.
-    except (pa.ArrowException, UnicodeError, OSError):
+        batches = list(parts)
+    except NotCleanError:
         return None
-    if not batches:
+    return pa.Table.from_batches(batches), parts.is_by_line
+
+
+def is_clean(head: CsvHead, names: Sequence[str], max_cell_characters: int) -> CsvParts | None:
+    """Return the parts of a file that were all read once and found valid, None if any row is invalid."""
+    parts = CsvParts(head, names, max_cell_characters)
+    try:
+        for _ in parts:
+            pass
+    except NotCleanError:
         return None
-    table = pa.Table.from_batches(batches)
-    # An unclosed quote swallows the row that was added after the last one: Arrow does not report it.
-    if not table or any(column[-1].as_py() != END for column in table.columns):
-        return None
-    return table.slice(0, len(table) - 1).select(list(names)), not (text.has_quotes or head.dialect.escape)
+    return parts
+
+
+class NotCleanError(Exception):
+    """A row is invalid: the file has to be read row by row."""
+
+
+class CsvParts:
+    """The rows of a file in parts, as `large_string`; each iteration reads the file again.
+
+    `is_by_line` is whether every line is a row, as there are no quotes; it is known after the last part.
+    """
+
+    def __init__(self, head: CsvHead, names: Sequence[str], max_cell_characters: int) -> None:
+        self._head, self._names, self._longest = head, list(names), max_cell_characters
+        self.is_by_line = False
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Yield the parts.
+
+        Raises:
+            NotCleanError: a row is invalid; parts may have been yielded before.
+        """
+        head = self._head
+        if not head.dialect.delimiter.isascii():
+            raise NotCleanError  # Arrow supports a single byte
+        last: pa.RecordBatch | None = None
+        try:
+            with head.file.open() as file:
+                text = Utf8Stream(file, head.encoding, _end(head), head.dialect)
+                with pa.PythonFile(text, mode="r") as stream:
+                    for batch in _parse(stream, text, head, self._names, self._longest):
+                        if last is not None:
+                            yield last
+                        last = batch
+        # Arrow passes on a UnicodeError or OSError of the file.
+        except (pa.ArrowException, UnicodeError, OSError) as error:
+            raise NotCleanError from error
+        # An unclosed quote swallows the row that was added after the last one: Arrow does not report it.
+        if not last or any(column[-1].as_py() != END for column in last.columns):
+            raise NotCleanError
+        self.is_by_line = not (text.has_quotes or head.dialect.escape)
+        yield last.slice(0, len(last) - 1)
 
 
 def _parse(
     stream: pa.PythonFile, text: Utf8Stream, head: CsvHead, names: Sequence[str], max_cell_characters: int
-) -> list[pa.RecordBatch] | None:
-    """Return the blocks, None at the first one that is invalid."""
+) -> Iterator[pa.RecordBatch]:
+    """Yield the blocks that have rows; raises `NotCleanError` at the first one that is invalid."""
     column_names = None if head.named else head.names
     read_options = csv.ReadOptions(block_size=BLOCK_BYTES, skip_rows=head.lines_before, column_names=column_names)
     convert_options = csv.ConvertOptions(
@@ -55,16 +97,15 @@ def _parse(
         column_types={name: pa.large_string() for name in names},
         strings_can_be_null=False,
     )
-    batches = []
     with csv.open_csv(stream, read_options, _parse_options(head.dialect), convert_options) as reader:
         for batch in reader:
             if text.has_nul or text.has_quote_and_escape:
-                return None
+                raise NotCleanError
             quote = head.dialect.quote if text.has_quotes else ""
             if not all(_is_valid(column, quote, max_cell_characters) for column in batch.columns):
-                return None
-            batches.append(batch)
-    return batches
+                raise NotCleanError
+            if len(batch):
+                yield batch.select(names)
 
 
 def _parse_options(dialect: Dialect) -> csv.ParseOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,28 @@ class CsvFile:
             return [RowLocation(head.file.shown, strict.lines[number]) for number in numbers]
 
         return Reading(strict.table, locate, strict.rows_read)
+
+    def stream(self, names: Sequence[str], bad: BadRows) -> Iterator[Reading]:
+        """Yield the rows in parts if all are valid, for which the file is read twice; else all at once."""
+        import pyarrow as pa
+
+        from finetune.data.sources.csv_fast import is_clean
+        from finetune.data.sources.csv_strict import line_numbers
+
+        head = self.csv_head
+        parts = is_clean(head, names, self.options.max_cell_characters)
+        if parts is None:
+            yield self.read(names, bad)
+            return
+        by_line, first = parts.is_by_line, 0
+        for batch in parts:
+
+            def locate(numbers: Ints, first: int = first) -> list[RowLocation]:
+                lines = line_numbers(head, (numbers + first).tolist(), by_line)
+                return [RowLocation(head.file.shown, line) for line in lines]
+
+            yield Reading(pa.Table.from_batches([batch]), locate, len(batch))
+            first += len(batch)
 
 
 def check_dialect(options: ReadOptions) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,7 @@ from finetune.data.schema.column_spec import quoted_names
 from finetune.data.source import Head, Reading, ReadOptions
 from finetune.data.sources.errors import check_unique_names, fail
 from finetune.data.sources.files import DataFile
+from finetune.data.sources.stream import stream
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,6 +98,18 @@ class FileSource:
             return readings[0]
         table = self._concatenated([reading.table for reading in readings])
         return Reading(table, partial(locate_rows, readings), sum(reading.rows_read for reading in readings))
+
+    def stream(self, names: Sequence[str], bad: BadRows) -> Iterator[Reading]:
+        """Yield these columns of all files in parts; columns keep the type that they have in their file.
+
+        Raises:
+            CheckFailed: a file cannot be read to its end, or changed while it was read.
+        """
+        if len(self._readers) > 1:
+            self.head()  # checks that all files have the same columns
+        for reader in self._readers:
+            yield from stream(reader, names, bad)
+            reader.file.fail_if_changed()
 
     def _concatenated(self, tables: list[pa.Table]) -> pa.Table:
         import pyarrow as pa

@@ -92,6 +92,18 @@ class JsonFile:
             found = self._read_array_lines(types, bad)
         else:
             found = self._read_lines(types, bad)
+        return self._reading(found, types)
+
+    def stream(self, names: Sequence[str], bad: BadRows) -> Iterator[Reading]:
+        """Yield the same rows in parts, if every line is an object; else all at once."""
+        if self._ids or not self._json_head.by_line or self._json_head.arrays is not None:
+            yield self.read(names, bad)
+            return
+        types = {name: infer_type(row.get(name) for row in self._json_head.objects) for name in names}
+        for found in self._line_parts(types, bad):
+            yield self._reading(found, types)
+
+    def _reading(self, found: _Parts, types: Types) -> Reading:
         schema = pa.schema(list(types.items()))
         batches = [_cast(part.rows, schema) for part in found.parts]
         table = to_canonical_table(pa.Table.from_batches(batches, schema))
@@ -102,17 +114,25 @@ class JsonFile:
         return read_json_head(self.file, self.encoding, self._header, allow_single=bool(self._ids))
 
     def _read_lines(self, types: Types, bad: BadRows) -> _Parts:
-        found = _Parts()
+        whole = _Parts()
+        for found in self._line_parts(types, bad):
+            whole.parts += found.parts
+            whole.rows_read += found.rows_read
+        return whole
+
+    def _line_parts(self, types: Types, bad: BadRows) -> Iterator[_Parts]:
+        """Yield the rows of each block of lines."""
         with self._open() as stream:
             read_block = partial(_read_block, types=dict(types))
             blocks = read_blocks(stream, self.file.shown)
             for block, part in map_in_threads(read_block, blocks, usable_cores(READER_THREADS)):
+                found = _Parts()
                 if part is None:
                     self._read_rows(self._parse_lines(block), types, bad, found)
                 else:
                     found.parts.append(part)
                     found.rows_read += part.rows.num_rows
-        return found
+                yield found
 
     def _read_array_lines(self, types: Types, bad: BadRows) -> _Parts:
         """Read lines that are arrays, which Arrow does not support."""

@@ -15,6 +15,7 @@ from finetune.data.schema.layouts import is_role_name
 from finetune.data.source import Head, Reading, Source
 from finetune.data.sources.errors import fail
 from finetune.data.sources.passage_values import Form, find_forms, holds_content, value_as_text
+from finetune.data.sources.stream import stream
 
 if TYPE_CHECKING:
     from finetune.data.bad_rows import BadRows
@@ -55,9 +56,15 @@ class Passages:
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
         """Return these columns of all rows; a value of another form than its column becomes null."""
+        return self._as_text(self._source.read(names, bad))
+
+    def stream(self, names: Sequence[str], bad: BadRows) -> Iterator[Reading]:
+        """Yield the same rows in parts, if the source can be read so."""
+        return map(self._as_text, stream(self._source, names, bad))
+
+    def _as_text(self, reading: Reading) -> Reading:
         from finetune.data.sources.passage_columns import column_as_text, holds_passages
 
-        reading = self._source.read(names, bad)
         table = reading.table
         for index, name in enumerate(table.column_names):
             form = self._forms.get(name)

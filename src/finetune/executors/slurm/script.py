@@ -40,7 +40,7 @@ def script(
     parallel: int | None = None,
 ) -> str:
     """Return the script of a job; of an array job where `parallel` says how many tasks may run at once."""
-    options = _options(settings, resources)
+    options = options_of(settings, resources)
     selection = _set_run(requests[0], "")
     if parallel is not None:
         options["array"] = f"0-{len(requests) - 1}%{parallel}"
@@ -52,10 +52,10 @@ def script(
         python=shlex.quote(sys.executable),
         flags="".join(f" {shlex.quote(word)}" for word in arguments.where()),
     )
-    return "\n".join(["#!/bin/bash", *_directives(options), "", *selection]) + body
+    return "\n".join(["#!/bin/bash", *directives(options), "", *selection]) + body
 
 
-def _options(settings: SlurmSettings, resources: ResourceRequest) -> dict[str, object]:
+def options_of(settings: SlurmSettings, resources: ResourceRequest) -> dict[str, object]:
     """Return the options of sbatch; those of the config's `options` override ours."""
     return {
         "job-name": "finetune",
@@ -76,7 +76,8 @@ def _options(settings: SlurmSettings, resources: ResourceRequest) -> dict[str, o
     } | settings.options
 
 
-def _directives(options: dict[str, object]) -> Iterator[str]:
+def directives(options: dict[str, object]) -> Iterator[str]:
+    """Yield the lines of a script that set these options of sbatch."""
     for name, value in options.items():
         if value is True:
             yield f"#SBATCH --{name}"
