@@ -15,10 +15,9 @@ from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import corpus_files
 from finetune.data.paths import resolve
 from finetune.data.schema.columns import to_texts
-from finetune.data.source import Reading, Source
+from finetune.data.source import Reading, Source, stream
 from finetune.data.sources.open import open_source
 from finetune.data.sources.passage_columns import join_titles
-from finetune.data.sources.stream import stream
 from finetune.embed.columns import CorpusColumns, find_columns
 from finetune.embed.settings import DataSettings, EmbedSettings
 from finetune.errors import CheckFailed, Problem

@@ -15,7 +15,7 @@ from finetune.console import Bar
 from finetune.data.arrays import Ints
 from finetune.embed.files import INDEX, temporary
 from finetune.embed.manifest import Manifest
-from finetune.embed.search import complete_manifest, float_vectors, similarity_of
+from finetune.embed.vectors import complete_manifest, float_vectors, similarity_of
 from finetune.errors import FinetuneError
 from finetune.evaluation.ann import is_installed
 from finetune.inference.quantize import Floats

@@ -5,7 +5,6 @@ Shapes: N vectors of a shard, W numbers of a vector as it is stored, D dimension
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ import pyarrow as pa
 
 from finetune.config.home import expand_home
 from finetune.embed.corpus import ID
-from finetune.embed.manifest import Manifest, read_manifest
-from finetune.embed.shards import read_rows, read_vectors, stored_columns
+from finetune.embed.index import check_index, search_index
+from finetune.embed.manifest import Manifest
+from finetune.embed.shards import read_rows, stored_columns
+from finetune.embed.vectors import complete_manifest, float_vectors, similarity_of
 from finetune.errors import FinetuneError
 from finetune.inference.devices import Device
 from finetune.inference.load import get_model
@@ -58,57 +59,14 @@ def search_folder(
     if k < 1:
         raise FinetuneError(f"k={k} is no number of documents.", "Ask for at least one.")
     if index:
-        from finetune.embed.index import check_index
-
         check_index(out)
     query_1D, loaded = _embed_query(manifest, query, prompt, model, device)
     if index:
-        from finetune.embed.index import search_index
-
         scores, rows = search_index(out, manifest, query_1D[0], k)
     else:
         hits = search(query_1D, float_vectors(out, manifest), k, similarity_of(manifest), loaded.device)
         scores, rows = hits.scores[0], hits.indices[0]
     return _with_columns(out, manifest, scores, rows)
-
-
-def complete_manifest(out: Path) -> Manifest:
-    """Return the manifest of a folder with all vectors.
-
-    Raises:
-        FinetuneError: there is no such folder, or its vectors are not complete.
-    """
-    manifest = read_manifest(out)
-    if manifest is None:
-        what = f"{out} is no folder that finetune embed wrote."
-        raise FinetuneError(what, f"Write it: finetune embed MODEL data.path=corpus.parquet out={out}")
-    if not manifest.complete:
-        raise FinetuneError(f"the vectors in {out} are not complete.", "Give the command that writes them again.")
-    return manifest
-
-
-def similarity_of(manifest: Manifest) -> str:
-    """Return the function that the vectors are compared with."""
-    return "cosine" if manifest.settings["precision"] == "binary" else manifest.similarity
-
-
-def float_vectors(out: Path, manifest: Manifest) -> Iterator[Floats]:
-    """Yield the vectors of each shard as numbers that can be compared with an embedding, `(N, D)`.
-
-    Raises:
-        FinetuneError: a shard is missing or damaged.
-    """
-    precision, dimensions = manifest.settings["precision"], manifest.dimensions
-    for vectors_NW in read_vectors(out, manifest):
-        if precision == "binary":
-            bits_ND = np.unpackbits((vectors_NW.astype(np.int16) + 128).astype(np.uint8), axis=1, count=dimensions)
-            yield bits_ND.astype(np.float32) * 2 - 1
-        elif precision == "int8":
-            low_D, high_D = np.array(manifest.int8_ranges, np.float32)
-            # The middle of the step that a value is in.
-            yield low_D + (vectors_NW.astype(np.float32) + 128.5) * ((high_D - low_D) / 255)
-        else:
-            yield vectors_NW
 
 
 def _embed_query(

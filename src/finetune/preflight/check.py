@@ -47,7 +47,6 @@ from finetune.preflight.models import (
 )
 from finetune.preflight.resume import LAUNCHER, composed, expected_folder
 from finetune.preflight.slurm import check_slurm, slurm_notes, slurm_settings
-from finetune.preflight.sweep_metric import check_sweep_metric
 from finetune.training.length import length_problems, limits_length
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
         ({"model", "loss"}, lambda: check_scores(cfg, losses_that_take_scores)),
         ({"model", "loss"}, lambda: check_teachers(models, embedding_width)),
         ({"model", "evaluation"}, lambda: evaluation_problems(cfg, embedding_width)),
-        ({"evaluation", "callbacks", "sweep"}, lambda: check_sweep_metric(cfg)),
+        ({"evaluation", "callbacks", "sweep"}, lambda: _check_sweep_metric(cfg)),
         ({"data", "evaluation"}, lambda: check_sources(cfg)),
         ({"trainer", "hydra"}, check_machine),
         ({"output_root", "experiment", "name", "hydra"}, lambda: check_output(cfg)),
@@ -175,6 +174,14 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
                 raise
             # It reads a value that is missing or cannot be resolved, which is among the problems already.
     return [*problems, *found]
+
+
+def _check_sweep_metric(cfg: DictConfig) -> Iterable[Problem]:
+    if cfg.sweep.get("metric") is None and cfg.sweep.get("prune_by") in (None, "auto"):
+        return ()
+    from finetune.preflight.sweep_metric import check_sweep_metric
+
+    return check_sweep_metric(cfg)
 
 
 def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:

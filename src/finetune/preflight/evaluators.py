@@ -16,7 +16,6 @@ from finetune.data.holdout.eval_source import EvalSource, eval_sources
 from finetune.errors import CheckFailed, Problem
 from finetune.evaluation import mteb_tasks
 from finetune.losses.constraints import dimension_problems
-from finetune.preflight.evaluation_metrics import check_metrics
 from finetune.preflight.models import check_reads, choice
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ _PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usea
 
 def evaluation_problems(cfg: DictConfig, width: int | None) -> Iterator[Problem]:
     """Yield the problems of the evaluators' settings; `width` is that of the embeddings, if known."""
+    from finetune.preflight.evaluation_metrics import check_metrics
+
     scores_pairs = bool(class_variable(cfg.model, "scores_pairs", "model"))
     for name, node in cfg.evaluation.items():
         key = f"evaluation.{name}"

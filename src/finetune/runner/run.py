@@ -13,9 +13,6 @@ from finetune.preflight.check import CheckedRun, check_not_dry, check_run, check
 from finetune.preflight.devices import check_start, local_processes
 from finetune.preflight.evaluators import write_left_out_rows
 from finetune.preflight.models import download_missing
-from finetune.runner.hydra_task import run_as_hydra_task
-from finetune.runner.run_setup import find_run, newest_checkpoint, record_time_limit
-from finetune.runner.slurm_job import is_restart
 from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.lock import adopt_inherited
 
@@ -94,9 +91,11 @@ def print_check(checked: CheckedRun) -> None:
 
 def _start(checked: CheckedRun) -> None:
     """Train in this process, with the other ranks in processes of their own."""
+    from finetune.runner.hydra_task import run_as_hydra_task
     from finetune.runner.join import join_if_distributed
     from finetune.runner.lifecycle import exit_at_once, run_lifecycle
     from finetune.runner.rank_output import record_crashes
+    from finetune.runner.run_setup import find_run
     from finetune.runner.spawn import SpawnedRanks
 
     arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
@@ -120,6 +119,10 @@ def _start(checked: CheckedRun) -> None:
 
 def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: bool) -> None:
     """Train a new run, or resume one."""
+    from finetune.runner.run_setup import newest_checkpoint, record_time_limit
+    from finetune.runner.slurm_job import is_restart
+    from finetune.training.fit import fit
+
     checkpoint = None
     if is_resumed:
         resume = cfg.resume
@@ -131,6 +134,4 @@ def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: 
         record_time_limit(cfg, run)
     for note in dataset.notes:
         log(note)  # they were printed before there was a run
-    from finetune.training.fit import fit
-
     fit(cfg, dataset, run, checkpoint)

@@ -8,7 +8,6 @@ import traceback
 from typing import Literal
 
 from finetune.errors import FinetuneError, Interrupted, MemoryRanOut, RunError
-from finetune.runs.known_errors import detail, find_known_error, is_distributed
 
 Cause = Literal[
     "out of memory",
@@ -67,6 +66,8 @@ def cause_of(error: BaseException) -> Cause:
     """Return the category of an error that ended a run, also by the error that caused it."""
     if isinstance(error, RemoteRankError):
         return error.cause
+    from finetune.runs.known_errors import find_known_error
+
     system_error, known = _errno_of(error), find_known_error(error)
     is_mistake = isinstance(error, FinetuneError) and error.exit_code == FinetuneError.exit_code
     if known is not None and not is_out_of_memory(error):
@@ -96,6 +97,8 @@ def is_secondary_failure(error: BaseException) -> bool:
     """Whether an error may only be the consequence of the end of another process of the run."""
     if isinstance(error, RunError) or not isinstance(error, RuntimeError | ConnectionError):
         return False
+    from finetune.runs.known_errors import find_known_error, is_distributed
+
     known = find_known_error(error)
     if known is not None:
         return known.is_secondary
@@ -115,6 +118,8 @@ def explained_error(error: BaseException) -> RunError | None:
 
     Its `trace` is the traceback, if the error is a bug.
     """
+    from finetune.runs.known_errors import detail, find_known_error
+
     shortage = out_of_memory_error(error)
     known = find_known_error(error)
     if shortage is not None or known is None:

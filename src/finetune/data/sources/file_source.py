@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from finetune.data.bad_rows import BadRows, RowLocation
 from finetune.data.schema.column_spec import quoted_names
-from finetune.data.source import Head, Reading, ReadOptions
+from finetune.data.source import Head, Reading, ReadOptions, stream
 from finetune.data.sources.errors import check_unique_names, fail
 from finetune.data.sources.files import DataFile
-from finetune.data.sources.stream import stream
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.schema.column_spec import normalized_name, quoted_names
 from finetune.data.schema.layouts import is_role_name
-from finetune.data.source import Head, Reading, Source
+from finetune.data.source import Head, Reading, Source, stream
 from finetune.data.sources.errors import fail
 from finetune.data.sources.passage_values import Form, find_forms, holds_content, value_as_text
-from finetune.data.sources.stream import stream
 
 if TYPE_CHECKING:
     from finetune.data.bad_rows import BadRows
