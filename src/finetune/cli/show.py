@@ -7,7 +7,6 @@ from finetune.config.command_line import Arguments
 from finetune.config.compose import compose
 from finetune.console import exit_on_closed_pipe, say
 from finetune.errors import CheckFailed
-from finetune.runner.hydra_task import run_as_hydra_task
 
 
 def show(arguments: Arguments) -> int:
@@ -21,6 +20,8 @@ def show(arguments: Arguments) -> int:
     if not {"--hydra-help", "--shell-completion"} & set(arguments.show):
         _check_showable(arguments)
     try:
+        from finetune.runner.hydra_task import run_as_hydra_task
+
         run_as_hydra_task(arguments, arguments.show, lambda _: None)
     except SystemExit as ended:  # Hydra exits after printing its help
         if isinstance(ended.code, int):
