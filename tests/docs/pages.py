@@ -49,7 +49,7 @@ def training_overrides(words: list[str]) -> list[str] | None:
     for start in (["python", "train.py"], ["finetune", "train"], ["finetune", "check"], ["finetune", "submit"]):
         if words[:2] == start:
             return words[2:]
-    if words[0] == "torchrun":
+    if words[0] == "torchrun" and "train.py" in words:
         return words[words.index("train.py") + 1 :]
     return None
 
