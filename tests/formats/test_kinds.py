@@ -26,7 +26,7 @@ def saved(kind: str, folder: Path) -> Path:
     if kind not in ("pairs", "static"):
         return tiny(kind, folder)
     base = str(tiny("bert", folder.with_name("base")))
-    encoder = CrossEncoder(base) if kind == "pairs" else StaticEncoder(base)
+    encoder = CrossEncoder(base) if kind == "pairs" else StaticEncoder(base, output_width=16)
     folder.mkdir()
     encoder.save(folder, 16, {})
     return folder

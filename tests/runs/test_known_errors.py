@@ -65,7 +65,7 @@ FIRST_CAUSES = [
     (nccl("unhandled cuda error", CUDA, "Cuda failure 2 'out of memory'"), "out of memory", "no memory left",
      "engine.activation_mb"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory",
-     "no memory left", "engine.token_budget"),
+     "Memory ran out", "engine.token_budget"),
     (nccl("invalid argument", "ncclInvalidArgument: Invalid value for an argument.", "Broadcast : invalid root 3"),
      "error", "does not support: Broadcast : invalid root 3", "NCCL_DEBUG=WARN"),
 ]  # fmt: skip

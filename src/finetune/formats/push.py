@@ -124,14 +124,16 @@ class _Client:
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
         """Convert errors of the client and of the network to ones that say what to do, without the token."""
-        from httpx import HTTPError  # the library that the client uses
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub import errors
+
+        # Of the HTTP library that the client uses, whichever it is.
+        http_error: type[Exception] = vars(errors)["HTTPError"]
 
         try:
             yield
-        except HfHubHTTPError as error:
+        except errors.HfHubHTTPError as error:
             raise self._refusal(error.response.status_code, error, doing) from None
-        except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        except (http_error, OSError, ValueError, RuntimeError) as error:
             what = f"could not {doing} {self._repo} on the hub: {self._without_token(error)}."
             raise PushFailed(what, "Check the network, and try again.") from None
 

@@ -150,8 +150,10 @@ class _Towers(nn.Module):
         self.config, self._text, self._image = original.config, text, image
         self._weight = next(original.parameters())  # only to say where this module is
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return embeddings of texts `(N, D)`."""
+        if attention_mask is None and "attention_mask" in self._text.inputs:
+            attention_mask = torch.ones_like(input_ids)
         return _run(self._text, {"input_ids": input_ids, "attention_mask": attention_mask})
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:

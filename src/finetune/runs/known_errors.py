@@ -84,7 +84,7 @@ _GPU = (
         "`nvidia-smi` shows by which; choose others with CUDA_VISIBLE_DEVICES.",
     ),
     _known(
-        r"Cuda failure.{0,9}out of memory|STATUS_ALLOC_FAILED|STATUS_NOT_INITIALIZED", "out of memory",
+        r"Cuda failure.{0,9}out of memory|STATUS_NOT_INITIALIZED", "out of memory",
         "A GPU has no memory left for its libraries",
         "Use a smaller engine.activation_mb or engine.token_budget, or end other programs on this GPU.",
     ),
