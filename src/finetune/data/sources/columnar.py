@@ -44,7 +44,7 @@ class ParquetFile:
 
     def head(self) -> Head:
         """Return its columns and first rows; raises `CheckFailed` if it is damaged."""
-        with explain_damage(self.file.shown, "Parquet"), self._open() as parquet:
+        with explain_damage(self.file.shown, "Parquet"), self._open(_READ_BYTES) as parquet:
             names, metadata = parquet.schema_arrow.names, parquet.schema_arrow.metadata or {}
             if not names:
                 return Head([], [])
@@ -74,7 +74,11 @@ class ParquetFile:
         """Return the open file; `read_bytes` are read at a time, 0 reads a column of a whole row group."""
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self.file.path, page_checksum_verification=True, buffer_size=read_bytes)
+        # Otherwise `pre_buffer` reads whole row groups ahead, whatever the buffer size.
+        is_buffered = read_bytes > 0
+        return pq.ParquetFile(
+            self.file.path, page_checksum_verification=True, buffer_size=read_bytes, pre_buffer=not is_buffered
+        )
 
     def _read_group(self, names: list[str], limit: ExpansionLimit, group: int) -> list[pa.RecordBatch]:
         with self._open() as parquet:
