@@ -85,7 +85,7 @@ REFUSED = [
     ("pairs.csv loss=vicreg miner=batch_hard", r"miner\n.*VICRegLoss uses the whole batch"),
     (
         "labelled.csv loss=circle miner=batch_easy_hard miner.pos_strategy=semihard",
-        r"miner\n.*refuses this: pos_strategy and neg_strategy cannot both",
+        r"miner\n.*refuses its arguments: ValueError: pos_strategy and neg_strategy cannot both",
     ),
     ("pairs.csv loss=metric_learning", r"^1 problem.*\n\nloss\.loss\._target_\n.*no value yet"),
 ]
