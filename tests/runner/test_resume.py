@@ -124,7 +124,7 @@ def test_a_resumed_run_without_a_checkpoint_says_that_it_starts_over(tmp_path, m
 
     started = []
     monkeypatch.setattr("finetune.training.fit.fit", lambda *given: started.append(given))
-    monkeypatch.setattr(run, "record_time_limit", lambda *_: None)
+    monkeypatch.setattr("finetune.runner.run_setup.record_time_limit", lambda *_: None)
     cfg, dataset = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[])
     run._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=True)
     assert "No checkpoint was written yet; training starts from the beginning." in capsys.readouterr().out
