@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from finetune.errors import Problem, RunError
-from finetune.runs.atomic import explain
+from finetune.runs.atomic import open_atomically
 
 SHOWN = 20
 FILE = "problems.jsonl"
@@ -213,14 +213,8 @@ class BadRows:
         Raises:
             RunError: the file cannot be written.
         """
-        draft = path.with_name(f".{path.name}.tmp")
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.writelines(self.lines())
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise explain(error, f"write {path}") from error
+        with open_atomically(path) as file:
+            file.writelines(line.encode() for line in self.lines())
 
 
 def list_for_user(bad: BadRows) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune.runs.atomic import explain, sync_folder
+from finetune.runs.atomic import open_atomically
 
 MANIFEST = "manifest.json"
 INDEX = "index.usearch"
@@ -68,26 +68,14 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file by `write`, which gets it open; it has its name only once it is whole and on disk.
 
     Raises:
         Refused: the disk is full or refuses; nothing is left of the file.
     """
-    draft = temporary(path)
-    try:
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise explain(error, f"write {path}", _FULL) from error
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with open_atomically(path, temporary(path), _FULL) as file:
+        write(file)
 
 
 def write_array(file: BinaryIO, array: NDArray[np.generic]) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 
 from finetune.console import Bar
 from finetune.data.arrays import Ints
-from finetune.embed.files import INDEX, temporary
+from finetune.embed.files import INDEX, write_atomically
 from finetune.embed.manifest import Manifest
 from finetune.embed.vectors import complete_manifest, float_vectors, similarity_of
 from finetune.errors import FinetuneError
 from finetune.evaluation.ann import is_installed
 from finetune.inference.quantize import Floats
-from finetune.runs.atomic import explained
 
 Kind = Literal["usearch"]
 _METRICS = {"cosine": "cos", "dot": "ip", "euclidean": "l2sq"}
@@ -52,13 +51,8 @@ def build_index(out: Path) -> Path:
             index.add(np.arange(first, first + len(vectors_ND)), vectors_ND)
             first += len(vectors_ND)
             bar.update(first)
-    path, draft = out / INDEX, temporary(out / INDEX)
-    with explained(f"write {path}"):
-        try:
-            draft.write_bytes(index.save())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    path = out / INDEX
+    write_atomically(path, lambda file: file.write(index.save()))
     return path
 
 

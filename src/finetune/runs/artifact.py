@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from finetune.errors import FinetuneError
-from finetune.runs.atomic import explain, sync_folder, to_json
+from finetune.runs.atomic import open_atomically, to_json
 
 MANIFEST = "artifact.json"
 FORMAT = "finetune-artifact"
@@ -69,19 +67,8 @@ def write_artifact(folder: Path, out_path: Path, about: Mapping[str, Any] | None
         RunError: the disk is full or cannot be written; an existing file is then unchanged.
     """
     files = files_of(folder)
-    draft = out_path.with_name(f".{out_path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            manifest = _write_zip(file, folder, files, about or {})
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(out_path)
-    except OSError as error:
-        raise explain(error, f"write {out_path}", "Choose another folder.") from error
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_folder(out_path.parent)
-    return manifest
+    with open_atomically(out_path, elsewhere="Choose another folder.") as file:
+        return _write_zip(file, folder, files, about or {})
 
 
 def read_manifest(path: Path) -> Manifest:

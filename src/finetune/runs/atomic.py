@@ -1,4 +1,4 @@
-"""Atomic writes of text and JSON files, and plain error messages for errors of the file system."""
+"""Atomic writes of files, and plain error messages for errors of the file system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from finetune.errors import Refused
 
@@ -52,26 +52,37 @@ def explained(doing: str) -> Iterator[None]:
         raise explain(error, doing) from error
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a UTF-8 file atomically: at any time, and after a power cut, it is the old or the new one.
+@contextmanager
+def open_atomically(path: Path, draft: Path | None = None, elsewhere: str = _ELSEWHERE) -> Iterator[BinaryIO]:
+    """Open a file that replaces `path` at the end of the `with` block: at any time it is the old or the new one.
+
+    It is written as `draft`, by default under a name that no other thread of this machine uses. `elsewhere` is as in
+    `explain`.
 
     Raises:
         RunError: the operating system refuses; the old file is unchanged.
     """
-    # In the same folder, because a rename is atomic only within one file system.
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    with explained(f"write {path}"):
-        try:
-            with draft.open("wb") as file:
-                # Names from the command line may contain bytes that are not UTF-8 (lone surrogates).
-                file.write(text.encode("utf-8", "backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    if draft is None:
+        # In the same folder, because a rename is atomic only within one file system.
+        draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # so that it is whole after a power cut, too
+        draft.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        raise explain(error, f"write {path}", elsewhere) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a UTF-8 file as `open_atomically` does."""
+    with open_atomically(path) as file:
+        # Names from the command line may contain bytes that are not UTF-8 (lone surrogates).
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json_atomically(path: Path, content: Any) -> None:

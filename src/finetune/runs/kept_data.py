@@ -10,16 +10,17 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from finetune.console import say
-from finetune.runs.atomic import explained, sync_folder
+from finetune.runs.atomic import explained, open_atomically
 from finetune.runs.lock import LockHeld, hold_lock
 
 FOLDER = ".data"  # hidden, so that it is not taken for an experiment
 
 
 @contextmanager
-def kept(root: Path, digest: str, write: Callable[[Path], None]) -> Iterator[Path]:
+def kept(root: Path, digest: str, write: Callable[[BinaryIO], object]) -> Iterator[Path]:
     """Provide the file of some content below `root`, written by `write` if there is none.
 
     After the `with` block it stays if a run uses it, and is removed otherwise. Another process that asks for the same
@@ -37,7 +38,9 @@ def kept(root: Path, digest: str, write: Callable[[Path], None]) -> Iterator[Pat
         with hold_lock(_lock_of(path), f"the data {path}", _say_waiting):
             try:
                 if not path.exists():
-                    _write(path, write)
+                    # Always the same draft, under the lock: what a killed process left is replaced.
+                    with open_atomically(path, path.with_suffix(".tmp")) as file:
+                        write(file)
                 yield path
             finally:
                 _remove_if_unused(path, root)
@@ -66,17 +69,6 @@ def is_used(path: Path, root: Path) -> bool:
             if name in overrides.read_bytes():
                 return True
     return False
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    draft = path.with_suffix(".tmp")
-    with explained(f"write {path}"):
-        try:
-            write(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_folder(path.parent)
 
 
 def _remove_if_unused(path: Path, root: Path) -> None:

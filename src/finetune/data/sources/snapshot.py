@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.sources.columnar import WITHOUT_NAMES
@@ -13,8 +13,6 @@ from finetune.data.sources.open import open_in_memory
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
 
 
@@ -31,11 +29,11 @@ class Snapshot:
         names = repr(self.table.schema.metadata or {})
         return from_arrow(self.table, names).fingerprint()
 
-    def write(self, path: Path) -> None:
-        """Write it as a Parquet file."""
+    def write(self, file: BinaryIO) -> None:
+        """Write it as Parquet into an open file."""
         import pyarrow.parquet as pq
 
-        pq.write_table(self.table, path)
+        pq.write_table(self.table, file)
 
 
 def snapshot(what: Any) -> Snapshot:
