@@ -30,7 +30,7 @@ FACTS = {
     "gpus": [],
     "error": "",
 }
-GPU = {"name": "NVIDIA H200", "capability": [9, 0], "free": 140e9, "total": 150e9, "bf16": True, "works": True}
+GPU = {"name": "NVIDIA H200", "flash": None, "free": 140e9, "total": 150e9, "bf16": True, "works": True}
 
 
 def doctor(*words, cwd, **environment):
@@ -105,7 +105,7 @@ def test_words_that_are_no_secrets_stay():
     ("facts", "driver", "state", "words"),
     [
         ({"gpus": [GPU]}, True, "fine", "NVIDIA H200, 140.0 GB of 150.0 GB free, bf16, flash attention"),
-        ({"gpus": [GPU | {"capability": [7, 5], "bf16": False}]}, True, "fine", "no bf16, no flash attention"),
+        ({"gpus": [GPU | {"flash": "the GPU is older", "bf16": False}]}, True, "fine", "no bf16, no flash attention"),
         ({"gpus": [GPU | {"free": 10e9}]}, True, "doubtful", "other processes use its memory"),
         ({"gpus": [GPU | {"works": False}]}, True, "wrong", "wrong results"),
         ({"available": False, "cuda": None}, True, "wrong", "built for the CPU only"),
@@ -129,7 +129,7 @@ def test_gpus(facts, driver, state, words):
     ],
 )
 def test_a_torch_that_cannot_be_imported_is_a_finding(monkeypatch, probe, words):
-    monkeypatch.setattr(devices, "_PROBE", probe)
+    monkeypatch.setattr(devices, "_PROBE", (sys.executable, "-c", probe))
     monkeypatch.setattr(devices, "_SECONDS", 2)
     found = next(each for each in device_findings() if each.name == "torch")
     assert found.state == "wrong" and words in found.text

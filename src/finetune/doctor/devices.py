@@ -14,39 +14,7 @@ from finetune.preflight.devices import has_gpu
 
 TOPIC = "devices"
 _SECONDS = 60  # a first import of torch from a slow disk
-_PROBE = """
-import json
-import torch
-
-capabilities = torch.cpu.get_capabilities()
-facts = {
-    "torch": torch.__version__,
-    "cuda": torch.version.cuda,
-    "hip": torch.version.hip,
-    "threads": torch.get_num_threads(),
-    "cpu": torch.backends.cpu.get_cpu_capability(),
-    "bf16": bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")),
-    "available": torch.cuda.is_available(),
-    "gpus": [],
-    "error": "",
-}
-try:
-    for number in range(torch.cuda.device_count() if facts["available"] else 0):
-        free, total = torch.cuda.mem_get_info(number)
-        ones = torch.ones(256, 256, device=f"cuda:{number}")
-        gpu = {
-            "name": torch.cuda.get_device_properties(number).name,
-            "capability": torch.cuda.get_device_capability(number),
-            "free": free,
-            "total": total,
-            "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
-            "works": float((ones @ ones)[0, 0]) == 256.0,
-        }
-        facts["gpus"].append(gpu)
-except Exception as error:
-    facts["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-print(json.dumps(facts))
-"""
+_PROBE = (sys.executable, "-m", "finetune.doctor.probe")
 
 
 def device_findings() -> Iterator[Finding]:
@@ -90,9 +58,8 @@ def findings_of(facts: dict[str, Any], driver: bool) -> Iterator[Finding]:
 def _gpu(number: int, gpu: dict[str, Any]) -> Finding:
     from rich.filesize import decimal
 
-    major, minor = gpu["capability"]
     can = ["bf16" if gpu["bf16"] else "no bf16"]
-    can.append("flash attention" if (major, minor) >= (8, 0) else "no flash attention: texts are padded")
+    can.append("flash attention" if gpu["flash"] is None else f"no flash attention, texts are padded: {gpu['flash']}")
     text = f"{gpu['name']}, {decimal(gpu['free'])} of {decimal(gpu['total'])} free, {', '.join(can)}"
     if not gpu["works"]:
         return Finding(TOPIC, f"GPU {number}", "wrong", f"{text}: it computes wrong results.", "Test its hardware.")
@@ -105,9 +72,7 @@ def _gpu(number: int, gpu: dict[str, Any]) -> Finding:
 def _probe() -> tuple[dict[str, Any] | None, str]:
     """Return the facts, or None and what happened instead."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
+        done = subprocess.run(_PROBE, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return None, f"it did not answer within {_SECONDS} s."
     try:
