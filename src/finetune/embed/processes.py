@@ -61,6 +61,7 @@ def run_processes(model: Any, corpus: Corpus, wanted: Manifest, data: DataSettin
             _remove_if_new(out, work)
             raise
     if task is None:
+        shutil.rmtree(work.path, ignore_errors=True)  # another process removed it, and this one made it again
         return
     plan = task.plan
     say(f"{plan.rows:,} rows, distinct texts: {plan.texts:,}, shards: {plan.shards:,}, on {_shown(devices)}.")
