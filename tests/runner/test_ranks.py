@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, quick, run_train, write_pairs
+from tests.conftest import ROOT, quick, run_train, write_project
 from tests.runner.test_kills import assert_same
 
 BOOM = """
@@ -88,10 +88,7 @@ def asked(tiny_model, name, how, when, *more):
 
 @pytest.fixture(scope="module")
 def cwd(tmp_path_factory):
-    cwd = tmp_path_factory.mktemp("several")
-    write_pairs(cwd / "pairs.csv")
-    (cwd / "mine.py").write_text(BOOM)
-    return cwd
+    return write_project(tmp_path_factory.mktemp("several"), BOOM)
 
 
 def status(path):

@@ -12,7 +12,7 @@ from finetune.wait_notice import WaitNotice
 
 
 class Clock:
-    """Stands for `time`, which only passes when a test says so."""
+    """Replaces `time`, which only passes when a test says so."""
 
     def __init__(self):
         self.now = 0.0

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from tests.conftest import quick, run_train, write_pairs
+from tests.conftest import quick, run_train, write_project
 from tests.runner.test_ranks import living
 
 MINE = """
@@ -42,10 +42,7 @@ class Short(Callback):
 
 @pytest.fixture(scope="module")
 def cwd(tmp_path_factory):
-    cwd = tmp_path_factory.mktemp("short")
-    write_pairs(cwd / "pairs.csv")
-    (cwd / "mine.py").write_text(MINE)
-    return cwd
+    return write_project(tmp_path_factory.mktemp("short"), MINE)
 
 
 def run(tiny_model, cwd, name, *more):

@@ -40,7 +40,6 @@ from finetune.runs.failure_causes import is_out_of_memory
 if TYPE_CHECKING:
     from finetune.data.tokens.token_store import Tokens
     from finetune.encoding.collectives import Collectives
-    from finetune.models.shared_grad import SharedGradEmbedding
 
 
 class NonTextItems(Protocol):

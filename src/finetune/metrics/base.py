@@ -81,6 +81,16 @@ class PerCaseMetric(Metric):
             )
         return row
 
+    def to_rows(self, **arguments: Any) -> list[Tensor]:
+        """Return the named arguments of `update` as tensors `(N,)`, see `to_row`.
+
+        Raises:
+            FinetuneError: one has more than one dimension, or their numbers of cases differ.
+        """
+        rows = {name: self.to_row(values, name) for name, values in arguments.items()}
+        self.check_lengths(**{name: len(row) for name, row in rows.items()})
+        return list(rows.values())
+
     def check_lengths(self, **sizes: int) -> None:
         """Raise a FinetuneError if the named arguments of `update` have different numbers of cases."""
         if len(set(sizes.values())) > 1:

@@ -43,8 +43,7 @@ class Accuracy(PerCaseMetric):
         Raises:
             FinetuneError: the shapes are not (N,), or differ.
         """
-        preds_N, target_N = self.to_row(preds, "preds"), self.to_row(target, "target")
-        self.check_lengths(preds=len(preds_N), target=len(target_N))
+        preds_N, target_N = self.to_rows(preds=preds, target=target)
         self.correct.append((preds_N == target_N).to(preds_N.dtype))
 
     def values(self) -> Tensor:
@@ -83,8 +82,7 @@ class VMeasure(PerCaseMetric):
         Raises:
             FinetuneError: the shapes are not (N,), or differ.
         """
-        preds_N, target_N = self.to_row(preds, "preds"), self.to_row(target, "target")
-        self.check_lengths(preds=len(preds_N), target=len(target_N))
+        preds_N, target_N = self.to_rows(preds=preds, target=target)
         self.clusters.append(preds_N)
         self.classes.append(target_N)
 

@@ -45,8 +45,7 @@ class PairMetric(PerCaseMetric):
         Raises:
             FinetuneError: the shapes are not (P,), or differ.
         """
-        preds_P, target_P = self.to_row(preds, "preds"), self.to_row(target, "target")
-        self.check_lengths(preds=len(preds_P), target=len(target_P))
+        preds_P, target_P = self.to_rows(preds=preds, target=target)
         self.pair_preds.append(preds_P)
         self.pair_target.append(target_P)
 
