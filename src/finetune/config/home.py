@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def expand_home(path: str | Path) -> Path:
-    """Return a path with `~` expanded; unchanged if there is no such user (`~nobody/x`), where pathlib raises."""
+    """Return a path with `~` expanded; unchanged if there is no such user (`~unknown/x`), where pathlib raises."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

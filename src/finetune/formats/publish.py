@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
+from finetune.config.home import expand_home
 from finetune.errors import FinetuneError
 from finetune.export.folder import as_os_error
 from finetune.formats.card import EXPORT_FILE, read_export
@@ -33,7 +34,7 @@ def destination(location: Location, out: Path | None, digest: str) -> Path:
     """
     if out is None:
         is_run = location.run is not None and location.folder == location.run.model
-        if not is_run and Path(location.name).expanduser().resolve() != location.folder.resolve():
+        if not is_run and expand_home(location.name).resolve() != location.folder.resolve():
             what = f"{location.name} is not in a folder of yours that exports could be written to."
             raise FinetuneError(what, "Give one with --out FOLDER; the model is copied to it.")
         return location.folder
