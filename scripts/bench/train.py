@@ -76,7 +76,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--search", action="store_true", help="try the peer's knobs instead of comparing with it")
     parser.add_argument(
-        "--only", nargs="+", help="contestants beside ours: default, best, sorted; on a GPU sdpa, flash, compiled"
+        "--only",
+        nargs="+",
+        help="contestants besides ours: default, best, sorted; on a GPU sdpa, flash, compiled",
     )
     parser.add_argument("--knobs", nargs="+", type=json.loads, help="the knobs to search, in place of all")
     parser.add_argument("--memory", action="store_true", help="show peak memory and speed at step 50 and at the end")

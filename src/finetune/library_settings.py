@@ -17,7 +17,7 @@ NCCL = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
     # It sleeps four times as long before that. The default of 15 seconds would make that a minute.
     "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "5000",
-    # A pickle per process in /tmp, which nobody asked for.
+    # Otherwise each process writes a pickle to /tmp.
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
 }
 DEFAULTS = {

@@ -194,7 +194,7 @@ def test_a_killed_embedding_is_completed_with_the_same_bytes(folder, corpus, who
     process.wait()
     before = {path.name: path.stat().st_mtime_ns for path in out.glob(".work/vectors/*.npy")}
     assert 3 <= len(before) < len(manifest_of(whole)["shards"]) and not manifest_of(out)["complete"]
-    # What is there is not computed again.
+    # Existing results are not computed again.
     taken = {path.name: path.stat().st_ino for path in out.glob(".work/vectors/*.npy")}
     process = subprocess.Popen(slow_command(folder, corpus, out), cwd=ROOT)
     wait_for(lambda: len(list(out.glob(".work/vectors/*.npy"))) > len(before))

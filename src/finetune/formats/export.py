@@ -188,7 +188,7 @@ class _Exporter:
         """Write a folder of safetensors in another precision."""
         folder = self.folder if has_out else self.folder.with_name(f"{self.folder.name}-{target.name}")
         if not has_out:
-            destination(self.location, folder, self.original.digest)  # checks what is there
+            destination(self.location, folder, self.original.digest)  # raises if it holds something else
         say(f"writing and verifying {target.name}")
         with staging(folder.parent) as stage:
             copy = stage / "copy"

@@ -9,7 +9,7 @@ class NoTeardownAfterError(Strategy):
     """A strategy that leaves everything as it is after an error, of which the process ends anyway.
 
     Lightning moves the model to the CPU then, which waits for all that was started on the GPU: forever, if that is an
-    operation together with a process that has ended. The error would reach nobody.
+    operation together with a process that has ended. The error would never be reported.
     """
 
     _has_failed = False
