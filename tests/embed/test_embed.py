@@ -204,6 +204,7 @@ def test_a_killed_embedding_is_completed_with_the_same_bytes(folder, corpus, who
     assert files_of(out) == files_of(whole)
 
 
+@pytest.mark.thorough
 def test_two_processes_share_the_shards_and_survive_the_death_of_one(folder, corpus, whole, tmp_path):
     out = tmp_path / "out"
     slowly = {**os.environ, "DELAY": "0.5"}

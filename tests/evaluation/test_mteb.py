@@ -179,6 +179,7 @@ def theirs(folder: Path) -> dict[str, float]:
     return {one.task_name: one.get_score() for one in found.task_results}
 
 
+@pytest.mark.thorough
 def test_a_run_measures_before_and_after_what_mteb_finds_with_sentence_transformers(trained, tiny_model):
     part = json.loads((trained / "report.json").read_text())["evaluations"]["mteb"]
     rows = {row["metric"]: row for row in part["metrics"]}

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, thorough
+from tests.conftest import ROOT
 
 RUN = ROOT / "scripts/gpu/run.sh"
 # A stub of the interpreter: tests fail, training starts a process and hangs, the other parts end at once.
@@ -173,7 +173,8 @@ STEP = ["tests/gpu/test_step.py", "-k", "packed and modernbert and fp32"]
 ALL = [f"tests/gpu/test_{name}.py" for name in ("step", "runs", "search", "minilm")]
 
 
-@pytest.mark.parametrize("chosen", [STEP, thorough(ALL)], ids=["one", "all"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("chosen", [STEP, ALL], ids=["one", "all"])
 def test_the_tests_of_a_gpu_run_on_a_cpu(chosen):
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *chosen]
     environment = os.environ | {"FINETUNE_TEST_DEVICE": "cpu"}

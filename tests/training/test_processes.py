@@ -137,6 +137,7 @@ def test_a_cross_encoder_with_adapters_has_the_weights_of_one_process(tiny_model
     assert_close(*found)
 
 
+@pytest.mark.thorough
 def test_fsdp_resumes_to_the_weights_and_evaluations_of_one_process(tiny_model, tmp_path):
     """From a checkpoint of one process; with evaluations during the training, and the best checkpoint restored."""
     write_rows(tmp_path / "pairs.csv")
