@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ALL := $(VENV)/.ready-all
+DOCS := $(VENV)/.ready-docs
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt
 # Processes that run tests at the same time; 0 runs them in pytest's own, as a debugger needs.
 WORKERS ?= 2
 PYTEST = PYTEST_ADDOPTS="$$PYTEST_ADDOPTS -n $(WORKERS) --dist worksteal" $(BIN)/python -m pytest
@@ -18,20 +20,25 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 		{ echo "finetune needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "setting up $(VENV) with the exact versions of constraints.txt (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP) -e '.[dev]'
 	@touch $(READY)
 
 $(ALL): $(READY)
-	@echo "adding to $(VENV) what is optional (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
-	@touch $(ALL)
+	@echo "adding to $(VENV) everything that is optional (once, some minutes)"
+	@$(PIP) -e '.[all]'
+	@touch $(ALL) $(DOCS)
+
+$(DOCS): $(READY)
+	@echo "adding to $(VENV) what builds the documentation (once)"
+	@$(PIP) -e '.[docs]'
+	@touch $(DOCS)
 
 install: $(READY) ## make .venv and install everything into it
 
 train: $(READY) ## fine-tune MiniLM on the shipped data; more: make train ARGS="trainer.max_epochs=2"
 	@$(BIN)/python train.py model=bert data=csv $(ARGS)
 
-docs: $(ALL) ## build the documentation as a site that opens from disk: site/index.html
+docs: $(DOCS) ## build the documentation as a site that opens from disk: site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict && echo "built site/index.html"
 
 browser: ## install Debian's chromium, which the tests of pages look with; where that cannot be done they are skipped
