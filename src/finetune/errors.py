@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")  # colors, as in messages of torch.onnx
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class WaitTimeout(RunError, TimeoutError):
 
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an exception, at most 300 characters, for a message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = _TERMINAL_CODES.sub("", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[0] if lines else "no reason given"
     return f"{type(error).__name__}: {reason}"[:300]

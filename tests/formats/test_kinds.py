@@ -45,6 +45,7 @@ def saved(kind: str, folder: Path) -> Path:
         thorough("xlm-roberta"),
         thorough("modernbert"),
         thorough("qwen3"),
+        thorough("t5"),
     ],
 )
 def test_every_kind_of_model_computes_the_same_after_its_export(kind, tmp_path):

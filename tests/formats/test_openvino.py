@@ -37,6 +37,7 @@ def test_openvino_computes_the_embeddings_of_sentence_transformers(tiny_model, t
     mean = (states * mask).sum(1) / mask.sum(1)
     oracle = SentenceTransformer(str(tiny_model), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(mean, oracle, atol=1e-5)
+    assert '"INFERENCE_PRECISION_HINT": "f32"' in (folder / "README.md").read_text()
     assert result.formats["openvino"].difference.largest < 1e-5 < result.formats["openvino-int8"].difference.largest
 
 

@@ -521,6 +521,24 @@ def test_every_tokenizer(tiny_model, tmp_path, change):
     again.encode(TEXTS)  # padded: a tokenizer without a padding token would fail
 
 
+def test_a_saved_tokenizer_has_the_names_that_transformers_4_reads(tiny_model, tmp_path):
+    folder = build(tiny_model, tmp_path / "model")
+    of_transformers_5 = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["dog"]}
+    edit(folder / "tokenizer_config.json", lambda settings: settings.update(of_transformers_5))
+    encoder = TextEncoder(str(folder))
+    (tmp_path / "saved").mkdir()
+    encoder.save(tmp_path / "saved", 24, {})
+    settings = json.loads((tmp_path / "saved/tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["additional_special_tokens"] == ["dog"]
+    assert "extra_special_tokens" not in settings
+    again = TextEncoder(str(tmp_path / "saved")).tokenizer
+    assert type(again) is type(encoder.tokenizer)
+    assert again.all_special_tokens == encoder.tokenizer.all_special_tokens
+    assert "dog" in again.all_special_tokens
+    assert again(TEXTS)["input_ids"] == encoder.tokenizer(TEXTS)["input_ids"]
+
+
 def test_a_token_id_beyond_the_table_is_refused(cased, tmp_path):
     folder = build(cased, tmp_path / "model")
 

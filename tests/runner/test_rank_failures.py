@@ -14,6 +14,7 @@ from tests.runner.test_ranks import ALLOWED, BOOM, asked, living, start, status
 from tests.training.test_processes import ip, two_hosts
 
 _PROMISED = 30  # seconds
+EVALUATING = ("evaluation", "search")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def cwd(tmp_path_factory):
 def fail(tiny_model, cwd, how, when, *more):
     """Run until it fails, and return it with its status; nothing is left of it, and it ended in time."""
     name = f"{how}-{when}"
-    if when != "evaluation":
+    if when not in EVALUATING:
         more = (*more, "evaluation=none")
     run = run_train(*asked(tiny_model, name, how, when, *more), cwd=cwd, warm=ALLOWED)
     took = time.time() - (cwd / f"{how}-time").stat().st_mtime
@@ -41,12 +42,13 @@ def fail(tiny_model, cwd, how, when, *more):
     [
         ("crash", "optimizer", "process 1 was killed by SIGSEGV.", "error"),
         thorough("exit", "evaluation", "process 1 ended with exit code 3.", "error"),
+        thorough("exit", "search", "process 1 ended with exit code 3.", "error"),
         thorough("killed", "save", "process 1 was killed by SIGKILL.", "killed"),
         thorough("killed", "optimizer", "process 1 was killed by SIGKILL.", "killed"),
     ],
 )
 def test_a_process_that_ends_without_a_report(tiny_model, cwd, how, when, reason, cause):
-    more = () if when != "evaluation" else ("trainer.max_steps=9", "engine.token_budget=60")
+    more = () if when not in EVALUATING else ("trainer.max_steps=9", "engine.token_budget=60")
     run, found = fail(tiny_model, cwd, how, when, *more)
     assert (found["reason"], found["cause"]) == (reason, cause)
     assert reason in run.stderr
@@ -63,9 +65,9 @@ def test_a_process_that_ends_without_a_report(tiny_model, cwd, how, when, reason
         assert list((cwd / f"outputs/default/{how}-{when}/checkpoints").glob("step-*.ckpt"))
 
 
-@pytest.mark.parametrize("how", ["hang", thorough("frozen")])
-def test_a_process_that_hangs_is_named_with_where_it_is(tiny_model, cwd, how):
-    run, found = fail(tiny_model, cwd, how, "step", "collective_timeout=0.05")
+@pytest.mark.parametrize(("how", "when"), [("hang", "step"), thorough("frozen", "step"), thorough("hang", "search")])
+def test_a_process_that_hangs_is_named_with_where_it_is(tiny_model, cwd, how, when):
+    run, found = fail(tiny_model, cwd, how, when, "collective_timeout=0.05")
     assert found["cause"] == "timeout"
     assert found["reason"].startswith(
         "process 1 has not joined the others in a collective operation for 3 seconds; process 1 was last at "

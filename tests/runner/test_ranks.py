@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 import torch
 from pytorch_lightning import Callback
+from finetune.encoding import shared_search
 
 NCCL = "NCCL error in: NCCLUtils.hpp:268, unhandled cuda error, NCCL version 2.27.5\\nncclUnhandledCudaError: "
 ECC = NCCL + "Call to CUDA function failed.\\nLast error:\\nCuda failure 214 'uncorrectable ECC error encountered'"
@@ -74,6 +75,10 @@ class Boom(Callback):
     def on_train_end(self, trainer, module):
         if self.when == "evaluation":
             module.encoder.register_forward_pre_hook(lambda *_: self.boom(trainer))
+        if self.when == "search":
+            shared_search.QUERIES_AT_ONCE = 1
+            if trainer.global_rank == self.rank:
+                shared_search.top_k = lambda *_, **__: self.boom(trainer)
 """
 ALLOWED = {"FINETUNE_ALLOW": "mine"}
 

@@ -22,6 +22,10 @@ from finetune.runs.environment import describe_machine
 EXPORT_FILE = "export.json"
 _PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf")
 _START, _END = "<!-- exports: written by finetune export -->", "<!-- end of exports -->"
+_OPENVINO = (
+    "\nOpenVINO was measured in fp32. On processors that are made for bf16 it computes in bf16 unless it is loaded with"
+    ' `model_kwargs={"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}`.'
+)
 _SECTION = re.compile(rf"\n?{re.escape(_START)}.*?{re.escape(_END)}\n?", re.DOTALL)
 
 
@@ -132,6 +136,8 @@ def section(content: Mapping[str, Any]) -> str:
     if metrics:
         head = ["\n| format | evaluation | metric | this model | export | 95 % interval of the change |"]
         lines += [*head, "|---|---|---|---:|---:|---:|", *metrics]
+    if any(name.startswith("openvino") for name in content["formats"]):
+        lines.append(_OPENVINO)
     return "\n".join(lines)
 
 

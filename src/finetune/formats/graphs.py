@@ -26,6 +26,8 @@ from finetune.models.text import TextEncoder
 from finetune.models.text_image import TextImageEncoder
 
 _EXAMPLE_LENGTHS = (5, 9)  # tokens; different, so that padding is a part of the traced example
+# torch cannot export what these do with the result of its scaled_dot_product_attention.
+_WITH_EAGER_ATTENTION = ("t5", "mt5", "umt5")
 _REASONS = {
     "TwoTowers": "it is two encoders: export its folders text and image by themselves.",
     "PointEncoder": "no other library reads meshes as it does.",
@@ -87,7 +89,10 @@ def backbone_folder(encoder: Encoder) -> Path:
 def _plain_backbone(encoder: TextEncoder | CrossEncoder, auto: str, settings: dict[str, Any]) -> Any:
     """Return the backbone as transformers builds it: that of the encoder may be rebuilt for packed texts."""
     folder = backbone_folder(encoder)
-    return load_backbone(folder, encoder.name, settings=settings, auto=auto).eval()
+    backbone = load_backbone(folder, encoder.name, settings=settings, auto=auto).eval()
+    if backbone.config.model_type in _WITH_EAGER_ATTENTION:
+        backbone.set_attn_implementation("eager")
+    return backbone
 
 
 def _text_graph(encoder: Encoder, module: nn.Module, output: str, name: str = "model") -> Graph:

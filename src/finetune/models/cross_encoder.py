@@ -26,7 +26,7 @@ from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.config import read_st_config
 from finetune.models.st_format.settings import EncoderKind
 from finetune.models.st_format.write import write_cross_encoder
-from finetune.models.tokenizer import check_vocabulary, load_tokenizer, special_tokens
+from finetune.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer, special_tokens
 
 
 class CrossEncoder(Encoder):
@@ -109,7 +109,7 @@ class CrossEncoder(Encoder):
         """Write a folder that the CrossEncoder of sentence-transformers loads."""
         self.backbone.save_pretrained(folder)
         self.tokenizer.model_max_length = max_length  # read by sentence-transformers
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
         write_cross_encoder(folder, prompts, self._st_config.settings, self._st_config.transformer)
 
     def about(self, max_length: int) -> str:

@@ -29,7 +29,7 @@ from finetune.models.shared_grad import SharedGradEmbedding
 from finetune.models.st_format.config import check_text_config, is_normalized, read_st_config
 from finetune.models.st_format.load import load_layers, load_pooling
 from finetune.models.st_format.write import trained_settings, write
-from finetune.models.tokenizer import check_vocabulary, load_tokenizer
+from finetune.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
 
 _USE_OF_LEARNED_POOLING = (
     "# sentence-transformers does not support this pooling; finetune does:\n"
@@ -160,7 +160,7 @@ class TextEncoder(Encoder):
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write a sentence-transformers folder; learned poolings can only be loaded by finetune."""
         self.backbone.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
         settings = trained_settings(self._st_config, self.normalize, prompts)
         transformer = replace(self._st_config.transformer, max_length=max_length)
         layers = cast(list[HeadLayer], list(self.head))

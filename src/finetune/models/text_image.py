@@ -30,7 +30,7 @@ from finetune.models.st_format.config import check_backbone_only, is_normalized,
 from finetune.models.st_format.settings import EncoderKind, TransformerSettings
 from finetune.models.st_format.write import trained_settings, write
 from finetune.models.text import TextEncoder
-from finetune.models.tokenizer import check_vocabulary, load_tokenizer
+from finetune.models.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
 
 _NO_HEAD = nn.ModuleList()
 
@@ -120,7 +120,7 @@ class TextImageEncoder(Encoder):
     def save(self, folder: Path, max_length: int, prompts: Mapping[str, str]) -> None:
         """Write a sentence-transformers folder."""
         self.backbone.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
         self.image_processor.save(folder)
         original = self._st_config.transformer
         extra = dict(original.extra)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError, first_line
+from finetune.models.st_format.json_files import read_json, write_json
 
 
 def load_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
@@ -31,6 +32,21 @@ def load_tokenizer(folder: Path, name: str, lower_case: bool = False) -> Any:
     # data.max_length applies; the tokenizer would warn about texts that are truncated on purpose.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer into `folder` such that transformers 4, which optimum needs, can read it too.
+
+    transformers 5 has renamed a class and a setting, and reads both under either name.
+    """
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    write_json(path, settings)
 
 
 def _substitute_pad_token(tokenizer: Any) -> str | None:
