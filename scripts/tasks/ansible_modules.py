@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from scripts.tasks.archives import read_files
 from scripts.tasks.task import Row, Source, Task
 from scripts.tasks.text import shorten, squeeze

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from scripts.tasks.split import Split
 from scripts.tasks.text import words
 
@@ -47,10 +46,10 @@ def bm25_ndcg(split: Split) -> float:
 
 def model_ndcg(split: Split, model: str) -> float:
     """Return nDCG@10 of a model for the test queries."""
-    from finetune.inference.model import Model
+    from finetune.inference.load import get_model
 
     queries, right = _judged(split)
-    with Model(model) as embedder:
+    with get_model(model, device="cpu") as embedder:
         hits = embedder.search(queries, split.documents, k=DEPTH)
     return ndcg(np.asarray(hits.indices), right)
 

@@ -14,14 +14,15 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[2])
-from finetune.errors import FinetuneError
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.tasks.all_tasks import TASKS
 from scripts.tasks.baselines import bm25_ndcg, describe, model_ndcg
 from scripts.tasks.download import fetch
 from scripts.tasks.split import split
 from scripts.tasks.task import Task
 from scripts.tasks.write import write
+
+from finetune.errors import FinetuneError
 
 
 def build(task: Task, out: Path, model: str | None) -> None:

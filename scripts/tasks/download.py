@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune.errors import FinetuneError
 from scripts.tasks.task import Source
+
+from finetune.errors import FinetuneError
 
 CACHE = "FINETUNE_TASKS_CACHE"  # environment variable: where downloads are kept
 
@@ -47,7 +48,7 @@ def _check(file: Path, source: Source) -> None:
     if found != source.sha256:
         raise FinetuneError(
             f"{source} has SHA-256 {found}, not {source.sha256}.",
-            "The registry serves another file than the one this task was made for; delete a damaged one from the cache.",
+            "The registry serves another file than this task was made for, or the one in the cache is damaged.",
         )
 
 

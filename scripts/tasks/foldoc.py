@@ -19,7 +19,7 @@ def rows(files: list[Path]) -> Iterator[Row]:
     """Yield the first sentence of each entry, and its headword with the rest of the entry."""
     for _, content in read_files(files[0], r"foldoc\.dict\.dz$"):
         for headword, text in entries(content.decode("utf-8", "replace")):
-            query, rest = first_sentence(plain(text))
+            query, rest = first_sentence(plain(first_sense(text)))
             document = shorten(f"{headword}. {rest}", LONGEST)
             # "An abbreviation of ..." with the headword in it is a copy, not a description.
             if len(rest.split()) >= REST and len(query.split()) in WORDS and headword.lower() not in query.lower():
@@ -33,6 +33,11 @@ def entries(text: str) -> Iterator[tuple[str, str]]:
     for entry in re.finditer(r"^(\S.*)\n((?:(?:[ \t].*)?\n)+)", text, re.MULTILINE):
         if "reference" not in entry[1] and not entry[1].startswith("00-"):
             yield entry[1].strip(), entry[2]
+
+
+def first_sense(text: str) -> str:
+    """Return the first of the numbered senses of an entry, which have nothing in common."""
+    return re.split(r"^ +2\. ", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def plain(text: str) -> str:

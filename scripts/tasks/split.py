@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from scripts.tasks.task import Row, Task
 
 from finetune.data.holdout.near_duplicates import find_near_duplicates
 from finetune.data.holdout.text_normalization import normalize
-from scripts.tasks.task import Row, Task
 
 AMBIGUOUS = 3  # a query with more documents than this is left out
 LARGEST_GROUP = 0.02  # of the rows; larger groups of connected concepts are only trained on
@@ -29,7 +29,7 @@ class Split:
 
 def split(rows: Iterable[Row], task: Task) -> Split:
     """Return the rows split, the same each time."""
-    rows = _without_ambiguous(_limited(list(dict.fromkeys(rows)), task))
+    rows = _without_easy(_limited(list(dict.fromkeys(rows)), task))
     documents = list(dict.fromkeys(row.document for row in rows))
     number = {document: i for i, document in enumerate(documents)}
     pairs = [row for row in rows if row.query]
@@ -55,18 +55,23 @@ def _limited(rows: list[Row], task: Task) -> list[Row]:
     return [row for row in rows if row.concept in kept]
 
 
-def _without_ambiguous(rows: list[Row]) -> list[Row]:
-    documents: dict[str, set[str]] = defaultdict(set)
-    keys = _normalized([row.query or "" for row in rows])
-    for key, row in zip(keys, rows, strict=True):
-        documents[key].add(row.document)
-    # A document whose queries are all left out is still searched.
-    return list(
-        dict.fromkeys(
-            row if len(documents[key]) <= AMBIGUOUS else Row(row.concept, row.document)
-            for key, row in zip(keys, rows, strict=True)
-        )
-    )
+def _without_easy(rows: list[Row]) -> list[Row]:
+    """Return the rows without queries that are part of their document, or have too many documents.
+
+    A document whose queries are all left out is still searched.
+    """
+    queries = _normalized([row.query or "" for row in rows])
+    documents = _normalized([row.document for row in rows])
+    answers: dict[str, set[str]] = defaultdict(set)
+    for query, document in zip(queries, documents, strict=True):
+        answers[query].add(document)
+    kept = []
+    for row, query, document in zip(rows, queries, documents, strict=True):
+        if query in document or len(answers[query]) > AMBIGUOUS:
+            kept.append(Row(row.concept, row.document))
+        else:
+            kept.append(row)
+    return list(dict.fromkeys(kept))
 
 
 def _by_concept(rows: list[Row], task: Task) -> set[Row]:
