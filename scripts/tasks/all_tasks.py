@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from scripts.tasks import ansible_modules, aws_operations, foldoc, linter_rules, python_functions
+from scripts.tasks import (
+    ansible_modules,
+    aws_operations,
+    emoji,
+    foldoc,
+    linter_rules,
+    man_pages,
+    package_descriptions,
+    python_functions,
+)
 from scripts.tasks.task import Task
 
-_MODULES = (ansible_modules, aws_operations, foldoc, linter_rules, python_functions)
+_TASKS = (
+    ansible_modules.TASK,
+    aws_operations.TASK,
+    emoji.TASK,
+    foldoc.TASK,
+    linter_rules.TASK,
+    man_pages.ENGLISH,
+    man_pages.GERMAN,
+    package_descriptions.ENGLISH,
+    package_descriptions.GERMAN,
+    python_functions.TASK,
+)
 
-TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in _MODULES}
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
