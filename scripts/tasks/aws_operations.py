@@ -65,4 +65,5 @@ TASK = Task(
         ),
     ),
     rows=rows,
+    most_documents=8000,
 )

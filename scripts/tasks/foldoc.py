@@ -45,7 +45,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\(\d{4}-\d\d-\d\d\)|\{?\((?:http|ftp|news|mailto)[^)]*\)\}?|\[[^\]]*\]", " ", text)
     text = re.sub(r"^\s*(?:<[^>]*>|\([^)]*\)|/[^/]*/)+", " ", text.strip())
     text = re.sub(r"(?<!\S)(?:\d\.|<[^>]*>)(?!\S)", " ", text)
-    return squeeze(re.sub(r"[{}]", "", text)).removeprefix("). ").replace(" .", ".")
+    return squeeze(re.sub(r"[{}]", "", text)).removeprefix("). ").replace(" .", ".").replace("..", ".")
 
 
 TASK = Task(
@@ -64,4 +64,5 @@ TASK = Task(
         ),
     ),
     rows=rows,
+    most_documents=8000,
 )

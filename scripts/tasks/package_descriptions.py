@@ -53,6 +53,7 @@ ENGLISH = Task(
         ),
     ),
     rows=rows_in("en"),
+    most_documents=6000,
 )
 GERMAN = Task(
     name="packages_de",
@@ -70,4 +71,5 @@ GERMAN = Task(
         ),
     ),
     rows=rows_in("de"),
+    most_documents=5000,
 )

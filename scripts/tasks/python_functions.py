@@ -71,4 +71,5 @@ TASK = Task(
         ),
     ),
     rows=rows,
+    most_documents=6000,
 )

@@ -13,6 +13,8 @@ from typing import Any
 from scripts.tasks.split import Split
 from scripts.tasks.task import Task
 
+from finetune.runs.atomic import write_json_atomically, write_text_atomically
+
 Facts = dict[str, Any]
 
 
@@ -33,11 +35,16 @@ def write(split: Split, task: Task, folder: Path, facts: Facts) -> None:
         _write_table(temporary / f"qrels/{part}.tsv", ("query-id", "corpus-id", "score"), rows, "\t")
     pairs = ((query, split.documents[document]) for query, document in split.train)
     _write_table(temporary / "train.csv", ("anchor", "positive"), pairs, ",")
-    (temporary / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (temporary / "README.md").write_text(readme(task, split, facts), "utf-8")
+    write_facts(split, task, temporary, facts)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
+
+
+def write_facts(split: Split, task: Task, folder: Path, facts: Facts) -> None:
+    """Write facts.json and README.md."""
+    write_json_atomically(folder / "facts.json", facts)
+    write_text_atomically(folder / "README.md", readme(task, split, facts))
 
 
 def readme(task: Task, split: Split, facts: Facts) -> str:
