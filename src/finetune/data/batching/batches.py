@@ -46,6 +46,7 @@ class Batches:
         pairing: Pairing | None = None,
     ) -> None:
         self.relations = relations
+        self._data_relations = relations
         self.tokens = tokens
         self.non_text = non_text
         self.pairing = pairing
@@ -55,6 +56,13 @@ class Batches:
         self.epochs = Epochs(relations, settings, seed)
         self.epoch = 0
         self.position = 0  # batches of this epoch that were yielded
+
+    def set_mined_negatives(self, negatives_Bn: Ints) -> None:
+        """Use these mined negatives of each row, `(B, n)`, -1 for none, in addition to those of the data.
+
+        They replace those that were set before. Rows and order of the batches stay the same.
+        """
+        self.relations = self._data_relations.with_negatives(negatives_Bn)
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pytorch_lightning import LightningDataModule
 
 from finetune.console import Bar, say
+from finetune.data.arrays import Ints
 from finetune.data.batching.batches import Batches
 from finetune.data.batching.mixing import BatchSettings
 from finetune.data.batching.non_text import NonText, Prepare
@@ -85,6 +86,10 @@ class RelationDataModule(LightningDataModule):
     def teach(self, teacher: npt.NDArray[np.float16]) -> None:
         """Add a teacher's embeddings of all items, `(items, dimensions)`, to the batches."""
         self._batches.teacher = teacher
+
+    def set_mined_negatives(self, negatives_Bn: Ints) -> None:
+        """Train with these negatives of each training row, `(B, n)`, -1 for none, beside those of the data."""
+        self._batches.set_mined_negatives(negatives_Bn)
 
     @property
     def batches_per_epoch(self) -> int:
