@@ -26,6 +26,7 @@ LAYERS = [
     ["preflight", "training"],
     ["export", "report", "analysis"],
     ["embed"],
+    ["mining"],
     ["inference"],
     ["encoding"],
     ["models", "losses", "evaluation"],
