@@ -43,6 +43,7 @@ def rows_of(run: Path) -> dict[str, dict[str, float]]:
     return {row["metric"]: row for row in report["evaluations"]["retrieval"]["metrics"]}
 
 
+@pytest.mark.thorough
 def test_a_run_of_two_processes_reports_what_one_process_does(tiny_model, tmp_path):
     train(tiny_model, tmp_path, "name=one")
     train(tiny_model, tmp_path, "name=two", "trainer=ddp", "trainer.devices=2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from finetune import ranks
 from finetune.wait_notice import MAX_WAIT, wait_for_all
 
 _T = TypeVar("_T")
-_MAX_CHUNK_BYTES = 2**26  # of one reduction
+_MAX_CHUNK_BYTES = 2**26  # of one operation
 
 
 def count_started() -> int:
@@ -108,6 +108,25 @@ class Collectives:
         received: _T = values[0]
         return received
 
+    def broadcast_array(self, values: NDArray[Any] | None) -> NDArray[Any]:
+        """Return the first process's array in all processes; the others give None.
+
+        Unlike `broadcast`, it needs no memory but for the array and a chunk.
+        """
+        if self.world == 1:
+            assert values is not None
+            return values
+        header = self.broadcast(None if values is None else (values.shape, values.dtype))
+        if values is None:
+            assert header is not None
+            values = np.empty(*header)
+        for rows in _chunks(values):
+            chunk = torch.tensor(values[rows], device=self.device)
+            distributed.broadcast(chunk, 0)
+            if self.rank > 0:
+                values[rows] = chunk.cpu().numpy()
+        return values
+
     def all_gather(self, value: _T) -> list[_T]:
         """Return the values of all processes, in the order of their ranks."""
         values: list[Any] = [value] * self.world
@@ -130,15 +149,21 @@ class Collectives:
         distributed.all_reduce(is_set, distributed.ReduceOp.MAX)
         return [bool(flag) for flag in is_set.tolist()]
 
-    def reduce_sum(self, values: NDArray[np.float32]) -> None:
+    def reduce_sum(self, values: NDArray[Any]) -> None:
         """Sum `values` over all processes, in place, in the first one; afterwards those of the others are undefined.
 
         The sum is exact where a value is computed by one process and is zero in the others.
         """
         if self.world == 1:
             return
-        rows = max(1, _MAX_CHUNK_BYTES // max(1, values[:1].nbytes))
-        for start in range(0, len(values), rows):
-            chunk = torch.from_numpy(values[start : start + rows]).to(self.device)
+        for rows in _chunks(values):
+            chunk = torch.from_numpy(values[rows]).to(self.device)
             distributed.reduce(chunk, 0)
-            values[start : start + rows] = chunk.cpu().numpy()
+            values[rows] = chunk.cpu().numpy()
+
+
+def _chunks(values: NDArray[Any]) -> Iterator[slice]:
+    """Yield the rows of chunks of at most `_MAX_CHUNK_BYTES`, or of one row."""
+    rows = max(1, _MAX_CHUNK_BYTES // max(1, values[:1].nbytes))
+    for start in range(0, len(values), rows):
+        yield slice(start, start + rows)

@@ -1,7 +1,8 @@
-"""Embeddings for an evaluation, computed by all processes of a run.
+"""Embeddings for an evaluation, and the search in them, computed by all processes of a run.
 
 The first process sends an `EmbedRequest` to the others; each process embeds its share of the micro-batches, and the
-first one receives the sum. The micro-batches are those of a single process, and so are the numbers.
+first one receives the sum. The micro-batches are those of a single process, and so are the numbers. After a
+`SearchRequest` each process searches for its share of the queries.
 
 Shapes: N items, P pairs, D width.
 """
@@ -20,6 +21,7 @@ from finetune.data.items import Items
 from finetune.data.tokens.token_store import Tokens
 from finetune.encoding.collectives import Collectives
 from finetune.encoding.engine import Engine
+from finetune.encoding.shared_search import shared_top_k
 from finetune.encoding.source import ItemSource
 from finetune.models.encoder import Encoder
 
@@ -72,12 +74,20 @@ class EmbedRequest:
     texts: Items | None = None
 
 
+@dataclass(frozen=True)
+class SearchRequest:
+    """The message from the first process: call `shared_top_k` for the `k` best documents."""
+
+    k: int
+
+
 class Embedder:
     """Embeds items of `run`, the data of the run, and of `own`, the data of evaluators, by their names.
 
-    While the first process calls `embed`, `embed_texts` and `score_pairs`, the others have to be in `serve`, until the
-    first one calls `end_serving`; or all processes call the same of these methods together. The result is valid in the
-    first process only. The embeddings of items of the run are also added to `recorder`, if one is set.
+    While the first process calls `embed`, `embed_texts`, `score_pairs` and `search`, the others have to be in `serve`,
+    until the first one calls `end_serving`; or all processes call the same of the first three methods together. The
+    result is valid in the first process only. The embeddings of items of the run are also added to `recorder`, if one
+    is set.
     """
 
     def __init__(
@@ -109,14 +119,22 @@ class Embedder:
         """Return the scores `(P,)` that an encoder of pairs gives to pairs of items of one source."""
         return self._send(EmbedRequest(label, source, self._token_budget(), left_P, right_P), collectives)[:, 0]
 
+    def search(self, queries_QD: Floats, corpus_MD: Floats, k: int, collectives: Collectives) -> tuple[Floats, Ints]:
+        """Return scores and indices `(Q, k)` of the k documents with the highest dot product for every query."""
+        collectives.broadcast(SearchRequest(k))
+        return shared_top_k(queries_QD, corpus_MD, k, collectives)
+
     def serve(self, collectives: Collectives) -> None:
         """Process the requests of the first process until it calls `end_serving`."""
         while True:
-            no_request: EmbedRequest | None = None
+            no_request: EmbedRequest | SearchRequest | None = None
             request = collectives.broadcast(no_request)
             if request is None:
                 return
-            self._process(request, collectives)
+            if isinstance(request, SearchRequest):
+                shared_top_k(None, None, request.k, collectives)
+            else:
+                self._process(request, collectives)
 
     def end_serving(self, collectives: Collectives) -> None:
         """Let the other processes return from `serve`."""

@@ -16,7 +16,7 @@ from torch import nn
 from finetune.config.types import Built, NotEmpty, Positive, PositiveInt
 from finetune.errors import FinetuneError
 from finetune.evaluation.clusters import k_means
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
+from finetune.evaluation.evaluator import Embed, Evaluator, Search, Texts, check_finite, sample_rows
 from finetune.evaluation.metric_values import ArrayInputs, measure, named_metrics
 from finetune.evaluation.result import Floats, Ints, Result
 from finetune.evaluation.search import top_k
@@ -59,7 +59,7 @@ class Classification(Evaluator):
         self.items = items
 
     def evaluate(
-        self, eval_data: LabelledItems, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: LabelledItems, embed: Embed, texts: Texts | None = None, search: Search = top_k
     ) -> Result:
         """Fit on the items whose class is known, and predict the classes of the others.
 
@@ -79,7 +79,7 @@ class Classification(Evaluator):
         for method in self.by:
             if method == "neighbours":
                 name = f"{self.neighbours} neighbours"
-                predicted_N = knn_predict(known_MD, label_M, query_ND, self.neighbours)
+                predicted_N = knn_predict(known_MD, label_M, query_ND, self.neighbours, search)
             else:
                 name = method
                 predicted_N = linear_probe_predict(known_MD, label_M, query_ND, self.strength)
@@ -112,7 +112,7 @@ class Clustering(Evaluator):
         self.tries = tries
 
     def evaluate(
-        self, eval_data: LabelledItems, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: LabelledItems, embed: Embed, texts: Texts | None = None, search: Search = top_k
     ) -> Result:
         """Cluster the held-out items, and compare the clusters with their classes.
 
@@ -156,9 +156,9 @@ def _result(
     )
 
 
-def knn_predict(known_MD: Embeddings, class_M: Ints, query_ND: Embeddings, k: int) -> Ints:
+def knn_predict(known_MD: Embeddings, class_M: Ints, query_ND: Embeddings, k: int, search: Search = top_k) -> Ints:
     """Return the most frequent class of the k nearest known items `(N,)`, by cosine; the nearest one of ties."""
-    _, index_Nk = top_k(normalize(query_ND), normalize(known_MD), k)
+    _, index_Nk = search(normalize(query_ND), normalize(known_MD), k)
     vote_Nk = class_M[index_Nk]
     # Count the neighbors of the same class as each neighbor; argmax returns the first maximum, the nearest one.
     same_Nk = (vote_Nk[:, :, None] == vote_Nk[:, None, :]).sum(2)

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.result import Ints, Result
+from finetune.evaluation.search import top_k
 
 # Maps item rows (n,) to their embeddings (n, D).
 Embed = Callable[[Ints], NDArray[np.float32]]
+# Maps queries (Q, D), documents (M, D) and k to what `top_k` returns: scores and indices (Q, k) of the best documents.
+Search = Callable[[NDArray[np.float32], NDArray[np.float32], int], tuple[NDArray[np.float32], Ints]]
 # Maps item rows to their texts.
 Texts = Callable[[Ints], list[str]]
 # The role of a text in its task, which selects its prompt.
@@ -48,12 +50,10 @@ class Evaluator:
         self.bootstrap_samples = bootstrap_samples
         self.data = data
 
-    def evaluate(
-        self, eval_data: Any, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
-    ) -> Result:
+    def evaluate(self, eval_data: Any, embed: Embed, texts: Texts | None = None, search: Search = top_k) -> Result:
         """Measure the embeddings of the items of `eval_data`.
 
-        `texts` returns items as texts, None if some are not texts; `device` is used for large computations.
+        `texts` returns items as texts, None if some are not texts; `search` finds nearest neighbors.
 
         Raises:
             FinetuneError: there is nothing to measure, or an embedding is not finite.

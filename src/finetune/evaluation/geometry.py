@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from finetune.config.types import PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
+from finetune.evaluation.evaluator import Embed, Evaluator, Search, Texts, check_finite, sample_rows
 from finetune.evaluation.result import Floats, Result
 from finetune.evaluation.retrieval_task import prepare_task, sample_queries
+from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import normalize
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Geometry(Evaluator):
         self.items = items
 
     def evaluate(
-        self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, search: Search = top_k
     ) -> Result:
         """Compute the alignment of the right pairs, and the uniformity of a sample of all items.
 

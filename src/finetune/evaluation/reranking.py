@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.config.types import Built, NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Texts
+from finetune.evaluation.evaluator import Search, Texts
 from finetune.evaluation.result import Floats, Ints
 from finetune.evaluation.retrieval import Retrieval, RetrievalResult
 from finetune.evaluation.retrieval_task import SHOWN, Task, prepare_task, sample_queries
+from finetune.evaluation.search import top_k
 
 if TYPE_CHECKING:
     from finetune.data.holdout.judgments import Judgments
@@ -58,7 +58,7 @@ class Reranking(Retrieval):
         self.candidates = candidates
 
     def evaluate(  # type: ignore[override]
-        self, eval_data: Judgments, rate: Score, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Judgments, rate: Score, texts: Texts | None = None, search: Search = top_k
     ) -> RetrievalResult:
         """Score the candidates of each query that has a right document, and sort them by score.
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.config.types import Built, NotEmpty, PositiveInt
 from finetune.evaluation import ann
 from finetune.evaluation import bm25 as lexical
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts
+from finetune.evaluation.evaluator import Embed, Evaluator, Search, Texts
 from finetune.evaluation.metric_values import cut_off, measure, retrieval_metrics
 from finetune.evaluation.ranking import Ranking, example_ranking
 from finetune.evaluation.result import Floats, Ints, Result
@@ -82,7 +81,7 @@ class Retrieval(Evaluator):
         return next(iter(self.metrics))
 
     def evaluate(
-        self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: Judgments, embed: Embed, texts: Texts | None = None, search: Search = top_k
     ) -> RetrievalResult:
         """Encode queries and corpus, search, and compute the metrics of each query that has a right document.
 
@@ -95,12 +94,12 @@ class Retrieval(Evaluator):
         task, counts = prepare_task(sample_queries(eval_data, self.queries), self.exclude_self)
         depth = self._depth(task)
         queries_QD, corpus_MD = _embed(task, embed)
-        hits_QK = self._search(task, queries_QD, corpus_MD, depth, device)
+        hits_QK = self._search(task, queries_QD, corpus_MD, depth, search)
         hit_scores_QS = _scores(queries_QD, corpus_MD, hits_QK[:, :SHOWN])
         right_scores_QS = _scores(queries_QD, corpus_MD, task.ideal(SHOWN)[1])
         result = self._result(eval_data.name, task, hits_QK, [hit_scores_QS, right_scores_QS], counts, start)
         for name, cut_QD, cut_MD in variants(queries_QD, corpus_MD, self.dimensions, self.precisions):
-            hits_QK = self._search(task, cut_QD, cut_MD, depth, device)
+            hits_QK = self._search(task, cut_QD, cut_MD, depth, search)
             values = self._measure(Ranking(task, hits_QK), [self.headline])
             result.per_query[f"{self.headline} ({name})"] = values[self.headline]
         baselines = self._baselines(eval_data, task, texts, depth)
@@ -150,12 +149,12 @@ class Retrieval(Evaluator):
             yield f"{', '.join(deep)}: the corpus has only {documents:,} documents, fewer than the cut-off {largest:,}."
 
     def _search(
-        self, task: Task, queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], depth: int, device: Any
+        self, task: Task, queries_QD: NDArray[np.float32], corpus_MD: NDArray[np.float32], depth: int, search: Search
     ) -> Ints:
         def find(k: int) -> Ints:
             if self.index == "approximate":
                 return ann.approximate_top_k(queries_QD, corpus_MD, k)
-            return top_k(queries_QD, corpus_MD, k, device=device)[1]
+            return search(queries_QD, corpus_MD, k)[1]
 
         return task.without_selves(find, depth)
 

@@ -1,6 +1,6 @@
 """Exact nearest neighbours by dot product, in blocks of bounded memory.
 
-Shapes: Q queries, M documents (m of one block), D embedding width, k cut-off.
+Shapes: Q queries (q of one block), M documents (m of one block), D embedding width, k cut-off.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.bf16_prefilter import Bf16Prefilter, CandidatePairs, pad_rows
 
 _INDEX_MASK = 0xFFFFFFFF
-_QUERIES_AT_ONCE = 1024
+QUERIES_AT_ONCE = 256  # also the unit in which several processes share a search
 _PAIRS_AT_ONCE = 2048
+_ALL = slice(None)
 
 
 def top_k(
@@ -27,12 +28,16 @@ def top_k(
     k: int,
     block: int = 2**24,
     device: torch.device | str | None = None,
+    share: slice = _ALL,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k documents with the highest dot product for every query, as (scores_Qk float32, index_Qk int64).
 
     Scores descend; of equal scores the smaller index is first, also at the cut-off. With fewer than k documents all are
     returned. Computed in fp32 on `device`, by default that of the queries, to which the corpus is moved, in parts if
     it is large; `block` is the number of scores in memory at the same time.
+
+    `share` selects some of the blocks of `QUERIES_AT_ONCE` queries, such as `slice(rank, None, world)`; the scores and
+    indices of all other queries are 0. A query has the same result in every share.
 
     Raises:
         FinetuneError: the corpus is empty, or the embeddings are not finite or differ in width.
@@ -48,10 +53,12 @@ def top_k(
         if Bf16Prefilter.is_faster(len(queries_QD), len(corpus_MD), k, queries_QD.device):
             corpus_MD = corpus_MD.float()
             prefilter = Bf16Prefilter(corpus_MD, block)
-        parts = [
-            _search(part.float(), corpus_MD, k, block, prefilter) for part in torch.split(queries_QD, _QUERIES_AT_ONCE)
-        ]
-    scores_Qk, index_Qk = _unpack(torch.cat(parts))
+        scores_Qk = torch.zeros((len(queries_QD), k), device=queries_QD.device)
+        index_Qk = torch.zeros((len(queries_QD), k), dtype=torch.int64, device=queries_QD.device)
+        for first in range(0, len(queries_QD), QUERIES_AT_ONCE)[share]:
+            rows = slice(first, first + QUERIES_AT_ONCE)
+            keys_qk = _search(queries_QD[rows].float(), corpus_MD, k, block, prefilter)
+            scores_Qk[rows], index_Qk[rows] = _unpack(keys_qk)
     return scores_Qk.cpu().numpy(), index_Qk.cpu().numpy()
 
 

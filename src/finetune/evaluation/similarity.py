@@ -9,14 +9,14 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.config.types import Built, NotEmpty, PositiveInt
 from finetune.errors import FinetuneError
-from finetune.evaluation.evaluator import Embed, Evaluator, Texts, check_finite, sample_rows
+from finetune.evaluation.evaluator import Embed, Evaluator, Search, Texts, check_finite, sample_rows
 from finetune.evaluation.metric_values import ArrayInputs, measure, named_metrics
 from finetune.evaluation.result import Floats, Ints, Result
+from finetune.evaluation.search import top_k
 from finetune.evaluation.truncation_quantization import normalize
 from finetune.metrics import AveragePrecision, BestAccuracy, BestF1, Pearson, Spearman, ThresholdMetric
 
@@ -49,7 +49,7 @@ class Similarity(Evaluator):
         self.pairs = pairs
 
     def evaluate(
-        self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, search: Search = top_k
     ) -> Result:
         """Correlate the similarities of all pairs with their scores.
 
@@ -94,7 +94,7 @@ class PairClassification(Evaluator):
         self.pairs = pairs
 
     def evaluate(
-        self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, device: torch.device | str = "cpu"
+        self, eval_data: ScoredPairs, embed: Embed, texts: Texts | None = None, search: Search = top_k
     ) -> Result:
         """Compute the metrics of each similarity.
 

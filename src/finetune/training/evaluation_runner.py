@@ -48,7 +48,8 @@ class EvaluationRunner:
     `prompts` are put in front of texts that are unknown before an evaluator asks for their embeddings.
 
     With several processes, all of them call the same methods. The first one runs the evaluators; each process embeds
-    its share of the items. Returned embeddings are valid in the first process only.
+    its share of the items, and searches for its share of the queries. Returned embeddings are valid in the first
+    process only.
     """
 
     def __init__(
@@ -132,7 +133,10 @@ class EvaluationRunner:
         source_name = name if name in self._own else None
         compute = self._score_pairs if evaluator.takes_scores else self._embed
         result: Result = evaluator.evaluate(
-            data, partial(compute, collectives, label, source_name), texts, collectives.device
+            data,
+            partial(compute, collectives, label, source_name),
+            texts,
+            partial(self._embedder.search, collectives=collectives),
         )
         return result
 
