@@ -27,13 +27,14 @@ from finetune.losses.loss import check_width
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import StatusWriter, StopOnSignal, TimeLimit, ordered
+from finetune.training.callbacks import MineNegatives, StatusWriter, StopOnSignal, TimeLimit, ordered
 from finetune.training.cost import RunCost
 from finetune.training.encoder import build_encoder
 from finetune.training.evaluation_runner import EvalInputs, EvaluationRunner
 from finetune.training.in_training_evaluator import InTrainingEvaluator
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.module import EmbeddingModule
+from finetune.training.negative_mining import NegativeMining
 from finetune.training.snapshots import Snapshots
 from finetune.training.trainer import build_trainer, total_steps
 
@@ -55,6 +56,7 @@ class Parts:
     evaluators: dict[str, Any]
     report_only: dict[str, Any]  # evaluators that are in the report, and by which nothing is decided
     runner: EvaluationRunner
+    negatives: NegativeMining | None
     snapshots: Snapshots | None
     cost: RunCost
     warnings: list[str] = field(default_factory=list)  # from before the training, for the report too
@@ -85,8 +87,9 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     engine: Engine = build(cfg.engine, "engine")
     evaluators, report_only_evaluators = _build_evaluators(cfg)
     runner = _build_runner(cfg, settings, data, encoder, engine)
+    negatives = _build_negatives(cfg, data, runner)
     stop = StopOnSignal(run.path)
-    trainer = _build_trainer(cfg, run, data, stop, InTrainingEvaluator(evaluators, runner, dataset))
+    trainer = _build_trainer(cfg, run, data, stop, InTrainingEvaluator(evaluators, runner, dataset), negatives)
     losses = _build_losses(cfg, settings, dataset, encoder)
     _add_teacher(cfg, data, losses, trainer)
     module = EmbeddingModule(
@@ -110,6 +113,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         evaluators,
         report_only_evaluators,
         runner,
+        negatives,
         _build_snapshots(data, encoder, runner) if evaluators else None,
         RunCost(trainer.strategy.root_device),
     )
@@ -162,6 +166,7 @@ def _build_trainer(
     data: RelationDataModule,
     stop: StopOnSignal,
     evaluator: InTrainingEvaluator,
+    negatives: NegativeMining | None,
 ) -> pl.Trainer:
     """Return Lightning's trainer with the callbacks and loggers of the config, and the callbacks of every run."""
     # A logger or callback gets these if it has parameters of their names.
@@ -172,9 +177,18 @@ def _build_trainer(
     ]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     max_time = OmegaConf.to_container(cfg.trainer, resolve=True).get("max_time")  # type: ignore[union-attr]
+    if negatives is not None:
+        callbacks.append(MineNegatives(negatives))
     all_callbacks = ordered([TimeLimit(max_time), StatusWriter(run.path), *callbacks, stop])
     timeout = timedelta(minutes=cfg.collective_timeout)
     return build_trainer(cfg.trainer, run, data.batches_per_epoch, all_callbacks, loggers, timeout)
+
+
+def _build_negatives(cfg: DictConfig, data: RelationDataModule, runner: EvaluationRunner) -> NegativeMining | None:
+    """Return what mines the hard negatives of the run, None if nothing is to be mined."""
+    if not cfg.negatives:
+        return None
+    return NegativeMining(build(cfg.negatives, "negatives"), data, runner, cfg.seed)
 
 
 def _build_losses(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ from finetune.evaluation.evaluator import Role
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.preserve_state import random_state, set_random_state
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,29 @@ class EvaluationRunner:
         Raises:
             FinetuneError: there is nothing to evaluate, or an embedding is not finite.
         """
+        return self.run_in_first(partial(self._evaluate_all, evaluators, collectives, when), collectives) or {}
+
+    def run_in_first(self, work: Callable[[], T], collectives: Collectives) -> T | None:
+        """Return the result of `work` in the first process, and None in the others.
+
+        `work` may call `embed` and `search`, of which the other processes compute their shares until it returns.
+        """
         self._to_eval_mode(collectives)
-        results: dict[str, Result] = {}
         with unsharded(self._encoder):
             if collectives.rank:
                 self._embedder.serve(collectives)
-                return results
-            for name, evaluator in evaluators.items():
-                result = self._evaluate_one(name, evaluator, collectives, f"evaluating {when}")
-                if result is not None:
-                    results[name] = result
-                    self._print_notes(name, result)
+                return None
+            result = work()
             self._embedder.end_serving(collectives)
-        return results
+        return result
+
+    def embed(self, items: Ints, collectives: Collectives, label: str) -> Floats:
+        """Return the embeddings `(N, D)` of items of the run; for the `work` of `run_in_first`."""
+        return self._embedder.embed(items, None, collectives, label)
+
+    def search(self, queries_QD: Floats, corpus_MD: Floats, k: int, collectives: Collectives) -> tuple[Floats, Ints]:
+        """Return the scores and indices `(Q, k)` of the k best documents; for the `work` of `run_in_first`."""
+        return self._embedder.search(queries_QD, corpus_MD, k, collectives)
 
     def embeddings(self, items: Ints, collectives: Collectives, label: str) -> Floats:
         """Return the embeddings `(N, D)` of items of the run; `label` is shown with the progress."""
@@ -119,6 +131,15 @@ class EvaluationRunner:
     def _to_eval_mode(self, collectives: Collectives) -> None:
         # fp32 weights, whatever precision it trains in: the saved model is used and compared in fp32.
         self._encoder.to(collectives.device).float().eval()
+
+    def _evaluate_all(self, evaluators: Mapping[str, Any], collectives: Collectives, when: str) -> dict[str, Result]:
+        results: dict[str, Result] = {}
+        for name, evaluator in evaluators.items():
+            result = self._evaluate_one(name, evaluator, collectives, f"evaluating {when}")
+            if result is not None:
+                results[name] = result
+                self._print_notes(name, result)
+        return results
 
     def _evaluate_one(self, name: str, evaluator: Any, collectives: Collectives, label: str) -> Result | None:
         """Return the result of one evaluator; None if there is no data of its kind."""

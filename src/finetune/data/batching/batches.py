@@ -72,15 +72,21 @@ class Batches:
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
         positions = range(self.position, len(self))
-        batches: Iterator[Batch] = map(self.batch_at, positions)
+        batches: Iterator[tuple[Relations, Batch]] = map(self._batch_and_relations, positions)
         if self.non_text is not None:
             # Images take long to decode: a thread makes the next batch while this one is trained on.
-            batches = map_in_threads(self.batch_at, positions, threads=1)
-        for position, batch in zip(positions, batches, strict=True):
+            batches = map_in_threads(self._batch_and_relations, positions, threads=1)
+        for position, (relations, batch) in zip(positions, batches, strict=True):
+            if relations is not self.relations:  # a thread made it before there were new negatives
+                batch = self.batch_at(position)  # noqa: PLW2901
             # Counted before the yield: the next batch is requested only after the step, and a checkpoint at the end
             # of the step must not repeat this batch. Lightning reads a sized loader without prefetching.
             self.position = position + 1
             yield batch
+
+    def _batch_and_relations(self, position: int) -> tuple[Relations, Batch]:
+        relations = self.relations
+        return relations, self.batch_at(position)
 
     def batch_at(self, position: int) -> Batch:
         """Return the batch at a position of this epoch."""
