@@ -1,6 +1,6 @@
 """Hard negatives of a run: mined with its untouched model before the training, and during it with the model as it is.
 
-Shapes: N items, B training rows, n mined negatives of a row, D width.
+Shapes: N items, B training rows, n mined negatives of a row, P relabelled pairs, D width.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NegativeMining:
     def __init__(self, settings: Mining, data: RelationDataModule, runner: EvaluationRunner, seed: int) -> None:
         self.settings = settings
         self.rounds: list[dict[str, Any]] = []
-        self.negatives: Ints | None = None
+        self.found: tuple[Ints, Ints] | None = None  # negatives (B, n), and pairs (P, 2) of anchors and other positives
         self._data, self._runner, self._seed = data, runner, seed
 
     @property
@@ -47,14 +47,14 @@ class NegativeMining:
         if mined is not None:
             self.rounds.append(self._facts(mined, step, time.monotonic() - start))
             say(_summary(mined, self.rounds[-1]))
-        negatives = collectives.broadcast(None if mined is None else mined.negatives)
-        assert negatives is not None
-        self.set_negatives(negatives)
+        found = collectives.broadcast(None if mined is None else (mined.negatives, mined.relabelled))
+        assert found is not None
+        self.set_found(*found)
 
-    def set_negatives(self, negatives_Bn: Ints) -> None:
-        """Train with these negatives of each row from now on, `(B, n)`, -1 for none."""
-        self.negatives = negatives_Bn
-        self._data.set_mined_negatives(negatives_Bn)
+    def set_found(self, negatives_Bn: Ints, relabelled_P2: Ints) -> None:
+        """Train with these negatives of each row, -1 for none, and other positives of anchors from now on."""
+        self.found = negatives_Bn, relabelled_P2
+        self._data.set_mined(negatives_Bn, relabelled_P2)
 
     def _mine(self, collectives: Collectives, step: int) -> Mined:
         dataset = self._data.dataset

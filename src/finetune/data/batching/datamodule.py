@@ -87,9 +87,12 @@ class RelationDataModule(LightningDataModule):
         """Add a teacher's embeddings of all items, `(items, dimensions)`, to the batches."""
         self._batches.teacher = teacher
 
-    def set_mined_negatives(self, negatives_Bn: Ints) -> None:
-        """Train with these negatives of each training row, `(B, n)`, -1 for none, beside those of the data."""
-        self._batches.set_mined_negatives(negatives_Bn)
+    def set_mined(self, negatives_Bn: Ints, relabelled_P2: Ints) -> None:
+        """Train with these negatives of each training row, `(B, n)`, -1 for none, in addition to those of the data.
+
+        `relabelled_P2` are pairs of an anchor and another positive of it.
+        """
+        self._batches.set_mined(negatives_Bn, relabelled_P2)
 
     @property
     def batches_per_epoch(self) -> int:

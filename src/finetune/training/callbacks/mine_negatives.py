@@ -36,12 +36,12 @@ class MineNegatives(Callback):
                 self._mining.update(Collectives.from_trainer(trainer), trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the negatives of all rows, and the facts of all minings so far."""
-        assert self._mining.negatives is not None
-        negatives = torch.from_numpy(self._mining.negatives.astype(np.int32))
-        return {"negatives": negatives, "rounds": self._mining.rounds}
+        """Return what was mined last for all rows, and the facts of all minings so far."""
+        assert self._mining.found is not None
+        negatives, relabelled = (torch.from_numpy(numbers.astype(np.int32)) for numbers in self._mining.found)
+        return {"negatives": negatives, "relabelled": relabelled, "rounds": self._mining.rounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Train with the negatives of a checkpoint."""
         self._mining.rounds = list(state["rounds"])
-        self._mining.set_negatives(state["negatives"].numpy().astype(np.int64))
+        self._mining.set_found(*(state[name].numpy().astype(np.int64) for name in ("negatives", "relabelled")))
