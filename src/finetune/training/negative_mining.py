@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from finetune.console import say
 from finetune.data.arrays import Ints
 from finetune.data.batching.datamodule import RelationDataModule
+from finetune.data.items import ABSENT, Items
+from finetune.data.relations import Relations
 from finetune.encoding.collectives import Collectives
 from finetune.mining.dense import Dense
 from finetune.mining.mine import documents_of, mine
@@ -20,6 +24,8 @@ from finetune.mining.mined import Mined
 from finetune.mining.retriever import Floats, Retriever, Role
 from finetune.mining.settings import OWN, Mining
 from finetune.training.evaluation_runner import EvaluationRunner
+
+_EXAMPLES = 5
 
 
 class NegativeMining:
@@ -76,7 +82,26 @@ class NegativeMining:
         return [Dense(embed, OWN, search)]
 
     def _facts(self, mined: Mined, step: int, seconds: float) -> dict[str, Any]:
-        return {"step": step, "seconds": seconds} | mined.facts(self._data.dataset.items)
+        dataset = self._data.dataset
+        examples = _examples(mined, dataset.train, dataset.items)
+        return {"step": step, "seconds": seconds, "examples": examples} | mined.facts(dataset.items)
+
+
+def _examples(mined: Mined, relations: Relations, items: Items) -> list[dict[str, Any]]:
+    """Return a few rows with negatives, spread over all, with their texts and scores."""
+    rows = np.flatnonzero((mined.negatives != ABSENT).any(axis=1))
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(_EXAMPLES, len(rows))).astype(int))]
+    examples = []
+    for row in rows.tolist():
+        places = np.flatnonzero(mined.negatives[row] != ABSENT)
+        numbers = np.array([relations.anchor[row], relations.positive[row], *mined.negatives[row, places]])
+        anchor, positive, *texts = items.named(numbers)
+        positive_score, *scores = mined.scores[row, [0, *places + 1]].tolist()
+        negatives = list(zip(texts, scores, strict=True))
+        examples.append(
+            {"anchor": anchor, "positive": positive, "positive_score": positive_score, "negatives": negatives}
+        )
+    return examples
 
 
 def _summary(mined: Mined, facts: dict[str, Any]) -> str:
