@@ -53,7 +53,8 @@ def filters_table(mined: Mapping[str, Any]) -> Table | None:
 def examples(mined: Mapping[str, Any]) -> list[tuple[str, list[Lines]]]:
     """Return examples by title: of the negatives, then of each filter."""
     last = mined["rounds"][-1]
-    found = [("Examples of hard negatives", [_negatives(one) for one in last["examples"]])]
+    found: list[tuple[str, list[Lines]]] = []
+    found.append(("Examples of hard negatives", [_negatives(one) for one in last["examples"]]))
     for name, one in last["filtered"].items():
         # The positive of the row itself is no surprise.
         lines = [_left_out(each) for each in one["examples"] if each["document"] != each["positive"]]
