@@ -40,11 +40,10 @@ def sentences(mined: Mapping[str, Any]) -> list[str]:
 
 def filters_table(mined: Mapping[str, Any]) -> Table | None:
     """Return how many candidates each filter left out, when mining for the last time; None if there were none."""
-    rows = [
-        (REASONS.get(name, name), f"{one['candidates']:,}", f"{one['rows']:,}")
-        for name, one in mined["rounds"][-1]["filtered"].items()
-        if one["candidates"]
-    ]
+    rows: list[tuple[str, ...]] = []
+    for name, one in mined["rounds"][-1]["filtered"].items():
+        if one["candidates"]:
+            rows.append((REASONS.get(name, name), f"{one['candidates']:,}", f"{one['rows']:,}"))
     if not rows:
         return None
     return Table(("left out because", "candidates", "in pairs"), rows)
