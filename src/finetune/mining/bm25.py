@@ -78,6 +78,10 @@ class BM25:
                 row += 1
         return Hits(scores, found)
 
+    def prepare(self, anchors_Q: Ints, documents_M: Ints) -> None:
+        """Build the index of the documents, and keep it for the next calls with the same ones."""
+        self._index_of(documents_M)
+
     def score(self, anchors_P: Ints, documents_P: Ints) -> Floats:
         """Return the score of each pair, by the word frequencies of the documents of the last search.
 

@@ -54,6 +54,11 @@ class Dense:
             found[rows] = np.where(index == ABSENT, ABSENT, documents_M[index])
         return Hits(scores, found)
 
+    def prepare(self, anchors_Q: Ints, documents_M: Ints) -> None:
+        """Embed anchors and documents, and keep the vectors for the next calls with the same ones."""
+        self._keep(anchors_Q, "query")
+        self._keep(documents_M, "document")
+
     def score(self, anchors_P: Ints, documents_P: Ints) -> Floats:
         """Return the dot product of each pair."""
         left, left_D = self._vectors(anchors_P, "query")
