@@ -24,7 +24,7 @@ from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.items import Items
 from finetune.data.tokens.tokenize import offsets_of
 from finetune.mining.judge import PairJudge
-from finetune.mining.retriever import Floats, Hits, Retriever, Role
+from finetune.mining.retriever import Embed, Floats, Hits, Retriever, Role
 
 if TYPE_CHECKING:
     from finetune.inference.model import Model
@@ -84,6 +84,26 @@ class PreparedRetriever(Retriever, Protocol):
     def prepare(self, anchors_Q: Ints, documents_M: Ints) -> None:
         """Do what a search does before it searches: embed, or build an index."""
         ...
+
+
+class CachedVectors:
+    """Vectors that another function returns, an `Embed`, from the cache where they were computed before.
+
+    `identity` is all that they depend on, apart from the numbers of the items.
+    """
+
+    def __init__(self, embed: Embed, identity: tuple[str, ...]) -> None:
+        self._embed, self._identity = embed, identity
+
+    def __call__(self, items_N: Ints, role: Role) -> Floats:
+        """Return the vectors `(N, D)` of these items."""
+
+        def compute() -> dict[str, Any]:
+            return {"vectors": self._embed(items_N, role)}
+
+        numbers = hashlib.sha256(items_N.tobytes()).hexdigest()
+        vectors: Floats = _cached("vectors", (*self._identity, role, numbers), compute)["vectors"]
+        return vectors
 
 
 class CachedRetriever:

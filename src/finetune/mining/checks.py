@@ -5,7 +5,8 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 
-from finetune.data.items import Items
+from finetune.data.dataset import Dataset
+from finetune.data.items import ABSENT, Items
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.evaluation import ann
 from finetune.mining.settings import BM25, OWN, Judge, Mining
@@ -85,6 +86,19 @@ def _judge_problems(judge: Judge) -> Iterator[Problem]:
     if fields != _FIELDS:
         what = "it has to have the places {anchor} and {document}, and no others."
         yield Problem("negatives.judge.prompt", what, "Double other braces: {{ and }}.")
+
+
+def check_rows(dataset: Dataset) -> None:
+    """Check that a data set has pairs to mine for.
+
+    Raises:
+        CheckFailed: it has none.
+    """
+    if (dataset.train.positive != ABSENT).any():
+        return
+    layouts = ", ".join(dict.fromkeys(dataset.layouts))
+    what = f"the data has no pairs ({layouts}), and negatives are mined for pairs."
+    raise CheckFailed([Problem("data.columns", what, "Name an anchor and a positive: data.columns=[question,answer]")])
 
 
 def check_items(settings: Mining, items: Items, documents: int) -> None:

@@ -58,6 +58,12 @@ class Mined:
     filtered: Mapping[str, Filtered] = field(default_factory=dict)
     relabelled: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
+    @classmethod
+    def without_scores(cls, negatives_Bn: Ints) -> Mined:
+        """Return negatives that are known only by themselves, as those of a file."""
+        rows, count = negatives_Bn.shape
+        return cls(negatives_Bn, np.full((rows, 1 + count), np.nan, np.float32))
+
     @property
     def short(self) -> int:
         """How many rows have fewer negatives than were asked for, also those without a positive."""

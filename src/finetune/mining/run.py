@@ -12,7 +12,7 @@ from finetune.console import say
 from finetune.data.dataset import Dataset
 from finetune.data.items import ABSENT
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.mining.checks import check_items, settings_problems
+from finetune.mining.checks import check_items, check_rows, settings_problems
 from finetune.mining.corpus import open_documents, read_documents, with_documents
 from finetune.mining.mined import Mined
 from finetune.mining.output import FORMATS, Format
@@ -98,7 +98,7 @@ def mine_to_file(model: str | None, data: Data, settings: Mining, output: Output
     dataset = load(data, seed)
     for note in dataset.notes:
         say(note)
-    _check_rows(dataset)
+    check_rows(dataset)
     from finetune.mining.build import build_judge, build_retrievers, model_retriever
     from finetune.mining.mine import documents_of, mine
     from finetune.mining.output import write_mined
@@ -129,14 +129,6 @@ def _check_own(model: str) -> None:
     if kind_of_folder(locate(model).folder) == "pairs":
         what = f"{model} is a cross-encoder, which makes no embeddings to search in."
         raise FinetuneError(what, f"Name a model that embeds texts, and this one as negatives.judge.model={model}")
-
-
-def _check_rows(dataset: Dataset) -> None:
-    if (dataset.train.positive != ABSENT).any():
-        return
-    layouts = ", ".join(dict.fromkeys(dataset.layouts))
-    what = f"the data has no pairs ({layouts}), and negatives are mined for pairs."
-    raise CheckFailed([Problem("data.columns", what, "Name an anchor and a positive: data.columns=[question,answer]")])
 
 
 def _document_prompt(dataset: Dataset) -> str:

@@ -24,6 +24,7 @@ from finetune.encoding.engine import Engine
 from finetune.encoding.source import ItemSource
 from finetune.encoding.teacher import teacher_embeddings
 from finetune.losses.loss import check_width
+from finetune.mining.inputs import MiningInputs, mining_inputs
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.directory import RunDirectory
@@ -83,11 +84,12 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     tuning: Tuning = build(cfg.tuning, "tuning")
     tuning.apply(encoder)
     settings = data_settings(cfg)
+    dataset, mining = _mining_inputs(cfg, settings, dataset)
     data = _build_data(cfg, settings, dataset, encoder)
     engine: Engine = build(cfg.engine, "engine")
     evaluators, report_only_evaluators = _build_evaluators(cfg)
     runner = _build_runner(cfg, settings, data, encoder, engine)
-    negatives = _build_negatives(cfg, data, runner)
+    negatives = _build_negatives(cfg, mining, data, runner)
     stop = StopOnSignal(run.path)
     trainer = _build_trainer(cfg, run, data, stop, InTrainingEvaluator(evaluators, runner, dataset), negatives)
     losses = _build_losses(cfg, settings, dataset, encoder)
@@ -184,11 +186,24 @@ def _build_trainer(
     return build_trainer(cfg.trainer, run, data.batches_per_epoch, all_callbacks, loggers, timeout)
 
 
-def _build_negatives(cfg: DictConfig, data: RelationDataModule, runner: EvaluationRunner) -> NegativeMining | None:
-    """Return what mines the hard negatives of the run, None if nothing is to be mined."""
+def _mining_inputs(cfg: DictConfig, settings: Data, dataset: Dataset) -> tuple[Dataset, MiningInputs | None]:
+    """Return the data set with the items that negatives are mined from, and these; None if nothing is mined."""
     if not cfg.negatives:
+        return dataset, None
+    inputs = mining_inputs(build(cfg.negatives, "negatives"), dataset, settings)
+    return inputs.dataset, inputs
+
+
+def _build_negatives(
+    cfg: DictConfig, inputs: MiningInputs | None, data: RelationDataModule, runner: EvaluationRunner
+) -> NegativeMining | None:
+    """Return what mines the hard negatives of the run, None if nothing is to be mined."""
+    if inputs is None:
         return None
-    return NegativeMining(build(cfg.negatives, "negatives"), data, runner, cfg.seed)
+    identity = None
+    if cfg.data.cache:
+        identity = (OmegaConf.to_yaml(cfg.model, resolve=True), str(cfg.engine.embed_precision))
+    return NegativeMining(build(cfg.negatives, "negatives"), inputs, data, runner, cfg.seed, identity)
 
 
 def _build_losses(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:

@@ -63,7 +63,7 @@ class EvaluationRunner:
         own: Mapping[str, EvalInputs] | None = None,
         prompts: Prompts | None = None,
     ) -> None:
-        self._encoder, self._run, self._own = encoder, run, own or {}
+        self.encoder, self._run, self._own = encoder, run, own or {}
         run_items = run.source if run is not None else None
         own_items = {name: one.source for name, one in self._own.items()}
         self._embedder = Embedder(encoder, engine, max_length, run_items, own_items)
@@ -87,7 +87,7 @@ class EvaluationRunner:
         `work` may call `embed` and `search`, of which the other processes compute their shares until it returns.
         """
         self._to_eval_mode(collectives)
-        with unsharded(self._encoder):
+        with unsharded(self.encoder):
             if collectives.rank:
                 self._embedder.serve(collectives)
                 return None
@@ -106,12 +106,12 @@ class EvaluationRunner:
     def embeddings(self, items: Ints, collectives: Collectives, label: str) -> Floats:
         """Return the embeddings `(N, D)` of items of the run; `label` is shown with the progress."""
         self._to_eval_mode(collectives)
-        with unsharded(self._encoder):
+        with unsharded(self.encoder):
             return self._embedder.embed(items, None, collectives, label)
 
     def start_recording(self, items: Ints) -> None:
         """Record the embeddings of these items of the run, ascending, when an evaluator asks for them."""
-        self._embedder.recorder = EmbeddingRecorder.empty(items, self._encoder.width)
+        self._embedder.recorder = EmbeddingRecorder.empty(items, self.encoder.width)
 
     def stop_recording(self, collectives: Collectives, label: str) -> EmbeddingRecorder:
         """Return the recorded embeddings, after embedding those items that no evaluator asked for."""
@@ -130,7 +130,7 @@ class EvaluationRunner:
 
     def _to_eval_mode(self, collectives: Collectives) -> None:
         # fp32 weights, whatever precision it trains in: the saved model is used and compared in fp32.
-        self._encoder.to(collectives.device).float().eval()
+        self.encoder.to(collectives.device).float().eval()
 
     def _evaluate_all(self, evaluators: Mapping[str, Any], collectives: Collectives, when: str) -> dict[str, Result]:
         results: dict[str, Result] = {}

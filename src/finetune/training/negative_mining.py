@@ -5,8 +5,8 @@ Shapes: N items, B training rows, n mined negatives of a row, P relabelled pairs
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,17 @@ from finetune.data.arrays import Ints
 from finetune.data.batching.datamodule import RelationDataModule
 from finetune.data.items import ABSENT, Items
 from finetune.data.relations import Relations
+from finetune.data.tokens.token_store import Tokens
 from finetune.encoding.collectives import Collectives
-from finetune.mining.dense import Dense
-from finetune.mining.mine import documents_of, mine
+from finetune.mining.build import build_judge, build_retrievers
+from finetune.mining.cached import CachedRetriever, CachedVectors
+from finetune.mining.dense import Dense, approximate
+from finetune.mining.inputs import MiningInputs
+from finetune.mining.mine import mine
 from finetune.mining.mined import Mined
 from finetune.mining.retriever import Floats, Retriever, Role
-from finetune.mining.settings import OWN, Mining
+from finetune.mining.settings import OWN, MinedFile, Mining
+from finetune.models.digest import digest_of_weights
 from finetune.training.evaluation_runner import EvaluationRunner
 
 _EXAMPLES = 5
@@ -31,19 +36,32 @@ _EXAMPLES = 5
 class NegativeMining:
     """Mines negatives for the training rows of `data`, and has the batches contain them.
 
-    With several processes all of them have to call `update`; each computes its share of embeddings and search. `rounds`
-    has the facts of each mining for the report, in the first process.
+    `inputs` are the documents to mine from, whose items are those of `data`. With several processes all of them have to
+    call `update`; each computes its share of embeddings and search. `rounds` has the facts of each mining, in the first
+    process. `identity` is what embeddings of the untouched model depend on apart from weights and texts; with it they
+    are kept in the cache.
     """
 
-    def __init__(self, settings: Mining, data: RelationDataModule, runner: EvaluationRunner, seed: int) -> None:
+    def __init__(
+        self,
+        settings: Mining | MinedFile,
+        inputs: MiningInputs,
+        data: RelationDataModule,
+        runner: EvaluationRunner,
+        seed: int,
+        identity: tuple[str, ...] | None = None,
+    ) -> None:
         self.settings = settings
         self.rounds: list[dict[str, Any]] = []
         self.found: tuple[Ints, Ints] | None = None  # negatives (B, n), and pairs (P, 2) of anchors and other positives
-        self._data, self._runner, self._seed = data, runner, seed
+        self._inputs, self._data, self._runner, self._seed = inputs, data, runner, seed
+        self._identity = identity
 
     @property
     def every_n_steps(self) -> int | None:
         """After how many optimizer steps to mine again; None for never."""
+        if isinstance(self.settings, MinedFile):
+            return None
         return self.settings.every_n_steps
 
     def update(self, collectives: Collectives, step: int) -> None:
@@ -63,13 +81,26 @@ class NegativeMining:
         self._data.set_mined(negatives_Bn, relabelled_P2)
 
     def _mine(self, collectives: Collectives, step: int) -> Mined:
-        dataset = self._data.dataset
-        retrievers = self._retrievers(collectives, step)
-        documents = documents_of(dataset.train)
-        seed = self._seed + step
-        return mine(dataset.train, dataset.items, dataset.known, documents, retrievers, self.settings, seed)
+        settings, dataset = self.settings, self._inputs.dataset
+        if isinstance(settings, MinedFile):
+            assert self._inputs.given is not None
+            return Mined.without_scores(self._inputs.given)
+        prompts, device = list(dataset.prompts.values()), collectives.device
+        own = self._own(settings, collectives, step) if OWN in settings.retrievers else None
+        return mine(
+            dataset.train,
+            dataset.items,
+            dataset.known,
+            self._inputs.documents,
+            build_retrievers(settings, dataset.items, own, prompts, device),
+            settings,
+            self._seed + step,
+            prompts=prompts,
+            judge=build_judge(settings.judge, dataset.items, prompts, device),
+        )
 
-    def _retrievers(self, collectives: Collectives, step: int) -> Sequence[Retriever]:
+    def _own(self, settings: Mining, collectives: Collectives, step: int) -> Retriever:
+        """Return the retriever of the model as it is now; what the untouched model finds is cached."""
         label = "mining negatives" if step == 0 else f"mining negatives at step {step}"
 
         def embed(items_N: Ints, role: Role) -> Floats:  # noqa: ARG001 the items have their prompts
@@ -78,11 +109,16 @@ class NegativeMining:
         def search(queries_QD: Floats, documents_MD: Floats, k: int) -> tuple[Floats, Ints]:
             return self._runner.search(queries_QD, documents_MD, k, collectives)
 
-        assert self.settings.retrievers == [OWN]
-        return [Dense(embed, OWN, search)]
+        nearest = approximate if settings.index == "usearch" else search
+        items = self._inputs.dataset.items
+        if step > 0 or self._identity is None or len(items) > len(items.texts):
+            return Dense(embed, OWN, nearest)
+        weights, tokens = digest_of_weights(self._runner.encoder), _digest_of_tokens(self._data.tokens)
+        identity = (weights, tokens, *self._identity, str(collectives.device), settings.index)
+        return CachedRetriever(Dense(CachedVectors(embed, identity), OWN, nearest), identity)
 
     def _facts(self, mined: Mined, step: int, seconds: float) -> dict[str, Any]:
-        dataset = self._data.dataset
+        dataset = self._inputs.dataset
         examples = _examples(mined, dataset.train, dataset.items)
         return {"step": step, "seconds": seconds, "examples": examples} | mined.facts(dataset.items)
 
@@ -102,6 +138,13 @@ def _examples(mined: Mined, relations: Relations, items: Items) -> list[dict[str
             {"anchor": anchor, "positive": positive, "positive_score": positive_score, "negatives": negatives}
         )
     return examples
+
+
+def _digest_of_tokens(tokens: Tokens) -> str:
+    """Return a digest of the token ids of all texts, which includes the tokenizer and the longest length."""
+    digest = hashlib.sha256(np.ascontiguousarray(tokens.lengths).data)
+    digest.update(np.ascontiguousarray(tokens.ids).data)
+    return digest.hexdigest()
 
 
 def _summary(mined: Mined, facts: dict[str, Any]) -> str:
