@@ -3,14 +3,22 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
 
+from finetune.config.build import build
+from finetune.data.settings import data_settings
 from finetune.inference.load import get_model
+from finetune.mining.inputs import mining_inputs
 from finetune.training import assembly
+from finetune.training.encoder import build_encoder
 from finetune.training.fit import fit
+from tests.conftest import quick, run_train
 from tests.training.test_fit import KillAt, Killed, weights
+from tests.training.test_processes import assert_close, write_rows
 
 MINED = ["negatives=dense", "negatives.count=2", "negatives.last_rank=8", "negatives.max_share_of_positive=null",
          "negatives.near_duplicates=false"]  # fmt: skip
@@ -109,3 +117,71 @@ def test_a_run_that_is_killed_after_every_step_has_the_same_negatives_and_weight
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert torch.equal(state_of(run)["negatives"], state_of(killed)["negatives"])
     assert [each["step"] for each in state_of(killed)["rounds"]] == [0, 2, 4, 6]
+
+
+def test_negatives_of_a_file_and_of_a_corpus(start, monkeypatch, tmp_path):
+    """Documents that are not in the data become items; pairs are found by their texts, in several rows or none."""
+    cfg, dataset, run = start("plain")
+    anchor, positive = dataset.items.take(dataset.train.columns()[0, :2])
+    other = dataset.items.take(dataset.train.columns()[1, :2])
+    rows = [[anchor, positive, "nowhere else"], [anchor, positive, positive.upper()],
+            [anchor, positive, "a third text"], ["unknown", "pair", "left out"],
+            [*other, "nowhere else"]]  # fmt: skip
+    pq.write_table(
+        pa.table(dict(zip(("anchor", "positive", "negative"), map(list, zip(*rows, strict=True)), strict=True))),
+        tmp_path / "mined.parquet",
+    )
+    more = ["negatives=file", "negatives.path=mined.parquet", "trainer.max_epochs=1", "evaluation=none"]
+    cfg, dataset, run = start("file", *more)
+    inputs = mining_inputs(build(cfg.negatives, "negatives"), dataset, data_settings(cfg))
+    assert inputs.dataset.items.take(inputs.given[0]) == ["nowhere else", "a third text"]
+    assert inputs.dataset.items.take(inputs.given[1][:1]) == ["nowhere else"]
+    assert (inputs.given[2:] == -1).all()
+    assert inputs.dataset.items.take(np.arange(len(dataset.items))) == dataset.items.take(np.arange(len(dataset.items)))
+    fit(cfg, dataset, run)
+    assert state_of(run)["negatives"].tolist() == inputs.given.tolist()
+
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(9)))
+    more = [*MINED, "negatives.corpus={path: corpus.jsonl}", "trainer.max_steps=1", "evaluation=none"]
+    cfg, dataset, run = start("corpus", *more)
+    fit(cfg, dataset, run)
+    inputs = mining_inputs(build(cfg.negatives, "negatives"), dataset, data_settings(cfg))
+    found = inputs.dataset.items.take(np.unique(state_of(run)["negatives"].numpy()))
+    assert found
+    assert all(text.startswith("document ") for text in found)
+
+
+def test_what_a_judge_finds_right_takes_turns_with_the_positive(start):
+    cfg, dataset, _run = start("judged")
+    data = assembly._build_data(cfg, data_settings(cfg), dataset, build_encoder(cfg.model, dataset.items))
+    train = dataset.train
+    anchor = int(train.anchor[0])
+    others = np.setdiff1d(train.positive, dataset.known.of(np.array([anchor]))[1])[:2]
+    relabelled = np.array([[anchor, other] for other in others])
+    data.set_mined(np.full((len(train), 1), -1), relabelled)
+    batches = data.train_dataloader()
+    rows = np.flatnonzero(train.anchor == anchor)[:1]
+    seen = []
+    for epoch in range(6):
+        batches.set_epoch(epoch)
+        batch = batches.batch(rows)
+        seen.append(int(batch.items_N[batch.positive_B[0]]))
+    assert sorted(seen[:3]) == sorted([int(train.positive[rows[0]]), *others.tolist()])
+    assert seen[3:] == seen[:3]
+    assert set(others.tolist()) <= set(batches.known.of(np.array([anchor]))[1].tolist())
+
+
+@pytest.mark.thorough
+def test_two_processes_mine_what_one_does(tiny_model, tmp_path):
+    write_rows(tmp_path / "pairs.csv")
+    more = [*MINED, "negatives.every_n_steps=2", "trainer.max_steps=5", "evaluation=none", "model.dropout=0"]
+    for devices in (1, 2):
+        words = quick(tiny_model, *more, f"name=run{devices}", f"trainer.devices={devices}")
+        done = run_train(*words, cwd=tmp_path, warm={})
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        torch.load(tmp_path / f"outputs/default/run{n}/checkpoints/last.ckpt", weights_only=True) for n in (1, 2)
+    )
+    states = [next(v for k, v in each["callbacks"].items() if "MineNegatives" in k) for each in (one, two)]
+    assert torch.equal(states[0]["negatives"], states[1]["negatives"])
+    assert_close(one["state_dict"], two["state_dict"])

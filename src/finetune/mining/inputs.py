@@ -71,9 +71,8 @@ def _from_file(settings: MinedFile, dataset: Dataset, data: Data) -> MiningInput
     items, known, _ = with_documents(dataset.items, dataset.known, texts)
     dataset = replace(dataset, items=items, known=known)
     numbers = _numbers_in(dataset, texts)
-    given = _matched(dataset.train, found.train, numbers, len(items), settings.count)
     right = RightPairs(known, equal_texts(items, list(dataset.prompts.values())))
-    given[right.among(dataset.train.anchor[:, None], given)] = ABSENT
+    given = _matched(dataset.train, found.train, numbers, right, settings.count)
     if (given == ABSENT).all():
         what = f"'{settings.path}' has negatives for none of the {len(dataset.train):,} training pairs."
         advice = "Make it from the same data: finetune mine data.path=... out=mined.parquet"
@@ -88,14 +87,18 @@ def _numbers_in(dataset: Dataset, texts: pa.ChunkedArray) -> Ints:
     return numbers
 
 
-def _matched(train: Relations, found: Relations, numbers: Ints, items: int, count: int | None) -> Ints:
+def _matched(train: Relations, found: Relations, numbers: Ints, right: RightPairs, count: int | None) -> Ints:
     """Return the negatives `(B, n)` that the rows `found` of a file have for the pairs of the training rows.
 
-    `numbers` are the item numbers of the items of the file. Several rows may have negatives of the same pair.
+    `numbers` are the item numbers of the items of the file. Several rows may have negatives of the same pair; those
+    that are `right` are left out.
     """
-    pair_F = numbers[found.anchor] * items + numbers[found.positive]
     row_E, place_E = np.nonzero(found.negatives != ABSENT)
-    pair_E, negative_E = pair_F[row_E], numbers[found.negatives[row_E, place_E]]
+    anchor_E, negative_E = numbers[found.anchor[row_E]], numbers[found.negatives[row_E, place_E]]
+    items = int(max(train.columns().max(), numbers.max())) + 1
+    pair_E = anchor_E * items + numbers[found.positive[row_E]]
+    is_wrong_E = ~right.among(anchor_E, negative_E)
+    pair_E, negative_E = pair_E[is_wrong_E], negative_E[is_wrong_E]
     _, first = np.unique(np.column_stack([pair_E, negative_E]), axis=0, return_index=True)
     first = np.sort(first)
     order = first[np.argsort(pair_E[first], kind="stable")]
