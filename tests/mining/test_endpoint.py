@@ -165,7 +165,8 @@ def test_the_key_is_not_sent_to_where_a_redirect_points(stub: Stub, monkeypatch:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def redirect(self: Handler) -> None:
-        self.server.requests.append({})
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests.append({"is": self.command})
         self.send_response(302)
         self.send_header("Location", f"{self.server.address}/elsewhere")
         self.end_headers()

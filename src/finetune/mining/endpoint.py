@@ -99,7 +99,7 @@ class EndpointJudge:
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self._judge.timeout) as response:
+        with self._opener.open(request, timeout=self._judge.timeout) as response:
             content = response.read()
         try:
             return str(json.loads(content)["choices"][0]["message"]["content"])
