@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import string
 from collections.abc import Iterator
 
 from finetune.data.dataset import Dataset
 from finetune.data.items import ABSENT, Items
 from finetune.errors import CheckFailed, FinetuneError, Problem
-from finetune.evaluation import ann
 from finetune.mining.settings import BM25, OWN, Judge, Mining
 
 _FIELDS = {"anchor", "document"}
@@ -31,8 +31,11 @@ def settings_problems(settings: Mining) -> Iterator[Problem]:
         if settings.retrievers.count(name) > 1:
             yield Problem("negatives.retrievers", f"'{name}' is listed twice.", "List each one once.")
             break
-    if settings.index == "usearch" and not ann.is_installed():
-        yield Problem("negatives.index", "an approximate index needs the package usearch.", ann.EXTRA)
+    if settings.index == "usearch" and importlib.util.find_spec("usearch") is None:
+        what = "an approximate index needs the package usearch."
+        yield Problem(
+            "negatives.index", what, "Install it: pip install 'finetune[index]', or set negatives.index=exact"
+        )
     yield from _model_problems(settings)
     yield from _judge_problems(settings.judge)
 

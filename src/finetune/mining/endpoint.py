@@ -29,6 +29,13 @@ _LONGEST_WAIT = 60.0
 _WORTH_A_RETRY = {408, 409, 429, 500, 502, 503, 504}
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key would be sent to where it points."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 class EndpointJudge:
     """Asks a chat model whether a document is right for an anchor: 1 for yes, 0 for no or anything else.
 
@@ -42,6 +49,7 @@ class EndpointJudge:
     ) -> None:
         assert judge.endpoint is not None
         self._judge, self._items, self._prompts, self._wait = judge, items, prompts, wait
+        self._opener = urllib.request.build_opener(_NoRedirect)
         self._url = f"{judge.endpoint.rstrip('/')}/chat/completions"
 
     def score(self, anchors_P: Ints, documents_P: Ints) -> Floats:
@@ -91,7 +99,7 @@ class EndpointJudge:
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self._judge.timeout) as response:
+        with self._opener.open(request, timeout=self._judge.timeout) as response:
             content = response.read()
         try:
             return str(json.loads(content)["choices"][0]["message"]["content"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from finetune.config.home import expand_home
 from finetune.console import say
 from finetune.data.dataset import Dataset
+from finetune.data.holdout.holdout import NOTHING
 from finetune.data.items import ABSENT
 from finetune.errors import CheckFailed, FinetuneError, Problem
 from finetune.mining.checks import check_items, check_rows, settings_problems
@@ -97,7 +98,8 @@ def mine_to_file(model: str | None, data: Data, settings: Mining, output: Output
         _check_own(model)
     dataset = load(data, seed)
     for note in dataset.notes:
-        say(note)
+        if not note.startswith(NOTHING):  # nothing is evaluated here
+            say(note)
     check_rows(dataset)
     from finetune.mining.build import build_judge, build_retrievers, model_retriever
     from finetune.mining.mine import documents_of, mine
