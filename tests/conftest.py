@@ -196,6 +196,13 @@ def run_finetune(*words: str, cwd: Path, more: dict[str, str] | None = None) -> 
     return _warm().run("-m", "finetune", *words, cwd=cwd, env=_environment(more), timeout=300)
 
 
+def run_script(
+    script: Path, *words: str, cwd: Path, more: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of a test in `cwd`, with `more` environment that nothing reads while it is imported."""
+    return _warm().run(str(script), *words, cwd=cwd, env=_environment(more), timeout=300)
+
+
 def _environment(more: dict[str, str] | None = None) -> dict[str, str]:
     return os.environ | {"HF_HUB_OFFLINE": "1"} | (more or {})
 

@@ -25,6 +25,7 @@ LAYERS = [
     ["runner", "formats"],
     ["preflight", "training"],
     ["export", "report", "analysis"],
+    ["mining"],
     ["embed"],
     ["inference"],
     ["encoding"],

@@ -423,6 +423,7 @@ def test_every_shipped_yaml_composes_and_checks(file: Path) -> None:
     told += ["loss.loss._target_=pytorch_metric_learning.losses.NCALoss"] if "_target_: ???" in file.read_text() else []
     told += ["loss.teacher=mine"] if "teacher: ???" in file.read_text() else []
     told += ["evaluation.mteb.tasks=[SciFact]"] if "tasks: ???" in file.read_text() else []
+    told += ["negatives.path=mine"] if group == "negatives" and "path: ???" in file.read_text() else []
     told += ["hydra/sweeper=optuna"] if group.startswith("hydra/sweeper/") else []
     # Some callbacks are there to be put beside others.
     beside = "default,evaluate," if group == "callbacks" and file.stem in ("best", "early_stopping") else ""
@@ -432,10 +433,11 @@ def test_every_shipped_yaml_composes_and_checks(file: Path) -> None:
 
 def test_every_shipped_argument_is_a_parameter_with_a_fitting_type() -> None:
     # If the checks of arguments were skipped (source not found), the test above would prove nothing.
-    config = check(["miner=hdc"])
+    chosen = ["miner=hdc", "negatives=dense"]
+    config = check(chosen)
     nodes = [group for group in GROUPS if not GROUPS[group].named]
     nodes += [f"{group}.{name}" for group in GROUPS if GROUPS[group].named for name in config[group]]
-    problems = problems_of("miner=hdc", *(f"+{node}.not_a_parameter=1" for node in nodes))
+    problems = problems_of(*chosen, *(f"+{node}.not_a_parameter=1" for node in nodes))
     assert sorted(problem.where for problem in problems) == sorted(f"{node}.not_a_parameter" for node in nodes)
 
 

@@ -56,6 +56,7 @@ def make_report(name: str = "my run", hostile: bool = False) -> dict[str, Any]:
     return {
         "run": f"{name} {said(0)}" if hostile else name,
         "model_path": "outputs/default/my run/model",
+        "negatives": _negatives(said),
         "evaluations": {
             "retrieval": _retrieval(said),
             "similarity": _described("Spearman cosine", row("Spearman cosine", 0.61, 0.615, False)),
@@ -183,6 +184,18 @@ def _map(said: Any) -> dict[str, Any]:
         "after": points(3.0),
         "texts": [said(number)[:80] for number in range(200)],
     }
+
+
+def _negatives(said: Any) -> dict[str, Any]:
+    left_out = {"anchor": said(1), "positive": said(2), "document": said(3), "score": 0.7, "positive_score": 0.71}
+    filtered = {
+        "known_positives": {"candidates": 0, "rows": 0, "examples": []},
+        "max_share_of_positive": {"candidates": 1234, "rows": 56, "examples": [left_out]},
+    }
+    example = {"anchor": said(4), "positive": said(5), "positive_score": None, "negatives": [[said(6), 0.4]]}
+    counts = {"rows": 12_000, "negatives": 23_000, "short_rows": 1_000, "relabelled": 0}
+    rounds = [{"step": step, "seconds": 1.5, "examples": [example], "filtered": filtered} | counts for step in (0, 500)]
+    return {"rounds": rounds}
 
 
 def _doubt(number: int, said: Any, of: str) -> dict[str, Any]:

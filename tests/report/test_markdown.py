@@ -44,6 +44,18 @@ def test_suspect_pairs_and_labels_have_separate_tables(text: str) -> None:
     assert "the text of number 21" in labels.split("|")[2]
 
 
+def test_hard_negatives_are_counted_and_shown(text: str) -> None:
+    lines = text.splitlines()
+    for step in ("The untouched model", "The model at step 500"):
+        assert f"- {step}: 23,000 negatives for 12,000 pairs, of which 1,000 have fewer than were asked for." in lines
+    reason = "it scores almost as high as the positive (max_share_of_positive)"
+    assert f"| {reason} | 1,234 | 56 |" in text.replace("\\", "")
+    assert "it is right according to the data" not in text  # nothing was left out because of it
+    assert "**positive:** the text of number 5 (-)  " in lines
+    assert "**negative:** the text of number 6 (0.40)" in lines
+    assert "**left out:** the text of number 3 (0.70)" in lines
+
+
 def test_facts_are_formatted(text: str) -> None:
     for line in (
         "| training pairs | 12,000 |",

@@ -49,7 +49,19 @@ def test_missing_sections_are_left_out_of_the_page() -> None:
     headings = re.findall(r"<h2>(?:<bdi[^>]*>)?([^<]+)", report_page(BARE, []))
     assert headings == ["Data", "Cost", "How to reproduce", "How to use the model"]
     whole = re.findall(r'<section id="([a-z]+)"', report_page(make_report(), [{"step": 1, "loss": 2.0}]))
-    assert whole == ["metrics", "learning", "examples", "embeddings", "data", "forgetting", "cost", "again", "use"]
+    sections = [
+        "metrics",
+        "learning",
+        "examples",
+        "embeddings",
+        "data",
+        "negatives",
+        "forgetting",
+        "cost",
+        "again",
+        "use",
+    ]
+    assert whole == sections
 
 
 def test_a_non_finite_metric_is_a_dash() -> None:

@@ -173,6 +173,30 @@ def search(
     )
 
 
+@app.command(context_settings=_EXTRA_ARGS, options_metavar="[MODEL] data.path=FILE out=FILE [KEY=VALUE...]")
+def mine(ctx: typer.Context) -> None:
+    """Mine hard negatives for the pairs of data, and write them to a Parquet file that data=parquet reads.
+
+    MODEL (a run, a folder, a hub id or an artifact) finds documents that resemble the anchor; without one they are
+    found by words (negatives=bm25). What is known to be right, equal or nearly equal to it, or scores above 0.95 of the
+    positive, is left out. Settings of the mining: negatives=dense, bm25 or fused, and negatives.count, first_rank,
+    last_rank, max_share_of_positive, corpus, judge.model and others (conf/negatives/dense.yaml explains them). Of the
+    data: data.path, data.columns and all others of finetune train; seed. Of the file: format=ntuples (anchor, positive,
+    negative_1, ...), triplets, or scores (lists of documents and scores). device=auto, cpu, cuda:0.
+
+    An interrupted mining continues where it was with the same command. Counts and examples of what each filter left out
+    are written next to the file (mined.json).
+
+    Example: finetune mine BAAI/bge-small-en-v1.5 data.path=pairs.csv out=mined.parquet negatives.count=4
+
+    Example: finetune mine default/my_run data.path=pairs.csv out=mined.parquet negatives=fused
+    'negatives.corpus={path: corpus.jsonl}' format=triplets
+    """
+    from finetune.cli.mine import main as mine_negatives
+
+    raise typer.Exit(mine_negatives(ctx.args))
+
+
 @app.command()
 @reports_errors
 def losses() -> None:

@@ -32,6 +32,7 @@ _SAME_AS_BEFORE: tuple[tuple[str, Any, Any], ...] = (
     ("evaluation.*.metrics", ABSENT, ["accuracy"]),
     ("loss*.right_from", 0.5, None),  # for scores of 0 to 1; for others null is refused
     ("model.normalize", True, "auto"),
+    ("negatives", ABSENT, {}),
 )
 
 

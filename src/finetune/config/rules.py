@@ -67,6 +67,7 @@ GROUPS: dict[str, Group] = {
     "data": Group(("finetune.data",)),
     "loss": Group(("finetune.losses", _LOSSES, *_PARTS)),
     "miner": Group((_MINERS, *_PARTS), optional=True),
+    "negatives": Group(("finetune.mining.settings",), optional=True),
     "engine": Group(("finetune.encoding.engine",)),
     "optimizer": Group(
         ("torch.optim", "finetune.training"), given=frozenset({"params"}), offered=frozenset({"hidden"})

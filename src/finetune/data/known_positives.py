@@ -48,6 +48,13 @@ class KnownPositives:
         offsets = np.searchsorted(edges, np.arange(items + 1) * items)
         return cls(offsets.astype(np.int64), edges % max(1, items), group)
 
+    def with_pairs(self, left_P: Ints, right_P: Ints) -> KnownPositives:
+        """Return the same with more pairs of positives, in both directions."""
+        items = max(len(self.offsets) - 1, int(left_P.max(initial=-1)) + 1, int(right_P.max(initial=-1)) + 1)
+        before = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        left, right = np.concatenate([before, left_P]), np.concatenate([self.neighbors, right_P])
+        return KnownPositives.of_pairs(left, right, items, self.group)
+
     def of(self, items_N: Ints) -> tuple[Ints, Ints]:
         """Return the neighbors of these items as (index in `items_N`, item number) pairs, two arrays (E,).
 

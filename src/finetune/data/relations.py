@@ -57,6 +57,14 @@ class Relations:
         """Return these rows, in this order."""
         return Relations(**{name: column[rows] for name, column in self._present().items()})  # type: ignore[arg-type]
 
+    def with_negatives(self, negatives_Bn: Ints) -> Relations:
+        """Return the same rows with more negatives, `(B, n)`, -1 for none; if rows have scores, theirs is 0."""
+        score = self.score
+        if score is not None:
+            added_Bn = np.where(negatives_Bn == ABSENT, np.float32(np.nan), np.float32(0))
+            score = np.column_stack([score, added_Bn])
+        return replace(self, negatives=np.column_stack([self.negatives, negatives_Bn]), score=score)
+
     def columns(self) -> Ints:
         """Return all item numbers as one table, (B, 2 + n): anchor, positive, negatives."""
         table: Ints = np.column_stack([self.anchor, self.positive, self.negatives])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # The ranges belong to vectors in int8, the rest says nothing about the weights.
 _NOT_PART = ("README.md", ".gitattributes", "export.json", "int8_ranges.json")
@@ -20,4 +24,15 @@ def digest_of(folder: Path) -> str:
             digest.update(f"{name.as_posix()}\0".encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def digest_of_weights(module: nn.Module) -> str:
+    """Return the SHA-256 over names, types, shapes and values of all parameters and buffers of a module."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -77,7 +77,8 @@ def loss_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         loss_key, loss = losses[source % len(losses)]
         rows = dataset.rows_of(source)
         available = set(_AVAILABLE[layout])
-        if (rows.negatives >= 0).any() or cfg.model.get("negatives"):  # a cross-encoder takes some of other rows
+        if (rows.negatives >= 0).any() or cfg.negatives or cfg.model.get("negatives"):
+            # Mined, or a cross-encoder's, which are the positives of other rows.
             available.add("negatives")
         for key, node in nodes_of(loss_key, loss):
             problems += _needs_problems(key, node, layout, available, cfg, rows.score)

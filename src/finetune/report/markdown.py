@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.evaluation.metric_names import format_change
-from finetune.report import charts, content, formatting
+from finetune.report import charts, content, formatting, negatives
 from finetune.report.escaping import fenced, markdown
 
 _MAX_TEXT = 400  # characters of a text
@@ -33,6 +33,8 @@ def _sections(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _examples(content.examples(report, name))
     yield from _embeddings(report)
     yield from _data(report)
+    if report.get("negatives"):
+        yield from _negatives(report["negatives"])
     if report.get("forgetting"):
         yield from _evaluation("Forgetting", parts[content.FORGETTING])
     yield "## Cost"
@@ -107,6 +109,20 @@ def _data(report: Mapping[str, Any]) -> Iterator[str]:
             tables.setdefault(names, []).append(_suspect_cells(suspect))
         for names, rows in tables.items():
             yield _cells(("where", *names), rows)
+
+
+def _negatives(mined: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Hard negatives"
+    yield "\n".join(f"- {sentence}" for sentence in negatives.sentences(mined))
+    filters = negatives.filters_table(mined)
+    if filters is not None:
+        yield _table(filters)
+    for title, examples in negatives.examples(mined):
+        yield f"### {markdown(title)}"
+        for lines in examples[:_EXAMPLES]:
+            yield "  \n".join(
+                f"**{name}:** {markdown(text, _MAX_HIT)}{f' ({score})' if score else ''}" for name, text, score in lines
+            )
 
 
 def _suspect_cells(suspect: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import finetune
 from finetune.evaluation.metric_names import format_change, format_value
-from finetune.report import charts, content, formatting
+from finetune.report import charts, content, formatting, negatives
 from finetune.report.charts import Chart
 from finetune.report.escaping import one_line
 
@@ -80,7 +80,8 @@ def _environment() -> Environment:
     environment.filters["change"] = format_change
     environment.filters["score"] = formatting.format_score
     environment.filters["minus"] = formatting.typographic_minus
-    environment.globals |= {"content": content, "formatting": formatting, "unfolded": _UNFOLDED}
+    environment.globals |= {"content": content, "formatting": formatting, "negatives": negatives}
+    environment.globals["unfolded"] = _UNFOLDED
     return environment
 
 

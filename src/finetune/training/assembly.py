@@ -24,16 +24,18 @@ from finetune.encoding.engine import Engine
 from finetune.encoding.source import ItemSource
 from finetune.encoding.teacher import teacher_embeddings
 from finetune.losses.loss import check_width
+from finetune.mining.inputs import MiningInputs, mining_inputs
 from finetune.models.encoder import Encoder
 from finetune.models.tuning import Tuning
 from finetune.runs.directory import RunDirectory
-from finetune.training.callbacks import StatusWriter, StopOnSignal, TimeLimit, ordered
+from finetune.training.callbacks import MineNegatives, StatusWriter, StopOnSignal, TimeLimit, ordered
 from finetune.training.cost import RunCost
 from finetune.training.encoder import build_encoder
 from finetune.training.evaluation_runner import EvalInputs, EvaluationRunner
 from finetune.training.in_training_evaluator import InTrainingEvaluator
 from finetune.training.losses import build_losses, layers_of, teacher_of
 from finetune.training.module import EmbeddingModule
+from finetune.training.negative_mining import NegativeMining
 from finetune.training.snapshots import Snapshots
 from finetune.training.trainer import build_trainer, total_steps
 
@@ -55,6 +57,7 @@ class Parts:
     evaluators: dict[str, Any]
     report_only: dict[str, Any]  # evaluators that are in the report, and by which nothing is decided
     runner: EvaluationRunner
+    negatives: NegativeMining | None
     snapshots: Snapshots | None
     cost: RunCost
     warnings: list[str] = field(default_factory=list)  # from before the training, for the report too
@@ -81,12 +84,14 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
     tuning: Tuning = build(cfg.tuning, "tuning")
     tuning.apply(encoder)
     settings = data_settings(cfg)
+    dataset, mining = _mining_inputs(cfg, settings, dataset)
     data = _build_data(cfg, settings, dataset, encoder)
     engine: Engine = build(cfg.engine, "engine")
     evaluators, report_only_evaluators = _build_evaluators(cfg)
     runner = _build_runner(cfg, settings, data, encoder, engine)
+    negatives = _build_negatives(cfg, mining, data, runner)
     stop = StopOnSignal(run.path)
-    trainer = _build_trainer(cfg, run, data, stop, InTrainingEvaluator(evaluators, runner, dataset))
+    trainer = _build_trainer(cfg, run, data, stop, InTrainingEvaluator(evaluators, runner, dataset), negatives)
     losses = _build_losses(cfg, settings, dataset, encoder)
     _add_teacher(cfg, data, losses, trainer)
     module = EmbeddingModule(
@@ -110,6 +115,7 @@ def assemble(cfg: DictConfig, dataset: Dataset, run: RunDirectory) -> Parts:
         evaluators,
         report_only_evaluators,
         runner,
+        negatives,
         _build_snapshots(data, encoder, runner) if evaluators else None,
         RunCost(trainer.strategy.root_device),
     )
@@ -162,6 +168,7 @@ def _build_trainer(
     data: RelationDataModule,
     stop: StopOnSignal,
     evaluator: InTrainingEvaluator,
+    negatives: NegativeMining | None,
 ) -> pl.Trainer:
     """Return Lightning's trainer with the callbacks and loggers of the config, and the callbacks of every run."""
     # A logger or callback gets these if it has parameters of their names.
@@ -172,9 +179,31 @@ def _build_trainer(
     ]
     loggers = [build_offered(node, f"logger.{name}", offered) for name, node in cfg.logger.items()]
     max_time = OmegaConf.to_container(cfg.trainer, resolve=True).get("max_time")  # type: ignore[union-attr]
+    if negatives is not None:
+        callbacks.append(MineNegatives(negatives))
     all_callbacks = ordered([TimeLimit(max_time), StatusWriter(run.path), *callbacks, stop])
     timeout = timedelta(minutes=cfg.collective_timeout)
     return build_trainer(cfg.trainer, run, data.batches_per_epoch, all_callbacks, loggers, timeout)
+
+
+def _mining_inputs(cfg: DictConfig, settings: Data, dataset: Dataset) -> tuple[Dataset, MiningInputs | None]:
+    """Return the data set with the items that negatives are mined from, and these; None if nothing is mined."""
+    if not cfg.negatives:
+        return dataset, None
+    inputs = mining_inputs(build(cfg.negatives, "negatives"), dataset, settings)
+    return inputs.dataset, inputs
+
+
+def _build_negatives(
+    cfg: DictConfig, inputs: MiningInputs | None, data: RelationDataModule, runner: EvaluationRunner
+) -> NegativeMining | None:
+    """Return what mines the hard negatives of the run, None if nothing is to be mined."""
+    if inputs is None:
+        return None
+    identity = None
+    if cfg.data.cache:
+        identity = (OmegaConf.to_yaml(cfg.model, resolve=True), str(cfg.engine.embed_precision))
+    return NegativeMining(build(cfg.negatives, "negatives"), inputs, data, runner, cfg.seed, identity)
 
 
 def _build_losses(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:

@@ -37,6 +37,8 @@ def build_report(
         use=parts.encoder.use,
     )
     report["training"] = _training(parts)
+    if parts.negatives is not None:
+        report["negatives"] = {"rounds": parts.negatives.rounds}
     if parts.snapshots is not None:
         report.update(parts.snapshots.findings())
     report["examples"] = _examples(parts, judged)

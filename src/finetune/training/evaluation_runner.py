@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ from finetune.evaluation.evaluator import Role
 from finetune.evaluation.result import Result
 from finetune.models.encoder import Encoder
 from finetune.training.preserve_state import random_state, set_random_state
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class EvaluationRunner:
         own: Mapping[str, EvalInputs] | None = None,
         prompts: Prompts | None = None,
     ) -> None:
-        self._encoder, self._run, self._own = encoder, run, own or {}
+        self.encoder, self._run, self._own = encoder, run, own or {}
         run_items = run.source if run is not None else None
         own_items = {name: one.source for name, one in self._own.items()}
         self._embedder = Embedder(encoder, engine, max_length, run_items, own_items)
@@ -77,29 +79,39 @@ class EvaluationRunner:
         Raises:
             FinetuneError: there is nothing to evaluate, or an embedding is not finite.
         """
+        return self.run_in_first(partial(self._evaluate_all, evaluators, collectives, when), collectives) or {}
+
+    def run_in_first(self, work: Callable[[], T], collectives: Collectives) -> T | None:
+        """Return the result of `work` in the first process, and None in the others.
+
+        `work` may call `embed` and `search`, of which the other processes compute their shares until it returns.
+        """
         self._to_eval_mode(collectives)
-        results: dict[str, Result] = {}
-        with unsharded(self._encoder):
+        with unsharded(self.encoder):
             if collectives.rank:
                 self._embedder.serve(collectives)
-                return results
-            for name, evaluator in evaluators.items():
-                result = self._evaluate_one(name, evaluator, collectives, f"evaluating {when}")
-                if result is not None:
-                    results[name] = result
-                    self._print_notes(name, result)
+                return None
+            result = work()
             self._embedder.end_serving(collectives)
-        return results
+        return result
+
+    def embed(self, items: Ints, collectives: Collectives, label: str) -> Floats:
+        """Return the embeddings `(N, D)` of items of the run; for the `work` of `run_in_first`."""
+        return self._embedder.embed(items, None, collectives, label)
+
+    def search(self, queries_QD: Floats, corpus_MD: Floats, k: int, collectives: Collectives) -> tuple[Floats, Ints]:
+        """Return the scores and indices `(Q, k)` of the k best documents; for the `work` of `run_in_first`."""
+        return self._embedder.search(queries_QD, corpus_MD, k, collectives)
 
     def embeddings(self, items: Ints, collectives: Collectives, label: str) -> Floats:
         """Return the embeddings `(N, D)` of items of the run; `label` is shown with the progress."""
         self._to_eval_mode(collectives)
-        with unsharded(self._encoder):
+        with unsharded(self.encoder):
             return self._embedder.embed(items, None, collectives, label)
 
     def start_recording(self, items: Ints) -> None:
         """Record the embeddings of these items of the run, ascending, when an evaluator asks for them."""
-        self._embedder.recorder = EmbeddingRecorder.empty(items, self._encoder.width)
+        self._embedder.recorder = EmbeddingRecorder.empty(items, self.encoder.width)
 
     def stop_recording(self, collectives: Collectives, label: str) -> EmbeddingRecorder:
         """Return the recorded embeddings, after embedding those items that no evaluator asked for."""
@@ -118,7 +130,16 @@ class EvaluationRunner:
 
     def _to_eval_mode(self, collectives: Collectives) -> None:
         # fp32 weights, whatever precision it trains in: the saved model is used and compared in fp32.
-        self._encoder.to(collectives.device).float().eval()
+        self.encoder.to(collectives.device).float().eval()
+
+    def _evaluate_all(self, evaluators: Mapping[str, Any], collectives: Collectives, when: str) -> dict[str, Result]:
+        results: dict[str, Result] = {}
+        for name, evaluator in evaluators.items():
+            result = self._evaluate_one(name, evaluator, collectives, f"evaluating {when}")
+            if result is not None:
+                results[name] = result
+                self._print_notes(name, result)
+        return results
 
     def _evaluate_one(self, name: str, evaluator: Any, collectives: Collectives, label: str) -> Result | None:
         """Return the result of one evaluator; None if there is no data of its kind."""

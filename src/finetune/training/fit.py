@@ -64,6 +64,8 @@ def _run(cfg: DictConfig, parts: Parts, run: RunDirectory, checkpoint: Path | No
         tune_malloc()
 
     before = _evaluate_before(parts, collectives, log=checkpoint is None)
+    if parts.negatives is not None and checkpoint is None:  # a checkpoint has those that were in use
+        parts.negatives.update(collectives, step=0)
     _train(parts, run, checkpoint, step)
     if is_first_process:
         _report_early_end(parts, run)

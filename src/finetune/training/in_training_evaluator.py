@@ -39,7 +39,7 @@ class InTrainingEvaluator:
             FinetuneError: there is nothing to evaluate, or an embedding is not finite.
         """
         collectives = Collectives.from_trainer(trainer)
-        with _evaluating(module):
+        with without_training(module):
             results = self._runner.evaluate(self._evaluators, collectives, f"{prefix}step {trainer.global_step}")
         means = {
             f"{prefix}{name}/{metric}": value
@@ -60,12 +60,12 @@ class InTrainingEvaluator:
     def embeddings(self, trainer: Trainer, module: Any, items: Ints) -> NDArray[np.float32]:
         """Return the embeddings `(N, D)` of items, in the first process."""
         collectives = Collectives.from_trainer(trainer)
-        with _evaluating(module):
+        with without_training(module):
             return self._runner.embeddings(items, collectives, f"embedding at {trainer.global_step}")
 
 
 @contextmanager
-def _evaluating(module: Any) -> Iterator[None]:
+def without_training(module: Any) -> Iterator[None]:
     """Preserve the state of the training, and count the seconds that are spent without training."""
     start = time.monotonic()
     with preserve_state(module):

@@ -46,6 +46,8 @@ class Batches:
         pairing: Pairing | None = None,
     ) -> None:
         self.relations = relations
+        self._data_relations, self._data_known = relations, known
+        self._relabelled = np.empty((0, 2), np.int64)
         self.tokens = tokens
         self.non_text = non_text
         self.pairing = pairing
@@ -56,6 +58,28 @@ class Batches:
         self.epoch = 0
         self.position = 0  # batches of this epoch that were yielded
 
+    def set_mined(self, negatives_Bn: Ints, relabelled_P2: Ints) -> None:
+        """Use these mined negatives of each row, `(B, n)`, -1 for none, in addition to those of the data.
+
+        `relabelled_P2` are pairs of an anchor and another positive of it. In each epoch a row has one of the positives
+        of its anchor, in turn, so that rows and order of the batches stay the same.
+        """
+        self.relations = self._data_relations.with_negatives(negatives_Bn)
+        self._relabelled = relabelled_P2[np.lexsort(relabelled_P2.T[::-1])]
+        self.known = self._data_known.with_pairs(*relabelled_P2.T)
+
+    def _with_turns(self, rows: Ints) -> Relations:
+        """Return these relations, each with the positive whose turn it is in this epoch."""
+        relations = self.relations.take(rows)
+        first, last = (np.searchsorted(self._relabelled[:, 0], relations.anchor, side) for side in ("left", "right"))
+        turn = (self.epoch + rows) % (last - first + 1)
+        others = np.flatnonzero(turn)  # 0 is the positive of the row itself
+        if not len(others):
+            return relations
+        positive = relations.positive.copy()
+        positive[others] = self._relabelled[(first + turn - 1)[others], 1]
+        return replace(relations, positive=positive)
+
     def __len__(self) -> int:
         return len(self.epochs)
 
@@ -64,15 +88,21 @@ class Batches:
         if self.position >= len(self):
             self.set_epoch(self.epoch + 1)
         positions = range(self.position, len(self))
-        batches: Iterator[Batch] = map(self.batch_at, positions)
+        batches: Iterator[tuple[Relations, Batch]] = map(self._batch_and_relations, positions)
         if self.non_text is not None:
             # Images take long to decode: a thread makes the next batch while this one is trained on.
-            batches = map_in_threads(self.batch_at, positions, threads=1)
-        for position, batch in zip(positions, batches, strict=True):
+            batches = map_in_threads(self._batch_and_relations, positions, threads=1)
+        for position, (relations, batch) in zip(positions, batches, strict=True):
+            if relations is not self.relations:  # a thread made it before there were new negatives
+                batch = self.batch_at(position)  # noqa: PLW2901
             # Counted before the yield: the next batch is requested only after the step, and a checkpoint at the end
             # of the step must not repeat this batch. Lightning reads a sized loader without prefetching.
             self.position = position + 1
             yield batch
+
+    def _batch_and_relations(self, position: int) -> tuple[Relations, Batch]:
+        relations = self.relations
+        return relations, self.batch_at(position)
 
     def batch_at(self, position: int) -> Batch:
         """Return the batch at a position of this epoch."""
@@ -86,7 +116,7 @@ class Batches:
 
     def batch(self, rows: Ints, source: int | None = None, random: np.random.Generator | None = None) -> Batch:
         """Return the batch of these relations; `random` augments the items that are not text."""
-        relations = _with_class_pairs(self.relations.take(rows))
+        relations = _with_class_pairs(self._with_turns(rows))
         table = relations.columns()
         distinct_D, indices = np.unique(table, return_inverse=True)
         indices = indices.reshape(table.shape)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pytorch_lightning import LightningDataModule
 
 from finetune.console import Bar, say
+from finetune.data.arrays import Ints
 from finetune.data.batching.batches import Batches
 from finetune.data.batching.mixing import BatchSettings
 from finetune.data.batching.non_text import NonText, Prepare
@@ -85,6 +86,13 @@ class RelationDataModule(LightningDataModule):
     def teach(self, teacher: npt.NDArray[np.float16]) -> None:
         """Add a teacher's embeddings of all items, `(items, dimensions)`, to the batches."""
         self._batches.teacher = teacher
+
+    def set_mined(self, negatives_Bn: Ints, relabelled_P2: Ints) -> None:
+        """Train with these negatives of each training row, `(B, n)`, -1 for none, in addition to those of the data.
+
+        `relabelled_P2` are pairs of an anchor and another positive of it.
+        """
+        self._batches.set_mined(negatives_Bn, relabelled_P2)
 
     @property
     def batches_per_epoch(self) -> int:

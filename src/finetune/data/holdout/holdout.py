@@ -22,6 +22,7 @@ CONNECTED = (
     "too."
 )
 HELD_OUT = "a held-out part of the file"
+NOTHING = "Nothing to evaluate on"  # how the note begins that no row is held out
 
 
 class Parts(NamedTuple):
@@ -44,7 +45,7 @@ def hold_out_fraction(relations: Relations, prepared: Prepared, fraction: float,
     judgments, labelled, notes = _hold_out_judged(relations, judged, trained, prepared, fraction, seed)
     pairs, pair_notes = _hold_out_scored(relations, scored, trained, prepared, fraction, seed)
     if judgments is None and pairs is None:
-        return Parts(relations), [f"Nothing to evaluate on: {fraction:g} of {len(relations)} pairs is too little."]
+        return Parts(relations), [f"{NOTHING}: {fraction:g} of {len(relations)} pairs is too little."]
     return Parts(relations.take(np.flatnonzero(trained)), judgments, pairs, labelled), [*notes, *pair_notes]
 
 

@@ -62,7 +62,7 @@ def _sample(texts: pa.Array, wanted_N: Bools) -> pa.Array:
     return normalize(texts.take(pa.array(places[:: 1 + len(places) // most])))
 
 
-def _trigrams(normalized: pa.Array) -> tuple[Ints, Ints]:
+def trigrams(normalized: pa.Array) -> tuple[Ints, Ints]:
     """Return the concatenated trigrams of texts, (S,), and the index of the text of each, (S,)."""
     # Two NULs after each text, which contains none itself: so every character begins a trigram, also the last.
     padded = pc.binary_join_element_wise(normalized, pa.scalar("\0\0", normalized.type), pa.scalar("", normalized.type))
@@ -78,7 +78,8 @@ def _trigrams(normalized: pa.Array) -> tuple[Ints, Ints]:
     return key, np.repeat(np.arange(len(normalized)), lengths)
 
 
-def _distinct_trigrams(key: Ints, owner: Ints) -> tuple[Ints, Ints]:
+def distinct_trigrams(key: Ints, owner: Ints) -> tuple[Ints, Ints]:
+    """Return each trigram of each text once, ascending, and the index of its text, both (S,), ascending by text."""
     order = np.lexsort((key, owner))
     key, owner = key[order], owner[order]
     first = np.ones(len(key), bool)
@@ -91,13 +92,13 @@ class _Queries:
 
     def __init__(self, normalized: pa.Array, threshold: float, sample: pa.Array) -> None:
         self.threshold = threshold
-        key, owner = _distinct_trigrams(*_trigrams(normalized))
+        key, owner = distinct_trigrams(*trigrams(normalized))
         self.size_Q = np.bincount(owner, minlength=len(normalized))
         self.trigram_U, number = np.unique(key, return_inverse=True)
         self.least_Q = np.ceil(threshold * self.size_Q - 1e-9).astype(np.int64)  # shared with a near-duplicate
         self.shared_Q = np.minimum(_SHARED, self.least_Q)
         self.pairs = np.sort(owner * len(self.trigram_U) + number)  # (query, trigram) as one number
-        rare = self._rarest(owner, number, _trigrams(sample)[0])
+        rare = self._rarest(owner, number, trigrams(sample)[0])
         order = np.argsort(number[rare], kind="stable")
         self.query_of_rare = owner[rare][order]
         number = number[rare][order]
@@ -120,7 +121,7 @@ class _Queries:
 
     def find(self, normalized: pa.Array) -> NearDuplicates:
         """Return the closest query of each text that has one."""
-        key, owner = _trigrams(normalized)
+        key, owner = trigrams(normalized)
         place, of = self._rare_among(key, owner)
         counts = np.diff(self.starts)[place]
         if counts.sum() > _AT_ONCE and len(normalized) > 1:
@@ -161,7 +162,7 @@ class _Queries:
         is_candidate = np.zeros(int(owner.max(initial=-1)) + 1, bool)
         is_candidate[texts] = True
         of_candidates = is_candidate[owner]
-        key, owner = _distinct_trigrams(key[of_candidates], owner[of_candidates])
+        key, owner = distinct_trigrams(key[of_candidates], owner[of_candidates])
         size = np.bincount(np.searchsorted(texts, owner), minlength=len(texts))[text_P]
         fits = self.threshold * size <= self.size_Q[query_P] + 1e-9
         fits &= self.threshold * self.size_Q[query_P] <= size + 1e-9
