@@ -45,7 +45,6 @@ from finetune.preflight.models import (
     models_of,
     width,
 )
-from finetune.preflight.negatives import mined_data_problems, negatives_problems
 from finetune.preflight.resume import LAUNCHER, composed, expected_folder
 from finetune.preflight.slurm import check_slurm, slurm_notes, slurm_settings
 from finetune.training.length import length_problems, limits_length
@@ -85,7 +84,10 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
 
     problems = check_reads(cfg, dataset.items)
     problems += loss_problems(cfg, dataset)
-    problems += mined_data_problems(cfg, dataset)
+    if cfg.negatives:
+        from finetune.preflight.negatives import mined_data_problems
+
+        problems += mined_data_problems(cfg, dataset)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and no column that relates them."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
@@ -164,7 +166,7 @@ def check_details(cfg: DictConfig, problems: list[Problem], *, is_a_job: bool) -
         ({"loss"}, lambda: loss_settings("loss", cfg.loss, embedding_width)),
         ({"data", "loss"}, lambda: check_source_losses(cfg, embedding_width)),
         ({"data", "loss", "miner"}, lambda: miner_problems(cfg)),
-        ({"data", "model", "negatives"}, lambda: negatives_problems(cfg)),
+        ({"data", "model", "negatives"}, lambda: _check_negatives(cfg)),
         ({"data"}, lambda: check_head(data_settings(cfg))),
     ]
     for parts, check in checks:
@@ -185,6 +187,14 @@ def _check_sweep_metric(cfg: DictConfig) -> Iterable[Problem]:
     from finetune.preflight.sweep_metric import check_sweep_metric
 
     return check_sweep_metric(cfg)
+
+
+def _check_negatives(cfg: DictConfig) -> Iterable[Problem]:
+    if not cfg.negatives:
+        return ()
+    from finetune.preflight.negatives import negatives_problems
+
+    return negatives_problems(cfg)
 
 
 def check_source_losses(cfg: DictConfig, width: int | None) -> list[Problem]:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 def negatives_problems(cfg: DictConfig) -> Iterator[Problem]:
     """Yield problems of the settings, of the models that they name, and of the first rows of a corpus or a file."""
-    if not cfg.negatives:
-        return
     from finetune.config.build import build
     from finetune.data.open_sources import check_head
     from finetune.data.settings import data_settings
@@ -46,8 +44,6 @@ def negatives_problems(cfg: DictConfig) -> Iterator[Problem]:
 
 def mined_data_problems(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
     """Return why negatives cannot be mined for this data; reads the corpus or the file."""
-    if not cfg.negatives:
-        return []
     from finetune.config.build import build
     from finetune.data.settings import data_settings
     from finetune.mining.inputs import mining_inputs
