@@ -1,6 +1,6 @@
 """Mining hard negatives against `mine_hard_negatives` of sentence-transformers: time, peak memory, and what is found.
 
-    python scripts/bench/mine.py --pairs 20000                       # vectors are given to both
+    python scripts/bench/mine.py --pairs 10000 --documents 100000    # vectors are given to both
     python scripts/bench/mine.py --pairs 3000 --embed                # both embed texts with all-MiniLM-L6-v2 first
     python scripts/bench/mine.py --pairs 2000 --documents 1000000    # memory of a large corpus
 
@@ -28,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fresh import Measured, heading, run_fresh, table
 
 COUNT, RANKS, SHARE = 5, 100, 0.95
-WIDTH = 128
 
 
 def main() -> None:
@@ -36,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--documents", type=int, help="all documents; default: one of each pair")
+    parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--embed", action="store_true", help="embed texts with all-MiniLM-L6-v2, not given vectors")
     parser.add_argument("--near", action="store_true", help="ours with near_duplicates, which the peer does not have")
     parser.add_argument("--peer-batch", type=int, default=16_384, help="queries that the peer compares at a time")
@@ -69,14 +69,14 @@ def rows(measured: dict[str, Measured]) -> Any:
 def prepare(case: dict[str, Any]) -> None:
     """Write the vectors of all anchors and documents: documents in clusters, each anchor near its document."""
     draw = np.random.default_rng(0)
-    pairs, documents = case["pairs"], case["documents"]
-    file = np.lib.format.open_memmap(f"{case['folder']}/vectors.npy", "w+", np.float32, (pairs + documents, WIDTH))
-    centers = draw.normal(size=(max(1, documents // 50), WIDTH)).astype(np.float32)
+    pairs, documents, width = case["pairs"], case["documents"], case["width"]
+    file = np.lib.format.open_memmap(f"{case['folder']}/vectors.npy", "w+", np.float32, (pairs + documents, width))
+    centers = draw.normal(size=(max(1, documents // 50), width)).astype(np.float32)
     for start in range(0, documents, 50_000):
         rows = np.arange(start, min(start + 50_000, documents))
-        near = centers[rows % len(centers)] + draw.normal(size=(len(rows), WIDTH)).astype(np.float32)
+        near = centers[rows % len(centers)] + draw.normal(size=(len(rows), width)).astype(np.float32)
         file[pairs + rows] = near / np.linalg.norm(near, axis=1, keepdims=True)
-    noisy = file[pairs : 2 * pairs] + draw.normal(size=(pairs, WIDTH)).astype(np.float32) * 0.05
+    noisy = file[pairs : 2 * pairs] + draw.normal(size=(pairs, width)).astype(np.float32) * 0.05
     file[:pairs] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
 
 
