@@ -66,7 +66,7 @@ description:
 """
 EXAMPLES = """
 - name: Make sure a thing exists
-  thing: {}
+  acme.cloud.new_thing_info: {}
 - name: Play
   hosts: all
   tasks:
@@ -74,6 +74,8 @@ EXAMPLES = """
       block:
         - name: Log it all
           debug: {}
+        - name: Read what is left
+          new_thing_info: {}
 - name: short one
 """
 '''
@@ -82,8 +84,7 @@ EXAMPLES = """
     files = archive(tmp_path, {path.format("new_thing_info"): module, path.format("bad"): broken, "setup.py": module})
     document = "new thing info: Manage a thing. Creates a thing, see other.thing. Or not."
     assert list(ansible_modules.rows([files])) == [
-        Row("acme.cloud.new_thing", document, query)
-        for query in (None, "Make sure a thing exists", "Remove the thing again", "Log it all")
+        Row("acme.cloud.new_thing", document, query) for query in ("", "Make sure a thing exists", "Read what is left")
     ]
 
 
@@ -239,7 +240,7 @@ def test_packages(tmp_path):
 def test_emoji(tmp_path):
     content = {"annotations": {"annotations": {"😀": {"default": ["happy", "grin"], "tts": ["grinning face"]}}}}
     files = archive(tmp_path, {"package/annotations/en/annotations.json": json.dumps(content)})
-    assert list(emoji.rows([files])) == [Row("😀", "grinning face", query) for query in (None, "happy", "grin")]
+    assert list(emoji.rows([files])) == [Row("😀", "grinning face", query) for query in ("", "happy", "grin")]
 
 
 def test_manual(tmp_path):
@@ -253,7 +254,7 @@ le titre.</p><h3>Vide</h3></div>"""
     assert first.query == "Cet outil sert à découper une image."
     assert first.document.startswith("Ciseaux. Le reste de la section")
     assert "translated" not in first.document
-    assert second.query is None
+    assert second.query == ""
     assert second.document.startswith("Ciseaux. Accès. C'est un menu")
     assert {first.concept, second.concept} == {"gimp/2.0/help/fr/cut.html"}
 
