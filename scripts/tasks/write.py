@@ -19,7 +19,7 @@ Facts = dict[str, Any]
 
 
 def write(split: Split, task: Task, folder: Path, facts: Facts) -> None:
-    """Write corpus.jsonl, queries.jsonl, qrels/, train.csv, facts.json and README.md; a folder of that name is replaced."""
+    """Write corpus.jsonl, queries.jsonl, qrels/, train.csv, facts.json and README.md, replacing the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)

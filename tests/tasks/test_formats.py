@@ -264,10 +264,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_command_lists_all_tasks_and_refuses_others():
-    listed = run("--list")
+def test_the_command_lists_all_tasks_and_refuses_others(tmp_path):
+    (tmp_path / "foldoc").mkdir()
+    (tmp_path / "foldoc/facts.json").write_text('{"corpus": 8000, "overlap": 0.3}')
+    listed = run("--list", "--out", str(tmp_path))
     assert listed.returncode == 0, listed.stderr
-    assert [line.split(" | ")[0].strip("| ") for line in listed.stdout.splitlines()[2:]] == list(TASKS)
+    rows = [line.strip("| ").split(" | ") for line in listed.stdout.splitlines()]
+    assert [row[0].strip("`") for row in rows[2:]] == list(TASKS)
+    (built,) = (dict(zip(rows[0], row, strict=False)) for row in rows[2:] if "foldoc" in row[0])
+    assert (built["corpus"], built["overlap"]) == ("8,000", "0.3")
     refused = run("foldog")
     assert refused.returncode == 2
     assert "foldoc" in refused.stderr
