@@ -23,7 +23,7 @@ from scripts.tasks.task import Task
 from scripts.tasks.write import write, write_facts
 
 from finetune.errors import FinetuneError
-from finetune.runs.atomic import read_mapping
+from finetune.runs.atomic import explained, read_mapping
 
 
 def build(task: Task, out: Path, model: str | None) -> None:
@@ -31,7 +31,8 @@ def build(task: Task, out: Path, model: str | None) -> None:
     files = [fetch(source) for source in task.sources]
     parts = split(task.rows(files), task)
     facts = describe(parts) | {"BM25 nDCG@10": round(bm25_ndcg(parts), 3)}
-    write(parts, task, out / task.name, facts)
+    with explained(f"write {out / task.name}"):
+        write(parts, task, out / task.name, facts)
     if model:
         facts["untouched model nDCG@10"] = round(model_ndcg(parts, model), 3)
         write_facts(parts, task, out / task.name, facts)
