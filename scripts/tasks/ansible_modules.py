@@ -24,10 +24,10 @@ def rows(files: list[Path]) -> Iterator[Row]:
         texts = strings_of(content.decode("utf-8", "replace"))
         document = describe(Path(module).stem, load_yaml(texts.get("DOCUMENTATION", "")))
         if document:
-            # Modules of the same stem, as in two clouds' collections or with and without _info, are one concept.
+            # What changes a thing and what only reads it are one concept.
             concept = f"{namespace}.{collection}.{Path(module).stem.removesuffix('_info').removesuffix('_facts')}"
             yield Row(concept, document)
-            for query in task_names(load_yaml(texts.get("EXAMPLES", ""))):
+            for query in task_names(load_yaml(texts.get("EXAMPLES", "")), Path(module).stem):
                 yield Row(concept, document, query)
 
 
@@ -67,15 +67,16 @@ def describe(module: str, documentation: Any) -> str:
     return shorten(squeeze(re.sub(r"\b[BCILMUVOEP]+\(([^)]*)\)", r"\1", text)), LONGEST)
 
 
-def task_names(examples: Any) -> Iterator[str]:
-    """Yield the names of the tasks in a list of examples, also those inside of plays."""
+def task_names(examples: Any, module: str) -> Iterator[str]:
+    """Yield the names of the tasks that use the module in a list of examples, also those inside of plays."""
     for task in examples if isinstance(examples, list) else []:
         if isinstance(task, dict):
             name = squeeze(str(task.get("name") or ""))
-            if len(name.split()) >= SHORTEST and "hosts" not in task:
+            uses = any(str(key).split(".")[-1] == module for key in task)
+            if uses and len(name.split()) >= SHORTEST:
                 yield name
             for part in ("tasks", "block"):
-                yield from task_names(task.get(part))
+                yield from task_names(task.get(part), module)
 
 
 TASK = Task(

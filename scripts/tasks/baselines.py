@@ -11,6 +11,7 @@ from scripts.tasks.split import Split
 from scripts.tasks.text import words
 
 DEPTH = 10
+MAX_LENGTH = 128  # tokens, the default of data.max_length
 
 
 def describe(split: Split) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def model_ndcg(split: Split, model: str) -> float:
     from finetune.inference.load import get_model
 
     queries, right = _judged(split)
-    with get_model(model, device="cpu", dtype="bfloat16") as embedder:
+    with get_model(model, device="cpu", dtype="bfloat16", max_length=MAX_LENGTH) as embedder:
         hits = embedder.search(queries, split.documents, k=DEPTH)
     return ndcg(np.asarray(hits.indices), right)
 

@@ -23,6 +23,7 @@ from scripts.tasks.task import Task
 from scripts.tasks.write import write, write_facts
 
 from finetune.errors import FinetuneError
+from finetune.runs.atomic import explained, read_mapping
 
 
 def build(task: Task, out: Path, model: str | None) -> None:
@@ -30,31 +31,55 @@ def build(task: Task, out: Path, model: str | None) -> None:
     files = [fetch(source) for source in task.sources]
     parts = split(task.rows(files), task)
     facts = describe(parts) | {"BM25 nDCG@10": round(bm25_ndcg(parts), 3)}
-    write(parts, task, out / task.name, facts)
+    with explained(f"write {out / task.name}"):
+        write(parts, task, out / task.name, facts)
     if model:
         facts["untouched model nDCG@10"] = round(model_ndcg(parts, model), 3)
         write_facts(parts, task, out / task.name, facts)
     print(f"{task.name}: " + ", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
 
 
-def print_list() -> None:
-    """Print the tasks as a Markdown table."""
-    print("| task | what is searched | language | split | sources | licence |\n|---|---|---|---|---|---|")
+COLUMNS = {
+    "train pairs": "train pairs",
+    "corpus": "corpus",
+    "test queries": "test queries",
+    "words per query": "words per query",
+    "words per document": "words per document",
+    "overlap": "overlap",
+    "BM25": "BM25 nDCG@10",
+    "untouched": "untouched model nDCG@10",
+}
+
+
+def print_list(out: Path) -> None:
+    """Print the tasks as a Markdown table, with the facts of those built in the folder."""
+    titles = ["task", "language", "split", "sources", "licence", *COLUMNS]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for task in TASKS.values():
-        sources, licences = (", ".join(map(str, parts)) for parts in (task.sources, [s.licence for s in task.sources]))
-        print(f"| {task.name} | {task.summary} | {task.language} | {task.split} | {sources} | {licences} |")
+        facts = read_mapping(out / task.name / "facts.json")
+        sources = ", ".join(f"{source.name} {source.version}" for source in task.sources)
+        licences = ", ".join(dict.fromkeys(source.licence for source in task.sources))
+        cells = [f"`{task.name}`", task.language, task.split, sources, licences]
+        cells += [_cell(facts.get(fact, "")) for fact in COLUMNS.values()]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _cell(value: int | float | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def main() -> None:
     """Build what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of: {', '.join(TASKS)}")
-    parser.add_argument("--out", type=Path, default=Path("tasks"), help="folder to write to (default: tasks)")
+    parser.add_argument("--out", type=Path, default=Path("tasks"), help="folder of the built tasks (default: tasks)")
     parser.add_argument("--model", help="also measure this untouched model; a name or a folder")
-    parser.add_argument("--list", action="store_true", help="print a table of the tasks")
+    parser.add_argument(
+        "--list", action="store_true", help="print a table of the tasks, with the figures of those built in --out"
+    )
     arguments = parser.parse_args()
     if arguments.list:
-        print_list()
+        print_list(arguments.out)
         return
     names = list(TASKS) if arguments.names == ["all"] else arguments.names
     if not names or set(names) - set(TASKS):

@@ -75,7 +75,7 @@ def _apt_index(source: Source, folder: Path) -> Path:
     lists.mkdir(mode=0o755)
     options = [f"Dir::State::lists={lists}", f"Acquire::Languages={source.version}"]
     _run(["apt-get", "update", "--quiet", *(part for option in options for part in ("-o", option))], source, folder)
-    found = list(lists.glob(f"*{source.name}*_main_i18n_Translation-{source.version}*"))
+    found = list(lists.glob(f"*{source.name}_main_i18n_Translation-{source.version}*"))
     if len(found) != 1:
         raise FinetuneError(f"apt-get update fetched {len(found)} indices of {source}.", "It needs Debian 12.")
     return _uncompressed(found[0])

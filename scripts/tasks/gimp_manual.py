@@ -29,7 +29,7 @@ def rows(files: list[Path]) -> Iterator[Row]:
             query, rest = first_sentence(" ".join(filter(is_french, paragraphs)))
             if len(rest.split()) >= REST:
                 titles = ". ".join(dict.fromkeys([page, title]))
-                kept = query if len(query.split()) in WORDS and not WHERE.match(title) else None
+                kept = query if len(query.split()) in WORDS and not WHERE.match(title) else ""
                 yield Row(name, shorten(f"{titles}. {rest}", LONGEST), kept)
 
 

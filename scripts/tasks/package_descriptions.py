@@ -25,7 +25,7 @@ def rows_in(language: str) -> Callable[[list[Path]], Iterator[Row]]:
                 # The packages of one source have the first paragraph in common.
                 concept = squeeze(text.split("\n\n")[0])
                 document = shorten(squeeze(f"{package}: {text}"), LONGEST)
-                yield Row(concept, document, short if len(short.split()) in WORDS else None)
+                yield Row(concept, document, short if len(short.split()) in WORDS else "")
 
     return rows
 

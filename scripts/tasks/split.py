@@ -60,7 +60,7 @@ def _without_easy(rows: list[Row]) -> list[Row]:
 
     A document whose queries are all left out is still searched.
     """
-    queries = _normalized([row.query or "" for row in rows])
+    queries = _normalized([row.query for row in rows])
     documents = _normalized([row.document for row in rows])
     answers: dict[str, set[str]] = defaultdict(set)
     for query, document in zip(queries, documents, strict=True):
@@ -92,7 +92,7 @@ def _by_concept(rows: list[Row], task: Task) -> set[Row]:
 
 def _by_pair(pairs: list[Row], task: Task) -> set[Row]:
     wanted = min(task.most_queries, round(task.test_share * len(pairs)))
-    queries = sorted({row.query or "" for row in pairs}, key=lambda query: _hash(task.name, query))[:wanted]
+    queries = sorted({row.query for row in pairs}, key=lambda query: _hash(task.name, query))[:wanted]
     return {row for row in pairs if row.query in set(queries)}
 
 
@@ -106,7 +106,7 @@ def _connected(rows: list[Row]) -> list[str]:
         return node
 
     documents = _normalized([row.document for row in rows])
-    queries = _normalized([row.query or "" for row in rows])
+    queries = _normalized([row.query for row in rows])
     for row, document, query in zip(rows, documents, queries, strict=True):
         for text in filter(None, (f"d{document}", query and f"q{query}")):
             first, second = sorted((root(f"c{row.concept}"), root(text)))

@@ -28,14 +28,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """A document, and a query that it answers (None: it is only searched).
+    """A document, and a query that it answers (empty: it is only searched).
 
     Rows of the same `concept` are never split between training and test.
     """
 
     concept: str
     document: str
-    query: str | None = None
+    query: str = ""
 
 
 Rows = Callable[[list[Path]], Iterator[Row]]

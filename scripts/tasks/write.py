@@ -19,7 +19,7 @@ Facts = dict[str, Any]
 
 
 def write(split: Split, task: Task, folder: Path, facts: Facts) -> None:
-    """Write corpus.jsonl, queries.jsonl, qrels/, train.csv, facts.json and README.md; the folder appears complete."""
+    """Write corpus.jsonl, queries.jsonl, qrels/, train.csv, facts.json and README.md, replacing the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
@@ -33,8 +33,8 @@ def write(split: Split, task: Task, folder: Path, facts: Facts) -> None:
     for part, pairs in (("train", split.train), ("test", split.test)):
         rows = ((f"q{number[query]}", f"d{document}", 1) for query, document in pairs)
         _write_table(temporary / f"qrels/{part}.tsv", ("query-id", "corpus-id", "score"), rows, "\t")
-    pairs = ((query, split.documents[document]) for query, document in split.train)
-    _write_table(temporary / "train.csv", ("anchor", "positive"), pairs, ",")
+    trained = ((query, split.documents[document]) for query, document in split.train)
+    _write_table(temporary / "train.csv", ("anchor", "positive"), trained, ",")
     write_facts(split, task, temporary, facts)
     if folder.exists():
         shutil.rmtree(folder)

@@ -66,7 +66,7 @@ description:
 """
 EXAMPLES = """
 - name: Make sure a thing exists
-  thing: {}
+  acme.cloud.new_thing_info: {}
 - name: Play
   hosts: all
   tasks:
@@ -74,6 +74,8 @@ EXAMPLES = """
       block:
         - name: Log it all
           debug: {}
+        - name: Read what is left
+          new_thing_info: {}
 - name: short one
 """
 '''
@@ -82,8 +84,7 @@ EXAMPLES = """
     files = archive(tmp_path, {path.format("new_thing_info"): module, path.format("bad"): broken, "setup.py": module})
     document = "new thing info: Manage a thing. Creates a thing, see other.thing. Or not."
     assert list(ansible_modules.rows([files])) == [
-        Row("acme.cloud.new_thing", document, query)
-        for query in (None, "Make sure a thing exists", "Remove the thing again", "Log it all")
+        Row("acme.cloud.new_thing", document, query) for query in ("", "Make sure a thing exists", "Read what is left")
     ]
 
 
@@ -239,7 +240,7 @@ def test_packages(tmp_path):
 def test_emoji(tmp_path):
     content = {"annotations": {"annotations": {"😀": {"default": ["happy", "grin"], "tts": ["grinning face"]}}}}
     files = archive(tmp_path, {"package/annotations/en/annotations.json": json.dumps(content)})
-    assert list(emoji.rows([files])) == [Row("😀", "grinning face", query) for query in (None, "happy", "grin")]
+    assert list(emoji.rows([files])) == [Row("😀", "grinning face", query) for query in ("", "happy", "grin")]
 
 
 def test_manual(tmp_path):
@@ -253,7 +254,7 @@ le titre.</p><h3>Vide</h3></div>"""
     assert first.query == "Cet outil sert à découper une image."
     assert first.document.startswith("Ciseaux. Le reste de la section")
     assert "translated" not in first.document
-    assert second.query is None
+    assert second.query == ""
     assert second.document.startswith("Ciseaux. Accès. C'est un menu")
     assert {first.concept, second.concept} == {"gimp/2.0/help/fr/cut.html"}
 
@@ -263,10 +264,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_command_lists_all_tasks_and_refuses_others():
-    listed = run("--list")
+def test_the_command_lists_all_tasks_and_refuses_others(tmp_path):
+    (tmp_path / "foldoc").mkdir()
+    (tmp_path / "foldoc/facts.json").write_text('{"corpus": 8000, "overlap": 0.3}')
+    listed = run("--list", "--out", str(tmp_path))
     assert listed.returncode == 0, listed.stderr
-    assert [line.split(" | ")[0].strip("| ") for line in listed.stdout.splitlines()[2:]] == list(TASKS)
+    rows = [line.strip("| ").split(" | ") for line in listed.stdout.splitlines()]
+    assert [row[0].strip("`") for row in rows[2:]] == list(TASKS)
+    (built,) = (dict(zip(rows[0], row, strict=False)) for row in rows[2:] if "foldoc" in row[0])
+    assert (built["corpus"], built["overlap"]) == ("8,000", "0.3")
     refused = run("foldog")
     assert refused.returncode == 2
     assert "foldoc" in refused.stderr
@@ -279,6 +285,6 @@ def test_a_real_task_is_built(tmp_path):
     built = run("foldoc", "--out", str(tmp_path))
     assert built.returncode == 0, built.stderr
     facts = json.loads((tmp_path / "foldoc/facts.json").read_text("utf-8"))
-    assert facts["corpus"] > 10_000
-    assert facts["train pairs"] > 3_000
+    assert facts["corpus"] == 8_000
+    assert facts["train pairs"] == 2_599
     assert facts["test documents also trained on"] == 0

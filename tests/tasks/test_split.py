@@ -48,13 +48,14 @@ def test_the_split_is_the_same_in_any_process_and_another_for_another_task():
 def test_concepts_with_equal_texts_are_in_one_part():
     twins = [
         Row(f"{row.concept}, again", row.document.upper() + "!", text(4)) if i % 2 else
-        Row(f"{row.concept}, again", text(10), row.query and row.query.title())
+        Row(f"{row.concept}, again", text(10), row.query.title())
         for i, row in enumerate(ROWS)
     ]  # fmt: skip
     parts = split(ROWS + twins, replace(TASK, test_share=0.5))
     trained = {part.lower().rstrip("!") for query, i in parts.train for part in (query, parts.documents[i])}
     tested = {part.lower().rstrip("!") for query, i in parts.test for part in (query, parts.documents[i])}
     assert trained and tested and not trained & tested
+    assert len(parts.train) + len(parts.test) == len(ROWS + twins)
 
 
 def test_a_nearly_equal_text_is_searched_but_not_trained_on():
