@@ -86,6 +86,20 @@ def test_a_check_returns_what_is_wrong_or_what_is_known_and_prints_nothing(folde
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_chosen_evaluation_without_data_is_a_problem_or_a_note(folder, tiny_model):
+    (problem,) = finetune.check(*words(tiny_model, "evaluation=[classification,similarity]")).problems
+    needs = "classification needs labelled items, similarity needs scored pairs, and the data gives judgments."
+    assert problem.where == "evaluation" and problem.what.endswith(needs)
+    assert problem.advice == "Choose evaluation=retrieval."
+    result = finetune.check(*words(tiny_model, "evaluation=[classification,retrieval]"))
+    assert any("evaluation.classification is skipped" in note for note in result.notes)
+    for overrides in (["evaluation=retrieval"], []):
+        rest = ["data.validation_fraction=0", *overrides]
+        chosen = [word for word in words(tiny_model, *rest) if word != "evaluation=none"]
+        problems = finetune.check(*chosen).problems
+        assert [problem.where for problem in problems] == ["evaluation"] * len(overrides)
+
+
 def test_a_check_in_a_process_that_is_training_is_a_problem_not_an_error(folder, tiny_model):
     from finetune.runner.process_state import preserve_process_state
 

@@ -29,6 +29,9 @@ def test_a_run_that_is_waited_for_prints_what_it_prints_in_a_shell(project):
     for text in ("run directory: ", "training 3/3 steps", "nDCG@10      ", "95 % interval", "report: "):
         assert printed.count(text) >= 1, text
     assert "[INFO]" not in printed and "\r" not in printed
+    assert "No checkpoint was written yet" not in printed
+    skipped = "evaluation.similarity is skipped: it needs scored pairs, and the data gives judgments."
+    assert printed.count(skipped) == printed.count("Held out of training") == 1
     assert len(list((project / "outputs/.data").iterdir())) == 1
 
 

@@ -27,6 +27,7 @@ from finetune.preflight.evaluators import (
     evaluation_problems,
     evaluators_without_data,
     load_sources,
+    no_suitable_evaluation,
     source_notes,
     write_left_out_rows,
 )
@@ -172,9 +173,7 @@ def _eval_data(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict
         held = replace(dataset.held, problems=dataset.problems)
         judging = [node for node in evaluators_of(first).values() if not report_only(node)]
         if len(evaluators_without_data(first, held)) == len(judging):
-            kinds = " and ".join(held.kinds()) or "nothing"
-            what = f"of this data {kinds} is held out, which no evaluation supports."
-            problems.append(Problem("evaluation", what, "Choose another, such as evaluation=similarity."))
+            problems.append(no_suitable_evaluation(first, held))
         for cfg in configs.values():
             problems += check_reads(cfg, held.items)
     if problems:

@@ -25,6 +25,7 @@ from finetune.errors import CheckFailed, Problem
 from finetune.preflight.devices import check_devices, device_notes
 from finetune.preflight.evaluators import (
     add_source_notes,
+    chosen_evaluation_problems,
     check_sources,
     evaluation_notes,
     evaluation_problems,
@@ -84,6 +85,7 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
 
     problems = check_reads(cfg, dataset.items)
     problems += loss_problems(cfg, dataset)
+    problems += chosen_evaluation_problems(cfg, dataset.held)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and no column that relates them."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))
