@@ -57,6 +57,7 @@ class Model:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._location = location
+        self._changes = sorted(options or {})
         self._precision = checked_precision(precision)
         devices = find_devices(device)
         if dtype not in get_args(Dtype):
@@ -85,6 +86,18 @@ class Model:
     def folder(self) -> Path:
         """The folder that it was loaded from."""
         return self._location.folder
+
+    @property
+    def path(self) -> Path:
+        """The run that trained it, or the folder that it was loaded from: other functions take the model by it.
+
+        Raises:
+            ModelError: `build_model` has changed it, so that no folder holds it.
+        """
+        if self._changes:
+            what = f"this model of {self.name} was built with {', '.join(self._changes)}, and is not saved in a folder."
+            raise ModelError(what, "Use the model of its folder or of a run: get_model.")
+        return self._location.run.path if self._location.run else self.folder
 
     @property
     def device(self) -> torch.device:

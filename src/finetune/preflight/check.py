@@ -25,8 +25,8 @@ from finetune.errors import CheckFailed, Problem
 from finetune.preflight.devices import check_devices, device_notes
 from finetune.preflight.evaluators import (
     add_source_notes,
-    chosen_evaluation_problems,
     check_sources,
+    chosen_evaluation_problems,
     evaluation_notes,
     evaluation_problems,
     load_sources,
@@ -44,6 +44,7 @@ from finetune.preflight.models import (
     inspect_models,
     model_notes,
     models_of,
+    offline_problems,
     width,
 )
 from finetune.preflight.resume import LAUNCHER, composed, expected_folder
@@ -65,6 +66,8 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
     arguments, cfg, problems = composed(arguments)
     if cfg is not None:
         problems = check_details(cfg, problems, is_a_job=is_for_cluster(arguments))
+        if not problems:
+            problems = offline_problems(cfg)
     if cfg is None or problems:
         raise CheckFailed(problems)
     signals.raise_on_interrupt()
