@@ -47,7 +47,7 @@ def make_project(folder: Path, tiny_model: Path) -> Path:
         rows = list(csv.DictReader(file))
     overrides = [
         "model.name=tiny", "data.max_length=16", "data.batch_size=16", "trainer.max_steps=3",
-        "trainer.accelerator=cpu", "trainer.precision=32-true", "evaluation=retrieval",
+        "trainer.accelerator=cpu", "trainer.precision=32-true", "evaluation=[retrieval,similarity]",
     ]  # fmt: skip
     with contextlib.chdir(folder), (folder / "printed.txt").open("w") as printed, contextlib.redirect_stdout(printed):
         finetune.fit(*overrides, data=rows, name="first")

@@ -86,6 +86,33 @@ def test_a_check_returns_what_is_wrong_or_what_is_known_and_prints_nothing(folde
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_model_that_is_not_here_is_a_problem_where_the_hub_may_not_be_asked(folder, tiny_model, monkeypatch):
+    for offline, found in ((True, ["model.name"]), (False, [])):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        result = finetune.check(*words("foo/bar"))
+        assert [problem.where for problem in result.problems] == found
+        assert result.ok == any("a run would download it" in note for note in result.notes)
+        assert "foo/bar is not on this machine" in finetune.build_dataset("pairs.csv", "model.name=foo/bar").warnings[0]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    sweep = [word for word in words("foo/bar") if not word.startswith("trainer.max_steps")]
+    with pytest.raises(finetune.CheckFailed, match=r"foo/bar not found: .* HF_HUB_OFFLINE is set"):
+        finetune.sweep(*sweep, "trainer.max_steps=1,2")
+
+
+def test_a_chosen_evaluation_without_data_is_a_problem_or_a_note(folder, tiny_model):
+    (problem,) = finetune.check(*words(tiny_model, "evaluation=[classification,similarity]")).problems
+    needs = "classification needs labelled items, similarity needs scored pairs, and the data gives judgments."
+    assert problem.where == "evaluation" and problem.what.endswith(needs)
+    assert problem.advice == "Choose evaluation=retrieval."
+    result = finetune.check(*words(tiny_model, "evaluation=[classification,retrieval]"))
+    assert any("evaluation.classification is skipped" in note for note in result.notes)
+    for overrides in (["evaluation=retrieval"], []):
+        rest = ["data.validation_fraction=0", *overrides]
+        chosen = [word for word in words(tiny_model, *rest) if word != "evaluation=none"]
+        problems = finetune.check(*chosen).problems
+        assert [problem.where for problem in problems] == ["evaluation"] * len(overrides)
+
+
 def test_a_check_in_a_process_that_is_training_is_a_problem_not_an_error(folder, tiny_model):
     from finetune.runner.process_state import preserve_process_state
 

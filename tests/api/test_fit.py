@@ -29,6 +29,9 @@ def test_a_run_that_is_waited_for_prints_what_it_prints_in_a_shell(project):
     for text in ("run directory: ", "training 3/3 steps", "nDCG@10      ", "95 % interval", "report: "):
         assert printed.count(text) >= 1, text
     assert "[INFO]" not in printed and "\r" not in printed
+    assert "No checkpoint was written yet" not in printed
+    skipped = "evaluation.similarity is skipped: it needs scored pairs, and the data gives judgments."
+    assert printed.count(skipped) == printed.count("Held out of training") == 1
     assert len(list((project / "outputs/.data").iterdir())) == 1
 
 
@@ -128,6 +131,17 @@ def test_progress_rewrites_one_line_in_a_terminal_and_prints_lines_elsewhere(tmp
         assert texts == lines and "\r" not in printed
 
 
+def test_a_model_that_is_missing_or_in_no_folder_is_not_evaluated(project, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for call in (finetune.get_model, lambda name: finetune.evaluate(name, data="pairs.csv")):
+        with pytest.raises(finetune.FinetuneError, match=r"not found.* Did you mean default/first") as caught:
+            call("default/frist")
+        assert "model.name" not in str(caught.value)
+    built = finetune.build_model("tiny", device="cpu", output_width=8)
+    with pytest.raises(finetune.FinetuneError, match="built with output_width, and is not saved"):
+        finetune.evaluate(built, data="pairs.csv")
+
+
 @pytest.mark.parametrize("model", [[], "outputs/default/nothing", 3, [None]])
 def test_an_evaluation_without_a_model_says_so(folder, model):
     with pytest.raises(finetune.FinetuneError, match=r"no model is given|nothing"):
@@ -136,8 +150,9 @@ def test_an_evaluation_without_a_model_says_so(folder, model):
 
 def test_models_are_evaluated_and_compared(project, capsys):
     before = sorted(project.iterdir())
+    models = ["tiny", finetune.get_run("first").model(device="cpu")]
     found = finetune.evaluate(
-        ["tiny", finetune.get_run("first")], "data.max_length=16", data=[(f"red {i}", f"cat {i}") for i in range(40)],
+        models, "data.max_length=16", data=[(f"red {i}", f"cat {i}") for i in range(40)],
         evaluation="retrieval", show_progress=True,
     )  # fmt: skip
     assert "Held out of training" in capsys.readouterr().out

@@ -101,7 +101,14 @@ def test_scored_pairs_are_measured_in_a_run_that_trains_on_the_others(tiny_model
         (["evaluation.retrieval.metrics=[ndgc@10]"], ["there is no metric 'ndgc@10'", "Did you mean nDCG@10"]),
         (["evaluation.retrieval.dimensions=[64]"], ["64 dimensions are more than the 32 that the model has"]),
         (["evaluation.retrieval.data={path: no.csv}"], ["evaluation.retrieval.data.path", "no.csv"]),
-        (["evaluation=similarity"], ["judgments is held out, which no evaluation supports"]),
+        (
+            ["evaluation=[similarity,classification]"],
+            [
+                "similarity needs scored pairs, classification needs labelled items, and the data gives judgments",
+                "Choose evaluation=retrieval.",
+            ],
+        ),
+        (["evaluation=retrieval", "data.validation_fraction=0"], ["no rows are held out", "data.validation_fraction"]),
         (["evaluation=none"], ["there is no evaluator"]),
         (["./no-such-model"], ["no-such-model", "does not exist"]),
         (["-m"], ["evaluate does not take -m"]),

@@ -11,11 +11,14 @@ import sys
 import threading
 import time
 import tracemalloc
+from collections import UserList
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -48,6 +51,16 @@ def folder(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return get_model(folder, device="cpu")
+
+
+FRAME = pd.DataFrame({"question": ["red", "cat", "tree"], "text": WORDS[:3]})
+
+
+class Uneven(UserList):
+    """Has another length than it has items."""
+
+    def __len__(self):
+        return len(self.data) + 1
 
 
 class CountedTexts:
@@ -450,6 +463,24 @@ def test_calibrated_ranges_are_kept_with_the_model(folder, tmp_path):
         (lambda model: model.search(["red"], []), "corpus.*empty"),
         (lambda model: model.search(["red"], ["cat"], k=0), "k=0"),
         (lambda model: model.search(["red"], np.zeros((3, 31), np.float32)), "32 and 31"),
+        (lambda model: model.search(["red"], ["cat"], k=1.0), r"k=1\.0 is no number"),
+        (lambda model: model.search(["red"], ["cat"], k=True), "k=True"),
+        (lambda model: model.rerank("red", WORDS, k=-1), "k=-1"),
+        (lambda model: model.rerank("red", WORDS, k=0), "k=0"),
+        (lambda model: model.rerank("red", WORDS, k="2"), "k='2'"),
+        (lambda model: model.encode(["red"], dimensions=True), "dimensions=True"),
+        (lambda model: model.encode(["red"], batch_tokens=True), "batch_tokens=True"),
+        (lambda model: model.encode([b"red"]), r"items\[0\] is a bytes"),
+        (lambda model: model.encode(np.array(["red", b"cat"], object)), r"items\[1\] is a bytes"),
+        (lambda model: model.encode(FRAME), r"a table \(DataFrame\)\. Give a column, frame\['text'\]"),
+        (lambda model: model.encode(pl.DataFrame(FRAME)), r"a table \(DataFrame\)"),
+        (lambda model: model.encode(pa.table(FRAME)), r"a table \(Table\)"),
+        (lambda model: list(model.encode_stream(FRAME)), "a table"),
+        (lambda model: model.calibrate(FRAME), "a table"),
+        (lambda model: model.search(FRAME, WORDS), "a table"),
+        (lambda model: model.search(WORDS, FRAME), "a table"),
+        (lambda model: model.rerank("red", FRAME), "documents is a table"),
+        (lambda model: model.encode(Uneven(["red", "cat"])), "has the length 3 and yields 2 items"),
         (lambda model: model.score([("red", "cat")]), "cross-encoder"),
         (lambda model: model.rerank("red", "cat"), "documents is one item"),
         (lambda model: model.rerank(None, ["cat"]), r"query\[0\] is None"),
@@ -458,6 +489,8 @@ def test_calibrated_ranges_are_kept_with_the_model(folder, tmp_path):
         (lambda model: get_model(model.folder, precision="int3"), "int8"),
         (lambda model: get_model(model.folder, dtype="float8"), "bfloat16"),
         (lambda model: get_model(model.folder, max_length=0), "max_length=0"),
+        (lambda model: get_model(model.folder, max_length="9"), "max_length='9'"),
+        (lambda model: build_model(model.folder, keep_layers=9), r"^keep_layers=9"),
         (lambda model: get_model(model.folder, device="gpu7"), "device='gpu7' is no device.*cpu"),
         (lambda model: get_model(model.folder, device="cuda:99"), "no such device"),
         (lambda model: get_model(model.folder, device=[]), "empty list"),
@@ -509,6 +542,29 @@ def test_a_folder_without_a_model(tmp_path):
         get_model(tmp_path / "none")
     with pytest.raises(FinetuneError, match=r"neither a folder nor a hub id|not found"):
         get_model("no such model")
+
+
+def test_a_message_has_the_name_that_was_given(minilm):
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    with pytest.raises(FinetuneError, match=f"^max_length=1000: {name} reads 512 tokens"):
+        get_model(name, max_length=1000)
+    with pytest.raises(FinetuneError, match=f"^keep_layers=9 is more than the 6 layers of {name}"):
+        build_model(name, keep_layers=9)
+
+
+def test_what_cannot_be_loaded_is_refused_before_torch_is_imported(tmp_path, model):
+    code = (
+        "import sys, finetune\n"
+        "for call in (lambda: finetune.get_model('foo/bar'), lambda: finetune.get_model('foo/bar', precision='half'),"
+        " lambda: finetune.build_model('foo/bar')):\n"
+        "    try: call()\n"
+        "    except finetune.FinetuneError as error: print(error)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
+    assert "foo/bar not found" in done.stdout and "precision='half' is unknown" in done.stdout
 
 
 # Known models

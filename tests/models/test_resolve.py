@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,30 @@ def test_cached_pickles_are_named_where_the_hub_cannot_be_reached(hub, monkeypat
     with pytest.raises(ModelError, match="only pickles") as caught:
         resolve("org/model")
     assert "model.allow_pickle=true" in caught.value.advice
+
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("all-MiniLM-L6-v2", f"^Did you mean {MINILM}\\?$"),
+        ("sentence-transformers/all-MiniLM-L6-v3", f"^Did you mean {MINILM}\\?$"),
+        (
+            "sentence-transformers/all-MiniLM-L12-v2",
+            rf"hf download sentence-transformers/all-MiniLM-L12-v2\).*{MINILM}",
+        ),
+        ("mine", r"hf download OWNER/mine\)"),
+        ("mine.zip", "Give a folder"),
+    ],
+)
+def test_a_model_that_is_not_found_is_answered_with_a_way_to_get_it(hub, monkeypatch, name, advice):
+    monkeypatch.setattr(hub(), "is_reached", False)
+    with pytest.raises(ModelError) as caught:
+        resolve(name)
+    assert re.search(advice, caught.value.advice), caught.value.advice
+    assert "pip install" not in caught.value.advice  # the package with MiniLM is installed
 
 
 @pytest.mark.parametrize("header", [[1], {"bert.weight": 5}, "x", {"a.position_embeddings.weight": {"shape": "x"}}])

@@ -125,11 +125,13 @@ def test_a_resumed_run_without_a_checkpoint_says_that_it_starts_over(tmp_path, m
     started = []
     monkeypatch.setattr("finetune.training.fit.fit", lambda *given: started.append(given))
     monkeypatch.setattr("finetune.runner.run_setup.record_time_limit", lambda *_: None)
-    cfg, dataset = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[])
-    run._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=True)
+    cfg, checked = SimpleNamespace(resume="auto"), SimpleNamespace(notes=[], dataset=None)
+    run._train(cfg, checked, RunDirectory(tmp_path), existed=True, has_run_before=True)
     assert "No checkpoint was written yet; training starts from the beginning." in capsys.readouterr().out
     assert started[0][-1] is None
-    run._train(cfg, dataset, RunDirectory(tmp_path), is_resumed=False)  # a new run has no reason to say so
+    # A new run has no reason to say so, also in a directory that was created when it was submitted.
+    run._train(cfg, checked, RunDirectory(tmp_path), existed=False, has_run_before=False)
+    run._train(cfg, checked, RunDirectory(tmp_path), existed=True, has_run_before=False)
     assert "checkpoint" not in capsys.readouterr().out
 
 

@@ -27,13 +27,22 @@ from finetune.preflight.evaluators import (
     evaluation_problems,
     evaluators_without_data,
     load_sources,
+    no_suitable_evaluation,
     source_notes,
     write_left_out_rows,
 )
-from finetune.preflight.models import check_lengths, check_reads, download_missing, inspect_models, model_notes, width
+from finetune.preflight.models import (
+    check_lengths,
+    check_reads,
+    download_missing,
+    inspect_models,
+    model_notes,
+    offline_problems,
+    width,
+)
 from finetune.preflight.resume import overrides_of, with_root_of
 from finetune.runs.directory import RunDirectory
-from finetune.runs.registry import run_of
+from finetune.runs.registry import run_of, suggest_run
 
 if TYPE_CHECKING:
     from finetune.data.holdout.eval_data import EvalData
@@ -104,6 +113,14 @@ def _model_option(run: RunDirectory) -> list[str]:
     return [f"model={option}"] if option else []
 
 
+def _of_argument(problem: Problem, model: str) -> Problem:
+    """Return a problem of `model.name`, which was given as an argument, in the words of a caller without that key."""
+    if problem.where != "model.name":
+        return problem
+    what, advice = (text.replace("model.name=", "") for text in (problem.what, problem.advice))
+    return Problem(model, what, suggest_run(model) or advice)
+
+
 def _evaluation_arguments(models: list[str], arguments: Arguments) -> Arguments:
     """Return the root config and the evaluation overrides of the first run among `models`, if there is a run."""
     for model in models:
@@ -128,7 +145,7 @@ def _checked(models: list[str], overrides: list[str], arguments: Arguments) -> d
     problems = []
     for model in models:
         cfg, found = _check([*as_overrides(model), *overrides], arguments)
-        problems += found
+        problems += [_of_argument(problem, model) for problem in found]
         if cfg is not None:
             configs[model] = cfg
     if problems:
@@ -142,6 +159,7 @@ def _check(overrides: list[str], arguments: Arguments) -> tuple[DictConfig | Non
     if cfg is None or problems:
         return cfg, problems
     models, problems = inspect_models(cfg)
+    problems += [] if problems else offline_problems(cfg)
     problems += [*check_lengths(cfg, models), *check_devices(cfg)]
     problems += [*evaluation_problems(cfg, width(cfg, models)), *check_sources(cfg)]
     if not cfg.evaluation:
@@ -172,9 +190,7 @@ def _eval_data(configs: Mapping[str, DictConfig]) -> tuple[EvalData | None, dict
         held = replace(dataset.held, problems=dataset.problems)
         judging = [node for node in evaluators_of(first).values() if not report_only(node)]
         if len(evaluators_without_data(first, held)) == len(judging):
-            kinds = " and ".join(held.kinds()) or "nothing"
-            what = f"of this data {kinds} is held out, which no evaluation supports."
-            problems.append(Problem("evaluation", what, "Choose another, such as evaluation=similarity."))
+            problems.append(no_suitable_evaluation(first, held))
         for cfg in configs.values():
             problems += check_reads(cfg, held.items)
     if problems:

@@ -13,6 +13,7 @@ from finetune.errors import CheckFailed, FinetuneError, Problem
 if TYPE_CHECKING:
     from finetune.api.protocols import Run
     from finetune.evaluation.result import Result
+    from finetune.inference.model import Model
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Evaluation:
 
 
 def evaluate(
-    models: str | Path | Run | Iterable[str | Path | Run],
+    models: str | Path | Run | Model | Iterable[str | Path | Run | Model],
     *overrides: str,
     data: Any = None,
     evaluation: str | list[str] | None = None,
@@ -63,7 +64,8 @@ def evaluate(
     """Evaluate one or more models without training, and compare them, as `finetune evaluate` does.
 
     Args:
-        models: Runs, their names or directories, folders of models, or hub ids.
+        models: Runs, their names or directories, folders of models, hub ids, or what `get_model` returned, of which
+            the folder is evaluated: `dimensions` and `precision` are settings of the evaluation.
         *overrides: Overrides of `finetune train`.
         data: As in `fit`; of it the part is used that a run would hold out. Without data and overrides that of the
             first run is used.

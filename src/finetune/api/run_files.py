@@ -214,9 +214,9 @@ class RunFiles:
         Raises:
             FinetuneError: there is no model yet.
         """
+        self._model_folder()
         from finetune.inference.load import get_model
 
-        self._model_folder()
         return get_model(self._path, **options)
 
     def _model_folder(self) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.arguments import is_whole_number
 from finetune.config.suggest import did_you_mean
 from finetune.errors import ModelError
 from finetune.inference.errors import without_config_keys
@@ -62,9 +63,9 @@ def build_encoder(
     if max_length is None or settings.max_length is None:
         return encoder, settings
     limit = max_tokens(read_config(folder), folder) if settings.kind in ("text", "pairs", "text_image") else None
-    if max_length < 1 or (limit is not None and max_length > limit):
+    if not is_whole_number(max_length, most=limit):
         advice = f"Set 1 to {limit}." if limit else "Set at least 1."
-        raise ModelError(f"max_length={max_length}: {folder} reads {limit or 'any number of'} tokens.", advice)
+        raise ModelError(f"max_length={max_length!r}: {folder} reads {limit or 'any number of'} tokens.", advice)
     return encoder, replace(settings, max_length=max_length)
 
 

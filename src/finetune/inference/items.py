@@ -24,11 +24,15 @@ def check_items(items: Any, what: str = "items") -> None:
     """Check that `items` is a collection, not one item.
 
     Raises:
-        FinetuneError: it is a single text, None, or no collection at all.
+        FinetuneError: it is a single text, None, a table, or no collection at all.
     """
     if isinstance(items, str | bytes | Path):
         shown = f"{items!r:.60}"
         raise FinetuneError(f"{what} is one item, {shown}, not a list of them.", "Give a list: encode([item]).")
+    if hasattr(items, "column_names") or hasattr(items, "columns"):
+        # Iterating a frame of pandas yields the names of its columns, one of Polars its columns.
+        pairs = "pairs of texts are zip(frame['query'], frame['text'])"
+        raise FinetuneError(f"{what} is a table ({type(items).__name__}).", f"Give a column, frame['text']; {pairs}.")
     if not isinstance(items, Iterable) or isinstance(items, dict):
         kind = "None" if items is None else f"of type {type(items).__name__}"
         raise FinetuneError(f"{what} is {kind}, not a list of items.", "Give a list of texts, or another iterable.")
@@ -50,8 +54,18 @@ def blocks_of(items: Any, size: int) -> Iterator[Any]:
 
 
 def materialized(items: Any) -> Any:
-    """Return `items` with a length: unchanged if it has one, else as a list."""
-    return items if isinstance(items, Sized) else list(items)
+    """Return `items` as a list, tuple or array: unchanged if it is one.
+
+    Raises:
+        FinetuneError: it yields another number of items than its length.
+    """
+    if isinstance(items, list | tuple | np.ndarray | pa.Array | pa.ChunkedArray):
+        return items
+    values = list(items)
+    if isinstance(items, Sized) and len(items) != len(values):
+        what = f"items is of type {type(items).__name__}, has the length {len(items)} and yields {len(values)} items."
+        raise FinetuneError(what, "Give a list of the items.")
+    return values
 
 
 def as_texts(items: Any, what: str = "items", first: int = 0) -> pa.Array:
@@ -70,6 +84,8 @@ def as_texts(items: Any, what: str = "items", first: int = 0) -> pa.Array:
             items = pa.array(values, _TEXT)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise _not_a_text(values, what, first) from error
+        if any(issubclass(kind, bytes) for kind in set(map(type, values))):  # Arrow takes them as UTF-8
+            raise _not_a_text(values, what, first)
     if items.null_count:
         place = int(np.flatnonzero(items.is_null().to_numpy(zero_copy_only=False))[0])
         raise FinetuneError(f"{what}[{first + place}] is None, not a text.", _ADVICE)

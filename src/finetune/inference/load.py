@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.errors import FinetuneError
-from finetune.inference.devices import Device
-from finetune.inference.embedder import Dtype
 from finetune.inference.locate import locate
-from finetune.inference.model import Model
-from finetune.inference.quantize import Precision
+from finetune.inference.quantize import Precision, checked_precision
+
+if TYPE_CHECKING:
+    from finetune.inference.devices import Device
+    from finetune.inference.embedder import Dtype
+    from finetune.inference.model import Model
 
 
 def get_model(
@@ -40,7 +42,11 @@ def get_model(
         >>> model.encode(["a red cat"], normalize=True).shape
         (1, 128)
     """
-    return Model(locate(model), dimensions, precision, device, dtype, max_length)
+    checked_precision(precision)
+    location = locate(model)  # before torch is imported, which takes seconds
+    from finetune.inference.model import Model
+
+    return Model(location, dimensions, precision, device, dtype, max_length)
 
 
 def build_model(
@@ -65,4 +71,7 @@ def build_model(
     if isinstance(device, list | tuple):
         what = "build_model takes one device: the weights of new layers would differ between processes."
         raise FinetuneError(what, "Save the model first and use get_model, or name one device.")
-    return Model(locate(model), None, "float32", device, dtype, max_length, options)
+    location = locate(model)
+    from finetune.inference.model import Model
+
+    return Model(location, None, "float32", device, dtype, max_length, options)

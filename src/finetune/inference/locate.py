@@ -14,7 +14,7 @@ from finetune.inference.errors import without_config_keys
 from finetune.models.resolve import resolve
 from finetune.runs.artifact import extract_artifact, is_artifact, read_manifest
 from finetune.runs.directory import RunDirectory
-from finetune.runs.registry import run_of
+from finetune.runs.registry import run_of, suggest_run
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,21 @@ def locate(model: Any) -> Location:
         return Location(_usable(open_artifact(path), name), name)
     run = run_of(path) if path.exists() else run_of(name)
     if run is None:
-        with without_config_keys():
-            return Location(_usable(resolve(name, files=(), adapters=True), name), name)
+        return Location(_usable(_resolve(name), name), name)
     if not run.model.is_dir():
         raise ModelError(
             f"the run {run.path} has no model yet (it is {run.effective_status().get('state', 'unknown')}).",
             "Let it finish first, or give another one.",
         )
     return Location(_usable(run.model, name), name, run)
+
+
+def _resolve(name: str) -> Path:
+    try:
+        with without_config_keys():
+            return resolve(name, files=(), adapters=True)
+    except ModelError as error:
+        raise ModelError(error.what, suggest_run(name) or error.advice) from error.__cause__
 
 
 def open_artifact(path: Path) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune.arguments import is_whole_number
 from finetune.errors import FinetuneError, ModelError
 from finetune.inference import encode as encoding
 from finetune.inference import ranges as int8_ranges
@@ -21,12 +22,13 @@ from finetune.inference import search as searching
 from finetune.inference.build_encoder import build_encoder
 from finetune.inference.devices import Device, find_devices
 from finetune.inference.embedder import Dtype, LocalEmbedder
+from finetune.inference.errors import with_name
 from finetune.inference.info import ModelInfo, matryoshka_of, parameters_of
 from finetune.inference.items import as_texts, check_items, materialized
 from finetune.inference.locate import Location
 from finetune.inference.pool import DevicePool
 from finetune.inference.prompts import prompt_text
-from finetune.inference.quantize import PRECISIONS, Floats, Precision, ranges_of
+from finetune.inference.quantize import Floats, Precision, checked_precision, ranges_of
 from finetune.inference.search import Hits
 from finetune.models.digest import digest_of
 
@@ -55,17 +57,19 @@ class Model:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._location = location
+        self._changes = sorted(options or {})
+        self._precision = checked_precision(precision)
         devices = find_devices(device)
         if dtype not in get_args(Dtype):
             raise FinetuneError(f"dtype={dtype!r} is unknown.", f"Choose one of {', '.join(get_args(Dtype))}.")
-        encoder, self._settings = build_encoder(location.folder, max_length, options)
+        with with_name(location.folder, location.name):
+            encoder, self._settings = build_encoder(location.folder, max_length, options)
         self.width = encoder.width
         self.devices = devices
         self._encoder, self._dtype = encoder, dtype
         if dimensions is None and self._settings.truncate_dim is not None:
             dimensions = min(self.width, self._settings.truncate_dim)
         self._dimensions = self._checked_dimensions(dimensions)
-        self._precision = _checked_precision(precision)
         self._int8_ranges = int8_ranges.read(location.folder)
         self._embedder: LocalEmbedder | DevicePool
         if len(devices) > 1:
@@ -82,6 +86,18 @@ class Model:
     def folder(self) -> Path:
         """The folder that it was loaded from."""
         return self._location.folder
+
+    @property
+    def path(self) -> Path:
+        """The run that trained it, or the folder that it was loaded from: other functions take the model by it.
+
+        Raises:
+            ModelError: `build_model` has changed it, so that no folder holds it.
+        """
+        if self._changes:
+            what = f"this model of {self.name} was built with {', '.join(self._changes)}, and is not saved in a folder."
+            raise ModelError(what, "Use the model of its folder or of a run: get_model.")
+        return self._location.run.path if self._location.run else self.folder
 
     @property
     def device(self) -> torch.device:
@@ -190,7 +206,7 @@ class Model:
         """
         options = self._options(prompt, batch_tokens, normalize, dimensions, precision)
         check_items(items)
-        if not isinstance(block, int) or block < 1:
+        if not is_whole_number(block):
             raise FinetuneError(f"block={block!r} is no number of items.", "Set at least 1.")
         if options.precision == "int8" and options.ranges_2D is None:
             what = "int8 needs the range of each dimension before the first block."
@@ -220,8 +236,7 @@ class Model:
             FinetuneError: as `encode` and `similarity` raise; the corpus is empty; the model scores pairs.
         """
         self._check_embeds()
-        if k < 1:
-            raise FinetuneError(f"k={k} is no number of documents.", "Ask for at least one.")
+        _check_k(k)
         queries_QD = searching.as_vectors(queries, "queries") if _is_matrix(queries) else None
         if queries_QD is None:
             queries_QD = self.encode(queries, "query", precision="float32")
@@ -252,8 +267,10 @@ class Model:
         A cross-encoder scores each document together with the query; other models compare their embeddings.
 
         Raises:
-            FinetuneError: the query is no text, or a document is none.
+            FinetuneError: the query is no text, or a document is none; `k` is no whole number from 1.
         """
+        if k is not None:
+            _check_k(k)
         check_items(documents, "documents")
         texts = as_texts(documents, "documents")
         query = as_texts([query], "query")[0].as_py()
@@ -294,7 +311,7 @@ class Model:
         return ranges_2D
 
     def close(self) -> None:
-        """End the processes of several devices; the model cannot encode afterwards."""
+        """End the processes of several devices, after which the model cannot encode; on one device nothing changes."""
         self._embedder.close()
 
     def __enter__(self) -> Model:
@@ -314,11 +331,11 @@ class Model:
         dimensions: int | None,
         precision: Precision | None,
     ) -> encoding.Options:
-        if batch_tokens != "auto" and (not isinstance(batch_tokens, int) or batch_tokens < 1):
+        if batch_tokens != "auto" and not is_whole_number(batch_tokens):
             raise FinetuneError(f"batch_tokens={batch_tokens!r} is no number of tokens.", 'Set at least 1, or "auto".')
         if self.scores_pairs and prompt is not None:
             raise ModelError(f"{self.name} scores pairs of texts, which have no prompt.", "Leave the prompt out.")
-        precision = self._precision if precision is None else _checked_precision(precision)
+        precision = self._precision if precision is None else checked_precision(precision)
         kept = self._dimensions if dimensions is None else self._checked_dimensions(dimensions)
         return encoding.Options(
             encoder=self._encoder,
@@ -333,7 +350,7 @@ class Model:
     def _checked_dimensions(self, dimensions: int | None) -> int:
         if dimensions is None:
             return self.width
-        if not isinstance(dimensions, int) or not 1 <= dimensions <= self.width:
+        if not is_whole_number(dimensions, most=self.width):
             what = f"dimensions={dimensions!r}: the embeddings of {self.name} have {self.width}."
             raise FinetuneError(what, f"Set 1 to {self.width}, or leave it out for all of them.")
         return dimensions
@@ -344,16 +361,14 @@ class Model:
             raise ModelError(what, "Use model.rerank(query, documents), or a model that embeds texts.")
 
 
+def _check_k(k: Any) -> None:
+    if not is_whole_number(k):
+        raise FinetuneError(f"k={k!r} is no number of documents.", "Give a whole number, at least 1.")
+
+
 def _is_matrix(values: Any) -> bool:
     return isinstance(values, np.ndarray | torch.Tensor) and getattr(values, "ndim", 0) > 0 and not _holds_texts(values)
 
 
 def _holds_texts(values: Any) -> bool:
     return isinstance(values, np.ndarray) and values.dtype.kind in "UOST"
-
-
-def _checked_precision(precision: Any) -> Precision:
-    if precision not in PRECISIONS:
-        raise FinetuneError(f"precision={precision!r} is unknown.", f"Choose one of {', '.join(PRECISIONS)}.")
-    checked: Precision = precision
-    return checked

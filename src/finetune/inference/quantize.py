@@ -22,6 +22,18 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _FEWEST = 2  # embeddings from which ranges can be made
 
 
+def checked_precision(precision: Any) -> Precision:
+    """Return the name of a precision.
+
+    Raises:
+        FinetuneError: there is none of this name.
+    """
+    if precision not in PRECISIONS:
+        raise FinetuneError(f"precision={precision!r} is unknown.", f"Choose one of {', '.join(PRECISIONS)}.")
+    checked: Precision = precision
+    return checked
+
+
 def quantize(emb_ND: Floats, precision: Precision, ranges_2D: Floats | None = None) -> NDArray[Any]:
     """Return embeddings in a precision; `ranges_2D`, the lowest and the highest values, are for `int8` only."""
     if precision == "float32":

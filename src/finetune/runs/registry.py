@@ -55,11 +55,17 @@ def find_run(name: str, root: Path, *, whole: bool = False) -> Path:
         return found[0]
     if found:
         raise FinetuneError(f"'{name}' matches {len(found)} runs.", f"Give one: {_list_names(found)}.")
-    names = [each for path in paths for each in (_full_name(path), path.name)]
-    advice = did_you_mean(name, names) or "`finetune runs` lists all runs."
+    advice = did_you_mean(name, _names(paths)) or "`finetune runs` lists all runs."
     if Path(name).exists():
         raise FinetuneError(f"'{name}' is not a run.", advice)
     raise FinetuneError(f"there is no run '{name}' in {root}.", advice)
+
+
+def suggest_run(name: str, root: Path = OUTPUTS) -> str:
+    """Return a sentence with the runs that have a similar name; an empty text if none has."""
+    if not root.is_dir():
+        return ""
+    return did_you_mean(name, _names(run_folders(root)))
 
 
 def run_of(model: str | Path) -> RunDirectory | None:
@@ -70,6 +76,10 @@ def run_of(model: str | Path) -> RunDirectory | None:
             folder = find_run(str(model), OUTPUTS, whole=True)
     run = RunDirectory(folder)
     return run if run.config_path.is_file() else None
+
+
+def _names(paths: list[Path]) -> list[str]:
+    return [each for path in paths for each in (_full_name(path), path.name)]
 
 
 def _full_name(path: Path) -> str:

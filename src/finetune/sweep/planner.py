@@ -43,6 +43,7 @@ class Planner:
             CheckFailed: with everything that is wrong with any of them, except for their data.
         """
         from finetune.preflight.check import check_quickly
+        from finetune.preflight.models import offline_problems
 
         configs: list[DictConfig] = []
         problems: list[Problem] = []
@@ -50,6 +51,8 @@ class Planner:
             for number, (overrides, _) in enumerate(candidates, start=1):
                 cfg, found = check_quickly(self.arguments, overrides)
                 problems += found
+                if cfg is not None and not found:
+                    problems += offline_problems(cfg)
                 if cfg is not None:
                     configs.append(cfg)
                     problems += _check_resume(cfg)
