@@ -242,6 +242,8 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(folder, corpus, whole, tmp_
     )
     assert full.returncode == 1, full.stdout + full.stderr
     assert "could not write" in full.stderr and "Traceback" not in full.stderr
+    assert "What is done is kept: the same command completes it." in full.stderr
+    assert "output_root" not in full.stderr
     assert not list(out.rglob("*.tmp"))
     assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
     assert files_of(out) == files_of(whole)
@@ -322,6 +324,46 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkeypa
     with pytest.raises(FinetuneError, match=message):
         embed(folder, data, tmp_path / "out", device="cpu", **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_all_that_is_wrong_with_device_length_dimensions_and_prompt_is_reported_at_once(folder, corpus, tmp_path):
+    wrong = {"device": "cuda:99", "max_length": 1000, "dimensions": 99, "prompt": "nope"}
+    with pytest.raises(CheckFailed) as failed:
+        embed(folder, str(corpus), tmp_path / "out", **wrong)
+    assert [problem.where for problem in failed.value.problems] == list(wrong)
+    assert "device: 'cuda:99': this machine has no such device. Choose one of cpu" in str(failed.value)
+    assert "dimensions: 99: the embeddings of" in str(failed.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_model_is_refused_before_its_vectors_are_compared(corpus, whole, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FinetuneError, match="there is no model in this folder"):
+        embed(tmp_path / "empty", str(corpus), whole, shard_rows=SHARD, keep=["year"])
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "/proc/x/y"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(folder, corpus, out, monkeypatch):
+    monkeypatch.setattr("finetune.inference.model.build_encoder", None)
+    with pytest.raises(CheckFailed, match=r"out: could not write to /proc: .*[Cc]hoose another folder with out="):
+        embed(folder, str(corpus), out)
+
+
+def test_data_in_the_place_of_a_model_is_recognized(folder, corpus, tmp_path):
+    for words in ([str(folder), str(corpus)], [str(corpus)]):
+        for command in (["embed"], ["submit", "--embed"], ["evaluate"]):
+            said = CliRunner().invoke(app, [*command, *words, f"out={tmp_path / 'out'}"])
+            assert said.exit_code == 2
+            assert "expected a model, found a file." in said.output
+            assert f"Write data.path={corpus}." in said.output
+
+
+def test_one_row_is_a_corpus_and_none_is_not(folder, tmp_path):
+    (tmp_path / "one.csv").write_text("id,text\n7,a red cat\n")
+    assert embed(folder, str(tmp_path / "one.csv"), tmp_path / "one", device="cpu").rows == 1
+    (tmp_path / "none.csv").write_text("id,text\n")
+    with pytest.raises(CheckFailed, match=r"nothing below it\. Write at least one row below it"):
+        embed(folder, str(tmp_path / "none.csv"), tmp_path / "none")
 
 
 def test_a_folder_with_something_else_is_not_touched(folder, tiny_model, corpus, whole, tmp_path):

@@ -89,8 +89,14 @@ def test_mistakes_are_one_sentence(folder, tiny_model, vectors, tmp_path):
         search_folder(vectors, "red", prompt="nope", device="cpu")
     with pytest.raises(FinetuneError, match="not the model of these vectors"):
         search_folder(vectors, "red", model=tiny_model, device="cpu")
-    with pytest.raises(FinetuneError, match="no folder that finetune embed wrote"):
+    with pytest.raises(FinetuneError, match="not a folder that finetune embed wrote"):
         search_folder(tmp_path, "red", device="cpu")
+    for query in ("", " \n"):
+        with pytest.raises(FinetuneError, match="the query is empty"):
+            search_folder(vectors, query, device="cpu")
+    (tmp_path / "corpus.csv").write_text("text\na red cat\n")
+    with pytest.raises(FinetuneError, match=r"is a file.*data\.path=.*corpus\.csv out=vectors"):
+        search_folder(tmp_path / "corpus.csv", "red")
     damaged = shutil.copytree(vectors, tmp_path / "damaged")
     (damaged / "vectors-00002.parquet").write_bytes(b"nothing")
     with pytest.raises(FinetuneError, match="missing or damaged"):

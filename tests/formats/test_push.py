@@ -88,6 +88,18 @@ def test_nothing_is_created_without_a_confirmation(hub, model):
     assert hub.repos == {} and not any(request.startswith("POST") for request in hub.requests)
 
 
+def test_a_dry_run_shows_files_visibility_and_card_without_the_hub_and_without_a_token(hub, model):
+    said = push(hub, model, "team/model", "--dry-run", token=None, HF_HUB_OFFLINE="1")
+    assert "model.safetensors" in said and "onnx/model.onnx" in said and ".hidden" not in said
+    assert "to the private repository team/model" in said
+    assert "license: mit" in said and "# mine" in said
+    assert "PUBLIC" in push(hub, model, "team/model", "--dry-run", "--public")
+    assert "is not a name of a repository" in push(hub, model, "team", "--dry-run", code=2)
+    (model / "README.md").unlink()
+    assert "There is no card" in push(hub, model, "team/model", "--dry-run", "--yes")
+    assert hub.requests == []
+
+
 @pytest.mark.thorough
 def test_public_is_said_and_done(hub, model):
     assert "PUBLIC" in push(hub, model, "team/model", "--yes", "--public")
@@ -117,7 +129,7 @@ def test_without_a_network_it_says_so(hub, model):
 
 def test_pickles_code_and_wrong_names_are_refused_before_the_hub_is_asked(hub, model):
     for name in ("team", "team/a/b", "../x", "-a/b", "a/b--c", "a/" + "b" * 100):
-        with pytest.raises(FinetuneError, match="no name of a repository"):
+        with pytest.raises(FinetuneError, match="not a name of a repository"):
             prepare_push(model, name)
     (model / "modeling.py").write_text("import os")
     assert "pickle or code" in push(hub, model, "team/model", "--yes", code=2)

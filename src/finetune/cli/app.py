@@ -289,6 +289,9 @@ def push(
     repo: str = typer.Argument(..., metavar="ORG/NAME", help="The repository to create on the hub."),
     public: bool = typer.Option(False, "--public", help="Everybody can see it; default: private."),
     update: bool = typer.Option(False, "--update", help="Replace files of a repository that exists."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Show the files and the card, and upload nothing; needs no token and no network."
+    ),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
 ) -> None:
     """Upload a model, its card and its exports to a private repository of the Hugging Face hub, after confirmation.
@@ -296,11 +299,11 @@ def push(
     The token is that of `hf auth login`, or HF_TOKEN. Pickles and code are refused. Read the card first (README.md):
     it has the command that the model was trained with. After the upload the checksums on the hub are compared.
 
-    Example: finetune push my_run my-team/my-model
+    Example: finetune push my_run my-team/my-model --dry-run
     """
     from finetune.cli.push import main as push_model
 
-    raise typer.Exit(push_model(model, repo, public=public, update=update, yes=yes))
+    raise typer.Exit(push_model(model, repo, public=public, update=update, yes=yes, dry_run=dry_run))
 
 
 @app.command()

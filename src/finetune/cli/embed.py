@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.cli.errors import exit_code_of
+from finetune.cli.words import split_models
 from finetune.config.suggest import did_you_mean
 from finetune.console import console, say
 from finetune.data.bad_rows import cut
@@ -27,7 +28,7 @@ def embed(words: Sequence[str], index: str | None) -> int:
 
 
 def _embed(words: list[str], index: str | None) -> int:
-    model, overrides = split_model(words)
+    model, overrides = split_one_model(words)
     from finetune import signals
     from finetune.embed.settings import settings_of
 
@@ -52,18 +53,24 @@ def _embed(words: list[str], index: str | None) -> int:
     return 0
 
 
-def split_model(words: list[str]) -> tuple[str, list[str]]:
-    """Return the model and the overrides of a command line."""
+def split_one_model(words: list[str]) -> tuple[str, list[str]]:
+    """Return the model and the overrides of a command line.
+
+    Raises:
+        FinetuneError: there is not exactly one model, a word is a file with data, or there is no such option.
+    """
     flags = [word for word in words if word.startswith("-")]
     if flags:
         advice = did_you_mean(flags[0], ["--index", "--help"]) or "Settings are written KEY=VALUE; see --help."
         raise FinetuneError(f"there is no option {flags[0]}.", advice)
-    models = [word for word in words if "=" not in word]
+    models, overrides = split_models(words)
     if len(models) != 1:
         what = "no model is named." if not models else f"{len(models)} models are named: {', '.join(models)}."
-        advice = "Name one: finetune embed MODEL data.path=corpus.parquet out=vectors"
+        advice = (
+            "Name one model, and the corpus with data.path=: finetune embed MODEL data.path=corpus.parquet out=vectors"
+        )
         raise FinetuneError(what, advice)
-    return models[0], [word for word in words if "=" in word]
+    return models[0], overrides
 
 
 def search(

@@ -11,6 +11,7 @@ from finetune.api.evaluate_models import evaluate_models
 from finetune.api.evaluation import Evaluation
 from finetune.cli.data import refuse_flags
 from finetune.cli.errors import exit_code_of
+from finetune.cli.words import split_models
 from finetune.config.command_line import Arguments, parse
 from finetune.console import console, say, silenced
 
@@ -38,15 +39,3 @@ def _evaluate(arguments: Arguments, *, as_json: bool) -> int:
         for name, by_model in results.items():
             console.print(models_table(name, by_model))
     return 0
-
-
-def split_models(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into models, each once, and overrides: a model has no `=`, and `~key` is an override."""
-    models, overrides = [], []
-    for word in words:
-        is_deletion = word.startswith("~") and not word.startswith("~/")
-        if "=" in word or is_deletion:
-            overrides.append(word)
-        else:
-            models.append(word)
-    return list(dict.fromkeys(models)), overrides

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from finetune.cli.embed import split_model
+from finetune.cli.embed import split_one_model
 from finetune.cli.errors import exit_code_of
 from finetune.config.check import check_overrides
 from finetune.config.command_line import key_of
@@ -42,7 +42,7 @@ def _submit(words: list[str], tasks: int) -> int:
         raise FinetuneError(f"--tasks {tasks} is no number of tasks.", "Set at least 1.")
     of_cluster = [word for word in words if key_of(word) == "dry_run" or key_of(word).startswith("hydra.launcher")]
     rest = [word for word in words if word not in of_cluster]
-    model, overrides = split_model(rest)
+    model, overrides = split_one_model(rest)
     data, settings = settings_of(overrides)
     cfg, slurm = _cluster(of_cluster)
     check_embedding(model, data, settings)

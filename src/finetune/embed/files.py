@@ -16,7 +16,8 @@ from finetune.runs.atomic import open_atomically
 
 MANIFEST = "manifest.json"
 INDEX = "index.usearch"
-_FULL = "free some space there and give the same command again: what is done is kept."
+# What to do if the system refuses to write, as `elsewhere` of `finetune.runs.atomic.explain`.
+ELSEWHERE = "choose another folder with out=. What is done is kept: the same command completes it."
 
 
 class WorkFolder:
@@ -74,7 +75,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         Refused: the disk is full or refuses; nothing is left of the file.
     """
-    with open_atomically(path, temporary(path), _FULL) as file:
+    with open_atomically(path, temporary(path), ELSEWHERE) as file:
         write(file)
 
 

@@ -65,7 +65,7 @@ def check_index(out: Path) -> None:
     check_kind("usearch")
     if not (out / INDEX).is_file():
         what = f"{out} has no index."
-        raise FinetuneError(what, "Give the command that wrote the vectors again with --index usearch.")
+        raise FinetuneError(what, "Run the command that wrote the vectors again with --index usearch.")
 
 
 def search_index(out: Path, manifest: Manifest, query_D: Floats, k: int) -> tuple[Floats, Ints]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.embed.files import MANIFEST
+from finetune.embed.files import ELSEWHERE, MANIFEST
 from finetune.errors import FinetuneError
 from finetune.runs.atomic import write_json_atomically
 
@@ -81,7 +81,7 @@ def write_manifest(out: Path, manifest: Manifest) -> None:
     Raises:
         Refused: the disk is full.
     """
-    write_json_atomically(out / MANIFEST, asdict(manifest))
+    write_json_atomically(out / MANIFEST, asdict(manifest), ELSEWHERE)
 
 
 def check_same(out: Path, found: Manifest, wanted: Manifest) -> None:

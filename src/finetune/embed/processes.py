@@ -23,12 +23,12 @@ from finetune.config.home import expand_home
 from finetune.console import say
 from finetune.cores import visible_cores
 from finetune.embed.corpus import TEXT, Corpus
-from finetune.embed.files import WorkFolder
+from finetune.embed.files import ELSEWHERE, WorkFolder
 from finetune.embed.manifest import Manifest, read_manifest, write_manifest
 from finetune.embed.plan import Plan, make_plan, read_plan, read_texts
 from finetune.embed.settings import DataSettings, EmbedSettings, settings_from
 from finetune.embed.work import Task, embeddings, is_complete, with_facts, work_until_complete
-from finetune.errors import CheckFailed, FinetuneError
+from finetune.errors import CheckFailed, FinetuneError, ModelError, Problem
 from finetune.inference.devices import find_devices
 from finetune.inference.load import get_model
 from finetune.inference.model import Model
@@ -43,12 +43,11 @@ _SECONDS_TO_END = 10
 
 def run_processes(model: Any, corpus: Corpus, wanted: Manifest, data: DataSettings, settings: EmbedSettings) -> None:
     """Embed a corpus with one process for each device, of which this is one; returns when all vectors are there."""
-    devices = _devices(settings.device)
-    loaded = load(model, settings, devices[0])
+    loaded, devices = load(model, settings)
     _limit_threads(devices)
     out = expand_home(settings.out)
     work = WorkFolder(out)
-    with explained(f"make {work.path}"):
+    with explained(f"make {work.path}", ELSEWHERE):
         work.path.mkdir(parents=True, exist_ok=True)
 
     def wait(holder: str) -> None:
@@ -77,26 +76,62 @@ def _remove_if_new(out: Path, work: WorkFolder) -> None:
             out.rmdir()
 
 
-def load(model: Any, settings: EmbedSettings, device: torch.device) -> Model:
-    """Return the model on one device, checked; raises FinetuneError if it cannot embed what the settings ask for."""
-    loaded = get_model(model, device=device, dtype=settings.dtype, max_length=settings.max_length)
-    _check_embeds_texts(loaded, settings.prompt, settings.dimensions)
-    return loaded
-
-
-def _check_embeds_texts(model: Model, prompt: str | None, dimensions: int | None) -> None:
-    """Check that a model embeds texts with this prompt in so many dimensions, by one text.
+def load(model: Any, settings: EmbedSettings) -> tuple[Model, list[torch.device]]:
+    """Return the model on the first device of the settings, and all of these devices.
 
     Raises:
-        FinetuneError: it does not.
+        CheckFailed: with all problems: devices, length, dimensions and prompt.
+        FinetuneError: the model cannot be loaded, or does not embed texts.
     """
+    problems: list[Problem] = []
+    devices = [torch.device("cpu")]
+    with _collected(problems, "device"):
+        devices = _devices(settings.device)
+    loaded = _load(model, settings, devices[0], problems)
+    _check_embeds_texts(loaded)
+    if settings.dimensions is not None:
+        with _collected(problems, "dimensions"):
+            loaded.encode(["a"], dimensions=settings.dimensions)
+    with _collected(problems, "prompt"):
+        loaded.encode(["a"], settings.prompt)
+    if problems:
+        raise CheckFailed(problems)
+    return loaded, devices
+
+
+def _load(model: Any, settings: EmbedSettings, device: torch.device, problems: list[Problem]) -> Model:
+    """Return the model; if it does not read texts of this length, that is added to the problems."""
+    try:
+        return get_model(model, device=device, dtype=settings.dtype, max_length=settings.max_length)
+    except ModelError as error:
+        if settings.max_length is None:
+            raise
+        loaded = get_model(model, device=device, dtype=settings.dtype)  # raises if it is the model that is wrong
+        problems.append(_problem("max_length", error))
+        return loaded
+
+
+@contextmanager
+def _collected(problems: list[Problem], key: str) -> Iterator[None]:
+    """Add an error in the `with` block to the problems, as one of a setting."""
+    try:
+        yield
+    except FinetuneError as error:
+        problems.append(_problem(key, error))
+
+
+def _problem(key: str, error: FinetuneError) -> Problem:
+    return Problem(key, error.what.removeprefix(f"{key}="), error.advice)
+
+
+def _check_embeds_texts(model: Model) -> None:
+    """Raise FinetuneError if a model does not embed texts."""
     if model.scores_pairs:
         what = f"{model.name} is a cross-encoder: it scores pairs of texts and makes no embeddings."
         raise FinetuneError(what, "Use a model that embeds texts, and rerank what it finds with this one.")
     if model.kind in ("image", "points", "vectors"):
         what = f"{model.name} embeds no texts (its kind is {model.kind})."
         raise FinetuneError(what, "Use a model for texts; for other items see Model.encode.")
-    model.encode(["a"], prompt, dimensions=dimensions)
 
 
 def _prepare(
@@ -106,7 +141,7 @@ def _prepare(
     out = work.path.parent
     if is_complete(out):
         return None
-    with explained(f"make {work.path}"):
+    with explained(f"make {work.path}", ELSEWHERE):
         work.make()
     plan = read_plan(work) or make_plan(work, corpus, settings.shard_rows, data.on_bad_rows)
     if not work.start.is_file():
@@ -122,7 +157,7 @@ def _write_start(model: Model, work: WorkFolder, plan: Plan, settings: EmbedSett
     ranges = None
     if settings.precision == "int8":
         ranges = _ranges(model, work, plan, settings, budget).tolist()
-    write_json_atomically(work.start, {"batch_tokens": budget, "int8_ranges": ranges})
+    write_json_atomically(work.start, {"batch_tokens": budget, "int8_ranges": ranges}, ELSEWHERE)
 
 
 def task_of(work: WorkFolder, plan: Plan, settings: EmbedSettings) -> Task:
@@ -199,7 +234,7 @@ def continue_embedding(out: Path, device: str, parent: int) -> None:
         return
     work = WorkFolder(out)
     settings = settings_from(manifest.settings, out, device)
-    model = load(manifest.model, settings, torch.device(device))
+    model, _ = load(manifest.model, settings)
     if model.digest != manifest.model_digest:
         raise FinetuneError(f"{manifest.model} has changed.", "Embed the corpus into another folder.")
     plan = read_plan(work)

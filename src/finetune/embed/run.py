@@ -18,7 +18,8 @@ from finetune.embed.settings import Columns, DataSettings, EmbedSettings, checke
 from finetune.errors import CheckFailed, Problem
 from finetune.inference.locate import locate
 from finetune.models.digest import digest_of
-from finetune.runs.atomic import explained
+from finetune.models.kinds import kind_of_folder
+from finetune.runs.atomic import PROBE, check_writable, explained
 
 # Settings that say where and how fast something is computed, not what.
 _NOT_IDENTITY = ("out", "device")
@@ -93,10 +94,11 @@ def check_embedding(
     Nothing is written, and no torch imported.
 
     Raises:
-        CheckFailed: with all problems of the columns; the corpus cannot be read.
+        CheckFailed: with all problems of the columns; the corpus cannot be read, or the folder not be written.
         FinetuneError: there is no such model; the folder holds something else.
     """
     location = locate(model)
+    kind_of_folder(location.folder)  # raises if there is no model in it
     corpus = open_corpus(data, settings)
     wanted = Manifest(
         model=location.name,
@@ -105,7 +107,11 @@ def check_embedding(
         corpus_digest=corpus.fingerprint,
         settings=_identity(corpus, settings),
     )
-    return corpus, wanted, _found_in(expand_home(settings.out), wanted)
+    out = expand_home(settings.out)
+    found = _found_in(out, wanted)
+    if found is None or not found.complete:
+        check_writable(out, "out", "choose another folder with out=.")
+    return corpus, wanted, found
 
 
 def _identity(corpus: Corpus, settings: EmbedSettings) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def _found_in(out: Path, wanted: Manifest) -> Manifest | None:
         return found
     with explained(f"read {out}"):
         other = [path.name for path in out.iterdir() if path.name != ".work"] if out.is_dir() else []
-    if [name for name in other if not name.startswith(f".{MANIFEST}")]:
+    if [name for name in other if not name.startswith((f".{MANIFEST}", PROBE))]:
         what = f"'{out}' is a folder with other files ({sorted(other)[0]}), and no {MANIFEST}."
         raise CheckFailed([Problem("out", what, "Name a folder that is empty or new.")])
     return None

@@ -52,10 +52,13 @@ def search_folder(
     `model` is where the model is now, if it is not where the manifest says.
 
     Raises:
-        FinetuneError: the folder has no complete vectors or no index, the model is another one, or k is below 1.
+        FinetuneError: the folder has no complete vectors or no index, the model is another one; the query is empty, or
+            k is below 1.
     """
     out = expand_home(folder)
     manifest = complete_manifest(out)
+    if not query.strip():
+        raise FinetuneError("the query is empty.", "Write the text to search for.")
     if k < 1:
         raise FinetuneError(f"k={k} is no number of documents.", "Ask for at least one.")
     if index:

@@ -24,10 +24,13 @@ def complete_manifest(out: Path) -> Manifest:
     """
     manifest = read_manifest(out)
     if manifest is None:
-        what = f"{out} is no folder that finetune embed wrote."
+        if out.is_file():
+            advice = f"Embed it first, and search in the folder: finetune embed MODEL data.path={out} out=vectors"
+            raise FinetuneError(f"{out} is a file, not a folder of vectors.", advice)
+        what = f"{out} is not a folder that finetune embed wrote."
         raise FinetuneError(what, f"Write it: finetune embed MODEL data.path=corpus.parquet out={out}")
     if not manifest.complete:
-        raise FinetuneError(f"the vectors in {out} are not complete.", "Give the command that writes them again.")
+        raise FinetuneError(f"the vectors in {out} are not complete.", "Run the command that writes them again.")
     return manifest
 
 

@@ -26,7 +26,7 @@ from finetune.console import Bar
 from finetune.data.tokens.tokenize import slices
 from finetune.embed.claims import do_first_free
 from finetune.embed.corpus import TEXT
-from finetune.embed.files import WorkFolder, write_array, write_atomically
+from finetune.embed.files import ELSEWHERE, WorkFolder, write_array, write_atomically
 from finetune.embed.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from finetune.embed.plan import Plan, read_texts, repeated
 from finetune.embed.settings import EmbedSettings
@@ -137,7 +137,7 @@ def _do_all(
         if not pending:
             return
         if parent is not None and os.getppid() != parent:
-            raise FinetuneError("the process that started this one is gone.", "Give the same command again.")
+            raise FinetuneError("the process that started this one is gone.", "Run the same command again.")
         is_free = do_first_free(
             pending, lambda shard: work.claim(f"{kind}-{shard:05}"), lambda shard: result(shard).exists(), do
         )
@@ -162,7 +162,7 @@ def _embed_shard(model: Model, task: Task, shard: int, progress: Progress) -> No
     write_atomically(task.work.vectors(shard), lambda file: write_array(file, vectors_UW))
     seconds = time.monotonic() - started
     counts = {"texts": len(texts), "tokens": model.tokens - tokens_before, "seconds": seconds}
-    write_json_atomically(task.work.counts(shard), counts)
+    write_json_atomically(task.work.counts(shard), counts, ELSEWHERE)
 
 
 def embeddings(model: Model, texts: pa.Array, settings: EmbedSettings, batch_tokens: int) -> Floats:
@@ -190,7 +190,7 @@ def _write_shard(task: Task, shard: int) -> None:
     table = read_texts(task.work, shard)
     vectors_NW = _vectors_of(task, shard, len(table))
     entry = write_shard(task.out, shard, table, vectors_NW, task.settings.format)
-    write_json_atomically(task.work.shard(shard), asdict(entry))
+    write_json_atomically(task.work.shard(shard), asdict(entry), ELSEWHERE)
 
 
 def _vectors_of(task: Task, shard: int, count: int) -> NDArray[Any]:

@@ -17,11 +17,12 @@ from finetune.export.folder import as_os_error
 from finetune.formats.card import EXPORT_FILE, read_export
 from finetune.inference.locate import Location
 from finetune.runs.artifact import is_unsafe
-from finetune.runs.atomic import explain, sync_folder
+from finetune.runs.atomic import check_writable, explain, sync_folder
 from finetune.runs.lock import hold_lock
 
 _STAGING = ".export-"  # the names of folders with unfinished files begin so
 _LOCK = ".export.lock"
+_ELSEWHERE = "choose another folder with --out."
 _MAIN_FILES = (".onnx", ".xml")  # these refer to the others of their names, and are what is looked for
 _NOT_COPIED = {"onnx", "openvino", EXPORT_FILE}
 
@@ -30,19 +31,22 @@ def destination(location: Location, out: Path | None, digest: str) -> Path:
     """Return the folder that exports are written to: `out`, or without it that of the model itself.
 
     Raises:
-        FinetuneError: the folder of the model is not the user's own; `out` holds something else.
+        FinetuneError: the folder of the model is not the user's own; `out` holds something else; the folder cannot be
+            written.
     """
     if out is None:
         is_run = location.run is not None and location.folder == location.run.model
         if not is_run and expand_home(location.name).resolve() != location.folder.resolve():
             what = f"{location.name} is not in a folder of yours that exports could be written to."
             raise FinetuneError(what, "Give one with --out FOLDER; the model is copied to it.")
+        check_writable(location.folder, "--out", _ELSEWHERE)
         return location.folder
     if out.exists() and not out.is_dir():
         raise FinetuneError(f"--out {out} is a file.", "Give a folder that does not exist yet.")
     if out.is_dir() and any(out.iterdir()) and read_export(out).get("model") != digest:
         what = f"--out {out} exists, and holds something else than exports of this model."
         raise FinetuneError(what, "Give another folder, or remove it.")
+    check_writable(out, "--out", _ELSEWHERE)
     return out
 
 
@@ -66,7 +70,7 @@ def staging(parent: Path) -> Iterator[Path]:
                 (parent / _LOCK).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         system_error = as_os_error(error)
-        raise explain(system_error, f"export to {parent}", "Choose another folder with --out.") from error
+        raise explain(system_error, f"export to {parent}", _ELSEWHERE) from error
 
 
 def copy_model(folder: Path, out: Path) -> None:

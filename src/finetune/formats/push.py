@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,39 @@ class Upload:
     files: Mapping[str, int]
 
     @property
+    def card(self) -> Path:
+        """The model card, which the hub shows; it may be missing."""
+        return self.folder / "README.md"
+
+    @property
     def size(self) -> int:
         """The size of all files in bytes."""
         return sum(self.files.values())
 
 
+def planned_upload(model: Any, repo: str, *, public: bool = False, update: bool = False) -> Upload:
+    """Return what `push` would upload of a run, a folder or an artifact; needs neither the hub nor a token.
+
+    Raises:
+        FinetuneError: there is no such model, it has pickles or code, `repo` is not a name.
+    """
+    if not _REPO.fullmatch(repo) or len(repo) > _LONGEST_REPO or ".." in repo or "--" in repo:
+        raise FinetuneError(f"{repo!r} is not a name of a repository.", "Give ORG/NAME, as in my-team/my-model.")
+    folder = locate(model).folder
+    files = {name: (folder / name).stat().st_size for name in files_of(folder)}
+    return Upload(folder, repo, not public, update, files)
+
+
 def prepare_push(model: Any, repo: str, *, public: bool = False, update: bool = False) -> Upload:
-    """Return what `push` would upload of a run, a folder or an artifact; asks the hub, and changes nothing there.
+    """Return what `push` would upload, after asking the hub; changes nothing there.
 
     Without `update` the repository must not exist; with it, it must, and a public one needs `public`.
 
     Raises:
-        FinetuneError: there is no such model, it has pickles or code, `repo` is no name, there is no token.
+        FinetuneError: as `planned_upload`; there is no token.
         PushFailed: the hub cannot be reached or refuses the token; the repository exists, or does not.
     """
-    if not _REPO.fullmatch(repo) or len(repo) > _LONGEST_REPO or ".." in repo or "--" in repo:
-        raise FinetuneError(f"{repo!r} is no name of a repository.", "Give ORG/NAME, as in my-team/my-model.")
-    folder = locate(model).folder
-    files = {name: (folder / name).stat().st_size for name in files_of(folder)}
+    upload = planned_upload(model, repo, public=public, update=update)
     client = _Client(repo)
     exists, is_private = client.state()
     if exists and not update:
@@ -61,7 +76,7 @@ def prepare_push(model: Any, repo: str, *, public: bool = False, update: bool = 
         raise PushFailed(f"there is no repository {repo} to update.", "Check its name, or leave out --update.")
     if exists and not is_private and not public:
         raise PushFailed(f"the repository {repo} is public.", "Add --public to publish the model in it.")
-    return Upload(folder, repo, is_private if exists else not public, update, files)
+    return replace(upload, is_private=is_private) if exists else upload
 
 
 def push(upload: Upload) -> str:

@@ -28,4 +28,6 @@ def prompt_text(name: str | None, settings: InferenceSettings, model: str) -> st
         return ""
     known = sorted({"query", "document", *prompts})
     what = f"{model} has no prompt {name!r}; its prompts are {', '.join(known)}."
-    raise FinetuneError(what, did_you_mean(str(name), known) or "Choose one of them, or put the text before the items.")
+    raise FinetuneError(
+        what, did_you_mean(str(name), known) or "Choose one of them, or write its text in front of every item."
+    )

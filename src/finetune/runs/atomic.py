@@ -10,10 +10,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from finetune.errors import Refused
+from finetune.errors import CheckFailed, Problem, Refused
 
+PROBE = ".finetune-"  # the names of folders begin so that are made and removed to see whether that is possible
 _ELSEWHERE = "choose another folder with output_root=/path/to/a/disk."
 _REASONS = {
     errno.ENOSPC: ("the disk is full", f"free some space there, or {_ELSEWHERE}"),
@@ -44,12 +46,32 @@ def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> Refused:
 
 
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
+def explained(doing: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert any OSError in the `with` block by `explain`."""
     try:
         yield
     except OSError as error:
-        raise explain(error, doing) from error
+        raise explain(error, doing, elsewhere) from error
+
+
+def check_writable(folder: Path, key: str, elsewhere: str) -> None:
+    """Check that files can be written to a folder, or that it can be created; leaves nothing behind.
+
+    Raises:
+        CheckFailed: the operating system refuses; `key` is the setting that names the folder, and `elsewhere` is as in
+            `explain`.
+    """
+    existing = folder = folder.absolute()
+    try:
+        while not existing.exists():
+            existing = existing.parent
+        with TemporaryDirectory(prefix=PROBE, dir=existing):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # in /proc, for example
+            error = OSError(errno.EPERM, os.strerror(errno.EPERM))
+        refused = explain(error, f"write to {existing}", elsewhere)
+        raise CheckFailed([Problem(key, refused.what, refused.advice)]) from error
 
 
 @contextmanager
@@ -78,16 +100,16 @@ def open_atomically(path: Path, draft: Path | None = None, elsewhere: str = _ELS
         draft.unlink(missing_ok=True)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str, elsewhere: str = _ELSEWHERE) -> None:
     """Replace a UTF-8 file as `open_atomically` does."""
-    with open_atomically(path) as file:
+    with open_atomically(path, elsewhere=elsewhere) as file:
         # Names from the command line may contain bytes that are not UTF-8 (lone surrogates).
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
-def write_json_atomically(path: Path, content: Any) -> None:
+def write_json_atomically(path: Path, content: Any, elsewhere: str = _ELSEWHERE) -> None:
     """Write `content` as strict JSON (see `to_json`), indented."""
-    write_text_atomically(path, to_json(content, indent=2) + "\n")
+    write_text_atomically(path, to_json(content, indent=2) + "\n", elsewhere)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
             options = replace(options, delimiter=sep.delimiter)
     rows_with_commas = list(islice(_rows(text, Dialect(",")), 1))
     if not rows_with_commas:
-        fail("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
+        fail("data.path", f"'{file.shown}' is empty.", "Name a file with rows.")
     dialect = _dialect_of_first_file(like, text, is_whole)
     if dialect is None:
         dialect = _dialect(text, is_whole, file, options, 1 + lines_before)
@@ -92,7 +92,7 @@ def read_head(file: DataFile, options: ReadOptions, like: CsvHead | None = None)
         names, rows = first.cells, sample[1:]
         check_unique_names(names, location, "the header")
         if len(first_two) == 1:
-            fail(location, "there is a header and nothing below it.", "It needs at least two rows.")
+            fail(location, "there is a header and nothing below it.", "Write at least one row below it.")
     below = [tuple(row) for row in rows if len(row) == len(names)]
     notations = _notations(names, below, dialect, options)
     notes = _notes(file, dialect, named, options, sep, notations)

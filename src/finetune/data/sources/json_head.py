@@ -65,7 +65,7 @@ def read_json_head(file: DataFile, encoding: str, header: bool | str, allow_sing
         text = stream.read(HEAD_CHARACTERS)
     start = text.lstrip()
     if not start:
-        fail("data.path", f"'{file.shown}' is empty.", "It needs at least two rows.")
+        fail("data.path", f"'{file.shown}' is empty.", "Name a file with rows.")
     line_values = list(_values_by_line(text, is_whole=len(text) < HEAD_CHARACTERS))
     if not start.startswith("["):
         objects = _objects(line_values)
