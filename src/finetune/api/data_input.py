@@ -46,6 +46,26 @@ def with_data(data: Any, arguments: Arguments) -> Iterator[Arguments]:
         yield chosen
 
 
+def as_corpus(data: Any) -> tuple[Any, dict[str, Any]]:
+    """Return data as `finetune.embed.run.embed` takes it, and how it is read if `build_dataset` returned it.
+
+    The columns of a data set are those of a training; a corpus has others.
+    """
+    from finetune.api.local_dataset import LocalDataset
+    from finetune.config.overrides import parse
+    from finetune.data.keys import keys_affecting
+    from finetune.data.sources.snapshot import Snapshot
+
+    options: dict[str, Any] = {}
+    if isinstance(data, LocalDataset):
+        found = {each.key_or_group.removeprefix("data."): each.value() for each in parse(data.overrides)[0]}
+        options = {key: found[key] for key in (*keys_affecting("parsing"), "on_bad_rows", "limit") if key in found}
+        data = data.content
+    if isinstance(data, Snapshot):
+        data = data.table
+    return data, options
+
+
 def is_path(data: Any) -> bool:
     """Return whether `data` names files: a path, a URL, a pattern, or a list of them."""
     if isinstance(data, str | Path):
