@@ -90,6 +90,8 @@ def open_in_memory(what: Any, key: str = KEY) -> TableSource:
         return memory.from_pandas(what)
     if library == "polars" and hasattr(what, "collect"):
         what = what.collect()
+    if library == "polars" and hasattr(what, "columns"):
+        return memory.from_polars(what)
     if hasattr(what, "__arrow_c_stream__") and not hasattr(what, "iloc"):
         return memory.from_arrow(what, f"the {library} {type(what).__name__}")
     if isinstance(what, Mapping):
