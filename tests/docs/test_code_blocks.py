@@ -16,7 +16,7 @@ from finetune.config.check import check as check_config
 from finetune.config.command_line import Arguments
 from finetune.runs.failure_causes import Cause
 from finetune.sweep.search_space import read_search_space
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_finetune, run_train
 from tests.docs.pages import PAGES, blocks_of, training_overrides, write_files
 
 EXAMPLES_OF_MISTAKES = ("trainer.max_epcohs=3",)
@@ -75,26 +75,34 @@ def check_verb(words: list[str], executed: bool) -> None:
             assert word.partition("=")[0] in shown.output, words
 
 
+# Words of a command that does not train for long by itself.
+SHORT = ("trainer.max_steps=", "debug=", "check=", "--cfg")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_can_be_executed(page, tmp_path):
+    """Execute the blocks of a page one after another; a training stops after two steps."""
     write_files(page, tmp_path)
-    (tmp_path / "train.py").write_text((ROOT / "train.py").read_text())
     for block in blocks_of(page):
         if block.language == "bash":
-            script = (
-                f'set -e\npython() {{ {sys.executable} "$@"; }}\nfinetune() {{ {sys.executable} -m finetune "$@"; }}\n'
-            )
-            done = subprocess.run(
-                ["bash", "-c", script + block.text], cwd=tmp_path, capture_output=True, text=True, check=False
-            )
+            done = [execute(words, tmp_path) for words in block.commands()]
         elif block.language == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False
-            )
+            words = [sys.executable, "-c", block.text]
+            done = [subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)]
         else:
             continue
-        assert done.returncode == 0, block.text + done.stdout[-2000:] + done.stderr[-2000:]
+        for each in done:
+            assert each.returncode == 0, block.text + each.stdout[-2000:] + each.stderr[-2000:]
+
+
+def execute(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    if training_overrides(words) is not None and not any(word.startswith(SHORT) for word in words):
+        words = [*words, "trainer.max_steps=2"]
+    if words[:2] == ["python", "train.py"]:
+        return run_train(*words[2:], cwd=folder)
+    assert words[0] == "finetune"
+    return run_finetune(*words[1:], cwd=folder)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
