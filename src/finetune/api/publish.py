@@ -49,7 +49,7 @@ def export(
     """
     from finetune.api.isolation import isolated
 
-    formats = [format] if isinstance(format, str) else list(format)
+    formats = list(format) if isinstance(format, list | tuple) else [str(format)]
     with isolated(quiet=not show_progress):
         from finetune.formats.export import export_model
 

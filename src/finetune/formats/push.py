@@ -49,7 +49,8 @@ def prepare_push(model: Any, repo: str, *, public: bool = False, update: bool = 
         FinetuneError: there is no such model, it has pickles or code, `repo` is no name, there is no token.
         PushFailed: the hub cannot be reached or refuses the token; the repository exists, or does not.
     """
-    if not _REPO.fullmatch(repo) or len(repo) > _LONGEST_REPO or ".." in repo or "--" in repo:
+    is_name = isinstance(repo, str) and _REPO.fullmatch(repo) and len(repo) <= _LONGEST_REPO
+    if not is_name or ".." in repo or "--" in repo:
         raise FinetuneError(f"{repo!r} is no name of a repository.", "Give ORG/NAME, as in my-team/my-model.")
     folder = locate(model).folder
     files = {name: (folder / name).stat().st_size for name in files_of(folder)}

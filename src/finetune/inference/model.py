@@ -220,8 +220,7 @@ class Model:
             FinetuneError: as `encode` and `similarity` raise; the corpus is empty; the model scores pairs.
         """
         self._check_embeds()
-        if k < 1:
-            raise FinetuneError(f"k={k} is no number of documents.", "Ask for at least one.")
+        searching.check_count(k)
         queries_QD = searching.as_vectors(queries, "queries") if _is_matrix(queries) else None
         if queries_QD is None:
             queries_QD = self.encode(queries, "query", precision="float32")

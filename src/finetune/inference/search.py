@@ -51,6 +51,12 @@ def as_vectors(values: Any, what: str) -> Floats:
     return vectors
 
 
+def check_count(k: Any) -> None:
+    """Raise FinetuneError if `k` is no number of documents to return."""
+    if not isinstance(k, int) or k < 1:
+        raise FinetuneError(f"k={k!r} is no number of documents.", "Ask for at least one.")
+
+
 def check_widths(a_ND: Floats, b_MD: Floats) -> None:
     """Raise FinetuneError if two matrices of embeddings differ in width."""
     if a_ND.shape[1] != b_MD.shape[1]:

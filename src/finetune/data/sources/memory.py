@@ -264,7 +264,7 @@ def from_rows(rows: Sequence[Any]) -> TableSource:
         return _from_dicts(rows)
     if not any(_is_tuple(row) for row in rows):
         content = f"a {type(rows[0]).__name__}" if rows else "nothing"
-        advice = 'A row is a dict such as {"anchor": "...", "positive": "..."}, or a tuple such as ("...", "...").'
+        advice = 'A row is a dict such as {"question": "...", "text": "..."}, or a tuple such as ("...", "...").'
         fail(KEY, f"{_ROWS} holds {content}, and no dict.", advice)
     return _from_tuples(rows)
 
