@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from finetune.api.fit import create_training_run, fit
     from finetune.api.local_dataset import LocalDataset
     from finetune.api.protocols import Client, Dataset, Experiment, Run, Sweep
+    from finetune.api.publish import export, push
     from finetune.api.report import Report
     from finetune.api.run import LocalRun
     from finetune.api.run_status import RunStatus
     from finetune.api.sweeps import LocalSweep, sweep
     from finetune.api.table import Table
+    from finetune.api.vectors import embed, search_vectors
     from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunFailed, WaitTimeout
     from finetune.inference.known_models import describe_models, list_models
     from finetune.inference.load import build_model, get_model
@@ -75,7 +77,9 @@ __all__ = [
     "delete_experiment",
     "delete_run",
     "describe_models",
+    "embed",
     "evaluate",
+    "export",
     "fit",
     "get_experiment",
     "get_model",
@@ -83,7 +87,9 @@ __all__ = [
     "list_experiments",
     "list_models",
     "list_runs",
+    "push",
     "runs",
+    "search_vectors",
     "sweep",
 ]
 
@@ -106,11 +112,13 @@ _MODULES = {
     "finetune.api.fit": ("create_training_run", "fit"),
     "finetune.api.local_dataset": ("LocalDataset",),
     "finetune.api.protocols": ("Client", "Dataset", "Experiment", "Run", "Sweep"),
+    "finetune.api.publish": ("push",),
     "finetune.api.report": ("Report",),
     "finetune.api.run": ("LocalRun",),
     "finetune.api.run_status": ("RunStatus",),
     "finetune.api.sweeps": ("LocalSweep",),
     "finetune.api.table": ("Table",),
+    "finetune.api.vectors": ("search_vectors",),
     "finetune.inference.known_models": ("describe_models", "list_models"),
     "finetune.inference.load": ("build_model", "get_model"),
     "finetune.inference.model": ("Model",),
@@ -118,7 +126,7 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 # Packages that can be called (`callable_package.py`).
-_PACKAGES = ("runs", "sweep")
+_PACKAGES = ("embed", "export", "runs", "sweep")
 
 
 def __getattr__(name: str) -> Any:

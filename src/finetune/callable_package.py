@@ -1,4 +1,4 @@
-"""Subpackages that have the name of a function of the API: `finetune.runs(...)`, `finetune.sweep(...)`.
+"""Subpackages that have the name of a function of the API, such as `finetune.runs(...)` and `finetune.embed(...)`.
 
 Python sets a subpackage as an attribute of its package when it is imported, so a function of the same name would be
 replaced by it. A subpackage that can be called is both.

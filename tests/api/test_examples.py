@@ -1,15 +1,17 @@
 """The examples in the docstrings of the API, run in a folder with a tiny model, a data file and a finished run."""
 
 import doctest
-import importlib
 import shutil
+from importlib import import_module
 
 import pytest
 
 import finetune
 
-FUNCTIONS = [getattr(finetune, name) for name in finetune.__all__ if name not in ("__version__", "runs", "sweep")]
-FUNCTIONS.append(importlib.import_module("finetune.api.sweeps").sweep)
+# Functions with the name of a package that can be called; `runs` is `list_runs`.
+OF_PACKAGES = {"embed": "vectors", "export": "publish", "sweep": "sweeps"}
+FUNCTIONS = [getattr(finetune, name) for name in finetune.__all__ if name not in ("__version__", "runs", *OF_PACKAGES)]
+FUNCTIONS += [getattr(import_module(f"finetune.api.{module}"), name) for name, module in OF_PACKAGES.items()]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -6,14 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import finetune
 from finetune.api.progress import Progress
 from finetune.api.run_status import RunStatus
+from finetune.data.sources.snapshot import snapshot
 from finetune.runs.directory import RunDirectory
-from tests.api.conftest import words
+from tests.api.conftest import no_data, words
+from tests.models.tiny import tiny
 
 SCRIPT = """
 import json, sys, finetune
@@ -196,3 +201,14 @@ def test_a_sweep_is_started_and_ranked(folder, tiny_model, capsys):
     assert len(list((folder / "outputs/.data").iterdir())) == 1
     finetune.delete_experiment("two")
     assert list((folder / "outputs").iterdir()) == []
+
+
+def test_images_in_memory_are_kept_with_the_run_by_their_content(folder):
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 255, (9, 9, 3), dtype=np.uint8) for _ in range(20)]
+    rows = [{"anchor": Image.fromarray(array), "positive": f"red {n}"} for n, array in enumerate(pixels)]
+    run = finetune.fit(*no_data(tiny("clip", folder / "clip"), "model=clip"), data=rows)
+    assert run.status.state == "finished"
+    assert run.model().encode(pixels).shape == (20, 24)
+    arrays = [row | {"anchor": array} for row, array in zip(rows, pixels, strict=True)]
+    assert Path(run.data["path"]).stem == snapshot(arrays).digest[:32]

@@ -16,7 +16,7 @@ from finetune.config.check import check as check_config
 from finetune.config.command_line import Arguments
 from finetune.runs.failure_causes import Cause
 from finetune.sweep.search_space import read_search_space
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_finetune, run_train
 from tests.docs.pages import PAGES, blocks_of, training_overrides, write_files
 
 EXAMPLES_OF_MISTAKES = ("trainer.max_epcohs=3",)
@@ -75,26 +75,41 @@ def check_verb(words: list[str], executed: bool) -> None:
             assert word.partition("=")[0] in shown.output, words
 
 
+# Commands with such a word train only a little.
+SHORT = ("trainer.max_steps=", "debug=", "check=", "--cfg")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_can_be_executed(page, tmp_path):
+    """Execute the commands and programs of a page one after another.
+
+    A training stops after two steps, and is not evaluated on the bundled general set, which takes longer than the rest.
+    """
     write_files(page, tmp_path)
-    (tmp_path / "train.py").write_text((ROOT / "train.py").read_text())
     for block in blocks_of(page):
         if block.language == "bash":
-            script = (
-                f'set -e\npython() {{ {sys.executable} "$@"; }}\nfinetune() {{ {sys.executable} -m finetune "$@"; }}\n'
-            )
-            done = subprocess.run(
-                ["bash", "-c", script + block.text], cwd=tmp_path, capture_output=True, text=True, check=False
-            )
+            for words in block.commands():
+                check_done(execute(words, tmp_path), " ".join(words))
         elif block.language == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False
-            )
-        else:
-            continue
-        assert done.returncode == 0, block.text + done.stdout[-2000:] + done.stderr[-2000:]
+            words = [sys.executable, "-c", block.text]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+            check_done(done, block.text)
+
+
+def execute(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    if training_overrides(words) is not None and not any(word.startswith(SHORT) for word in words):
+        words = [*words, "trainer.max_steps=2"]
+        if not any(word.startswith("evaluation") for word in words):
+            words.append("evaluation=fitting")
+    if words[:2] == ["python", "train.py"]:
+        return run_train(*words[2:], cwd=folder)
+    assert words[0] == "finetune"
+    return run_finetune(*words[1:], cwd=folder)
+
+
+def check_done(done: subprocess.CompletedProcess[str], shown: str) -> None:
+    assert done.returncode == 0, f"{shown}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 from finetune.doctor import devices, packages, services
 from finetune.doctor.devices import device_findings, findings_of
 from finetune.doctor.diagnose import diagnose
-from finetune.doctor.issue_report import redact
 from finetune.doctor.machine import disk_findings
+from finetune.doctor.redact import redact
 from tests.runs.made import make_run
 
 FACTS = {
@@ -96,8 +96,50 @@ def test_a_report_has_the_run_and_no_secrets(tmp_path):
         assert hidden not in done.stdout
 
 
-def test_words_that_are_no_secrets_stay():
-    text = "lr=1e-4 tokens=128 sk-learn monkey=3 0.1234 /data/file.csv"
+SECRETS = {
+    "WANDB_API_KEY": "a1b2c3d4e5f6",
+    "HF_TOKEN": "hf_" + "Q" * 30,
+    "HTTPS_PROXY": "http://joe:s3cr%40tpass@proxy.corp:3128",
+    "MLFLOW_TRACKING_URI": "https://ml:trackpass@mlflow.corp:5000",
+    "MLFLOW_TRACKING_PASSWORD": "other pass",
+    "HF_ENDPOINT": "https://user:mirrorpass@localhost:1",
+}
+PARTS = ("a1b2c3", "QQQ", "s3cr", "trackpass", "other pass", "mirrorpass")
+
+
+def test_a_report_has_no_secret_of_the_environment_wherever_it_was_printed(tmp_path):
+    run = make_run(tmp_path / "outputs", "e/broken", "failed", reason="refused: s3cr@tpass")
+    run.overrides_path.write_text("- 'logger.mlflow.tracking_uri=https://ml:trackpass@mlflow.corp:5000'\n")
+    run.log_path.write_text("\n".join(["the log", *SECRETS.values(), "trackpass alone", "the end"]))
+    done = doctor("--report", "broken", "--network", cwd=tmp_path, **SECRETS)
+    assert "mlflow.corp:5000" in done.stdout and "the end" in done.stdout and "proxy.corp" in done.stdout
+    assert not [part for part in PARTS if part in done.stdout + done.stderr], done.stdout
+    for words in (["--network"], ["--network", "--json"]):
+        done = doctor(*words, cwd=tmp_path, **SECRETS)
+        assert "does not answer" in done.stdout
+        assert not [part for part in PARTS if part in done.stdout + done.stderr], done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://token123@github.com/x", "https://(hidden)@github.com/x"),
+        ("s3://key:secret@bucket/x, 3", "s3://(hidden)@bucket/x, 3"),
+        ("https://host/x.csv?X-Amz-Signature=deadbeef&y=1 next", "https://host/x.csv?(hidden) next"),
+        ("Authorization: Basic bWw6dHJhY2twdw==", "Authorization: Basic (hidden)"),
+        ("{'token': 'a b', 'password': \"c d\"}", "{'token': (hidden), 'password': (hidden)}"),
+        (f"key {'0a' * 20}.", "key (hidden)."),
+        ("eyJhbGciOiJI.eyJzdWIi.dozjgNry-P4 end", "(hidden) end"),
+    ],
+)
+def test_what_looks_like_a_credential_is_hidden(text, shown):
+    assert redact(text) == shown
+
+
+def test_words_that_are_no_secrets_stay(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
+    monkeypatch.setenv("SHORT_TOKEN", "lr")
+    text = "lr=1e-4 tokens=128 sk-learn monkey=3 0.1234 /data/file.csv parallel https://host/a@b me@host"
     assert redact(text) == text
 
 

@@ -317,6 +317,13 @@ def test_unknown_settings_and_values_are_refused_with_the_nearest_right_one():
         ([{"text": "a"}], {"prompt": "nope"}, "no prompt 'nope'"),
         ([{"text": None}, {"text": "a"}], {}, "data.on_bad_rows"),
         ([{"text": ["a"]}], {}, "lists"),
+        ([{"text": 3.5}], {}, "'text' of the list of rows holds numbers or dates"),
+        (
+            pd.DataFrame({"text": pd.to_datetime(["2020-01-01"])}),
+            {},
+            "'text' of the pandas frame holds numbers or dates",
+        ),
+        ("", {}, "data.path: is not set"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(folder, tmp_path, monkeypatch, data, settings, message):

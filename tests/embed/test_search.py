@@ -81,8 +81,11 @@ def test_the_command_prints_a_table_or_json(vectors):
 
 
 def test_mistakes_are_one_sentence(folder, tiny_model, vectors, tmp_path):
-    with pytest.raises(FinetuneError, match="k=0"):
-        search_folder(vectors, "red", 0, device="cpu")
+    for k in (0, "x"):
+        with pytest.raises(FinetuneError, match=f"k={k!r} is no number"):
+            search_folder(vectors, "red", k, device="cpu")
+    with pytest.raises(FinetuneError, match="given by a NoneType"):
+        search_folder(None, "red", device="cpu")
     with pytest.raises(FinetuneError, match="has no index"):
         search_folder(vectors, "red", index=True, device="cpu")
     with pytest.raises(FinetuneError, match="no prompt 'nope'"):

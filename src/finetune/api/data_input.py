@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import glob
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.data.paths import names_files
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def with_data(data: Any, arguments: Arguments) -> Iterator[Arguments]:
         yield arguments
         return
     _check_chosen_once(arguments)
-    if is_path(data):
+    if names_files(data):
         yield _choose(arguments, data)
         return
     held = data if isinstance(data, Snapshot) else snapshot(data)
@@ -46,11 +49,36 @@ def with_data(data: Any, arguments: Arguments) -> Iterator[Arguments]:
         yield chosen
 
 
-def is_path(data: Any) -> bool:
-    """Return whether `data` names files: a path, a URL, a pattern, or a list of them."""
-    if isinstance(data, str | Path):
-        return True
-    return isinstance(data, Sequence) and bool(data) and all(isinstance(path, str | Path) for path in data)
+def as_corpus(data: Any) -> tuple[Any, dict[str, Any]]:
+    """Return data as `finetune.embed.run.embed` takes it, and how it is read if `build_dataset` returned it.
+
+    The columns of a data set are those of a training; a corpus has others.
+
+    Raises:
+        CheckFailed: it is a list of texts.
+    """
+    from finetune.api.local_dataset import LocalDataset
+    from finetune.config.overrides import parse
+    from finetune.data.bad_rows import cut
+    from finetune.data.keys import keys_affecting
+    from finetune.data.sources.snapshot import Snapshot
+
+    options: dict[str, Any] = {}
+    if names_files(data) and isinstance(data, list | tuple) and not any(map(_may_be_file, data)):
+        what = f"a list of texts names files, and there is no file '{cut(str(data[0]))}'."
+        advice = 'Give texts as rows, [{"text": "..."}], or as a column, {"text": texts}.'
+        raise CheckFailed([Problem("data", what, advice)])
+    if isinstance(data, LocalDataset):
+        found = {each.key_or_group.removeprefix("data."): each.value() for each in parse(data.overrides)[0]}
+        options = {key: found[key] for key in (*keys_affecting("parsing"), "on_bad_rows", "limit") if key in found}
+        data = data.content
+    if isinstance(data, Snapshot):
+        data = data.table
+    return data, options
+
+
+def _may_be_file(path: str | Path) -> bool:
+    return "://" in str(path) or glob.has_magic(str(path)) or os.path.exists(path)  # noqa: PTH110 False for any text
 
 
 def _check_chosen_once(arguments: Arguments) -> None:
@@ -105,7 +133,7 @@ def _check_items(held: Snapshot, arguments: Arguments) -> None:
 
     cfg = compose(arguments.overrides, arguments.config_dir, arguments.config_name)
     for settings in data_settings(cfg).source_settings():
-        problems = number_problems(held.table, open_with(settings).roles.items, held.shown)
+        problems = number_problems(held.table.schema, open_with(settings).roles.items, held.shown)
         if problems:
             raise CheckFailed(problems)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.api.local_dataset import LocalDataset
 from finetune.api.table import Table
+from finetune.data.paths import names_files
 from finetune.errors import CheckFailed, Problem
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build_dataset(
         >>> finetune.build_dataset(rows).columns["role"]
         ['anchor', 'positive', 'score']
     """
-    from finetune.api.data_input import is_path, with_data
+    from finetune.api.data_input import with_data
     from finetune.api.isolation import arguments_of, isolated
     from finetune.config.command_line import key_of
 
@@ -54,7 +55,7 @@ def build_dataset(
         from finetune.data.sources.snapshot import snapshot
         from finetune.preflight.check import check_quickly
 
-        content = data if is_path(data) else snapshot(data)
+        content = data if names_files(data) else snapshot(data)
         with with_data(content, arguments_of(chosen, config_dir, config_name)) as arguments:
             cfg, problems = check_quickly(arguments, arguments.overrides)
             if cfg is None or problems:

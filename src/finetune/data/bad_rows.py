@@ -28,6 +28,8 @@ ADVICE = {
     "row": "Every row must be a dict, or a tuple of as many values.",
     "array": 'Every row must be an array of as many values, such as ["...", "..."].',
     "type": "Every row of a column must be of the same kind.",
+    "unsupported": "Give text, numbers, lists of numbers, paths, images of Pillow, or arrays (height, width, 3) of "
+    "uint8.",
     "empty": "Every row needs it.",
     "negative": "A negative must be a wrong answer.",
     "same": "Nothing can be learned from such a pair.",

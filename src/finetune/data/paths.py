@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from finetune.config.home import expand_home
 from finetune.data.beir_folder import beir_inside
@@ -13,6 +15,13 @@ from finetune.errors import CheckFailed, Problem
 
 SHIPPED = "shipped://"
 _DATA = {".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".npy", ".npz"}
+
+
+def names_files(data: Any) -> bool:
+    """Return whether `data` names files: a path, a URL, a pattern, or a list of them; other data is in memory."""
+    if isinstance(data, str | Path):
+        return True
+    return isinstance(data, Sequence) and bool(data) and all(isinstance(path, str | Path) for path in data)
 
 
 def resolve(path: str, key: str = "data.path") -> Path:

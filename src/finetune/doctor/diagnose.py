@@ -9,6 +9,7 @@ from finetune.doctor.devices import device_findings
 from finetune.doctor.finding import Finding
 from finetune.doctor.machine import disk_findings, limit_findings, locale_findings, memory_findings
 from finetune.doctor.packages import package_findings, python_findings
+from finetune.doctor.redact import hide_credentials
 from finetune.doctor.services import hub_findings, slurm_findings, tracker_findings
 
 
@@ -35,5 +36,5 @@ def diagnose(output_root: Path, *, network: bool = False) -> Iterator[Finding]:
         try:
             yield from findings()
         except Exception as error:  # a broken installation is what this command is for
-            text = f"it cannot be examined: {type(error).__name__}: {error}"
+            text = hide_credentials(f"it cannot be examined: {type(error).__name__}: {error}")
             yield Finding(topic, "check", "wrong", text, "Is the installation complete?")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.doctor.finding import Finding
+from finetune.doctor.redact import hide_credentials
 from finetune.runs.jobs import call_slurm
 
 _SLURM_COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
@@ -30,21 +31,25 @@ def hub_findings(*, network: bool) -> Iterator[Finding]:
 
 
 def _reachable(endpoint: str) -> Finding:
+    import http.client
     import urllib.error
     import urllib.request
 
-    request = urllib.request.Request(endpoint, method="HEAD")
+    shown = hide_credentials(endpoint)
     try:
+        request = urllib.request.Request(endpoint, method="HEAD")
         with urllib.request.urlopen(request, timeout=_SECONDS):
-            return Finding("hub", "reachable", "fine", endpoint)
+            return Finding("hub", "reachable", "fine", shown)
     except urllib.error.HTTPError as error:
-        return Finding("hub", "reachable", "fine", f"{endpoint} (it answered {error.code})")
-    except (OSError, ValueError) as error:
+        return Finding("hub", "reachable", "fine", f"{shown} (it answered {error.code})")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         advice = (
             "Without a network, give a folder as model.name; behind a proxy, set HTTPS_PROXY; a mirror: HF_ENDPOINT."
         )
-        return Finding("hub", "reachable", "doubtful", f"{endpoint} does not answer: {reason}.", advice)
+        return Finding(
+            "hub", "reachable", "doubtful", f"{shown} does not answer: {hide_credentials(str(reason))}.", advice
+        )
 
 
 def tracker_findings() -> Iterator[Finding]:

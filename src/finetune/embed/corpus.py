@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 
 from finetune.data.bad_rows import BadRows
 from finetune.data.beir_folder import corpus_files
-from finetune.data.paths import resolve
+from finetune.data.paths import names_files, resolve
 from finetune.data.schema.columns import to_texts
-from finetune.data.source import Reading, Source, stream
+from finetune.data.source import Head, Reading, Source, stream
 from finetune.data.sources.open import open_source
 from finetune.data.sources.passage_columns import join_titles
+from finetune.data.sources.snapshot import number_problems
 from finetune.embed.columns import CorpusColumns, find_columns
 from finetune.embed.settings import DataSettings, EmbedSettings
 from finetune.errors import CheckFailed, Problem
@@ -98,11 +99,27 @@ def open_corpus(data: DataSettings, settings: EmbedSettings) -> Corpus:
     source = open_source(_documents(data.path), data.read)
     head = source.head()
     columns = find_columns(head, data.columns, settings.kept_columns, f"'{source.shown}'")
+    if not names_files(data.path):
+        _check_no_numbers(head, columns.texts, source.shown)
     for name in columns.keep:
         if name in (ID, VECTOR):
             what = f"the column '{name}' would have the name of one that is written anyway."
             raise CheckFailed([Problem("keep", what, "Leave it out, or rename it in the data.")])
     return Corpus(source, columns, data.limit)
+
+
+def _check_no_numbers(head: Head, texts: Sequence[str], shown: str) -> None:
+    """Raise CheckFailed if a column of texts of a table in memory holds numbers or dates."""
+    kinds = {}
+    for name in texts:
+        place = head.names.index(name)
+        try:
+            kinds[name] = pa.array([row[place] for row in head.sample]).type
+        except (pa.ArrowException, TypeError, ValueError):  # values of several types are reported as bad rows
+            kinds[name] = pa.null()
+    problems = number_problems(pa.schema(list(kinds.items())), texts, shown)
+    if problems:
+        raise CheckFailed(problems)
 
 
 def _documents(path: Any) -> Any:

@@ -67,8 +67,10 @@ def embed(
         >>> done.rows
         1
     """
-    of_data = {"path": data, "columns": columns, "on_bad_rows": on_bad_rows, "limit": limit, **(data_options or {})}
-    return embed_corpus(model, *checked_settings({**settings, "out": str(out), "data": of_data}))
+    path = str(data) if isinstance(data, Path) else data
+    of_data = {"path": path, "columns": columns, "on_bad_rows": on_bad_rows, "limit": limit, **(data_options or {})}
+    folder = str(out) if isinstance(out, Path) else out
+    return embed_corpus(model, *checked_settings({**settings, "out": folder, "data": of_data}))
 
 
 def embed_corpus(model: Any, data: DataSettings, settings: EmbedSettings) -> Embedded:

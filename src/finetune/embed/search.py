@@ -23,7 +23,7 @@ from finetune.inference.devices import Device
 from finetune.inference.load import get_model
 from finetune.inference.model import Model
 from finetune.inference.quantize import Floats
-from finetune.inference.search import search
+from finetune.inference.search import check_count, search
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,14 @@ def search_folder(
         FinetuneError: the folder has no complete vectors or no index, the model is another one; the query is empty, or
             k is below 1.
     """
+    check_count(k)
+    if not isinstance(folder, str | Path):
+        what = f"a folder of vectors is given by a {type(folder).__name__}: {folder!r:.80}."
+        raise FinetuneError(what, "Give the path of a folder that finetune.embed wrote.")
     out = expand_home(folder)
     manifest = complete_manifest(out)
     if not query.strip():
         raise FinetuneError("the query is empty.", "Write the text to search for.")
-    if k < 1:
-        raise FinetuneError(f"k={k} is no number of documents.", "Ask for at least one.")
     if index:
         check_index(out)
     query_1D, loaded = _embed_query(manifest, query, prompt, model, device)

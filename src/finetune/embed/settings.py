@@ -126,7 +126,8 @@ def _types() -> dict[str, Any]:
 
 def _problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     types = _types()
-    if values.get("data.path") is None:
+    path = values.get("data.path")
+    if path is None or (isinstance(path, str) and not path):
         yield Problem("data.path", "is not set.", "Name the corpus: data.path=corpus.parquet")
     if values.get("out") is None:
         yield Problem("out", "is not set.", "Name the folder for the vectors: out=vectors")

@@ -71,7 +71,7 @@ def export_model(
         >>> result.formats["onnx"].difference.largest < 1e-4  # doctest: +SKIP
         True
     """
-    targets = [target_of(name) for name in dict.fromkeys(formats)]
+    targets = [target_of(name) for name in dict.fromkeys(map(str, formats))]
     out = Path(out) if out is not None else None
     _check_request(targets, out, max_loss)
     location = locate(model)
@@ -94,8 +94,8 @@ def export_model(
 def _check_request(targets: Sequence[Target], out: Path | None, max_loss: float) -> None:
     if not targets:
         raise FinetuneError("no format was given.", "Give one, such as onnx.")
-    if not max_loss >= 0:
-        raise FinetuneError(f"--max-loss {max_loss} is no loss of a metric.", "Give a number from 0, such as 0.01.")
+    if not isinstance(max_loss, int | float) or not max_loss >= 0:
+        raise FinetuneError(f"max-loss={max_loss!r} is no loss of a metric.", "Give a number from 0, such as 0.01.")
     weights = [target.name for target in targets if target.runtime == "safetensors"]
     if out is not None and weights and len(targets) > 1:
         what = f"--out takes the folder of {weights[0]}, which cannot hold other formats too."

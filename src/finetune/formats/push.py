@@ -51,7 +51,8 @@ def planned_upload(model: Any, repo: str, *, public: bool = False, update: bool 
     Raises:
         FinetuneError: there is no such model, it has pickles or code, `repo` is not a name.
     """
-    if not _REPO.fullmatch(repo) or len(repo) > _LONGEST_REPO or ".." in repo or "--" in repo:
+    is_name = isinstance(repo, str) and _REPO.fullmatch(repo) and len(repo) <= _LONGEST_REPO
+    if not is_name or ".." in repo or "--" in repo:
         raise FinetuneError(f"{repo!r} is not a name of a repository.", "Give ORG/NAME, as in my-team/my-model.")
     folder = locate(model).folder
     files = {name: (folder / name).stat().st_size for name in files_of(folder)}

@@ -236,7 +236,7 @@ class Model:
             FinetuneError: as `encode` and `similarity` raise; the corpus is empty; the model scores pairs.
         """
         self._check_embeds()
-        _check_k(k)
+        searching.check_count(k)
         queries_QD = searching.as_vectors(queries, "queries") if _is_matrix(queries) else None
         if queries_QD is None:
             queries_QD = self.encode(queries, "query", precision="float32")
@@ -270,7 +270,7 @@ class Model:
             FinetuneError: the query is no text, or a document is none; `k` is no whole number from 1.
         """
         if k is not None:
-            _check_k(k)
+            searching.check_count(k)
         check_items(documents, "documents")
         texts = as_texts(documents, "documents")
         query = as_texts([query], "query")[0].as_py()
@@ -359,11 +359,6 @@ class Model:
         if self.scores_pairs:
             what = f"{self.name} scores pairs of texts and makes no embeddings to search in."
             raise ModelError(what, "Use model.rerank(query, documents), or a model that embeds texts.")
-
-
-def _check_k(k: Any) -> None:
-    if not is_whole_number(k):
-        raise FinetuneError(f"k={k!r} is no number of documents.", "Give a whole number, at least 1.")
 
 
 def _is_matrix(values: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from finetune.arguments import is_whole_number
 from finetune.data.arrays import Ints
 from finetune.errors import FinetuneError
 from finetune.evaluation.search import top_k
@@ -49,6 +50,12 @@ def as_vectors(values: Any, what: str) -> Floats:
         if bad:
             raise FinetuneError(f"{bad} rows of {what} are not finite (NaN or infinite).", "Leave such vectors out.")
     return vectors
+
+
+def check_count(k: Any) -> None:
+    """Raise FinetuneError if `k` is no number of documents to return."""
+    if not is_whole_number(k):
+        raise FinetuneError(f"k={k!r} is not a number of documents.", "Give a whole number, at least 1.")
 
 
 def check_widths(a_ND: Floats, b_MD: Floats) -> None:

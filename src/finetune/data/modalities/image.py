@@ -107,6 +107,26 @@ def data_uri(content: bytes) -> str:
     return f"data:image/*;base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def as_file(image: Any) -> bytes:
+    """Return an image of Pillow, or an array of pixels (height, width, 3) of uint8, as a PNG of what `load` returns.
+
+    An image that cannot be read becomes one that is reported as damaged.
+
+    Raises:
+        FinetuneError: Pillow is not installed.
+    """
+    _check_pillow()
+    from PIL import Image
+
+    file = io.BytesIO()
+    try:
+        found = image if hasattr(image, "convert") else Image.fromarray(np.asarray(image))
+        upright_rgb(found).save(file, "PNG", compress_level=1)
+    except Exception:  # decoders raise errors of many types for invalid data
+        return MAGIC[0]
+    return file.getvalue()
+
+
 def upright_rgb(image: Image) -> Image:
     """Return an image of Pillow as `load` does: in RGB, EXIF orientation applied, transparency on white."""
     from PIL import ImageOps

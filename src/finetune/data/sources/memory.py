@@ -1,4 +1,7 @@
-"""Tables in memory: Arrow tables, pandas and Polars data frames, dicts of columns, lists of dicts or of tuples."""
+"""Tables in memory: Arrow tables, pandas and Polars data frames, dicts of columns, lists of dicts or of tuples.
+
+Images of Pillow and arrays of pixels in a cell become the bytes of an image file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ Column = Callable[[str], Any]
 
 
 class TableSource:
-    """A table in memory; `column(name)` returns one of its columns: a list, an array, or an Arrow array.
+    """A table in memory; `column(name)` returns one of its columns: a list, an array, a series, or an Arrow array.
 
     `invalid` says what is wrong with rows that the columns do not contain, by index from 0.
     """
@@ -58,7 +61,7 @@ class TableSource:
         """Return a digest of all of its values."""
         sink = _Hashing(repr((VERSION, self._names, self._invalid)))
         for name in self._names:
-            _hash_column(self._column(name), sink)
+            _hash_column(_without_images(self._column(name)), sink)
         return sink.digest.hexdigest()
 
     def read(self, names: Sequence[str], bad: BadRows) -> Reading:
@@ -69,7 +72,7 @@ class TableSource:
 
         for number, what in self._invalid.items():
             bad.add(RowLocation(self.shown, number + 1), None, "row", what)
-        columns = {name: self._column(name) for name in names}
+        columns = {name: _without_images(self._column(name)) for name in names}
         length = len(columns[names[0]]) + len(self._invalid)
         rows: Sequence[int] = range(length)
         if self._invalid:
@@ -127,7 +130,32 @@ def _first_values(values: Any) -> list[Any]:
         if hasattr(first, method):
             first = getattr(first, method)()
             break
-    return list(map(_nan_as_none, first))
+    return list(map(_nan_as_none, _without_images(first)))
+
+
+def _without_images(values: Any) -> Any:
+    """Return a column with images as the bytes of image files, if its first value is one; else the same column."""
+    if not _holds_objects(values):
+        return values
+    first = next((value for value in values if value is not None), None)
+    if not _is_image(first):
+        return values
+    from finetune.data.modalities.image import as_file
+
+    return [as_file(value) if _is_image(value) else value for value in values]
+
+
+def _holds_objects(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return True
+    return str(getattr(values, "dtype", "")) == "object" or getattr(values, "ndim", 1) == 4
+
+
+def _is_image(value: Any) -> bool:
+    """Whether a value is an image of Pillow, or an array of pixels: (height, width, 3), uint8."""
+    if hasattr(value, "shape"):
+        return len(value.shape) == 3 and value.shape[2] == 3 and str(getattr(value, "dtype", "")) == "uint8"
+    return hasattr(value, "convert") and hasattr(value, "getexif")
 
 
 def _as_arrow(values: Any) -> pa.ChunkedArray:
@@ -153,10 +181,21 @@ def _value_by_value(
 ) -> tuple[pa.RecordBatch, list[int]]:
     from finetune.data.sources.type_inference import infer_type, type_rows
 
-    present = {name: list(map(_nan_as_none, values)) for name, values in columns.items()}
+    present = {name: list(map(_plain_value, values)) for name, values in columns.items()}
     rows = [dict(zip(present, row, strict=True)) for row in zip(*present.values(), strict=True)]
     types = {name: infer_type(values) for name, values in present.items()}
     return type_rows(rows, [RowLocation(shown, number + 1) for number in numbers], types, bad)
+
+
+def _plain_value(value: Any) -> Any:
+    """Return a value of NumPy as one of Python, an image as the bytes of a file, and NaN as None."""
+    if _is_image(value):
+        from finetune.data.modalities.image import as_file
+
+        return as_file(value)
+    if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2:
+        value = value.tolist()
+    return _nan_as_none(value)
 
 
 def _nan_as_none(value: Any) -> Any:
@@ -171,6 +210,17 @@ def from_arrow(table: Any, shown: str) -> TableSource:
 
     found: pa.Table = table if isinstance(table, pa.Table) else pa.table(table)
     return TableSource(shown, found.column_names, found.column)
+
+
+def from_polars(frame: Any) -> TableSource:
+    """Return the source of a Polars data frame; of a column of Python objects the export as Arrow holds addresses."""
+    objects = [name for name, kind in frame.schema.items() if str(kind) == "Object"]
+    columns = from_arrow(frame.drop(objects), "")
+
+    def column(name: str) -> Any:
+        return frame[name].to_list() if name in objects else columns._column(name)
+
+    return TableSource("the polars DataFrame", frame.columns, column)
 
 
 def from_pandas(frame: Any) -> TableSource:
@@ -214,7 +264,7 @@ def from_rows(rows: Sequence[Any]) -> TableSource:
         return _from_dicts(rows)
     if not any(_is_tuple(row) for row in rows):
         content = f"a {type(rows[0]).__name__}" if rows else "nothing"
-        advice = 'A row is a dict such as {"anchor": "...", "positive": "..."}, or a tuple such as ("...", "...").'
+        advice = 'A row is a dict such as {"question": "...", "text": "..."}, or a tuple such as ("...", "...").'
         fail(KEY, f"{_ROWS} holds {content}, and no dict.", advice)
     return _from_tuples(rows)
 

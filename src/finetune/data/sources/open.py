@@ -17,7 +17,7 @@ from finetune.config.suggest import did_you_mean
 from finetune.data.bad_rows import cut
 from finetune.data.beir_folder import beir_inside, beir_problem, is_beir, missing_parts, named_judgments
 from finetune.data.extensions import kind_by_suffix
-from finetune.data.paths import resolve
+from finetune.data.paths import names_files, resolve
 from finetune.data.source import ReadOptions, Source
 from finetune.data.sources.csv_file import check_dialect
 from finetune.data.sources.errors import fail
@@ -61,7 +61,7 @@ def _open(what: Any, options: ReadOptions, key: str) -> Source:
         return _open_paths([str(what)], options, key)
     if hasattr(what, "read") and not hasattr(what, "__arrow_c_stream__"):
         return _open_handle(what, options, key)
-    if isinstance(what, Sequence) and what and all(isinstance(path, str | Path) for path in what):
+    if names_files(what):
         return _open_paths(list(map(str, what)), options, key)
     return open_in_memory(what, key)
 
@@ -90,6 +90,8 @@ def open_in_memory(what: Any, key: str = KEY) -> TableSource:
         return memory.from_pandas(what)
     if library == "polars" and hasattr(what, "collect"):
         what = what.collect()
+    if library == "polars" and hasattr(what, "columns"):
+        return memory.from_polars(what)
     if hasattr(what, "__arrow_c_stream__") and not hasattr(what, "iloc"):
         return memory.from_arrow(what, f"the {library} {type(what).__name__}")
     if isinstance(what, Mapping):

@@ -54,7 +54,7 @@ def snapshot(what: Any) -> Snapshot:
     return Snapshot(table, source.shown)
 
 
-def number_problems(table: pa.Table, items: Sequence[str], shown: str) -> list[Problem]:
+def number_problems(schema: pa.Schema, items: Sequence[str], shown: str) -> list[Problem]:
     """Return a problem for each of the columns of items that holds numbers or dates instead: `items` are their names.
 
     A file may hold texts such as 42; in memory numbers have a type of their own, and are almost always a wrong column.
@@ -64,7 +64,7 @@ def number_problems(table: pa.Table, items: Sequence[str], shown: str) -> list[P
     tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_temporal)
     problems = []
     for name in items:
-        kind = table.schema.field(name).type
+        kind = schema.field(name).type
         if any(test(kind) for test in tests):
             what = f"the column '{name}' of {shown} holds numbers or dates ({kind}), and texts are expected."
             advice = (

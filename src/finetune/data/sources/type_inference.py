@@ -17,6 +17,7 @@ _TYPES_IN_WORDS = {
     "bool": "true or false",
     "list": "a list",
     "object": "an object",
+    "bytes": "the bytes of a file",
 }
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -31,7 +32,7 @@ class InvalidRow:
 
 
 def type_name(value: Any) -> str:
-    """Return the type of a value: text, number, bool, list, object, or the name of another type."""
+    """Return the type of a value: text, number, bool, list, object, bytes, or the full name of another type."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, bool):
@@ -42,7 +43,7 @@ def type_name(value: Any) -> str:
         return "list"
     if isinstance(value, Mapping):
         return "object"
-    return type(value).__name__
+    return "bytes" if isinstance(value, bytes) else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def infer_type(values: Iterable[Any]) -> pa.DataType:
@@ -132,7 +133,7 @@ def type_rows(
         wider = {name: widen(kind, row.get(name)) for name, kind in types.items()}
         wrong = _wrong_column(row, wider)
         if wrong is not None:
-            bad.add(location, wrong, "type", _type_fault(row[wrong], types[wrong]), cut(str(row[wrong])))
+            _add_fault(bad, location, wrong, row[wrong], types[wrong])
             continue
         types.update(wider)
         valid.append(index)
@@ -176,6 +177,26 @@ def _has_surrogate(value: Any) -> bool:
     return isinstance(value, Mapping) and any(map(_has_surrogate, value.values()))
 
 
+def _add_fault(bad: BadRows, location: RowLocation, column: str, value: Any, kind: pa.DataType) -> None:
+    unsupported = _unsupported_type(value)
+    if unsupported is None:
+        bad.add(location, column, "type", _type_fault(value, kind), cut(str(value)))
+    else:
+        bad.add(location, column, "unsupported", f"holds a {unsupported}, which cannot be read")
+
+
+def _unsupported_type(value: Any) -> str | None:
+    """Return the type of a value, or of one inside of it, that no column can have; None if there is none."""
+    inner: Iterable[Any] = ()
+    if isinstance(value, list | tuple):
+        inner = value
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    elif value is not None and type_name(value) not in _TYPES_IN_WORDS:
+        return type_name(value)
+    return next((found for found in map(_unsupported_type, inner) if found is not None), None)
+
+
 def _type_fault(value: Any, kind: pa.DataType) -> str:
     if _has_surrogate(value):
         return "has half of a character (a lone surrogate)"
@@ -193,6 +214,7 @@ def _name_of_type(kind: pa.DataType) -> str:
     tests = {
         "is_string": "text",
         "is_boolean": "bool",
+        "is_binary": "bytes",
         "is_list": "list",
         "is_struct": "object",
         "is_floating": "number",
