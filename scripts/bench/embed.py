@@ -281,7 +281,7 @@ def cpu_seconds() -> float:
 
 
 def peak_mb() -> float:
-    """Return the largest resident memory of this process, plus that of its descendants; what they share counts twice."""
+    """Return the largest resident memory of this process plus that of its descendants; shared pages count twice."""
     lines = [line for number in processes() for line in Path(f"/proc/{number}/status").read_text().splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / _MB
 
