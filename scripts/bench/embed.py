@@ -1,6 +1,6 @@
 """Embedding a corpus: `Model.encode` and `finetune embed` against sentence-transformers and its pool of processes.
 
-    python scripts/bench/embed.py                                   # everything: hours on two cores
+    python scripts/bench/embed.py                                   # all kinds of texts, precisions and contestants
     python scripts/bench/embed.py --kinds short --precisions fp32 --texts 200000 --rounds 1
     python scripts/bench/embed.py --profile --kinds ragged --precisions fp32 --texts 2000    # where the time goes
 
@@ -39,7 +39,7 @@ from texts import KINDS, pairs
 
 PEER = "sentence-transformers"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-COUNTS = {"short": 8_000, "ragged": 1_500, "long": 400}
+COUNTS = {"short": 3_000, "ragged": 300, "long": 80}
 _FIRST = 64  # texts of the first call
 _COMPARED = 1_000  # texts whose vectors are compared
 _MB = 2**20

@@ -1,59 +1,81 @@
 """Attention on a CPU without gradients, which keeps nothing for a backward pass.
 
 It is torch's fused attention, which never writes the `(t, t)` weights to memory, over views of the queries, keys and
-values. In bf16 that takes twice as long as two matrix products and a softmax (`group_attention.py`).
+values. In bf16 that takes twice as long as two matrix products and a softmax, which are used there.
 
 Shapes: T tokens of all sequences in a row (possibly followed by rows of padding), n sequences of a group, t the longest
-of them, H heads, d width of a head, P parts of a token's row: query, key and value.
+of them, R the tokens of a group, H heads, b = n * H, d width of a head, P parts of a token's row: query, key and value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from finetune.models.group_attention import lowest_of, window_mask
+from finetune.models.group_attention import put_rows, window_mask
 from finetune.models.packing import Group, Packing
 
-# The overhead of a group in attention weights of all heads. There is no limit of a group: nothing of its size is made.
-_GROUP_COST = 50_000
+# The overhead of a group in attention weights of all heads, and the most weights of a group, because they do not fit
+# into the cache; fused attention makes none.
+_GROUP_COST = {torch.bfloat16: 100_000}
+_FUSED_GROUP_COST = 50_000
+_MAX_WEIGHTS = {torch.bfloat16: 1_500_000}
 _NO_LIMIT = 1 << 40
 
 
 def attend(parts_TPHd: Tensor, packing: Packing, scale: float, window: tuple[int, int] = (-1, -1)) -> Tensor:
     """Return the output `(T, H, d)` of attention within each sequence; rows of padding are 0.
 
-    A token attends `window` tokens to the left and right, -1 without limit.
+    The queries, keys and values are contiguous. A token attends `window` tokens to the left and right, -1 without
+    limit.
     """
     rows, _, heads, width = parts_TPHd.shape
     out_THd = parts_TPHd.new_empty(rows, heads, width)
-    for group in packing.groups(_GROUP_COST // heads, _NO_LIMIT):
-        own = slice(group.start, group.start + group.tokens)
-        query, key, value = _padded_heads(parts_TPHd[own], group)
-        mask = _mask(group, window, query.dtype)
-        attended_nHtd = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
-        attended_Rhd = attended_nHtd.transpose(1, 2).reshape(-1, heads * width)
-        if group.padding_nt is None:
-            out_THd[own] = attended_Rhd.view(-1, heads, width)
+    dtype = parts_TPHd.dtype
+    cost, limit = _GROUP_COST.get(dtype, _FUSED_GROUP_COST), _MAX_WEIGHTS.get(dtype, _NO_LIMIT)
+    for group in packing.groups(cost // heads, limit // heads):
+        mask = _mask(group, window, dtype)
+        if dtype == torch.bfloat16:
+            _attend_by_products(parts_TPHd, group, mask, scale, out_THd)
         else:
-            torch.index_select(attended_Rhd, 0, group.token_rows, out=out_THd[own].view(-1, heads * width))
+            _attend_fused(parts_TPHd, group, mask, scale, out_THd)
     out_THd[int(packing.lengths.sum()) :] = 0
     return out_THd
 
 
-def _padded_heads(parts_RPHd: Tensor, group: Group) -> Sequence[Tensor]:
-    """Return padded queries, keys and values `(n, H, t, d)`: views if there is nothing to pad."""
-    shape = (len(group.lengths), group.longest, *parts_RPHd.shape[1:])
+def _attend_fused(parts_TPHd: Tensor, group: Group, mask: Tensor | None, scale: float, out_THd: Tensor) -> None:
+    """Write the output of a group into `out_THd`, by torch's fused attention."""
+    own = slice(group.start, group.start + group.tokens)
+    parts_RD = parts_TPHd[own].flatten(1)
     if group.padding_nt is not None:
-        parts_RPHd = parts_RPHd.flatten(1).index_select(0, group.padded_rows)
-    return parts_RPHd.view(shape).permute(2, 0, 3, 1, 4).unbind()
+        parts_RD = parts_RD.index_select(0, group.padded_rows)
+    parts_ntPHd = parts_RD.view(len(group.lengths), group.longest, *parts_TPHd.shape[1:])
+    query, key, value = parts_ntPHd.permute(2, 0, 3, 1, 4).unbind()
+    attended_nHtd = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    attended_RD = attended_nHtd.transpose(1, 2).flatten(2).flatten(0, 1)
+    if group.padding_nt is None:
+        out_THd[own] = attended_RD.view_as(out_THd[own])
+    else:
+        torch.index_select(attended_RD, 0, group.token_rows, out=out_THd[own].view(group.tokens, -1))
+
+
+def _attend_by_products(parts_TPHd: Tensor, group: Group, mask: Tensor | None, scale: float, out_THd: Tensor) -> None:
+    """Write the output of a group into `out_THd`, by two matrix products and a softmax."""
+    _, parts, heads, width = parts_TPHd.shape
+    padded = parts_TPHd.view(-1, width).index_select(0, group.gather_index(heads, parts))
+    query_btd, key_btd, value_btd = padded.view(parts, -1, group.longest, width).unbind()
+    if mask is None:
+        logits_btt = torch.bmm(query_btd * scale, key_btd.transpose(1, 2))
+    else:
+        mask_btt = mask.expand(len(group.lengths), heads, group.longest, -1).flatten(0, 1)
+        logits_btt = torch.baddbmm(mask_btt, query_btd, key_btd.transpose(1, 2), alpha=scale)
+    weight_btt = torch.softmax(logits_btt, -1, out=logits_btt)
+    put_rows(out_THd, group, torch.bmm(weight_btt, value_btd), group.scatter_index(heads))
 
 
 def _mask(group: Group, window: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
-    """Return what is added to the logits, `(n, 1, 1 or t, t)`, None for nothing."""
-    lowest = lowest_of(dtype)
+    """Return what is added to the logits, `(n or 1, 1, t or 1, t)`, None for nothing."""
+    lowest = torch.finfo(dtype).min / 2  # zero after the softmax, without NaN where all keys are masked
     window_tt = window_mask(group.longest, window, torch.device("cpu"))
     mask = None
     if group.padding_nt is not None:

@@ -161,24 +161,14 @@ def _infer(x_TD: Tensor, weights: Sequence[Tensor], settings: _Settings, packing
     qkv, qkv_bias, out, out_bias, up, up_bias, down, down_bias, norm1, shift1, norm2, shift2 = weights
     width = x_TD.shape[1:]
     qkv_TW = linear(x_TD.to(qkv.dtype), qkv, qkv_bias)
-    attended_TD = _attend_without_grad(qkv_TW, settings.attention, packing)
-    del qkv_TW
-    sum_TD = x_TD + linear(attended_TD, out, out_bias)
+    parts_TPHd = qkv_TW.view(len(qkv_TW), 3, settings.attention.heads, -1)
+    attended_TD = attend(parts_TPHd, packing, settings.attention.scale).flatten(1)
+    del qkv_TW, parts_TPHd
+    sum_TD = linear(attended_TD, out, out_bias).to(x_TD.dtype).add_(x_TD)
     x1_TD = nn.functional.layer_norm(sum_TD, width, norm1, shift1, settings.epsilon[0])
     up_TF = linear(x1_TD.to(up.dtype), up, up_bias)
-    x1_TD += linear(torch.ops.aten.gelu_(up_TF), down, down_bias)
-    return nn.functional.layer_norm(x1_TD, width, norm2, shift2, settings.epsilon[1])
-
-
-def _attend_without_grad(qkv_TW: Tensor, attention: GroupAttention, packing: Packing) -> Tensor:
-    """Return the output of attention, `(T, D)`."""
-    parts_TPHd = qkv_TW.view(len(qkv_TW), 3, attention.heads, -1)
-    if qkv_TW.dtype == torch.bfloat16:
-        like_THd = parts_TPHd[:, 0]
-        attended_THd, _ = attention.forward(_take_from(qkv_TW, attention.heads), like_THd, keep=False)
-    else:
-        attended_THd = attend(parts_TPHd, packing, attention.scale)
-    return attended_THd.flatten(1)
+    sum_TD = linear(torch.ops.aten.gelu_(up_TF), down, down_bias).to(x_TD.dtype).add_(x1_TD)
+    return nn.functional.layer_norm(sum_TD, width, norm2, shift2, settings.epsilon[1])
 
 
 class _Layer(torch.autograd.Function):

@@ -71,11 +71,10 @@ class GroupAttention:
         groups = packing.groups(_GROUP_COST // heads, _MAX_WEIGHTS // heads)
         return cls(groups, int(packing.lengths.sum()), heads, scale, dropout, window)
 
-    def forward(self, take: Take, like_THd: Tensor, keep: bool = True) -> tuple[Tensor, Saved]:
+    def forward(self, take: Take, like_THd: Tensor) -> tuple[Tensor, Saved]:
         """Return the output of attention, with the shape and dtype of `like_THd`, and what `backward` needs.
 
-        `take` returns the padded queries, keys and values of a group, `(b, t, d)` each. Rows of padding are 0. Without
-        `keep` nothing is kept for `backward`.
+        `take` returns the padded queries, keys and values of a group, `(b, t, d)` each. Rows of padding are 0.
         """
         out_THd = torch.empty(like_THd.shape, dtype=like_THd.dtype)
         saved = Saved()
@@ -84,8 +83,7 @@ class GroupAttention:
             logits_btt = torch.bmm(query * self.scale, key.transpose(1, 2))
             _mask_(logits_btt, group, self.window)
             weight_btt = torch.softmax(logits_btt, -1, out=logits_btt)
-            if keep:
-                saved.weights.append(weight_btt)
+            saved.weights.append(weight_btt)
             if self.dropout:
                 mask, kept_scale = keep_mask(weight_btt.shape, self.dropout)
                 attended_btd = torch.bmm(keep_(weight_btt.clone(), mask), value).mul_(kept_scale)
@@ -145,14 +143,10 @@ def window_mask(length: int, window: tuple[int, int], device: torch.device) -> T
     return (distance >= -left) & (distance <= right)
 
 
-def lowest_of(dtype: torch.dtype) -> float:
-    """Return a number to add to masked logits: zero after the softmax, without NaN where all keys are masked."""
-    return torch.finfo(dtype).min / 2
-
-
 def _mask_(logits_btt: Tensor, group: Group, window: tuple[int, int]) -> None:
     """Mask, in place, padding and the keys outside of the window."""
-    lowest = lowest_of(logits_btt.dtype)
+    # Zero after the softmax, without NaN where all keys are masked.
+    lowest = torch.finfo(logits_btt.dtype).min / 2
     if group.padding_nt is not None:
         bias_nt = group.padding_nt.to(logits_btt.dtype).mul_(lowest)
         logits_btt.view(len(group.lengths), -1, *logits_btt.shape[1:]).add_(bias_nt[:, None, None, :])
