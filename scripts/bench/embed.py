@@ -39,7 +39,7 @@ from texts import KINDS, pairs
 
 PEER = "sentence-transformers"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-COUNTS = {"short": 3_000, "ragged": 300, "long": 80}
+COUNTS = {"short": 3_000, "ragged": 300, "long": 100}
 _FIRST = 80  # texts of the first call, enough for all processes of a pool
 _COMPARED = 1_000  # texts whose vectors are compared
 _LOOK, _IDLE_SHARE = 2.0, 0.02  # seconds between two looks, and the share of a core that is idle
@@ -193,7 +193,7 @@ def ours_pool(case: dict[str, Any]) -> Any:
 
 @contextmanager
 def ours_to_a_folder(case: dict[str, Any]) -> Iterator[Encode]:
-    """`finetune embed`, whose vectors are memory-mapped afterwards."""
+    """`finetune embed`, from one file for the first call, and from one for all texts; vectors are memory-mapped."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -201,14 +201,17 @@ def ours_to_a_folder(case: dict[str, Any]) -> Iterator[Encode]:
 
     settings = {"dtype": PRECISIONS[case["precision"]], "max_length": KINDS[case["kind"]], "device": "cpu"}
     with tempfile.TemporaryDirectory(prefix="finetune-bench-embed-") as folder:
+        files = (f"{folder}/first.parquet", f"{folder}/all.parquet")
+        for file, texts in zip(files, (corpus(case)[:_FIRST], corpus(case)), strict=True):
+            pq.write_table(pa.table({"text": texts}), file)
+        remaining = iter(files)
 
-        def encode(texts: list[str]) -> Any:
-            out, file = Path(folder) / str(len(texts)), Path(folder) / f"{len(texts)}.parquet"
-            embed(case["model"], str(file), out, format="npy", **settings)
+        def encode(_: list[str]) -> Any:
+            file = next(remaining)
+            out = Path(file).with_suffix("")
+            embed(case["model"], file, out, format="npy", **settings)
             return ShardsOfVectors(out)
 
-        for texts in (corpus(case), corpus(case)[:_FIRST]):
-            pq.write_table(pa.table({"text": texts}), Path(folder) / f"{len(texts)}.parquet")
         yield encode
 
 
