@@ -109,10 +109,10 @@ def _grouped(
     dropout: float,
     window: tuple[int, int],
 ) -> Tensor:
-    if not (torch.is_grad_enabled() or dropout):
-        return attend_without_grad(torch.stack([query_THd, key_THd, value_THd], 1), packing, scale, window)
-    attention = GroupAttention.of(packing, query_THd.shape[1], scale, dropout, window)
     with torch.autocast("cpu", enabled=False):
+        if not (torch.is_grad_enabled() or dropout):
+            return attend_without_grad(torch.stack([query_THd, key_THd, value_THd], 1), packing, scale, window)
+        attention = GroupAttention.of(packing, query_THd.shape[1], scale, dropout, window)
         attended: Tensor = _GroupedAttention.apply(query_THd, key_THd, value_THd, attention)  # type: ignore[no-untyped-call]
     return attended
 

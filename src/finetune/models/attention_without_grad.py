@@ -12,15 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from finetune.models.group_attention import put_rows, window_mask
+from finetune.models.group_attention import GROUP_COST, MAX_WEIGHTS, put_rows, window_mask
 from finetune.models.packing import Group, Packing
 
-# The overhead of a group in attention weights of all heads, and the most weights of a group, because they do not fit
-# into the cache; fused attention makes none.
-_GROUP_COST = {torch.bfloat16: 100_000}
-_FUSED_GROUP_COST = 50_000
-_MAX_WEIGHTS = {torch.bfloat16: 1_500_000}
-_NO_LIMIT = 1 << 40
+# The overhead of a group of fused attention in attention weights of all heads; it makes no weights to limit.
+_FUSED_GROUP_COST, _NO_LIMIT = 50_000, 1 << 40
 
 
 def attend(parts_TPHd: Tensor, packing: Packing, scale: float, window: tuple[int, int] = (-1, -1)) -> Tensor:
@@ -31,14 +27,12 @@ def attend(parts_TPHd: Tensor, packing: Packing, scale: float, window: tuple[int
     """
     rows, _, heads, width = parts_TPHd.shape
     out_THd = parts_TPHd.new_empty(rows, heads, width)
-    dtype = parts_TPHd.dtype
-    cost, limit = _GROUP_COST.get(dtype, _FUSED_GROUP_COST), _MAX_WEIGHTS.get(dtype, _NO_LIMIT)
+    if parts_TPHd.dtype == torch.bfloat16:
+        attend_group, cost, limit = _attend_by_products, GROUP_COST, MAX_WEIGHTS
+    else:
+        attend_group, cost, limit = _attend_fused, _FUSED_GROUP_COST, _NO_LIMIT
     for group in packing.groups(cost // heads, limit // heads):
-        mask = _mask(group, window, dtype)
-        if dtype == torch.bfloat16:
-            _attend_by_products(parts_TPHd, group, mask, scale, out_THd)
-        else:
-            _attend_fused(parts_TPHd, group, mask, scale, out_THd)
+        attend_group(parts_TPHd, group, _mask(group, window, parts_TPHd.dtype), scale, out_THd)
     out_THd[int(packing.lengths.sum()) :] = 0
     return out_THd
 
