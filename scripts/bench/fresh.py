@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def heading() -> str:
     """Return the machine, the date and the command, to stand above a table."""
     versions = f"Python {platform.python_version()}"
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", *sys.argv])
     return f"{_processor()}, {os.cpu_count()} cores, {versions}, {date.today():%Y-%m-%d}\n\n    {command}\n"
 
 

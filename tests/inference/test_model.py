@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 import os
@@ -100,6 +101,29 @@ def test_blocks_are_joined(model, monkeypatch):
     whole = model.encode(TEXTS)
     monkeypatch.setattr(encoding, "BLOCK_TEXTS", 2)
     np.testing.assert_allclose(model.encode(TEXTS), whole, atol=1e-5)
+
+
+class RecordingEmbedder:
+    """Embeds nothing and records how many texts the blocks have."""
+
+    def __init__(self, width):
+        self.width, self.sizes = width, []
+
+    def embed_all(self, blocks):
+        for block in blocks:
+            self.sizes.append(len(block))
+            yield np.zeros((len(block), self.width), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("texts", "processes", "sizes"),
+    [(300, 1, [300]), (300, 2, [64] * 4 + [44]), (1000, 2, [125] * 8), (20_000, 2, [2_500] * 8), (50, 2, [50])],
+)
+def test_several_processes_share_few_texts(model, texts, processes, sizes):
+    embedder = RecordingEmbedder(model.width)
+    options = dataclasses.replace(model._options(None, "auto", False, None, None), processes=processes)
+    encoding.encode(embedder, [str(number) for number in range(texts)], options)
+    assert embedder.sizes == sizes
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])

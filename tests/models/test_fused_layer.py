@@ -101,6 +101,24 @@ def test_mixed_precision_is_as_close_as_the_plain_layers():
     assert (ours - expected)[real].abs().max() < 1.5 * (theirs - expected)[real].abs().max()
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_without_gradients_a_layer_computes_the_same(precision, tolerance):
+    layer, hidden = backbone().eval().encoder.layer[0], states()
+    unchanged = hidden.detach().clone()
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        expected = call(layer, hidden)
+        with torch.inference_mode():
+            found = call(layer, hidden)
+    assert found.dtype == expected.dtype and torch.equal(hidden.detach(), unchanged)
+    torch.testing.assert_close(found, expected.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_without_gradients_dropout_still_drops_in_training():
+    layer = backbone().train().encoder.layer[0]
+    with torch.no_grad():
+        assert not torch.equal(call(layer, states()), call(layer, states()))
+
+
 def test_frozen_weights_get_no_gradient_and_the_others_do():
     layer = backbone().encoder.layer[0]
     layer.intermediate.requires_grad_(False)

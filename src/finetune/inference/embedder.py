@@ -25,6 +25,7 @@ from finetune.inference.media import Media
 from finetune.inference.prompted_text import PromptedTextEncoder
 from finetune.inference.quantize import Floats
 from finetune.models.encoder import Encoder
+from finetune.models.linear import speed_up_linears
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -55,6 +56,7 @@ class LocalEmbedder:
 
     def __init__(self, encoder: Encoder, settings: InferenceSettings, device: torch.device, dtype: Dtype) -> None:
         self.encoder = encoder.to(device).eval().requires_grad_(False)
+        speed_up_linears(self.encoder)
         self.device, self.dtype = device, dtype
         self._settings = settings
         self._engine = Engine(embed_precision="bf16-mixed" if dtype == "bfloat16" else "32-true")

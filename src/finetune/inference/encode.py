@@ -28,6 +28,8 @@ from finetune.models.encoder import Encoder
 BLOCK_TEXTS = 8_192
 BLOCK_BYTES = 8 << 20
 BLOCK_MEDIA = 256  # images, point clouds or vectors
+_BLOCKS_PER_PROCESS = 4  # of few texts, so that all processes are busy to the end
+_FEWEST_TEXTS = 64
 _COPIED_ROWS = 1 << 16
 
 
@@ -41,7 +43,10 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How items are embedded; `ranges_2D` are those for int8, None if they are to be found in the embeddings."""
+    """How items are embedded, and by how many `processes`.
+
+    `ranges_2D` are those for int8, None if they are to be found in the embeddings.
+    """
 
     encoder: Encoder
     dimensions: int
@@ -50,6 +55,7 @@ class Options:
     precision: Precision
     ranges_2D: Floats | None
     token_budget: int | None
+    processes: int = 1
 
     @property
     def width(self) -> int:
@@ -147,15 +153,22 @@ def _text_part(texts: pa.Array, rows_N: Ints, options: Options) -> tuple[Ints, l
 
 
 def _text_blocks(texts: pa.Array, options: Options) -> list[Block]:
-    parts = slices(texts, BLOCK_TEXTS, BLOCK_BYTES)
+    parts = slices(texts, _block_texts(len(texts), options.processes), BLOCK_BYTES)
     return [Block(part, prompt=options.prompt, token_budget=options.token_budget) for part in parts]
 
 
+def _block_texts(texts: int, processes: int) -> int:
+    """Return how many texts a block has at most."""
+    if processes == 1:
+        return BLOCK_TEXTS
+    return min(BLOCK_TEXTS, max(_FEWEST_TEXTS, -(-texts // (processes * _BLOCKS_PER_PROCESS))))
+
+
 def _pair_blocks(left: pa.Array, right: pa.Array, options: Options) -> list[Block]:
-    starts = range(0, len(left), BLOCK_TEXTS)
+    size = _block_texts(len(left), options.processes)
     return [
-        Block(left.slice(start, BLOCK_TEXTS), right.slice(start, BLOCK_TEXTS), token_budget=options.token_budget)
-        for start in starts
+        Block(left.slice(start, size), right.slice(start, size), token_budget=options.token_budget)
+        for start in range(0, len(left), size)
     ]
 
 

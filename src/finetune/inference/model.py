@@ -345,6 +345,7 @@ class Model:
             precision=precision,
             ranges_2D=self._int8_ranges.get((kept, normalize)),
             token_budget=None if batch_tokens == "auto" else batch_tokens,
+            processes=len(self.devices),
         )
 
     def _checked_dimensions(self, dimensions: int | None) -> int:

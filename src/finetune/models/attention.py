@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.models.attention_without_grad import attend as attend_without_grad
 from finetune.models.group_attention import GroupAttention, put_rows, window_mask
 from finetune.models.packing import Group, Packing
 from finetune.models.varlen import attend, refusal
@@ -108,8 +109,10 @@ def _grouped(
     dropout: float,
     window: tuple[int, int],
 ) -> Tensor:
-    attention = GroupAttention.of(packing, query_THd.shape[1], scale, dropout, window)
     with torch.autocast("cpu", enabled=False):
+        if not (torch.is_grad_enabled() or dropout):
+            return attend_without_grad(torch.stack([query_THd, key_THd, value_THd], 1), packing, scale, window)
+        attention = GroupAttention.of(packing, query_THd.shape[1], scale, dropout, window)
         attended: Tensor = _GroupedAttention.apply(query_THd, key_THd, value_THd, attention)  # type: ignore[no-untyped-call]
     return attended
 

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.models.attention_without_grad import attend
 from finetune.models.dropout import keep_, keep_mask
 from finetune.models.group_attention import GroupAttention, put_rows
+from finetune.models.linear import FastLinear, linear
 from finetune.models.packing import Group, Packing
 from finetune.models.shared_grad import has_hooks
 
@@ -56,10 +58,12 @@ class FusedLayer(nn.Module):
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
         weights = token_embedding.prepare_once(self, lambda: _weights(self, dtype))
+        settings = _Settings.of(self, packing)
         with torch.autocast("cpu", enabled=False):
-            computed_TD: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-                hidden_states[0], *weights, _Settings.of(self, packing)
-            )
+            if torch.is_grad_enabled() or settings.drops:
+                computed_TD = _Layer.apply(hidden_states[0], *weights, settings)  # type: ignore[no-untyped-call]
+            else:
+                computed_TD = _infer(hidden_states[0], weights, settings, packing)
         return computed_TD.unsqueeze(0)
 
 
@@ -111,7 +115,10 @@ def _can_fuse(layer: nn.Module, hidden_1TD: Tensor, packing: Packing) -> bool:
         return False
     # LoRA, pruned, quantized or hooked layers compute something else.
     parts = [*_linears(layer), *_norms(layer)]
-    if any(type(part) not in (nn.Linear, nn.LayerNorm) or type(part.weight) is not nn.Parameter for part in parts):
+    if any(
+        type(part) not in (nn.Linear, FastLinear, nn.LayerNorm) or type(part.weight) is not nn.Parameter
+        for part in parts
+    ):
         return False
     return not any(has_hooks(module) for module in [*parts, *_skipped_modules(layer)])
 
@@ -134,6 +141,11 @@ class _Settings:
     dropout: tuple[float, float]
     epsilon: tuple[float, float]
 
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped."""
+        return bool(self.attention.dropout or any(self.dropout))
+
     @classmethod
     def of(cls, layer: Any, packing: Packing) -> _Settings:
         own, first, second = layer.attention.self, layer.attention.output, layer.output
@@ -142,6 +154,21 @@ class _Settings:
         first_dropout = first.dropout.p if first.training else 0.0
         second_dropout = second.dropout.p if second.training else 0.0
         return cls(attention, (first_dropout, second_dropout), (first.LayerNorm.eps, second.LayerNorm.eps))
+
+
+def _infer(x_TD: Tensor, weights: Sequence[Tensor], settings: _Settings, packing: Packing) -> Tensor:
+    """Return the same as `_Layer` without dropout, with tensors freed or overwritten as soon as they are used."""
+    qkv, qkv_bias, out, out_bias, up, up_bias, down, down_bias, norm1, shift1, norm2, shift2 = weights
+    width = x_TD.shape[1:]
+    qkv_TW = linear(x_TD.to(qkv.dtype), qkv, qkv_bias)
+    parts_TPHd = qkv_TW.view(len(qkv_TW), 3, settings.attention.heads, -1)
+    attended_TD = attend(parts_TPHd, packing, settings.attention.scale).flatten(1)
+    del qkv_TW, parts_TPHd
+    sum_TD = linear(attended_TD, out, out_bias).to(x_TD.dtype).add_(x_TD)
+    x1_TD = nn.functional.layer_norm(sum_TD, width, norm1, shift1, settings.epsilon[0])
+    up_TF = linear(x1_TD.to(up.dtype), up, up_bias)
+    sum_TD = linear(torch.ops.aten.gelu_(up_TF), down, down_bias).to(x_TD.dtype).add_(x1_TD)
+    return nn.functional.layer_norm(sum_TD, width, norm2, shift2, settings.epsilon[1])
 
 
 class _Layer(torch.autograd.Function):

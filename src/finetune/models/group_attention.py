@@ -20,8 +20,8 @@ from finetune.models.packing import Group, Packing
 
 # The overhead of a group in attention weights; and the number of weights above which a group is slow, because they do
 # not fit into the cache.
-_GROUP_COST = 100_000
-_MAX_WEIGHTS = 1_500_000
+GROUP_COST = 100_000
+MAX_WEIGHTS = 1_500_000
 
 Take = Callable[[Group], Sequence[Tensor]]
 Put = Callable[[Group, Tensor], None]
@@ -68,7 +68,7 @@ class GroupAttention:
     @classmethod
     def of(cls, packing: Packing, heads: int, scale: float, dropout: float, window: tuple[int, int]) -> GroupAttention:
         """Return the attention over the sequences of a packing, in the cheapest groups."""
-        groups = packing.groups(_GROUP_COST // heads, _MAX_WEIGHTS // heads)
+        groups = packing.groups(GROUP_COST // heads, MAX_WEIGHTS // heads)
         return cls(groups, int(packing.lengths.sum()), heads, scale, dropout, window)
 
     def forward(self, take: Take, like_THd: Tensor) -> tuple[Tensor, Saved]:

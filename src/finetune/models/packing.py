@@ -69,6 +69,18 @@ class Group:
             self._scatter[heads, parts] = torch.from_numpy(rows.ravel().astype(np.int32))
         return self._scatter[heads, parts]
 
+    @cached_property
+    def padded_rows(self) -> Tensor:
+        """Which of its tokens makes each position of the padded sequences, `(n * t,)`; padding repeats the first."""
+        position_t = np.arange(self.longest)
+        token_nt = self._first()[:, None] + np.where(position_t < self.lengths[:, None], position_t, 0)
+        return torch.from_numpy(token_nt.ravel().astype(np.int32))
+
+    @cached_property
+    def token_rows(self) -> Tensor:
+        """Which position of the padded sequences `(n * t,)` is each of its tokens."""
+        return torch.from_numpy(np.flatnonzero(np.arange(self.longest) < self.lengths[:, None]).astype(np.int32))
+
     def _padding(self) -> Tensor:
         return torch.from_numpy(np.arange(self.longest) >= self.lengths[:, None])
 
