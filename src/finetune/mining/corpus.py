@@ -66,7 +66,8 @@ def with_documents(
         what = "a corpus is of texts, and the data has other items."
         raise CheckFailed([Problem(_KEY, what, "Leave it out: negatives.corpus=null")])
     if prompt:
-        texts = pa.compute.binary_join_element_wise(pa.scalar(prompt, pa.large_string()), texts, "")
+        before, between = pa.scalar(prompt, pa.large_string()), pa.scalar("", pa.large_string())
+        texts = pa.compute.binary_join_element_wise(before, texts, between)
     more, (_, numbers) = Items.from_columns([items.texts, texts])
     last = np.full(len(more) - len(items), known.offsets[-1])
     group = known.group
