@@ -6,17 +6,18 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune.runs.atomic import open_atomically
+from finetune.runs.atomic import open_atomically, to_json
 
 MANIFEST = "manifest.json"
 INDEX = "index.usearch"
-_FULL = "free some space there and give the same command again: what is done is kept."
+# What an error of the disk says besides freeing some space.
+ELSEWHERE = "choose another folder with out=. The same command completes what is there."
 
 
 class WorkFolder:
@@ -74,8 +75,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         Refused: the disk is full or refuses; nothing is left of the file.
     """
-    with open_atomically(path, temporary(path), _FULL) as file:
+    with open_atomically(path, temporary(path), ELSEWHERE) as file:
         write(file)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON; errors as those of `write_atomically`."""
+    write_atomically(
+        path, lambda file: file.write((to_json(content, indent=2) + "\n").encode("utf-8", "backslashreplace"))
+    )
 
 
 def write_array(file: BinaryIO, array: NDArray[np.generic]) -> None:

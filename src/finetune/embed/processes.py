@@ -23,7 +23,7 @@ from finetune.config.home import expand_home
 from finetune.console import say
 from finetune.cores import visible_cores
 from finetune.embed.corpus import TEXT, Corpus
-from finetune.embed.files import WorkFolder
+from finetune.embed.files import ELSEWHERE, WorkFolder, write_json
 from finetune.embed.manifest import Manifest, read_manifest, write_manifest
 from finetune.embed.plan import Plan, make_plan, read_plan, read_texts
 from finetune.embed.settings import DataSettings, EmbedSettings, settings_from
@@ -34,7 +34,7 @@ from finetune.inference.load import get_model
 from finetune.inference.model import Model
 from finetune.inference.quantize import Floats, ranges_of
 from finetune.ranks import current_rank, describe_exit
-from finetune.runs.atomic import explained, read_mapping, write_json_atomically
+from finetune.runs.atomic import explained, read_mapping
 from finetune.runs.lock import hold_lock
 
 _SAMPLE_SHARDS, _SAMPLE_TEXTS = 16, 256  # of which the ranges of int8 are found
@@ -48,7 +48,7 @@ def run_processes(model: Any, corpus: Corpus, wanted: Manifest, data: DataSettin
     _limit_threads(devices)
     out = expand_home(settings.out)
     work = WorkFolder(out)
-    with explained(f"make {work.path}"):
+    with explained(f"make {work.path}", ELSEWHERE):
         work.path.mkdir(parents=True, exist_ok=True)
 
     def wait(holder: str) -> None:
@@ -106,7 +106,7 @@ def _prepare(
     out = work.path.parent
     if is_complete(out):
         return None
-    with explained(f"make {work.path}"):
+    with explained(f"make {work.path}", ELSEWHERE):
         work.make()
     plan = read_plan(work) or make_plan(work, corpus, settings.shard_rows, data.on_bad_rows)
     if not work.start.is_file():
@@ -122,7 +122,7 @@ def _write_start(model: Model, work: WorkFolder, plan: Plan, settings: EmbedSett
     ranges = None
     if settings.precision == "int8":
         ranges = _ranges(model, work, plan, settings, budget).tolist()
-    write_json_atomically(work.start, {"batch_tokens": budget, "int8_ranges": ranges})
+    write_json(work.start, {"batch_tokens": budget, "int8_ranges": ranges})
 
 
 def task_of(work: WorkFolder, plan: Plan, settings: EmbedSettings) -> Task:

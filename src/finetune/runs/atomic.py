@@ -44,12 +44,12 @@ def explain(error: OSError, doing: str, elsewhere: str = _ELSEWHERE) -> Refused:
 
 
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
+def explained(doing: str, elsewhere: str = _ELSEWHERE) -> Iterator[None]:
     """Convert any OSError in the `with` block by `explain`."""
     try:
         yield
     except OSError as error:
-        raise explain(error, doing) from error
+        raise explain(error, doing, elsewhere) from error
 
 
 @contextmanager
