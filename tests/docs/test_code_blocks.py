@@ -76,7 +76,7 @@ def check_verb(words: list[str], executed: bool) -> None:
 
 
 # Commands with such a word train only a little.
-SHORT = ("trainer.max_steps=", "debug=", "check=", "--cfg")
+SHORT = ("trainer.max_steps=", "debug=tiny", "check=", "--cfg")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from finetune.errors import CheckFailed, FinetuneError
 from finetune.inference.load import get_model
 from finetune.inference.model import Model
 from finetune.inference.quantize import quantize
-from tests.conftest import ROOT
+from tests.conftest import ROOT, can_mount
 
 SHARD = 64
 
@@ -223,6 +224,17 @@ def test_several_devices_have_a_process_each(folder, corpus, whole, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "on cpu, cpu" in done.stdout
     assert files_of(out) == files_of(whole)
+
+
+@pytest.mark.parametrize("size", ["8k", "60k"], ids=["the plan", "the vectors"])
+@pytest.mark.skipif(not can_mount(), reason="needs a mount namespace")
+def test_a_disk_that_is_full_is_named_with_what_continues(folder, corpus, tmp_path, size):
+    words = shlex.join(command(folder, corpus, "disk/out"))
+    script = ["sh", "-c", f"mkdir disk && mount -t tmpfs -o size={size} full disk && {words}"]
+    full = subprocess.run(["unshare", "-rm", *script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert full.returncode == 1, full.stdout + full.stderr
+    assert "the disk is full" in full.stderr and "another folder with out=" in full.stderr
+    assert "output_root" not in full.stderr and "Traceback" not in full.stderr
 
 
 LIMITED = """

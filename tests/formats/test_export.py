@@ -173,13 +173,14 @@ def test_an_export_that_loses_too_much_fails_with_the_figures_unless_more_is_all
     assert result.formats["onnx-int8"].changes["retrieval", "nDCG@10"].change < -0.01
 
 
-def test_a_full_disk_leaves_the_folder_as_it_was(run):
+@pytest.mark.parametrize("name", ["onnx", "fp16"], ids=["a file that is written", "a folder that is copied"])
+def test_a_full_disk_leaves_the_folder_as_it_was(run, name):
     before = tree(run)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # the file has 120,000 bytes
     try:
         with pytest.raises(RunError, match=r"could not export to .*: the file is larger than the system allows"):
-            export_model(run, ["onnx"], evaluation=False)
+            export_model(run, [name], evaluation=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert tree(run) == before

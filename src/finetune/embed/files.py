@@ -6,13 +6,13 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune.runs.atomic import open_atomically
+from finetune.runs.atomic import open_atomically, to_json
 
 MANIFEST = "manifest.json"
 INDEX = "index.usearch"
@@ -77,6 +77,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with open_atomically(path, temporary(path), ELSEWHERE) as file:
         write(file)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON; errors as those of `write_atomically`."""
+    write_atomically(
+        path, lambda file: file.write((to_json(content, indent=2) + "\n").encode("utf-8", "backslashreplace"))
+    )
 
 
 def write_array(file: BinaryIO, array: NDArray[np.generic]) -> None:

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetune.embed.files import ELSEWHERE, MANIFEST
+from finetune.embed.files import MANIFEST, write_json
 from finetune.errors import FinetuneError
-from finetune.runs.atomic import write_json_atomically
 
 VERSION = 1
 
@@ -81,7 +80,7 @@ def write_manifest(out: Path, manifest: Manifest) -> None:
     Raises:
         Refused: the disk is full.
     """
-    write_json_atomically(out / MANIFEST, asdict(manifest), ELSEWHERE)
+    write_json(out / MANIFEST, asdict(manifest))
 
 
 def check_same(out: Path, found: Manifest, wanted: Manifest) -> None:

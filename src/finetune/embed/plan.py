@@ -20,9 +20,9 @@ from finetune.data.bad_rows import FILE, BadRows, list_for_user
 from finetune.data.settings import OnBadRows
 from finetune.embed.corpus import TEXT, Corpus
 from finetune.embed.duplicates import Duplicates, duplicates_of
-from finetune.embed.files import ELSEWHERE, WorkFolder, temporary, write_arrow, write_atomically
+from finetune.embed.files import ELSEWHERE, WorkFolder, temporary, write_arrow, write_atomically, write_json
 from finetune.errors import CheckFailed, Problem
-from finetune.runs.atomic import explained, write_json_atomically
+from finetune.runs.atomic import explained
 
 _FILE = "plan.json"
 
@@ -71,7 +71,7 @@ def make_plan(work: WorkFolder, corpus: Corpus, shard_rows: int, on_bad_rows: On
             rows, duplicates = _write_rows(draft, corpus, bad, shard_rows)
         _check_bad_rows(bad, rows, on_bad_rows, corpus)
         plan = Plan(rows, duplicates, len(bad), shard_rows)
-        write_json_atomically(draft / _FILE, asdict(plan), ELSEWHERE)
+        write_json(draft / _FILE, asdict(plan))
         if bad:
             bad.write(work.path.parent / FILE)
         try:

@@ -23,7 +23,7 @@ from finetune.config.home import expand_home
 from finetune.console import say
 from finetune.cores import visible_cores
 from finetune.embed.corpus import TEXT, Corpus
-from finetune.embed.files import ELSEWHERE, WorkFolder
+from finetune.embed.files import ELSEWHERE, WorkFolder, write_json
 from finetune.embed.manifest import Manifest, read_manifest, write_manifest
 from finetune.embed.plan import Plan, make_plan, read_plan, read_texts
 from finetune.embed.settings import DataSettings, EmbedSettings, settings_from
@@ -34,7 +34,7 @@ from finetune.inference.load import get_model
 from finetune.inference.model import Model
 from finetune.inference.quantize import Floats, ranges_of
 from finetune.ranks import current_rank, describe_exit
-from finetune.runs.atomic import explained, read_mapping, write_json_atomically
+from finetune.runs.atomic import explained, read_mapping
 from finetune.runs.lock import hold_lock
 
 _SAMPLE_SHARDS, _SAMPLE_TEXTS = 16, 256  # of which the ranges of int8 are found
@@ -157,7 +157,7 @@ def _write_start(model: Model, work: WorkFolder, plan: Plan, settings: EmbedSett
     ranges = None
     if settings.precision == "int8":
         ranges = _ranges(model, work, plan, settings, budget).tolist()
-    write_json_atomically(work.start, {"batch_tokens": budget, "int8_ranges": ranges}, ELSEWHERE)
+    write_json(work.start, {"batch_tokens": budget, "int8_ranges": ranges})
 
 
 def task_of(work: WorkFolder, plan: Plan, settings: EmbedSettings) -> Task:

@@ -26,7 +26,7 @@ from finetune.console import Bar
 from finetune.data.tokens.tokenize import slices
 from finetune.embed.claims import do_first_free
 from finetune.embed.corpus import TEXT
-from finetune.embed.files import ELSEWHERE, WorkFolder, write_array, write_atomically
+from finetune.embed.files import WorkFolder, write_array, write_atomically, write_json
 from finetune.embed.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from finetune.embed.plan import Plan, read_texts, repeated
 from finetune.embed.settings import EmbedSettings
@@ -34,7 +34,7 @@ from finetune.embed.shards import write_shard
 from finetune.errors import FinetuneError, Refused
 from finetune.inference.model import Model
 from finetune.inference.quantize import Floats, dtype_of, quantize, stored_width
-from finetune.runs.atomic import read_mapping, write_json_atomically
+from finetune.runs.atomic import read_mapping
 from finetune.runs.lock import hold_lock
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -162,7 +162,7 @@ def _embed_shard(model: Model, task: Task, shard: int, progress: Progress) -> No
     write_atomically(task.work.vectors(shard), lambda file: write_array(file, vectors_UW))
     seconds = time.monotonic() - started
     counts = {"texts": len(texts), "tokens": model.tokens - tokens_before, "seconds": seconds}
-    write_json_atomically(task.work.counts(shard), counts, ELSEWHERE)
+    write_json(task.work.counts(shard), counts)
 
 
 def embeddings(model: Model, texts: pa.Array, settings: EmbedSettings, batch_tokens: int) -> Floats:
@@ -190,7 +190,7 @@ def _write_shard(task: Task, shard: int) -> None:
     table = read_texts(task.work, shard)
     vectors_NW = _vectors_of(task, shard, len(table))
     entry = write_shard(task.out, shard, table, vectors_NW, task.settings.format)
-    write_json_atomically(task.work.shard(shard), asdict(entry), ELSEWHERE)
+    write_json(task.work.shard(shard), asdict(entry))
 
 
 def _vectors_of(task: Task, shard: int, count: int) -> NDArray[Any]:

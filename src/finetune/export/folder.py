@@ -39,11 +39,11 @@ def save(encoder: Encoder, folder: Path, max_length: int, card: str, prompts: Ma
 
 
 def as_os_error(error: OSError | SafetensorError) -> OSError:
-    """Return the error of the system behind an error of writing weights."""
-    if isinstance(error, OSError):
+    """Return the error of the system behind an error of writing weights or of copying a folder."""
+    if isinstance(error, OSError) and not isinstance(error, shutil.Error):
         return error
-    # safetensors reports an error of the system only in its text: "... (os error 28)".
-    code = re.search(r"(?:code: |os error )(\d+)", str(error))
+    # safetensors and copytree report errors of the system only in their text: "... (os error 28)", "[Errno 28] ...".
+    code = re.search(r"(?:code: |os error |Errno )(\d+)", str(error))
     return OSError(int(code[1]) if code else 0, str(error))
 
 
