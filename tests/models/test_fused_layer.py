@@ -104,6 +104,7 @@ def test_mixed_precision_is_as_close_as_the_plain_layers():
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
 def test_without_gradients_a_layer_computes_the_same(precision, tolerance):
     layer, hidden = backbone().eval().encoder.layer[0], states()
+    assert isinstance(layer, FusedLayer)
     unchanged = hidden.detach().clone()
     with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
         expected = call(layer, hidden)
