@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Problem:
     where: str
     what: str
     advice: str = ""
-    part: bool = False
+    part: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}"
@@ -37,7 +37,8 @@ class FinetuneError(Exception):
     trace = ""
 
     def __init__(self, what: str, advice: str = "") -> None:
-        super().__init__(f"{what} {advice}".strip())
+        separator = "\n" if "\n" in what else " "
+        super().__init__(f"{what}{separator}{advice}".strip())
         self.what = what
         self.advice = advice
 
