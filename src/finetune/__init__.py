@@ -125,10 +125,8 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"finetune.{name}")
     if name not in _HOMES:
-        from finetune.config.suggest import did_you_mean
-
-        what = f"module 'finetune' has no attribute '{name}'."
-        raise AttributeError(f"{what} {did_you_mean(name, __all__)}".strip(), name=name)
+        suggestion = import_module("finetune.config.suggest").did_you_mean(name, __all__)
+        raise AttributeError(f"module 'finetune' has no attribute '{name}'. {suggestion}".strip(), name=name)
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
