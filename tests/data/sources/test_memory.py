@@ -121,7 +121,7 @@ def test_a_column_that_is_not_read_may_hold_anything():
 REFUSED: dict[str, Any] = {
     "a number": (5, "an object of type int holds no data that can be read"),
     "nothing": (None, "an object of type NoneType holds no data"),
-    "an empty list": ([], "the list of rows is empty"),
+    "an empty list": ([], "the list of rows holds nothing, and no dict"),
     "a list of numbers": ([1, 2], "holds a int, and no dict"),
     "columns of other lengths": ({"a": [1], "b": [1, 2]}, "differ in length: 'a' has 1, 'b' has 2 rows"),
     "no columns": ({"a": "text"}, "'a' in the dict of columns is not a column, but of type str"),

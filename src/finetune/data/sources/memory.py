@@ -213,10 +213,9 @@ def from_rows(rows: Sequence[Any]) -> TableSource:
     if any(isinstance(row, Mapping) for row in rows):
         return _from_dicts(rows)
     if not any(_is_tuple(row) for row in rows):
+        content = f"a {type(rows[0]).__name__}" if rows else "nothing"
         advice = 'A row is a dict such as {"anchor": "...", "positive": "..."}, or a tuple such as ("...", "...").'
-        if not rows:
-            fail(KEY, f"{_ROWS} is empty.", advice)
-        fail(KEY, f"{_ROWS} holds a {type(rows[0]).__name__}, and no dict.", advice)
+        fail(KEY, f"{_ROWS} holds {content}, and no dict.", advice)
     return _from_tuples(rows)
 
 
