@@ -133,11 +133,12 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"finetune.{name}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'finetune' has no attribute '{name}'")
+        suggestion = import_module("finetune.config.suggest").did_you_mean(name, __all__)
+        raise AttributeError(f"module 'finetune' has no attribute '{name}'. {suggestion}".strip(), name=name)
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *_PACKAGES, *(name for name in globals() if name.startswith("__"))})

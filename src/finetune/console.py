@@ -73,12 +73,13 @@ def exit_on_closed_pipe() -> None:
 
 def print_error(error: FinetuneError) -> None:
     """Print an error, and write it to the run's log: all problems of a check, or one sentence and the advice."""
-    for text in _message(error):
+    for text in message_of(error):
         errors.print(text)
         log(text.plain)
 
 
-def _message(error: FinetuneError) -> Iterator[Text]:
+def message_of(error: FinetuneError) -> Iterator[Text]:
+    """Yield the lines of an error: all problems of a check, or one sentence and the advice."""
     if isinstance(error, CheckFailed):
         count = sum(not problem.part for problem in error.problems)
         problems = "problems" if count > 1 else "problem"

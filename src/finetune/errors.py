@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")  # colors, as in messages of torch.onnx
 
@@ -20,7 +20,7 @@ class Problem:
     where: str
     what: str
     advice: str = ""
-    part: bool = False
+    part: bool = field(default=False, repr=False)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}"
@@ -40,7 +40,8 @@ class FinetuneError(Exception):
     trace = ""
 
     def __init__(self, what: str, advice: str = "") -> None:
-        super().__init__(f"{what} {advice}".strip())
+        separator = "\n" if "\n" in what else " "
+        super().__init__(f"{what}{separator}{advice}".strip())
         self.what = what
         self.advice = advice
 

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import finetune
@@ -149,6 +150,23 @@ def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
     assert capfd.readouterr() == ("", "")
     with pytest.raises(finetune.FinetuneError, match="is finished; it is not trained again"):
         finetune.fit(*words(tiny_model, "name=first"), wait=False)
+    for lines in (0, -1, "2"):
+        with pytest.raises(finetune.FinetuneError, match="no number of lines"):
+            run.log_tail(lines)
+    with pytest.raises(finetune.FinetuneError, match="timeout='3' is no number of seconds"):
+        run.wait(timeout="3")
+    with pytest.raises(finetune.FinetuneError, match=r"not a folder\. Choose another folder\.$"):
+        run.save_artifact("pairs.csv/in")
+    check_that_it_can_be_deleted(run)
+
+
+def check_that_it_can_be_deleted(run):
+    run.delete()
+    assert run.status.has_ended and str(run.status) == "deleted: Its directory was deleted or moved."
+    assert finetune.LocalRun(run.path).wait().state == "deleted"
+    for call in (run.delete, run.model, lambda: run.artifact):
+        with pytest.raises(finetune.FinetuneError, match=r"there is no run .*first\. It was deleted or moved"):
+            call()
 
 
 def wait_until(condition, run):
@@ -166,7 +184,8 @@ def test_a_cancelled_run_saves_and_is_resumed_by_the_next_start(folder, tiny_mod
     wait_until(lambda: (run.path / "metrics.jsonl").exists(), run)
     run.cancel()
     stopped = run.wait(timeout=200)
-    assert stopped.state == "interrupted" and "SIGTERM" in stopped.reason
+    assert stopped.state == "interrupted"
+    assert stopped.reason.startswith("Stopped by SIGTERM at step") and "it was cancelled, or" in stopped.reason
     assert (run.path / f"checkpoints/step-{stopped.step:08d}.ckpt").exists()
     again = finetune.fit(*long, wait=False)
     assert again.path == run.path
@@ -240,3 +259,28 @@ def test_an_override_that_is_no_text_is_a_type_error():
     for call in (finetune.check, finetune.fit, finetune.compose, finetune.sweep):
         with pytest.raises(TypeError, match="an override is a text"):
             call(3)
+        with pytest.raises(TypeError, match=r"not of type DataFrame; data is passed as data=\.\.\.") as caught:
+            call(pd.DataFrame({"anchor": ["red"] * 50}))
+        assert len(str(caught.value)) < 200
+
+
+def test_what_an_argument_and_an_override_set_is_refused(folder, tiny_model):
+    for given, override in (("name", "name=x"), ("experiment", "++experiment=x")):
+        with pytest.raises(finetune.CheckFailed, match=f"the {given} is given twice"):
+            finetune.fit(*words(tiny_model, override), **{given: "y"})
+
+
+def test_a_check_is_shown_as_on_the_command_line(folder, tiny_model):
+    wrong = finetune.check(*words(tiny_model, "trainer.max_stepz=1"))
+    assert str(wrong).startswith("1 problem; nothing was started.\n\ntrainer.max_stepz=1\n    there is no key")
+    assert "<td>trainer.max_stepz=1</td>" in wrong._repr_html_()
+    result = finetune.check(*words(tiny_model))
+    assert "The config and the data are fine" in str(result) and "  training pairs: 108" in str(result)
+    assert "<td>training_pairs</td><td>108</td>" in result._repr_html_() and "part=" not in repr(wrong)
+
+
+def test_a_misspelled_attribute_of_the_package_is_answered_with_the_right_one():
+    with pytest.raises(AttributeError, match=r"'get_modell'\. Did you mean get_model\?"):
+        finetune.get_modell  # noqa: B018
+    assert {"fit", "Run", "runs", "__version__"} <= set(dir(finetune))
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(finetune))

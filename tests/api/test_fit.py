@@ -118,8 +118,11 @@ def test_progress_rewrites_one_line_in_a_terminal_and_prints_lines_elsewhere(tmp
     log.write("tune][INFO] ünïcode\nsecond line\n")
     log.flush()
     run.append_metrics({"step": 5, "loss": 0.5})
-    progress.update(RunStatus("running", step=5, eta_seconds=61))
-    progress.update(RunStatus("running", step=5, eta_seconds=61))
+    log.write("[2026-11-30 03:18:53,035][finetune][INFO] training 5/5 steps\n")
+    log.flush()
+    progress.update(RunStatus("running", step=2))  # an older step than that of the line
+    progress.update(RunStatus("running", step=6, eta_seconds=61))
+    progress.update(RunStatus("running", step=6, eta_seconds=61))
     progress.update(RunStatus("interrupted", "stopped"))
     printed = out.getvalue()
     texts = [text.strip() for text in printed.replace("\r", "\n").split("\n") if text.strip()]
@@ -129,11 +132,12 @@ def test_progress_rewrites_one_line_in_a_terminal_and_prints_lines_elsewhere(tmp
             *lines[:2],
             "Job 7 is waiting in the queue.",
             *lines[2:],
-            "training, step 5 · loss 0.500 · 0:01:01 left",
+            "training 5/5 steps",
+            "training, step 6 · loss 0.500 · 0:01:01 left",
         ]
         assert printed.endswith(f"\r{' ' * len(texts[-1])}\r")
     else:
-        assert texts == lines and "\r" not in printed
+        assert texts == [*lines, "training 5/5 steps"] and "\r" not in printed
 
 
 def test_a_model_that_is_missing_or_in_no_folder_is_not_evaluated(project, monkeypatch):
@@ -180,6 +184,8 @@ def test_a_sweep_is_checked_before_it_is_started(folder, tiny_model):
     rows = [(f"red {i}", f"cat {i}") for i in range(40)]
     with pytest.raises(finetune.CheckFailed, match=r"optimizer\.lr: .*'x'"):
         finetune.sweep(*for_sweep(tiny_model), "optimizer.lr=1e-3,x", data=rows, experiment="two")
+    with pytest.raises(finetune.CheckFailed, match=r"nothing to sweep.*or start one run with fit"):
+        finetune.sweep(*for_sweep(tiny_model), "trainer.max_steps=1", data=rows)
     for override in ("check=true", "dry_run=true"):
         with pytest.raises(finetune.CheckFailed):
             finetune.sweep(*for_sweep(tiny_model), "optimizer.lr=1e-3,1e-4", override, data=rows)
@@ -199,6 +205,8 @@ def test_a_sweep_is_started_and_ranked(folder, tiny_model, capsys):
     assert trials.best.name == trials.runs[0].name == trials.table["run"][0]
     assert {run.status.state for run in trials.runs} == {"finished"}
     assert len(list((folder / "outputs/.data").iterdir())) == 1
+    with pytest.raises(finetune.FinetuneError, match="no number of seconds"):
+        trials.wait(timeout="3")
     finetune.delete_experiment("two")
     assert list((folder / "outputs").iterdir()) == []
 

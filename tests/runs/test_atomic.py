@@ -19,7 +19,10 @@ def test_text_is_replaced_atomically(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"could not write .*: the folder no longer exists\."):
+    with pytest.raises(
+        RunError,
+        match=r"could not write .*: the folder no longer exists, or cannot be made there\. Was it moved or deleted\?",
+    ):
         write_text_atomically(tmp_path / "nowhere" / "file", "text")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.api.table import Table
 from finetune.errors import CheckFailed, FinetuneError, Problem
 
 if TYPE_CHECKING:
@@ -30,11 +32,30 @@ class CheckResult:
         """Whether nothing is wrong."""
         return not self.problems
 
+    def __str__(self) -> str:
+        from finetune.console import message_of
+
+        if self.problems:
+            return "\n".join(text.plain for text in message_of(CheckFailed(self.problems)))
+        facts = [f"  {name.replace('_', ' ')}: {value}" for name, value in self.facts.items()]
+        return "\n".join([*self.notes, "The config and the data are fine; nothing was started.", *facts])
+
+    def _repr_html_(self) -> str:
+        columns = ("where", "what", "advice")
+        if self.problems:
+            rows = [{column: getattr(problem, column) for column in columns} for problem in self.problems]
+            return Table.from_rows(rows, columns)._repr_html_()
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        facts = Table({"": list(self.facts), "value": list(self.facts.values())})
+        return f"The config and the data are fine.<ul>{notes}</ul>{facts._repr_html_()}"
+
 
 def check(
     *overrides: str, data: Any = None, config_dir: str | Path | None = None, config_name: str = "train"
 ) -> CheckResult:
     """Check the config of a run and all of its data, as `finetune check` does; prints nothing and starts nothing.
+
+    If rows are bad, all of them are listed in `problems.jsonl` in the working directory, as the problem says.
 
     Args:
         *overrides: Overrides of `finetune train`, such as `"optimizer.lr=1e-4"`.

@@ -32,7 +32,8 @@ class Evaluation:
     def table(self) -> Table:
         """A row for each metric of each model, with the change against the first model and its 95 % interval.
 
-        The columns are evaluation, model, metric, value, change, low, high and certain (the interval excludes zero).
+        The columns are evaluation, model, metric, value, change, low, high and certain (the interval
+        excludes zero, and the randomization test is significant at 5 %).
         """
         columns = ("evaluation", "model", "metric", "value", "change", "low", "high", "certain")
         rows = []

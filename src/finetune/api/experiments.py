@@ -233,7 +233,8 @@ def list_runs(
         output_root: The folder of all runs; None is `outputs`.
 
     Raises:
-        FinetuneError: a condition cannot be parsed, or a name in it is in none of the runs.
+        FinetuneError: there is no such experiment; a condition cannot be parsed, or a name in it is in none of the
+            runs.
 
     Example:
         >>> [run.name for run in finetune.list_runs(state="finished", metric="nDCG@10>0", sort="run", reverse=True)][:1]
@@ -244,6 +245,9 @@ def list_runs(
     root = _root_of(output_root)
     if not root.is_dir():
         return []
+    for name in _listed(experiment):
+        if not set(name) & set("*?["):
+            get_experiment(name, output_root=root)
     query = RunQuery(_listed(experiment), _listed(state), _listed(where), _listed(metric), since, sort, reverse)
     return [LocalRun(record.run.path) for record in select(root, query).records]
 
@@ -260,7 +264,7 @@ def get_run(name: str | Path, *, output_root: str | Path | None = None) -> Local
     """
     from finetune.runs.registry import find_run
 
-    return LocalRun(find_run(str(name), _root_of(output_root)))
+    return LocalRun(find_run(_checked_name(name), _root_of(output_root)))
 
 
 def delete_run(name: str | Path, *, output_root: str | Path | None = None) -> None:
@@ -276,7 +280,13 @@ def delete_run(name: str | Path, *, output_root: str | Path | None = None) -> No
     """
     from finetune.runs.registry import find_run
 
-    LocalRun(find_run(str(name), _root_of(output_root), whole=True)).delete()
+    LocalRun(find_run(_checked_name(name), _root_of(output_root), whole=True)).delete()
+
+
+def _checked_name(name: Any) -> str:
+    if isinstance(name, str | Path) and str(name):
+        return str(name)
+    raise FinetuneError(f"name={name!r} is no name of a run.", "Give <experiment>/<name>, a name, or a path.")
 
 
 def _root_of(output_root: str | Path | None) -> Path:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.errors import CheckFailed, Problem
+
 if TYPE_CHECKING:
     from finetune.config.command_line import Arguments
 
@@ -55,14 +57,19 @@ def arguments_of(
 
     Raises:
         TypeError: an override is no text.
+        CheckFailed: an override sets one of the `keys` too.
     """
-    from finetune.config.command_line import Arguments
+    from finetune.config.command_line import Arguments, key_of
     from finetune.config.quoting import literal
 
     for override in overrides:
         if not isinstance(override, str):
-            what = f"an override is a text such as 'trainer.max_epochs=3', not {override!r}"
-            raise TypeError(f"{what}; a list of them is passed with a star: fit(*overrides)")
+            what = f"an override is a text such as 'trainer.max_epochs=3', not of type {type(override).__name__}"
+            raise TypeError(f"{what}; data is passed as data=..., a list of overrides with a star: fit(*overrides)")
+        key = key_of(override)
+        if keys.get(key) is not None:
+            what = f"the {key} is given twice, by this override and by the argument {key}."
+            raise CheckFailed([Problem(override, what, "Leave one of the two out.")])
     added = [f"{key}={literal(value)}" for key, value in keys.items() if value is not None]
     folder = None if config_dir is None else Path(config_dir)
     return Arguments([*overrides, *added], multirun=multirun, config_dir=folder, config_name=config_name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _RECORD = re.compile(r"\[[^\]]*\]\[([\w.]+)\]\[(\w+)\] (.*)")  # as in conf/hydra/job_logging/run_log.yaml
 _BAR = re.compile(r"\w[\w ]* [\d,]+/[\d,]+ \w+( .*)?")  # as console.Bar writes it
+_TRAINING = re.compile(r"training ([\d,]+)/")
 _SHOWN_LEVELS = ("WARNING", "ERROR", "CRITICAL")
 
 
@@ -73,6 +74,9 @@ class Progress:
             self._rewrite(status.reason)
         if not status.step or status.state != "running":
             return
+        bar = _TRAINING.match(self._line)
+        if bar is not None and int(bar[1].replace(",", "")) >= status.step:
+            return  # the line shows a later step
         text = f"training, step {status.step:,}"
         loss = last_value(self._run.metrics_path, "loss")
         if loss is not None:

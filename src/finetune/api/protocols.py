@@ -193,7 +193,7 @@ class Dataset(Protocol):
 
 
 class Client(Protocol):
-    """Starts runs and finds them: the module `finetune` for this machine, `finetune.connect` for a server."""
+    """Starts runs and finds them: the module `finetune` for this machine, later also a server."""
 
     def check(self, *overrides: str, data: Any = None) -> CheckResult:
         """Check the config of a run and its data."""

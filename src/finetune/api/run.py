@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from finetune.api.run_files import RunFiles
 from finetune.api.run_status import RunStatus
+from finetune.arguments import check_timeout
 from finetune.errors import Interrupted, RunFailed, WaitTimeout
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class LocalRun(RunFiles):
                 for outcome in executor.poll():
                     self._outcome = outcome
             ended = self._outcome
+        if not self._path.is_dir():
+            return RunStatus("deleted", "Its directory was deleted or moved.")
         record = read_run(self._path)
         if ended is not None:
             # A job that ended without writing so has failed.
@@ -90,6 +93,7 @@ class LocalRun(RunFiles):
         """
         from finetune.api.progress import Progress
 
+        check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         progress = Progress(self._directory) if show_progress else None
         while True:
@@ -184,8 +188,8 @@ class LocalRun(RunFiles):
             This run.
 
         Raises:
-            CheckFailed: it is finished, its data has changed, or an override does not fit.
-            FinetuneError: a process works on it.
+            CheckFailed: it is finished, or an override does not fit.
+            FinetuneError: its config or data has changed, or a process works on it.
             RunFailed: it failed, with `wait`.
         """
         from finetune.api.isolation import arguments_of

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.api.artifact import Artifact
 from finetune.api.report import Report
 from finetune.api.table import Table
+from finetune.arguments import is_whole_number
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
@@ -43,7 +44,15 @@ class RunFiles:
             return ""
 
     def log_tail(self, lines: int = 20) -> str:
-        """Return the last lines of the log; empty as long as there is none."""
+        """Return the last lines of the log; empty as long as there is none.
+
+        Raises:
+            FinetuneError: `lines` is no whole number from 1.
+        """
+        if not is_whole_number(lines):
+            raise FinetuneError(
+                f"lines={lines!r} is no number of lines.", "Give at least 1; run.logs is the whole log."
+            )
         try:
             with self._directory.log_path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -85,7 +94,8 @@ class RunFiles:
     def metrics(self) -> Table:
         """The metrics of all evaluations: before and after training, the change, and its 95 % interval.
 
-        The columns are evaluation, metric, before, after, change, low, high and certain (the interval excludes zero).
+        The columns are evaluation, metric, before, after, change, low, high and certain (as in
+        `Evaluation.table`).
         Where it was measured only once, all but `after` are None.
 
         Raises:
@@ -199,11 +209,13 @@ class RunFiles:
             RunError: the disk is full, or the folder cannot be written.
         """
         from finetune.runs.artifact import write_artifact
-        from finetune.runs.atomic import explained
+        from finetune.runs.atomic import explain
 
         model, target = self._model_folder(), Path(folder)
-        with explained(f"create the folder {target}"):
+        try:
             target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain(error, f"create the folder {target}", "Choose another folder.") from error
         path = target / f"{self._path.name}.zip"
         write_artifact(model, path, {"run": self.name})
         return path
@@ -223,6 +235,8 @@ class RunFiles:
         from finetune.runs.record import read_run
 
         folder = self._directory.model
+        if not self._path.is_dir():
+            raise FinetuneError(f"there is no run {self._path}.", "It was deleted or moved.")
         if not folder.is_dir():
             what = f"the run {self.name} has no model yet: it is {read_run(self._path).state}."
             raise FinetuneError(what, "A model is saved when a run has finished.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ENDED = ("finished", "failed", "interrupted", "dead", "damaged")
+ENDED = ("finished", "failed", "interrupted", "dead", "damaged", "deleted")
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,9 @@ class RunStatus:
 
     `state` is one of those of `finetune runs`: pending, created, validating, running, finished, failed, interrupted;
     requeued for a job of a cluster that waits again; dead if its process was killed, damaged if its directory cannot be
-    read. `reason` is a sentence, empty if there is nothing to explain, and `cause` the category of what ended the run,
-    such as "out of memory". `step` is the last optimizer step that was reported; `eta_seconds` the estimated seconds
-    that are left, None if unknown.
+    read, deleted if it has none any more. `reason` is a sentence, empty if there is nothing to explain, and `cause` the
+    category of what ended the run, such as "out of memory". `step` is the last optimizer step that was reported;
+    `eta_seconds` the estimated seconds that are left, None if unknown.
     """
 
     state: str

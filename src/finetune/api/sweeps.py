@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.api.run import LocalRun
 from finetune.api.run_status import RunStatus
 from finetune.api.table import Table
+from finetune.arguments import check_timeout
 from finetune.errors import CheckFailed, FinetuneError, Interrupted, Problem, RunFailed, WaitTimeout
 
 if TYPE_CHECKING:
@@ -84,11 +85,14 @@ class LocalSweep:
         """The run of the best trial.
 
         Raises:
-            FinetuneError: no trial has finished with a value yet.
+            FinetuneError: no trial has finished with a value, so far or at all.
         """
         for row in self.table.rows:
             if row["value"] is not None:
                 return LocalRun(self._folder / row["run"].rpartition("/")[2])
+        if self.status.has_ended:
+            what = f"no trial of {self._folder.name} has a value to rank it by."
+            raise FinetuneError(what, "Choose an evaluation or sweep.metric=loss; sweep.table shows all trials.")
         what = f"no trial of {self._folder.name} has finished with a value yet."
         raise FinetuneError(what, "Wait for it; sweep.table shows what the trials are.")
 
@@ -107,6 +111,7 @@ class LocalSweep:
         Raises:
             WaitTimeout: it has not ended after `timeout` seconds.
         """
+        check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         shown = 0
         while True:
@@ -175,8 +180,12 @@ def sweep(
 
 def _start(arguments: Arguments) -> LocalSweep:
     from finetune.runner.spawn import RUN_SCRIPT
+    from finetune.sweep.search_space import read_search_space
     from finetune.sweep.sweep import plan_sweep
 
+    if not any(axis.varies for axis in read_search_space(arguments).axes):
+        what = "no override has several values, so there is nothing to sweep."
+        raise CheckFailed([Problem("sweep", what, "Give some, 'optimizer.lr=5e-5,1e-4', or start one run with fit.")])
     plan = plan_sweep(arguments)
     for key in ("check", "dry_run"):
         if plan.configs[0][key]:

@@ -68,7 +68,7 @@ class ModelTable(tuple[KnownModel, ...]):
         table = Table(*_COLUMNS, box=None)
         for row in self._rows():
             table.add_row(*row)
-        console = Console(width=180, color_system=None)
+        console = Console(width=1000, color_system=None, force_jupyter=False)  # no column is cut
         with console.capture() as capture:
             console.print(table)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())

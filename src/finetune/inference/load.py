@@ -27,7 +27,9 @@ def get_model(
     """Return a model to use: that of a run, in a folder, on the hub, or in an artifact.
 
     `model` is a run, its path or its name below outputs, a folder, a hub id, or the path of a zip that `save_artifact`
-    wrote. Adapters (LoRA) are merged into their base model. `dimensions` and `precision` are the defaults of `encode`.
+    wrote: its files are checked and extracted into the cache once, and afterwards only its list of files, with their
+    checksums, is read. Adapters (LoRA) are merged into their base model. `dimensions` and `precision` are the
+    defaults of `encode`.
     `device` is one device, several (`["cuda:0", "cuda:1"]`), or None for the fastest one. `dtype` is that of the matrix
     products. Texts are cut to `max_length` tokens, by default to the maximum length of the model.
 

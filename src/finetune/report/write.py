@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,10 +47,11 @@ def read_report(run: RunDirectory) -> Mapping[str, Any]:
     missing = _REQUIRED_KEYS - set(report)
     if not missing:
         return report
+    shown = f"finetune runs show {shlex.quote(str(run.path))}"
     what = "has no report.json yet"
     if run.report_data_path.is_file():
         what = f"has a report.json without {', '.join(sorted(missing))}"
-    raise FinetuneError(f"the run {run.path} {what}.", "It is written at the end of a run: `finetune runs show`.")
+    raise FinetuneError(f"the run {run.path} {what}.", f"It is written at the end of a run: `{shown}`.")
 
 
 def try_to_write_report(run: RunDirectory) -> bool:

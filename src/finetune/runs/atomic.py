@@ -26,7 +26,7 @@ _REASONS = {
     errno.EPERM: ("the system does not permit it", _ELSEWHERE),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", _ELSEWHERE),
     errno.EISDIR: ("there is a folder of that name", "Rename or remove it."),
-    errno.ENOENT: ("the folder no longer exists", "Was it moved or deleted during the run?"),
+    errno.ENOENT: ("the folder no longer exists, or cannot be made there", "Was it moved or deleted?"),
     errno.ENAMETOOLONG: ("the path is too long", "Choose a shorter name= or output_root=."),
     errno.EIO: ("the disk reports an input/output error", "Check the disk before you trust its files."),
     errno.ESTALE: ("the network file system lost the file", "Try again when the file server is available."),

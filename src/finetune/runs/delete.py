@@ -24,6 +24,8 @@ def check_deletable(path: Path, root: Path) -> None:
         raise FinetuneError(f"{name}: it is a link to another folder.", "Remove the link yourself.")
     if path.resolve().parent.parent != root.resolve():
         raise FinetuneError(f"{name}: it is not a run in {root}.", "Give the folder of its runs with --root.")
+    if not path.exists():
+        raise FinetuneError(f"there is no run {path}.", "It was deleted or moved.")
     if not is_run(path):
         raise FinetuneError(f"{name}: it is not a run of finetune.", "Remove it yourself if that is what you want.")
 

@@ -151,7 +151,7 @@ def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | Non
         except BlockingIOError as error:
             holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
             if wait is None:
-                advice = "Wait for it, stop it, or choose another name= for this run."
+                advice = "Wait for it, or stop it; a new run can have another name=."
                 raise LockHeld(f"{whose} is in use by {holder}.", advice) from error
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)

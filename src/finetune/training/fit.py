@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from finetune import signals
 from finetune.config.commands import resume_command
 from finetune.console import say
 from finetune.data.dataset import Dataset
@@ -139,10 +141,10 @@ def _train(parts: Parts, run: RunDirectory, checkpoint: Path | None, step: int) 
                 left = round(seconds_after_training(trainer, parts.module))
                 run.write_status("running", step=max(step, trainer.global_step), eta_seconds=left)
     if parts.stop.stopped_by:
-        raise Interrupted(
-            f"Stopped by {parts.stop.stopped_by} at step {trainer.global_step} of {parts.module.total_steps}.",
-            "The checkpoint is saved.",
-        )
+        what = f"Stopped by {parts.stop.stopped_by} at step {trainer.global_step} of {parts.module.total_steps}"
+        if parts.stop.stopped_by == signals.display_name(signal.SIGTERM):
+            what += ": it was cancelled, or the system ended it"
+        raise Interrupted(f"{what}.", "The checkpoint is saved.")
 
 
 def _report_early_end(parts: Parts, run: RunDirectory) -> None:

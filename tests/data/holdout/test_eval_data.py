@@ -145,7 +145,7 @@ def test_problems_in_a_beir_folder_are_reported(tmp_path, changes, words):
         ({"colums": ["a", "b"]}, "evaluation.mine.data.colums: a source has no such key. Did you mean columns?"),
         ({"header": "maybe"}, "evaluation.mine.data.header: expected true"),
         ({"batch_size": 3}, "evaluation.mine.data.batch_size: a source has no such key."),
-        ({"columns": ["text1", "nothing"]}, "evaluation.mine.data.columns: the file has no column 'nothing'"),
+        ({"columns": ["text1", "nothing"]}, "evaluation.mine.data.columns: there is no column 'nothing'"),
     ],
 )
 def test_problems_of_a_source_are_reported_at_its_key(table, settings, words):

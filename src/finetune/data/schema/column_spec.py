@@ -135,7 +135,7 @@ def unknown_columns(columns: list[str], asked: Iterable[str]) -> list[Problem]:
         close = get_close_matches(name.strip().lower(), by_lower_case, n=1, cutoff=0.5)
         if close:
             advice = f"Did you mean '{by_lower_case[close[0]]}'? {advice}"
-        problems.append(Problem(KEY, f"the file has no column '{name}'.", advice))
+        problems.append(Problem(KEY, f"there is no column '{name}'.", advice))
     return problems
 
 
