@@ -194,6 +194,12 @@ def test_a_full_disk_leaves_the_folder_as_it_was(run):
     assert tree(run) == before
 
 
+def test_a_second_export_to_a_folder_is_refused(tmp_path):
+    advice = r"in use by process .*\. Wait for it, or choose another folder with --out\.$"
+    with staging(tmp_path), pytest.raises(RunError, match=advice), staging(tmp_path):
+        pass
+
+
 def test_what_a_killed_export_left_is_removed_by_the_next_one(tmp_path):
     (tmp_path / ".export-abc/plain").mkdir(parents=True)
     (tmp_path / "model.safetensors").touch()
