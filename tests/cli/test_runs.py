@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from finetune.cli import runs_curve, runs_tables
+from finetune.cli.errors import exit_code_of
 from finetune.runs.artifact import read_manifest
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS
@@ -249,6 +251,15 @@ def test_a_model_is_saved_as_an_artifact_whose_files_are_listed(here: Path) -> N
 )
 def test_a_mistake_is_a_sentence(here: Path, arguments: list[str], answer: str) -> None:
     assert answer in finetune(here, "runs", *arguments, code=2)
+
+
+def test_a_file_that_may_not_be_read_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/model")
+
+    assert exit_code_of(command) == 1
+    said = capsys.readouterr().err
+    assert "could not use /root/model: permission denied." in said and "Check who may read and write it." in said
 
 
 def test_every_command_has_an_example(here: Path) -> None:
