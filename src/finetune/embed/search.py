@@ -57,6 +57,8 @@ def search_folder(
     """
     out = expand_home(folder)
     manifest = complete_manifest(out)
+    if not query.strip():
+        raise FinetuneError("the query is empty.", "Write the text to search for.")
     if k < 1:
         raise FinetuneError(f"k={k} is no number of documents.", "Ask for at least one.")
     if index:
@@ -73,8 +75,6 @@ def search_folder(
 def _embed_query(
     manifest: Manifest, query: str, prompt: str | None, model: Any, device: Device | None
 ) -> tuple[Floats, Model]:
-    if not query.strip():
-        raise FinetuneError("the query is empty.", "Write the text to search for.")
     settings = manifest.settings
     name = model or manifest.model
     loaded = get_model(name, device=device, dtype=settings["dtype"], max_length=settings["max_length"])
