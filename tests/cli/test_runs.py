@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import yaml
 from rich.console import Console
 
 from finetune.cli import runs_curve, runs_tables
+from finetune.cli.errors import exit_code_of
+from finetune.runs.artifact import read_manifest
 from finetune.runs.directory import RunDirectory
 from finetune.runs.registry import OUTPUTS
 from finetune.runs.selection import RunQuery, select
@@ -214,6 +217,26 @@ def test_at_a_terminal_the_answer_counts(here: Path) -> None:
         assert (here / "outputs" / "one" / "bad").exists() == stays
 
 
+def test_without_a_run_it_says_how_to_train_one(tmp_path: Path) -> None:
+    for words in (["runs"], ["report"], ["runs", "show", "x"]):
+        said = finetune(tmp_path, *words, code=2)
+        assert "there are no runs yet" in said and "finetune train data.path=" in said
+    (tmp_path / "outputs").mkdir()
+    assert "Train one: finetune train" in finetune(tmp_path, "runs")
+    assert "Train one: finetune train" in finetune(tmp_path, "report", code=2)
+
+
+def test_a_model_is_saved_as_an_artifact_whose_files_are_listed(here: Path) -> None:
+    model = here / "outputs/one/good/model"
+    (model / "onnx").mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "onnx/model.onnx").write_bytes(bytes(2_000_000))
+    said = finetune(here, "runs", "save", "one/good", "for others")
+    assert "2.0 MB  onnx/model.onnx" in said and "good.zip: 2 files, 2.0 MB" in said
+    assert set(read_manifest(here / "for others/good.zip").files) == {"config.json", "onnx/model.onnx"}
+    assert "has no model yet" in finetune(here, "runs", "save", "one/bad", code=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
@@ -230,11 +253,26 @@ def test_a_mistake_is_a_sentence(here: Path, arguments: list[str], answer: str) 
     assert answer in finetune(here, "runs", *arguments, code=2)
 
 
+def test_a_file_that_may_not_be_read_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/model")
+
+    assert exit_code_of(command) == 1
+    said = capsys.readouterr().err
+    assert "could not use /root/model: permission denied." in said and "Check who may read and write it." in said
+
+
 def test_every_command_has_an_example(here: Path) -> None:
-    for verb in ("", "show", "compare", "logs", "curve", "path", "rm"):
+    for verb in ("", "show", "compare", "logs", "curve", "path", "save", "rm"):
         said = finetune(here, "runs", *verb.split(), "--help")
         example = next(line for line in said.splitlines() if "Example: " in line)
         assert f"finetune runs {verb}".strip() in example
+
+
+@pytest.mark.parametrize("group", [[], ["runs"], ["data"], ["cache"]])
+def test_the_summary_of_each_command_fits_into_80_columns(group: list[str], tmp_path: Path) -> None:
+    said = finetune(tmp_path, *group, "--help")
+    assert "Commands:" in said and "..." not in said.partition("Commands:")[2]
 
 
 def test_a_thousand_runs_are_listed_in_a_moment_and_without_torch(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -22,12 +23,14 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune.cli.app import app
+from finetune.embed.files import ELSEWHERE
 from finetune.embed.run import embed
 from finetune.embed.settings import settings_of
 from finetune.errors import CheckFailed, FinetuneError
 from finetune.inference.load import get_model
 from finetune.inference.model import Model
 from finetune.inference.quantize import quantize
+from finetune.runs.atomic import explain
 from tests.conftest import ROOT, can_mount
 
 SHARD = 64
@@ -254,11 +257,16 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(folder, corpus, whole, tmp_
     )
     assert full.returncode == 1, full.stdout + full.stderr
     assert "could not write" in full.stderr and "Traceback" not in full.stderr
-    assert "What is done is kept: the same command completes it." in full.stderr
     assert "output_root" not in full.stderr
     assert not list(out.rglob("*.tmp"))
     assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
     assert files_of(out) == files_of(whole)
+
+
+def test_the_advice_for_a_full_disk_is_that_of_an_embedding():
+    refused = explain(OSError(errno.ENOSPC, "full"), "write vectors/manifest.json", ELSEWHERE)
+    kept = "What is done is kept: the same command completes it."
+    assert refused.advice == f"Free some space there, or choose another folder with out=. {kept}"
 
 
 # Not ru_maxrss or VmHWM: they count pages of mapped files, which the system takes back when it needs memory.

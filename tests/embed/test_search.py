@@ -100,6 +100,9 @@ def test_mistakes_are_one_sentence(folder, tiny_model, vectors, tmp_path):
     (tmp_path / "corpus.csv").write_text("text\na red cat\n")
     with pytest.raises(FinetuneError, match=r"is a file.*data\.path=.*corpus\.csv out=vectors"):
         search_folder(tmp_path / "corpus.csv", "red")
+    (tmp_path / "unreadable/manifest.json").mkdir(parents=True)
+    with pytest.raises(FinetuneError, match=r"could not read .*manifest\.json: there is a folder"):
+        search_folder(tmp_path / "unreadable", "red")
     damaged = shutil.copytree(vectors, tmp_path / "damaged")
     (damaged / "vectors-00002.parquet").write_bytes(b"nothing")
     with pytest.raises(FinetuneError, match="missing or damaged"):

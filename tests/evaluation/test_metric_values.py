@@ -184,7 +184,7 @@ def test_classes_and_clusters():
         ("classification", node(f"{CLASSIFICATION}.MultilabelF1Score", num_labels=3), "cannot be computed"),
         ("retrieval", node("torchmetrics.clustering.DunnIndex"), "update of DunnIndex needs data, labels"),
         ("retrieval", node("torchmetrics.retrieval.RetrievalMRR", aggregation="most"), "refuses its arguments"),
-        ("retrieval", node("finetune.evaluation.bm25.is_installed"), "bool is no torchmetrics.Metric"),
+        ("retrieval", node("finetune.evaluation.bm25.is_installed"), "bool is not a torchmetrics.Metric"),
         ("retrieval", "nDGC@10", "Did you mean nDCG@10?"),
         ("clustering", "AMI", "there is no metric 'AMI'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -168,9 +169,17 @@ def test_an_export_that_loses_too_much_fails_with_the_figures_unless_more_is_all
     assert "nDCG@10 falls from 1.000 to 0." in said and "95 % interval of the change -" in said
     assert "a loss of more than 0.01" in said and "--max-loss" in said
     assert tree(run) == before
-    result = export_model(run, ["onnx-int8"], max_loss=1.0)
+    answer = CliRunner().invoke(app, ["export", str(run), "onnx-int8", "--max-loss", "1"])
+    assert answer.exit_code == 0, answer.output
     assert (run / "model/onnx/model_qint8.onnx").is_file()
-    assert result.formats["onnx-int8"].changes["retrieval", "nDCG@10"].change < -0.01
+    measured = json.loads((run / "model/export.json").read_text())["formats"]["onnx-int8"]["metrics"]
+    assert measured[0]["metric"] == "nDCG@10" and measured[0]["change"] < -0.01
+    number = r"([-+]\d\.\d{3})"
+    line = rf"onnx-int8: retrieval nDCG@10 1\.000 -> (0\.\d{{3}}) \({number}, 95 % interval {number} to {number}\)"
+    printed = re.search(f"^{line}$", answer.output, re.MULTILINE)
+    assert printed, answer.output
+    after, change, low, high = map(float, printed.groups())
+    assert low <= change <= high and change == pytest.approx(after - 1, abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["onnx", "fp16"], ids=["a file that is written", "a folder that is copied"])
@@ -184,6 +193,12 @@ def test_a_full_disk_leaves_the_folder_as_it_was(run, name):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert tree(run) == before
+
+
+def test_a_second_export_to_a_folder_is_refused(tmp_path):
+    advice = r"in use by process .*\. Wait for it, or choose another folder with --out\.$"
+    with staging(tmp_path), pytest.raises(RunError, match=advice), staging(tmp_path):
+        pass
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next_one(tmp_path):
@@ -232,6 +247,7 @@ def test_mistakes_are_answered_before_anything_is_loaded(ran, tiny_model, tmp_pa
     assert "by itself" in refused(tiny_model, "onnx", "fp16", out=tmp_path / "out")
     (tmp_path / "file").touch()
     assert "is a file" in refused(tiny_model, "onnx", out=tmp_path / "file")
+    assert "--out: could not write to /proc" in refused(tiny_model, "onnx", out=Path("/proc/x"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").touch()
     assert "holds something else" in refused(tiny_model, "onnx", out=tmp_path / "full")

@@ -88,7 +88,7 @@ def test_names_and_objects_that_are_fine(mine):
         ("{_target_: torchmetrics.regression.MeanSquaredError}", ["does not measure", "torchmetrics.retrieval.*"]),
         ("{_target_: mine_metrics.Silent}", ["Silent does not define whether", "higher_is_better"]),
         ("{_target_: mine_metrics.Strange}", ["update of Strange needs images", "It has: relevance, relevant, ideal"]),
-        ("{_target_: mine_metrics.Other}", ["Other is no torchmetrics.Metric"]),
+        ("{_target_: mine_metrics.Other}", ["Other is not a torchmetrics.Metric"]),
         ("{_target_: mine_metrics.Goood}", ["has no 'Goood'", "Did you mean mine_metrics.Good?"]),
     ],
 )  # fmt: skip

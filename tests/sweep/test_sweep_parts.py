@@ -150,7 +150,7 @@ def test_what_exists_where_a_trial_will_be_must_be_that_trial(tmp_path, monkeypa
     assert check_directory(cfg, run.path, dataset) == []
     run.path.mkdir()
     (problem,) = check_directory(cfg, run.path, dataset)
-    assert "no run of finetune" in problem.what
+    assert "not a run of finetune" in problem.what
     run.config_path.write_text(yaml.safe_dump(resolved(cfg)))
     run.data_path.write_text('{"fingerprint": "x"}')
     run.write_status("interrupted", "Ctrl-C")

@@ -202,7 +202,8 @@ class RunFiles:
     def save_artifact(self, folder: str | Path = ".") -> Path:
         """Write the trained model into `folder` as one zip with checksums, and return its path.
 
-        `finetune.get_model` loads such a file on any machine.
+        `finetune.get_model` loads such a file on any machine. Exports in the folder of the model (`onnx/`,
+        `openvino/`) are part of it.
 
         Raises:
             FinetuneError: there is no model yet.

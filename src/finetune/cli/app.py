@@ -66,7 +66,7 @@ def train(ctx: typer.Context) -> None:
 
 @app.command(context_settings=_EXTRA_ARGS_AND_HELP)
 def check(ctx: typer.Context) -> None:
-    """Check a config and its data, report all problems at once, and start nothing."""
+    """Check a config and its data, and report all problems at once."""
     from finetune.cli.train import check as check_run
 
     raise typer.Exit(check_run(ctx.args))
@@ -78,13 +78,14 @@ def submit(
     embed: bool = typer.Option(False, "--embed", help="Submit finetune embed with these words, as an array job."),
     tasks: int = typer.Option(4, "--tasks", help="With --embed: how many tasks share the work."),
 ) -> None:
-    """Submit one run to a SLURM cluster and print its job id; with -m submit a sweep as an array job.
+    """Submit a run, a sweep or an embedding to a SLURM cluster.
 
-    Takes the overrides of finetune train, and hydra.launcher.* for the resources of the job: partition, account, qos,
-    constraint, time (minutes), memory, cpus_per_process, gpus_per_process, options (conf/hydra/launcher/slurm.yaml).
-    Set the number of machines and processes with trainer.num_nodes and trainer.devices. Config and data are checked
-    before submission, as for any run. A job that is preempted or reaches its time limit saves a checkpoint, is
-    requeued, and resumes. dry_run=true prints the job script.
+    Prints the job id. With -m a sweep is submitted as an array job, with --embed an embedding. Takes the overrides of
+    finetune train, and hydra.launcher.* for the resources of the job: partition, account, qos, constraint, time
+    (minutes), memory, cpus_per_process, gpus_per_process, options (conf/hydra/launcher/slurm.yaml). Set the number of
+    machines and processes with trainer.num_nodes and trainer.devices. Config and data are checked before submission, as
+    for any run. A job that is preempted or reaches its time limit saves a checkpoint, is requeued, and resumes.
+    dry_run=true prints the job script.
 
     Example: finetune submit model=bert data.path=pairs.csv trainer.accelerator=gpu hydra.launcher.partition=gpu
     hydra.launcher.time=240
@@ -108,11 +109,11 @@ def evaluate(
     ctx: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
 ) -> None:
-    """Evaluate models without training and compare them: run directories, folders or hub ids.
+    """Evaluate models without training, and compare them.
 
-    Takes the overrides of finetune train, and evaluates on the data that such a run would hold out, or on the sources
-    that the evaluations name. Without overrides it uses the held-out data of the first run that is given. Without a
-    model it evaluates model.name.
+    A model is a run, a folder or a hub id. Takes the overrides of finetune train, and evaluates on the data that such a
+    run would hold out, or on the sources that the evaluations name. Without overrides it uses the held-out data of the
+    first run that is given. Without a model it evaluates model.name.
 
     Example: finetune evaluate default/my_run
 
@@ -131,12 +132,13 @@ def embed(
     ctx: typer.Context,
     index: str | None = typer.Option(None, metavar="usearch", help="Also write an index for fast approximate search."),
 ) -> None:
-    """Embed a corpus of any size into a folder of vectors: files of ids and vectors, and manifest.json.
+    """Embed a corpus of any size into a folder of vectors.
 
-    MODEL is a run, a folder, a hub id or an artifact. Each distinct text is embedded once. The same command completes a
-    folder that was interrupted, and may run several times at once, also on several machines: the processes share the
-    work. Settings of the data: data.path, data.columns (one column, several to join, or {text: ..., title: ..., id:
-    ...}), data.on_bad_rows=skip, data.limit, data.format and the like, as for training.
+    The folder has files of ids and vectors, and manifest.json. MODEL is a run, a folder, a hub id or an artifact. Each
+    distinct text is embedded once. The same command completes a folder that was interrupted, and may run several times
+    at once, also on several machines: the processes share the work. Settings of the data: data.path, data.columns (one
+    column, several to join, or {text: ..., title: ..., id: ...}), data.on_bad_rows=skip, data.limit, data.format and
+    the like, as for training.
 
     Settings of the vectors: prompt (document), dimensions, precision (float32, int8, binary), normalize, dtype
     (float32, bfloat16), max_length. Of the files: format (parquet, arrow, npy), keep (columns to store), shard_rows.
@@ -162,7 +164,9 @@ def search(
     device: str | None = typer.Option(None, metavar="DEVICE", help="cpu, cuda:0, ...; default: the fastest one."),
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
 ) -> None:
-    """Search in a folder of vectors: the most similar documents with score, id and stored columns.
+    """Search in a folder of vectors for the most similar documents.
+
+    Shows their score, their id, and the columns that were stored by keep=. The search is exact without --index.
 
     Example: finetune search vectors "how do I cancel an order"
     """
@@ -200,7 +204,7 @@ def mine(ctx: typer.Context) -> None:
 @app.command()
 @reports_errors
 def losses() -> None:
-    """List the losses for loss=NAME, each with a description and the data it learns from.
+    """List the losses for loss=NAME, and what each learns from.
 
     Example: finetune losses
     """
@@ -210,7 +214,9 @@ def losses() -> None:
 @app.command()
 @reports_errors
 def miners() -> None:
-    """List the miners for miner=NAME, each with a description. A miner selects the pairs that a loss is computed on.
+    """List the miners for miner=NAME, each with a description.
+
+    A miner selects the pairs that a loss is computed on.
 
     Example: finetune miners
     """
@@ -246,9 +252,10 @@ def report(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the data of the report as JSON, for programs."),
 ) -> None:
-    """Write a run's report.html and report.md again, print its headline, and open it. Several runs are compared.
+    """Write the report of a run again and open it, or compare runs.
 
-    Without a name, the newest run that has a report is used. The page of several runs is written next to the first.
+    Writes report.html and report.md, and prints the headline. Without a name, the newest run that has a report is used.
+    The page of several runs is written next to the first.
 
     Example: finetune report my_run
 
@@ -267,12 +274,12 @@ def export(
     max_loss: float = typer.Option(0.01, help="Largest loss of the headline metric, such as nDCG@10."),
     evaluation: bool = typer.Option(True, "--evaluation/--no-evaluation", help="Measure the headline metric again."),
 ) -> None:
-    """Export a model to ONNX, OpenVINO or another precision, and verify each export against the model.
+    """Export a model to ONNX, OpenVINO or another precision.
 
-    ONNX and OpenVINO files are written where sentence-transformers looks for them; fp16 and bf16 are folders next to
-    the model. An export whose embeddings differ too much, or which loses more than --max-loss on the data that the run
-    held out, is not kept, and the exit code is 1. Size, speed, differences and metrics are written to export.json and
-    to the model card.
+    Each export is verified against the model. ONNX and OpenVINO files are written where sentence-transformers looks for
+    them; fp16 and bf16 are folders next to the model. An export whose embeddings differ too much, or which loses more
+    than --max-loss on the data that the run held out, is not kept, and the exit code is 1. Size, speed, differences and
+    metrics are written to export.json and to the model card.
 
     Example: finetune export my_run onnx onnx-int8
 
@@ -294,10 +301,11 @@ def push(
     ),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask for confirmation."),
 ) -> None:
-    """Upload a model, its card and its exports to a private repository of the Hugging Face hub, after confirmation.
+    """Upload a model to the Hugging Face hub, after confirmation.
 
-    The token is that of `hf auth login`, or HF_TOKEN. Pickles and code are refused. Read the card first (README.md):
-    it has the command that the model was trained with. After the upload the checksums on the hub are compared.
+    Its card and its exports are uploaded, too, to a repository that is private unless --public is given. The token is
+    that of `hf auth login`, or HF_TOKEN. Pickles and code are refused. Read the card first (README.md): it has the
+    command that the model was trained with. After the upload the checksums on the hub are compared.
 
     Example: finetune push my_run my-team/my-model --dry-run
     """
@@ -314,7 +322,7 @@ def doctor(
     report: bool = typer.Option(False, "--report", help="Print what a bug report should contain, without secrets."),
     network: bool = typer.Option(False, "--network", help="Also try to reach the Hugging Face hub."),
 ) -> None:
-    """Show what is installed and what this machine can do, and what to do about anything that will not work.
+    """Show what is installed and works here, and how to fix the rest.
 
     Each line is fine, doubtful (!) or wrong (x). The exit code is 1 if anything is wrong.
 
@@ -332,9 +340,10 @@ def show(
     ctx: typer.Context,
     as_json: bool = typer.Option(False, "--json", help="Print the same as JSON, for programs."),
 ) -> None:
-    """Show the data that a run would train on: columns, counts, lengths, classes, scores, examples, leaks, bad rows.
+    """Show the data that a run would train on.
 
-    Takes the same overrides as finetune train, and starts nothing.
+    Shows columns, counts, lengths, classes, scores, examples, leaks and bad rows. Takes the same overrides as finetune
+    train, and starts nothing.
 
     Example: finetune data show data=csv data.path=pairs.csv data.near_leaks=true
     """

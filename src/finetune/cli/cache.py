@@ -23,7 +23,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.callback(invoke_without_command=True)
 @reports_errors
 def cache(ctx: typer.Context) -> None:
-    """List the contents of the cache: parsed and tokenized data, reused by later runs. All of it can be rebuilt.
+    """List the contents of the cache.
+
+    It has parsed and tokenized data, and opened artifacts, for later runs. All of it can be rebuilt.
 
     It is in $FINETUNE_CACHE, else $XDG_CACHE_HOME/finetune, else ~/.cache/finetune.
 
@@ -42,7 +44,9 @@ def clean(
     ),
     everything: bool = typer.Option(False, "--all", help="All entries."),
 ) -> None:
-    """Remove the leftovers of killed processes, and the entries that the options select. Running runs are not affected.
+    """Remove leftovers of killed processes, and selected entries.
+
+    Runs in progress are not affected.
 
     Example: finetune cache clean --older-than 30 --keep-gb 20
     """

@@ -26,6 +26,12 @@ def exit_code_of(command: Callable[[], int]) -> int:
     except FinetuneError as error:
         print_error(error)
         return error.exit_code
+    except PermissionError as error:
+        from finetune.runs.atomic import explain
+
+        refused = explain(error, f"use {error.filename}", "check who may read and write it.")
+        print_error(refused)
+        return refused.exit_code
     except KeyboardInterrupt:
         print_error(Interrupted(signals.INTERRUPTED_MESSAGE))
         return Interrupted.exit_code

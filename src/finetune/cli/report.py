@@ -51,7 +51,8 @@ def _newest(folder: Path) -> Record:
     records = select(folder, RunQuery()).records
     reported = [record for record in records if record.run.report_data_path.is_file()]
     if not reported:
-        raise FinetuneError(f"no run in {folder} has a report yet.", "It is written at the end of a run.")
+        advice = "It is written at the end of a run." if records else "Train one: finetune train data.path=pairs.csv"
+        raise FinetuneError(f"no run in {folder} has a report yet.", advice)
     if records[0] is not reported[0]:
         say(f"{records[0].name} is newer and has no report: it is {records[0].state}.")
     return reported[0]

@@ -24,6 +24,7 @@ _RUNS_AND_METRIC = typer.Argument(
     metavar="RUN... METRIC",
     help="Names as in finetune runs show, or paths; then a metric, as in loss, or nDCG@10 for retrieval/after/nDCG@10.",
 )
+_FOLDER = typer.Argument(Path(), metavar="[FOLDER]", help="Where to write it; default: here.", show_default=False)
 _ROOT = typer.Option(None, metavar="FOLDER", help="The folder that holds all runs (output_root); default: outputs.")
 _EXPERIMENT = typer.Option(
     [], "--experiment", "-e", metavar="NAME", help="Only this experiment; * and ? are wildcards."
@@ -80,7 +81,7 @@ def runs(
 @app.command()
 @reports_errors
 def show(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT, as_json: bool = _JSON) -> None:
-    """Show one run: its state and the reason, the command that started it, its results, and how to resume it.
+    """Show one run: its state, its command and its results.
 
     Example: finetune runs show default/my_run
     """
@@ -98,7 +99,7 @@ def show(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT, as_json
 @app.command()
 @reports_errors
 def compare(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT, as_json: bool = _JSON) -> None:
-    """Compare two or more runs: the differences of their configs, data and environments, and all metrics.
+    """Compare runs: their configs, data, environments and metrics.
 
     Example: finetune runs compare default/first default/second
     """
@@ -124,7 +125,9 @@ def logs(
     lines: int = typer.Option(20, "--lines", "-n", min=0, help="Number of lines from the end; 0: all."),
     root: Path | None = _ROOT,
 ) -> None:
-    """Show the end of a run's log: its terminal output and the log messages of libraries.
+    """Show the end of the log of a run.
+
+    It has its terminal output and the messages of libraries.
 
     Example: finetune runs logs my_run -f
     """
@@ -147,7 +150,7 @@ def curve(
     root: Path | None = _ROOT,
     as_json: bool = _JSON,
 ) -> None:
-    """Plot a metric over the steps, for one or more runs in one figure.
+    """Plot a metric of one or more runs over the steps.
 
     Example: finetune runs curve my_run loss --smooth 20
     """
@@ -175,8 +178,35 @@ def path(ctx: typer.Context, run: str = _RUN, root: Path | None = _ROOT) -> None
 
 @app.command()
 @reports_errors
+def save(
+    ctx: typer.Context,
+    run: str = _RUN,
+    folder: Path = _FOLDER,
+    root: Path | None = _ROOT,
+) -> None:
+    """Write the model of a run into one zip, for another machine.
+
+    The zip is an artifact: the files of the model, its exports too, with their checksums. Wherever a command takes a
+    model, it takes the zip, too. An existing zip is replaced.
+
+    Example: finetune runs save default/my_run
+    """
+    from finetune.api.run import LocalRun
+    from finetune.formats.targets import format_size
+
+    one = LocalRun(_record(run, root, ctx).run.path)
+    for name, size in one.artifact.files.items():
+        typer.echo(f"{format_size(size):>12}  {name}")
+    path = one.save_artifact(folder)
+    typer.echo(f"{path}: {len(one.artifact.files)} files, {format_size(path.stat().st_size)}")
+
+
+@app.command()
+@reports_errors
 def cancel(ctx: typer.Context, runs: list[str] = _RUNS, root: Path | None = _ROOT) -> None:
-    """Stop runs that are running or in a cluster's queue, on the cluster or on this machine. Running ones save first.
+    """Stop runs, on this machine or on a cluster, also in its queue.
+
+    Runs in progress save a checkpoint first.
 
     Example: finetune runs cancel default/my_run
     """

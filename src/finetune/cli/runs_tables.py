@@ -48,6 +48,8 @@ def print_list(found: Selection, chosen: Sequence[Record], columns: Sequence[str
     if len(chosen) < len(found.records):
         summary += f", {len(chosen):,} shown (-n 0 shows all)"
     say(summary)
+    if not found.total:
+        say("There are no runs yet. Train one: finetune train data.path=pairs.csv")
     for record in chosen:
         if record.reason:
             say(f"{record.name} is {record.state}: {_short(record.reason)}")

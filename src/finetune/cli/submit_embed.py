@@ -39,7 +39,7 @@ def main(words: Sequence[str], tasks: int) -> int:
 
 def _submit(words: list[str], tasks: int) -> int:
     if tasks < 1:
-        raise FinetuneError(f"--tasks {tasks} is no number of tasks.", "Set at least 1.")
+        raise FinetuneError(f"--tasks {tasks} is not a number of tasks.", "Set at least 1.")
     of_cluster = [word for word in words if key_of(word) == "dry_run" or key_of(word).startswith("hydra.launcher")]
     rest = [word for word in words if word not in of_cluster]
     model, overrides = split_one_model(rest)

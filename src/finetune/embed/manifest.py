@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune.embed.files import MANIFEST, write_json
 from finetune.errors import FinetuneError
+from finetune.runs.atomic import explain
 
 VERSION = 1
 
@@ -59,6 +60,7 @@ def read_manifest(out: Path) -> Manifest | None:
 
     Raises:
         FinetuneError: it is damaged, or of a newer version.
+        Refused: it cannot be read.
     """
     path = out / MANIFEST
     try:
@@ -70,7 +72,9 @@ def read_manifest(out: Path) -> Manifest | None:
         raise FinetuneError(what, "Update finetune, or embed the corpus into another folder.")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except OSError as error:
+        raise explain(error, f"read {path}", "check who may read it.") from error
+    except (ValueError, LookupError, TypeError) as error:
         raise FinetuneError(f"{path} is damaged.", "Remove the folder and embed the corpus again.") from error
 
 

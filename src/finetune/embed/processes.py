@@ -63,7 +63,7 @@ def run_processes(model: Any, corpus: Corpus, wanted: Manifest, data: DataSettin
         shutil.rmtree(work.path, ignore_errors=True)  # another process removed it, and this one made it again
         return
     plan = task.plan
-    say(f"{plan.rows:,} rows, distinct texts: {plan.texts:,}, shards: {plan.shards:,}, on {_shown(devices)}.")
+    say(f"Rows: {plan.rows:,}, distinct texts: {plan.texts:,}, shards: {plan.shards:,}, on {_shown(devices)}.")
     with _others(out, devices[1:], len(devices)):
         work_until_complete(loaded, task)
 

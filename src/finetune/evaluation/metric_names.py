@@ -75,7 +75,7 @@ def unknown_metric(key: str, name: Any, known: Sequence[str]) -> Problem:
 
 def no_metric(key: str, name: str) -> Problem:
     """Return the problem of a class that is no metric."""
-    return Problem(key, f"{name} is no torchmetrics.Metric.", "Derive it from torchmetrics.Metric.")
+    return Problem(key, f"{name} is not a torchmetrics.Metric.", "Derive it from torchmetrics.Metric.")
 
 
 def no_input(key: str, name: str, missing: Iterable[str], offered: Iterable[str]) -> Problem:

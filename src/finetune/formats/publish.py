@@ -60,7 +60,7 @@ def staging(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with hold_lock(parent / _LOCK, f"an export to {parent}"):
+        with hold_lock(parent / _LOCK, f"the folder {parent}", advice=f"Wait for it, or {_ELSEWHERE}"):
             try:
                 for abandoned in parent.glob(f"{_STAGING}*/"):  # of exports that were killed
                     shutil.rmtree(abandoned, ignore_errors=True)

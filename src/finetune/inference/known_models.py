@@ -142,7 +142,7 @@ def _read(path: Path) -> list[KnownModel]:
         what = f"{path} cannot be read ({error})."
         raise FinetuneError(what, f"Correct the file, or remove it from {FILES}.") from error
     if not isinstance(entries, list):
-        raise FinetuneError(f"{path} is no list of models.", "Write an entry for each, as in known_models.yaml.")
+        raise FinetuneError(f"{path} is not a list of models.", "Write an entry for each, as in known_models.yaml.")
     return [_entry(entry, path) for entry in entries]
 
 

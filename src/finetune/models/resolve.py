@@ -87,7 +87,7 @@ def _require_files(folder: Path, files: Sequence[str], adapters: bool) -> Path:
     for file in files:
         if not _has_file(backbone_folder(folder), file):
             raise ModelError(
-                f"model.name={folder}: this folder has no {file}, so it is no model of this kind.",
+                f"model.name={folder}: this folder has no {file}, so it is not a model of this kind.",
                 "Give the folder that SentenceTransformer.save wrote, or save_pretrained of model and tokenizer.",
             )
     return folder

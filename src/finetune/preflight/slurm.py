@@ -86,7 +86,7 @@ def check_slurm(cfg: DictConfig) -> Iterator[Problem]:
         yield Problem("trainer.devices", what, "Write a number: trainer.devices=1")
     seconds = seconds_of(settings.time)
     if seconds is None:
-        what = f"'{settings.time}' is no duration."
+        what = f"'{settings.time}' is not a duration."
         yield Problem(f"{_KEY}.time", what, "Write minutes, or '[days-]hours:minutes:seconds' in quotes.")
     elif seconds < settings.save_seconds + _SCAN_SECONDS:
         what = f"a run has to save {settings.save_seconds} s before the end of its {seconds} s: before it starts."
@@ -140,7 +140,7 @@ def seconds_of(time: int | str) -> int | None:
 def _check_option(option: str, value: Any) -> Iterator[Problem]:
     key = f"{_KEY}.options.{option}"
     if not _OPTION.fullmatch(option):
-        yield Problem(key, "this is no long option of sbatch.", "Write it without dashes in front: {exclude: node7}")
+        yield Problem(key, "this is not a long option of sbatch.", "Write it without dashes in front: {exclude: node7}")
     elif option in _RESERVED:
         what = "this is set from other keys of the config, or by the run itself."
         yield Problem(key, what, f"Leave it out; {_KEY} has time, partition, memory and more.")

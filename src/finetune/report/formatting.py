@@ -9,11 +9,13 @@ from typing import Any
 # Explanations of terms that a reader of the report may not know.
 _EXPLAINED = {
     "leaks": "training pairs that contain a validation query",
-    "leaks_normalised": "the same but for case and punctuation",
     "leaks_near": "nearly the same",
     "validation_judgments": "which document answers which query",
     "validation_corpus": "texts that are searched",
 }
+
+
+_NAMES = {"leaks_normalised": "leaks ignoring case, spaces and punctuation"}
 
 
 def format_score(score: Any) -> str:
@@ -86,7 +88,7 @@ def _format_name(name: str) -> str:
     if name in _COSTS:
         text, _ = _COSTS[name]
     else:
-        text = name.replace("_per_second", " per second").replace("_", " ")
+        text = _NAMES.get(name) or name.replace("_per_second", " per second").replace("_", " ")
     if name in _EXPLAINED:
         text += f" ({_EXPLAINED[name]})"
     return text

@@ -186,7 +186,7 @@ def check_same_run(cfg: DictConfig, run: RunDirectory, dataset: Dataset) -> str:
     state = run.read_status().get("state")
     if not state or not run.config_path.is_file():
         raise FinetuneError(
-            f"{run.path} exists and is no run of finetune; it was not touched.", "Choose another name=."
+            f"{run.path} exists and is not a run of finetune; it was not touched.", "Choose another name=."
         )
     if cfg.resume == "never":
         raise FinetuneError(

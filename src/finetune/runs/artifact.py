@@ -38,7 +38,7 @@ _UNSAFE = {".py", ".pyc", ".pyd", ".so", ".dll", ".sh", ".pkl", ".pickle", ".pt"
 _PICKLES = (b"\x80", b"PK\x03\x04")  # a .bin that begins so is a pickle of torch, not the weights of OpenVINO
 _NAME = re.compile(r"[^\x00-\x1f\\:*?\"<>|]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_GET_AGAIN = "Get the file again, or write it again with save_artifact."
+_GET_AGAIN = "Get the file again, or write it again with `finetune runs save`."
 
 
 class ArtifactError(FinetuneError):
@@ -183,7 +183,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileNotFoundError:
         raise ArtifactError(f"there is no file {path}.", "Check its path.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        what = f"{path} is no zip file, or it is cut off or damaged ({error})."
+        what = f"{path} is not a zip file, or it is cut off or damaged ({error})."
         raise ArtifactError(what, _GET_AGAIN) from error
 
 
@@ -192,7 +192,9 @@ def _read_manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
     by_name = {entry.filename: entry for entry in entries}
     entry = by_name.pop(MANIFEST, None)
     if entry is None or entry.file_size > _MOST_MANIFEST_BYTES:
-        raise ArtifactError(f"{path} has no {MANIFEST}, so it is no artifact.", "Write one with save_artifact.")
+        raise ArtifactError(
+            f"{path} has no {MANIFEST}, so it is not an artifact.", "Write one with `finetune runs save`."
+        )
     if len(by_name) + 1 != len(entries) or len(entries) > MOST_FILES:
         raise ArtifactError(f"{path} has two files of one name, or too many files.", _GET_AGAIN)
     with archive.open(entry) as file:

@@ -24,6 +24,7 @@ _INHERITED = "FINETUNE_LOCK_HANDLE"
 _held_handles: set[int] = set()
 _inherited_handles: set[int] = set()  # those of them that `hold_lock` has not used yet
 # `is_locked` holds a shared lock for some microseconds, which must not make a process that acquires the lock fail.
+_HELD = "Wait for it, or stop it; a new run can have another name=."
 _ATTEMPTS, _SECONDS_BETWEEN_ATTEMPTS = 25, 0.02
 
 
@@ -73,17 +74,19 @@ def adopt_inherited() -> None:
 
 
 @contextmanager
-def hold_lock(path: Path, whose: str, wait: Callable[[str], None] | None = None) -> Iterator[HeldLock]:
+def hold_lock(
+    path: Path, whose: str, wait: Callable[[str], None] | None = None, advice: str = _HELD
+) -> Iterator[HeldLock]:
     """Hold a lock on the file `path` inside the `with` block.
 
     If the lock is held already, by another process or this one, `wait` is called with the holder and the lock is waited
-    for. The holder may delete the file. `whose` names what is locked, for the error message.
+    for. The holder may delete the file. `whose` names what is locked, and `advice` says what to do, both for the error.
 
     Raises:
         LockHeld: the lock is held and `wait` is None.
         RunError: the operating system refuses.
     """
-    handle, is_supported = _acquire(path, whose, wait)
+    handle, is_supported = _acquire(path, whose, wait, advice)
     _held_handles.add(handle)
     try:
         yield HeldLock(handle, is_supported)
@@ -119,11 +122,11 @@ def is_locked(path: Path) -> bool | None:
     return False
 
 
-def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None) -> tuple[int, bool]:
+def _acquire(path: Path, whose: str, wait: Callable[[str], None] | None, advice: str) -> tuple[int, bool]:
     while True:
         handle = _open(path)
         try:
-            locked = _lock(handle, path, whose, wait)
+            locked = _lock(handle, path, whose, wait, advice)
         except BaseException:
             os.close(handle)
             raise
@@ -144,14 +147,13 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
-def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None) -> bool:
+def _lock(handle: int, path: Path, whose: str, wait: Callable[[str], None] | None, advice: str) -> bool:
     try:
         try:
             _lock_now(handle)
         except BlockingIOError as error:
             holder = os.pread(handle, 300, 0).decode(errors="replace") or "another process"
             if wait is None:
-                advice = "Wait for it, or stop it; a new run can have another name=."
                 raise LockHeld(f"{whose} is in use by {holder}.", advice) from error
             wait(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)

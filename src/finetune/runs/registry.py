@@ -23,7 +23,11 @@ def run_folders(root: Path) -> list[Path]:
         FinetuneError: the folder `root` does not exist.
     """
     if not root.is_dir():
-        raise FinetuneError(f"there is no folder {root} with runs.", "Give their folder (output_root=) with --root.")
+        what, advice = f"there is no folder {root} with runs.", "Give their folder (output_root=) with --root."
+        if root == OUTPUTS:
+            what = f"there are no runs yet: {what}"
+            advice = f"Train one: finetune train data.path=pairs.csv. If there are runs elsewhere: {advice}"
+        raise FinetuneError(what, advice)
     return [path for experiment in _folders(root) for path in _folders(experiment) if is_run(path)]
 
 

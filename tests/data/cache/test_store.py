@@ -85,7 +85,7 @@ def test_an_entry_is_made_once_and_nothing_else_stays(root: Path) -> None:
 
 @pytest.mark.parametrize("kind,key", [("..", KEY), ("a/b", KEY), ("tokens", "../../../etc"), ("tokens", "x"), ("", "")])
 def test_no_key_leads_out_of_the_cache(root: Path, kind: str, key: str) -> None:
-    with pytest.raises(ValueError, match="no valid cache entry"):
+    with pytest.raises(ValueError, match="not a valid cache entry"):
         Cache(root).entry(kind, key, write)
     assert not root.exists()
 

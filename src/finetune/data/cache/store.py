@@ -105,7 +105,7 @@ class Cache:
             CacheUnavailable: it cannot be written, or `build` raised an OSError; no partial entry stays.
         """
         if not KIND.fullmatch(kind) or not KEY.fullmatch(key):
-            raise ValueError(f"{kind}/{key} is no valid cache entry")
+            raise ValueError(f"{kind}/{key} is not a valid cache entry")
         folder = self.root / kind / key
         if not is_whole(folder):
             try:
