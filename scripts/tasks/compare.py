@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def main() -> None:
         for name, definition in definitions.items():
             print(f"{name}: {json.dumps(definition)}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: it also ends the measuring process
     chosen = arguments.configurations or list(definitions)
     check(parser, arguments, chosen, definitions)
     try:
@@ -66,6 +68,8 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, chosen
     """End the program with a message if an argument is wrong."""
     if arguments.results is None or not arguments.tasks:
         parser.error("--tasks and --results are needed")
+    if arguments.limit is not None and arguments.limit < 1:
+        parser.error("--limit must be at least 1")
     unknown = [name for name in chosen if name not in known]
     if unknown:
         parser.error(f"{arguments.file} has no configuration {', '.join(unknown)}; it has {', '.join(known)}")
