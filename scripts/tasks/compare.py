@@ -83,6 +83,7 @@ def cases(arguments: argparse.Namespace, chosen: list[str], definitions: dict[st
     shared = {
         "model": arguments.model,
         "max_length": arguments.max_length,
+        "version": version(),
         "precision": "32-true" if arguments.fp32 else "bf16-mixed",
     }
     for seed, task in itertools.product(arguments.seeds, arguments.tasks):
@@ -96,6 +97,15 @@ def cases(arguments: argparse.Namespace, chosen: list[str], definitions: dict[st
                 "seed": seed,
                 "limit": arguments.limit,
             }
+
+
+def version() -> str | None:
+    """Return the commit of this checkout, with `-dirty` if files differ from it; None without git."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def measure_missing(wanted: list[dict[str, Any]], path: Path) -> int:

@@ -32,7 +32,7 @@ def main() -> None:
 
 def measure(case: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the results of a case: fields of the case, `training` and `ndcg`."""
-    known = {name: case[name] for name in CASE}
+    known = {name: case.get(name) for name in (*CASE, "version")}
     if case["configuration"] == UNTOUCHED:
         return [{**known, "training": {}, "ndcg": evaluate(case["model"], case)}]
     case["train"] = str(write_pairs(case))

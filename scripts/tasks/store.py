@@ -1,7 +1,7 @@
 """Results of a comparison: one JSON object per line, appended as each is measured, so that it can be interrupted.
 
-A result has the fields of a case (`CASE`), `training` (facts, see contestants.py) and `ndcg` (values per query, by
-evaluation). A result of the model before training has the
+A result has the fields of a case (`CASE`), `version` (the commit that measured it), `training` (facts, see
+contestants.py) and `ndcg` (values per query, by evaluation). A result of the model before training has the
 configuration `untouched`.
 """
 

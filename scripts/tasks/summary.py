@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--reference", default="peer-1", help="the configuration that others are compared with")
+    parser.add_argument("--ours", default="default", help="the configuration that is compared at equal CPU time")
     parser.add_argument("--tasks", nargs="+", help="only these tasks")
     arguments = parser.parse_args()
     absent = [str(path) for path in arguments.results if not path.is_file()]
@@ -73,6 +74,7 @@ def main() -> None:
         print(f"## {task}\n\n{task_table(measured, arguments.reference)}\n")
     compared = {task: measured for task, measured in tasks.items() if arguments.reference in measured}
     print(f"## Mean over tasks, against {arguments.reference}\n\n{mean_table(compared, arguments.reference)}\n")
+    print(f"## {arguments.ours} at equal CPU time\n\n{equal_time_table(tasks, arguments.ours)}\n")
     print(f"## Leaving one task out\n\n{left_out_table(compared, arguments.reference)}")
 
 
@@ -166,6 +168,25 @@ def mean_table(tasks: Tasks, reference: str) -> str:
     return str(table(header, [row for _, row in sorted(rows, key=lambda row: row[0])]))
 
 
+def equal_time_table(tasks: Tasks, ours: str) -> str:
+    """Return the change against the peer that was trained for as long: the longest one that took no more CPU time.
+
+    If every peer took more time it is the shortest one, which then has an advantage.
+    """
+    rows = []
+    for task, measured in tasks.items():
+        peers = {name: one for name, one in measured.items() if one.is_peer and name != UNTOUCHED}
+        if ours not in measured or not peers:
+            continue
+        mine = measured[ours]
+        shorter = [name for name, one in peers.items() if one.cpu_seconds <= mine.cpu_seconds]
+        choose, among = (max, shorter) if shorter else (min, list(peers))
+        peer = choose(among, key=lambda name: peers[name].cpu_seconds)
+        seconds = [f"{one.cpu_seconds:.0f}" for one in (mine, peers[peer])]
+        rows.append([task, peer, *seconds, shown(change(peers[peer], mine))])
+    return str(table(["task", "peer", f"CPU s of {ours}", "CPU s of the peer", "change"], rows))
+
+
 def left_out_table(tasks: Tasks, reference: str) -> str:
     """Return, for each task, our configuration that is best on the mean of the other tasks, and its result on this one.
 
@@ -184,7 +205,7 @@ def left_out_table(tasks: Tasks, reference: str) -> str:
         chosen = max(candidates, key=lambda name: statistics.mean(other[name].mean() for other in others))
         rows.append([task, chosen, points(measured[chosen].mean()), changed(measured, reference, measured[chosen])])
     header = ["left out", "best on the mean of the other tasks", "nDCG@10 on this task", f"against {reference}"]
-    return f"{len(candidates)} configurations.\n\n{table(header, rows)}"
+    return f"Of {len(candidates)} configurations.\n\n{table(header, rows)}"
 
 
 if __name__ == "__main__":

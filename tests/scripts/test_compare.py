@@ -115,8 +115,8 @@ def test_the_tables_show_planted_changes_and_choose_without_the_task_left_out(mo
     summary = modules["summary"]
     noise_Q = np.random.default_rng(0).uniform(0.2, 0.6, 200)
     results = []
-    # `first` is best on a and b, `second` on c: each left-out task is judged by the other two.
-    for task, gains in {"a": (0.10, 0.02), "b": (0.10, 0.02), "c": (0.0, 0.05)}.items():
+    # `second` is best on the mean of all tasks, and where a is left out; `first` with a and only one of the others.
+    for task, gains in {"a": (0.10, 0.02), "b": (-0.01, 0.05), "c": (-0.01, 0.05)}.items():
         results.append(result(task, "untouched", list(noise_Q), definition=None, seed=None, training={}))
         results.append(result(task, "peer-1", list(noise_Q), "sentence-transformers"))
         for name, gain in zip(("first", "second"), gains, strict=True):
@@ -130,12 +130,25 @@ def test_the_tables_show_planted_changes_and_choose_without_the_task_left_out(mo
     assert row.split("|")[4].strip() == "1.4"  # standard deviation of the seeds
     assert row.count("**+10.0 [+10.0, +10.0]**") == 2  # against untouched, and against the reference
     means = summary.mean_table(tasks, "peer-1").splitlines()
-    assert means[2].startswith("| first | 3 | +6.67 [+6.67, +6.67] | 2 | 0 | 1.00 |")
+    assert means[2] == "| second | 3 | +4.00 [+4.00, +4.00] | 3 | 0 | 1.00 |"
+    assert means[3] == "| first | 3 | +2.67 [+2.67, +2.67] | 1 | 2 | 1.00 |"
     chosen = {line.split("|")[1].strip(): line.split("|")[2].strip()
-              for line in summary.left_out_table(tasks, "peer-1").splitlines()[2:]}  # fmt: skip
-    assert {task: chosen[task] for task in "abc"} == {"a": "first", "b": "first", "c": "first"}
-    worse = [one for one in results if not (one["task"] == "b" and one["configuration"] == "first")]
-    assert "1 configurations" in summary.left_out_table(summary.grouped(worse), "peer-1")
+              for line in summary.left_out_table(tasks, "peer-1").splitlines()[4:]}  # fmt: skip
+    assert {task: chosen[task] for task in "abc"} == {"a": "second", "b": "first", "c": "first"}
+    peer = {"trainer": "sentence-transformers"}
+    longer = [
+        result("a", "peer-3", list(noise_Q + 0.05), definition=peer, training={"cpu_seconds": 9.0, "steps": 9}),
+        result("b", "peer-3", list(noise_Q + 0.05), definition=peer, training={"cpu_seconds": 11.0, "steps": 9}),
+        result("c", "peer-1", list(noise_Q + 0.05), definition=peer, training={"cpu_seconds": 99.0, "steps": 9}),
+    ]
+    equal = summary.equal_time_table(summary.grouped([*results, *longer]), "first").splitlines()[2:]
+    assert [[cell.strip() for cell in line.split("|")[1:6]] for line in equal] == [
+        ["a", "peer-1", "10", "10", "**+10.0 [+10.0, +10.0]**"],
+        ["b", "peer-1", "10", "10", "**-1.0 [-1.0, -1.0]**"],
+        ["c", "peer-1", "10", "54", "**-3.5 [-3.5, -3.5]**"],  # all peers took longer
+    ]
+    fewer = [one for one in results if not (one["task"] == "b" and one["configuration"] == "first")]
+    assert "Of 1 " in summary.left_out_table(summary.grouped(fewer), "peer-1")
 
 
 @pytest.mark.thorough
