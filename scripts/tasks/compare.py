@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--configurations", nargs="+", help="names; by default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--limit", type=int, help="use only this many training pairs of each task, always the same")
+    parser.add_argument("--documents", type=int, help="evaluate on the right documents and others, this many in all")
     parser.add_argument("--results", type=Path, help="the file that results are appended to")
     parser.add_argument("--file", type=Path, default=HERE / "configurations.yaml", help="the file of configurations")
     parser.add_argument("--model", default=MODEL, help="the model that is trained")
@@ -68,8 +69,10 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, chosen
     """End the program with a message if an argument is wrong."""
     if arguments.results is None or not arguments.tasks:
         parser.error("--tasks and --results are needed")
-    if arguments.limit is not None and arguments.limit < 1:
-        parser.error("--limit must be at least 1")
+    for name in ("limit", "documents"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} must be at least 1")
     unknown = [name for name in chosen if name not in known]
     if unknown:
         parser.error(f"{arguments.file} has no configuration {', '.join(unknown)}; it has {', '.join(known)}")
@@ -83,6 +86,7 @@ def cases(arguments: argparse.Namespace, chosen: list[str], definitions: dict[st
     shared = {
         "model": arguments.model,
         "max_length": arguments.max_length,
+        "documents": arguments.documents,
         "version": version(),
         "precision": "32-true" if arguments.fp32 else "bf16-mixed",
     }

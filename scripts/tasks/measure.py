@@ -33,6 +33,7 @@ def main() -> None:
 def measure(case: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the results of a case: fields of the case, `training` and `ndcg`."""
     known = {name: case.get(name) for name in (*CASE, "version")}
+    case["judged"] = str(judged_folder(case))
     if case["configuration"] == UNTOUCHED:
         return [{**known, "training": {}, "ndcg": evaluate(case["model"], case)}]
     case["train"] = str(write_pairs(case))
@@ -58,13 +59,35 @@ def write_pairs(case: dict[str, Any]) -> Path:
     return path
 
 
+def judged_folder(case: dict[str, Any]) -> Path:
+    """Return the BEIR folder to evaluate on: the task's, or one with fewer documents, always the same ones.
+
+    Documents with a judgment are all kept; the others are a sample. Values are then higher than on the whole corpus.
+    """
+    task = Path(case["task_folder"])
+    if case.get("documents") is None:
+        return task
+    folder = Path(case["folder"]) / "judged"
+    shutil.copytree(task / "qrels", folder / "qrels")
+    shutil.copy(task / "queries.jsonl", folder)
+    judged = {line.split("\t")[1] for line in (task / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()}
+    with (task / "corpus.jsonl").open(encoding="utf-8") as file:
+        lines = list(file)
+    others = [place for place, line in enumerate(lines) if json.loads(line)["_id"] not in judged]
+    surplus = min(len(others), max(0, len(lines) - case["documents"]))
+    dropped = set(random.Random(0).sample(others, surplus))
+    kept = [line for place, line in enumerate(lines) if place not in dropped]
+    (folder / "corpus.jsonl").write_text("".join(kept), encoding="utf-8")
+    return folder
+
+
 def evaluate(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
     """Return nDCG@10 of each query: of the task's test judgments, and of the general set shipped for forgetting."""
     from finetune import evaluate
 
     found = evaluate(
         model,
-        f"evaluation.retrieval.data={{path: '{case['task_folder']}'}}",
+        f"evaluation.retrieval.data={{path: '{case['judged']}'}}",
         "evaluation.retrieval.metrics=[nDCG@10]",
         "evaluation.retrieval.bm25=false",
         f"data.max_length={case['max_length']}",

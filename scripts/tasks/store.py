@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 UNTOUCHED = "untouched"
-CASE = ("task", "configuration", "definition", "seed", "limit", "model", "max_length", "precision")
+CASE = ("task", "configuration", "definition", "seed", "limit", "documents", "model", "max_length", "precision")
 
 
 def key_of(result: dict[str, Any]) -> str:

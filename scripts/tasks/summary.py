@@ -6,7 +6,7 @@
 Values are nDCG@10 times 100, the mean over the seeds of a configuration. Intervals are 95 % intervals of a paired
 bootstrap over the queries (finetune.evaluation.bootstrap), of the mean over seeds of each query: they do not contain
 the variation between seeds, whose standard deviation is a column of its own. A task with another limit of its training
-pairs is another task.
+pairs or documents is another task.
 """
 
 from __future__ import annotations
@@ -81,19 +81,28 @@ def main() -> None:
 def grouped(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Measured]]:
     """Return what was measured, by task and configuration; the untouched model belongs to all limits of its task."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    untouched = {one["task"]: one for one in results if one["configuration"] == UNTOUCHED}
+    untouched = {(one["task"], one.get("documents")): one for one in results if one["configuration"] == UNTOUCHED}
     for one in results:
         if one["configuration"] == UNTOUCHED:
             continue
-        label = one["task"] if one["limit"] is None else f"{one['task']}, {one['limit']:,} pairs"
+        label = _label(one)
         by_configuration = found.setdefault(label, {})
-        if one["task"] in untouched:
-            by_configuration.setdefault(UNTOUCHED, [untouched[one["task"]]])
+        before = untouched.get((one["task"], one.get("documents")))
+        if before is not None:
+            by_configuration.setdefault(UNTOUCHED, [before])
         by_configuration.setdefault(one["configuration"], []).append(one)
     return {
         task: {name: merged(seeds) for name, seeds in by_configuration.items()}
         for task, by_configuration in found.items()
     }
+
+
+def _label(one: dict[str, Any]) -> str:
+    """Return the name of a task, with the limits of its pairs and documents."""
+    limits = [
+        f", {one[name]:,} {unit}" for name, unit in (("limit", "pairs"), ("documents", "documents")) if one.get(name)
+    ]
+    return "".join([one["task"], *limits])
 
 
 def merged(seeds: Sequence[dict[str, Any]]) -> Measured:

@@ -163,7 +163,7 @@ def test_a_comparison_trains_both_evaluates_them_alike_and_is_continued(
     )
     path = tmp_path / "results.jsonl"
     arguments = ["--tasks", task, "--file", configurations, "--model", tiny_model, "--max-length", 16, "--limit", 8,
-                 "--results", path, "--fp32"]  # fmt: skip
+                 "--documents", 5, "--results", path, "--fp32"]  # fmt: skip
     only_ours = run_compare(*arguments, "--configurations", "ours")
     assert only_ours.returncode == 0, only_ours.stdout
     both = run_compare(*arguments)
