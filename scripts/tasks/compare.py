@@ -1,7 +1,7 @@
 r"""Compare configurations of finetune, and the trainer of sentence-transformers, on development tasks.
 
-    python scripts/tasks/compare.py --tasks data/tasks/* --results results.jsonl
-    python scripts/tasks/compare.py --tasks data/tasks/foldoc --configurations default peer-1 --seeds 1 2 3 \
+    python scripts/tasks/compare.py --tasks tasks/* --results results.jsonl
+    python scripts/tasks/compare.py --tasks tasks/foldoc --configurations default peer-1 --seeds 1 2 3 \
         --results results.jsonl
     python scripts/tasks/compare.py --list
     python scripts/tasks/summary.py results.jsonl

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+import finetune
 from tests.conftest import ROOT, WORDS
 
 SCRIPTS = ROOT / "scripts" / "tasks"
@@ -181,3 +183,12 @@ def test_a_comparison_trains_both_evaluates_them_alike_and_is_continued(
     assert found["ours"]["training"]["pairs"] == found["theirs"]["training"]["pairs"] == 8
     again = run_compare(*arguments, "--configurations", "ours", "theirs")
     assert "0 are to be measured" in again.stdout
+
+
+@pytest.mark.thorough
+def test_every_configuration_passes_the_check(task: Path) -> None:
+    definitions = yaml.safe_load((SCRIPTS / "configurations.yaml").read_text())
+    data = ["data.columns=[query,document]", f"data.path={task / 'train.csv'}", "data.validation_fraction=0.2"]
+    for name, definition in definitions.items():
+        if definition["trainer"] == "finetune":
+            assert finetune.check(*data, *definition.get("overrides", [])).problems == [], name
