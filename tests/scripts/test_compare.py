@@ -24,10 +24,10 @@ SCRIPTS = ROOT / "scripts" / "tasks"
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    names = ("store", "summary")
+    names = ("store", "summary", "measure")
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield {name: importlib.import_module(name) for name in names}
-    for name in (*names, "fresh"):
+    for name in (*names, "fresh", "contestants"):
         sys.modules.pop(name, None)
 
 
@@ -151,6 +151,37 @@ def test_the_tables_show_planted_changes_and_choose_without_the_task_left_out(mo
     ]
     fewer = [one for one in results if not (one["task"] == "b" and one["configuration"] == "first")]
     assert "Of 1 " in summary.left_out_table(summary.grouped(fewer), "peer-1")
+
+
+@pytest.mark.parametrize(("documents", "kept"), [(6, 6), (3, 4), (100, 11)])
+def test_fewer_documents_keep_all_judged_ones(
+    modules: dict[str, ModuleType], task: Path, tmp_path: Path, documents: int, kept: int
+) -> None:
+    judged = task / "qrels" / "test.tsv"
+    judged.write_text("".join(judged.read_text().splitlines(keepends=True)[:5]))
+    case = {"task_folder": str(task), "folder": str(tmp_path), "documents": documents}
+    lines = (modules["measure"].judged_folder(case) / "corpus.jsonl").read_text().splitlines()
+    names = [json.loads(line)["_id"] for line in lines]
+    assert len(names) == kept
+    assert set(names) >= {f"corpus{i}" for i in range(4)}
+
+
+def test_training_pairs_are_a_sample_that_is_always_the_same(
+    modules: dict[str, ModuleType], task: Path, tmp_path: Path
+) -> None:
+    def pairs(limit: int | None) -> list[list[str]]:
+        path = modules["measure"].write_pairs({"task_folder": str(task), "folder": str(tmp_path), "limit": limit})
+        with path.open(newline="") as file:
+            return list(csv.reader(file))
+
+    every = pairs(None)
+    assert every[0] == ["anchor", "positive"]
+    assert len(every) == 12
+    some = pairs(4)
+    assert len(some) == 5
+    assert some == pairs(4)
+    assert all(row in every for row in some)
+    assert sorted(pairs(50)) == sorted(every)
 
 
 @pytest.mark.thorough
