@@ -5,6 +5,7 @@ from finetune.training.callbacks.checkpoint import Checkpoint, judge_untouched
 from finetune.training.callbacks.device_stats import DeviceStats
 from finetune.training.callbacks.early_stopping import EarlyStopping
 from finetune.training.callbacks.evaluate import Evaluate, MonitoredMetric
+from finetune.training.callbacks.interpolate import Interpolate
 from finetune.training.callbacks.order import finish, ordered
 from finetune.training.callbacks.progress import Progress
 from finetune.training.callbacks.samples import SampleEmbeddings
@@ -19,6 +20,7 @@ __all__ = [
     "DeviceStats",
     "EarlyStopping",
     "Evaluate",
+    "Interpolate",
     "MonitoredMetric",
     "Progress",
     "SampleEmbeddings",
