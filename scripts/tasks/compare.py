@@ -15,6 +15,7 @@ continued. All trained models are evaluated by the same code with the same maxim
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import signal
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from store import UNTOUCHED, append, key_of, only_writer, read_results
 
 HERE = Path(__file__).parent
+PARTS = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "train.csv")
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -76,7 +78,7 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, chosen
     unknown = [name for name in chosen if name not in known]
     if unknown:
         parser.error(f"{arguments.file} has no configuration {', '.join(unknown)}; it has {', '.join(known)}")
-    for task, part in itertools.product(arguments.tasks, ("corpus.jsonl", "queries.jsonl", "qrels", "train.csv")):
+    for task, part in itertools.product(arguments.tasks, PARTS):
         if not (task / part).exists():
             parser.error(f"{task / part} is missing")
 
@@ -91,7 +93,12 @@ def cases(arguments: argparse.Namespace, chosen: list[str], definitions: dict[st
         "precision": "32-true" if arguments.fp32 else "bf16-mixed",
     }
     for seed, task in itertools.product(arguments.seeds, arguments.tasks):
-        place = {"task": task.resolve().name, "task_folder": str(task.resolve()), **shared}
+        place = {
+            "task": task.resolve().name,
+            "data": digest(task),
+            "task_folder": str(task.resolve()),
+            **shared,
+        }
         yield {**place, "configuration": UNTOUCHED, "definition": None, "seed": None, "limit": None}
         for name in chosen:
             yield {
@@ -101,6 +108,12 @@ def cases(arguments: argparse.Namespace, chosen: list[str], definitions: dict[st
                 "seed": seed,
                 "limit": arguments.limit,
             }
+
+
+def digest(task: Path) -> str:
+    """Return a digest of the files of a task: one that was built again with other data is another task."""
+    parts = [hashlib.sha256((task / part).read_bytes()).digest() for part in PARTS]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def version() -> str | None:

@@ -1,6 +1,6 @@
 """Results of a comparison: one JSON object per line, appended as each is measured, so that it can be interrupted.
 
-A result has the fields of a case (`CASE`), `version` (the commit that measured it), `training` (facts, see
+A result has the fields of a case (`CASE`; `data` is a digest of the task's files), `version` (the commit that measured it), `training` (facts, see
 contestants.py) and `ndcg` (values per query, by evaluation). A result of the model before training has the
 configuration `untouched`.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 UNTOUCHED = "untouched"
-CASE = ("task", "configuration", "definition", "seed", "limit", "documents", "model", "max_length", "precision")
+CASE = ("task", "data", "configuration", "definition", "seed", "limit", "documents", "model", "max_length", "precision")
 
 
 def key_of(result: dict[str, Any]) -> str:

@@ -66,16 +66,20 @@ def main() -> None:
     absent = [str(path) for path in arguments.results if not path.is_file()]
     if absent:
         parser.error(f"no such file: {', '.join(absent)}")
-    results = [
-        one for one in read_results(arguments.results) if arguments.tasks is None or one["task"] in arguments.tasks
-    ]
-    tasks = grouped(results)
+    results = of_last_data(read_results(arguments.results))
+    tasks = grouped([one for one in results if arguments.tasks is None or one["task"] in arguments.tasks])
     for task, measured in tasks.items():
         print(f"## {task}\n\n{task_table(measured, arguments.reference)}\n")
     compared = {task: measured for task, measured in tasks.items() if arguments.reference in measured}
     print(f"## Mean over tasks, against {arguments.reference}\n\n{mean_table(compared, arguments.reference)}\n")
     print(f"## {arguments.ours} at equal CPU time\n\n{equal_time_table(tasks, arguments.ours)}\n")
     print(f"## Leaving one task out\n\n{left_out_table(compared, arguments.reference)}")
+
+
+def of_last_data(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results on the files of each task that were measured last, without those of older builds of it."""
+    last = {one["task"]: one.get("data") for one in results}
+    return [one for one in results if one.get("data") == last[one["task"]]]
 
 
 def grouped(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Measured]]:

@@ -80,10 +80,18 @@ def test_results_differ_by_every_field_of_a_case_and_the_last_one_counts(
         result("a", "x", [0.3], limit=50),
         result("a", "x", [0.4], definition={"trainer": "finetune", "overrides": ["seed=3"]}),
         result("a", "x", [0.5], max_length=256),
+        result("a", "x", [0.6], data="another build"),
     ]
     for one in [*different, result("a", "x", [0.9])]:
         store.append(path, one)
-    assert [one["ndcg"]["retrieval"] for one in store.read_results([path])] == [[0.9], [0.2], [0.3], [0.4], [0.5]]
+    assert [one["ndcg"]["retrieval"] for one in store.read_results([path])] == [
+        [0.9],
+        [0.2],
+        [0.3],
+        [0.4],
+        [0.5],
+        [0.6],
+    ]
 
 
 def test_a_second_writer_of_the_same_results_is_refused(
@@ -151,6 +159,12 @@ def test_the_tables_show_planted_changes_and_choose_without_the_task_left_out(mo
     ]
     fewer = [one for one in results if not (one["task"] == "b" and one["configuration"] == "first")]
     assert "Of 1 " in summary.left_out_table(summary.grouped(fewer), "peer-1")
+
+
+def test_results_of_an_older_build_of_a_task_are_left_out(modules: dict[str, ModuleType]) -> None:
+    old = result("a", "default", [0.1, 0.2], data="old")
+    new = [result("a", "peer-1", [0.3], data="new"), result("b", "peer-1", [0.4], data="any")]
+    assert modules["summary"].of_last_data([old, *new]) == new
 
 
 @pytest.mark.parametrize(("documents", "kept"), [(6, 6), (3, 4), (100, 11)])
