@@ -16,21 +16,13 @@ from typing import Any
 
 
 def finetune(case: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Train through the command line, on all rows, without evaluations; overrides of the configuration come last."""
+    """Train through the command line, on all rows, without evaluations unless the configuration has some."""
     import pytorch_lightning  # noqa: F401  imported before the time is taken
 
     from finetune.cli.train import main
 
-    overrides = [
-        "data=csv", f"data.path={case['train']}", "data.columns=[anchor,positive]", "data.validation_path=null",
-        "data.validation_fraction=0", "evaluation=none", f"model.name={case['model']}",
-        f"data.max_length={case['max_length']}", f"trainer.precision={case['precision']}", f"seed={case['seed']}",
-        f"output_root={case['folder']}", "name=run", "callbacks.checkpoint.every_n_minutes=null",
-        "callbacks.checkpoint.every_n_steps=1000000",
-        *case["definition"].get("overrides", []),
-    ]  # fmt: skip
     started = time.process_time()
-    status = main(overrides)
+    status = main(overrides_of(case))
     if status:
         raise RuntimeError(f"the run failed with exit code {status}")
     cpu = time.process_time() - started
@@ -38,6 +30,23 @@ def finetune(case: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     steps, pairs = report["cost"]["optimizer_steps"], report["data"]["counts"]["training_pairs"]
     return run / "model", {"cpu_seconds": cpu, "steps": steps, "pairs": pairs}
+
+
+def overrides_of(case: dict[str, Any]) -> list[str]:
+    """Return the overrides of a run: those that make contestants comparable, and those of the configuration."""
+    from finetune.config.command_line import key_of
+    from finetune.config.quoting import quoted
+
+    own = case["definition"].get("overrides", [])
+    shared = [
+        "data=csv", f"data.path={quoted(case['train'])}", "data.columns=[anchor,positive]", "data.validation_path=null",
+        "data.validation_fraction=0", "evaluation=none", f"model.name={quoted(case['model'])}",
+        f"data.max_length={case['max_length']}", f"trainer.precision={case['precision']}", f"seed={case['seed']}",
+        f"output_root={quoted(case['folder'])}", "name=run", "callbacks.checkpoint.every_n_minutes=null",
+        "callbacks.checkpoint.every_n_steps=1000000",
+    ]  # fmt: skip
+    replaced = {key_of(word) for word in own}
+    return [*(word for word in shared if key_of(word) not in replaced), *own]
 
 
 def sentence_transformers(case: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

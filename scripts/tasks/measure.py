@@ -84,10 +84,11 @@ def judged_folder(case: dict[str, Any]) -> Path:
 def evaluate(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
     """Return nDCG@10 of each query: of the task's test judgments, and of the general set shipped for forgetting."""
     from finetune import evaluate
+    from finetune.config.quoting import quoted
 
     found = evaluate(
         model,
-        f"evaluation.retrieval.data={{path: '{case['judged']}'}}",
+        f"evaluation.retrieval.data={{path: {quoted(case['judged'])}}}",
         "evaluation.retrieval.metrics=[nDCG@10]",
         "evaluation.retrieval.bm25=false",
         f"data.max_length={case['max_length']}",

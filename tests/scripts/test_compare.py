@@ -19,15 +19,16 @@ import yaml
 import finetune
 from tests.conftest import ROOT, WORDS
 
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SCRIPTS = ROOT / "scripts" / "tasks"
 
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    names = ("store", "summary", "measure")
+    names = ("store", "summary", "measure", "contestants")
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield {name: importlib.import_module(name) for name in names}
-    for name in (*names, "fresh", "contestants"):
+    for name in (*names, "fresh"):
         sys.modules.pop(name, None)
 
 
@@ -231,9 +232,13 @@ def test_a_comparison_trains_both_evaluates_them_alike_and_is_continued(
 
 
 @pytest.mark.thorough
-def test_every_configuration_passes_the_check(task: Path) -> None:
+def test_every_configuration_passes_the_check(modules: dict[str, ModuleType], task: Path, tmp_path: Path) -> None:
     definitions = yaml.safe_load((SCRIPTS / "configurations.yaml").read_text())
-    data = ["data.columns=[query,document]", f"data.path={task / 'train.csv'}", "data.validation_fraction=0.2"]
+    case = {"task_folder": str(task), "folder": str(tmp_path / "it's here"), "limit": None, "model": MODEL,
+            "max_length": 32, "precision": "32-true", "seed": 1}  # fmt: skip
+    Path(case["folder"]).mkdir()
+    case["train"] = str(modules["measure"].write_pairs(case))
     for name, definition in definitions.items():
         if definition["trainer"] == "finetune":
-            assert finetune.check(*data, *definition.get("overrides", [])).problems == [], name
+            overrides = modules["contestants"].overrides_of({**case, "definition": definition})
+            assert finetune.check(*overrides).problems == [], name
