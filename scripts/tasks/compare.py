@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=HERE / "configurations.yaml", help="the file of configurations")
     parser.add_argument("--model", default=MODEL, help="the model that is trained")
     parser.add_argument("--max-length", type=int, default=128, help="tokens per text, of all contestants")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="on a GPU CPU seconds say nothing")
     parser.add_argument("--fp32", action="store_true", help="train and evaluate in fp32, not in bf16-mixed")
     parser.add_argument("--list", action="store_true", help="print the configurations, and stop")
     arguments = parser.parse_args()
@@ -90,6 +91,7 @@ def cases(arguments: argparse.Namespace, chosen: list[str], definitions: dict[st
         "max_length": arguments.max_length,
         "documents": arguments.documents,
         "version": version(),
+        "device": arguments.device,
         "precision": "32-true" if arguments.fp32 else "bf16-mixed",
     }
     for seed, task in itertools.product(arguments.seeds, arguments.tasks):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contestants import TRAINERS
+from contestants import ACCELERATORS, TRAINERS
 from store import CASE, UNTOUCHED
 
 _DIGITS = 4  # of a query's value in the file of results
@@ -32,7 +32,8 @@ def main() -> None:
 
 def measure(case: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the results of a case: fields of the case, `training` and `ndcg`."""
-    known = {name: case.get(name) for name in (*CASE, "version")}
+    case.setdefault("device", "cpu")
+    known = {name: case.get(name) for name in (*CASE, "version", "device")}
     case["judged"] = str(judged_folder(case))
     if case["configuration"] == UNTOUCHED:
         return [{**known, "training": {}, "ndcg": evaluate(case["model"], case)}]
@@ -93,6 +94,7 @@ def evaluate(model: str, case: dict[str, Any]) -> dict[str, list[float]]:
         "evaluation.retrieval.bm25=false",
         f"data.max_length={case['max_length']}",
         f"engine.embed_precision={case['precision']}",
+        f"trainer.accelerator={ACCELERATORS[case['device']]}",
         evaluation=["retrieval", "forgetting"],
     ).results
     return {

@@ -235,7 +235,7 @@ def test_a_comparison_trains_both_evaluates_them_alike_and_is_continued(
 def test_every_configuration_passes_the_check(modules: dict[str, ModuleType], task: Path, tmp_path: Path) -> None:
     definitions = yaml.safe_load((SCRIPTS / "configurations.yaml").read_text())
     case = {"task_folder": str(task), "folder": str(tmp_path / "it's here"), "limit": None, "model": MODEL,
-            "max_length": 32, "precision": "32-true", "seed": 1}  # fmt: skip
+            "max_length": 32, "precision": "32-true", "device": "cpu", "seed": 1}  # fmt: skip
     Path(case["folder"]).mkdir()
     case["train"] = str(modules["measure"].write_pairs(case))
     for name, definition in definitions.items():
