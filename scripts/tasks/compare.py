@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--fp32", action="store_true", help="train and evaluate in fp32, not in bf16-mixed")
     parser.add_argument("--list", action="store_true", help="print the configurations, and stop")
     arguments = parser.parse_args()
+    if not arguments.file.is_file():
+        parser.error(f"no such file: {arguments.file}")
     definitions = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
     if arguments.list:
         for name, definition in definitions.items():

@@ -5,8 +5,8 @@
 
 Values are nDCG@10 times 100, the mean over the seeds of a configuration. Intervals are 95 % intervals of a paired
 bootstrap over the queries (finetune.evaluation.bootstrap), of the mean over seeds of each query: they do not contain
-the variation between seeds, whose standard deviation is a column of its own. A task with another limit of its training
-pairs or documents is another task.
+the variation between seeds, whose standard deviation is a column of its own. A task with another limit of its pairs or
+documents, another model, length or precision is another task.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from finetune.evaluation.bootstrap import Change, paired_change
 
 SAMPLES, SEED = 2000, 0
 RETRIEVAL, FORGETTING = "retrieval", "forgetting"
+EVALUATED = ("documents", "model", "max_length", "precision")  # settings of an evaluation, besides the task
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def main() -> None:
     for task, measured in tasks.items():
         print(f"## {task}\n\n{task_table(measured, arguments.reference)}\n")
     compared = {task: measured for task, measured in tasks.items() if arguments.reference in measured}
+    if not compared:
+        parser.error(f"{arguments.reference} is not among the results")
     print(f"## Mean over tasks, against {arguments.reference}\n\n{mean_table(compared, arguments.reference)}\n")
     print(f"## {arguments.ours} at equal CPU time\n\n{equal_time_table(tasks, arguments.ours)}\n")
     print(f"## Leaving one task out\n\n{left_out_table(compared, arguments.reference)}")
@@ -84,16 +87,17 @@ def of_last_data(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def grouped(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Measured]]:
     """Return what was measured, by task and configuration; the untouched model belongs to all limits of its task."""
+    varying = [
+        name for name in (*EVALUATED, "limit") if len({one.get(name) for one in results if one["seed"] is not None}) > 1
+    ]
+    untouched = {_evaluated(one): one for one in results if one["configuration"] == UNTOUCHED}
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    untouched = {(one["task"], one.get("documents")): one for one in results if one["configuration"] == UNTOUCHED}
     for one in results:
         if one["configuration"] == UNTOUCHED:
             continue
-        label = _label(one)
-        by_configuration = found.setdefault(label, {})
-        before = untouched.get((one["task"], one.get("documents")))
-        if before is not None:
-            by_configuration.setdefault(UNTOUCHED, [before])
+        by_configuration = found.setdefault(_label(one, varying), {})
+        if _evaluated(one) in untouched:
+            by_configuration.setdefault(UNTOUCHED, [untouched[_evaluated(one)]])
         by_configuration.setdefault(one["configuration"], []).append(one)
     return {
         task: {name: merged(seeds) for name, seeds in by_configuration.items()}
@@ -101,16 +105,19 @@ def grouped(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Measured]]
     }
 
 
-def _label(one: dict[str, Any]) -> str:
-    """Return the name of a task, with the limits of its pairs and documents."""
-    limits = [
-        f", {one[name]:,} {unit}" for name, unit in (("limit", "pairs"), ("documents", "documents")) if one.get(name)
-    ]
-    return "".join([one["task"], *limits])
+def _evaluated(one: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what the values of an untouched model depend on."""
+    return (one["task"], *(one.get(name) for name in EVALUATED))
+
+
+def _label(one: dict[str, Any], varying: Sequence[str]) -> str:
+    """Return the name of a task, with the settings in which results differ."""
+    return ", ".join([one["task"], *(f"{name} {one.get(name) or 'all'}" for name in varying)])
 
 
 def merged(seeds: Sequence[dict[str, Any]]) -> Measured:
-    """Return the results of one configuration with several seeds as one."""
+    """Return the results of one configuration with several seeds as one; its last definition counts."""
+    seeds = [one for one in seeds if one["definition"] == seeds[-1]["definition"]]
     definition = seeds[0]["definition"] or {}
     return Measured(
         {name: np.array([one["ndcg"][name] for one in seeds]) for name in seeds[0]["ndcg"]},

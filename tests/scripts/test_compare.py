@@ -110,6 +110,7 @@ def test_a_second_writer_of_the_same_results_is_refused(
     [
         (["--configurations", "defualt"], "has no configuration defualt; it has default, peer-1"),
         (["--tasks", "no/such/task"], "no/such/task/corpus.jsonl is missing"),
+        (["--file", "none.yaml"], "no such file: none.yaml"),
         (["--limit", "0"], "--limit must be at least 1"),
     ],
 )
@@ -160,6 +161,23 @@ def test_the_tables_show_planted_changes_and_choose_without_the_task_left_out(mo
     ]
     fewer = [one for one in results if not (one["task"] == "b" and one["configuration"] == "first")]
     assert "Of 1 " in summary.left_out_table(summary.grouped(fewer), "peer-1")
+
+
+def test_other_lengths_are_another_task_and_the_last_definition_of_a_configuration_counts(
+    modules: dict[str, ModuleType],
+) -> None:
+    results = [
+        result("a", "untouched", [0.1, 0.2], definition=None, seed=None, training={}, max_length=64),
+        result("a", "x", [0.2, 0.3], max_length=64),
+        result("a", "x", [0.4, 0.5], max_length=64, definition={"trainer": "finetune", "overrides": ["seed=3"]}),
+        result("a", "x", [0.6, 0.7], max_length=128),
+    ]
+    tasks = modules["summary"].grouped(results)
+    means = {task: {name: one.mean() for name, one in measured.items()} for task, measured in tasks.items()}
+    assert means == {
+        "a, max_length 64": {"untouched": pytest.approx(0.15), "x": pytest.approx(0.45)},
+        "a, max_length 128": {"x": pytest.approx(0.65)},
+    }
 
 
 def test_results_of_an_older_build_of_a_task_are_left_out(modules: dict[str, ModuleType]) -> None:
