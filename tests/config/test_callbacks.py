@@ -21,6 +21,7 @@ from finetune.errors import CheckFailed
         ),
         ("callbacks=[default,wise_ft] evaluation=none", "callbacks.wise_ft: there is no evaluation"),
         ("callbacks=[default,wise_ft] tuning=lora", "callbacks.wise_ft: it interpolates the weights"),
+        ("callbacks=[default,interpolate] tuning=lora", "callbacks.interpolate: it interpolates the weights"),
         (
             "callbacks.checkpoint.restore_best=true",
             "callbacks.checkpoint.restore_best: the best checkpoint is not kept",
@@ -46,6 +47,7 @@ def test_one_sentence_says_what_does_not_fit(overrides, sentence):
     [
         "callbacks=[default,evaluate,best,early_stopping,average,device_stats,samples] tuning=lora",
         "callbacks=[default,wise_ft]",
+        "callbacks=[default,interpolate] evaluation=none",
         "callbacks=[default,evaluate,best] callbacks.checkpoint.metric=average/retrieval/recall@10",
         "callbacks=none",
     ],

@@ -181,6 +181,19 @@ def test_wise_ft_interpolates_between_the_pretrained_and_the_tuned_model(start, 
     torch.testing.assert_close(models[0.25][name], 0.75 * models[0.0][name] + 0.25 * models[1.0][name])
 
 
+def test_the_final_model_is_a_fixed_mixture_of_the_pretrained_and_the_tuned_model(start):
+    more = ["evaluation=none", "callbacks=[default,interpolate]", "callbacks.interpolate.alpha=0.25"]
+    cfg, dataset, run = start("mixed", *more, "trainer.max_steps=3")
+    before = dict(assemble(cfg, dataset, run).encoder.named_parameters())
+    fit(cfg, dataset, run)
+    tuned = last(run)
+    for name, weight in model(run).items():
+        pretrained = before[f"backbone.{name}"].detach()
+        torch.testing.assert_close(weight, 0.75 * pretrained + 0.25 * tuned[f"encoder.backbone.{name}"])
+    changed = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(before[f"backbone.{changed}"], tuned[f"encoder.backbone.{changed}"])
+
+
 def test_periodic_checkpoints_are_kept(start):
     more = ["callbacks.checkpoint.keep_every_n_steps=3", "callbacks.checkpoint.keep_last=1", "trainer.max_steps=8"]
     cfg, dataset, run = start("periodic", "evaluation=none", *more)

@@ -38,9 +38,10 @@ def check_callbacks(tree: dict[str, Any]) -> Iterator[Problem]:
         elif evaluations:
             yield from _check_metric(key, node, [*evaluations])
         yield from _check_best(key, node)
-    if "WiseFT" in kinds and str(_node(tree.get("tuning")).get("_target_")).endswith(".LoRA"):
-        what = "it interpolates the weights before and after training, which tuning=lora does not change."
-        yield Problem(f"callbacks.{kinds['WiseFT']}", what, "Set tuning=full, or leave it out.")
+    if str(_node(tree.get("tuning")).get("_target_")).endswith(".LoRA"):
+        for kind in kinds.keys() & {"WiseFT", "Interpolate"}:
+            what = "it interpolates the weights before and after training, which tuning=lora does not change."
+            yield Problem(f"callbacks.{kinds[kind]}", what, "Set tuning=full, or leave it out.")
 
 
 def callbacks_without_default(node: dict[str, Any], key: str, composer: Composer) -> Problem | None:

@@ -5,6 +5,7 @@ from finetune.training.callbacks.checkpoint import Checkpoint, judge_untouched
 from finetune.training.callbacks.device_stats import DeviceStats
 from finetune.training.callbacks.early_stopping import EarlyStopping
 from finetune.training.callbacks.evaluate import Evaluate, MonitoredMetric
+from finetune.training.callbacks.interpolate import Interpolate
 from finetune.training.callbacks.mine_negatives import MineNegatives
 from finetune.training.callbacks.order import finish, ordered
 from finetune.training.callbacks.progress import Progress
@@ -20,6 +21,7 @@ __all__ = [
     "DeviceStats",
     "EarlyStopping",
     "Evaluate",
+    "Interpolate",
     "MineNegatives",
     "MonitoredMetric",
     "Progress",

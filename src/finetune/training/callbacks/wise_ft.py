@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from finetune.config.types import Fraction, NotEmpty, NotEmptyText
 from finetune.console import say
 from finetune.training.callbacks.evaluate import MonitoredMetric
+from finetune.training.callbacks.interpolate import copy_weights, interpolate, set_weights
 from finetune.training.in_training_evaluator import InTrainingEvaluator
 from finetune.training.preserve_state import with_weights
 
@@ -42,37 +42,27 @@ class WiseFT(Callback):
 
     def setup(self, trainer: Trainer, module: nn.Module, stage: str) -> None:
         """Copy the weights of the pretrained model, before those of a checkpoint are loaded."""
-        self._pretrained = {
-            name: weight.detach().to("cpu", copy=True)
-            for name, weight in module.named_parameters()
-            if weight.requires_grad
-        }
+        self._pretrained = copy_weights(module)
 
     def finish(self, trainer: Trainer, module: nn.Module) -> None:
         """Evaluate every alpha, and choose the best one with `save`."""
-        weights = dict(module.named_parameters())
-        tuned = {name: weights[name].detach().to("cpu", copy=True) for name in self._pretrained}
+        tuned = copy_weights(module)
         values: dict[float, float] = {}
         for alpha in self.alphas:
-            with with_weights(module, self._interpolate(tuned, alpha)):
+            with with_weights(module, interpolate(self._pretrained, tuned, alpha)):
                 scores = self._evaluator.scores(trainer, module, "")
             values[alpha] = self.monitored.value(scores)
             self._report(trainer, alpha, scores)
         if not self.save:
             return
         best = max(values, key=lambda alpha: (values[alpha], alpha))
-        for name, weight in self._interpolate(tuned, best).items():
-            weights[name].data = weight.to(weights[name].data)
+        set_weights(module, interpolate(self._pretrained, tuned, best))
         say(f"wise_ft: the model is that of alpha {best:g}.")
         if best == 0:
             self.kept_untouched = (
                 "No mixture of wise_ft was better than the untouched model, which is alpha 0."
                 " The saved model is the untouched one."
             )
-
-    def _interpolate(self, tuned: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-        # lerp is exact at both ends: alpha 1 is the tuned model bit by bit.
-        return {name: torch.lerp(before, tuned[name], alpha) for name, before in self._pretrained.items()}
 
     def _report(self, trainer: Trainer, alpha: float, scores: dict[str, float]) -> None:
         name, value = next(iter(scores.items()))
