@@ -24,4 +24,4 @@ def check_timeout(timeout: Any) -> None:
     """
     is_number = isinstance(timeout, Real) and not isinstance(timeout, bool)
     if timeout is not None and not (is_number and float(timeout) >= 0):
-        raise FinetuneError(f"timeout={timeout!r} is no number of seconds.", "Give one, or None to wait for ever.")
+        raise FinetuneError(f"timeout={timeout!r} is not a number of seconds.", "Give one, or None to wait for ever.")

@@ -153,7 +153,7 @@ def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
     for lines in (0, -1, "2"):
         with pytest.raises(finetune.FinetuneError, match="no number of lines"):
             run.log_tail(lines)
-    with pytest.raises(finetune.FinetuneError, match="timeout='3' is no number of seconds"):
+    with pytest.raises(finetune.FinetuneError, match="timeout='3' is not a number of seconds"):
         run.wait(timeout="3")
     with pytest.raises(finetune.FinetuneError, match=r"not a folder\. Choose another folder\.$"):
         run.save_artifact("pairs.csv/in")

@@ -94,7 +94,7 @@ WRONG = {
     "a list of texts": (TEXTS, {}, "a list of texts names files, and there is no file 'red cat'. Give texts as rows"),
     "an index": (ROWS, {"index": "faiss"}, "there is no index 'faiss'"),
     "an option": (ROWS, {"data_options": {"delimitr": ";"}}, "Did you mean data.delimiter"),
-    "a device": (ROWS, {"device": "gpu"}, "device='gpu' is no device"),
+    "a device": (ROWS, {"device": "gpu"}, "device='gpu' is not a device"),
     "no folder": (ROWS, {"out": None}, "out: is not set"),
 }
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_exported_or_published_is_refused(project):
             finetune.export("default/first", formats)
     with pytest.raises(finetune.FinetuneError, match="no loss of a metric"):
         finetune.export("default/first", "fp16", max_loss="x")
-    with pytest.raises(finetune.FinetuneError, match="None is no name of a repository"):
+    with pytest.raises(finetune.FinetuneError, match="None is not a name of a repository"):
         finetune.push("default/first", None)
 
 

@@ -82,7 +82,7 @@ def test_the_command_prints_a_table_or_json(vectors):
 
 def test_mistakes_are_one_sentence(folder, tiny_model, vectors, tmp_path):
     for k in (0, "x"):
-        with pytest.raises(FinetuneError, match=f"k={k!r} is no number"):
+        with pytest.raises(FinetuneError, match=f"k={k!r} is not a number"):
             search_folder(vectors, "red", k, device="cpu")
     with pytest.raises(FinetuneError, match="given by a NoneType"):
         search_folder(None, "red", device="cpu")

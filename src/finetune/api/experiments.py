@@ -286,7 +286,7 @@ def delete_run(name: str | Path, *, output_root: str | Path | None = None) -> No
 def _checked_name(name: Any) -> str:
     if isinstance(name, str | Path) and str(name):
         return str(name)
-    raise FinetuneError(f"name={name!r} is no name of a run.", "Give <experiment>/<name>, a name, or a path.")
+    raise FinetuneError(f"name={name!r} is not a name of a run.", "Give <experiment>/<name>, a name, or a path.")
 
 
 def _root_of(output_root: str | Path | None) -> Path:
@@ -296,7 +296,7 @@ def _root_of(output_root: str | Path | None) -> Path:
 
 
 def _folder_of(name: str, output_root: str | Path | None) -> Path:
-    """Return the folder of an experiment; raises FinetuneError for a name that is no name of a single folder."""
+    """Return the folder of an experiment; raises FinetuneError for a name that is not a name of a single folder."""
     if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
         what = f"'{name}' cannot be the name of an experiment."
         raise FinetuneError(what, "Use letters, digits, '.', '_', '-' and spaces; the first may be no dot.")

@@ -77,7 +77,7 @@ def push(model: Any, repo: str, *, public: bool = False, update: bool = False) -
     Example:
         >>> finetune.push("default/first", "my model")
         Traceback (most recent call last):
-        finetune.errors.FinetuneError: 'my model' is no name of a repository. Give ORG/NAME, as in my-team/my-model.
+        finetune.errors.FinetuneError: 'my model' is not a name of a repository. Give ORG/NAME, as in my-team/my-model.
     """
     from finetune.formats.push import prepare_push
     from finetune.formats.push import push as upload

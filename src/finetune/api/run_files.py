@@ -47,11 +47,11 @@ class RunFiles:
         """Return the last lines of the log; empty as long as there is none.
 
         Raises:
-            FinetuneError: `lines` is no whole number from 1.
+            FinetuneError: `lines` is not a whole number from 1.
         """
         if not is_whole_number(lines):
             raise FinetuneError(
-                f"lines={lines!r} is no number of lines.", "Give at least 1; run.logs is the whole log."
+                f"lines={lines!r} is not a number of lines.", "Give at least 1; run.logs is the whole log."
             )
         try:
             with self._directory.log_path.open("rb") as file:

@@ -179,7 +179,7 @@ def search(
 
 @app.command(context_settings=_EXTRA_ARGS, options_metavar="[MODEL] data.path=FILE out=FILE [KEY=VALUE...]")
 def mine(ctx: typer.Context) -> None:
-    """Mine hard negatives for the pairs of data, and write them to a Parquet file that data=parquet reads.
+    """Mine hard negatives for the pairs of data into a Parquet file.
 
     MODEL (a run, a folder, a hub id or an artifact) finds documents that resemble the anchor; without one they are
     found by words (negatives=bm25). What is known to be right, equal or nearly equal to it, or scores above 0.95 of the

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from finetune import signals
 from finetune.cli.data import refuse_flags
 from finetune.cli.errors import exit_code_of
+from finetune.cli.words import split_models
 from finetune.config.build import build
 from finetune.config.check import check
 from finetune.config.command_line import Arguments, key_of, parse
@@ -50,12 +51,12 @@ def _mine(arguments: Arguments) -> int:
 
 def _split(words: Sequence[str]) -> tuple[str | None, Output, list[str]]:
     """Return the model, what is written, and the overrides."""
-    models = [word for word in words if "=" not in word]
+    models, assignments = split_models(words)
     if len(models) > 1:
         what = f"{len(models)} models are named: {', '.join(models)}."
         raise FinetuneError(what, "Name one, and others as negatives.retrievers=[own,OTHER]")
-    own = {key_of(word): word.partition("=")[2] for word in words if "=" in word and key_of(word) in _OWN_KEYS}
+    own = {key_of(word): word.partition("=")[2] for word in assignments if key_of(word) in _OWN_KEYS}
     if not own.get("out"):
         raise CheckFailed([Problem("out", "is not set.", "Name the file to write: out=mined.parquet")])
     output = Output(**{_OWN_KEYS[key]: value for key, value in own.items()})
-    return next(iter(models), None), output, [w for w in words if "=" in w and key_of(w) not in _OWN_KEYS]
+    return next(iter(models), None), output, [w for w in assignments if key_of(w) not in _OWN_KEYS]

@@ -65,7 +65,7 @@ def metric_problems(key: str, names: Sequence[Any]) -> Iterator[Problem]:
 
 
 def unknown_metric(key: str, name: Any, known: Sequence[str]) -> Problem:
-    """Return the problem of a value that is no name of a metric, with the most similar one and all of them."""
+    """Return the problem of a value that is not a name of a metric, with the most similar one and all of them."""
     near, listed = "", f"There are: {', '.join(known)}; or give any torchmetrics.Metric: {{_target_: ...}}."
     what = f"expected the name of a metric, found {name!r}."
     if isinstance(name, str):

@@ -95,7 +95,7 @@ def _check_request(targets: Sequence[Target], out: Path | None, max_loss: float)
     if not targets:
         raise FinetuneError("no format was given.", "Give one, such as onnx.")
     if not isinstance(max_loss, int | float) or not max_loss >= 0:
-        raise FinetuneError(f"max-loss={max_loss!r} is no loss of a metric.", "Give a number from 0, such as 0.01.")
+        raise FinetuneError(f"max-loss={max_loss!r} is not a loss of a metric.", "Give a number from 0, such as 0.01.")
     weights = [target.name for target in targets if target.runtime == "safetensors"]
     if out is not None and weights and len(targets) > 1:
         what = f"--out takes the folder of {weights[0]}, which cannot hold other formats too."

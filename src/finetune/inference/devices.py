@@ -32,7 +32,7 @@ def _find(device: Device | None) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise FinetuneError(f"device={device!r} is no device.", f"Choose one of {_available()}.") from error
+        raise FinetuneError(f"device={device!r} is not a device.", f"Choose one of {_available()}.") from error
     is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     has_index = found.type != "cuda" or (found.index or 0) < torch.cuda.device_count()
     if not is_available.get(found.type) or not has_index:

@@ -207,7 +207,7 @@ class Model:
         options = self._options(prompt, batch_tokens, normalize, dimensions, precision)
         check_items(items)
         if not is_whole_number(block):
-            raise FinetuneError(f"block={block!r} is no number of items.", "Set at least 1.")
+            raise FinetuneError(f"block={block!r} is not a number of items.", "Set at least 1.")
         if options.precision == "int8" and options.ranges_2D is None:
             what = "int8 needs the range of each dimension before the first block."
             raise FinetuneError(what, "Call model.calibrate(texts) first, with some hundred typical texts.")
@@ -267,7 +267,7 @@ class Model:
         A cross-encoder scores each document together with the query; other models compare their embeddings.
 
         Raises:
-            FinetuneError: the query is no text, or a document is none; `k` is no whole number from 1.
+            FinetuneError: the query is no text, or a document is none; `k` is not a whole number from 1.
         """
         if k is not None:
             searching.check_count(k)
@@ -332,7 +332,9 @@ class Model:
         precision: Precision | None,
     ) -> encoding.Options:
         if batch_tokens != "auto" and not is_whole_number(batch_tokens):
-            raise FinetuneError(f"batch_tokens={batch_tokens!r} is no number of tokens.", 'Set at least 1, or "auto".')
+            raise FinetuneError(
+                f"batch_tokens={batch_tokens!r} is not a number of tokens.", 'Set at least 1, or "auto".'
+            )
         if self.scores_pairs and prompt is not None:
             raise ModelError(f"{self.name} scores pairs of texts, which have no prompt.", "Leave the prompt out.")
         precision = self._precision if precision is None else checked_precision(precision)

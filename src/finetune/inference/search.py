@@ -53,7 +53,7 @@ def as_vectors(values: Any, what: str) -> Floats:
 
 
 def check_count(k: Any) -> None:
-    """Raise FinetuneError if `k` is no number of documents to return."""
+    """Raise FinetuneError if `k` is not a number of documents to return."""
     if not is_whole_number(k):
         raise FinetuneError(f"k={k!r} is not a number of documents.", "Give a whole number, at least 1.")
 

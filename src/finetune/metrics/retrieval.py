@@ -48,7 +48,7 @@ def rank_by_score(scores: Tensor, grades: Tensor, k: int | None = None) -> Ranke
                 [2, 0]])
 
     Raises:
-        FinetuneError: the shapes differ, or are not (Q, M); `k` is no whole number from 1.
+        FinetuneError: the shapes differ, or are not (Q, M); `k` is not a whole number from 1.
     """
     if k is not None and not is_whole_number(k):
         raise FinetuneError(f"rank_by_score: the cut-off k is {k!r}.", "Give a number of hits, 1 or more.")

@@ -80,7 +80,7 @@ def _judge_problems(judge: Judge) -> Iterator[Problem]:
     if judge.endpoint is None:
         return
     if not judge.endpoint.startswith(("http://", "https://")):
-        what = f"'{judge.endpoint}' is no address."
+        what = f"'{judge.endpoint}' is not an address."
         yield Problem("negatives.judge.endpoint", what, "Write it as http://localhost:8000/v1")
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(judge.prompt) if name is not None}

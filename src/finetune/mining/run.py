@@ -74,7 +74,7 @@ def _output_problems(output: Output) -> Iterator[Problem]:
     if output.form not in FORMATS:
         yield Problem("format", f"there is no format '{output.form}'.", f"Choose one of {', '.join(FORMATS)}.")
     if output.path.suffix != ".parquet":
-        yield Problem("out", f"'{output.out}' is no name of a Parquet file.", "Name it as out=mined.parquet")
+        yield Problem("out", f"'{output.out}' is not a name of a Parquet file.", "Name it as out=mined.parquet")
         return
     for path in (output.path, output.report):
         if path.exists():

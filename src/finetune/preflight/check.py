@@ -221,7 +221,7 @@ def check_output(cfg: DictConfig) -> list[Problem]:
     if folder_is_set(cfg):
         key = "hydra.run.dir"
     try:
-        # The run's own folder may exist: then it is resumed. A broken link exists too, and is no folder.
+        # The run's own folder may exist: then it is resumed. A broken link exists too, and is not a folder.
         existing = folder.absolute()
         while not os.path.lexists(existing):
             existing = existing.parent

@@ -13,7 +13,6 @@ from finetune.preflight.check import CheckedRun, check_not_dry, check_run, check
 from finetune.preflight.devices import check_start, local_processes
 from finetune.preflight.evaluators import write_left_out_rows
 from finetune.preflight.models import download_missing
-from finetune.report.formatting import format_facts
 from finetune.runs.checkpoints import NO_CHECKPOINT
 from finetune.runs.lock import adopt_inherited
 
@@ -84,6 +83,8 @@ def print_check(checked: CheckedRun) -> None:
     if listing is not None:
         say(f"The skipped rows are listed in {listing}.")
     say("The config and the data are fine; nothing was started.", style="bold green")
+    from finetune.report.formatting import format_facts
+
     for name, text in format_facts(dataset.facts):
         say(f"  {name}: {text}")
 
