@@ -183,3 +183,14 @@ class Bar:
         """Estimate the remaining seconds from the pace so far."""
         pace = (time.monotonic() - self._started) / max(1, done - self._first)
         return pace * (self.total - done)
+
+
+def format_size(size: float) -> str:
+    """Return a number of bytes as text, as `90.9 MB`."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:,.1f} TB"

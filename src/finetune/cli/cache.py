@@ -82,7 +82,7 @@ def _show(cache: Cache) -> None:
             table.add_row(*row)
     if entries:
         console.print(table)
-    say(f"{_count(len(entries))}, {_size(_sum(entries))}")
+    say(f"{_count(len(entries))}, {format_size(_sum(entries))}")
     drafts = len(cache.drafts())
     if drafts:
         say(f"{drafts} unfinished: being written now, or left by a killed process (finetune cache clean).")
@@ -90,10 +90,10 @@ def _show(cache: Cache) -> None:
 
 def _rows(kind: str, entries: list[Entry]) -> Iterator[tuple[str, ...]]:
     for entry in entries[:SHOWN]:
-        yield kind, entry.key[:12], _size(entry.size), ago(entry.made), ago(entry.used)
+        yield kind, entry.key[:12], format_size(entry.size), ago(entry.made), ago(entry.used)
     more = entries[SHOWN:]
     if more:
-        yield kind, f"{len(more):,} more", _size(_sum(more)), "", ""
+        yield kind, f"{len(more):,} more", format_size(_sum(more)), "", ""
 
 
 def _clean(cache: Cache, older_than: float | None, keep_gb: float | None) -> None:
@@ -103,11 +103,11 @@ def _clean(cache: Cache, older_than: float | None, keep_gb: float | None) -> Non
     seconds = None if older_than is None else older_than * DAY
     keep_bytes = None if keep_gb is None else int(keep_gb * 1e9)
     removed = cache.remove_leftovers() + cache.remove(cache.stale(seconds, keep_bytes))
-    say(f"removed {_count(removed.entries)}, {_size(removed.size)}")
+    say(f"removed {_count(removed.entries)}, {format_size(removed.size)}")
     if removed.busy:
         say(f"kept {_count(removed.busy)} that another process is writing")
     left = cache.entries()
-    say(f"left:   {_count(len(left))}, {_size(_sum(left))}")
+    say(f"left:   {_count(len(left))}, {format_size(_sum(left))}")
 
 
 def _count(number: int) -> str:
@@ -116,13 +116,3 @@ def _count(number: int) -> str:
 
 def _sum(entries: Sequence[Entry]) -> int:
     return sum(entry.size for entry in entries)
-
-
-def _size(size: float) -> str:
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:,.1f} TB"

@@ -53,7 +53,7 @@ def _change(change: Change) -> str:
 def _table(result: ExportResult) -> Table:
     from rich.table import Table
 
-    from finetune.formats.targets import format_size
+    from finetune.console import format_size
 
     table = Table(title=f"{result.original.name}, on this machine's CPU", title_justify="left")
     table.add_column("format", no_wrap=True)

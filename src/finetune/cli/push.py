@@ -38,7 +38,7 @@ def _push(model: str, repo: str, *, public: bool, update: bool, yes: bool, dry_r
 
 
 def _show(upload: Upload) -> None:
-    from finetune.formats.targets import format_size
+    from finetune.console import format_size
 
     for name, size in upload.files.items():
         say(f"{format_size(size):>12}  {name}")

@@ -192,7 +192,7 @@ def save(
     Example: finetune runs save default/my_run
     """
     from finetune.api.run import LocalRun
-    from finetune.formats.targets import format_size
+    from finetune.console import format_size
 
     one = LocalRun(_record(run, root, ctx).run.path)
     for name, size in one.artifact.files.items():

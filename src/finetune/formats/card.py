@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import finetune
+from finetune.console import format_size
 from finetune.evaluation.bootstrap import Change
 from finetune.evaluation.metric_names import format_change, format_value
 from finetune.formats.measure import Difference, Speed
-from finetune.formats.targets import format_size
 from finetune.report.report_data import change_data
 from finetune.runs.atomic import read_mapping, to_json, write_text_atomically
 from finetune.runs.environment import describe_machine

@@ -76,8 +76,3 @@ def target_of(name: str) -> Target:
         what = f"the format {name} needs {' and '.join(missing)}, which is not installed."
         raise FinetuneError(what, f"pip install 'finetune[{target.extra}]'")
     return target
-
-
-def format_size(size: int) -> str:
-    """Return a number of bytes in MB."""
-    return f"{size / 1e6:,.1f} MB"
