@@ -10,6 +10,7 @@ import typer
 
 from finetune.cli.errors import reports_errors
 from finetune.config.durations import ago
+from finetune.console import format_size
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
