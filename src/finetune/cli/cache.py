@@ -10,7 +10,6 @@ import typer
 
 from finetune.cli.errors import reports_errors
 from finetune.config.durations import ago
-from finetune.console import format_size
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _open() -> Cache:
 def _show(cache: Cache) -> None:
     from rich.table import Table
 
-    from finetune.console import console, say
+    from finetune.console import console, format_size, say
 
     entries = cache.entries()
     say(f"cache: {cache.root}")
@@ -90,6 +89,8 @@ def _show(cache: Cache) -> None:
 
 
 def _rows(kind: str, entries: list[Entry]) -> Iterator[tuple[str, ...]]:
+    from finetune.console import format_size
+
     for entry in entries[:SHOWN]:
         yield kind, entry.key[:12], format_size(entry.size), ago(entry.made), ago(entry.used)
     more = entries[SHOWN:]
@@ -98,7 +99,7 @@ def _rows(kind: str, entries: list[Entry]) -> Iterator[tuple[str, ...]]:
 
 
 def _clean(cache: Cache, older_than: float | None, keep_gb: float | None) -> None:
-    from finetune.console import say
+    from finetune.console import format_size, say
     from finetune.data.cache.store import DAY
 
     seconds = None if older_than is None else older_than * DAY
