@@ -151,7 +151,7 @@ def test_a_run_is_started_waited_for_and_finished(folder, tiny_model, capfd):
     with pytest.raises(finetune.FinetuneError, match="is finished; it is not trained again"):
         finetune.fit(*words(tiny_model, "name=first"), wait=False)
     for lines in (0, -1, "2"):
-        with pytest.raises(finetune.FinetuneError, match="no number of lines"):
+        with pytest.raises(finetune.FinetuneError, match="not a number of lines"):
             run.log_tail(lines)
     with pytest.raises(finetune.FinetuneError, match="timeout='3' is not a number of seconds"):
         run.wait(timeout="3")

@@ -205,7 +205,7 @@ def test_a_sweep_is_started_and_ranked(folder, tiny_model, capsys):
     assert trials.best.name == trials.runs[0].name == trials.table["run"][0]
     assert {run.status.state for run in trials.runs} == {"finished"}
     assert len(list((folder / "outputs/.data").iterdir())) == 1
-    with pytest.raises(finetune.FinetuneError, match="no number of seconds"):
+    with pytest.raises(finetune.FinetuneError, match="not a number of seconds"):
         trials.wait(timeout="3")
     finetune.delete_experiment("two")
     assert list((folder / "outputs").iterdir()) == []

@@ -69,7 +69,7 @@ def test_files_tuples_and_data_sets_are_embedded(folder, tiny_model, expected, c
         np.testing.assert_allclose(vectors, expected[: done.rows], atol=1e-5)
     assert capsys.readouterr().out == ""
     finetune.embed(tiny_model, ROWS, folder / "shown", device="cpu")
-    assert "4 rows, distinct texts: 3" in capsys.readouterr().out
+    assert "Rows: 4, distinct texts: 3" in capsys.readouterr().out
 
 
 def test_a_folder_is_searched_with_what_was_kept(folder, tiny_model):
@@ -94,7 +94,7 @@ WRONG = {
     "a list of texts": (TEXTS, {}, "a list of texts names files, and there is no file 'red cat'. Give texts as rows"),
     "an index": (ROWS, {"index": "faiss"}, "there is no index 'faiss'"),
     "an option": (ROWS, {"data_options": {"delimitr": ";"}}, "Did you mean data.delimiter"),
-    "a device": (ROWS, {"device": "gpu"}, "device='gpu' is not a device"),
+    "a device": (ROWS, {"device": "gpu"}, "device: 'gpu' is not a device"),
     "no folder": (ROWS, {"out": None}, "out: is not set"),
 }
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_exported_or_published_is_refused(project):
     for formats in (None, 3, []):
         with pytest.raises(finetune.FinetuneError, match="no format"):
             finetune.export("default/first", formats)
-    with pytest.raises(finetune.FinetuneError, match="no loss of a metric"):
+    with pytest.raises(finetune.FinetuneError, match="not a loss of a metric"):
         finetune.export("default/first", "fp16", max_loss="x")
     with pytest.raises(finetune.FinetuneError, match="None is not a name of a repository"):
         finetune.push("default/first", None)

@@ -206,7 +206,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next_one(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with staging(tmp_path) as stage:
         assert [path.name for path in tmp_path.glob(".export-*")] == [stage.name]
-        with pytest.raises(RunError, match="an export to"), staging(tmp_path):
+        with pytest.raises(RunError, match="is in use by"), staging(tmp_path):
             pass
     assert tree(tmp_path) == {"model.safetensors"}
 
@@ -243,7 +243,7 @@ def test_mistakes_are_answered_before_anything_is_loaded(ran, tiny_model, tmp_pa
     assert "openvino-int8" in refused(tiny_model, "tflite")
     assert "no format was given" in refused(tiny_model)
     for wrong in (-0.1, float("nan")):
-        assert "is no loss" in refused(tiny_model, "onnx", max_loss=wrong)
+        assert "is not a loss" in refused(tiny_model, "onnx", max_loss=wrong)
     assert "by itself" in refused(tiny_model, "onnx", "fp16", out=tmp_path / "out")
     (tmp_path / "file").touch()
     assert "is a file" in refused(tiny_model, "onnx", out=tmp_path / "file")

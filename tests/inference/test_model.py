@@ -622,7 +622,7 @@ def test_the_list_of_known_models_can_be_extended(tmp_path, monkeypatch):
     [
         ("- {name: a, model: bert, width: 8, licence: MIT}", "licence.*license"),
         ("- {name: a}", "no name, model and width"),
-        ("a: b", "no list"),
+        ("a: b", "not a list"),
         ("- [", "cannot be read"),
         ("- 7", "no name"),
     ],

@@ -238,7 +238,7 @@ class TestMistakes:
             (["data.path=pairs.csv"], "out=mined.parquet"),
             (["out=m.parquet", "data.path=pairs.csv", "negatives=dense"], "finetune mine MODEL"),
             (["out=m.parquet", "data.path=pairs.csv", "no/such/model"], "no/such/model"),
-            (["out=m.csv", "data.path=pairs.csv"], "no name of a Parquet file"),
+            (["out=m.csv", "data.path=pairs.csv"], "not a name of a Parquet file"),
             (["out=no/such/m.parquet", "data.path=pairs.csv"], "there is no folder"),
             (["out=m.parquet", "data.path=pairs.csv", "format=list"], "ntuples, triplets, scores"),
             (["out=m.parquet", "data.path=pairs.csv", "negatives=none"], "negatives=dense"),

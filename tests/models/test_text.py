@@ -121,7 +121,7 @@ def test_a_missing_hub_model_names_three_ways_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as caught:
         resolve("user/some-model")
-    for way in ("local folder", "cache", "package"):
+    for way in ("local folder", "cache", "which is on this machine"):
         assert way in caught.value.advice
 
 
