@@ -281,7 +281,7 @@ class TestJudge:
         assert more.anchor.tolist() == [0, 0, 1, 0, 1]
         assert more.positive.tolist() == [2, 3, 4, 4, 3]
         assert more.negatives.tolist() == [[5, 6], [5, 6], [2, 5], [5, 6], [2, 5]]
-        known = found.add_known(KnownPositives.of_relations(self.relations, 7), 7)
+        known = KnownPositives.of_relations(self.relations, 7).with_pairs(*found.relabelled.T)
         assert known.of(np.array([0]))[1].tolist() == [2, 3, 4]
         assert known.of(np.array([3]))[1].tolist() == [0, 1]
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from finetune.data.arrays import Ints
 from finetune.data.items import ABSENT, Items
-from finetune.data.known_positives import KnownPositives
 from finetune.data.relations import Relations
 from finetune.mining.retriever import Floats
 
@@ -87,12 +86,6 @@ class Mined:
         anchors, first = np.unique(relations.anchor, return_index=True)
         rows = first[np.searchsorted(anchors, self.relabelled[:, 0])]
         return _with_positives(whole, rows, self.relabelled[:, 1])
-
-    def add_known(self, known: KnownPositives, items: int) -> KnownPositives:
-        """Return the known positives with the relabelled pairs; `items` is the number of items."""
-        left = np.repeat(np.arange(len(known.offsets) - 1), np.diff(known.offsets))
-        left, right = np.append(left, self.relabelled[:, 0]), np.append(known.neighbors, self.relabelled[:, 1])
-        return KnownPositives.of_pairs(left, right, items, known.group)
 
     def facts(self, items: Items) -> dict[str, Any]:
         """Return everything that a report says, JSON-serializable, with the texts of the examples."""
