@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from contestants import ACCELERATORS, TRAINERS
 from store import CASE, UNTOUCHED
+from trainers import ACCELERATORS, TRAINERS
 
 _DIGITS = 4  # of a query's value in the file of results
 

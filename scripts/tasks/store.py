@@ -1,7 +1,7 @@
 """Results of a comparison: one JSON object per line, appended as each is measured, so that it can be interrupted.
 
 A result has the fields of a case (`CASE`; `data` is a digest of the files of the task), `version` (the commit that
-measured it), `device`, `training` (facts, see contestants.py) and `ndcg` (values per query, by evaluation). A result
+measured it), `device`, `training` (facts, see trainers.py) and `ndcg` (values per query, by evaluation). A result
 of the model before training has the configuration `untouched`.
 """
 

@@ -26,8 +26,10 @@ SCRIPTS = ROOT / "scripts" / "tasks"
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    names = ("store", "summary", "measure", "contestants")
+    names = ("store", "summary", "measure", "trainers")
     monkeypatch.syspath_prepend(str(SCRIPTS))
+    for name in (*names, "fresh"):  # other folders of scripts have modules of the same names
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield {name: importlib.import_module(name) for name in names}
     for name in (*names, "fresh"):
         sys.modules.pop(name, None)
@@ -261,5 +263,5 @@ def test_every_configuration_passes_the_check(modules: dict[str, ModuleType], ta
     case["train"] = str(modules["measure"].write_pairs(case))
     for name, definition in definitions.items():
         if definition["trainer"] == "finetune":
-            overrides = modules["contestants"].overrides_of({**case, "definition": definition})
+            overrides = modules["trainers"].overrides_of({**case, "definition": definition})
             assert finetune.check(*overrides).problems == [], name
