@@ -31,7 +31,7 @@ from finetune.inference.load import get_model
 from finetune.inference.model import Model
 from finetune.inference.quantize import quantize
 from finetune.runs.atomic import explain
-from tests.conftest import ROOT, can_mount
+from tests.conftest import ROOT, can_mount, thorough
 
 SHARD = 64
 
@@ -248,7 +248,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("limit", [4_000, 9_000], ids=["the texts", "the vectors"])
+@pytest.mark.parametrize("limit", [thorough(4_000, id="the texts"), pytest.param(9_000, id="the vectors")])
 def test_a_full_disk_is_reported_and_nothing_is_lost(folder, corpus, whole, tmp_path, limit):
     out = tmp_path / "out"
     words = command(folder, corpus, out)
