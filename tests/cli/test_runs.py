@@ -255,11 +255,11 @@ def test_a_mistake_is_a_sentence(here: Path, arguments: list[str], answer: str) 
 
 def test_a_file_that_may_not_be_read_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", "/root/model")
+        raise PermissionError(errno.EACCES, "Permission denied", "models/private")
 
     assert exit_code_of(command) == 1
     said = capsys.readouterr().err
-    assert "could not use /root/model: permission denied." in said and "Check who may read and write it." in said
+    assert "could not use models/private: permission denied." in said and "Check who may read and write it." in said
 
 
 def test_every_command_has_an_example(here: Path) -> None:

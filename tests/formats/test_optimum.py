@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent
 PROMPTS = {"query": "cat "}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 PAIRS = [[left, right] for left in TEXTS[:4] for right in TEXTS[:4]]
-# OpenVINO computes in bf16 on processors that are made for it, unless it is told otherwise.
+# OpenVINO computes in bf16 on processors that are made for it, unless the precision is set.
 SETTINGS: dict[str, dict[str, Any]] = {"onnx": {}, "openvino": {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}}
 FILES = {
     "onnx": ("onnx/model.onnx", "onnx/model_qint8.onnx"),

@@ -245,7 +245,7 @@ def test_emoji(tmp_path):
 
 def test_manual(tmp_path):
     page = """<div><h2 class="title"><a id="x"></a>4.2. Ciseaux</h2><p class="title">Figure 1</p>
-<p>Cet outil sert à découper une image.</p><p>This is the part that nobody has translated.</p>
+<p>Cet outil sert à découper une image.</p><p>This is the untranslated part.</p>
 <p>Le reste de la section est plus long que la première phrase et dit tout <b>ce</b> qui reste à dire.</p>
 <h3>4.2.1. Accès</h3><p>Elle se trouve dans le menu. C'est un menu de la fenêtre, que vous pouvez ouvrir par un clic sur
 le titre.</p><h3>Vide</h3></div>"""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune.runs.atomic import open_atomically, to_json
+from finetune.runs.atomic import open_atomically, write_json_atomically
 
 MANIFEST = "manifest.json"
 INDEX = "index.usearch"
@@ -81,9 +81,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file of JSON; errors as those of `write_atomically`."""
-    write_atomically(
-        path, lambda file: file.write((to_json(content, indent=2) + "\n").encode("utf-8", "backslashreplace"))
-    )
+    write_json_atomically(path, content, ELSEWHERE)
 
 
 def write_array(file: BinaryIO, array: NDArray[np.generic]) -> None:

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from finetune.data.arrays import Ints
-from finetune.data.holdout.text_normalization import strip_prompts
 from finetune.data.items import ABSENT, Items
+from finetune.mining.bare_texts import bare_texts
 from finetune.mining.retriever import Floats, Hits
 
 _K1, _B = 1.5, 0.75
@@ -107,8 +106,7 @@ class BM25:
 
     def _blocks(self, items: Ints) -> Iterable[list[str]]:
         for start in range(0, len(items), _TEXTS_AT_ONCE):
-            texts = self._items.texts.take(pa.array(items[start : start + _TEXTS_AT_ONCE]))
-            yield strip_prompts(texts, self._prompts).to_pylist()
+            yield bare_texts(self._items, items[start : start + _TEXTS_AT_ONCE], self._prompts).to_pylist()
 
 
 class Index:

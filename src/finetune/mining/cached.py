@@ -1,4 +1,4 @@
-"""Vectors, hits and judgments from the cache, so that a mining that was interrupted goes on where it was.
+"""Vectors, hits and judgments from the cache, so that an interrupted mining resumes.
 
 Each is stored under a digest of all that it depends on: the weights, the texts and the settings. Vectors are computed
 in parts, each an entry of its own.
@@ -22,7 +22,7 @@ from finetune.console import Bar
 from finetune.data.arrays import Ints
 from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.items import Items
-from finetune.data.tokens.tokenize import offsets_of
+from finetune.data.tokens.tokenize import update_digest
 from finetune.mining.judge import PairJudge
 from finetune.mining.retriever import Embed, Floats, Hits, Retriever, Role
 
@@ -37,11 +37,8 @@ _IN_MEMORY = 256 << 20  # bytes of vectors; more are in a file that is mapped
 
 def digest_of_texts(texts: pa.Array) -> str:
     """Return a digest of texts (`large_string`) and their order."""
-    offsets = offsets_of(texts)
-    digest = hashlib.sha256(np.diff(offsets).tobytes())
-    data = texts.buffers()[2]
-    if data:
-        digest.update(memoryview(data)[offsets[0] : offsets[-1]])
+    digest = hashlib.sha256()
+    update_digest(digest, texts)
     return digest.hexdigest()
 
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow as pa
 
 from finetune.data.arrays import Ints
-from finetune.data.holdout.text_normalization import strip_prompts
 from finetune.data.items import Items
 from finetune.errors import RunError
+from finetune.mining.bare_texts import bare_texts
 from finetune.mining.retriever import Floats
 from finetune.mining.settings import Judge
 
@@ -58,9 +57,10 @@ class EndpointJudge:
         Raises:
             RunError: the endpoint cannot be reached, refuses, or sends something else than an answer.
         """
+        left, right = (bare_texts(self._items, each, self._prompts).to_pylist() for each in (anchors_P, documents_P))
         questions = [
             self._judge.prompt.format(anchor=anchor, document=document)
-            for anchor, document in zip(self._texts(anchors_P), self._texts(documents_P), strict=True)
+            for anchor, document in zip(left, right, strict=True)
         ]
         with ThreadPoolExecutor(self._judge.concurrency) as pool:
             futures = [pool.submit(self._ask, question) for question in questions]
@@ -70,10 +70,6 @@ class EndpointJudge:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return np.array([_is_yes(answer) for answer in answers], np.float32)
-
-    def _texts(self, items: Ints) -> list[str]:
-        texts: list[str] = strip_prompts(self._items.texts.take(pa.array(items)), self._prompts).to_pylist()
-        return texts
 
     def _ask(self, question: str) -> str:
         wait = _FIRST_WAIT
@@ -117,7 +113,7 @@ class EndpointJudge:
             return RunError(f"the judge at {self._url} answers {error.code} ({error.reason}).", advice)
         reason = getattr(error, "reason", error)
         what = f"the judge at {self._url} does not answer ({reason or type(error).__name__})."
-        return RunError(what, "Is it running? What was judged is kept; the same command goes on from there.")
+        return RunError(what, "Is it running? What was judged is kept; the same command resumes.")
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
-
 from finetune.data.arrays import Ints
-from finetune.data.holdout.text_normalization import strip_prompts
 from finetune.data.items import Items
+from finetune.mining.bare_texts import bare_texts
 from finetune.mining.retriever import Floats
 
 if TYPE_CHECKING:
@@ -39,10 +37,5 @@ class CrossEncoderJudge:
 
     def score(self, anchors_P: Ints, documents_P: Ints) -> Floats:
         """Return the score of each pair, as the folder of the model scales it."""
-        left, right = self.texts(anchors_P), self.texts(documents_P)
+        left, right = (bare_texts(self._items, each, self._prompts).to_pylist() for each in (anchors_P, documents_P))
         return self._model.score(list(zip(left, right, strict=True)))
-
-    def texts(self, items: Ints) -> list[str]:
-        """Return texts without their prompts."""
-        texts: list[str] = strip_prompts(self._items.texts.take(pa.array(items)), self._prompts).to_pylist()
-        return texts

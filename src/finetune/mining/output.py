@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune.data.arrays import Ints
-from finetune.data.holdout.text_normalization import strip_prompts
 from finetune.data.items import ABSENT, Items
 from finetune.data.relations import Relations
+from finetune.mining.bare_texts import bare_texts
 from finetune.mining.mined import Mined
 from finetune.runs.atomic import open_atomically
 
@@ -63,8 +63,7 @@ class _Texts:
         self._items, self._prompts = items, prompts
 
     def __call__(self, numbers: Ints) -> pa.Array:
-        indices = pa.array(numbers, mask=numbers == ABSENT)
-        return strip_prompts(self._items.texts.take(indices), self._prompts)
+        return bare_texts(self._items, numbers, self._prompts)
 
 
 def _ntuples(relations: Relations, texts: _Texts) -> pa.Table:

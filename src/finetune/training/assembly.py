@@ -203,7 +203,8 @@ def _build_negatives(
     identity = None
     if cfg.data.cache:
         identity = (OmegaConf.to_yaml(cfg.model, resolve=True), str(cfg.engine.embed_precision))
-    return NegativeMining(build(cfg.negatives, "negatives"), inputs, data, runner, cfg.seed, identity)
+    settings = build(cfg.negatives, "negatives")
+    return NegativeMining(settings, inputs, data, runner, cfg.seed, cfg.data.max_length, identity)
 
 
 def _build_losses(cfg: DictConfig, settings: Data, dataset: Dataset, encoder: Encoder) -> nn.ModuleList:

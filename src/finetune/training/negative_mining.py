@@ -5,7 +5,6 @@ Shapes: N items, B training rows, n mined negatives of a row, P relabelled pairs
 
 from __future__ import annotations
 
-import hashlib
 import time
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from finetune.data.arrays import Ints
 from finetune.data.batching.datamodule import RelationDataModule
 from finetune.data.items import ABSENT, Items
 from finetune.data.relations import Relations
-from finetune.data.tokens.token_store import Tokens
+from finetune.data.tokens.token_store import key_of
 from finetune.encoding.collectives import Collectives
 from finetune.mining.build import build_judge, build_retrievers
 from finetune.mining.cached import CachedRetriever, CachedVectors
@@ -38,8 +37,8 @@ class NegativeMining:
 
     `inputs` are the documents to mine from, whose items are those of `data`. With several processes all of them have to
     call `update`; each computes its share of embeddings and search. `rounds` has the facts of each mining, in the first
-    process. `identity` is what embeddings of the untouched model depend on apart from weights and texts; with it they
-    are kept in the cache.
+    process. `identity` is what embeddings of the untouched model depend on apart from weights and tokens (of texts cut
+    at `max_length`); with it they are kept in the cache.
     """
 
     def __init__(
@@ -49,13 +48,14 @@ class NegativeMining:
         data: RelationDataModule,
         runner: EvaluationRunner,
         seed: int,
+        max_length: int,
         identity: tuple[str, ...] | None = None,
     ) -> None:
         self.settings = settings
         self.rounds: list[dict[str, Any]] = []
         self.found: tuple[Ints, Ints] | None = None  # negatives (B, n), and pairs (P, 2) of anchors and other positives
         self._inputs, self._data, self._runner, self._seed = inputs, data, runner, seed
-        self._identity = identity
+        self._max_length, self._identity = max_length, identity
 
     @property
     def every_n_steps(self) -> int | None:
@@ -113,7 +113,8 @@ class NegativeMining:
         items = self._inputs.dataset.items
         if step > 0 or self._identity is None or len(items) > len(items.texts):
             return Dense(embed, OWN, nearest)
-        weights, tokens = digest_of_weights(self._runner.encoder), _digest_of_tokens(self._data.tokens)
+        encoder = self._runner.encoder
+        weights, tokens = digest_of_weights(encoder), key_of(items.texts, encoder.tokenizer, self._max_length)
         identity = (weights, tokens, *self._identity, str(collectives.device), settings.index)
         return CachedRetriever(Dense(CachedVectors(embed, identity), OWN, nearest), identity)
 
@@ -138,13 +139,6 @@ def _examples(mined: Mined, relations: Relations, items: Items) -> list[dict[str
             {"anchor": anchor, "positive": positive, "positive_score": positive_score, "negatives": negatives}
         )
     return examples
-
-
-def _digest_of_tokens(tokens: Tokens) -> str:
-    """Return a digest of the token ids of all texts, which includes the tokenizer and the longest length."""
-    digest = hashlib.sha256(np.ascontiguousarray(tokens.lengths).data)
-    digest.update(np.ascontiguousarray(tokens.ids).data)
-    return digest.hexdigest()
 
 
 def _summary(mined: Mined, facts: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from finetune.data.bad_rows import cut
 from finetune.data.cache.arrow_files import read_numbers, write_array
 from finetune.data.cache.store import Cache, CacheUnavailable
 from finetune.data.items import Items
-from finetune.data.tokens.tokenize import Chunk, FastTokenizer, TokenIds, no_truncation, offsets_of
+from finetune.data.tokens.tokenize import Chunk, FastTokenizer, TokenIds, no_truncation, update_digest
 
 FORMAT = 1  # of the cache entries: raising it makes everything be tokenized again
 
@@ -156,12 +156,7 @@ def key_of(texts: pa.Array, tokenizer: Any, max_length: int) -> str:
     )
     versions = (FORMAT, tokenizers.__version__, transformers.__version__)
     digest = hashlib.sha256(json.dumps([versions, max_length, settings, backend]).encode())
-    offsets = offsets_of(texts)
-    # The same texts have the same digest, also as a slice of a larger array.
-    digest.update(np.diff(offsets).data)
-    data = texts.buffers()[2]
-    if data:
-        digest.update(memoryview(data)[offsets[0] : offsets[-1]])
+    update_digest(digest, texts)
     return digest.hexdigest()
 
 

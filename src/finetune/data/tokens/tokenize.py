@@ -5,6 +5,7 @@ N texts of a chunk, T tokens of them.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,6 +185,15 @@ def offsets_of(texts: pa.Array) -> Ints:
     if not len(texts) or buffer is None:
         return np.zeros(1, np.int64)
     return np.frombuffer(buffer, np.int64, len(texts) + 1, 8 * texts.offset)
+
+
+def update_digest(digest: hashlib._Hash, texts: pa.Array) -> None:
+    """Add texts (`large_string`, none of them null) and their order to a digest; a slice counts as a copy of it."""
+    offsets = offsets_of(texts)
+    digest.update(np.diff(offsets).data)
+    data = texts.buffers()[2]
+    if data:
+        digest.update(memoryview(data)[offsets[0] : offsets[-1]])
 
 
 def _add_special_tokens(ids_T: TokenIds, lengths_N: Ints, special: SpecialTokens) -> tuple[TokenIds, Ints]:
