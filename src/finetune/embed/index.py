@@ -17,7 +17,7 @@ from finetune.embed.files import INDEX, write_atomically
 from finetune.embed.manifest import Manifest
 from finetune.embed.vectors import complete_manifest, float_vectors, similarity_of
 from finetune.errors import FinetuneError
-from finetune.evaluation.ann import is_installed
+from finetune.evaluation.ann import add_vectors, is_installed
 from finetune.inference.quantize import Floats
 
 Kind = Literal["usearch"]
@@ -45,12 +45,10 @@ def build_index(out: Path) -> Path:
     """
     manifest = complete_manifest(out)
     index = _new_index(manifest)
-    first = 0
     with Bar("indexing", manifest.rows, "vectors") as bar:
         for vectors_ND in float_vectors(out, manifest):
-            index.add(np.arange(first, first + len(vectors_ND)), vectors_ND)
-            first += len(vectors_ND)
-            bar.update(first)
+            add_vectors(index, vectors_ND)
+            bar.update(len(index))
     path = out / INDEX
     write_atomically(path, lambda file: file.write(index.save()))
     return path

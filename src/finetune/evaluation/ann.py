@@ -17,10 +17,25 @@ from finetune.evaluation.search import check_embeddings
 Floats = NDArray[np.float32]
 EXTRA = "Install it: pip install 'finetune[index]', or search exactly (index: exact)."
 
+_ADDED_BY_ONE_THREAD = 4096
+
 
 def is_installed() -> bool:
     """Whether the package is installed."""
     return importlib.util.find_spec("usearch") is not None
+
+
+def add_vectors(index: Any, vectors_ND: Floats) -> None:
+    """Add vectors to an index of usearch; their keys are their numbers, in the order in which they are added.
+
+    The first ones are added by one thread: several threads at an almost empty graph leave vectors without a link to the
+    others, which no search finds (measured with usearch 2: 44 of 200 searches among 300 vectors).
+    """
+    first = len(index)
+    alone = min(len(vectors_ND), max(0, _ADDED_BY_ONE_THREAD - first))
+    for start, end, threads in ((0, alone, 1), (alone, len(vectors_ND), 0)):  # 0: as many as there are cores
+        if start < end:
+            index.add(np.arange(first + start, first + end), vectors_ND[start:end], threads=threads)
 
 
 def approximate_top_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[np.int64]:
@@ -40,7 +55,7 @@ def approximate_top_k(queries_QD: Floats, corpus_MD: Floats, k: int) -> NDArray[
     check_embeddings(queries_QD, corpus_MD)
     k = min(k, len(corpus_MD))
     index = Index(ndim=corpus_MD.shape[1], metric="ip", dtype="f32")
-    index.add(np.arange(len(corpus_MD)), corpus_MD)
+    add_vectors(index, corpus_MD)
     matches: Any = index.search(queries_QD, k)
     keys_QK = np.asarray(matches.keys, np.int64).reshape(len(queries_QD), -1)
     distance_QK = np.asarray(matches.distances, np.float32).reshape(keys_QK.shape)
