@@ -34,10 +34,11 @@ class CheckResult:
 
     def __str__(self) -> str:
         from finetune.console import message_of
+        from finetune.report.formatting import format_facts
 
         if self.problems:
             return "\n".join(text.plain for text in message_of(CheckFailed(self.problems)))
-        facts = [f"  {name.replace('_', ' ')}: {value}" for name, value in self.facts.items()]
+        facts = [f"  {name}: {value}" for name, value in format_facts(self.facts)]
         return "\n".join([*self.notes, "The config and the data are fine; nothing was started.", *facts])
 
     def _repr_html_(self) -> str:

@@ -71,7 +71,7 @@ def push(model: Any, repo: str, *, public: bool = False, update: bool = False) -
         The address of the repository.
 
     Raises:
-        FinetuneError: there is no such model, it has pickles or code, `repo` is no name, there is no token.
+        FinetuneError: there is no such model, it has pickles or code, `repo` is not a name, there is no token.
         PushFailed: the hub cannot be reached or refuses, the repository exists, or a file on it differs afterwards.
 
     Example:
